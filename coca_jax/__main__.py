@@ -1,0 +1,8 @@
+"""`python -m coca_jax` is `coca`."""
+
+import sys
+
+from coca_jax.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Package metadata: dependency ranges and extras. Tool settings live in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (HERE / "coca_jax/__init__.py").read_text(), re.MULTILINE
+).group(1)
+
+setup(
+    name="coca_jax",
+    version=VERSION,
+    description="CoCa (Contrastive Captioners) in JAX, from a laptop to a pod",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["coca_jax", "coca_jax.*"]),
+    entry_points={"console_scripts": ["coca=coca_jax.cli:main"]},
+    install_requires=[
+        "jax>=0.10,<0.12",
+        "flax>=0.12,<0.13",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "tensorflow-datasets>=4.9.10,<5",
+        "array_record>=0.8,<0.9",
+        "grain>=0.2.18,<0.3",
+        "ml_collections>=1.1,<2",
+        "jaxtyping>=0.3.9,<0.4",
+        "numpy>=2.0,<3",
+        "opencv-python-headless>=4.11,<6",
+        "sentencepiece>=0.2.1,<0.3",
+        "tensorboardX>=2.6.4,<3",
+        "tqdm>=4.67,<5",
+        "matplotlib>=3.10,<4",
+        "pycocoevalcap>=1.2,<2",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "cuda": ["jax[cuda13]>=0.10,<0.12"],
+        "plan": ["libtpu>=0.0.30"],
+        "dev": ["pytest>=9,<10", "beartype>=0.22,<0.24", "ruff>=0.14,<1", "tensorboard>=2.20,<3"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+)
