@@ -1,0 +1,19 @@
+"""The CoCa model as pure Linen modules, described by one configuration."""
+
+from coca_jax.models.coca import CoCa, CoCaOutput, init_params
+from coca_jax.models.config import CoCaConfig, ImageConfig, PoolerConfig, TextConfig
+from coca_jax.models.image_encoder import normalize_pixels
+from coca_jax.models.presets import PRESETS, preset
+
+__all__ = [
+    "PRESETS",
+    "CoCa",
+    "CoCaConfig",
+    "CoCaOutput",
+    "ImageConfig",
+    "PoolerConfig",
+    "TextConfig",
+    "init_params",
+    "normalize_pixels",
+    "preset",
+]

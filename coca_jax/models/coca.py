@@ -1,0 +1,139 @@
+"""CoCa (arXiv 2205.01917): image encoder, attentional poolers and text decoder put together."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from coca_jax.models.config import CoCaConfig
+from coca_jax.models.image_encoder import ImageEncoder
+from coca_jax.models.poolers import AttentionalPooler
+from coca_jax.models.text_decoder import DecoderCache, TextDecoder
+
+SIGMOID_INITIAL_BIAS = -10.0  # arXiv 2303.15343, section 3.2
+
+
+@struct.dataclass
+class CoCaOutput:
+    """What the losses need, in float32; a field is None where its loss is not trained."""
+
+    image_embeddings: Any  # [b, e], unit length
+    text_embeddings: Any  # [b, e], unit length
+    logits: Any  # [b, t, v], position t predicting token t + 1
+    logit_scale: Any  # [], 1 / temperature
+    logit_bias: Any  # [], of the sigmoid loss
+
+
+class CoCa(nn.Module):
+    """Contrastive captioner. Only the parts that a trained loss reads exist and are computed."""
+
+    config: CoCaConfig
+
+    def setup(self):
+        """Creates the parts."""
+        config, dtype = self.config, activation_dtype(self.config.dtype)
+        pooler, width = config.pooler, config.text.width
+        self.image_encoder = ImageEncoder(config, dtype)
+        if config.captioning and pooler.caption_queries:
+            self.caption_pooler = AttentionalPooler(
+                pooler.caption_queries, width, pooler.heads, dtype
+            )
+        if config.contrastive != "none":
+            self.contrastive_pooler = AttentionalPooler(1, width, pooler.heads, dtype)
+            scale = nn.initializers.constant(math.log(1 / config.initial_temperature))
+            self.logit_scale = self.param("logit_scale", scale, ())
+            if config.contrastive == "sigmoid":
+                bias = nn.initializers.constant(SIGMOID_INITIAL_BIAS)
+                self.logit_bias = self.param("logit_bias", bias, ())
+        self.decoder = TextDecoder(config, dtype)
+
+    def __call__(self, pixels: Float[Array, "b h w c"], ids: Int[Array, "b t"]) -> CoCaOutput:
+        """One pass over image-text pairs, computing all that the trained losses need."""
+        config = self.config
+        image_embeddings = text_embeddings = logits = scale = bias = None
+        tokens = self.image_encoder(pixels)
+        context = self._context(tokens) if config.captioning else None
+        features, cls = self.decoder.encode(ids)
+        if config.contrastive != "none":
+            image_embeddings = self._image_embedding(tokens, context)
+            text_embeddings = unit_length(cls)
+            scale = jnp.exp(self.logit_scale)
+            bias = self.logit_bias if config.contrastive == "sigmoid" else None
+        if config.captioning:
+            logits = self.decoder.caption(features, context)
+        return CoCaOutput(image_embeddings, text_embeddings, logits, scale, bias)
+
+    def encode_image(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b e"]:
+        """Image embeddings of unit length, float32."""
+        tokens = self.image_encoder(pixels)
+        return self._image_embedding(
+            tokens, self._context(tokens) if self.config.captioning else None
+        )
+
+    def encode_text(self, ids: Int[Array, "b t"]) -> Float[Array, "b e"]:
+        """Text embeddings of unit length, float32."""
+        return unit_length(self.decoder.encode(ids)[1])
+
+    def caption_logits(
+        self, pixels: Float[Array, "b h w c"], ids: Int[Array, "b t"]
+    ) -> Float[Array, "b t v"]:
+        """Logits over the vocabulary, float32; position t predicts token t + 1."""
+        return self.decoder.caption(self.decoder.encode(ids)[0], self.image_context(pixels))
+
+    def image_context(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
+        """What the decoder's cross-attention reads of an image."""
+        return self._context(self.image_encoder(pixels))
+
+    def extend(
+        self,
+        ids: Int[Array, "b t"],
+        position: Int[Array, ""],
+        cache: DecoderCache,
+        context: Float[Array, "b n d"] | None = None,
+    ) -> tuple[Float[Array, "b t v"], DecoderCache]:
+        """Caption logits of the next tokens, with a cache (see `TextDecoder.extend`)."""
+        return self.decoder.extend(ids, position, cache, context)
+
+    def empty_cache(self, batch: int, length: int) -> DecoderCache:
+        """A cache for `batch` captions of at most `length` tokens."""
+        return self.decoder.empty_cache(batch, length)
+
+    def _context(self, tokens: Float[Array, "b n c"]) -> Float[Array, "b q d"]:
+        return self.caption_pooler(tokens) if self.config.pooler.caption_queries else tokens
+
+    def _image_embedding(
+        self, tokens: Float[Array, "b n c"], context: Float[Array, "b q d"] | None
+    ) -> Float[Array, "b e"]:
+        cascade = self.config.pooler.kind == "cascade" and context is not None
+        return unit_length(self.contrastive_pooler(context if cascade else tokens)[:, 0])
+
+
+def init_params(model: CoCa, key: jax.Array, batch: int = 1) -> Any:
+    """New parameters, each boxed with its logical axis names (`flax.linen.meta.unbox`).
+
+    Args:
+      model: what they are for.
+      key: of their random values.
+      batch: size of the dummy batch that the model is traced with; a mesh must divide it.
+    """
+    image, text = model.config.image, model.config.text
+    pixels = jnp.zeros((batch, image.size, image.size, 3))
+    ids = jnp.zeros((batch, text.length), jnp.int32)
+    return model.init(key, pixels, ids)["params"]
+
+
+def unit_length(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
+    """L2-normalises the last axis in float32; a zero vector stays zero."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+
+
+def activation_dtype(name: str) -> jnp.dtype:
+    """`auto` is float32 on a CPU and bfloat16 elsewhere; other names are themselves."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)

@@ -1,0 +1,35 @@
+"""Attentional poolers: learned queries that read an encoded image through one attention layer."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from coca_jax.models.attention import Attention
+from coca_jax.models.layers import ACTIVATION, constrain, layer_norm, partitioned
+
+
+class AttentionalPooler(nn.Module):
+    """One multi-head attention layer with `queries` learned queries, then LayerNorm.
+
+    Keys and values are the tokens it is given (arXiv 2205.01917, section 3.2).
+    """
+
+    queries: int
+    width: int
+    heads: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b n c"]) -> Float[Array, "b q d"]:
+        """Pools any number of tokens into `queries` tokens of size `width`."""
+        learned = self.param(
+            "queries",
+            # Of unit variance: from smaller queries attention starts out even over all tokens, and
+            # what is where in an image is averaged away for thousands of steps.
+            partitioned(nn.initializers.normal(1.0), None, "embed"),
+            (self.queries, self.width),
+        )
+        batched = jnp.broadcast_to(learned.astype(self.dtype), (tokens.shape[0], *learned.shape))
+        attention = Attention(self.heads, self.width, self.dtype, name="attention")
+        pooled, _ = attention(constrain(batched, ACTIVATION), tokens)
+        return layer_norm(self.dtype, "norm")(constrain(pooled, ACTIVATION))

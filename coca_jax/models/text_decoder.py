@@ -1,0 +1,137 @@
+"""The text decoder's two halves: unimodal (text only) and multimodal (text that sees the image)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from coca_jax.models.attention import cached_mask, causal_mask, causal_mask_with_cls
+from coca_jax.models.config import CoCaConfig
+from coca_jax.models.layers import ACTIVATION, constrain, layer_norm, partitioned
+from coca_jax.models.transformer import LayerCache, Transformer
+
+LOGITS = ("batch", "length", "vocab")
+
+
+@struct.dataclass
+class DecoderCache:
+    """Keys and values of both halves; leaves are [layers, batch, length, heads, head size]."""
+
+    unimodal: LayerCache
+    multimodal: LayerCache
+
+
+class TextDecoder(nn.Module):
+    """Token embedding, both halves and the softmax; each part exists if its loss is trained.
+
+    The multimodal half has no positions of its own, and no [CLS] (arXiv 2205.01917, figure 2).
+    """
+
+    config: CoCaConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        """Creates the parts."""
+        text, normal = self.config.text, nn.initializers.normal(0.02)
+        has_cls = self.config.contrastive != "none"
+        self.embedding = self.param(
+            "embedding",
+            partitioned(normal, "vocab", "embed"),
+            (text.vocab_size, text.width),
+        )
+        # The last row is [CLS]'s own position, wherever padding puts it.
+        self.positions = self.param(
+            "positions",
+            partitioned(normal, None, "embed"),
+            (text.length + has_cls, text.width),
+        )
+        self.unimodal = self._half(text.unimodal_layers, cross=False)
+        if has_cls:
+            self.cls = self.param("cls", partitioned(normal, "embed"), (text.width,))
+            self.cls_norm = layer_norm(self.dtype)
+        if self.config.captioning:
+            self.multimodal = self._half(text.multimodal_layers, cross=True)
+            self.norm = layer_norm(self.dtype)
+            if not text.tie_embeddings:
+                self.softmax = self.param(
+                    "softmax",
+                    partitioned(nn.initializers.xavier_uniform(), "embed", "vocab"),
+                    (text.width, text.vocab_size),
+                )
+
+    def encode(
+        self, ids: Int[Array, "b t"]
+    ) -> tuple[Float[Array, "b t d"], Float[Array, "b d"] | None]:
+        """The unimodal half: features of each token and, if there is a [CLS], its own."""
+        x = self._embed(ids) + self.positions[: ids.shape[1]].astype(self.dtype)
+        if self.config.contrastive == "none":
+            x, _ = self.unimodal(constrain(x, ACTIVATION), causal_mask(ids.shape[1]))
+            return x, None
+        cls = (self.cls + self.positions[-1]).astype(self.dtype)
+        cls = jnp.broadcast_to(cls, (ids.shape[0], 1, cls.shape[0]))
+        x = constrain(jnp.concatenate([x, cls], axis=1), ACTIVATION)
+        x, _ = self.unimodal(x, causal_mask_with_cls(ids != self.config.text.pad_id))
+        return x[:, :-1], self.cls_norm(x[:, -1])
+
+    def caption(
+        self, features: Float[Array, "b t d"], context: Float[Array, "b n c"]
+    ) -> Float[Array, "b t v"]:
+        """The multimodal half: float32 logits, position t predicting token t + 1."""
+        x, _ = self.multimodal(features, causal_mask(features.shape[1]), context)
+        return self._logits(x)
+
+    def extend(
+        self,
+        ids: Int[Array, "b t"],
+        position: Int[Array, ""],
+        cache: DecoderCache,
+        context: Float[Array, "b n c"] | None = None,
+    ) -> tuple[Float[Array, "b t v"], DecoderCache]:
+        """Logits of `ids` at `position` and after, given what the cache holds before them.
+
+        The first call gives the image as `context`; later ones find its keys and values cached.
+        """
+        rows = jax.lax.dynamic_slice_in_dim(self.positions, position, ids.shape[1])
+        x = self._embed(ids) + rows.astype(self.dtype)
+        mask = cached_mask(position, ids.shape[1], cache.unimodal.text.keys.shape[2])
+        x, unimodal = self.unimodal(x, mask, None, cache.unimodal, position)
+        x, multimodal = self.multimodal(x, mask, context, cache.multimodal, position)
+        return self._logits(x), DecoderCache(unimodal, multimodal)
+
+    def empty_cache(self, batch: int, length: int) -> DecoderCache:
+        """Room for `length` tokens of `batch` texts."""
+        width = self.config.text.width
+        return DecoderCache(
+            self.unimodal.empty_cache(batch, length, width),
+            self.multimodal.empty_cache(batch, length, width),
+        )
+
+    def _half(self, layers: int, cross: bool) -> Transformer:
+        text = self.config.text
+        return Transformer(
+            layers,
+            text.heads,
+            text.mlp,
+            cross=cross,
+            dropout=self.config.dropout,
+            stochastic_depth=self.config.stochastic_depth,
+            remat=self.config.remat,
+            unroll=self.config.scan_unroll,
+            dtype=self.dtype,
+        )
+
+    def _embed(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        # Rows are looked up whole, so that the result can be split by batch without a detour.
+        table = constrain(self.embedding.astype(self.dtype), ("vocab", None))
+        return constrain(table[ids], ACTIVATION)
+
+    def _logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
+        kernel = self.embedding.T if self.config.text.tie_embeddings else self.softmax
+        logits = jnp.einsum(
+            "btd,dv->btv",
+            self.norm(x),
+            kernel.astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        return constrain(logits, LOGITS)

@@ -1,0 +1,7 @@
+"""What a run costs, counted before it is paid for."""
+
+from coca_jax.planning.flops import forward_flops, training_flops
+from coca_jax.planning.parameters import parameter_counts
+from coca_jax.planning.peaks import peak_flops
+
+__all__ = ["forward_flops", "parameter_counts", "peak_flops", "training_flops"]

@@ -1,0 +1,61 @@
+"""Floating-point operations of the model, counted from its configuration.
+
+The rule: a matrix product of [m, k] by [k, n] is 2 m k n; attention's two products count in full
+over images and at half under a causal mask; norms, activations, softmaxes, embedding look-ups and
+the batch's similarity matrix are left out. Training is three times the forward pass: what
+rematerialisation computes again is not counted.
+"""
+
+from coca_jax.models import CoCaConfig
+
+RULE = "matrix products only, causal attention at half, training = 3 x forward, no remat"
+
+
+def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, int]:
+    """FLOPs of one image-text pair's forward pass, by part; the text is of full length.
+
+    Args:
+      config: the model.
+      patch_dropout: share of the image's tokens that are left out after their embedding.
+    """
+    image, text, pooler = config.image, config.text, config.pooler
+    tokens = max(1, round(image.tokens * (1 - patch_dropout)))
+    contrastive = config.contrastive != "none"
+    queries = pooler.caption_queries if config.captioning else 0
+    parts = {
+        "image_encoder": 2 * image.tokens * image.patch**2 * 3 * image.width
+        + image.layers * _layer(tokens, image.width, image.mlp, causal=False),
+        "decoder": text.unimodal_layers
+        * _layer(text.length + contrastive, text.width, text.mlp, causal=True),
+    }
+    if queries:
+        parts["caption_pooler"] = _cross(queries, text.width, tokens, image.width)
+    context = (queries, text.width) if queries else (tokens, image.width)
+    if contrastive:
+        cascade = pooler.kind == "cascade"
+        source = context if cascade else (tokens, image.width)
+        parts["contrastive_pooler"] = _cross(1, text.width, *source)
+    if config.captioning:
+        layer = _layer(text.length, text.width, text.mlp, causal=True)
+        layer += _cross(text.length, text.width, *context)
+        parts["decoder"] += text.multimodal_layers * layer
+        parts["decoder"] += 2 * text.length * text.width * text.vocab_size
+    return parts
+
+
+def training_flops(config: CoCaConfig) -> int:
+    """FLOPs of one image-text pair's forward and backward pass."""
+    return 3 * sum(forward_flops(config, config.image.patch_dropout).values())
+
+
+def _layer(length: int, width: int, mlp: int, causal: bool) -> int:
+    """Self-attention and MLP of one layer."""
+    projections = 4 * 2 * length * width**2
+    attention = 2 * 2 * length**2 * width // (2 if causal else 1)
+    return projections + attention + 2 * 2 * length * width * mlp
+
+
+def _cross(length: int, width: int, keys: int, key_width: int) -> int:
+    """Cross-attention of `length` positions to `keys` others."""
+    projections = 2 * 2 * length * width**2 + 2 * 2 * keys * key_width * width
+    return projections + 2 * 2 * length * keys * width

@@ -1,0 +1,180 @@
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference.coca import coca as reference
+
+from coca_jax.models import PRESETS, CoCa, init_params
+
+TINY = PRESETS["tiny"]
+
+
+def variant(**changes):
+    config = TINY
+    for name, value in changes.items():
+        if dataclasses.is_dataclass(getattr(config, name)):
+            value = dataclasses.replace(getattr(config, name), **value)
+        config = dataclasses.replace(config, **{name: value})
+    return config
+
+
+@functools.cache
+def model_and_params(config):
+    model = CoCa(config)
+    params = jax.jit(lambda: nn.meta.unbox(init_params(model, jax.random.key(0))))()
+    # Zero biases and unit scales would hide mistakes.
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(0)
+    leaves = [x + 0.1 * rng.standard_normal(x.shape, np.float32) for x in leaves]
+    return model, jax.tree.unflatten(tree, leaves)
+
+
+@functools.cache
+def batch(length=12, real=(12, 7, 3)):
+    rng = np.random.default_rng(1)
+    pixels = rng.standard_normal((len(real), 16, 16, 3)).astype(np.float32)
+    ids = rng.integers(1, 64, (len(real), length)).astype(np.int32)
+    for row, count in zip(ids, real, strict=True):
+        row[count:] = 0
+    return jnp.array(pixels), jnp.array(ids)
+
+
+@functools.cache
+def run(config):
+    model, params = model_and_params(config)
+    return jax.jit(model.apply)({"params": params}, *batch())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        variant(pooler={"kind": "parallel"}),
+        variant(pooler={"caption_queries": 0}, text={"tie_embeddings": True}),
+    ],
+    ids=["cascade", "parallel", "no_queries_tied"],
+)
+def test_forward_equals_float64_reference(config):
+    output = run(config)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), model_and_params(config)[1])
+    pixels, ids = jax.device_get(batch())
+    for i in range(len(ids)):
+        image, text, logits = reference(config, params, pixels[i].astype(np.float64), ids[i])
+        real = ids[i] != 0
+        np.testing.assert_allclose(output.image_embeddings[i], image, atol=2e-6)
+        np.testing.assert_allclose(output.text_embeddings[i], text, atol=2e-6)
+        np.testing.assert_allclose(output.logits[i][real], logits[real], atol=2e-5)
+
+
+def test_padding_changes_neither_embedding_nor_logits():
+    model, params = model_and_params(TINY)
+    pixels, ids = batch(length=8, real=(8, 5, 2))
+    longer = jnp.pad(ids, ((0, 0), (0, 4)))
+    apply = jax.jit(model.apply)
+    short = apply({"params": params}, pixels, ids)
+    long = apply({"params": params}, pixels, longer)
+    np.testing.assert_allclose(short.text_embeddings, long.text_embeddings, atol=1e-6)
+    np.testing.assert_allclose(short.logits, long.logits[:, :8], atol=1e-5)
+
+
+def test_logits_do_not_see_the_future_but_the_embedding_sees_all():
+    model, params = model_and_params(TINY)
+    pixels, ids = batch()
+    changed = ids.at[:, 2].set(63 - ids[:, 2])
+    apply = jax.jit(model.apply)
+    before, after = (apply({"params": params}, pixels, x) for x in (ids, changed))
+    np.testing.assert_array_equal(before.logits[:, :2], after.logits[:, :2])
+    assert np.abs(before.logits[:, 2] - after.logits[:, 2]).max() > 1e-3
+    moved = np.abs(before.text_embeddings - after.text_embeddings).max(axis=1)
+    assert (moved > 1e-4).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "absent", "present"),
+    [
+        (
+            {"captioning": False},
+            {"caption_pooler", "decoder/multimodal", "decoder/softmax", "decoder/norm"},
+            {"contrastive_pooler", "logit_scale", "decoder/cls"},
+        ),
+        (
+            {"contrastive": "none"},
+            {"contrastive_pooler", "logit_scale", "decoder/cls", "decoder/cls_norm"},
+            {"caption_pooler", "decoder/multimodal", "decoder/softmax"},
+        ),
+        ({"contrastive": "sigmoid"}, set(), {"logit_bias", "logit_scale"}),
+    ],
+)
+def test_parts_of_untrained_losses_do_not_exist(changes, absent, present):
+    config = variant(**changes)
+    shapes = jax.eval_shape(lambda: init_params(CoCa(config), jax.random.key(0)))
+    names = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(shapes)
+    }
+
+    def exists(part):
+        return any(f"{name}/".startswith(part + "/") for name in names)
+
+    assert [part for part in absent if exists(part)] == []
+    assert [part for part in present if not exists(part)] == []
+    output = jax.eval_shape(
+        lambda p: CoCa(config).apply({"params": p}, *batch()), nn.meta.unbox(shapes)
+    )
+    assert (output.logits is None) == (not config.captioning)
+    assert (output.image_embeddings is None) == (config.contrastive == "none")
+
+
+def test_extending_with_a_cache_equals_one_pass():
+    model, params = model_and_params(TINY)
+    pixels, ids = batch()
+    apply = jax.jit(functools.partial(model.apply, {"params": params}), static_argnames="method")
+    whole = run(TINY).logits
+    cache = model.apply({"params": params}, 3, 12, method="empty_cache")
+    context = apply(pixels, method="image_context")
+    first, cache = apply(ids[:, :4], jnp.int32(0), cache, context, method="extend")
+    second, cache = apply(ids[:, 4:5], jnp.int32(4), cache, method="extend")
+    third, cache = apply(ids[:, 5:], jnp.int32(5), cache, method="extend")
+    np.testing.assert_allclose(np.concatenate([first, second, third], 1), whole, atol=2e-5)
+
+
+def test_unrolling_and_rematerialisation_change_nothing():
+    model, params = model_and_params(TINY)
+    other = CoCa(variant(scan_unroll=2, remat="full"))
+
+    def loss(model, params):
+        output = model.apply({"params": params}, *batch())
+        return jnp.sum(jnp.sin(output.logits)) + jnp.sum(
+            output.image_embeddings * output.text_embeddings
+        )
+
+    plain = jax.jit(jax.grad(functools.partial(loss, model)))(params)
+    changed = jax.jit(jax.grad(functools.partial(loss, other)))(params)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(changed), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * max(1.0, float(np.abs(a).max())))
+
+
+def test_randomness_is_on_exactly_when_a_key_is_given():
+    config = variant(dropout=0.2, stochastic_depth=0.3, image={"patch_dropout": 0.5})
+    model, params = CoCa(config), model_and_params(TINY)[1]
+
+    @jax.jit
+    def logits(seed=None):
+        rngs = {} if seed is None else {"dropout": jax.random.key(seed)}
+        return model.apply({"params": params}, *batch(), rngs=rngs).logits
+
+    np.testing.assert_allclose(logits(), run(TINY).logits, atol=1e-5)
+    np.testing.assert_array_equal(logits(1), logits(1))
+    assert np.abs(logits(1) - logits(2)).max() > 1e-2
+
+
+def test_bfloat16_activations_keep_float32_results():
+    model, params = CoCa(variant(dtype="bfloat16")), model_and_params(TINY)[1]
+    output = jax.jit(model.apply)({"params": params}, *batch())
+    assert output.logits.dtype == output.image_embeddings.dtype == jnp.float32
+    np.testing.assert_allclose(np.linalg.norm(output.text_embeddings, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(output.image_embeddings, run(TINY).image_embeddings, atol=0.05)
