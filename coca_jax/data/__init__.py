@@ -1,0 +1,1 @@
+"""Data: sources -> examples -> batches; data sets, tokenizers and image operations."""

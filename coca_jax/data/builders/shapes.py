@@ -1,0 +1,253 @@
+"""Shapes: generated scenes of one to three coloured shapes, with several true captions each.
+
+A shape has one of eight colours, eight kinds, two sizes and four places. Eight of the 64
+colour-kind combinations are never trained on. Of the scenes made of the other 56, one in eight
+is kept for `test`: for each combination one of its eight (size, place) pairs when it is alone.
+"""
+
+import io
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float, UInt8
+
+COUNTS = {"train": 20_000, "test": 2_000, "test_novel": 2_000}
+SEED = 2022
+
+IMAGE_SIZE = 32  # pixels
+SUPERSAMPLING = 4  # drawn this much larger, then averaged down
+RADIUS = {"small": 3.8, "large": 6.6}  # pixels
+POSITION_JITTER = 1.0  # pixels, either way
+RADIUS_JITTER = 0.07  # relative, either way
+COLOUR_JITTER = 12  # of 255, either way, per channel
+BACKGROUND = (222, 250)  # range of each channel at each corner; blended in between
+SINGLE_SHARE = 0.5  # share of the scenes with one shape; the others have two or three
+
+SIZES = tuple(RADIUS)
+COLOURS = {
+    "red": (214, 32, 40),
+    "orange": (242, 128, 22),
+    "yellow": (244, 208, 20),
+    "green": (34, 150, 56),
+    "cyan": (30, 190, 205),
+    "blue": (36, 70, 215),
+    "pink": (240, 110, 185),
+    "black": (28, 28, 30),
+}
+PLACES = ("top left", "top right", "bottom left", "bottom right")  # in reading order
+NUMBERS = ("one", "two", "three")
+
+
+def _polar(radius: Any, turn: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 2"]:
+    return np.stack([radius * np.cos(turn), radius * np.sin(turn)], axis=-1)
+
+
+def _circle(radius: float) -> Float[np.ndarray, "n 2"]:
+    return _polar(radius, np.linspace(0, 2 * np.pi, 64, endpoint=False))
+
+
+def _star() -> Float[np.ndarray, "n 2"]:
+    corner = np.arange(10)
+    return _polar(np.where(corner % 2, 0.45, 1.1), np.pi * (corner / 5 - 0.5))
+
+
+def _cross() -> Float[np.ndarray, "n 2"]:
+    arm = np.array([(1, -3), (1, -1), (3, -1)]) / 3  # the upper right quarter, clockwise
+    turn = np.array([(0, 1), (-1, 0)])  # right-multiplied, by a quarter
+    return np.concatenate([arm @ np.linalg.matrix_power(turn, n) for n in range(4)])
+
+
+def _crescent() -> Float[np.ndarray, "n 2"]:
+    tip, bite = 0.9, 1.28  # half the opening as seen from the centres of the two circles
+    outer = _polar(1.0, np.linspace(tip, 2 * np.pi - tip, 48))
+    inner = _polar(np.sin(tip) / np.sin(bite), np.linspace(2 * np.pi - bite, bite, 48))
+    inner[:, 0] += outer[0, 0] - inner[-1, 0]  # so that their ends meet
+    return np.concatenate([outer, inner])
+
+
+# Outlines within about the unit circle, y down; a second outline is a hole.
+KINDS: dict[str, list[Float[np.ndarray, "n 2"]]] = {
+    "circle": [_circle(1.0)],
+    "square": [0.86 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1.0)])],
+    "triangle": [np.array([(0, -1), (1, 0.85), (-1, 0.85)])],
+    "diamond": [np.array([(0, -1.1), (0.72, 0), (0, 1.1), (-0.72, 0)])],
+    "cross": [_cross()],
+    "star": [_star()],
+    "ring": [_circle(1.0), _circle(0.5)],
+    "crescent": [_crescent()],
+}
+
+
+CLASS_NAMES = [f"{colour} {kind}" for colour, kind in itertools.product(COLOURS, KINDS)]
+
+
+class Shape(NamedTuple):
+    """One shape of a scene: indices into PLACES, SIZES, COLOURS and KINDS."""
+
+    place: int
+    size: int
+    colour: int
+    kind: int
+
+    @property
+    def combination(self) -> int:
+        """The colour and kind as one number: the class label."""
+        return self.colour * len(KINDS) + self.kind
+
+    def words(self, size: bool = False, place: bool = False) -> str:
+        """Describes the shape, as in "a small red circle at the top left"."""
+        name = CLASS_NAMES[self.combination]
+        start = f"a {SIZES[self.size]} {name}" if size else _with_article(name)
+        return f"{start} at the {PLACES[self.place]}" if place else start
+
+
+Scene = tuple[Shape, ...]
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+# Held out: each colour once and each kind once (3 and 8 have no common divisor).
+NOVEL = np.array([c * len(KINDS) + (3 * c + 2) % len(KINDS) for c in range(len(COLOURS))])
+SEEN = np.setdiff1d(np.arange(len(COLOURS) * len(KINDS)), NOVEL)
+
+
+def split_of(scene: Scene) -> str:
+    """The split that a scene belongs to; a pure function of what it shows, not of its pixels."""
+    if any(shape.combination in NOVEL for shape in scene):
+        return "test_novel"
+    return "test" if sum(sum(shape) + 3 * shape.size for shape in scene) % 8 == 0 else "train"
+
+
+def sample_scene(rng: np.random.Generator, split: str) -> Scene:
+    """Draws a scene of a split, its shapes in reading order and all of different combinations."""
+    while True:
+        count = 1 if rng.random() < SINGLE_SHARE else int(rng.integers(2, 4))
+        combinations = rng.choice(SEEN, count, replace=False)
+        if split == "test_novel":
+            combinations[rng.integers(count)] = rng.choice(NOVEL)
+        places = np.sort(rng.choice(len(PLACES), count, replace=False))
+        scene = tuple(
+            Shape(place, size, *divmod(combination, len(KINDS)))
+            for place, size, combination in zip(
+                places.tolist(),
+                rng.integers(2, size=count).tolist(),
+                combinations.tolist(),
+                strict=True,
+            )
+        )
+        if split_of(scene) == split:
+            return scene
+
+
+def captions(scene: Scene) -> list[str]:
+    """True captions: the complete one, then ones with fewer details, then each shape alone."""
+    details = ((True, True), (False, True), (True, False), (False, False))
+    texts = [_listed([shape.words(size, place) for shape in scene]) for size, place in details]
+    return list(dict.fromkeys(texts + [shape.words(False, False) for shape in scene]))
+
+
+def _listed(items: list[str]) -> str:
+    """As in "x", "x and y", "x, y and z"."""
+    *first, last = items
+    return " and ".join(filter(None, [", ".join(first), last]))
+
+
+def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Questions about the scene that have one right answer, each with it."""
+    colours, kinds = tuple(COLOURS), tuple(KINDS)
+    pairs = [("how many shapes are there?", NUMBERS[len(scene) - 1])]
+    for shape in scene:
+        kind, colour, place = kinds[shape.kind], colours[shape.colour], PLACES[shape.place]
+        pairs.append((f"what shape is at the {place}?", kind))
+        if sum(other.kind == shape.kind for other in scene) == 1:
+            pairs.append((f"what colour is the {kind}?", colour))
+            pairs.append((f"what size is the {kind}?", SIZES[shape.size]))
+            pairs.append((f"where is the {kind}?", place))
+        if sum(other.colour == shape.colour for other in scene) == 1:
+            pairs.append((f"what shape is {colour}?", kind))
+    shown = [shape.combination for shape in scene]
+    # Asking training about a held-out combination would tell that it is never there.
+    absent = [combination for combination in SEEN if combination not in shown]
+    for combination, answer in ((rng.choice(shown), "yes"), (rng.choice(absent), "no")):
+        pairs.append((f"is there {_with_article(CLASS_NAMES[combination])}?", answer))
+    return pairs
+
+
+def render(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws a scene, RGB."""
+    corners = rng.integers(*BACKGROUND, size=(2, 2, 3), endpoint=True).astype(np.uint8)
+    side = IMAGE_SIZE * SUPERSAMPLING
+    image = cv2.resize(corners, (side, side), interpolation=cv2.INTER_LINEAR)
+    for shape in scene:
+        radius = RADIUS[SIZES[shape.size]] * (1 + RADIUS_JITTER * rng.uniform(-1, 1))
+        row, column = divmod(shape.place, 2)
+        centre = IMAGE_SIZE * (np.array([column, row]) + 0.5) / 2
+        centre = centre + POSITION_JITTER * rng.uniform(-1, 1, 2)
+        colour = np.array(list(COLOURS.values())[shape.colour])
+        colour = np.clip(colour + rng.integers(-COLOUR_JITTER, COLOUR_JITTER + 1, 3), 0, 255)
+        outlines = list(KINDS.values())[shape.kind]
+        points = [np.rint(SUPERSAMPLING * (centre + radius * o)).astype(np.int32) for o in outlines]
+        cv2.fillPoly(image, points, [int(channel) for channel in colour])
+    return cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
+
+
+def encode_png(image: UInt8[np.ndarray, "h w 3"]) -> io.BytesIO:
+    """An RGB image as a PNG file, in the form TFDS takes without TensorFlow."""
+    return io.BytesIO(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+
+
+class Shapes(tfds.core.GeneratorBasedBuilder):
+    """Scenes of one to three coloured shapes with captions, questions and class labels.
+
+    A change of what is drawn or said needs a new version: TFDS keeps what it has prepared.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    tokenizer_vocab_size = 400
+    url_infos = None  # nothing to download; looking it up needs a package that TFDS doesn't require
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        texts = tfds.features.Sequence(tfds.features.Text())
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+                    "captions": texts,
+                    "questions": texts,
+                    "answers": texts,
+                    "label": tfds.features.ClassLabel(names=CLASS_NAMES),
+                }
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        del dl_manager
+        return {split: self._generate_examples(split) for split in COUNTS}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index in range(COUNTS[split]):
+            rng = np.random.default_rng([SEED, list(COUNTS).index(split), index])
+            scene = sample_scene(rng, split)
+            pairs = questions(scene, rng)
+            yield (
+                index,
+                {
+                    "image": encode_png(render(scene, rng)),
+                    "captions": captions(scene),
+                    "questions": [question for question, _ in pairs],
+                    "answers": [answer for _, answer in pairs],
+                    "label": scene[0].combination if len(scene) == 1 else -1,
+                },
+            )

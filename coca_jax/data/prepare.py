@@ -1,0 +1,62 @@
+"""Preparing this project's data sets: the records by TFDS, and a tokenizer beside them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from coca_jax.data.sources import Source, tfds_source, tokenizer_path
+from coca_jax.data.tokenizers import SentencePieceTokenizer, train_sentencepiece
+from coca_jax.errors import UserError
+
+TOKENIZER_RECORDS = 5_000  # records of train, evenly spaced, whose texts the tokenizer is made of
+
+
+def prepare(name: str, data_dir: str | None = None) -> Path:
+    """Prepares a data set of this project unless it is there already; returns its folder.
+
+    What an interrupted call left behind is never taken for a prepared data set: TFDS writes
+    beside the final folder and renames at the end, and so does the tokenizer.
+
+    Args:
+      name: one of `builders.BUILDERS`.
+      data_dir: where to put it; None or empty is TFDS's default, `TFDS_DATA_DIR` or
+        `~/tensorflow_datasets`.
+
+    Raises:
+      UserError: the name is unknown, or what the data set is made from cannot be fetched.
+    """
+    from coca_jax.data.builders import BUILDERS
+
+    if name not in BUILDERS:
+        raise UserError(f"unknown data set {name!r}; known: {', '.join(BUILDERS)}")
+    builder = BUILDERS[name](data_dir=data_dir or None)
+    if builder.info.splits:  # read from the folder, if there is one
+        print(f"{name} is already prepared in {builder.data_path}")
+    else:
+        builder.download_and_prepare()
+    path = tokenizer_path(name, data_dir)
+    if not path.exists():
+        texts = _texts(tfds_source(name, "train", data_dir))
+        _write(path, train_sentencepiece(texts, builder.tokenizer_vocab_size))
+    for split, info in builder.info.splits.items():
+        print(f"  {split}: {info.num_examples:,} examples")
+    print(f"  tokenizer.model: {SentencePieceTokenizer(path).vocab_size:,} pieces")
+    return path.parent
+
+
+def _texts(source: Source) -> Iterator[str]:
+    for index in np.linspace(
+        0, len(source) - 1, min(len(source), TOKENIZER_RECORDS), dtype=int
+    ).tolist():
+        record = source[index]
+        for key in ("captions", "questions", "answers"):
+            yield from record.get(key, [])
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file in one step, so that nobody sees a part of it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
