@@ -1,0 +1,101 @@
+"""Every key there is, with its default and its meaning. An experiment's file changes a few."""
+
+from ml_collections import ConfigDict
+
+from coca_jax.errors import UserError
+from coca_jax.models.presets import preset
+from coca_jax.parallel.sharding import RULES
+
+
+def default_config() -> ConfigDict:
+    """The whole tree. `configs/*.py` start from it; keys it lacks are errors."""
+    return ConfigDict(
+        {
+            "seed": 0,  # of parameters, data order, augmentation and dropout
+            "model": preset("mini"),  # keys: coca_jax/models/config.py
+            "loss": {
+                "contrastive": {
+                    "weight": 1.0,  # 0: neither computed nor given parameters
+                    "kind": "softmax",  # or sigmoid
+                    "reduction": "sum",  # of both directions (the paper), or mean (CLIP)
+                    "initial_temperature": 0.07,  # trainable; SigLIP starts at 0.1
+                    "temperature_floor": 0.01,  # the temperature is never trained below
+                },
+                "captioning": {"weight": 2.0},
+            },
+            "optimizer": optimizer_defaults(),
+            "train": {
+                "steps": 1000,
+                "batch_size": 128,  # image-text pairs a step, over all devices
+                "accumulate": 1,  # micro-batches a step; the same gradient, but for dropout
+                "log_every": 10,  # steps
+                "evaluate_every": 0,  # steps; 0: after the last step only
+            },
+            "checkpoint": {
+                "every": 500,  # steps; the last step is saved in any case
+                "keep": 3,  # newest ones kept
+            },
+            "data": data_defaults(),
+            "eval": {},  # name -> evaluation; see coca_jax/evaluate/runner.py
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # devices an axis; -1: what is left
+            "sharding": {"rules": RULES},  # logical axis -> mesh axes, read in order
+            "profile": {"start": 0, "steps": 0},  # steps to trace into W/profile; 0 steps: none
+        }
+    )
+
+
+def optimizer_defaults() -> dict:
+    """The paper's optimizer with a learning rate for small batches."""
+    return {
+        "name": "adafactor",  # or adamw, lion
+        "learning_rate": 1e-3,  # the peak
+        "warmup_steps": 100,
+        "schedule": "linear",  # after the warm-up: linear, cosine, rsqrt or constant
+        "b1": 0.9,
+        "b2": 0.999,
+        "epsilon": 1e-8,  # of adamw
+        "clip_norm": 1.0,  # of the gradient over all trained parameters; 0: no clipping
+        "weight_decay": 0.01,  # decoupled
+        # Tables of (pattern of parameter names, factor); the first row that matches decides.
+        "weight_decays": ((r".*(kernel|embedding|softmax)", 1.0), (r".*", 0.0)),
+        "learning_rates": ((r".*", 1.0),),  # 0 freezes: no update, no optimizer state
+        "ema_decay": 0.0,  # of an average of the parameters, used by evaluation; 0: none
+    }
+
+
+def data_defaults() -> dict:
+    """Where examples come from and what is done to them."""
+    return {
+        "dir": "",  # of TFDS data sets; empty: TFDS's own default
+        "tokenizer": {
+            "kind": "sentencepiece",  # or byte
+            "path": "",  # of a .model file; empty: the one prepared beside data.train
+        },
+        "train": {
+            "name": "shapes",  # a TFDS data set
+            "split": "train",
+            "captions": "sampled",  # one of an image's captions at random, or its first
+            "min_crop_area": 1.0,  # smallest share of an image that a random crop keeps
+            "flip": False,  # at random, and never where the caption says left or right
+        },
+        "threads": 4,  # that make batches, each one at a time
+        "max_bad_share": 0.2,  # of examples that may be unusable before training stops
+    }
+
+
+def finish(config: ConfigDict, argument: str | None, smoke: dict) -> ConfigDict:
+    """Applies a configuration file's argument: none, or `smoke` for a run of seconds.
+
+    Args:
+      config: the experiment.
+      argument: what stood behind the file's name and a colon.
+      smoke: dotted keys and their values at that size.
+
+    Raises:
+      UserError: another argument.
+    """
+    if argument not in (None, "", "smoke"):
+        raise UserError(f"configuration argument {argument!r} is not known; there is 'smoke'")
+    if argument == "smoke":
+        config.update_from_flattened_dict(smoke)
+    return config

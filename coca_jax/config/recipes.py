@@ -1,0 +1,51 @@
+"""Recipes that several experiments share."""
+
+from dataclasses import asdict
+
+from ml_collections import ConfigDict
+
+from coca_jax.config.default import default_config
+from coca_jax.models.config import ImageConfig
+from coca_jax.models.presets import preset
+
+# The same parts, shrunk, on the embedded data: what `:smoke` stands for in the experiments below.
+SMOKE = {
+    "model.image": asdict(ImageConfig(size=32, patch=8, width=32, layers=2, heads=4, mlp=64)),
+    "model.text.vocab_size": 400,
+    "model.text.length": 28,
+    "model.text.width": 32,
+    "model.text.unimodal_layers": 2,
+    "model.text.multimodal_layers": 2,
+    "model.text.heads": 4,
+    "model.text.mlp": 64,
+    "model.pooler.caption_queries": 4,
+    "model.pooler.heads": 4,
+    "optimizer.warmup_steps": 2,
+    "train.steps": 4,
+    "train.batch_size": 16,
+    "train.log_every": 2,
+    "data.train.name": "shapes",
+    "mesh.fsdp": 1,
+}
+
+
+def pretraining(name: str) -> ConfigDict:
+    """The paper's pretraining (arXiv 2205.01917, section 4.1) of one of its models.
+
+    65,536 pairs a step for 500,000 steps, Adafactor, warm-up over the first 2% of the steps to
+    8e-4, then linear decay to 0. JFT and ALIGN are not public: `data.train.name` must be set to a
+    prepared TFDS data set, and `data.tokenizer.path` to a SentencePiece model of 64,000 pieces.
+
+    Args:
+      name: base, large or 2b.
+    """
+    config = default_config()
+    config.model = ConfigDict(preset(name))
+    config.model.remat = "full"
+    config.optimizer.update({"learning_rate": 8e-4, "warmup_steps": 10_000, "clip_norm": 0.0})
+    config.train.update({"steps": 500_000, "batch_size": 65_536, "log_every": 100})
+    config.checkpoint.every = 2_000
+    config.data.train.update({"name": "my_pairs", "min_crop_area": 0.5, "flip": True})
+    config.data.threads = 16
+    config.mesh.fsdp = 8
+    return config

@@ -1,0 +1,193 @@
+"""What can be wrong with a configuration, found before anything compiles and told all at once."""
+
+from collections.abc import Iterator, Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from coca_jax.config.default import default_config
+from coca_jax.config.loading import flatten
+from coca_jax.errors import UserError
+from coca_jax.parallel.mesh import AXES, mesh_shape
+
+CHOICES = {
+    "loss.contrastive.kind": ("softmax", "sigmoid"),
+    "loss.contrastive.reduction": ("sum", "mean"),
+    "optimizer.name": ("adafactor", "adamw", "lion"),
+    "optimizer.schedule": ("linear", "cosine", "rsqrt", "constant"),
+    "model.pooler.kind": ("cascade", "parallel"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "data.tokenizer.kind": ("sentencepiece", "byte"),
+    "data.train.captions": ("sampled", "first"),
+}
+POSITIVE = (
+    *(f"model.image.{key}" for key in ("size", "patch", "width", "layers", "heads", "mlp")),
+    *(f"model.text.{key}" for key in ("vocab_size", "width", "heads", "mlp")),
+    *(f"model.text.{key}" for key in ("unimodal_layers", "multimodal_layers")),
+    "model.pooler.heads",
+    "train.steps",
+    "train.batch_size",
+    "train.accumulate",
+    "train.log_every",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "optimizer.learning_rate",
+    "loss.contrastive.initial_temperature",
+    "loss.contrastive.temperature_floor",
+    "data.threads",
+    "model.scan_unroll",
+    "model.text.length",
+)
+NOT_NEGATIVE = (
+    "seed",
+    "loss.contrastive.weight",
+    "loss.captioning.weight",
+    "optimizer.weight_decay",
+    "optimizer.clip_norm",
+    "optimizer.warmup_steps",
+    "train.evaluate_every",
+    "model.pooler.caption_queries",
+    "profile.start",
+    "profile.steps",
+)
+SHARES = (
+    "model.dropout",
+    "model.stochastic_depth",
+    "model.image.patch_dropout",
+    "optimizer.ema_decay",
+    "data.max_bad_share",
+)
+
+
+def validate(config: ConfigDict, devices: int | None = None, others: Sequence[str] = ()) -> None:
+    """Checks a whole configuration, and whether it fits the devices it is to run on.
+
+    Args:
+      config: the whole tree.
+      devices: how many there are; None leaves the mesh unchecked.
+      others: problems found elsewhere, to be told in the same message.
+
+    Raises:
+      UserError: one line per problem, each with the key, its value and what would be right.
+    """
+    problems = list(_structure(config))
+    if not problems:
+        problems = list(_values(config))
+        if not any("positive" in problem for problem in problems):
+            problems += _model(config)
+            problems += [] if devices is None else _mesh(config, devices)
+    problems += others
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _structure(config: ConfigDict) -> Iterator[str]:
+    """Keys that are unknown, missing or of the wrong type; `eval` is free-form."""
+    known, given = flatten(default_config().to_dict()), flatten(config.to_dict())
+    for key in sorted(given.keys() - known.keys()):
+        if not key.startswith("eval."):
+            yield f"config.{key}={given[key]!r} is not a key there is (coca_jax/config/default.py)"
+    for key, default in known.items():
+        if key == "eval":
+            continue
+        if key not in given:
+            yield f"config.{key} is missing; its default is {default!r}"
+        elif not _fits(given[key], default):
+            yield f"config.{key}={given[key]!r} should be of type {type(default).__name__}"
+
+
+def _fits(value, default) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, (int, float))
+    if isinstance(default, (list, tuple)):
+        return isinstance(value, (list, tuple))
+    return isinstance(value, type(default))
+
+
+def _values(config: ConfigDict) -> Iterator[str]:
+    flat = flatten(config.to_dict())
+    for key, choices in CHOICES.items():
+        if flat[key] not in choices:
+            yield f"config.{key}={flat[key]!r} should be one of {', '.join(choices)}"
+    for key in POSITIVE:
+        if flat[key] <= 0:
+            yield f"config.{key}={flat[key]!r} should be positive"
+    for key in SHARES:
+        if not 0 <= flat[key] < 1:
+            yield f"config.{key}={flat[key]!r} should be at least 0 and below 1"
+    for key in NOT_NEGATIVE:
+        if flat[key] < 0:
+            yield f"config.{key}={flat[key]!r} should not be negative"
+    if not flat["loss.contrastive.weight"] and not flat["loss.captioning.weight"]:
+        yield "config.loss: both weights are 0; at least one loss must be trained"
+    if not 0 < flat["data.train.min_crop_area"] <= 1:
+        area = flat["data.train.min_crop_area"]
+        yield f"config.data.train.min_crop_area={area!r} should be above 0 and at most 1"
+    if flat["optimizer.warmup_steps"] >= flat["train.steps"] > 0:
+        yield (
+            f"config.optimizer.warmup_steps={flat['optimizer.warmup_steps']} should be less than "
+            f"config.train.steps={flat['train.steps']}"
+        )
+    remat = flat["model.remat"]
+    policies = [name for name in dir(jax.checkpoint_policies) if name.endswith("saveable")]
+    if remat not in ("none", "full", *policies):
+        yield f"config.model.remat={remat!r} should be one of none, full, {', '.join(policies)}"
+
+
+def _model(config: ConfigDict) -> Iterator[str]:
+    model = config.model
+    if model.image.size % model.image.patch:
+        yield (
+            f"config.model.image.size={model.image.size} should be a multiple of "
+            f"config.model.image.patch={model.image.patch}"
+        )
+    for part, width in (("image", "image"), ("text", "text"), ("pooler", "text")):
+        if model[width].width % model[part].heads:
+            yield (
+                f"config.model.{width}.width={model[width].width} should be a multiple of "
+                f"config.model.{part}.heads={model[part].heads}"
+            )
+
+
+def _mesh(config: ConfigDict, devices: int) -> Iterator[str]:
+    for row in config.sharding.rules:
+        if len(row) != 2 or not isinstance(row[0], str):
+            yield f"config.sharding.rules: {row!r} should be (logical axis, mesh axes or None)"
+            return
+    try:
+        shape = dict(zip(AXES, mesh_shape(config.mesh, devices), strict=True))
+    except UserError as error:
+        yield f"config.mesh: {error}"
+        return
+    names = {name for name, _ in config.sharding.rules}
+    for axis in [a for _, to in config.sharding.rules for a in _as_tuple(to)]:
+        if axis not in AXES:
+            yield f"config.sharding.rules: mesh axis {axis!r} should be one of {', '.join(AXES)}"
+            return
+    if "batch" not in names:
+        yield "config.sharding.rules: a row for 'batch' is missing"
+        return
+    batch_axes = next(_as_tuple(to) for name, to in config.sharding.rules if name == "batch")
+    shards = 1
+    for axis in batch_axes:
+        shards *= shape[axis]
+    parts = shards * config.train.accumulate
+    if config.train.batch_size % parts:
+        lower = config.train.batch_size // parts * parts
+        near = f"{lower} or {lower + parts}" if lower else f"{parts}"
+        yield (
+            f"config.train.batch_size={config.train.batch_size} cannot be divided into {shards} "
+            f"shards x {config.train.accumulate} micro-batches; {near} could"
+        )
+    for part in ("image", "text", "pooler"):
+        if config.model[part].heads % shape["tensor"]:
+            yield (
+                f"config.model.{part}.heads={config.model[part].heads} should be a multiple of "
+                f"config.mesh.tensor={shape['tensor']}"
+            )
+
+
+def _as_tuple(axes) -> tuple[str, ...]:
+    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)

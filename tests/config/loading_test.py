@@ -1,0 +1,81 @@
+import pytest
+
+from coca_jax.config import default_config, differences, load_config, to_json
+from coca_jax.errors import UserError
+
+SHAPES = "configs/shapes.py"
+
+
+def test_file_argument_and_overrides():
+    config = load_config(
+        f"{SHAPES}:smoke",
+        [
+            "--config.optimizer.learning_rate=3e-4",
+            "--config.mesh.fsdp=2",
+            "--config.data.train.flip=true",
+            "--config.model.pooler.kind=parallel",
+            "--config.optimizer.learning_rates=[('image_encoder.*', 0.0), ('.*', 1.0)]",
+        ],
+    )
+    assert config.train.steps == 8
+    assert config.optimizer.learning_rate == 3e-4
+    assert config.mesh.fsdp == 2
+    assert config.data.train.flip is True
+    assert config.model.pooler.kind == "parallel"
+    assert config.optimizer.learning_rates == (("image_encoder.*", 0.0), (".*", 1.0))
+
+
+def test_every_mistake_is_in_one_message():
+    with pytest.raises(UserError) as caught:
+        load_config(
+            SHAPES,
+            [
+                "--config.optimizer.learnin_rate=1",
+                "--config.train.steps=many",
+                "--config.train=3",
+                "--config.nothing.at.all=1",
+                "--config.data.train.flip=perhaps",
+            ],
+        )
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 5
+    assert "did you mean config.optimizer.learning_rate?" in lines[0]
+    assert lines[1] == "config.train.steps='many' should be of type int, like 1000"
+    assert lines[2].startswith(
+        "config.train is a section; set one of its keys: accumulate, batch_size"
+    )
+    assert lines[3].startswith("config.nothing does not exist")
+    assert lines[4].startswith("config.data.train.flip='perhaps' should be of type bool")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        ("x = (", "cannot be used: SyntaxError"),
+        ("x = 1", "cannot be used: AttributeError: .*get_config"),
+        ("def get_config(argument=None): return {}['a']", "KeyError"),
+        ("def get_config(argument=None): return {}", "should return a ConfigDict, not {}"),
+    ],
+)
+def test_unusable_files(tmp_path, content, message):
+    path = tmp_path / "config.py"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_config(str(path))
+
+
+def test_unknown_argument():
+    with pytest.raises(UserError, match="'tiny' is not known; there is 'smoke'"):
+        load_config(f"{SHAPES}:tiny")
+
+
+def test_differences_names_keys_and_values_but_for_the_free_ones():
+    stored, config = to_json(default_config()), default_config()
+    config.seed, config.mesh.fsdp = 3, 4
+    config.optimizer.weight_decays = ((".*", 1.0),)
+    found = differences(stored, to_json(config), free=("mesh.",))
+    assert found[1] == "config.seed: 0 there, 3 now"
+    assert found[0].startswith("config.optimizer.weight_decays: [[")
+    assert len(found) == 2

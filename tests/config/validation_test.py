@@ -1,0 +1,81 @@
+import pytest
+
+from coca_jax.config import default_config, validate
+from coca_jax.errors import UserError
+
+
+def problems(devices=8, **changes):
+    config = default_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError) as caught:
+        validate(config, devices)
+    return str(caught.value).splitlines()
+
+
+def test_the_default_is_right():
+    validate(default_config(), 8)
+
+
+def test_unknown_and_mistyped_keys():
+    config = default_config()
+    config.optimizer.momentum = 0.9
+    with config.ignore_type():
+        config.train.steps = "long"
+    del config.seed
+    with pytest.raises(UserError) as caught:
+        validate(config, 1)
+    assert sorted(str(caught.value).splitlines()) == [
+        "config.optimizer.momentum=0.9 is not a key there is (coca_jax/config/default.py)",
+        "config.seed is missing; its default is 0",
+        "config.train.steps='long' should be of type int",
+    ]
+
+
+def test_all_wrong_values_at_once():
+    found = problems(
+        **{
+            "optimizer.name": "sgd",
+            "train.batch_size": 100,
+            "model.image.patch": 7,
+            "model.dropout": 1.0,
+            "model.remat": "some",
+            "mesh.tensor": 8,
+            "loss.contrastive.weight": 0.0,
+            "loss.captioning.weight": 0.0,
+        }
+    )
+    text = "\n".join(found)
+    assert "config.optimizer.name='sgd' should be one of adafactor, adamw, lion" in text
+    assert "config.model.dropout=1.0 should be at least 0 and below 1" in text
+    assert "config.model.remat='some' should be one of none, full, " in text
+    assert "config.model.image.size=32 should be a multiple of config.model.image.patch=7" in text
+    assert "config.model.text.heads=2 should be a multiple of config.mesh.tensor=8" in text
+    assert "at least one loss must be trained" in text
+    assert len(found) == 8
+
+
+def test_batch_that_the_mesh_cannot_divide_names_the_nearest():
+    assert problems(**{"train.batch_size": 100, "train.accumulate": 2}) == [
+        "config.train.batch_size=100 cannot be divided into 8 shards x 2 micro-batches; "
+        "96 or 112 could"
+    ]
+
+
+def test_mesh_larger_than_the_devices():
+    (line,) = problems(devices=4, **{"mesh.data": 2, "mesh.fsdp": 4})
+    assert line == "config.mesh: mesh data=2 x fsdp=4 x tensor=1 needs 8 devices, and there are 4"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.image.patch", 0, "config.model.image.patch=0 should be positive"),
+        ("model.text.heads", 0, "config.model.text.heads=0 should be positive"),
+        ("model.image.layers", -1, "config.model.image.layers=-1 should be positive"),
+        ("seed", -1, "config.seed=-1 should not be negative"),
+        ("optimizer.clip_norm", -1.0, "config.optimizer.clip_norm=-1.0 should not be negative"),
+        ("sharding.rules", (("batch",),), "('batch',) should be (logical axis, mesh axes or None)"),
+    ],
+)
+def test_values_that_would_break_the_checks_themselves(key, value, message):
+    assert any(message in line for line in problems(**{key: value}))

@@ -1,0 +1,28 @@
+"""Every experiment is a right configuration, at its own size and at the smoke test's."""
+
+import pathlib
+
+import pytest
+
+from coca_jax.config import load_config, model_config, validate
+from coca_jax.evaluate.runner import mistakes
+from coca_jax.planning import parameter_counts
+from coca_jax.train import loop
+
+FILES = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_is_right_at_both_sizes(file):
+    config = load_config(str(file))
+    validate(config, 8, mistakes(config.eval))
+    smoke = load_config(f"{file}:smoke")
+    validate(smoke, 1, mistakes(smoke.eval))
+    assert smoke.train.steps <= 10
+    assert sum(parameter_counts(model_config(smoke)).values()) < 5e6
+
+
+def test_the_papers_recipe_trains_shrunk(prepared, tmp_path):
+    config = load_config("configs/coca_2b.py:smoke", [f"--config.data.dir={prepared}"])
+    loop.train(config, tmp_path)
+    assert (tmp_path / "checkpoints/4").is_dir()
