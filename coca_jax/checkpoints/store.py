@@ -1,0 +1,289 @@
+"""The checkpoint store: asynchronous saves that are proved sound before they are relied upon.
+
+A step is a folder `<directory>/<step>`: one Orbax tree for each item ("params", "optimizer", ...),
+`metadata.json`, `layout.json` (shape and dtype of every leaf) and, written last, `manifest.json`.
+Only a step whose files agree with its manifest counts, so whatever stops a save, the step before
+it stays the one to go on from.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.experimental import multihost_utils
+
+from coca_jax.checkpoints import manifest
+from coca_jax.errors import UserError
+
+_UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax appends to a folder's name until it is complete
+_STEP_FOLDER = re.compile(rf"(0|[1-9]\d*)({re.escape(_UNFINISHED)}.*)?")
+
+
+class CheckpointStore(contextlib.AbstractContextManager):
+    """Saves and restores named trees of arrays ("items") by step, beneath one directory.
+
+    A tree is a pytree of jax.Arrays, sharded or not; nodes without leaves (None, optax's
+    EmptyState and MaskedNode) take no room and come back as the target has them. With several
+    processes the directory is shared, and every process calls every method.
+
+    Args:
+      directory: where the steps lie; made by the first save.
+      keep: how many sound steps to keep, the newest ones.
+    """
+
+    def __init__(self, directory: str | Path, keep: int = 3):
+        if keep < 1:
+            raise UserError(f"checkpoint.keep is {keep}; at least 1 checkpoint must be kept")
+        self.directory = Path(directory).absolute()
+        self.keep = keep
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: tuple[int, Future] | None = None
+        self._verified: int | None = None  # the step last found sound, the same in every process
+
+    def save(self, step: int, items: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        """Starts to save a step, after the save before it; returns once the arrays are copied.
+
+        A step that is there and sound is left as it is; one that is unsound is replaced.
+
+        Args:
+          step: the step's number, the name of its folder.
+          items: a tree of arrays for each name; an item that is None is left out.
+          metadata: anything that JSON can hold.
+
+        Raises:
+          UserError: this save could not start, or the one before it failed.
+        """
+        self.wait()
+        folder = self._folder(step)
+        if self._first_sound([(step, folder)], report=_ignore) is not None:
+            return
+        leaves = {name: _leaves(tree) for name, tree in items.items() if tree is not None}
+        layout = {name: _layout(item) for name, item in leaves.items()}
+        texts = {"metadata.json": json.dumps(metadata), "layout.json": json.dumps(layout)}
+        trees = {name: traverse_util.unflatten_dict(item) for name, item in leaves.items() if item}
+        try:
+            if jax.process_index() == 0:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._remove_unfinished()
+            saving = _orbax().save_checkpointables_async(folder, trees, overwrite=True)
+        except Exception as error:
+            raise self._failure(step, error) from error
+        self._pending = step, self._background.submit(self._finish, step, saving, texts)
+
+    def wait(self) -> None:
+        """Waits until the save under way is on disk and its manifest written.
+
+        Raises:
+          UserError: that save failed; names the step, the cause and the last good step.
+        """
+        if self._pending is None:
+            return
+        step, future = self._pending
+        error = future.exception()
+        self._pending = None
+        if np.any(multihost_utils.process_allgather(np.asarray(error is not None))):
+            raise self._failure(step, error) from error
+
+    def latest_sound(self, report: Callable[[str], None] = print) -> int | None:
+        """The newest step whose files agree with its manifest, or None; reads each file once.
+
+        Args:
+          report: called with one line for each newer step that is unsound, saying why.
+        """
+        self.wait()
+        return self._first_sound(self._folders(), report)
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """What `save` was given as metadata; a UserError if the step is not sound."""
+        return self._read(step, "metadata.json")
+
+    def layout_differences(self, step: int, targets: Mapping[str, Any]) -> list[str]:
+        """Compares what is stored with what is wanted, one line for each leaf that differs.
+
+        Floating-point dtypes may differ, since `restore` casts them.
+
+        Args:
+          step: a sound step.
+          targets: for each item wanted, a tree of arrays or jax.ShapeDtypeStructs.
+        """
+        layout = self._read(step, "layout.json")
+        lines = []
+        for item, target in targets.items():
+            if item not in layout:
+                lines.append(f"{item}: not stored; the step has {', '.join(layout)}")
+                continue
+            stored, wanted = layout[item], _layout(_leaves(target))
+            for path in stored | wanted:
+                if path not in wanted:
+                    lines.append(f"{item}/{path}: only stored, {stored[path]}")
+                elif path not in stored:
+                    lines.append(f"{item}/{path}: only wanted, {wanted[path]}")
+                elif not _loadable(stored[path], wanted[path]):
+                    lines.append(f"{item}/{path}: stored {stored[path]}, wanted {wanted[path]}")
+        return lines
+
+    def restore(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads the items named in `targets`, each shard straight onto its device.
+
+        Args:
+          step: a sound step; its checksums are compared, unless this store has just done so.
+          targets: for each item wanted, a tree of jax.ShapeDtypeStructs with shardings (or of
+            arrays); a leaf without a sharding goes to the first local device.
+
+        Returns:
+          For each item a tree with its target's structure, shardings and dtypes.
+
+        Raises:
+          UserError: the step is not sound, or its layout differs; every difference is named.
+        """
+        differences = self.layout_differences(step, targets)
+        if differences:
+            lines = "\n  ".join(differences)
+            raise UserError(f"checkpoint {self._folder(step)} does not fit:\n  {lines}")
+        wanted = {item: _leaves(target) for item, target in targets.items()}
+        abstract = {
+            item: traverse_util.unflatten_dict(jax.tree.map(_abstract, leaves))
+            for item, leaves in wanted.items()
+            if leaves
+        }
+        loaded = _orbax().load_checkpointables(self._folder(step), abstract) if abstract else {}
+        flat = {item: traverse_util.flatten_dict(loaded.get(item, {})) for item in targets}
+        return {
+            item: jax.tree.unflatten(
+                jax.tree.structure(target), [flat[item][path] for path in wanted[item]]
+            )
+            for item, target in targets.items()
+        }
+
+    def close(self) -> None:
+        """Waits for the save under way and ends the background thread."""
+        try:
+            self.wait()
+        finally:
+            self._background.shutdown()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _folder(self, step: int) -> Path:
+        return self.directory / str(step)
+
+    def _folders(self) -> list[tuple[int, Path]]:
+        """Steps and their folders, saves that never ended among them, the newest first."""
+        folders = self.directory.iterdir() if self.directory.exists() else ()
+        matches = [(_STEP_FOLDER.fullmatch(folder.name), folder) for folder in folders]
+        return sorted(((int(match[1]), folder) for match, folder in matches if match), reverse=True)
+
+    def _first_sound(
+        self, steps: Iterable[tuple[int, Path]], report: Callable[[str], None]
+    ) -> int | None:
+        """The first of `steps` that is sound, found by one process and told to all the others."""
+        sound = -1
+        if jax.process_index() == 0:
+            for step, folder in steps:
+                problems = manifest.problems(folder)
+                if not problems:
+                    sound = step
+                    break
+                more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+                report(f"checkpoint {folder} is not sound: {'; '.join(problems[:3])}{more}")
+        sound = int(multihost_utils.broadcast_one_to_all(np.int32(sound)))
+        self._verified = None if sound < 0 else sound
+        return self._verified
+
+    def _read(self, step: int, name: str) -> Any:
+        """A JSON file of a step, after making sure that the step is sound."""
+        folder, reasons = self._folder(step), []
+        if self._verified != step and self._first_sound([(step, folder)], reasons.append) is None:
+            raise UserError("\n".join(reasons) or f"checkpoint {folder} is not sound")
+        return json.loads((folder / name).read_text())
+
+    def _finish(self, step: int, saving: Any, texts: Mapping[str, str]) -> None:
+        """In the background: waits for Orbax, writes the manifest, then removes old steps."""
+        saving.result()
+        if jax.process_index() == 0:
+            for name, text in texts.items():
+                (self._folder(step) / name).write_text(text)
+            manifest.write(self._folder(step))
+            self._remove_older_than(step)
+
+    def _remove_older_than(self, step: int) -> None:
+        """Removes the steps before `step`, except the newest `keep` - 1 that look whole.
+
+        Only file sizes are compared: to read the contents after every save would take too long.
+        """
+        kept = 1
+        for older, folder in self._folders():
+            if older < step:
+                if kept < self.keep and not manifest.problems(folder, contents=False):
+                    kept += 1
+                else:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def _remove_unfinished(self) -> None:
+        for folder in self.directory.glob(f"*{_UNFINISHED}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _failure(self, step: int, error: BaseException | None) -> UserError:
+        """Removes what the failed save left behind, and says what is left to go on from."""
+        folder = self._folder(step)
+        if jax.process_index() == 0:
+            self._remove_unfinished()
+            if not (folder / manifest.NAME).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+        last = self.latest_sound(report=_ignore)
+        good = (
+            "there is no good checkpoint" if last is None else f"the last good one is step {last}"
+        )
+        cause = error or "another process failed"
+        return UserError(f"checkpoint {folder} could not be saved ({cause}); {good}")
+
+
+def _leaves(tree: Any) -> dict[tuple[str, ...], Any]:
+    """The leaves of a tree by the names on the way to each: dict keys, field names, indices."""
+    return {
+        tuple(jax.tree_util.keystr((key,), simple=True) for key in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _layout(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, str]:
+    """Shape and dtype of each leaf by its path, such as {"dense/kernel": "[12, 768] float32"}."""
+    return {"/".join(path): f"{list(leaf.shape)} {leaf.dtype}" for path, leaf in leaves.items()}
+
+
+def _loadable(stored: str, wanted: str) -> bool:
+    (shape, dtype), (wanted_shape, wanted_dtype) = stored.rsplit(" ", 1), wanted.rsplit(" ", 1)
+    castable = all(jnp.issubdtype(name, jnp.floating) for name in (dtype, wanted_dtype))
+    return shape == wanted_shape and (castable or dtype == wanted_dtype)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = getattr(leaf, "sharding", None) or default
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _ignore(line: str) -> None:
+    del line
+
+
+@functools.cache
+def _orbax() -> ModuleType:
+    """Orbax, imported when first used; its log is silenced, since errors come as exceptions."""
+    from orbax.checkpoint import v1
+
+    logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
+    return v1

@@ -1,0 +1,87 @@
+"""Two processes, one directory: they save, fail, and restore together."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SCRIPT = """
+import sys
+import jax, numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from coca_jax.checkpoints import CheckpointStore, manifest
+from coca_jax.errors import UserError
+
+rank, port, directory = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+answers = open(sys.argv[4], "w")
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
+values = np.arange(64, dtype=np.float32).reshape(8, 8)
+
+def params(step):
+    sharding = NamedSharding(mesh, P("data"))
+    return {"x": jax.make_array_from_callback((8, 8), sharding, lambda i: (values + step)[i])}
+
+def full(folder):
+    raise OSError(28, "No space left on device")
+
+with CheckpointStore(directory, keep=2) as store:
+    for step in (1, 2, 3):
+        store.save(step, {"params": params(step)}, {"examples_seen": step})
+    print(store.latest_sound(), store.metadata(3), file=answers)
+    sharding = NamedSharding(mesh, P(None, "data"))
+    target = {"x": jax.ShapeDtypeStruct((8, 8), np.float32, sharding=sharding)}
+    restored = store.restore(3, {"params": target})["params"]["x"]
+    for shard in restored.addressable_shards:
+        np.testing.assert_array_equal(shard.data, (values + 3)[shard.index])
+    if rank == 0:
+        manifest.write = full
+    store.save(4, {"params": params(4)}, {})
+    try:
+        store.wait()
+    except UserError as error:
+        print("another process" in str(error), str(error).endswith("is step 3"), file=answers)
+    if rank == 0:
+        with open(f"{directory}/3/layout.json", "a") as file:
+            file.write(" ")
+    print(store.latest_sound(report=lambda line: None), file=answers)
+    try:
+        store.metadata(3)
+    except UserError as error:
+        print("3 is not sound" in str(error), file=answers)
+jax.distributed.shutdown()
+"""
+
+
+def test_two_processes_agree(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Not by standard output: Gloo writes its own lines into the middle of ours.
+    store, answers = tmp_path / "store", [tmp_path / f"answers{rank}" for rank in range(2)]
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(rank), str(port), str(store), str(answer)],
+            env=environment,
+        )
+        for rank, answer in enumerate(answers)
+    ]
+    try:
+        codes = [process.wait(timeout=100) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert codes == [0, 0]
+    for rank, answer in enumerate(answers):
+        said = answer.read_text().splitlines()
+        assert said == ["3 {'examples_seen': 3}", f"{rank == 1} True", "2", "True"]
+    assert sorted(folder.name for folder in store.iterdir()) == ["2", "3"]
