@@ -1,0 +1,124 @@
+"""The report's page: its head, its headline numbers, its sections and the configuration."""
+
+import os
+import pathlib
+from typing import Any
+
+from coca_jax.observe.report.curves import evaluation_curves, training_curves
+from coca_jax.observe.report.pictures import pictures
+from coca_jax.observe.report.run import Run, read_run
+from coca_jax.observe.report.style import CSS
+from coca_jax.observe.report.text import esc, label, number, section, table, today
+
+HEADLINES = [
+    "train/contrastive_loss",
+    "train/captioning_loss",
+    "train/examples_per_second",
+    "train/mfu",
+    "train/grad_norm",
+]
+
+
+def write_report(workdir: str | os.PathLike) -> pathlib.Path:
+    """Writes `report.html` into the workdir and returns its path.
+
+    The page needs nothing but itself. It reads what the run has left (see `report/run.py`), be it
+    unfinished or not evaluated yet, and needs neither the model nor JAX.
+
+    Raises:
+      UserError: the folder holds nothing of a run.
+    """
+    run = read_run(workdir)
+    body = "".join(
+        part(run)
+        for part in (_head, _numbers, training_curves, evaluation_curves, pictures, _configuration)
+    )
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{esc(run.name)} · coca_jax</title><style>{CSS}</style></head><body><main>{body}"
+        f'<footer class="muted">Written by coca_jax on {today()}.</footer></main></body></html>'
+    )
+    path = pathlib.Path(workdir) / "report.html"
+    partial = path.with_name("report.html.partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _head(run: Run) -> str:
+    step, steps = run.last.get("step", 0), run.config.get("train", {}).get("steps")
+    seen = run.last.get("train/examples_seen")
+    come = [f"Step {step:,}" + (f" of {steps:,}" if steps else "")]
+    come += [f"{seen:,.0f} examples seen"] if seen else []
+    share = min(1, step / steps) if steps else 1
+    facts = "".join(
+        f"<div><dt>{label(key)}</dt><dd>{_fact(value)}</dd></div>"
+        for key, value in run.facts.items()
+        if value is not None
+    )
+    return (
+        f'<header><p class="eyebrow">coca_jax run</p><h1>{esc(run.name)}</h1>'
+        f'<p class="muted">{" · ".join(come)}</p>'
+        f'<div class="track"><i style="width:{share:.1%}"></i></div>'
+        f'<dl class="facts">{facts}</dl></header>'
+    )
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return " · ".join(f"{esc(key)} {_fact(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_fact, value))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(value)
+    return esc(value)
+
+
+def _numbers(run: Run) -> str:
+    cards = []
+    if "train/loss" in run.last:
+        rows = {name: run.last[name] for name in HEADLINES if name in run.last}
+        cards.append(_card("Training", "loss", run.last["train/loss"], rows))
+    step, newest = next(reversed(run.evaluations.items()), (None, {}))
+    for name, metrics in newest.items():
+        (first, value), *others = metrics.items()
+        cards.append(_card(name, first, value, dict(others)))
+    if step is None:
+        lead = "No evaluation has been made yet."
+    else:
+        lead = f"The last logged step, and the evaluations at step {step:,}."
+    return section("Results", lead, f'<div class="grid cards">{"".join(cards)}</div>')
+
+
+def _card(title: str, name: str, value: float, rows: dict[str, float]) -> str:
+    listed = table({label(key): number(item) for key, item in rows.items()})
+    return (
+        f'<div class="card"><h3>{label(title)}</h3><div class="big">{number(value)}</div>'
+        f'<div class="label">{label(name)}</div>{listed if rows else ""}</div>'
+    )
+
+
+def _configuration(run: Run) -> str:
+    if not run.config:
+        return ""
+    scalars = {k: v for k, v in run.config.items() if not isinstance(v, dict) or not v}
+    groups = {"": scalars} | {k: v for k, v in run.config.items() if k not in scalars}
+    cards = "".join(
+        f'<div class="card"><h3>{esc(title) or "general"}</h3>'
+        f"{table({esc(k): esc(v) for k, v in _flat(group).items()})}</div>"
+        for title, group in groups.items()
+        if group
+    )
+    body = f'<details><summary>Show</summary><div class="grid config">{cards}</div></details>'
+    return section("Configuration", "As resolved when the run began.", body)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,106 @@
+"""The report's pictures: generated captions, what searches found, which classes are confused."""
+
+import base64
+import pathlib
+from typing import Any
+
+from coca_jax.observe.report.charts import confusion_chart
+from coca_jax.observe.report.run import Run
+from coca_jax.observe.report.text import esc, section
+
+REFERENCES = 3
+
+
+def pictures(run: Run) -> str:
+    """Draws whatever artefacts the newest evaluation has left."""
+    sections = []
+    for name, found in run.artefacts.items():
+        if samples := found.get("samples"):
+            sections.append(_captions(name, samples, run.artefacts_folder))
+        if "text_to_image" in found:
+            sections.append(_searches(name, found, run.artefacts_folder))
+        if "confusion" in found:
+            sections.append(_confusion(name, found))
+    return "".join(sections)
+
+
+def _captions(name: str, samples: list[dict[str, Any]], folder: pathlib.Path) -> str:
+    exact = sum(sample["exact"] for sample in samples)
+    lead = (
+        f"{len(samples)} images of {name}, evenly spaced: what the model wrote, its "
+        "log-probability, and the reference captions. Exactly a reference: "
+        f"{exact} of {len(samples)}."
+    )
+    cards = "".join(_caption(sample, folder) for sample in samples)
+    return section("Captions", lead, f'<div class="grid samples">{cards}</div>')
+
+
+def _caption(sample: dict[str, Any], folder: pathlib.Path) -> str:
+    references = sample["references"]
+    more = len(references) - REFERENCES
+    lines = references[:REFERENCES] + ([f"and {more} more"] if more > 0 else [])
+    listed = "".join(f"<li>{esc(line)}</li>" for line in lines)
+    badge = '<span class="badge">✓ exact</span>' if sample["exact"] else ""
+    return (
+        f'<div class="card sample">{_image(folder, sample["image"], sample["caption"])}<div>'
+        f'<p class="caption">{esc(sample["caption"]) or "(nothing)"}</p>'
+        f'<div class="row"><span class="muted">log p = {_log_probability(sample)}</span>'
+        f'{badge}</div><ul class="references">{listed}</ul></div></div>'
+    )
+
+
+def _log_probability(sample: dict[str, Any]) -> str:
+    value = sample["log_probability"]  # null where the model gave its text no chance at all
+    return "−∞" if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def _searches(name: str, found: dict[str, Any], folder: pathlib.Path) -> str:
+    by_text = "".join(
+        f'<div class="query"><div class="text">{esc(query["text"])}</div>'
+        f'<div class="found">{_found_images(query["items"], folder)}</div></div>'
+        for query in found["text_to_image"]
+    )
+    by_image = "".join(
+        f'<div class="query">{_image(folder, query["image"], "query")}'
+        f'<ol class="texts">{_found_texts(query["items"])}</ol></div>'
+        for query in found["image_to_text"]
+    )
+    lead = f"Some queries of {name} and the best of everything it holds; right ones are green."
+    text_title, image_title = "<h3>Text to images</h3>", "<h3>Image to texts</h3>"
+    body = f"{text_title}{by_text}<br>{image_title}{by_image}"
+    return section("Retrieval", lead, body)
+
+
+def _found_images(items: list[dict[str, Any]], folder: pathlib.Path) -> str:
+    return "".join(
+        f"<figure{_right(item)}>{_image(folder, item['image'], 'found')}"
+        f"{'✓ ' if item['right'] else ''}{item['score']:.3f}</figure>"
+        for item in items
+    )
+
+
+def _found_texts(items: list[dict[str, Any]]) -> str:
+    return "".join(
+        f'<li{_right(item)}><span class="mark">{"✓" if item["right"] else ""}</span>'
+        f'{esc(item["text"])}<span class="score">{item["score"]:.3f}</span></li>'
+        for item in items
+    )
+
+
+def _right(item: dict[str, Any]) -> str:
+    return ' class="right"' if item["right"] else ""
+
+
+def _confusion(name: str, found: dict[str, Any]) -> str:
+    lead = (
+        f"Rows of {name} are the labels, columns the predictions, colours the share of the "
+        "row; point at a square for its count."
+    )
+    chart = confusion_chart(found["confusion"], found["class_names"])
+    return section("Confusion", lead, f'<div class="scroll">{chart}</div>')
+
+
+def _image(folder: pathlib.Path, file: str, text: str) -> str:
+    """Returns an image element that holds the file."""
+    data = base64.b64encode((folder / pathlib.Path(file).name).read_bytes()).decode()
+    return f'<img alt="{esc(text)}" src="data:image/jpeg;base64,{data}">'

@@ -1,0 +1,119 @@
+"""What a run has left in its workdir, as far as it has come.
+
+- `config.json`: `config` is the configuration; the other entries (commit, versions, ...) are facts
+  for the page's head.
+- `metrics.jsonl`: see `coca_jax.observe.metrics`.
+- `eval/<step>.json`: evaluation -> metric -> value; an evaluation's first metric is its headline.
+- `eval/<step>/artefacts.json`: evaluation -> any of `samples` (image, caption, log_probability,
+  references, exact), `text_to_image` (text, items), `image_to_text` (image, items), and
+  `confusion` with `class_names`. An image is the name of a file beside it.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from coca_jax.errors import UserError
+from coca_jax.observe.metrics import read_metrics
+
+Curve = tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's record."""
+
+    name: str
+    facts: dict[str, Any]
+    config: dict[str, Any]
+    records: list[dict[str, Any]]
+    evaluations: dict[int, dict[str, dict[str, float]]]
+    """Step -> evaluation -> metric -> value, in the order of the steps."""
+    artefacts: dict[str, dict[str, Any]]
+    artefacts_folder: pathlib.Path
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The newest value of every metric that was ever logged."""
+        return {name: value for record in self.records for name, value in record.items()}
+
+    @property
+    def x_label(self) -> str:
+        """What curves are drawn over: examples seen, or steps where these are not known."""
+        return "examples seen" if "train/examples_seen" in self.last else "step"
+
+    def curve(self, metric: str) -> Curve:
+        """Returns where (see `x_label`) and how large a logged metric was."""
+        records = [record for record in self.records if metric in record]
+        steps = np.array([record["step"] for record in records], float)
+        return self._place(steps), np.array([record[metric] for record in records], float)
+
+    def evaluation_curve(self, evaluation: str, metric: str) -> Curve:
+        """Likewise for a metric of an evaluation."""
+        values = {
+            step: metrics[evaluation][metric]
+            for step, metrics in self.evaluations.items()
+            if metric in metrics.get(evaluation, {})
+        }
+        return self._place(np.array(list(values), float)), np.array(list(values.values()), float)
+
+    def _place(self, steps: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+        pairs = [(r["step"], r["train/examples_seen"]) for r in self.records if _is_placed(r)]
+        return np.interp(steps, *np.array(pairs, float).T) if pairs else steps
+
+
+def read_run(workdir: str | os.PathLike) -> Run:
+    """Reads the workdir.
+
+    Raises:
+      UserError: there is nothing of a run in it.
+    """
+    workdir = pathlib.Path(workdir)
+    described = _read_json(workdir / "config.json")
+    records = read_metrics(workdir)
+    if not described and not records:
+        raise UserError(f"{workdir} has neither config.json nor metrics.jsonl: it is no workdir")
+    with_artefacts = sorted(
+        workdir.glob("eval/[0-9]*/artefacts.json"), key=lambda p: int(p.parent.name)
+    )
+    newest = with_artefacts[-1] if with_artefacts else workdir / "eval"
+    return Run(
+        name=workdir.resolve().name,
+        facts={key: value for key, value in described.items() if key != "config"},
+        config=described.get("config", {}),
+        records=records,
+        evaluations=_evaluations(workdir, records),
+        artefacts=_read_json(newest),
+        artefacts_folder=newest.parent,
+    )
+
+
+def _evaluations(
+    workdir: pathlib.Path, records: list[dict[str, Any]]
+) -> dict[int, dict[str, dict[str, float]]]:
+    """Returns what `metrics.jsonl` and `eval/<step>.json` say; they agree where both speak."""
+    found: dict[int, dict[str, dict[str, float]]] = {}
+    for record in records:
+        for key, value in record.items():
+            if key.startswith("eval/"):
+                evaluation, metric = key.removeprefix("eval/").rsplit("/", 1)
+                found.setdefault(record["step"], {}).setdefault(evaluation, {})[metric] = value
+    for path in workdir.glob("eval/[0-9]*.json"):
+        for evaluation, metrics in _read_json(path).items():
+            numbers = {k: math.nan if v is None else v for k, v in metrics.items()}
+            found.setdefault(int(path.stem), {})[evaluation] = numbers
+    return dict(sorted(found.items()))
+
+
+def _is_placed(record: dict[str, Any]) -> bool:
+    return math.isfinite(record.get("train/examples_seen", math.nan))
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

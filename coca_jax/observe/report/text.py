@@ -1,0 +1,47 @@
+"""Small pieces of HTML that the report's sections share."""
+
+import datetime
+import html
+import math
+from typing import Any
+
+
+def esc(text: Any) -> str:
+    """Returns the text with HTML's special characters escaped."""
+    return html.escape(str(text))
+
+
+def label(name: str) -> str:
+    """Returns a metric's or key's name in words."""
+    return esc(name.removeprefix("train/").replace("_", " ").replace("/", ": "))
+
+
+def number(value: float | int) -> str:
+    """Returns a number in about four digits, with thousands separators if it is large."""
+    if not math.isfinite(value):
+        return "not finite"
+    size = abs(value)
+    is_whole = float(value).is_integer() and size != 1  # a 1 is more often a share than a count
+    if is_whole or size >= 1000:
+        text = f"{value:,.0f}"
+    elif size >= 1e-3:
+        text = f"{value:.4f}" if size < 10 else f"{value:.1f}"
+    else:
+        text = f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def section(title: str, lead: str, body: str) -> str:
+    """Returns a section with a heading and a line on what it shows."""
+    return f'<section><h2>{esc(title)}</h2><p class="lead">{esc(lead)}</p>{body}</section>'
+
+
+def table(rows: dict[str, str]) -> str:
+    """Returns a table of two columns; keys and values are HTML."""
+    body = "".join(f"<tr><td>{key}</td><td>{value}</td></tr>" for key, value in rows.items())
+    return f"<table>{body}</table>"
+
+
+def today() -> str:
+    """Returns the date and time, to the minute."""
+    return datetime.datetime.now().strftime("%-d %B %Y, %H:%M")

@@ -1,0 +1,238 @@
+"""The training loop: from a configuration and a folder to a trained, evaluated model."""
+
+import contextlib
+import functools
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from coca_jax.checkpoints import CheckpointStore
+from coca_jax.config import model_config, to_json, validate
+from coca_jax.data.sources import tokenizer_path
+from coca_jax.data.stream import make_tokenizer_from, make_train_stream
+from coca_jax.data.tokenizers import Tokenizer
+from coca_jax.errors import Preempted, UserError
+from coca_jax.evaluate.from_config import check, evaluate
+from coca_jax.evaluate.results import format_table, write_results
+from coca_jax.evaluate.runner import mistakes
+from coca_jax.inference import LoadedModel
+from coca_jax.models import CoCa
+from coca_jax.observe.metrics import MetricWriter
+from coca_jax.observe.profiler import Profiler
+from coca_jax.observe.progress import Progress
+from coca_jax.parallel import Partitioner, make_mesh
+from coca_jax.planning import peak_flops, training_flops
+from coca_jax.train import summary
+from coca_jax.train.gradient import Batch
+from coca_jax.train.meter import Meter
+from coca_jax.train.optimizer import make_optimizer
+from coca_jax.train.signals import StopRequest, stop_request
+from coca_jax.train.state import StateFactory, TrainState
+from coca_jax.train.step import compile_train_step, make_train_step
+from coca_jax.train.workdir import claim
+
+
+class Trainer:
+    """Everything a run needs, made before anything is computed."""
+
+    def __init__(self, config: ConfigDict, workdir: str | pathlib.Path):
+        """Checks the configuration and claims the folder.
+
+        Args:
+          config: the whole configuration.
+          workdir: the run's folder; an existing run goes on where it stopped.
+
+        Raises:
+          UserError: the configuration, the data or the folder cannot be used.
+        """
+        if jax.process_count() > 1:
+            raise UserError("training with more than one process is not supported yet")
+        validate(config, len(jax.devices()), mistakes(config.eval))
+        check(config)
+        self.config, self.workdir = config, pathlib.Path(workdir).absolute()
+        self.tokenizer = make_tokenizer_from(config.data)
+        _check_tokenizer(config, self.tokenizer)
+        self.partitioner = Partitioner(make_mesh(config.mesh), config.sharding.rules)
+        self.stream = make_train_stream(
+            config.data,
+            image_size=config.model.image.size,
+            text_length=config.model.text.length,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        self.model = CoCa(model_config(config))
+        self.factory = StateFactory(
+            self.model,
+            lambda params: make_optimizer(config.optimizer, config.train.steps, params),
+            self.partitioner,
+            ema=config.optimizer.ema_decay > 0,
+        )
+        claim(self.workdir, config, _tokenizer_file(config.data))
+        self._handle: LoadedModel | None = None
+
+    def run(self) -> None:
+        """Trains to the last step.
+
+        Raises:
+          Preempted: a signal asked to stop, and the state was saved.
+          UserError: a step was not finite, the data turned bad, or a save failed.
+        """
+        config, steps = self.config, self.config.train.steps
+        checkpoints = CheckpointStore(self.workdir / "checkpoints", keep=config.checkpoint.keep)
+        with stop_request() as stop, checkpoints as store:
+            state, done = self._start(store)
+            if config.eval and done and _due(done, steps, config.train.evaluate_every):
+                self._make_up_evaluation(done, state)
+            if done >= steps:
+                print(f"{self.workdir} is trained to its last step, {done}")
+                return
+            with contextlib.closing(self._batches(done)) as batches:
+                self._loop(state, done, batches, store, stop)
+
+    def _loop(
+        self,
+        state: TrainState,
+        done: int,
+        batches: Iterator[Batch],
+        store: CheckpointStore,
+        stop: StopRequest,
+    ) -> None:
+        """Step, measure, save, write, evaluate, next batch."""
+        config, steps = self.config, self.config.train.steps
+        batch, metrics = next(batches), None
+        train_step = self._compile(state, batch)
+        profiler = Profiler(self.workdir, config.profile.start, config.profile.steps)
+        with (
+            contextlib.closing(profiler),
+            contextlib.closing(Progress(steps, done)) as progress,
+            MetricWriter(self.workdir, resume_step=done) as writer,
+        ):
+            self.meter.restart()
+            for step in range(done + 1, steps + 1):
+                due = functools.partial(_due, step, steps)
+                profiler.step(step, metrics)
+                state, metrics = train_step(state, batch)
+                self.meter.add(step, metrics)
+                stopping, values = bool(stop), None
+                saving = stopping or due(config.checkpoint.every)
+                if saving or due(config.train.log_every):
+                    values = self.meter.read() | {"train/examples_seen": self._seen(step)}
+                if saving:
+                    self._save(store, step, state)
+                if values:
+                    writer.write(step, values)
+                progress.update(step, values)
+                if stopping:
+                    store.wait()
+                    raise Preempted(f"stopped by {stop.signal} after saving step {step}")
+                if config.eval and due(config.train.evaluate_every):
+                    writer.write(step, self._evaluate(step, state, progress.print))
+                    self.meter.restart()
+                if step < steps:
+                    with self.meter.waiting():
+                        batch = next(batches)
+
+    def _start(self, store: CheckpointStore) -> tuple[TrainState, int]:
+        """The state to go on from and its step: the newest sound checkpoint's, or a new one."""
+        done = store.latest_sound(report=lambda line: print(line, file=sys.stderr))
+        if done is None and any(store.directory.glob("*/manifest.json")):
+            raise UserError(
+                f"none of the checkpoints in {store.directory} is sound; to start anew, choose "
+                "another --workdir or remove them"
+            )
+        if done is None:
+            return self.factory.create(self.config.seed), 0
+        targets = {k: v for k, v in _items(self.factory.abstract).items() if v is not None}
+        items = store.restore(done, targets)
+        count = jax.device_put(jnp.int32(done), self.partitioner.replicated)
+        return TrainState(count, items["params"], items["optimizer"], items.get("ema")), done
+
+    def _save(self, store: CheckpointStore, step: int, state: TrainState) -> None:
+        metadata = {"examples_seen": self._seen(step), "config": to_json(self.config)}
+        store.save(step, _items(state), metadata)
+
+    def _batches(self, done: int) -> Iterator[Batch]:
+        with contextlib.closing(self.stream.batches(self._seen(done))) as batches:
+            yield from map(self.partitioner.put_batch, batches)
+
+    def _compile(self, state: TrainState, batch: Batch):
+        """Compiles the step, then says what will be run on what."""
+        begin = time.perf_counter()
+        step = make_train_step(
+            self.model, self.factory.optimizer, self.factory.schedule, self.config
+        )
+        compiled = compile_train_step(step, state, batch, self.partitioner)
+        seconds = time.perf_counter() - begin
+        peak, rule = peak_flops(self.partitioner.mesh.size)
+        flops = training_flops(self.model.config)
+        self.meter = Meter(
+            self.config.train.batch_size, self.config.data.max_bad_share, flops, peak
+        )
+        print(
+            summary.describe(self, state, compiled, seconds, f"{peak / 1e12:.3g} TFLOP/s ({rule})")
+        )
+        return compiled
+
+    def _make_up_evaluation(self, step: int, state: TrainState) -> None:
+        """Evaluates a step after which the run was stopped before it could."""
+        if not (self.workdir / "eval" / f"{step}.json").exists():
+            with MetricWriter(self.workdir, resume_step=step) as writer:
+                writer.write(step, self._evaluate(step, state, print))
+
+    def _evaluate(
+        self, step: int, state: TrainState, report: Callable[[str], None]
+    ) -> dict[str, float]:
+        """Runs the evaluations, writes their files, and returns their metrics by full name."""
+        params = state.params if state.ema is None else state.ema
+        if self._handle is None:
+            self._handle = LoadedModel(self.model, params, self.tokenizer, self.partitioner)
+        handle = self._handle.with_params(params)
+        metrics, artefacts = evaluate(handle, self.config)
+        write_results(self.workdir, step, metrics, artefacts)
+        report(format_table(metrics))
+        return {
+            f"eval/{name}/{k}": v for name, values in metrics.items() for k, v in values.items()
+        }
+
+    def _seen(self, step: int) -> int:
+        """Examples seen after so many steps."""
+        return step * self.config.train.batch_size
+
+
+def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
+    """Trains, or goes on training, as `Trainer` says."""
+    Trainer(config, workdir).run()
+
+
+def _due(step: int, steps: int, every: int) -> bool:
+    """Whether something is to be done after this step: each so many steps, and after the last."""
+    return step == steps or (every > 0 and step % every == 0)
+
+
+def _items(state: TrainState) -> dict:
+    """What of a state is saved, by name; the step is the checkpoint's own."""
+    return {"params": state.params, "optimizer": state.optimizer, "ema": state.ema}
+
+
+def _tokenizer_file(data: ConfigDict) -> str:
+    """The model file of the tokenizer, if it has one."""
+    if data.tokenizer.kind == "byte":
+        return ""
+    return data.tokenizer.path or str(tokenizer_path(data.train.name, data.dir))
+
+
+def _check_tokenizer(config: ConfigDict, tokenizer: Tokenizer) -> None:
+    text = config.model.text
+    if tokenizer.vocab_size > text.vocab_size or tokenizer.pad_id != text.pad_id:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} ids and pads with {tokenizer.pad_id}, but "
+            f"config.model.text.vocab_size={text.vocab_size} and pad_id={text.pad_id}: the "
+            "vocabulary must be at least as large, and the padding the same"
+        )

@@ -1,0 +1,44 @@
+"""What is minimised: the configured losses of the global batch, weighted and added.
+
+arXiv 2205.01917, equation 5. A loss that is not trained counts as 0 and has no metrics.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from coca_jax import losses
+from coca_jax.models import CoCaOutput
+
+Metrics = dict[str, Array]
+
+
+def contrastive_objective(
+    output: CoCaOutput, config: ConfigDict
+) -> tuple[Float[Array, ""], Metrics]:
+    """The weighted contrastive loss and what is worth watching of it."""
+    images, texts, scale = output.image_embeddings, output.text_embeddings, output.logit_scale
+    if images is None:
+        return jnp.zeros(()), {}
+    if output.logit_bias is None:
+        loss = losses.softmax_loss(images, texts, scale, config.reduction)
+    else:
+        loss = losses.sigmoid_loss(images, texts, scale, output.logit_bias)
+    return config.weight * loss, {
+        "contrastive_loss": loss,
+        "contrastive_accuracy": losses.contrastive_accuracy(images, texts),
+        "temperature": 1 / scale,
+    }
+
+
+def captioning_objective(
+    output: CoCaOutput, ids: Int[Array, "n t"], pad_id: int, config: ConfigDict
+) -> tuple[Float[Array, ""], Metrics]:
+    """The weighted captioning loss and what is worth watching of it."""
+    if output.logits is None:
+        return jnp.zeros(()), {}
+    loss = losses.captioning_loss(output.logits, ids, pad_id)
+    return config.weight * loss, {
+        "captioning_loss": loss,
+        "captioning_accuracy": losses.captioning_accuracy(output.logits, ids, pad_id),
+    }

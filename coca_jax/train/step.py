@@ -1,0 +1,76 @@
+"""One step of training, a pure function of state and batch."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from coca_jax.models import CoCa
+from coca_jax.parallel import Partitioner
+from coca_jax.train.gradient import Batch, accumulated_gradient, gradient
+from coca_jax.train.objective import Metrics
+from coca_jax.train.state import TrainState
+
+StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    model: CoCa,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    config: ConfigDict,
+) -> StepFunction:
+    """The step that `config` describes, not yet compiled."""
+    compute = gradient if config.train.accumulate == 1 else accumulated_gradient
+    floor = config.loss.contrastive.temperature_floor
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        gradients, metrics = compute(model, config, state.params, batch, key)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params = floor_temperature(params, floor)
+        metrics |= {"learning_rate": schedule(state.step), **_norms(gradients)}
+        metrics |= {"param_norm": optax.tree.norm(params)}
+        metrics |= {name: jnp.sum(rows) for name, rows in batch.items() if name.startswith("bad_")}
+        ema = state.ema
+        if ema is not None:
+            decay = config.optimizer.ema_decay
+            ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, ema, params)
+        return TrainState(state.step + 1, params, optimizer_state, ema), metrics
+
+    return train_step
+
+
+def compile_train_step(
+    step: StepFunction, state: TrainState, batch: Batch, partitioner: Partitioner
+) -> StepFunction:
+    """Compiles ahead of time; the state that goes in is given up for the one that comes out.
+
+    Args:
+      step: from `make_train_step`.
+      state: shapes with shardings, or arrays.
+      batch: likewise.
+      partitioner: mesh and rules.
+    """
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, partitioner.replicated))
+    with partitioner.context():
+        return jitted.lower(state, batch).compile()
+
+
+def floor_temperature(params: Any, floor: float) -> Any:
+    """Projects the temperature back to at least `floor`, as CLIP does, where there is one."""
+    if "logit_scale" not in params:
+        return params
+    return params | {"logit_scale": jnp.minimum(params["logit_scale"], math.log(1 / floor))}
+
+
+def _norms(gradients: Any) -> Metrics:
+    """Norms of the gradient, whole and by top-level part of the model."""
+    parts = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in gradients.items()}
+    return {"grad_norm": optax.tree.norm(gradients)} | parts

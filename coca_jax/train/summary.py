@@ -1,0 +1,63 @@
+"""What a run says of itself before its first step."""
+
+import math
+from typing import Any
+
+import jax
+
+from coca_jax.planning import parameter_counts, training_flops
+from coca_jax.planning.flops import RULE
+from coca_jax.train.state import TrainState
+
+GIB = 2**30
+
+
+def describe(trainer: Any, state: TrainState, compiled: Any, seconds: float, peak: str) -> str:
+    """Devices, mesh, data, model, memory and how utilisation is counted, a line each.
+
+    Args:
+      trainer: the `Trainer`.
+      state: its state, for the bytes that a device holds.
+      compiled: the compiled step.
+      seconds: that compiling took.
+      peak: what utilisation is measured against, in words.
+    """
+    config, mesh = trainer.config, trainer.partitioner.mesh
+    done = int(state.step)
+    device = jax.devices()[0]
+    counts = parameter_counts(trainer.model.config)
+    data = config.data.train
+    axes = " x ".join(f"{name}={size}" for name, size in mesh.shape.items())
+    rows = {
+        "workdir": f"{trainer.workdir}, {f'resumed at step {done}' if done else 'a new run'}",
+        "devices": f"{mesh.size} x {device.device_kind} in {jax.process_count()} process(es)",
+        "mesh": axes,
+        "parameters": f"{sum(counts.values()):,} ({_parts(counts)})",
+        "data": f"{data.name}/{data.split}, {trainer.stream.size:,} examples, "
+        f"{config.train.steps * config.train.batch_size / trainer.stream.size:.1f} epochs",
+        "batch": f"{config.train.batch_size} pairs a step, {config.train.steps:,} steps",
+        "memory": f"{_held(state) / GIB:.3f} GiB of state, {_temporary(compiled)} a device",
+        "compiled": f"in {seconds:.1f} s",
+        "mfu": f"{training_flops(trainer.model.config) / 1e9:.3g} GFLOP a pair ({RULE}), "
+        f"against {peak}",
+    }
+    return "\n".join(f"{name:>10}  {text}" for name, text in rows.items())
+
+
+def _parts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count > 1)
+
+
+def _held(state: TrainState) -> int:
+    """Bytes of the state on one device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(state)
+    )
+
+
+def _temporary(compiled: Any) -> str:
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return "temporaries unknown"
+    return f"{analysis.temp_size_in_bytes / GIB:.3f} GiB of temporaries"

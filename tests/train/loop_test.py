@@ -1,0 +1,270 @@
+"""Whole runs of a shrunk `configs/shapes.py`: what they write, and how they go on."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from coca_jax.config import load_config
+from coca_jax.data.sources import TfdsSource
+from coca_jax.errors import Preempted, UserError
+from coca_jax.observe.metrics import read_metrics
+from coca_jax.observe.progress import Progress
+from coca_jax.train import loop
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+STEPS = 6
+SMALL = {
+    "model.image.width": 32,
+    "model.text.width": 32,
+    "model.scan_unroll": 1,
+    "train.steps": STEPS,
+    "train.batch_size": 16,
+    "train.log_every": 1,
+    "checkpoint.every": 2,
+    "model.dropout": 0.1,
+    "optimizer.ema_decay": 0.9,
+    "mesh.data": 1,
+}
+EXACT = ("train/loss", "train/contrastive_loss", "train/captioning_loss", "train/grad_norm")
+
+
+def make_config(prepared, **changes):
+    config = load_config(str(ROOT / "configs/shapes.py") + ":smoke")
+    config.update_from_flattened_dict(SMALL | {"data.dir": prepared} | changes)
+    return config
+
+
+def losses(workdir):
+    """Step -> metrics that must not depend on how often a run was interrupted."""
+    records = [r for r in read_metrics(workdir) if "train/loss" in r]
+    steps = [record["step"] for record in records]
+    assert len(set(steps)) == len(steps)
+    return {record["step"]: [record[name] for name in EXACT] for record in records}
+
+
+@pytest.fixture(scope="module")
+def whole(prepared, tmp_path_factory):
+    """The workdir of a run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    loop.train(make_config(prepared), workdir)
+    return workdir
+
+
+def interrupt(monkeypatch, at, number=signal.SIGTERM):
+    """Makes the next run of this process be sent a signal while it is at step `at`."""
+    update = Progress.update
+
+    def send(self, step, metrics=None):
+        if step == at:
+            os.kill(os.getpid(), number)
+        update(self, step, metrics)
+
+    monkeypatch.setattr(Progress, "update", send)
+
+
+def test_a_run_writes_what_the_contract_says(whole):
+    record = json.loads((whole / "config.json").read_text())
+    assert record["config"]["train"]["steps"] == STEPS
+    assert record["versions"].keys() >= {"coca_jax", "jax", "flax"}
+    assert (whole / "tokenizer.model").is_file()
+    assert any((whole / "tensorboard").iterdir())
+    assert sorted(int(p.name) for p in (whole / "checkpoints").iterdir()) == [2, 4, 6]
+    results = json.loads((whole / f"eval/{STEPS}.json").read_text())
+    assert results["zero_shot"].keys() >= {"top1", "top5"}
+    records = read_metrics(whole)
+    assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6, 6]
+    train = records[0]
+    assert train["train/examples_seen"] == 16
+    assert train.keys() >= {"train/mfu", "train/examples_per_second", "train/bad_image"}
+    assert records[-1]["eval/zero_shot/top1"] == results["zero_shot"]["top1"]
+
+
+def test_a_finished_run_is_left_alone(whole, prepared, capsys):
+    before = (whole / "metrics.jsonl").read_text()
+    loop.train(make_config(prepared), whole)
+    assert "trained to its last step, 6" in capsys.readouterr().out
+    assert (whole / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_goes_on_to_the_bit(whole, prepared, tmp_path, monkeypatch, number):
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=3, number=number)
+        with pytest.raises(Preempted, match="after saving step 4"):
+            loop.train(make_config(prepared), tmp_path)
+    assert list(losses(tmp_path)) == [1, 2, 3, 4]
+    loop.train(make_config(prepared), tmp_path)
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_a_run_goes_on_on_another_mesh(whole, prepared, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    for step in ("4", "6"):
+        shutil.rmtree(tmp_path / "run/checkpoints" / step)
+    changes = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
+    loop.train(make_config(prepared, **changes), tmp_path / "run")
+    found, expected = losses(tmp_path / "run"), losses(whole)
+    assert list(found) == list(expected)
+    for step in found:
+        np.testing.assert_allclose(found[step], expected[step], rtol=1e-5)
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(whole, prepared, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "run")
+    files = [p for p in (tmp_path / "run/checkpoints/6").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    loop.train(make_config(prepared), tmp_path / "run")
+    out, err = capsys.readouterr()
+    assert "checkpoints/6 is not sound" in err
+    assert "resumed at step 4" in out
+    assert losses(tmp_path / "run") == losses(whole)
+
+
+def test_a_run_stopped_at_its_last_step_makes_up_its_evaluation(
+    whole, prepared, tmp_path, monkeypatch
+):
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints/6")
+    shutil.rmtree(tmp_path / "run/eval")
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=5)
+        with pytest.raises(Preempted, match="after saving step 6"):
+            loop.train(make_config(prepared), tmp_path / "run")
+    assert not (tmp_path / "run/eval").exists()
+    loop.train(make_config(prepared), tmp_path / "run")
+    results = (tmp_path / f"run/eval/{STEPS}.json").read_text()
+    assert results == (whole / f"eval/{STEPS}.json").read_text()
+    assert "eval/zero_shot/top1" in read_metrics(tmp_path / "run")[-1]
+
+
+def test_no_sound_checkpoint_is_not_a_new_run(whole, prepared, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    for file in (tmp_path / "run/checkpoints").glob("*/layout.json"):
+        file.write_text("{}")
+    with pytest.raises(UserError, match=r"none of the checkpoints .* is sound"):
+        loop.train(make_config(prepared), tmp_path / "run")
+    assert list(losses(tmp_path / "run")) == [1, 2, 3, 4, 5, 6]
+
+
+def test_another_tokenizer_is_refused(whole, prepared, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run/tokenizer.model").write_bytes(b"another")
+    with pytest.raises(UserError, match="with another tokenizer than"):
+        loop.train(make_config(prepared), tmp_path / "run")
+
+
+def test_a_checkpoint_without_its_config_is_compared_by_its_own(whole, prepared, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run/config.json").unlink()
+    with pytest.raises(UserError, match=r"config\.seed: 0 there, 1 now"):
+        loop.train(make_config(prepared, seed=1), tmp_path / "run")
+
+
+def test_captioning_alone_leaves_out_what_it_cannot_evaluate(prepared, tmp_path, capsys):
+    changes = {"loss.contrastive.weight": 0.0, "train.steps": 3, "optimizer.warmup_steps": 1}
+    loop.train(make_config(prepared, **changes), tmp_path)
+    assert "eval.zero_shot is left out" in capsys.readouterr().err
+    assert json.loads((tmp_path / "eval/3.json").read_text()).keys() == {"captioning"}
+
+
+def test_bad_examples_are_counted_and_too_many_stop_the_run(prepared, tmp_path, monkeypatch):
+    read = TfdsSource.__getitem__
+
+    def spoiled(self, index):
+        record = read(self, index)
+        return record | {"image": b"<html>"} if index % 4 == 0 else record
+
+    monkeypatch.setattr(TfdsSource, "__getitem__", spoiled)
+    changes = {"train.steps": 3, "optimizer.warmup_steps": 1, "eval": {}}
+    loop.train(make_config(prepared, **changes, **{"data.max_bad_share": 0.6}), tmp_path / "a")
+    assert sum(r["train/bad_image"] for r in read_metrics(tmp_path / "a")) > 3
+    with pytest.raises(UserError, match=r"drawn were bad .*max_bad_share=0.05 are allowed"):
+        loop.train(make_config(prepared, **changes, **{"data.max_bad_share": 0.05}), tmp_path / "b")
+
+
+def test_another_configuration_is_refused_with_its_differences(whole, prepared):
+    config = make_config(prepared, **{"seed": 1, "optimizer.learning_rate": 0.5, "mesh.data": 2})
+    with pytest.raises(UserError) as caught:
+        loop.train(config, whole)
+    text = str(caught.value)
+    assert "config.seed: 0 there, 1 now" in text
+    assert "config.optimizer.learning_rate: 0.001 there, 0.5 now" in text
+    assert "mesh" not in text
+
+
+def test_a_loss_that_is_not_finite_names_step_and_parts(prepared, tmp_path):
+    changes = {"optimizer.learning_rate": 1e38, "optimizer.schedule": "constant", "eval": {}}
+    with pytest.raises(
+        UserError, match=r"step [2-4] is not finite: .*(loss|param_norm).*last checkpoint"
+    ):
+        loop.train(make_config(prepared, **changes), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.text.vocab_size": 8}, "config.model.text.vocab_size=8"),
+        ({"optimizer.warmup_steps": 6}, "config.optimizer.warmup_steps=6 should be less than"),
+        ({"data.train.name": "absent"}, "data set 'absent' is not prepared"),
+        ({"eval.zero_shot.kind": "guessing"}, "eval.zero_shot.kind is 'guessing'"),
+        ({"eval.zero_shot.split": "tset"}, "config.eval.zero_shot: .* has no split 'tset'"),
+        ({"train.batch_size": 15, "mesh.data": 8}, "config.train.batch_size=15 cannot be divided"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_made(prepared, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        loop.train(make_config(prepared, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def command_of(prepared, workdir, *more):
+    flags = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    command = [sys.executable, "-m", "coca_jax", "train", "--config", "configs/shapes.py:smoke"]
+    return [*command, "--workdir", str(workdir), f"--config.data.dir={prepared}", *flags, *more]
+
+
+def test_a_real_process_saves_and_exits_with_3_then_goes_on(whole, prepared, tmp_path):
+    # Without a checkpoint every other step, what is saved is due to the signal.
+    command = command_of(prepared, tmp_path / "run", "--config.checkpoint.every=1000")
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run/metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 3, stderr
+    assert "stopped by SIGTERM after saving step" in stderr
+    assert "Traceback" not in stderr
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert losses(tmp_path / "run") == losses(whole)
+
+
+def test_a_full_disk_costs_neither_the_last_good_checkpoint_nor_a_traceback(
+    whole, prepared, tmp_path
+):
+    """Files may not grow beyond a limit that checkpoints of this model exceed."""
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints/6")
+    files = (tmp_path / "run/checkpoints/4").rglob("*")
+    blocks = max(p.stat().st_size for p in files if p.is_file()) // 2 // 1024
+    command = command_of(prepared, tmp_path / "run", "--config.checkpoint.every=1")
+    limited = ["bash", "-c", f'ulimit -f {blocks}; exec "$@"', "limited", *command]
+    done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "could not be saved" in done.stderr and "the last good one is step 4" in done.stderr
+    assert "Traceback" not in done.stderr
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert losses(tmp_path / "run") == losses(whole)

@@ -1,0 +1,187 @@
+"""One step on every mesh, by micro-batches, and with each loss, against one device."""
+
+import functools
+import itertools
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from coca_jax.config import default_config, model_config, validate
+from coca_jax.models import CoCa, preset
+from coca_jax.parallel import Partitioner, make_mesh
+from coca_jax.train.gradient import accumulated_gradient, gradient
+from coca_jax.train.optimizer import make_optimizer
+from coca_jax.train.state import StateFactory
+from coca_jax.train.step import compile_train_step, floor_temperature, make_train_step
+
+MESHES = [(8, 1, 1), (2, 4, 1), (1, 2, 4), (2, 2, 2)]
+
+
+def make_config(**changes):
+    config = default_config()
+    config.model.update(preset("tiny"))
+    config.train.batch_size = 16
+    config.optimizer.warmup_steps = 1
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def make_batch(seed=0):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(1, 64, (16, 12)).astype(np.int32)
+    for row, length in zip(ids, rng.integers(2, 13, 16), strict=True):
+        row[length:] = 0
+    images = rng.integers(0, 256, (16, 16, 16, 3)).astype(np.uint8)
+    return {"image": images, "text": ids, "bad_image": np.arange(16, dtype=np.int32)}
+
+
+def partitioner_of(sizes, config):
+    return Partitioner(
+        make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))), config.sharding.rules
+    )
+
+
+def factory_of(config, partitioner):
+    return StateFactory(
+        CoCa(model_config(config)),
+        lambda params: make_optimizer(config.optimizer, config.train.steps, params),
+        partitioner,
+        ema=config.optimizer.ema_decay > 0,
+    )
+
+
+def spread(params):
+    """Parameters off their initial values, where attention is uniform and gradients are noise."""
+    rng = np.random.default_rng(0)
+
+    def move(x):
+        noise = 0.1 * rng.standard_normal(x.shape).astype(np.float32)
+        return jax.device_put(np.asarray(x) + noise, x.sharding)
+
+    return jax.tree.map(move, params)
+
+
+@functools.cache
+def three_steps(sizes):
+    """Metrics and states of a run: before it, and after each of three different batches."""
+    config = make_config(**{"optimizer.name": "adamw", "optimizer.ema_decay": 0.9})
+    validate(config, 8)
+    partitioner = partitioner_of(sizes, config)
+    factory = factory_of(config, partitioner)
+    state = factory.create(config.seed)
+    state = state.replace(params=spread(state.params))
+    batches = [partitioner.put_batch(make_batch(seed)) for seed in range(3)]
+    step = make_train_step(CoCa(model_config(config)), factory.optimizer, factory.schedule, config)
+    compiled = compile_train_step(step, state, batches[0], partitioner)
+    history, states = [], [jax.device_get(state)]
+    for batch in batches:
+        state, metrics = compiled(state, batch)
+        history.append(jax.device_get(metrics))
+        states.append(jax.device_get(state))
+    assert jax.tree.map(lambda x: x.sharding, state) == factory.shardings
+    return history, states, state
+
+
+def relative(found, expected):
+    """The largest deviation of a tree, relative to the length of each expected leaf."""
+    ratios = jax.tree.map(
+        lambda a, b: np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-12), found, expected
+    )
+    return max(jax.tree.leaves(ratios))
+
+
+@pytest.mark.parametrize("sizes", MESHES)
+def test_every_mesh_trains_as_one_device(sizes):
+    one, expected, _ = three_steps((1, 1, 1))
+    many, found, _ = three_steps(sizes)
+    for a, b in zip(one, many, strict=True):
+        for name in a:
+            np.testing.assert_allclose(b[name], a[name], rtol=1e-5, err_msg=name)
+    for a, b in zip(expected[1:], found[1:], strict=True):
+        a, b = (without_key_biases(vars(s) | {"mu": s.optimizer[1].mu}) for s in (a, b))
+        for tree in ("params", "ema"):
+            assert relative(b[tree], a[tree]) < 1e-5
+        # Adam's first moments are sums of the clipped gradients. Their smallest leaves are left
+        # over from larger numbers that cancel, so that these keep fewer digits.
+        assert relative(b["mu"], a["mu"]) < 1e-4
+        whole = [jax.flatten_util.ravel_pytree(x["mu"])[0] for x in (b, a)]
+        assert relative(*whole) < 1e-5
+
+
+def without_key_biases(tree, name=""):
+    """A key's bias shifts all scores of a query alike, so that its gradient is rounding noise."""
+    return {
+        child: without_key_biases(value, child) if isinstance(value, dict) else value
+        for child, value in tree.items()
+        if (name, child) != ("key", "bias")
+    }
+
+
+def test_state_is_split_as_the_table_says():
+    _, _, state = three_steps((1, 2, 4))
+    path = ("decoder", "unimodal", "layers", "mlp", "up", "kernel")
+    for tree in (state.params, state.optimizer[1].mu, state.optimizer[1].nu, state.ema):
+        kernel = functools.reduce(lambda node, name: node[name], path, tree)
+        assert kernel.shape == (2, 32, 64)
+        assert {s.data.shape for s in kernel.addressable_shards} == {(2, 16, 16)}
+
+
+def test_factored_moments_are_split_as_what_is_left_of_their_parameter():
+    config = make_config(**{"model.text.width": 128, "model.text.mlp": 256})
+    state = factory_of(config, partitioner_of((1, 2, 4), config)).abstract
+    moments = state.optimizer[1][0]
+    for tree, shape, spec in [
+        (moments.v_row, (2, 128), (None, "fsdp")),
+        (moments.v_col, (2, 256), (None, "tensor")),
+    ]:
+        leaf = tree["decoder"]["unimodal"]["layers"]["mlp"]["up"]["kernel"]
+        assert leaf.shape == shape
+        assert tuple(leaf.sharding.spec) == spec
+
+
+def test_counters_are_summed_over_the_batch():
+    assert three_steps((1, 1, 1))[0][0]["bad_image"] == sum(range(16))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "changes"),
+    [
+        ((2, 2, 2), {"loss.contrastive.kind": "sigmoid"}),
+        ((1, 1, 1), {"loss.captioning.weight": 0.0}),
+        ((1, 1, 1), {"loss.contrastive.weight": 0.0}),
+    ],
+    ids=["both", "contrastive_only", "captioning_only"],
+)
+def test_micro_batches_give_the_gradient_of_the_whole_batch(sizes, changes):
+    config = make_config(**changes, **{"train.accumulate": 4})
+    partitioner = partitioner_of(sizes, config)
+    model = CoCa(model_config(config))
+    params = spread(factory_of(config, partitioner).create(0).params)
+    batch, key = partitioner.put_batch(make_batch()), jax.random.key(0)
+    results = []
+    with partitioner.context():
+        for function in (gradient, accumulated_gradient):
+            results.append(jax.jit(functools.partial(function, model, config))(params, batch, key))
+    (whole, metrics), (pieces, same) = jax.device_get(results)
+    assert relative(without_key_biases(pieces), without_key_biases(whole)) < 1e-4
+    assert metrics.keys() == same.keys()
+    for name in metrics.keys() - {"captioning_accuracy"}:
+        np.testing.assert_allclose(same[name], metrics[name], rtol=1e-5, err_msg=name)
+
+
+def test_temperature_stops_at_its_floor():
+    rising = {"logit_scale": jnp.float32(9), "image_encoder": {"kernel": jnp.float32(9)}}
+    found = floor_temperature(rising, 0.01)
+    np.testing.assert_allclose(found["logit_scale"], np.log(100), rtol=1e-6)
+    assert found["image_encoder"]["kernel"] == 9
+    assert floor_temperature({"decoder": {}}, 0.01) == {"decoder": {}}
+
+
+def test_moving_average_follows_the_parameters():
+    _, states, _ = three_steps((1, 1, 1))
+    for before, after in itertools.pairwise(states):
+        expected = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, before.ema, after.params)
+        assert relative(after.ema, expected) < 1e-6
