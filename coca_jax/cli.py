@@ -1,0 +1,179 @@
+"""The `coca` command: one short function per subcommand."""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from coca_jax.errors import Preempted, UserError
+
+BATCH = 64  # images read at a time
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand and returns its exit code: 0 done, 2 a user's mistake, 3 preempted."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    overrides = [word for word in rest if word.startswith("--config.")]
+    if surplus := [word for word in rest if word not in overrides]:
+        parser.error(f"unrecognised arguments: {' '.join(surplus)}")
+    if overrides and "config" not in options:
+        parser.error(f"{options.command} takes no --config")
+    options.overrides = overrides
+    try:
+        options.run(options)
+    except UserError as error:
+        print(f"coca {options.command}: {error}", file=sys.stderr)
+        return 2
+    except Preempted as error:
+        print(f"coca {options.command}: {error}; run it again to go on", file=sys.stderr)
+        return 3
+    except OSError as error:
+        print(f"coca {options.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def train(options: argparse.Namespace) -> None:
+    """Trains, or resumes the workdir's run where it stopped."""
+    from coca_jax.train.loop import train
+
+    train(_config(options), options.workdir)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Restores a checkpoint, runs the configuration's evaluations and prints a table."""
+    from coca_jax.evaluate.from_config import check, evaluate
+    from coca_jax.evaluate.results import format_table, write_results
+    from coca_jax.evaluate.runner import mistakes
+    from coca_jax.inference import load
+
+    config = _config(options)
+    if wrong := mistakes(config.eval):
+        raise UserError("\n".join(wrong))
+    if not config.eval:
+        raise UserError(f"config.eval of {options.config} names no evaluation")
+    handle = load(options.workdir, options.step)
+    check(config)
+    metrics, artefacts = evaluate(handle, config)
+    print(format_table(metrics))
+    print(write_results(options.workdir, handle.step, metrics, artefacts))
+
+
+def caption(options: argparse.Namespace) -> None:
+    """Prints one JSON line per image."""
+    from coca_jax.inference import load
+
+    handle = load(options.model)
+    for start in range(0, len(options.images), BATCH):
+        paths = options.images[start : start + BATCH]
+        for path, made in zip(paths, handle.caption(handle.preprocess(paths)), strict=True):
+            line = {"path": path, "caption": made.text, "log_probability": made.log_probability}
+            print(json.dumps(line, ensure_ascii=False), flush=True)
+
+
+def search(options: argparse.Namespace) -> None:
+    """Prints the images of a folder that suit a text best, a JSON line each."""
+    from coca_jax.inference import load
+
+    kinds = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+    paths = sorted(p for p in options.images.rglob("*") if p.suffix.lower() in kinds)
+    if not paths:
+        raise UserError(f"{options.images} holds no images ({', '.join(sorted(kinds))})")
+    handle = load(options.model)
+    text = handle.encode_text(handle.tokenize([options.text]))[0]
+    scores = [
+        float(score)
+        for start in range(0, len(paths), BATCH)
+        for score in handle.encode_image(handle.preprocess(paths[start : start + BATCH])) @ text
+    ]
+    for score, path in sorted(zip(scores, paths, strict=True), reverse=True)[: options.top]:
+        print(json.dumps({"path": str(path), "similarity": score}, ensure_ascii=False))
+
+
+def params(options: argparse.Namespace) -> None:
+    """Prints parameters and FLOPs per tower."""
+    from coca_jax.config import model_config, validate
+    from coca_jax.planning import forward_flops, parameter_counts, training_flops
+    from coca_jax.planning.flops import RULE
+
+    config = _config(options)
+    validate(config)
+    model = model_config(config)
+    counts, flops = parameter_counts(model), forward_flops(model)
+    print(f"{'part':<20}{'parameters':>16}{'forward GFLOP a pair':>24}")
+    for part, count in counts.items():
+        print(f"{part:<20}{count:>16,}{flops.get(part, 0) / 1e9:>24,.3f}")
+    print(f"{'total':<20}{sum(counts.values()):>16,}{sum(flops.values()) / 1e9:>24,.3f}")
+    print(f"\ntraining: {training_flops(model) / 1e9:,.3f} GFLOP a pair ({RULE})")
+    if options.json:
+        result = counts | {
+            "total": sum(counts.values()),
+            "flops_per_example": training_flops(model),
+            "forward_flops": flops,
+            "rule": RULE,
+        }
+        options.json.write_text(json.dumps(result, indent=1))
+
+
+def data_prepare(options: argparse.Namespace) -> None:
+    """Builds a data set and its tokenizer."""
+    from coca_jax.data.prepare import prepare
+
+    prepare(options.name, options.data_dir)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Writes the run's page."""
+    from coca_jax.observe.report import write_report
+
+    print(write_report(options.workdir))
+
+
+def _config(options: argparse.Namespace):
+    from coca_jax.config import load_config
+
+    return load_config(options.config, options.overrides)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="coca",
+        description="CoCa (Contrastive Captioners) in JAX.",
+        epilog="Keys of a configuration are set as --config.optimizer.learning_rate=3e-4.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable, *needs: str, under=commands) -> argparse.ArgumentParser:
+        command = under.add_parser(name, help=run.__doc__, allow_abbrev=False)
+        command.set_defaults(run=run)
+        if "config" in needs:
+            command.add_argument("--config", required=True, metavar="FILE[:ARGUMENT]")
+        if "workdir" in needs:
+            command.add_argument("--workdir", required=True, type=pathlib.Path)
+        return command
+
+    add("train", train, "config", "workdir")
+    add("evaluate", evaluate, "config", "workdir").add_argument("--step", type=int)
+    command = add("caption", caption)
+    command.add_argument("--model", required=True, type=pathlib.Path, help="a workdir")
+    command.add_argument("images", nargs="+", metavar="IMAGE")
+    command = add("search", search)
+    command.add_argument("--model", required=True, type=pathlib.Path, help="a workdir")
+    command.add_argument("--images", required=True, type=pathlib.Path, metavar="DIR")
+    command.add_argument("--top", type=int, default=5)
+    command.add_argument("text")
+    add("params", params, "config").add_argument("--json", type=pathlib.Path, metavar="FILE")
+    data = commands.add_parser("data", help="Builds data sets.")
+    data = data.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
+    command = add("prepare", data_prepare, under=data)
+    command.add_argument("name")
+    command.add_argument("--data-dir", help="where TFDS data sets lie; TFDS's default if absent")
+    add("report", report, "workdir")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

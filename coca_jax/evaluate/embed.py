@@ -1,0 +1,73 @@
+"""Embeddings of whole data sets, held in memory, for the evaluators that compare them."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Int, UInt8
+
+from coca_jax.errors import UserError
+from coca_jax.evaluate.handle import Handle
+
+TEXTS_PER_CALL = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddedExamples:
+    """The examples of one data set with their image embeddings, in the order they came."""
+
+    images: Float32[np.ndarray, "n e"]
+    captions: list[list[str]]
+    labels: Int[np.ndarray, "n"]
+    thumbnails: list[bytes]
+    """JPEG files for the report; each takes about the memory of its embedding."""
+    bad_images: int = 0
+    """How many more could not be read and are left out."""
+
+
+def embed_examples(handle: Handle, batches: Iterable[dict[str, Any]]) -> EmbeddedExamples:
+    """Encodes every image once.
+
+    Raises:
+      UserError: there is no example.
+    """
+    images, captions, labels, thumbnails, bad = [], [], [], [], 0
+    for batch in batches:
+        images.append(np.asarray(handle.encode_image(batch["image"]), np.float32))
+        captions.extend(batch["captions"])
+        labels.append(np.asarray(batch["label"]))
+        thumbnails.extend(thumbnail(image, 128) for image in batch["image"])
+        bad += batch.get("bad_image", 0)
+    if not captions:
+        raise UserError("the data set to evaluate on has no examples; check its split and limit")
+    return EmbeddedExamples(
+        images=np.concatenate(images),
+        captions=captions,
+        labels=np.concatenate(labels),
+        thumbnails=thumbnails,
+        bad_images=bad,
+    )
+
+
+def embed_texts(handle: Handle, texts: Sequence[str]) -> Float32[np.ndarray, "n e"]:
+    """Tokenizes and encodes the texts, a few hundred at a time."""
+    chunks = [texts[i : i + TEXTS_PER_CALL] for i in range(0, len(texts), TEXTS_PER_CALL)]
+    encoded = [handle.encode_text(handle.tokenize(chunk)) for chunk in chunks]
+    return np.concatenate([np.asarray(chunk, np.float32) for chunk in encoded])
+
+
+def thumbnail(image: UInt8[np.ndarray, "h w 3"], side: int) -> bytes:
+    """Returns a JPEG file of the image, shrunk if its longer side exceeds `side` pixels."""
+    height, width, _ = image.shape
+    scale = side / max(height, width)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    options = [
+        *(cv2.IMWRITE_JPEG_QUALITY, 92),
+        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+    ]
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    return encoded.tobytes()

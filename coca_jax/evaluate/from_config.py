@@ -1,0 +1,62 @@
+"""Evaluations as a configuration names them, on the data that it names."""
+
+import sys
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from coca_jax.data.sources import tfds_source
+from coca_jax.data.stream import Batch, evaluation_batches
+from coca_jax.errors import UserError
+from coca_jax.evaluate.runner import NEEDS, Artefacts, Metrics, run_evaluations
+from coca_jax.inference import LoadedModel
+from coca_jax.models import CoCaConfig
+
+BATCH_SIZE = 256
+
+
+def possible(config: ConfigDict, model: CoCaConfig) -> ConfigDict:
+    """The evaluations of `config.eval` that need no part which the model was not trained with."""
+    lacking = {"contrastive": model.contrastive == "none", "captioning": not model.captioning}
+    return ConfigDict({n: e for n, e in config.eval.items() if not lacking[NEEDS[e.kind]]})
+
+
+def check(config: ConfigDict) -> None:
+    """Opens the data of every evaluation, so that a mistake does not wait for the first of them.
+
+    Raises:
+      UserError: names each evaluation whose data set or split cannot be opened, and why.
+    """
+    wrong = []
+    for name, evaluation in config.eval.items():
+        try:
+            tfds_source(evaluation.name, evaluation.split, config.data.dir)
+        except UserError as error:
+            wrong.append(f"config.eval.{name}: {error}")
+    if wrong:
+        raise UserError("\n".join(wrong))
+
+
+def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefacts]:
+    """Runs everything in `config.eval` that the model has the parts for.
+
+    Args:
+      handle: the model.
+      config: the whole configuration.
+
+    Returns:
+      Metrics by evaluation, and what the report draws of them.
+    """
+    evaluations, image_size = possible(config, handle.config), handle.config.image.size
+    for name in set(config.eval) - set(evaluations):
+        print(f"eval.{name} is left out: the model was not trained for it", file=sys.stderr)
+
+    def source(evaluation: ConfigDict):
+        return tfds_source(evaluation.name, evaluation.split, config.data.dir)
+
+    def batches(evaluation: ConfigDict) -> Iterable[Batch]:
+        limit = evaluation.get("limit")
+        threads = config.data.threads
+        return evaluation_batches(source(evaluation), image_size, BATCH_SIZE, limit, threads)
+
+    return run_evaluations(handle, evaluations, batches, lambda e: source(e).class_names)

@@ -1,0 +1,42 @@
+"""What an evaluator may ask of a model; evaluators never build, shard or compile one themselves."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int32, UInt8
+
+Pixels = UInt8[np.ndarray, "b h w 3"] | Float32[np.ndarray, "b h w 3"]
+
+
+@runtime_checkable
+class Caption(Protocol):
+    """A generated caption."""
+
+    text: str
+    log_probability: float
+    """Natural logarithm of the text's probability given the image, summed over its tokens."""
+
+
+@runtime_checkable
+class Handle(Protocol):
+    """A model ready for use, for batches of any size.
+
+    Pixels are uint8 images in RGB, or float32 images already normalised.
+    """
+
+    def tokenize(self, texts: Sequence[str]) -> Int32[np.ndarray, "b l"]:
+        """Returns the token ids of the texts, padded to one length."""
+        ...
+
+    def encode_image(self, pixels: Pixels) -> Float[np.ndarray | Array, "b e"]:
+        """Returns the images' embeddings, of unit length."""
+        ...
+
+    def encode_text(self, ids: Int32[np.ndarray, "b l"]) -> Float[np.ndarray | Array, "b e"]:
+        """Returns the texts' embeddings, of unit length."""
+        ...
+
+    def caption(self, pixels: Pixels, method: str = "greedy") -> Sequence[Caption]:
+        """Returns one generated caption for each image."""
+        ...

@@ -1,0 +1,79 @@
+"""Evaluation results on paper: the printed table, the JSON file, and the report's artefacts."""
+
+import hashlib
+import json
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+
+def format_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns a plain text table, one metric a line, grouped by evaluation."""
+    rows = [("evaluation", "metric", "value")]
+    for evaluation, values in metrics.items():
+        for i, (name, value) in enumerate(values.items()):
+            rows.append(("" if i else evaluation, name, format_value(value)))
+    first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [f"{a:<{first}}  {b:<{second}}  {c:>{third}}" for a, b, c in rows]
+    rule = "─" * len(lines[0])
+    grouped = [f"{rule}\n{line}" if row[0] else line for row, line in zip(rows, lines, strict=True)]
+    return "\n".join([*grouped, rule])
+
+
+def format_value(value: float) -> str:
+    """Returns whole numbers with thousands separators, others with four decimals."""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}"
+
+
+def write_results(
+    workdir: str | os.PathLike,
+    step: int,
+    metrics: Mapping[str, Mapping[str, float]],
+    artefacts: Mapping[str, Any],
+) -> pathlib.Path:
+    """Writes `eval/<step>.json` and, for the report, `eval/<step>/artefacts.json` with pictures.
+
+    A number that is not finite becomes null. A bytes value in the artefacts is a JPEG file: it is
+    written beside the JSON, named after its content, and replaced by that name.
+
+    Returns:
+      The path of `eval/<step>.json`.
+    """
+    folder = pathlib.Path(workdir) / "eval" / str(step)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_json(_with_files(artefacts, folder), folder / "artefacts.json")
+    path = folder.with_suffix(".json")
+    write_json(metrics, path)
+    return path
+
+
+def write_json(value: Any, path: str | os.PathLike) -> None:
+    """Writes the file whole or not at all; numbers that are not finite become null."""
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(_finite(value), indent=1, allow_nan=False, ensure_ascii=False))
+    partial.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_files(value: Any, folder: pathlib.Path) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_files(item, folder) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_files(item, folder) for item in value]
+    if not isinstance(value, bytes):
+        return value
+    name = hashlib.sha256(value).hexdigest()[:16] + ".jpg"
+    (folder / name).write_bytes(value)
+    return name

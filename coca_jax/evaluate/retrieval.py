@@ -1,0 +1,153 @@
+"""Image-text retrieval with several captions an image and captions that several images share.
+
+Identical captions are one text, and an (image, text) pair is right if the text is among the image's
+captions. A query is a hit at k if any of its right items is among the k best.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from coca_jax.errors import UserError
+from coca_jax.evaluate.embed import EmbeddedExamples, embed_texts
+from coca_jax.evaluate.handle import Handle
+
+CUTOFFS = (1, 5, 10)
+SCORES_IN_MEMORY = 2**24
+GRID_QUERIES = 6
+GRID_ITEMS = 5
+
+
+def evaluate(
+    handle: Handle, examples: EmbeddedExamples, captions: str = "all"
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Searches images by text and texts by image, over the whole data set.
+
+    Args:
+      handle: encodes the texts.
+      examples: the images, embedded, with their captions.
+      captions: "all", or "first" to use each image's first caption only.
+
+    Returns:
+      Recall at 1, 5 and 10 both ways with the chance level at 1, and for the report some queries
+      with what they found.
+
+    Raises:
+      UserError: no example has a caption.
+    """
+    of_image = [texts[:1] if captions == "first" else texts for texts in examples.captions]
+    texts, pairs = unique_texts(of_image)
+    if not texts:
+        raise UserError("retrieval needs captions, and no example has one")
+    images, embedded = examples.images, embed_texts(handle, texts)
+    to_text = recalls(images, embedded, pairs)
+    to_image = recalls(embedded, images, pairs[:, ::-1])
+    metrics = {f"image_to_text_{name}": value for name, value in to_text.items()}
+    metrics |= {f"text_to_image_{name}": value for name, value in to_image.items()}
+    metrics |= {"images": float(len(images)), "texts": float(len(texts))}
+    metrics |= {"bad_images": float(examples.bad_images)}
+    return metrics, _grid(examples, embedded, texts, pairs)
+
+
+def unique_texts(
+    captions: Sequence[Sequence[str]],
+) -> tuple[list[str], Int[np.ndarray, "p 2"]]:
+    """Returns the distinct texts in order of appearance, and the (image, text) pairs."""
+    index: dict[str, int] = {}
+    pairs = [
+        (image, index.setdefault(text, len(index)))
+        for image, texts in enumerate(captions)
+        for text in dict.fromkeys(texts)
+    ]
+    return list(index), np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def recalls(
+    queries: Float[np.ndarray, "n e"],
+    items: Float[np.ndarray, "m e"],
+    pairs: Int[np.ndarray, "p 2"],
+) -> dict[str, float]:
+    """Returns recall at 1, 5 and 10, and the recall at 1 of random order, as `chance_r1`.
+
+    The means are over the queries that have a right item.
+    """
+    positives = np.bincount(pairs[:, 0], minlength=len(queries))
+    ranks = best_ranks(queries, items, pairs)[positives > 0]
+    metrics = {f"r{k}": float((ranks < k).mean()) for k in CUTOFFS}
+    chance = positives[positives > 0].mean() / len(items)
+    return metrics | {"chance_r1": float(chance)}
+
+
+def best_ranks(
+    queries: Float[np.ndarray, "n e"],
+    items: Float[np.ndarray, "m e"],
+    pairs: Int[np.ndarray, "p 2"],
+    scores_in_memory: int = SCORES_IN_MEMORY,
+) -> Int[np.ndarray, "n"]:
+    """Returns, for each query, how many wrong items score at least as high as its best right one.
+
+    So a tie counts against the model, and one that maps everything to a point finds nothing. A
+    query without a right item gets rank m. The n x m scores never exist at once.
+
+    Args:
+      queries: embeddings to search with.
+      items: embeddings to search among.
+      pairs: (query, item) for each right item of each query, in any order.
+      scores_in_memory: the most scores to hold at a time (at least one row of m is).
+    """
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    rows = max(1, scores_in_memory // len(items))
+    ranks = np.empty(len(queries), np.int64)
+    for start in range(0, len(queries), rows):
+        block = queries[start : start + rows]
+        first, last = np.searchsorted(pairs[:, 0], [start, start + len(block)])
+        right = np.zeros((len(block), len(items)), bool)
+        right[pairs[first:last, 0] - start, pairs[first:last, 1]] = True
+        ranks[start : start + rows] = _block_ranks(block @ items.T, right)
+    return ranks
+
+
+def _block_ranks(
+    scores: Float[np.ndarray, "r m"], right: Bool[np.ndarray, "r m"]
+) -> Int[np.ndarray, "r"]:
+    best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
+    return ((scores >= best) & ~right).sum(axis=1)
+
+
+def _grid(
+    examples: EmbeddedExamples,
+    texts_embedded: Float[np.ndarray, "m e"],
+    texts: Sequence[str],
+    pairs: Int[np.ndarray, "p 2"],
+) -> dict[str, Any]:
+    """Returns evenly spaced queries with their best items, for the report."""
+    right = set(map(tuple, pairs.tolist()))
+    by_text, by_image = [], []
+    for text in _evenly(len(texts)):
+        found = _best(texts_embedded[text], examples.images)
+        items = [
+            {"image": examples.thumbnails[i], "score": score, "right": (i, text) in right}
+            for i, score in found
+        ]
+        by_text.append({"text": texts[text], "items": items})
+    for image in _evenly(len(examples.images)):
+        found = _best(examples.images[image], texts_embedded)
+        items = [
+            {"text": texts[i], "score": score, "right": (image, i) in right} for i, score in found
+        ]
+        by_image.append({"image": examples.thumbnails[image], "items": items})
+    return {"text_to_image": by_text, "image_to_text": by_image}
+
+
+def _evenly(count: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, GRID_QUERIES).astype(int)).tolist()
+
+
+def _best(
+    query: Float[np.ndarray, "e"], items: Float[np.ndarray, "m e"]
+) -> list[tuple[int, float]]:
+    scores = items @ query
+    best = np.argsort(-scores, kind="stable")[:GRID_ITEMS]
+    return [(int(i), float(scores[i])) for i in best]

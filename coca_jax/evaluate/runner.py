@@ -1,0 +1,115 @@
+"""Runs the evaluations that a config names: one model, several data sets and tasks."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from coca_jax.errors import UserError
+from coca_jax.evaluate import captioning, retrieval, zero_shot
+from coca_jax.evaluate.embed import EmbeddedExamples, embed_examples
+from coca_jax.evaluate.handle import Handle
+
+Metrics = dict[str, dict[str, float]]
+"""Evaluation name -> metric name -> value; the first metric is the headline."""
+Artefacts = dict[str, dict[str, Any]]
+"""Evaluation name -> what the report draws; pictures are the bytes of JPEG files."""
+
+
+@dataclasses.dataclass
+class _Inputs:
+    """The model and the data, with the embeddings that several evaluations share."""
+
+    handle: Handle
+    make_batches: Callable[[ConfigDict], Iterable[dict[str, Any]]]
+    class_names: Callable[[ConfigDict], Sequence[str]]
+    embedded: dict[tuple, EmbeddedExamples] = dataclasses.field(default_factory=dict)
+
+    def examples(self, evaluation: ConfigDict) -> EmbeddedExamples:
+        key = (evaluation.name, evaluation.split, evaluation.get("limit"))
+        if key not in self.embedded:
+            self.embedded[key] = embed_examples(self.handle, self.make_batches(evaluation))
+        return self.embedded[key]
+
+
+def _zero_shot(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
+    templates = evaluation.get("templates", zero_shot.TEMPLATES)
+    names = inputs.class_names(evaluation)
+    return zero_shot.evaluate(inputs.handle, inputs.examples(evaluation), names, templates)
+
+
+def _retrieval(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
+    captions = evaluation.get("captions", "all")
+    return retrieval.evaluate(inputs.handle, inputs.examples(evaluation), captions)
+
+
+def _captioning(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
+    method = evaluation.get("method", "greedy")
+    return captioning.evaluate(inputs.handle, inputs.make_batches(evaluation), method)
+
+
+KINDS = {"zero_shot": _zero_shot, "retrieval": _retrieval, "captioning": _captioning}
+NEEDS = {"zero_shot": "contrastive", "retrieval": "contrastive", "captioning": "captioning"}
+OPTIONS = {"zero_shot": ["templates"], "retrieval": ["captions"], "captioning": ["method"]}
+
+
+def run_evaluations(
+    handle: Handle,
+    evaluations: ConfigDict,
+    make_batches: Callable[[ConfigDict], Iterable[dict[str, Any]]],
+    class_names: Callable[[ConfigDict], Sequence[str]],
+) -> tuple[Metrics, Artefacts]:
+    """Runs each evaluation; those on the same examples share one pass over the images.
+
+    Args:
+      handle: the model.
+      evaluations: name -> {kind, name (of the data set), split, limit, and the kind's options}.
+      make_batches: from one of these to its batches: {"image": uint8 [b, h, w, 3], "captions":
+        list[list[str]], "label": int [b] (negative: no label)}, every example once.
+      class_names: from one of these to the names of labels 0, 1, ...; asked for zero-shot only.
+
+    Raises:
+      UserError: the config is wrong (see `mistakes`), or its data lack what an evaluation needs.
+    """
+    if wrong := mistakes(evaluations):
+        raise UserError("\n".join(wrong))
+    inputs = _Inputs(handle, make_batches, class_names)
+    metrics, artefacts = {}, {}
+    for name, evaluation in evaluations.items():
+        try:
+            metrics[name], artefacts[name] = KINDS[evaluation.kind](inputs, evaluation)
+        except UserError as error:
+            raise UserError(f"eval.{name}: {error}") from error
+    return metrics, artefacts
+
+
+def mistakes(evaluations: ConfigDict) -> list[str]:
+    """Returns one message for each thing wrong with the evaluations; none if all is well."""
+    return [wrong for name, e in evaluations.items() for wrong in _mistakes_of(f"eval.{name}", e)]
+
+
+def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
+    if not isinstance(evaluation, ConfigDict):
+        return [f"{path} is {evaluation!r}; it should be a section with kind, name and split"]
+    kind = evaluation.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        return [f"{path}.kind is {kind!r}; known kinds: {', '.join(KINDS)}"]
+    known = ["kind", "name", "split", "limit", *OPTIONS[kind]]
+    wrong = [
+        f"{path}.{key} is unknown; {kind} has: {', '.join(known)}"
+        for key in evaluation
+        if key not in known
+    ]
+    wrong += [f"{path}.{key} is missing" for key in ("name", "split") if key not in evaluation]
+    limit = evaluation.get("limit", 1)
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        wrong.append(f"{path}.limit is {limit!r}; it should be a positive integer")
+    if evaluation.get("method", "greedy") != "greedy":
+        wrong.append(f'{path}.method is {evaluation.method!r}; it can be "greedy"')
+    if evaluation.get("captions", "all") not in ("all", "first"):
+        wrong.append(f'{path}.captions is {evaluation.captions!r}; it is "all" or "first"')
+    for template in evaluation.get("templates", ()):
+        if "{}" not in template:
+            wrong.append(f"{path}.templates: {template!r} has no {{}} for the class name")
+    return wrong

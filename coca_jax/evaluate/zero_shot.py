@@ -1,0 +1,87 @@
+"""Zero-shot classification: the class whose name, as a text, is nearest to the image."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+
+from coca_jax.errors import UserError
+from coca_jax.evaluate.embed import EmbeddedExamples, embed_texts
+from coca_jax.evaluate.handle import Handle
+
+TEMPLATES = ("a {}", "a photo of a {}.")
+MOST_CLASSES_DRAWN = 64
+
+
+def evaluate(
+    handle: Handle,
+    examples: EmbeddedExamples,
+    class_names: Sequence[str],
+    templates: Sequence[str] = TEMPLATES,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Classifies the examples that have a label (one that is not negative).
+
+    Returns:
+      The metrics, and for the report the confusion counts (of up to 64 classes).
+
+    Raises:
+      UserError: no example has a label, or a label has no class name.
+    """
+    labelled = examples.labels >= 0
+    labels = examples.labels[labelled]
+    if not len(labels):
+        raise UserError("zero-shot classification needs labels, and no example has one (>= 0)")
+    if labels.max() >= len(class_names):
+        raise UserError(
+            f"label {labels.max()} has no class name: there are {len(class_names)} names, "
+            f"for labels 0 to {len(class_names) - 1}"
+        )
+    classes = class_embeddings(handle, class_names, templates)
+    scores = examples.images[labelled] @ classes.T
+    artefacts: dict[str, Any] = {}
+    if len(class_names) <= MOST_CLASSES_DRAWN:
+        confusion = confusion_counts(scores.argmax(axis=1), labels, len(class_names))
+        artefacts = {"class_names": list(class_names), "confusion": confusion.tolist()}
+    bad = {"bad_images": float(examples.bad_images)}
+    return accuracies(scores, labels) | bad, artefacts
+
+
+def class_embeddings(
+    handle: Handle, class_names: Sequence[str], templates: Sequence[str]
+) -> Float32[np.ndarray, "c e"]:
+    """Returns one unit vector a class: the mean of its prompts' embeddings, as in CLIP.
+
+    Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1.4, ensembling in embedding space.
+    """
+    prompts = [t.replace("{}", name) for name in class_names for t in templates]
+    embeddings = embed_texts(handle, prompts).reshape(len(class_names), len(templates), -1)
+    means = embeddings.mean(axis=1)
+    return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+
+
+def accuracies(scores: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n"]) -> dict[str, float]:
+    """Returns top-1, top-5 and mean per-class accuracy; a tie counts against the label.
+
+    The mean per-class accuracy is over the classes that occur among the labels.
+    """
+    of_label = np.take_along_axis(scores, labels[:, None], axis=1)
+    ranks = (scores >= of_label).sum(axis=1) - 1  # the label itself is not its own rival
+    right = ranks == 0
+    per_class = [right[labels == label].mean() for label in np.unique(labels)]
+    return {
+        "top1": float(right.mean()),
+        "top5": float((ranks < 5).mean()),
+        "mean_per_class": float(np.mean(per_class)),
+        "chance_top1": 1 / scores.shape[1],
+        "count": float(len(labels)),
+    }
+
+
+def confusion_counts(
+    predictions: Int[np.ndarray, "n"], labels: Int[np.ndarray, "n"], classes: int
+) -> Int[np.ndarray, "c c"]:
+    """Returns how many examples of each label (row) were taken for each class (column)."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, predictions), 1)
+    return counts

@@ -1,0 +1,50 @@
+import json
+
+import pytest
+
+from coca_jax import cli
+
+BASE, SHAPES = "configs/coca_base.py", "configs/shapes.py"
+
+
+def test_params_prints_and_writes_the_towers(tmp_path, capsys):
+    file = tmp_path / "params.json"
+    assert cli.main(["params", "--config", BASE, "--json", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "image_encoder" in out and "85,999,872" in out
+    result = json.loads(file.read_text())
+    parts = ("image_encoder", "decoder", "caption_pooler", "contrastive_pooler", "logit_scale")
+    assert result["total"] == sum(result[part] for part in parts)
+    assert result["flops_per_example"] == 3 * sum(result["forward_flops"].values())
+
+
+def test_params_of_a_model_with_one_loss(capsys):
+    argument = "--config.loss.captioning.weight=0"
+    assert cli.main(["params", "--config", BASE, argument]) == 0
+    assert "caption_pooler" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["params", "--config", "absent.py"], "configuration file 'absent.py' does not exist"),
+        (["params", "--config", BASE, "--config.seeds=1"], "config.seeds does not exist; did you"),
+        (["data", "prepare", "imagenet"], "imagenet"),
+        (["report", "--workdir", "absent"], "absent"),
+        (["caption", "--model", "absent", "a.png"], "absent"),
+        (["evaluate", "--config", BASE, "--workdir", "absent"], "names no evaluation"),
+        (["evaluate", "--config", SHAPES, "--workdir", "absent"], "holds no config.json"),
+        (["params", "--config", BASE, "--config.model.image.heads=5"], "multiple of config.model"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_message(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_surplus_words_are_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", "--workdir", "x", "--fast"])
+    assert stop.value.code == 2
+    assert "--fast" in capsys.readouterr().err

@@ -1,0 +1,63 @@
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from coca_jax.errors import UserError
+from coca_jax.evaluate import captioning
+
+
+def test_words_are_lower_case_without_punctuation():
+    found = captioning.words("A red-hot,  Circle (it's «big»).")
+    assert " ".join(found) == "a red hot circle its big"
+    assert captioning.words("लाल वृत्त।") == ["लाल", "वृत्त"]  # vowel signs are part of words
+    assert captioning.words(" ?! ") == []
+
+
+def test_exact_match_is_up_to_case_and_white_space():
+    metrics = captioning.caption_metrics(
+        ["a  Red circle", "a ball", "a cube."], [["a red circle", "x"], ["x", "a ball"], ["a cube"]]
+    )
+    assert metrics["exact_match"] == pytest.approx(2 / 3)
+    assert metrics["exact_match_first"] == pytest.approx(1 / 3)
+
+
+def test_bleu4_by_hand():
+    # Precisions of 1 to 4 words: 5/6, 3/5, 2/4, 1/3; both texts have 6 words: no brevity penalty.
+    metrics = captioning.caption_metrics(["the cat sat on a mat"], [["The cat sat on the mat!"]])
+    precisions = [5 / 6, 3 / 5, 2 / 4, 1 / 3]
+    assert metrics["bleu4"] == pytest.approx(math.prod(precisions) ** 0.25, rel=1e-4)
+
+
+def test_cider_of_perfect_captions_is_ten():
+    # Cosine similarity 1 for each n-gram length, no length penalty, times ten.
+    texts = ["a red circle on the left", "two small dogs in the snow", "an old train at night"]
+    metrics = captioning.caption_metrics(texts, [[text] for text in texts])
+    assert metrics["cider"] == pytest.approx(10, rel=1e-6)
+    assert metrics["bleu4"] == pytest.approx(1, rel=1e-6)
+    assert captioning.caption_metrics(texts[::-1], [[t] for t in texts])["cider"] < 5
+
+
+def test_evaluate(fake_handle, batches, capsys):
+    written = {0: "a red circle", 1: "", 2: "unseen", 3: "a blue star"}
+    handle = fake_handle({}, {"x": [1]}, written)
+    captions = [["a RED circle", "a circle"], ["a cube"], ["", "!"], ["a star", "a blue star"]]
+    metrics, artefacts = captioning.evaluate(handle, batches(captions, [-1] * 4, [3, 1]))
+    assert metrics["count"] == 3  # image 2 has no caption with a word in it
+    assert metrics["exact_match"] == pytest.approx(2 / 3)
+    assert metrics["exact_match_first"] == pytest.approx(1 / 3)
+    assert metrics["log_probability"] == -1.5
+    samples = artefacts["samples"]
+    assert [s["caption"] for s in samples] == ["a red circle", "", "a blue star"]
+    assert [s["exact"] for s in samples] == [True, False, True]
+    assert samples[2]["references"] == ["a star", "a blue star"]
+    picture = cv2.imdecode(np.frombuffer(samples[2]["image"], np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_allclose(picture, np.full((8, 12, 3), 3), atol=2)
+    assert capsys.readouterr().out == ""
+
+
+def test_no_references_is_an_error_of_the_user(fake_handle, batches):
+    handle = fake_handle({}, {"x": [1]}, {0: "a"})
+    with pytest.raises(UserError, match="no example has one"):
+        captioning.evaluate(handle, batches([[]], [-1], [1]))

@@ -1,0 +1,63 @@
+"""A fake model whose embeddings are planted, so that right answers are known by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    text: str
+    log_probability: float
+
+
+class FakeHandle:
+    """An image's identity is its top left pixel's red value; a text's token is its list index."""
+
+    def __init__(self, images, texts, captions=()):
+        self.images = {red: _unit(vector) for red, vector in images.items()}
+        self.names = list(texts)
+        self.texts = np.stack([_unit(vector) for vector in texts.values()])
+        self.captions = dict(captions)
+        self.images_encoded = 0
+
+    def tokenize(self, texts):
+        return np.array([[self.names.index(text)] for text in texts], np.int32)
+
+    def encode_image(self, pixels):
+        self.images_encoded += len(pixels)
+        return np.stack([self.images[image[0, 0, 0]] for image in pixels])
+
+    def encode_text(self, ids):
+        return self.texts[ids[:, 0]]
+
+    def caption(self, pixels, method="greedy"):
+        return [Caption(f"{self.captions[image[0, 0, 0]]}", -1.5) for image in pixels]
+
+
+def _unit(vector):
+    return np.asarray(vector, np.float32) / np.linalg.norm(vector)
+
+
+def make_batches(captions, labels, sizes):
+    """Image i is plain with red value i; `sizes` are the batches' sizes."""
+    start = 0
+    for size in sizes:
+        rows = range(start, start + size)
+        yield {
+            "image": np.stack([np.full((8, 12, 3), i, np.uint8) for i in rows]),
+            "captions": [captions[i] for i in rows],
+            "label": np.array([labels[i] for i in rows], np.int64),
+        }
+        start += size
+
+
+@pytest.fixture
+def fake_handle():
+    return FakeHandle
+
+
+@pytest.fixture
+def batches():
+    return make_batches

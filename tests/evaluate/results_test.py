@@ -1,0 +1,36 @@
+import json
+import math
+
+from coca_jax.evaluate import results
+
+
+def test_table():
+    metrics = {"classes": {"top1": 0.51239, "count": 12345.0}, "search": {"r1": 1.0}}
+    assert results.format_table(metrics).splitlines() == [
+        "──────────────────────────",
+        "evaluation  metric   value",
+        "──────────────────────────",
+        "classes     top1    0.5124",
+        "            count   12,345",
+        "──────────────────────────",
+        "search      r1      1.0000",
+        "──────────────────────────",
+    ]
+
+
+def test_results_are_valid_json_with_pictures_beside_them(tmp_path):
+    metrics = {"captions": {"cider": 1.25, "log_probability": -math.inf}}
+    artefacts = {"captions": {"samples": [{"image": b"jpeg one"}, {"image": b"jpeg two"}]}}
+    path = results.write_results(tmp_path, 300, metrics, artefacts)
+    assert path == tmp_path / "eval/300.json"
+    assert json.loads(path.read_text()) == {"captions": {"cider": 1.25, "log_probability": None}}
+    folder = tmp_path / "eval/300"
+    samples = json.loads((folder / "artefacts.json").read_text())["captions"]["samples"]
+    assert [(folder / s["image"]).read_bytes() for s in samples] == [b"jpeg one", b"jpeg two"]
+
+
+def test_a_second_evaluation_replaces_the_first(tmp_path):
+    results.write_results(tmp_path, 3, {}, {"a": {"image": b"old"}})
+    results.write_results(tmp_path, 3, {"a": {"top1": 0.5}}, {"a": {"image": b"new"}})
+    assert json.loads((tmp_path / "eval/3.json").read_text()) == {"a": {"top1": 0.5}}
+    assert [p.read_bytes() for p in (tmp_path / "eval/3").glob("*.jpg")] == [b"new"]

@@ -1,0 +1,74 @@
+import pytest
+from ml_collections import ConfigDict
+
+from coca_jax.errors import UserError
+from coca_jax.evaluate import runner
+from coca_jax.evaluate.handle import Handle
+
+DATA = {"name": "things", "split": "test", "limit": 2}
+
+
+def evaluations(**kinds):
+    return ConfigDict({name: {**DATA, **options} for name, options in kinds.items()})
+
+
+def run(fake_handle, batches, config):
+    texts = {"cat": [1, 0], "dog": [0, 1], "the cat": [1, 0], "the dog": [0, 1]}
+    handle = fake_handle({0: [1, 0.1], 1: [0.1, 1]}, texts, {0: "cat", 1: "cat"})
+    assert isinstance(handle, Handle)
+    asked = []
+
+    def make_batches(evaluation):
+        asked.append(evaluation.kind)
+        return batches([["cat"], ["dog"]], [0, 1], [1, 1])
+
+    results = runner.run_evaluations(handle, config, make_batches, lambda _: ["cat", "dog"])
+    return *results, handle, asked
+
+
+def test_every_kind_runs_and_the_images_are_encoded_once(fake_handle, batches):
+    config = evaluations(
+        classes={"kind": "zero_shot", "templates": ["the {}"]},
+        search={"kind": "retrieval", "captions": "first"},
+        captions={"kind": "captioning"},
+    )
+    metrics, artefacts, handle, asked = run(fake_handle, batches, config)
+    assert metrics.keys() == artefacts.keys() == {"classes", "search", "captions"}
+    assert metrics["classes"]["top1"] == 1
+    assert metrics["search"]["text_to_image_r1"] == 1
+    assert metrics["captions"]["exact_match"] == 0.5
+    assert handle.images_encoded == 2
+    assert len(asked) == 2  # once for all embeddings, once for the captions
+
+
+def test_other_data_are_not_taken_from_the_cache(fake_handle, batches):
+    config = evaluations(one={"kind": "retrieval"}, two={"kind": "retrieval", "limit": 1})
+    _, _, handle, asked = run(fake_handle, batches, config)
+    assert handle.images_encoded == 4
+    assert len(asked) == 2
+
+
+def test_mistakes_come_all_at_once(fake_handle):
+    config = evaluations(
+        a={"kind": "zeroshot"},
+        b={"kind": "retrieval", "captions": "some", "templates": []},
+        c={"kind": "zero_shot", "templates": ["a photo"]},
+        fine={"kind": "captioning"},
+    )
+    del config.c["split"]
+    assert runner.mistakes(config) == [
+        "eval.a.kind is 'zeroshot'; known kinds: zero_shot, retrieval, captioning",
+        "eval.b.templates is unknown; retrieval has: kind, name, split, limit, captions",
+        'eval.b.captions is \'some\'; it is "all" or "first"',
+        "eval.c.split is missing",
+        "eval.c.templates: 'a photo' has no {} for the class name",
+    ]
+    with pytest.raises(UserError, match=r"(?s)eval\.a\.kind.*eval\.c\.templates"):
+        runner.run_evaluations(fake_handle({}, {"x": [1]}), config, lambda _: [], lambda _: [])
+
+
+def test_an_error_in_the_data_names_the_evaluation(fake_handle, batches):
+    handle = fake_handle({}, {"x": [1]})
+    config = evaluations(mine={"kind": "retrieval"})
+    with pytest.raises(UserError, match=r"eval\.mine: .*no examples"):
+        runner.run_evaluations(handle, config, lambda _: iter([]), lambda _: [])

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from coca_jax.errors import UserError
+from coca_jax.evaluate import zero_shot
+from coca_jax.evaluate.embed import embed_examples
+
+
+def test_class_embedding_is_the_normalised_mean_of_its_prompts(fake_handle):
+    texts = {"a cat": [3, 0], "the cat": [0, 7], "a dog": [-1, 0], "the dog": [-1, 0]}
+    handle = fake_handle({}, texts)
+    embeddings = zero_shot.class_embeddings(handle, ["cat", "dog"], ["a {}", "the {}"])
+    np.testing.assert_allclose(embeddings, [[2**-0.5, 2**-0.5], [-1, 0]], rtol=1e-6)
+
+
+def test_accuracies_by_hand():
+    scores = np.array(
+        [
+            [0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6],  # label 0: first
+            [0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6],  # label 4: fourth
+            [0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6],  # label 2: sixth
+            [0.0, 0.9, 0.2, 0.3, 0.4, 0.5, 0.6],  # label 0: last
+        ]
+    )
+    metrics = zero_shot.accuracies(scores, np.array([0, 4, 2, 0]))
+    assert metrics["top1"] == 0.25
+    assert metrics["top5"] == 0.5
+    assert metrics["mean_per_class"] == pytest.approx((0.5 + 0 + 0) / 3)
+    assert metrics["chance_top1"] == pytest.approx(1 / 7)
+    assert metrics["count"] == 4
+
+
+def test_a_tie_counts_against_the_label():
+    assert zero_shot.accuracies(np.ones((2, 3)), np.array([0, 2]))["top1"] == 0
+
+
+def test_confusion_counts_have_the_label_as_the_row():
+    counts = zero_shot.confusion_counts(np.array([1, 1, 0, 1]), np.array([0, 0, 0, 1]), 2)
+    assert counts.tolist() == [[1, 2], [0, 1]]
+
+
+def test_evaluate_ignores_examples_without_a_label(fake_handle, batches):
+    texts = {"a cat": [1, 0], "a dog": [0, 1]}
+    handle = fake_handle({0: [1, 0.1], 1: [1, 0.1], 2: [1, 0.1], 3: [0.1, 1]}, texts)
+    examples = embed_examples(handle, batches([[]] * 4, [0, -1, 1, 1], [3, 1]))
+    metrics, artefacts = zero_shot.evaluate(handle, examples, ["cat", "dog"], ["a {}"])
+    assert metrics["count"] == 3
+    assert metrics["top1"] == pytest.approx(2 / 3)
+    assert artefacts == {"class_names": ["cat", "dog"], "confusion": [[1, 0], [1, 1]]}
+
+
+@pytest.mark.parametrize(("label", "message"), [(-1, "no example has one"), (2, "label 2")])
+def test_labels_that_cannot_be_scored_are_errors_of_the_user(fake_handle, batches, label, message):
+    handle = fake_handle({0: [1, 0]}, {"a cat": [1, 0], "a dog": [0, 1]})
+    examples = embed_examples(handle, batches([[]], [label], [1]))
+    with pytest.raises(UserError, match=message):
+        zero_shot.evaluate(handle, examples, ["cat", "dog"], ["a {}"])

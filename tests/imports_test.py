@@ -1,0 +1,97 @@
+"""The arrows between folders go one way, and heavy packages stay behind their doors."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "coca_jax"
+
+# Each folder or file of the package, and which others it may import (`errors` is open to all).
+ALLOWED = {
+    "models": set(),
+    "losses": set(),
+    "data": set(),
+    "parallel": set(),
+    "checkpoints": set(),
+    "observe": set(),
+    "config": {"models", "parallel"},
+    "planning": {"models"},
+    "generate": {"models"},
+    "inference": {"models", "data", "parallel", "checkpoints", "config", "generate"},
+    "evaluate": {"data", "models", "inference"},
+    "train": {
+        "models",
+        "losses",
+        "data",
+        "parallel",
+        "checkpoints",
+        "config",
+        "evaluate",
+        "inference",
+        "observe",
+        "planning",
+    },
+}
+
+
+def imported(path):
+    """Names of all modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def part_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_arrows(part):
+    allowed = ALLOWED[part] | {part, "errors", "__version__"}
+    for path in files():
+        if part_of(path) != part:
+            continue
+        for module in imported(path):
+            words = module.split(".")
+            if words[0] == "coca_jax" and len(words) > 1:
+                assert words[1] in allowed, f"{path} imports {module}"
+
+
+def test_every_part_has_its_arrows():
+    parts = {part_of(path) for path in files()}
+    assert parts - set(ALLOWED) == {"cli", "errors", "__init__", "__main__"}
+
+
+def test_doors():
+    for path in files():
+        roots = {module.split(".")[0] for module in imported(path)}
+        assert not roots & {"tensorflow", "torch", "pickle"}, path
+        if part_of(path) != "checkpoints":
+            assert "orbax" not in roots, path
+
+
+def test_help_imports_nothing_heavy():
+    code = """
+import sys
+from coca_jax.cli import main
+try:
+    main(["--help"])
+except SystemExit as stop:
+    assert stop.code == 0
+heavy = {"jax", "flax", "numpy", "tensorflow_datasets", "orbax", "cv2", "matplotlib"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "train" in done.stdout and "evaluate" in done.stdout

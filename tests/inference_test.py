@@ -1,0 +1,149 @@
+import dataclasses
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+import coca_jax
+from coca_jax import cli
+from coca_jax.config import load_config
+from coca_jax.errors import UserError
+from coca_jax.evaluate.handle import Handle
+from coca_jax.inference import LoadedModel
+from coca_jax.models import CoCa
+from coca_jax.parallel import Partitioner, make_mesh
+from coca_jax.train import loop
+
+
+@pytest.fixture(scope="module")
+def workdir(prepared, tmp_path_factory):
+    config = load_config("configs/shapes.py:smoke")
+    config.update_from_flattened_dict(
+        {
+            "train.steps": 2,
+            "optimizer.warmup_steps": 1,
+            "data.dir": prepared,
+            "eval": {},
+            "optimizer.ema_decay": 0.5,
+        }
+    )
+    folder = tmp_path_factory.mktemp("run")
+    loop.train(config, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(workdir):
+    return coca_jax.load(workdir)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for path, (height, width) in zip(paths, [(32, 32), (50, 40), (64, 200)], strict=True):
+        cv2.imwrite(path, rng.integers(0, 256, (height, width, 3), np.uint8))
+    return paths
+
+
+def test_shapes_and_lengths_are_the_contracts(model, pictures):
+    pixels = model.preprocess(pictures)
+    assert pixels.shape == (3, 32, 32, 3) and pixels.dtype == np.float32
+    assert -1 <= pixels.min() < pixels.max() <= 1
+    ids = model.tokenize(["a red circle", "a blue star at the top left"])
+    assert ids.dtype == np.int32 and ids.shape == (2, model.config.text.length)
+    for embeddings, count in [(model.encode_image(pixels), 3), (model.encode_text(ids), 2)]:
+        assert len(embeddings) == count
+        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    logits = model.caption_logits(pixels[:2], ids)
+    assert logits.shape == (2, ids.shape[1], model.config.text.vocab_size)
+    captions = model.caption(pixels, method="greedy")
+    assert len(captions) == 3 and all(c.log_probability < 0 for c in captions)
+    assert isinstance(model, Handle)
+
+
+def test_a_batch_is_its_rows(model):
+    images = np.random.default_rng(1).integers(0, 256, (11, 32, 32, 3), np.uint8)
+    whole = model.encode_image(images)
+    rows = np.concatenate([model.encode_image(images[i : i + 1]) for i in range(11)])
+    np.testing.assert_allclose(whole, rows, atol=1e-5)
+
+
+def test_captions_have_the_log_probability_of_their_logits(model, pictures):
+    pixels = model.preprocess(pictures)
+    ids = model._run("caption", pixels)[0]
+    logits = np.asarray(model.caption_logits(pixels, ids), np.float64)
+    nats = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    chosen = np.take_along_axis(nats[:, :-1], ids[:, 1:, None], 2)[..., 0]
+    expected = np.where(ids[:, 1:] != model.config.text.pad_id, chosen, 0).sum(1)
+    found = [caption.log_probability for caption in model.caption(pixels)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_checkpoint_can_be_named_and_the_average_is_what_is_loaded(model, workdir):
+    again = coca_jax.load(workdir / "checkpoints" / "2")
+    raw = coca_jax.load(workdir, average=False)
+    images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(model.encode_image(images), again.encode_image(images))
+    assert np.abs(model.encode_image(images) - raw.encode_image(images)).max() > 1e-6
+
+
+def test_caption_command_prints_a_json_line_for_each_image(workdir, pictures, capsys):
+    assert cli.main(["caption", "--model", str(workdir), *pictures]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["path"] for line in lines] == pictures
+    assert all(line.keys() == {"path", "caption", "log_probability"} for line in lines)
+
+
+def test_search_command_ranks_by_similarity(model, workdir, pictures, tmp_path, capsys):
+    command = ["search", "--model", str(workdir), "--images", str(tmp_path), "--top", "2"]
+    assert cli.main([*command, "a red circle"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    text = model.encode_text(model.tokenize(["a red circle"]))[0]
+    scores = dict(zip(pictures, model.encode_image(model.preprocess(pictures)) @ text, strict=True))
+    best = sorted(pictures, key=scores.get, reverse=True)[:2]
+    assert [line["path"] for line in found] == best
+    np.testing.assert_allclose([line["similarity"] for line in found], [scores[p] for p in best])
+    assert cli.main([*command[:4], str(workdir / "eval"), "a"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_bytes(b"<html>"), "cannot be read as an image"),
+        (lambda path: path.unlink(), "No such file"),
+    ],
+)
+def test_unreadable_image_is_a_mistake_of_the_call(
+    workdir, pictures, tmp_path, spoil, message, capsys
+):
+    spoil(tmp_path / "1.png")
+    assert cli.main(["caption", "--model", str(workdir), *pictures]) == 2
+    error = capsys.readouterr().err
+    assert "1.png" in error and message in error
+
+
+def test_folders_that_hold_no_model(tmp_path):
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        coca_jax.load(tmp_path)
+
+
+def test_an_unknown_captioning_method_is_named(model):
+    with pytest.raises(UserError, match="'beam' does not exist"):
+        model.caption(np.zeros((1, 32, 32, 3), np.uint8), method="beam")
+
+
+def test_a_part_that_was_not_trained_is_named(model):
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    config = dataclasses.replace(model.config, captioning=False, contrastive="none")
+    partitioner = Partitioner(make_mesh({"data": 1, "fsdp": 1, "tensor": 1}))
+    bare = LoadedModel(CoCa(config), {}, model.tokenizer, partitioner)
+    for loss, call in [
+        ("contrastive", lambda: bare.encode_image(image)),
+        ("contrastive", lambda: bare.encode_text(model.tokenize(["a"]))),
+        ("captioning", lambda: bare.caption(image)),
+        ("captioning", lambda: bare.caption_logits(image, model.tokenize(["a"]))),
+    ]:
+        with pytest.raises(UserError, match=f"trained without the {loss} loss"):
+            call()
