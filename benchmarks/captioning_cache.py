@@ -1,0 +1,110 @@
+"""Greedy decoding with a key/value cache against running the whole prefix again for each token.
+
+    python benchmarks/captioning_cache.py --json cache.json
+
+All caption the same images with the same random weights, 64 tokens each, with the image encoded
+once. The peers run both halves of the decoder over the prefix again for each token: padded to all
+64 positions, which is one program, and padded to the next multiple of 8, which is eight programs
+(compiled before the clock starts). They take turns; medians.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import statistics
+import time
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from coca_jax.generate import greedy
+from coca_jax.models import CoCa, CoCaConfig, ImageConfig, PoolerConfig, TextConfig, init_params
+
+LENGTH, BOS, NEVER = 64, 1, -1
+CONFIG = CoCaConfig(
+    image=ImageConfig(size=224, patch=32, width=512, layers=4, heads=8, mlp=2048),
+    text=TextConfig(
+        vocab_size=32_000,
+        length=LENGTH,
+        width=512,
+        unimodal_layers=6,
+        multimodal_layers=6,
+        heads=8,
+        mlp=2048,
+    ),
+    pooler=PoolerConfig(caption_queries=64, heads=8),
+)
+
+
+def whole_prefix(model, params, multiple):
+    """Captions images by running all tokens so far again for each new one, padded as told."""
+    context_of = jax.jit(lambda params, x: model.apply(params, x, method="image_context"))
+
+    @jax.jit
+    def extend(params, ids, position, context):
+        features, _ = model.apply(params, ids, method=lambda m, ids: m.decoder.encode(ids))
+        logits = model.apply(
+            params, features, context, method=lambda m, f, c: m.decoder.caption(f, c)
+        )[:, position - 1]
+        return jnp.argmax(logits.at[:, jnp.array([0, BOS])].set(-jnp.inf), axis=-1)
+
+    def run(pixels):
+        context = context_of(params, pixels)
+        ids = np.zeros((len(pixels), LENGTH), np.int32)
+        ids[:, 0] = BOS
+        for position in range(1, LENGTH):
+            padded = -(-position // multiple) * multiple
+            ids[:, position] = extend(params, ids[:, :padded], position, context)
+        return ids
+
+    return run
+
+
+def median_seconds(functions, pixels, repeats):
+    """Median seconds of each function, which take turns."""
+    seconds = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(function(pixels))
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def main():
+    """Measures batches of several sizes."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=pathlib.Path)
+    options = parser.parse_args()
+    model = CoCa(CONFIG)
+    params = jax.jit(lambda: nn.meta.unbox(init_params(model, jax.random.key(0))))()
+    cached = jax.jit(functools.partial(greedy, model, bos_id=BOS, eos_id=NEVER, length=LENGTH))
+    peers = {n: whole_prefix(model, {"params": params}, n) for n in (LENGTH, 8)}
+    rows = []
+    for batch in (1, 8):
+        shape = (batch, 224, 224, 3)
+        pixels = jnp.float32(np.random.default_rng(0).standard_normal(shape))
+        functions = {"cached": lambda p: cached(params, p).ids}
+        functions |= {f"{n} padded": peer for n, peer in peers.items()}
+        first = [np.asarray(function(pixels)) for function in functions.values()]  # compiles
+        same = min(float((first[0] == ids).mean()) for ids in first[1:])
+        seconds = median_seconds(functions, pixels, options.repeats)
+        ratios = {f"{name} ratio": s / seconds["cached"] for name, s in seconds.items()}
+        rows.append({"batch": batch, **seconds, **ratios, "same_tokens": same})
+    print(f"{LENGTH} tokens on {jax.devices()[0].device_kind}, medians of {options.repeats}")
+    print(f"{'batch':>5}{'cached':>10}{'to 64':>12}{'':>8}{'to 8s':>12}{'':>8}{'same tokens':>14}")
+    for row in rows:
+        cells = "".join(
+            f"{row[f'{n} padded']:>10.3f} s{row[f'{n} padded ratio']:>7.1f}x" for n in peers
+        )
+        print(f"{row['batch']:>5}{row['cached']:>8.3f} s{cells}{row['same_tokens']:>14.1%}")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
