@@ -15,10 +15,13 @@ HEADS = ("batch", "length", "heads", None)
 
 @struct.dataclass
 class KeyValues:
-    """Projected keys and values of one attention layer (stacked over layers by the scan)."""
+    """Projected keys and values of one attention layer, laid out as its two products read them.
 
-    keys: Any  # [b, s, heads, head size], with layers in front outside of the scan
-    values: Any
+    With stacked layers, all leaves have a leading `layers` axis outside of the scan.
+    """
+
+    keys: Any  # [b, heads, head size, s]
+    values: Any  # [b, heads, s, head size]
 
 
 class Attention(nn.Module):
@@ -32,7 +35,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        source: Float[Array, "b s c"] | None,
+        source: Float[Array, "n s c"] | None,
         mask: Bool[Array, "#b 1 t k"] | None = None,
         cache: KeyValues | None = None,
         position: Int[Array, ""] | None = None,
@@ -41,34 +44,57 @@ class Attention(nn.Module):
 
         Args:
           x: queries before their projection.
-          source: what keys and values are projected from; None reads them from `cache`.
+          source: what keys and values are projected from; None reads them from `cache`. It may
+            have fewer rows than `x`, b / n of which in a row then share one (without a mask).
           mask: True where a query may attend to a key.
-          cache: with a `source`, its keys and values are written into it at `position`.
+          cache: with a `source`, whose keys and values are written into it at `position`.
           position: first row of the cache that this call writes.
 
         Returns:
           The attended values [b, t, width], and all keys and values that were attended to.
         """
         query = self._heads(dense(self.width, ("embed", "heads"), self.dtype, "query")(x))
-        if source is None:
-            known = cache
-        else:
-            known = KeyValues(
-                self._heads(dense(self.width, ("embed", "heads"), self.dtype, "key")(source)),
-                self._heads(dense(self.width, ("embed", "heads"), self.dtype, "value")(source)),
-            )
+        known = cache
+        if source is not None:
+            keys = self._heads(dense(self.width, ("embed", "heads"), self.dtype, "key")(source))
+            values = self._heads(dense(self.width, ("embed", "heads"), self.dtype, "value")(source))
+            known = KeyValues(keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3))
             if cache is not None:
-                known = jax.tree.map(
-                    lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, position, 1),
-                    cache,
-                    known,
-                )
-        attended = jax.nn.dot_product_attention(query, known.keys, known.values, mask=mask)
-        attended = attended.reshape(*attended.shape[:2], self.width)
+                known = _written(cache, known, position)
+        # Several rows of `x` in a row may share one row of keys: their positions line up as one's.
+        batch = known.keys.shape[0]
+        shared = query.reshape(batch, -1, *query.shape[2:])
+        if cache is None:
+            attended = jax.nn.dot_product_attention(shared, keys, values, mask=mask)
+        else:
+            attended = _attend(shared, known, mask)
+        attended = attended.reshape(*query.shape[:2], self.width)
         return dense(self.width, ("heads", "embed"), self.dtype, "out")(attended), known
 
     def _heads(self, x: Float[Array, "b s w"]) -> Float[Array, "b s h k"]:
         return constrain(x.reshape(*x.shape[:2], self.heads, -1), HEADS)
+
+
+def _written(cache: KeyValues, new: KeyValues, position: Int[Array, ""]) -> KeyValues:
+    """The cache with new keys and values from `position` on."""
+    write = jax.lax.dynamic_update_slice_in_dim
+    return KeyValues(
+        write(cache.keys, new.keys, position, 3), write(cache.values, new.values, position, 2)
+    )
+
+
+def _attend(
+    query: Float[Array, "b t h k"], known: KeyValues, mask: Bool[Array, "#b 1 t s"] | None
+) -> Float[Array, "b t h k"]:
+    """Attention of few queries: the cache is read as it lies, and not transposed at every step."""
+    size = query.shape[-1]
+    logits = jnp.einsum(
+        "bthk,bhks->bhts", query, known.keys, preferred_element_type=jnp.float32
+    ) / jnp.sqrt(jnp.float32(size))
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
+    return jnp.einsum("bhts,bhsk->bthk", weights, known.values)
 
 
 def causal_mask(length: int) -> Bool[Array, "1 1 t t"]:
@@ -76,13 +102,24 @@ def causal_mask(length: int) -> Bool[Array, "1 1 t t"]:
     return jnp.tril(jnp.ones((1, 1, length, length), bool))
 
 
-def causal_mask_with_cls(valid: Bool[Array, "b t"]) -> Bool[Array, "b 1 t1 t1"]:
+def causal_mask_with_cls(
+    valid: Bool[Array, "b t"], shifted: bool = False
+) -> Bool[Array, "b 1 t1 t1"]:
     """The unimodal half's mask for a right-padded text with [CLS] appended at its end.
 
     Tokens are causal, and so never see [CLS] or the padding behind them; [CLS] sees itself and the
     real tokens only, so that padding a text further does not change its embedding.
+
+    Args:
+      valid: which tokens are no padding.
+      shifted: OpenCLIP's mask instead (its class was to be in front): key 0 is visible, and key j
+        where token j - 1 is no padding, to every later query and to itself. So [CLS] sees the first
+        padding, and itself only where there is none.
     """
     length = valid.shape[1] + 1
+    if shifted:
+        visible = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
+        return causal_mask(length) & visible[:, None, None, :]
     visible = jnp.pad(valid, ((0, 0), (0, 1)), constant_values=True)
     is_cls = jnp.arange(length)[:, None] == length - 1
     return causal_mask(length) & (visible[:, None, None, :] | ~is_cls)

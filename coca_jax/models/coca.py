@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from coca_jax.models.config import CoCaConfig
 from coca_jax.models.image_encoder import ImageEncoder
+from coca_jax.models.layers import partitioned
 from coca_jax.models.poolers import AttentionalPooler
 from coca_jax.models.text_decoder import DecoderCache, TextDecoder
 
@@ -37,13 +38,25 @@ class CoCa(nn.Module):
         """Creates the parts."""
         config, dtype = self.config, activation_dtype(self.config.dtype)
         pooler, width = config.pooler, config.text.width
+        contrastive, captioning = config.contrastive != "none", config.captioning
         self.image_encoder = ImageEncoder(config, dtype)
-        if config.captioning and pooler.caption_queries:
-            self.caption_pooler = AttentionalPooler(
-                pooler.caption_queries, width, pooler.heads, dtype
-            )
-        if config.contrastive != "none":
-            self.contrastive_pooler = AttentionalPooler(1, width, pooler.heads, dtype)
+
+        def make_pooler(queries: int) -> AttentionalPooler:
+            return AttentionalPooler(queries, width, pooler.heads, dtype, pooler.query_norm)
+
+        if pooler.kind == "shared":
+            self.pooler = make_pooler(contrastive + captioning * pooler.caption_queries)
+        else:
+            if captioning and pooler.caption_queries:
+                self.caption_pooler = make_pooler(pooler.caption_queries)
+            if contrastive:
+                self.contrastive_pooler = make_pooler(1)
+        if contrastive and config.embedding:
+            shape, normal = (width, config.embedding), nn.initializers.normal(width**-0.5)
+            projection = partitioned(normal, "embed", None)
+            self.image_projection = self.param("image_projection", projection, shape)
+            self.text_projection = self.param("text_projection", projection, shape)
+        if contrastive:
             scale = nn.initializers.constant(math.log(1 / config.initial_temperature))
             self.logit_scale = self.param("logit_scale", scale, ())
             if config.contrastive == "sigmoid":
@@ -60,7 +73,7 @@ class CoCa(nn.Module):
         features, cls = self.decoder.encode(ids)
         if config.contrastive != "none":
             image_embeddings = self._image_embedding(tokens, context)
-            text_embeddings = unit_length(cls)
+            text_embeddings = self._text_embedding(cls)
             scale = jnp.exp(self.logit_scale)
             bias = self.logit_bias if config.contrastive == "sigmoid" else None
         if config.captioning:
@@ -69,19 +82,19 @@ class CoCa(nn.Module):
 
     def encode_image(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b e"]:
         """Image embeddings of unit length, float32."""
-        tokens = self.image_encoder(pixels)
-        return self._image_embedding(
-            tokens, self._context(tokens) if self.config.captioning else None
-        )
+        return self._image_embedding(self.image_encoder(pixels))
 
     def encode_text(self, ids: Int[Array, "b t"]) -> Float[Array, "b e"]:
         """Text embeddings of unit length, float32."""
-        return unit_length(self.decoder.encode(ids)[1])
+        return self._text_embedding(self.decoder.encode(ids)[1])
 
     def caption_logits(
-        self, pixels: Float[Array, "b h w c"], ids: Int[Array, "b t"]
+        self, pixels: Float[Array, "images h w c"], ids: Int[Array, "b t"]
     ) -> Float[Array, "b t v"]:
-        """Logits over the vocabulary, float32; position t predicts token t + 1."""
+        """Logits over the vocabulary, float32; position t predicts token t + 1.
+
+        Of b texts, b / images in a row are about the same image.
+        """
         return self.decoder.caption(self.decoder.encode(ids)[0], self.image_context(pixels))
 
     def image_context(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
@@ -93,7 +106,7 @@ class CoCa(nn.Module):
         ids: Int[Array, "b t"],
         position: Int[Array, ""],
         cache: DecoderCache,
-        context: Float[Array, "b n d"] | None = None,
+        context: Float[Array, "images n d"] | None = None,
     ) -> tuple[Float[Array, "b t v"], DecoderCache]:
         """Caption logits of the next tokens, with a cache (see `TextDecoder.extend`)."""
         return self.decoder.extend(ids, position, cache, context)
@@ -103,13 +116,32 @@ class CoCa(nn.Module):
         return self.decoder.empty_cache(batch, length)
 
     def _context(self, tokens: Float[Array, "b n c"]) -> Float[Array, "b q d"]:
-        return self.caption_pooler(tokens) if self.config.pooler.caption_queries else tokens
+        pooler = self.config.pooler
+        if not pooler.caption_queries:
+            return tokens
+        if pooler.kind == "shared":
+            return self.pooler(tokens, slice(int(self.config.contrastive != "none"), None))
+        return self.caption_pooler(tokens)
 
     def _image_embedding(
-        self, tokens: Float[Array, "b n c"], context: Float[Array, "b q d"] | None
+        self, tokens: Float[Array, "b n c"], context: Float[Array, "b q d"] | None = None
     ) -> Float[Array, "b e"]:
-        cascade = self.config.pooler.kind == "cascade" and context is not None
-        return unit_length(self.contrastive_pooler(context if cascade else tokens)[:, 0])
+        kind = self.config.pooler.kind
+        if kind == "shared":
+            pooled = self.pooler(tokens, slice(1))
+        elif kind == "cascade" and self.config.captioning:
+            pooled = self.contrastive_pooler(self._context(tokens) if context is None else context)
+        else:
+            pooled = self.contrastive_pooler(tokens)
+        embedding = pooled[:, 0]
+        if self.config.embedding:
+            embedding = embedding @ self.image_projection.astype(embedding.dtype)
+        return unit_length(embedding)
+
+    def _text_embedding(self, cls: Float[Array, "b d"]) -> Float[Array, "b e"]:
+        if self.config.embedding:
+            cls = cls @ self.text_projection.astype(cls.dtype)
+        return unit_length(cls)
 
 
 def init_params(model: CoCa, key: jax.Array, batch: int = 1) -> Any:
@@ -121,7 +153,7 @@ def init_params(model: CoCa, key: jax.Array, batch: int = 1) -> Any:
       batch: size of the dummy batch that the model is traced with; a mesh must divide it.
     """
     image, text = model.config.image, model.config.text
-    pixels = jnp.zeros((batch, image.size, image.size, 3))
+    pixels = jnp.zeros((batch, *image.pixels, 3))
     ids = jnp.zeros((batch, text.length), jnp.int32)
     return model.init(key, pixels, ids)["params"]
 

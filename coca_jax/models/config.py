@@ -6,22 +6,42 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig:
-    """The image encoder: a pre-LayerNorm ViT without a class token."""
+    """The image encoder: a pre-LayerNorm ViT."""
 
-    size: int = 288  # pixels, height and width
-    patch: int = 18  # pixels; (size / patch)^2 tokens
+    size: int = 288  # pixels of the height, and of the width unless `columns` says otherwise
+    patch: int = 18  # pixels, height and width of a patch
+    columns: int = 0  # patches across an image; 0: as many as down
     width: int = 768
     layers: int = 12
     heads: int = 12
     mlp: int = 3072  # hidden units
+    class_token: bool = False  # a learned token in front of the patches
+    patch_bias: bool = True  # of the projection of patches
+    pre_norm: bool = False  # a LayerNorm before the first layer, too
     patch_dropout: float = 0.0  # share of patches left out in training (FLIP, arXiv 2212.00794)
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of pixels in [0, 1], per channel
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        rows = self.size // self.patch
+        return rows, self.columns or rows
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        return self.size, self.grid[1] * self.patch if self.columns else self.size
+
+    @property
+    def patches(self) -> int:
+        """Number of patches of an image."""
+        return self.grid[0] * self.grid[1]
+
+    @property
     def tokens(self) -> int:
-        """Number of patches of one image."""
-        return (self.size // self.patch) ** 2
+        """Number of tokens of an image: its patches and, if there is one, the class token."""
+        return self.patches + self.class_token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,30 +56,39 @@ class TextConfig:
     multimodal_layers: int = 12
     heads: int = 12
     mlp: int = 3072
+    interleaved: bool = False  # cross-attention in layers of their own, each with its own MLP
     tie_embeddings: bool = False  # True: the softmax reads the token embedding
+    # [CLS] attends as in OpenCLIP's released weights: one place beside what was meant, so that it
+    # sees the first padding and not itself. For them only; see `causal_mask_with_cls`.
+    shifted_cls_mask: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class PoolerConfig:
     """The attentional poolers between image encoder and decoder."""
 
-    kind: str = "cascade"  # or "parallel": the contrastive pooler reads the encoder, too
+    # cascade: the contrastive pooler reads the caption pooler's output; parallel: it reads the
+    # encoder, too; shared: it is one more query, the first, of the caption pooler.
+    kind: str = "cascade"
     caption_queries: int = 256  # 0: the decoder attends to the whole encoded image
     heads: int = 12
+    query_norm: bool = False  # a LayerNorm on the queries
 
 
 @dataclasses.dataclass(frozen=True)
 class CoCaConfig:
-    """A whole model. `contrastive` and `captioning` follow from the loss weights, not by hand."""
+    """A whole model. What the fields from `stacked` on say follows from other settings."""
 
     image: ImageConfig = ImageConfig()
     text: TextConfig = TextConfig()
     pooler: PoolerConfig = PoolerConfig()
+    embedding: int = 0  # size of both embeddings, by a projection each; 0: the text width, without
     dropout: float = 0.0  # after each attention and MLP
     stochastic_depth: float = 0.0  # rate of the last layer; grows linearly from 0 at the first
     dtype: str = "auto"  # of activations: auto (bfloat16 on accelerators), float32, bfloat16
     remat: str = "none"  # none, full, or a policy's name in jax.checkpoint_policies
     scan_unroll: int = 1  # layers of the scan that are compiled side by side
+    stacked: bool = True  # layers in one array a parameter; False: apart, see `Transformer`
     contrastive: str = "softmax"  # the loss that is trained: softmax, sigmoid, or none
     captioning: bool = True
     initial_temperature: float = 0.07  # of the contrastive softmax (sigmoid: 0.1 in SigLIP)

@@ -1,4 +1,4 @@
-"""The image encoder: a ViT over non-overlapping patches (arXiv 2010.11929), no class token."""
+"""The image encoder: a ViT over non-overlapping patches (arXiv 2010.11929)."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,10 @@ def normalize_pixels(
 
 
 class ImageEncoder(nn.Module):
-    """Pixels to one token per patch (or per kept patch, in training with patch dropout)."""
+    """Pixels to one token per patch (or per kept patch, in training with patch dropout).
+
+    With a class token, that is the first.
+    """
 
     config: CoCaConfig
     dtype: jnp.dtype
@@ -29,7 +32,8 @@ class ImageEncoder(nn.Module):
     def __call__(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
         """Encodes normalised pixels; tokens are in row order of their patches."""
         image = self.config.image
-        x = dense(image.width, ("patch", "embed"), self.dtype, "patch_embedding")(
+        axes, use_bias = ("patch", "embed"), image.patch_bias
+        x = dense(image.width, axes, self.dtype, "patch_embedding", use_bias=use_bias)(
             patches(pixels, image.patch).astype(self.dtype)
         )
         positions = self.param(
@@ -37,9 +41,18 @@ class ImageEncoder(nn.Module):
             partitioned(nn.initializers.normal(image.width**-0.5), None, "embed"),
             (image.tokens, image.width),
         )
-        x = constrain(x + positions.astype(self.dtype), ACTIVATION)
+        first = int(image.class_token)
+        x = constrain(x + positions[first:].astype(self.dtype), ACTIVATION)
         if image.patch_dropout and self.has_rng("dropout"):
             x = drop_patches(self.make_rng("dropout"), x, image.patch_dropout)
+        if image.class_token:
+            normal = nn.initializers.normal(image.width**-0.5)
+            token = self.param("class_token", partitioned(normal, "embed"), (image.width,))
+            token = (token + positions[0]).astype(self.dtype)
+            token = jnp.broadcast_to(token, (x.shape[0], 1, image.width))
+            x = constrain(jnp.concatenate([token, x], axis=1), ACTIVATION)
+        if image.pre_norm:
+            x = layer_norm(self.dtype, "pre_norm")(x)
         x, _ = Transformer(
             image.layers,
             image.heads,
@@ -48,6 +61,7 @@ class ImageEncoder(nn.Module):
             stochastic_depth=self.config.stochastic_depth,
             remat=self.config.remat,
             unroll=self.config.scan_unroll,
+            stacked=self.config.stacked,
             dtype=self.dtype,
             name="transformer",
         )(x)

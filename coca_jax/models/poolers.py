@@ -18,10 +18,13 @@ class AttentionalPooler(nn.Module):
     width: int
     heads: int
     dtype: jnp.dtype
+    query_norm: bool = False
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "b n c"]) -> Float[Array, "b q d"]:
-        """Pools any number of tokens into `queries` tokens of size `width`."""
+    def __call__(
+        self, tokens: Float[Array, "b n c"], asked: slice = slice(None)
+    ) -> Float[Array, "b q d"]:
+        """Pools any number of tokens into one token of size `width` for each query asked."""
         learned = self.param(
             "queries",
             # Of unit variance: from smaller queries attention starts out even over all tokens, and
@@ -29,7 +32,10 @@ class AttentionalPooler(nn.Module):
             partitioned(nn.initializers.normal(1.0), None, "embed"),
             (self.queries, self.width),
         )
-        batched = jnp.broadcast_to(learned.astype(self.dtype), (tokens.shape[0], *learned.shape))
+        learned = learned[asked].astype(self.dtype)
+        if self.query_norm:
+            learned = layer_norm(self.dtype, "query_norm")(learned)
+        batched = jnp.broadcast_to(learned, (tokens.shape[0], *learned.shape))
         attention = Attention(self.heads, self.width, self.dtype, name="attention")
         pooled, _ = attention(constrain(batched, ACTIVATION), tokens)
         return layer_norm(self.dtype, "norm")(constrain(pooled, ACTIVATION))

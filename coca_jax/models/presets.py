@@ -1,9 +1,34 @@
-"""Named model sizes: the paper's three (arXiv 2205.01917, table 1) and small ones."""
+"""Named models: the paper's three (arXiv 2205.01917, table 1), OpenCLIP's two, and small ones."""
 
 import dataclasses
 
 from coca_jax.errors import UserError
 from coca_jax.models.config import CoCaConfig, ImageConfig, PoolerConfig, TextConfig
+
+# OpenAI's, which OpenCLIP's models were trained with.
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def open_clip(image: ImageConfig, text: TextConfig, **others) -> CoCaConfig:
+    """OpenCLIP's CoCa: its settings of the parts, at the sizes that are given.
+
+    Args:
+      image: sizes of the image encoder.
+      text: sizes of the decoder.
+      **others: further fields of the `CoCaConfig`.
+    """
+    settings = {"class_token": True, "patch_bias": False, "pre_norm": True}
+    image = dataclasses.replace(image, mean=CLIP_MEAN, std=CLIP_STD, **settings)
+    text = dataclasses.replace(text, interleaved=True)
+    return CoCaConfig(image=image, text=text, **others)
+
+
+def _open_clip_text(width: int, heads: int) -> TextConfig:
+    sizes = {"width": width, "heads": heads, "mlp": 4 * width}
+    return TextConfig(vocab_size=49_408, length=76, **sizes)
+
+
+SHARED_POOLER = PoolerConfig(kind="shared", caption_queries=255, heads=8, query_norm=True)
 
 PRESETS = {
     "base": CoCaConfig(),
@@ -25,6 +50,18 @@ PRESETS = {
             tie_embeddings=True,
         ),
         pooler=PoolerConfig(heads=16),
+    ),
+    "open_clip_vit_b_32": open_clip(
+        ImageConfig(size=224, patch=32),
+        _open_clip_text(width=512, heads=8),
+        pooler=SHARED_POOLER,
+        embedding=512,
+    ),
+    "open_clip_vit_l_14": open_clip(
+        ImageConfig(size=224, patch=14, width=1024, layers=24, heads=16, mlp=4096),
+        _open_clip_text(width=768, heads=12),
+        pooler=SHARED_POOLER,
+        embedding=768,
     ),
     # The embedded default: learns `shapes` on two CPU cores in minutes.
     "mini": CoCaConfig(
@@ -58,7 +95,7 @@ PRESETS = {
 }
 
 
-DERIVED = ("contrastive", "captioning", "initial_temperature")  # from the `loss` section
+DERIVED = ("stacked", "contrastive", "captioning", "initial_temperature")  # not configured here
 
 
 def preset(name: str) -> dict:
@@ -69,5 +106,10 @@ def preset(name: str) -> dict:
     """
     if name not in PRESETS:
         raise UserError(f"model preset {name!r} does not exist; there are {', '.join(PRESETS)}")
-    fields = dataclasses.asdict(PRESETS[name])
+    return as_section(PRESETS[name])
+
+
+def as_section(model: CoCaConfig) -> dict:
+    """The model as the section of a configuration: what follows from other sections is left out."""
+    fields = dataclasses.asdict(model)
     return {key: value for key, value in fields.items() if key not in DERIVED}

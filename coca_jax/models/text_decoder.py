@@ -1,5 +1,7 @@
 """The text decoder's two halves: unimodal (text only) and multimodal (text that sees the image)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,10 +18,31 @@ LOGITS = ("batch", "length", "vocab")
 
 @struct.dataclass
 class DecoderCache:
-    """Keys and values of both halves; leaves are [layers, batch, length, heads, head size]."""
+    """Keys and values of both halves, each as `Transformer` gives them: a LayerCache, or with
+    layers apart a tuple of them."""
 
-    unimodal: LayerCache
-    multimodal: LayerCache
+    unimodal: Any
+    multimodal: Any
+
+    @property
+    def length(self) -> int:
+        """Room for so many tokens."""
+        return jax.tree.leaves(self.unimodal)[0].shape[-1]
+
+    def select(self, chosen: Int[Array, "images k"]) -> "DecoderCache":
+        """For each image the k texts that are chosen among its own, again or not at all."""
+        images, count = chosen.shape
+
+        def pick(leaf: Array) -> Array:
+            grouped = leaf.reshape(*leaf.shape[:-4], images, -1, *leaf.shape[-3:])
+            axis = grouped.ndim - 5
+            taken = jax.vmap(lambda x, i: jnp.take(x, i, axis), (axis, 0), axis)(grouped, chosen)
+            return taken.reshape(*leaf.shape[:-4], images * count, *leaf.shape[-3:])
+
+        def texts(layer: LayerCache) -> LayerCache:
+            return layer.replace(text=jax.tree.map(pick, layer.text))
+
+        return jax.tree.map(texts, self, is_leaf=lambda x: isinstance(x, LayerCache))
 
 
 class TextDecoder(nn.Module):
@@ -71,13 +94,17 @@ class TextDecoder(nn.Module):
         cls = (self.cls + self.positions[-1]).astype(self.dtype)
         cls = jnp.broadcast_to(cls, (ids.shape[0], 1, cls.shape[0]))
         x = constrain(jnp.concatenate([x, cls], axis=1), ACTIVATION)
-        x, _ = self.unimodal(x, causal_mask_with_cls(ids != self.config.text.pad_id))
+        text = self.config.text
+        x, _ = self.unimodal(x, causal_mask_with_cls(ids != text.pad_id, text.shifted_cls_mask))
         return x[:, :-1], self.cls_norm(x[:, -1])
 
     def caption(
-        self, features: Float[Array, "b t d"], context: Float[Array, "b n c"]
+        self, features: Float[Array, "b t d"], context: Float[Array, "images n c"]
     ) -> Float[Array, "b t v"]:
-        """The multimodal half: float32 logits, position t predicting token t + 1."""
+        """The multimodal half: float32 logits, position t predicting token t + 1.
+
+        Of b texts, b / images in a row are about the same image.
+        """
         x, _ = self.multimodal(features, causal_mask(features.shape[1]), context)
         return self._logits(x)
 
@@ -86,15 +113,16 @@ class TextDecoder(nn.Module):
         ids: Int[Array, "b t"],
         position: Int[Array, ""],
         cache: DecoderCache,
-        context: Float[Array, "b n c"] | None = None,
+        context: Float[Array, "images n c"] | None = None,
     ) -> tuple[Float[Array, "b t v"], DecoderCache]:
         """Logits of `ids` at `position` and after, given what the cache holds before them.
 
-        The first call gives the image as `context`; later ones find its keys and values cached.
+        The first call gives the images as `context`; later ones find their keys and values cached.
+        Of b texts, b / images in a row are about the same image.
         """
         rows = jax.lax.dynamic_slice_in_dim(self.positions, position, ids.shape[1])
         x = self._embed(ids) + rows.astype(self.dtype)
-        mask = cached_mask(position, ids.shape[1], cache.unimodal.text.keys.shape[2])
+        mask = cached_mask(position, ids.shape[1], cache.length)
         x, unimodal = self.unimodal(x, mask, None, cache.unimodal, position)
         x, multimodal = self.multimodal(x, mask, context, cache.multimodal, position)
         return self._logits(x), DecoderCache(unimodal, multimodal)
@@ -114,10 +142,12 @@ class TextDecoder(nn.Module):
             text.heads,
             text.mlp,
             cross=cross,
+            interleaved=cross and text.interleaved,
             dropout=self.config.dropout,
             stochastic_depth=self.config.stochastic_depth,
             remat=self.config.remat,
             unroll=self.config.scan_unroll,
+            stacked=self.config.stacked,
             dtype=self.dtype,
         )
 

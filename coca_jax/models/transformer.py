@@ -1,4 +1,6 @@
-"""Pre-LayerNorm transformer layers, scanned: one layer is compiled whatever their number."""
+"""Pre-LayerNorm transformer layers, stacked and scanned, or apart."""
+
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,11 +21,16 @@ class LayerCache:
 
 
 class Block(nn.Module):
-    """Self-attention, optional cross-attention, MLP; each before a residual addition."""
+    """Self-attention, optional cross-attention, MLP; each before a residual addition.
+
+    Interleaved is two layers in one: self-attention and MLP, then cross-attention and MLP, which
+    normalises what it attends to.
+    """
 
     heads: int
     mlp: int
     cross: bool
+    interleaved: bool
     dropout: float
     stochastic: bool
     dtype: jnp.dtype
@@ -34,7 +41,7 @@ class Block(nn.Module):
         x: Float[Array, "b t d"],
         per_layer: tuple[Float[Array, ""], LayerCache | None],
         mask: Bool[Array, "#b 1 t s"] | None,
-        context: Float[Array, "b n c"] | None,
+        context: Float[Array, "images n c"] | None,
         position: Int[Array, ""] | None,
     ) -> tuple[Float[Array, "b t d"], LayerCache | None]:
         """One layer, in the form that `nn.scan` wants: (carry, scanned, broadcast...)."""
@@ -48,6 +55,10 @@ class Block(nn.Module):
         y, text = attention("self_attention")(y, y, mask, text_cache, position)
         x = residual(x, y, depth_rate)
         image = None
+        if self.interleaved:
+            y = Mlp(self.mlp, self.dtype, name="self_mlp")(norm("self_mlp_norm")(x))
+            x = residual(x, y, depth_rate)
+            context = None if context is None else norm("context_norm")(context)
         if self.cross:
             y = norm("cross_attention_norm")(x)
             image_cache = cache.image if cache is not None and context is None else None
@@ -61,16 +72,23 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks whose parameters are stacked on a leading `layers` axis."""
+    """A number of blocks.
+
+    Stacked, each parameter has a leading `layers` axis, and one layer is compiled whatever their
+    number. Apart (`layer_0`, `layer_1`, ...), nothing needs to be cut out of the stack before it is
+    used, which is what decoding would spend most of its time with: `unstack` makes the parameters.
+    """
 
     layers: int
     heads: int
     mlp: int
     cross: bool = False
+    interleaved: bool = False
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     remat: str = "none"
     unroll: int = 1
+    stacked: bool = True
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -78,49 +96,99 @@ class Transformer(nn.Module):
         self,
         x: Float[Array, "b t d"],
         mask: Bool[Array, "#b 1 t s"] | None = None,
-        context: Float[Array, "b n c"] | None = None,
-        cache: LayerCache | None = None,
+        context: Float[Array, "images n c"] | None = None,
+        cache: LayerCache | tuple[LayerCache, ...] | None = None,
         position: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b t d"], LayerCache | None]:
+    ) -> tuple[Float[Array, "b t d"], LayerCache | tuple[LayerCache, ...] | None]:
         """Runs all layers.
 
         Args:
           x: the residual stream.
           mask: True where a position may attend to another in self-attention.
-          context: what cross-attention reads; None takes it from `cache`.
-          cache: leaves have a leading `layers` axis; None means that nothing is kept.
+          context: what cross-attention reads; None takes it from `cache`. Of b rows of `x`,
+            b / images in a row share one.
+          cache: leaves have a leading `layers` axis (apart: one cache for each layer); None means
+            that nothing is kept.
           position: first row of the cache that `x` stands for.
 
         Returns:
           The residual stream after the last layer (before any norm), and the new cache.
         """
-        layer = nn.scan(
-            _rematerialized(Block, self.remat),
+        block = _rematerialized(Block, self.remat)
+        run = self._scan if self.stacked else self._loop
+        x, new_cache = run(block, x, cache, mask, context, position)
+        if cache is not None and context is None:
+            new_cache = jax.tree.map(
+                lambda new, old: new.replace(image=old.image), new_cache, cache, is_leaf=_is_cache
+            )
+        return x, new_cache
+
+    def _scan(self, block: type[nn.Module], x: Array, cache: LayerCache | None, *shared):
+        scanned = nn.scan(
+            block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.layers,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(
+        )
+        return self._block(scanned, "layers")(x, (self._depth_rates(), cache), *shared)
+
+    def _loop(
+        self, block: type[nn.Module], x: Array, cache: tuple[LayerCache, ...] | None, *shared
+    ):
+        caches = (None,) * self.layers if cache is None else cache
+        new_caches = []
+        for i, per_layer in enumerate(zip(self._depth_rates(), caches, strict=True)):
+            x, new = self._block(block, f"layer_{i}")(x, per_layer, *shared)
+            new_caches.append(new)
+        return x, None if cache is None else tuple(new_caches)
+
+    def _depth_rates(self) -> Float[Array, " layers"]:
+        return jnp.linspace(0, self.stochastic_depth, self.layers)
+
+    def _block(self, block: type[nn.Module], name: str) -> nn.Module:
+        return block(
             self.heads,
             self.mlp,
             self.cross,
+            self.interleaved,
             self.dropout,
             self.stochastic_depth > 0,
             self.dtype,
-            name="layers",
+            name=name,
         )
-        depth_rates = jnp.linspace(0, self.stochastic_depth, self.layers)
-        x, new_cache = layer(x, (depth_rates, cache), mask, context, position)
-        if cache is not None and context is None:
-            new_cache = new_cache.replace(image=cache.image)
-        return x, new_cache
 
-    def empty_cache(self, batch: int, length: int, width: int) -> LayerCache:
+    def empty_cache(
+        self, batch: int, length: int, width: int
+    ) -> LayerCache | tuple[LayerCache, ...]:
         """Room for `length` positions of text, with no image yet."""
-        shape = (self.layers, batch, length, self.heads, width // self.heads)
-        return LayerCache(KeyValues(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)))
+
+        def room(*shape: int) -> LayerCache:
+            size = width // self.heads
+            keys = jnp.zeros((*shape, self.heads, size, length), self.dtype)
+            return LayerCache(KeyValues(keys, keys.swapaxes(-1, -2)))
+
+        if self.stacked:
+            return room(self.layers, batch)
+        return tuple(room(batch) for _ in range(self.layers))
+
+
+def unstack(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of stacked layers as those of layers apart."""
+    result = {}
+    for name, value in params.items():
+        if name == "layers":
+            for i in range(len(jax.tree.leaves(value)[0])):
+                result[f"layer_{i}"] = jax.tree.map(lambda x, i=i: x[i], value)
+        else:
+            result[name] = unstack(value) if isinstance(value, dict) else value
+    return result
+
+
+def _is_cache(x: Any) -> bool:
+    return isinstance(x, LayerCache)
 
 
 def _rematerialized(block: type[nn.Module], name: str) -> type[nn.Module]:

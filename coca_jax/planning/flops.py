@@ -19,25 +19,31 @@ def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, i
       patch_dropout: share of the image's tokens that are left out after their embedding.
     """
     image, text, pooler = config.image, config.text, config.pooler
-    tokens = max(1, round(image.tokens * (1 - patch_dropout)))
+    tokens = max(1, round(image.patches * (1 - patch_dropout))) + image.class_token
     contrastive = config.contrastive != "none"
     queries = pooler.caption_queries if config.captioning else 0
     parts = {
-        "image_encoder": 2 * image.tokens * image.patch**2 * 3 * image.width
+        "image_encoder": 2 * image.patches * image.patch**2 * 3 * image.width
         + image.layers * _layer(tokens, image.width, image.mlp, causal=False),
         "decoder": text.unimodal_layers
         * _layer(text.length + contrastive, text.width, text.mlp, causal=True),
     }
-    if queries:
-        parts["caption_pooler"] = _cross(queries, text.width, tokens, image.width)
     context = (queries, text.width) if queries else (tokens, image.width)
-    if contrastive:
-        cascade = pooler.kind == "cascade"
-        source = context if cascade else (tokens, image.width)
-        parts["contrastive_pooler"] = _cross(1, text.width, *source)
+    if pooler.kind == "shared":
+        parts["pooler"] = _cross(contrastive + queries, text.width, tokens, image.width)
+    else:
+        if queries:
+            parts["caption_pooler"] = _cross(queries, text.width, tokens, image.width)
+        if contrastive:
+            source = context if pooler.kind == "cascade" else (tokens, image.width)
+            parts["contrastive_pooler"] = _cross(1, text.width, *source)
+    if contrastive and config.embedding:
+        projection = 2 * text.width * config.embedding
+        parts |= {"image_projection": projection, "text_projection": projection}
     if config.captioning:
         layer = _layer(text.length, text.width, text.mlp, causal=True)
         layer += _cross(text.length, text.width, *context)
+        layer += _mlp(text.length, text.width, text.mlp) * text.interleaved
         parts["decoder"] += text.multimodal_layers * layer
         parts["decoder"] += 2 * text.length * text.width * text.vocab_size
     return parts
@@ -52,7 +58,11 @@ def _layer(length: int, width: int, mlp: int, causal: bool) -> int:
     """Self-attention and MLP of one layer."""
     projections = 4 * 2 * length * width**2
     attention = 2 * 2 * length**2 * width // (2 if causal else 1)
-    return projections + attention + 2 * 2 * length * width * mlp
+    return projections + attention + _mlp(length, width, mlp)
+
+
+def _mlp(length: int, width: int, mlp: int) -> int:
+    return 2 * 2 * length * width * mlp
 
 
 def _cross(length: int, width: int, keys: int, key_width: int) -> int:

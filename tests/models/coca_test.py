@@ -9,6 +9,8 @@ import pytest
 from reference.coca import coca as reference
 
 from coca_jax.models import PRESETS, CoCa, init_params
+from coca_jax.models.image_encoder import ImageEncoder
+from coca_jax.models.transformer import unstack
 
 TINY = PRESETS["tiny"]
 
@@ -107,6 +109,16 @@ def test_logits_do_not_see_the_future_but_the_embedding_sees_all():
             {"caption_pooler", "decoder/multimodal", "decoder/softmax"},
         ),
         ({"contrastive": "sigmoid"}, set(), {"logit_bias", "logit_scale"}),
+        (
+            {"embedding": 24, "pooler": {"kind": "shared"}, "contrastive": "none"},
+            {"image_projection", "text_projection", "contrastive_pooler", "caption_pooler"},
+            {"pooler"},
+        ),
+        (
+            {"embedding": 24, "pooler": {"kind": "shared"}, "captioning": False},
+            {"contrastive_pooler", "caption_pooler", "decoder/multimodal"},
+            {"image_projection", "text_projection", "pooler"},
+        ),
     ],
 )
 def test_parts_of_untrained_losses_do_not_exist(changes, absent, present):
@@ -140,6 +152,57 @@ def test_extending_with_a_cache_equals_one_pass():
     second, cache = apply(ids[:, 4:5], jnp.int32(4), cache, method="extend")
     third, cache = apply(ids[:, 5:], jnp.int32(5), cache, method="extend")
     np.testing.assert_allclose(np.concatenate([first, second, third], 1), whole, atol=2e-5)
+
+
+def test_texts_share_their_images_keys():
+    model, params = model_and_params(TINY)
+    pixels, ids = batch()
+    texts = jnp.concatenate([ids, ids[::-1]])  # two for each of the three images, in turn
+    apply = jax.jit(functools.partial(model.apply, {"params": params}), static_argnames="method")
+    expected = apply(jnp.repeat(pixels, 2, axis=0), texts, method="caption_logits")
+    np.testing.assert_allclose(
+        apply(pixels, texts, method="caption_logits"), expected, rtol=1e-4, atol=1e-5
+    )
+    cache = model.apply({"params": params}, 6, 12, method="empty_cache")
+    context = apply(pixels, method="image_context")
+    first, cache = apply(texts[:, :5], jnp.int32(0), cache, context, method="extend")
+    second, cache = apply(texts[:, 5:], jnp.int32(5), cache, method="extend")
+    assert cache.multimodal.image.keys.shape[1] == 3
+    np.testing.assert_allclose(np.concatenate([first, second], 1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_cache_selects_among_each_images_texts(stacked):
+    params = model_and_params(TINY)[1]
+    model = CoCa(dataclasses.replace(TINY, stacked=stacked))
+    apply = functools.partial(model.apply, {"params": params if stacked else unstack(params)})
+    pixels, ids = batch()
+    texts = jnp.concatenate([ids, ids[::-1]])
+    cache = apply(6, 12, method="empty_cache")
+    context = apply(pixels, method="image_context")
+    _, cache = apply(texts[:, :4], jnp.int32(0), cache, context, method="extend")
+    chosen = jnp.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    rows = jnp.array([1, 1, 0, 2, 3, 2, 4, 4, 4])
+    found, _ = apply(texts[rows, 4:6], jnp.int32(4), cache.select(chosen), method="extend")
+    expected, _ = apply(texts[:, 4:6], jnp.int32(4), cache, method="extend")
+    np.testing.assert_allclose(found, expected[rows], rtol=1e-4, atol=1e-5)
+
+
+def test_patch_dropout_keeps_the_class_token():
+    image = {"class_token": True, "patch_dropout": 0.5, "columns": 4, "layers": 1}
+    encoder = ImageEncoder(variant(image=image), jnp.dtype("float32"))
+    pixels = jnp.zeros((2, 16, 32, 3))
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    tokens, params = jax.jit(encoder.init_with_output)(rngs, pixels)
+    assert tokens.shape == (2, 1 + 4, 32)
+    assert encoder.apply(params, pixels).shape == (2, 1 + 8, 32)
+    # Only what stands in the class token's place has its values.
+    moved = jax.tree.map(lambda x: x, nn.meta.unbox(params))
+    moved["params"]["class_token"] = moved["params"]["class_token"].at[0].add(5)
+    changed = np.abs(
+        encoder.apply(moved, pixels, rngs=rngs) - encoder.apply(params, pixels, rngs=rngs)
+    ).max(axis=(0, 2))
+    assert changed[0] > 10 * changed[1:].max()
 
 
 def test_unrolling_and_rematerialisation_change_nothing():
