@@ -24,7 +24,7 @@ class BatchMaker:
     Args:
       source: gives the records.
       tokenizer: makes the text's ids.
-      image_size: pixels of both sides.
+      image_size: height and width in pixels.
       text_length: ids of a text, bos and eos included.
       captions: "sampled" draws one of the record's captions, "first" always takes the first.
       min_crop_area: least share of the image in a random crop; 1.0 crops as in evaluation.
@@ -36,7 +36,7 @@ class BatchMaker:
         source: Source,
         tokenizer: Tokenizer,
         *,
-        image_size: int,
+        image_size: tuple[int, int],
         text_length: int,
         captions: str = "sampled",
         min_crop_area: float = 1.0,
@@ -62,7 +62,7 @@ class BatchMaker:
         """
         # All of one step after the other: what it needs stays in the CPU's caches.
         pairs = [self._read(index, rng) for index, rng in zip(indices, rngs, strict=True)]
-        image = np.empty((len(pairs), self._image_size, self._image_size, 3), np.uint8)
+        image = np.empty((len(pairs), *self._image_size, 3), np.uint8)
         bad = {kind: np.zeros(len(pairs), np.int32) for kind in BAD_KINDS}
         for row, rng in enumerate(rngs):
             for _ in range(MAX_SUBSTITUTES + 1):

@@ -1,4 +1,4 @@
-"""Images, by OpenCV: decoding, and the resizing and cropping of training and evaluation.
+"""Images: decoding, and the resizing and cropping of training (OpenCV) and evaluation (Pillow).
 
 Everything here is uint8 RGB on the host; scaling to the model's range is done on the device.
 """
@@ -8,11 +8,13 @@ import math
 import cv2
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 # Callers decode in threads of their own, with which OpenCV's pool would compete.
 cv2.setNumThreads(0)
 
 JPEG_START = b"\xff\xd8\xff"
+MAX_STRIP = 256  # targets in a row: of a longer image, evaluation scales only the middle
 
 
 class BadExample(Exception):
@@ -42,32 +44,51 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def resize_for_evaluation(
-    image: UInt8[np.ndarray, "h w 3"], size: int
-) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The central square, scaled to size x size pixels: the whole shorter side is kept."""
-    side = min(image.shape[:2])
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    image = image[top : top + side, left : left + side]
-    return _resize(image, size, cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
+    """The image scaled to cover `size` (height, width), by Pillow's bicubic, and its centre.
+
+    The same pixels as OpenCLIP's evaluation: torchvision's `Resize` and `CenterCrop`, and for
+    targets that are not square OpenCLIP's `ResizeKeepRatio`, which rounds instead of cutting off.
+    """
+    image = _without_far_ends(image, size)
+    height, width = image.shape[:2]
+    if size[0] == size[1]:
+        short = min(height, width)
+        resized = int(size[0] * height / short), int(size[0] * width / short)
+    else:
+        ratio = min(height / size[0], width / size[1])
+        resized = round(height / ratio), round(width / ratio)
+    top, left = (round((r - s) / 2) for r, s in zip(resized, size, strict=True))
+    picture = Image.fromarray(image).resize(resized[::-1], Image.Resampling.BICUBIC)
+    return np.array(picture.crop((left, top, left + size[1], top + size[0])))
 
 
 def random_resized_crop(
-    image: UInt8[np.ndarray, "h w 3"], size: int, min_area: float, rng: np.random.Generator
-) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """A random part of at least about `min_area` of the image, stretched to size x size pixels.
+    image: UInt8[np.ndarray, "h w 3"],
+    size: tuple[int, int],
+    min_area: float,
+    rng: np.random.Generator,
+) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
+    """A random part of at least about `min_area` of the image, stretched to `size` (height, width).
 
-    The area is uniform in [min_area, 1] and the aspect ratio log-uniform in [3/4, 4/3], as in
-    Szegedy et al. 2014 (https://arxiv.org/abs/1409.4842); sides too long are cut to the image's.
+    The area is uniform in [min_area, 1] and the aspect ratio log-uniform in [3/4, 4/3] times that
+    of `size`, as in Szegedy et al. 2014 (https://arxiv.org/abs/1409.4842) for squares; sides too
+    long are cut to the image's.
     """
     height, width = image.shape[:2]
     side = math.sqrt(height * width * rng.uniform(min_area, 1))
     stretch = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)) / 2)
+    stretch *= math.sqrt(size[1] / size[0])
     h = min(max(round(side / stretch), 1), height)
     w = min(max(round(side * stretch), 1), width)
     top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+    crop = image[top : top + h, left : left + w]
+    if crop.shape[:2] == size:
+        return np.ascontiguousarray(crop)
     # Averaging all pixels costs five times as much; to halve the sides, bilinear sees enough.
-    interpolation = cv2.INTER_AREA if h * w > (2 * size) ** 2 else cv2.INTER_LINEAR
-    return _resize(image[top : top + h, left : left + w], size, interpolation)
+    interpolation = cv2.INTER_AREA if h * w > 4 * size[0] * size[1] else cv2.INTER_LINEAR
+    return cv2.resize(crop, size[::-1], interpolation=interpolation)
 
 
 def flip(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -75,10 +96,15 @@ def flip(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     return cv2.flip(image, 1)
 
 
-def _resize(image: np.ndarray, size: int, interpolation: int) -> np.ndarray:
-    if image.shape[:2] == (size, size):
-        return np.ascontiguousarray(image)
-    return cv2.resize(image, (size, size), interpolation=interpolation)
+def _without_far_ends(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The middle of an extremely long image, which scaled whole would fill the memory."""
+    height, width = image.shape[:2]
+    h = min(height, MAX_STRIP * math.ceil(width * size[0] / size[1]))
+    w = min(width, MAX_STRIP * math.ceil(height * size[1] / size[0]))
+    top, left = (height - h) // 2, (width - w) // 2
+    return image[top : top + h, left : left + w]
 
 
 def _to_rgb(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

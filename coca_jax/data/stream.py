@@ -83,7 +83,7 @@ def make_tokenizer_from(data: ConfigDict) -> Tokenizer:
 def make_train_stream(
     data: ConfigDict,
     *,
-    image_size: int,
+    image_size: tuple[int, int],
     text_length: int,
     batch_size: int,
     seed: int,
@@ -114,7 +114,11 @@ def make_train_stream(
 
 
 def evaluation_batches(
-    source: Source, image_size: int, batch_size: int, limit: int | None = None, threads: int = 16
+    source: Source,
+    image_size: tuple[int, int],
+    batch_size: int,
+    limit: int | None = None,
+    threads: int = 16,
 ) -> Iterator[Batch]:
     """Every record once, in order: uint8 images [b, h, w, 3], labels [b] and the lists of texts.
 

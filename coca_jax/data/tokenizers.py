@@ -71,15 +71,44 @@ class SentencePieceTokenizer:
         return [self._model.decode(_content(self, row)) for row in ids]
 
 
+class ClipTokenizer:
+    """CLIP's lower-case byte pairs, with the same ids as OpenCLIP's: needs no model file."""
+
+    # As in OpenCLIP, padding has the id of a "!" within a word; only its place after eos tells.
+    pad_id, bos_id, eos_id = 0, 49406, 49407
+    vocab_size = 49408
+
+    def encode(self, texts: Sequence[str], length: int) -> Int32[np.ndarray, "b {length}"]:
+        """See `Tokenizer.encode`."""
+        from coca_jax.data import clip_bpe  # its packages are for this tokenizer only
+
+        return _rows(self, [clip_bpe.encode(text) for text in texts], length)
+
+    def decode(self, ids: Int[np.ndarray, "b l"]) -> list[str]:
+        """See `Tokenizer.decode`; bytes that are not UTF-8 become U+FFFD."""
+        from coca_jax.data import clip_bpe
+
+        return [clip_bpe.decode(self._content(row)) for row in np.asarray(ids).tolist()]
+
+    def _content(self, row: list[int]) -> list[int]:
+        if self.eos_id in row:
+            return row[: row.index(self.eos_id)]
+        while row and row[-1] == self.pad_id:
+            row = row[:-1]
+        return row
+
+
 def make_tokenizer(kind: str, path: str | os.PathLike | None = None) -> Tokenizer:
-    """A tokenizer by its kind: "byte", or "sentencepiece" with the model file at `path`."""
+    """A tokenizer by its kind: "byte", "clip", or "sentencepiece" with the model at `path`."""
     if kind == "byte":
         return ByteTokenizer()
+    if kind == "clip":
+        return ClipTokenizer()
     if kind == "sentencepiece":
         if not path:
             raise UserError("tokenizer kind 'sentencepiece' needs the path of a model file")
         return SentencePieceTokenizer(path)
-    raise UserError(f"unknown tokenizer kind {kind!r}; known: 'byte', 'sentencepiece'")
+    raise UserError(f"unknown tokenizer kind {kind!r}; known: 'byte', 'clip', 'sentencepiece'")
 
 
 def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:

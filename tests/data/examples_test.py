@@ -23,7 +23,7 @@ def two_sided():
 
 def maker(source, **options):
     """Makes the example of one index, which must not depend on the rest of the batch."""
-    make_batch = BatchMaker(source, TOKENIZER, image_size=8, text_length=24, **options)
+    make_batch = BatchMaker(source, TOKENIZER, image_size=(8, 8), text_length=24, **options)
 
     def make(index, rng):
         return {key: value[0] for key, value in make_batch([index], [rng]).items()}
@@ -39,7 +39,7 @@ def test_a_row_of_a_batch_does_not_depend_on_the_others(plain_source):
     noise = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
     good = {"image": png(noise), "captions": ["one", "another", "a third"]}
     source = [good, {"image": b"broken", "captions": ["never seen"]}, *plain_source[:4], good]
-    options = {"image_size": 8, "text_length": 24, "min_crop_area": 0.3, "flip": True}
+    options = {"image_size": (8, 8), "text_length": 24, "min_crop_area": 0.3, "flip": True}
     make = BatchMaker(source, TOKENIZER, **options)
 
     def rngs():
@@ -92,6 +92,13 @@ def test_crops_only_if_asked():
     rng = np.random.default_rng(0)
     np.testing.assert_array_equal(maker(source)(0, rng)["image"], image)
     assert (maker(source, min_crop_area=0.2)(0, rng)["image"] != image).any()
+
+
+@pytest.mark.parametrize("min_crop_area", [1.0, 0.5])
+def test_images_need_not_be_square(plain_source, min_crop_area):
+    options = {"image_size": (4, 12), "text_length": 24, "min_crop_area": min_crop_area}
+    batch = BatchMaker(plain_source, TOKENIZER, **options)([3], [np.random.default_rng(0)])
+    np.testing.assert_array_equal(batch["image"], np.full((1, 4, 12, 3), 3, np.uint8))
 
 
 def test_bad_records_are_replaced_and_counted(plain_source):

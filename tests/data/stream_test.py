@@ -98,7 +98,7 @@ def test_bad_records_do_not_change_the_others(plain_source):
     broken[3] = {"image": b"", "captions": ["broken"], "label": 3}
     rows = []
     for source in (plain_source, broken):
-        make = BatchMaker(source, ByteTokenizer(), image_size=8, text_length=16)
+        make = BatchMaker(source, ByteTokenizer(), image_size=(8, 8), text_length=16)
         batches = TrainStream(len(source), make, batch_size=8, seed=0).batches()
         rows.append(take(batches, 3))  # one epoch
     good, bad = ({key: np.concatenate([b[key] for b in r]) for key in r[0]} for r in rows)
@@ -111,24 +111,24 @@ def test_bad_records_do_not_change_the_others(plain_source):
 
 
 def test_evaluation_reads_every_record_once_in_order(plain_source):
-    batches = list(evaluation_batches(plain_source, 4, 10))
+    batches = list(evaluation_batches(plain_source, (4, 6), 10))
     assert [len(batch["image"]) for batch in batches] == [10, 10, 4]
     assert np.concatenate([batch["label"] for batch in batches]).tolist() == list(range(24))
     pixels = np.concatenate([batch["image"] for batch in batches])
-    assert pixels.shape == (24, 4, 4, 3) and pixels[:, 0, 0, 0].tolist() == list(range(24))
+    assert pixels.shape == (24, 4, 6, 3) and pixels[:, 0, 0, 0].tolist() == list(range(24))
     assert batches[2]["captions"] == [[f"picture {i}"] for i in range(20, 24)]
     assert sum(batch["bad_image"] for batch in batches) == 0
 
 
 def test_evaluation_reads_no_more_than_the_limit(plain_source):
-    batches = list(evaluation_batches(plain_source, 4, 4, limit=7))
+    batches = list(evaluation_batches(plain_source, (4, 4), 4, limit=7))
     assert np.concatenate([batch["label"] for batch in batches]).tolist() == list(range(7))
 
 
 @pytest.mark.parametrize("bad", [[0], [4, 5], [22, 23], [3, 23]])
 def test_evaluation_leaves_out_and_counts_unreadable_images(plain_source, bad):
     source = [r | {"image": b"broken"} if r["label"] in bad else r for r in plain_source]
-    batches = list(evaluation_batches(source, 4, 5))
+    batches = list(evaluation_batches(source, (4, 4), 5))
     assert np.concatenate([batch["label"] for batch in batches]).tolist() == [
         i for i in range(24) if i not in bad
     ]
@@ -139,7 +139,7 @@ def test_evaluation_leaves_out_and_counts_unreadable_images(plain_source, bad):
 def test_evaluation_of_nothing_readable_is_an_error():
     source = [{"image": b"broken", "captions": [], "label": 0}] * 3
     with pytest.raises(UserError, match="none of the 3 images"):
-        list(evaluation_batches(source, 4, 2))
+        list(evaluation_batches(source, (4, 4), 2))
 
 
 def test_the_stream_of_a_config(prepared):
@@ -157,7 +157,7 @@ def test_the_stream_of_a_config(prepared):
             },
         }
     )
-    batches = make_train_stream(data, image_size=32, text_length=64, batch_size=60, seed=0)
+    batches = make_train_stream(data, image_size=(32, 32), text_length=64, batch_size=60, seed=0)
     batch = next(batches.batches())
     assert batch["image"].shape == (60, 32, 32, 3) and batch["image"].dtype == np.uint8
     assert batch["text"].shape == (60, 64) and batch["text"].dtype == np.int32

@@ -1,3 +1,5 @@
+import json
+import pathlib
 import pickle
 
 import numpy as np
@@ -6,16 +8,18 @@ import pytest
 from coca_jax.data.sources import tokenizer_path
 from coca_jax.data.tokenizers import (
     ByteTokenizer,
+    ClipTokenizer,
     SentencePieceTokenizer,
     make_tokenizer,
     train_sentencepiece,
 )
 from coca_jax.errors import UserError
 
+OPEN_CLIP = pathlib.Path(__file__).parent.parent / "fixtures/open_clip"
 TEXTS = ["a red circle", "", "ein Kreis, größer als 日本", "two  spaces"]
 
 
-@pytest.fixture(scope="module", params=["byte", "sentencepiece"])
+@pytest.fixture(scope="module", params=["byte", "clip", "sentencepiece"])
 def tokenizer(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     path.write_bytes(train_sentencepiece(["a red circle", "a blue circle"] * 5, 290))
@@ -28,6 +32,33 @@ def test_bytes_are_shifted_past_the_special_ids():
     assert rows.dtype == np.int32
 
 
+def test_clip_gives_openclips_ids():
+    recorded = json.loads((OPEN_CLIP / "tokens.json").read_text())
+    assert len(recorded) > 100
+    rows = ClipTokenizer().encode([record["text"] for record in recorded], 76)
+    for row, record in zip(rows.tolist(), recorded, strict=True):
+        padding = [0] * (76 - len(record["ids"]))
+        assert row == record["ids"] + padding, record["text"]
+
+
+def test_clip_decodes_exclamation_marks_but_not_the_padding_of_the_same_id():
+    tokenizer = ClipTokenizer()
+    (row,) = tokenizer.encode(["so!~!~!"], 12)
+    end = row.tolist().index(tokenizer.eos_id)
+    assert tokenizer.pad_id in row[:end] and tokenizer.pad_id in row[end:]
+    row[end] = tokenizer.pad_id  # as in a caption that was cut off
+    assert tokenizer.decode(row[None]) == ["so !~!~!"]
+
+
+def test_clip_decodes_any_ids():
+    tokenizer = ClipTokenizer()
+    (row,) = tokenizer.encode(["\N{SNOWBOARDER}\u0378"], 12)
+    cut = row[1 : row.tolist().index(tokenizer.eos_id) - 1]
+    assert tokenizer.decode(cut[None])[0].endswith("\N{REPLACEMENT CHARACTER}")
+    beyond = [tokenizer.bos_id, 320, tokenizer.vocab_size, -1, tokenizer.bos_id, 2368]
+    assert tokenizer.decode(np.array([beyond])) == ["a cat"]
+
+
 def test_cut_texts_keep_bos_and_eos(tokenizer):
     whole = tokenizer.encode(["a red circle " * 9], 200)[0]
     cut = tokenizer.encode(["a red circle " * 9], 6)[0]
@@ -37,6 +68,8 @@ def test_cut_texts_keep_bos_and_eos(tokenizer):
 
 def test_decoding_gives_the_text_back(tokenizer):
     texts = [text for text in TEXTS if "  " not in text]  # SentencePiece joins spaces
+    if isinstance(tokenizer, ClipTokenizer):  # knows no capitals, and a word from its spaces only
+        texts = [text.lower().replace(",", " ,") for text in texts]
     assert tokenizer.decode(tokenizer.encode(texts, 64)) == texts
 
 

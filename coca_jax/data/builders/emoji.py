@@ -113,7 +113,12 @@ def _captions(entry: dict[str, Any]) -> list[str]:
 
 
 def _picture(data: bytes) -> io.BytesIO:
-    image = images.resize_for_evaluation(images.decode(data), IMAGE_SIZE)
+    """The central square; not scaled as in evaluation, which may change, unlike a data set."""
+    image = images.decode(data)
+    side = min(image.shape[:2])
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    image = image[top : top + side, left : left + side]
+    image = cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
     return io.BytesIO(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
 
 
