@@ -19,6 +19,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["coca_jax", "coca_jax.*"]),
+    package_data={"coca_jax.data": ["clip_merges.*"]},
     entry_points={"console_scripts": ["coca=coca_jax.cli:main"]},
     install_requires=[
         "jax>=0.10,<0.12",
@@ -32,7 +33,11 @@ setup(
         "jaxtyping>=0.3.9,<0.4",
         "numpy>=2.0,<3",
         "opencv-python-headless>=4.11,<6",
+        "pillow>=13,<14",  # 12 resizes tall images in another order, to slightly other pixels
+        "safetensors>=0.5,<1",
         "sentencepiece>=0.2.1,<0.3",
+        "ftfy>=6.3,<7",
+        "regex>=2024.11.6",
         "tensorboardX>=2.6.4,<3",
         "tqdm>=4.67,<5",
         "matplotlib>=3.10,<4",

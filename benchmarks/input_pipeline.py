@@ -64,7 +64,7 @@ def measure(folder: str, threads: int, count: int, repeats: int) -> dict[str, An
     tokenizer_path("textured_photos", folder).write_bytes(train_sentencepiece(captions, 400))
     batches = make_train_stream(
         data_config(folder, threads),
-        image_size=IMAGE_SIZE,
+        image_size=(IMAGE_SIZE, IMAGE_SIZE),
         text_length=TEXT_LENGTH,
         batch_size=BATCH_SIZE,
         seed=0,

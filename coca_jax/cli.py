@@ -9,6 +9,26 @@ from collections.abc import Callable, Sequence
 from coca_jax.errors import Preempted, UserError
 
 BATCH = 64  # images read at a time
+BEAM_OPTIONS = {
+    "beams": (int, "beam search, with so many texts side by side"),
+    "n_best": (int, "so many captions of beam search (others)"),
+    "length_penalty": (float, "above 0, favours long captions (1: mean log-probability)"),
+}
+SAMPLING_OPTIONS = {
+    "samples": (int, "so many captions drawn at random (others)"),
+    "temperature": (float, "of sampling"),
+    "top_k": (int, "sampling among so many tokens only"),
+    "top_p": (float, "sampling among the fewest tokens with this probability"),
+    "seed": (int, "of sampling"),
+}
+CAPTION_OPTIONS = {
+    "prompt": (str, "what captions begin with"),
+    "length": (int, "most tokens, begin, prompt and end included"),
+    "min_length": (int, "least tokens in front of the end, begin and prompt included"),
+    "repetition_penalty": (float, "above 1, repeated tokens become less likely"),
+    **BEAM_OPTIONS,
+    **SAMPLING_OPTIONS,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,11 +85,16 @@ def caption(options: argparse.Namespace) -> None:
     """Prints one JSON line per image."""
     from coca_jax.inference import load
 
+    settings = {key: getattr(options, key) for key in CAPTION_OPTIONS}
+    settings = {key: value for key, value in settings.items() if value is not None}
     handle = load(options.model)
     for start in range(0, len(options.images), BATCH):
         paths = options.images[start : start + BATCH]
-        for path, made in zip(paths, handle.caption(handle.preprocess(paths)), strict=True):
-            line = {"path": path, "caption": made.text, "log_probability": made.log_probability}
+        captions = handle.caption(handle.preprocess(paths), _method(settings), **settings)
+        for path, made in zip(paths, captions, strict=True):
+            line = {"path": path} | _spelled(made)
+            if made.others:
+                line["others"] = [_spelled(other) for other in made.others]
             print(json.dumps(line, ensure_ascii=False), flush=True)
 
 
@@ -124,11 +149,37 @@ def data_prepare(options: argparse.Namespace) -> None:
     prepare(options.name, options.data_dir)
 
 
+def convert(options: argparse.Namespace) -> None:
+    """Brings weights in from another project, or out to it."""
+    from coca_jax.interop.convert import export_open_clip, import_open_clip
+
+    if options.to:
+        count = export_open_clip(options.input, options.output)
+        print(f"{options.output}: {count:,} tensors")
+        return
+    if not options.variant:
+        raise UserError("--from open_clip needs --variant, such as open_clip_vit_b_32")
+    shifted = options.cls_mask == "released"
+    count = import_open_clip(options.input, options.variant, options.output, shifted)
+    print(f"{options.output}: {count:,} parameters")
+
+
 def report(options: argparse.Namespace) -> None:
     """Writes the run's page."""
     from coca_jax.observe.report import write_report
 
     print(write_report(options.workdir))
+
+
+def _method(settings: dict) -> str:
+    """The way of captioning that has these settings; greedy if there are none of it."""
+    if any(key in settings for key in BEAM_OPTIONS):
+        return "beam"
+    return "sample" if any(key in settings for key in SAMPLING_OPTIONS) else "greedy"
+
+
+def _spelled(caption) -> dict:
+    return {"caption": caption.text, "log_probability": caption.log_probability}
 
 
 def _config(options: argparse.Namespace):
@@ -159,6 +210,8 @@ def _parser() -> argparse.ArgumentParser:
     add("evaluate", evaluate, "config", "workdir").add_argument("--step", type=int)
     command = add("caption", caption)
     command.add_argument("--model", required=True, type=pathlib.Path, help="a workdir")
+    for name, (kind, meaning) in CAPTION_OPTIONS.items():
+        command.add_argument(f"--{name.replace('_', '-')}", type=kind, help=meaning)
     command.add_argument("images", nargs="+", metavar="IMAGE")
     command = add("search", search)
     command.add_argument("--model", required=True, type=pathlib.Path, help="a workdir")
@@ -171,6 +224,19 @@ def _parser() -> argparse.ArgumentParser:
     command = add("prepare", data_prepare, under=data)
     command.add_argument("name")
     command.add_argument("--data-dir", help="where TFDS data sets lie; TFDS's default if absent")
+    command = add("convert", convert)
+    direction = command.add_mutually_exclusive_group(required=True)
+    direction.add_argument("--from", dest="origin", choices=("open_clip",))
+    direction.add_argument("--to", choices=("open_clip",))
+    command.add_argument("--variant", help="what is read: open_clip_vit_b_32, ..., or a JSON file")
+    command.add_argument(
+        "--cls-mask",
+        choices=("released", "correct"),
+        default="released",
+        help="how [CLS] attended in training: as in OpenCLIP's released weights, or as intended",
+    )
+    command.add_argument("input", type=pathlib.Path, metavar="IN")
+    command.add_argument("output", type=pathlib.Path, metavar="OUT")
     add("report", report, "workdir")
     return parser
 

@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
@@ -10,10 +11,14 @@ from coca_jax import cli
 from coca_jax.config import load_config
 from coca_jax.errors import UserError
 from coca_jax.evaluate.handle import Handle
+from coca_jax.generate import Decoding, make_method
 from coca_jax.inference import LoadedModel
 from coca_jax.models import CoCa
 from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.train import loop
+
+# That of the tokenizer of `shapes`.
+DECODING = Decoding(bos_id=2, eos_id=3, pad_id=0, length=28, suppress=(0, 2))
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +75,72 @@ def test_a_batch_is_its_rows(model):
     np.testing.assert_allclose(whole, rows, atol=1e-5)
 
 
-def test_captions_have_the_log_probability_of_their_logits(model, pictures):
-    pixels = model.preprocess(pictures)
-    ids = model._run("caption", pixels)[0]
-    logits = np.asarray(model.caption_logits(pixels, ids), np.float64)
+def nats_of(model, pixels, prefix, text):
+    """log p(text | image, prefix) from whole-text logits, without padding; both are ids."""
+    ids = np.array([prefix + text], np.int32)
+    logits = np.asarray(model.caption_logits(pixels[None], ids), np.float64)[0]
     nats = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    chosen = np.take_along_axis(nats[:, :-1], ids[:, 1:, None], 2)[..., 0]
-    expected = np.where(ids[:, 1:] != model.config.text.pad_id, chosen, 0).sum(1)
-    found = [caption.log_probability for caption in model.caption(pixels)]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    places = np.arange(len(prefix), len(prefix) + len(text))
+    return nats[places - 1, ids[0, places]].sum()
+
+
+def ids_of(model, text):
+    row = model.tokenize([text])[0].tolist()
+    return row[: row.index(model.tokenizer.eos_id) + 1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"prompt": "a red"},
+        {"method": "beam", "beams": 3, "n_best": 2, "prompt": ["a", "a blue", "the"]},
+        {"method": "sample", "samples": 2, "top_k": 20, "seed": 3, "length": 9},
+    ],
+)
+def test_captions_have_the_log_probability_of_their_logits(model, pictures, options):
+    pixels = model.preprocess(pictures)
+    made = model._run(
+        "caption",
+        (pixels, *model._prompts(options.get("prompt", ""), 3)),
+        (jax.random.key(options.get("seed", 0)),),
+        decoding=dataclasses.replace(DECODING, length=options.get("length", 28)),
+        method=make_method(
+            options.get("method", "greedy"),
+            {k: v for k, v in options.items() if k in ("beams", "n_best", "samples", "top_k")},
+        ),
+    )
+    captions = model.caption(pixels, **options)
+    prompts, known = model._prompts(options.get("prompt", ""), 3)
+    for i, first in enumerate(captions):
+        found = [first, *first.others]
+        assert len(found) == options.get("n_best", options.get("samples", 1))
+        for k, caption in enumerate(found):
+            ids = made.ids[i, k, : made.lengths[i, k]].tolist()
+            assert ids[: known[i]] == prompts[i, : known[i]].tolist()
+            assert caption.text == model.tokenizer.decode(made.ids[i, k : k + 1])[0]
+            expected = nats_of(model, pixels[i], ids[: known[i]], ids[known[i] :])
+            np.testing.assert_allclose(caption.log_probability, expected, rtol=1e-4)
+    again = model.caption(pixels, **options)
+    assert again == captions
+
+
+def test_log_probabilities_of_texts(model, pictures):
+    pixels = model.preprocess(pictures)
+    texts = ["a red circle", "a blue star at the top left", "a"]
+    found = model.log_probabilities(pixels, texts)
+    for i, k in np.ndindex(3, 3):
+        begin, *rest = ids_of(model, texts[k])
+        expected = nats_of(model, pixels[i], [begin], rest)
+        np.testing.assert_allclose(found[i, k], expected, rtol=1e-4)
+    turned = [texts[::-1], texts, texts[::-1]]
+    own = model.log_probabilities(pixels, turned)
+    np.testing.assert_allclose(own, [found[0, ::-1], found[1], found[2, ::-1]], rtol=1e-5)
+    prompts = ["a", "a red", "the image shows"]
+    found = model.log_probabilities(pixels, texts, prompts)
+    for i, k in np.ndindex(3, 3):
+        prefix, text = ids_of(model, prompts[i])[:-1], ids_of(model, texts[k])[1:]
+        np.testing.assert_allclose(found[i, k], nats_of(model, pixels[i], prefix, text), rtol=1e-4)
 
 
 def test_a_checkpoint_can_be_named_and_the_average_is_what_is_loaded(model, workdir):
@@ -94,6 +156,14 @@ def test_caption_command_prints_a_json_line_for_each_image(workdir, pictures, ca
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["path"] for line in lines] == pictures
     assert all(line.keys() == {"path", "caption", "log_probability"} for line in lines)
+    command = ["caption", "--model", str(workdir), "--beams", "3", "--n-best", "2", *pictures[:1]]
+    assert cli.main([*command, "--prompt", "a red", "--length", "8"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert line.keys() == {"path", "caption", "log_probability", "others"}
+    assert line["caption"].startswith("a red") and len(line["others"]) == 1
+    assert line["others"][0]["caption"] != line["caption"]
+    assert cli.main([*command, "--temperature", "2"]) == 2
+    assert "beam has no option temperature" in capsys.readouterr().err
 
 
 def test_search_command_ranks_by_similarity(model, workdir, pictures, tmp_path, capsys):
@@ -129,9 +199,22 @@ def test_folders_that_hold_no_model(tmp_path):
         coca_jax.load(tmp_path)
 
 
-def test_an_unknown_captioning_method_is_named(model):
-    with pytest.raises(UserError, match="'beam' does not exist"):
-        model.caption(np.zeros((1, 32, 32, 3), np.uint8), method="beam")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "best"}, "'best' does not exist; there are greedy, sample, beam"),
+        ({"beams": 3}, "greedy has no option beams; it has none"),
+        ({"method": "beam", "top_k": 3}, "beam has no option top_k; it has beams, n_best"),
+        ({"method": "beam", "beams": 2, "n_best": 3}, "n_best is 3; it must be from 1"),
+        ({"method": "beam", "beams": "six"}, "are no numbers"),
+        ({"length": 100}, "length is 100; it must be at most the model's, 28"),
+        ({"prompt": ["a", "b"]}, "there are 2 prompts for 1 images"),
+        ({"prompt": "a red circle " * 20}, "the model's texts have at most 28"),
+    ],
+)
+def test_captioning_options_that_cannot_be(model, options, message):
+    with pytest.raises(UserError, match=message):
+        model.caption(np.zeros((1, 32, 32, 3), np.uint8), **options)
 
 
 def test_a_part_that_was_not_trained_is_named(model):

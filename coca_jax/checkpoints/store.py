@@ -109,7 +109,21 @@ class CheckpointStore(contextlib.AbstractContextManager):
         """What `save` was given as metadata; a UserError if the step is not sound."""
         return self._read(step, "metadata.json")
 
-    def layout_differences(self, step: int, targets: Mapping[str, Any]) -> list[str]:
+    def shapes(self, step: int, item: str) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of each leaf of an item, by its path such as "dense/kernel".
+
+        Raises:
+          UserError: the step is not sound, or has no such item.
+        """
+        layout = self._read(step, "layout.json")
+        if item not in layout:
+            has = ", ".join(layout)
+            raise UserError(f"checkpoint {self._folder(step)} has no {item}; it has {has}")
+        return {path: _described(text) for path, text in layout[item].items()}
+
+    def layout_differences(
+        self, step: int, targets: Mapping[str, Any], partial: bool = False
+    ) -> list[str]:
         """Compares what is stored with what is wanted, one line for each leaf that differs.
 
         Floating-point dtypes may differ, since `restore` casts them.
@@ -117,6 +131,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         Args:
           step: a sound step.
           targets: for each item wanted, a tree of arrays or jax.ShapeDtypeStructs.
+          partial: whether leaves that are only stored are no difference.
         """
         layout = self._read(step, "layout.json")
         lines = []
@@ -127,20 +142,24 @@ class CheckpointStore(contextlib.AbstractContextManager):
             stored, wanted = layout[item], _layout(_leaves(target))
             for path in stored | wanted:
                 if path not in wanted:
-                    lines.append(f"{item}/{path}: only stored, {stored[path]}")
+                    if not partial:
+                        lines.append(f"{item}/{path}: only stored, {stored[path]}")
                 elif path not in stored:
                     lines.append(f"{item}/{path}: only wanted, {wanted[path]}")
                 elif not _loadable(stored[path], wanted[path]):
                     lines.append(f"{item}/{path}: stored {stored[path]}, wanted {wanted[path]}")
         return lines
 
-    def restore(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
+    def restore(
+        self, step: int, targets: Mapping[str, Any], partial: bool = False
+    ) -> dict[str, Any]:
         """Reads the items named in `targets`, each shard straight onto its device.
 
         Args:
           step: a sound step; its checksums are compared, unless this store has just done so.
           targets: for each item wanted, a tree of jax.ShapeDtypeStructs with shardings (or of
             arrays); a leaf without a sharding goes to the first local device.
+          partial: whether the step may have more leaves than the targets; they are not read.
 
         Returns:
           For each item a tree with its target's structure, shardings and dtypes.
@@ -148,7 +167,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         Raises:
           UserError: the step is not sound, or its layout differs; every difference is named.
         """
-        differences = self.layout_differences(step, targets)
+        differences = self.layout_differences(step, targets, partial)
         if differences:
             lines = "\n  ".join(differences)
             raise UserError(f"checkpoint {self._folder(step)} does not fit:\n  {lines}")
@@ -158,7 +177,10 @@ class CheckpointStore(contextlib.AbstractContextManager):
             for item, leaves in wanted.items()
             if leaves
         }
-        loaded = _orbax().load_checkpointables(self._folder(step), abstract) if abstract else {}
+        context = _orbax().Context()
+        context.pytree.loading.partial_load = partial
+        with context:
+            loaded = _orbax().load_checkpointables(self._folder(step), abstract) if abstract else {}
         flat = {item: traverse_util.flatten_dict(loaded.get(item, {})) for item in targets}
         return {
             item: jax.tree.unflatten(
@@ -262,6 +284,12 @@ def _leaves(tree: Any) -> dict[tuple[str, ...], Any]:
 def _layout(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, str]:
     """Shape and dtype of each leaf by its path, such as {"dense/kernel": "[12, 768] float32"}."""
     return {"/".join(path): f"{list(leaf.shape)} {leaf.dtype}" for path, leaf in leaves.items()}
+
+
+def _described(text: str) -> jax.ShapeDtypeStruct:
+    """The reverse of a line of `_layout`."""
+    shape, dtype = text.rsplit(" ", 1)
+    return jax.ShapeDtypeStruct(tuple(json.loads(shape)), jnp.dtype(dtype))
 
 
 def _loadable(stored: str, wanted: str) -> bool:

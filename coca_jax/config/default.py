@@ -23,6 +23,12 @@ def default_config() -> ConfigDict:
                 },
                 "captioning": {"weight": 2.0},
             },
+            "init": {
+                # A workdir, one of its checkpoints, or a converted model, whose parameters a new
+                # run starts from (coca_jax/train/transfer.py); empty: random ones.
+                "path": "",
+                "average": True,  # prefer the moving average of its parameters, if it has one
+            },
             "optimizer": optimizer_defaults(),
             "train": {
                 "steps": 1000,
@@ -57,7 +63,7 @@ def optimizer_defaults() -> dict:
         "clip_norm": 1.0,  # of the gradient over all trained parameters; 0: no clipping
         "weight_decay": 0.01,  # decoupled
         # Tables of (pattern of parameter names, factor); the first row that matches decides.
-        "weight_decays": ((r".*(kernel|embedding|softmax)", 1.0), (r".*", 0.0)),
+        "weight_decays": ((r".*(kernel|embedding|softmax|projection)", 1.0), (r".*", 0.0)),
         "learning_rates": ((r".*", 1.0),),  # 0 freezes: no update, no optimizer state
         "ema_decay": 0.0,  # of an average of the parameters, used by evaluation; 0: none
     }
@@ -68,7 +74,7 @@ def data_defaults() -> dict:
     return {
         "dir": "",  # of TFDS data sets; empty: TFDS's own default
         "tokenizer": {
-            "kind": "sentencepiece",  # or byte
+            "kind": "sentencepiece",  # or byte, or clip (needs no file)
             "path": "",  # of a .model file; empty: the one prepared beside data.train
         },
         "train": {

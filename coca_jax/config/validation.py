@@ -15,9 +15,9 @@ CHOICES = {
     "loss.contrastive.reduction": ("sum", "mean"),
     "optimizer.name": ("adafactor", "adamw", "lion"),
     "optimizer.schedule": ("linear", "cosine", "rsqrt", "constant"),
-    "model.pooler.kind": ("cascade", "parallel"),
+    "model.pooler.kind": ("cascade", "parallel", "shared"),
     "model.dtype": ("auto", "float32", "bfloat16"),
-    "data.tokenizer.kind": ("sentencepiece", "byte"),
+    "data.tokenizer.kind": ("sentencepiece", "byte", "clip"),
     "data.train.captions": ("sampled", "first"),
 }
 POSITIVE = (
@@ -47,6 +47,8 @@ NOT_NEGATIVE = (
     "optimizer.warmup_steps",
     "train.evaluate_every",
     "model.pooler.caption_queries",
+    "model.image.columns",
+    "model.embedding",
     "profile.start",
     "profile.steps",
 )

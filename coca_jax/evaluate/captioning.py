@@ -18,9 +18,14 @@ SAMPLES = 16
 
 
 def evaluate(
-    handle: Handle, batches: Iterable[dict[str, Any]], method: str = "greedy"
+    handle: Handle, batches: Iterable[dict[str, Any]], **options: Any
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Captions every image that has a reference; an example's first caption is its complete one.
+
+    Args:
+      handle: the model.
+      batches: of images with their captions.
+      **options: how captions are generated; see `LoadedModel.caption`.
 
     Returns:
       The metrics, and for the report a few evenly spaced samples.
@@ -31,7 +36,7 @@ def evaluate(
     generated, references, log_probabilities, samples, bad = [], [], [], [], 0
     for batch in batches:
         bad += batch.get("bad_image", 0)
-        captions = handle.caption(batch["image"], method=method)
+        captions = handle.caption(batch["image"], **options)
         for image, caption, texts in zip(batch["image"], captions, batch["captions"], strict=True):
             texts = [text for text in texts if words(text)]
             if not texts:

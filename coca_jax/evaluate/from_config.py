@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from coca_jax.data.sources import tfds_source
 from coca_jax.data.stream import Batch, evaluation_batches
 from coca_jax.errors import UserError
-from coca_jax.evaluate.runner import NEEDS, Artefacts, Metrics, run_evaluations
+from coca_jax.evaluate.runner import Artefacts, Metrics, needs, run_evaluations
 from coca_jax.inference import LoadedModel
 from coca_jax.models import CoCaConfig
 
@@ -18,7 +18,7 @@ BATCH_SIZE = 256
 def possible(config: ConfigDict, model: CoCaConfig) -> ConfigDict:
     """The evaluations of `config.eval` that need no part which the model was not trained with."""
     lacking = {"contrastive": model.contrastive == "none", "captioning": not model.captioning}
-    return ConfigDict({n: e for n, e in config.eval.items() if not lacking[NEEDS[e.kind]]})
+    return ConfigDict({n: e for n, e in config.eval.items() if not lacking[needs(e)]})
 
 
 def check(config: ConfigDict) -> None:
@@ -47,7 +47,7 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
     Returns:
       Metrics by evaluation, and what the report draws of them.
     """
-    evaluations, image_size = possible(config, handle.config), handle.config.image.size
+    evaluations, image_size = possible(config, handle.config), handle.config.image.pixels
     for name in set(config.eval) - set(evaluations):
         print(f"eval.{name} is left out: the model was not trained for it", file=sys.stderr)
 

@@ -1,7 +1,7 @@
 """What an evaluator may ask of a model; evaluators never build, shard or compile one themselves."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, UInt8
@@ -37,6 +37,12 @@ class Handle(Protocol):
         """Returns the texts' embeddings, of unit length."""
         ...
 
-    def caption(self, pixels: Pixels, method: str = "greedy") -> Sequence[Caption]:
-        """Returns one generated caption for each image."""
+    def caption(self, pixels: Pixels, **options: Any) -> Sequence[Caption]:
+        """Returns one generated caption for each image; options as in `LoadedModel.caption`."""
+        ...
+
+    def log_probabilities(
+        self, pixels: Pixels, texts: Sequence[str]
+    ) -> Float[np.ndarray | Array, "b k"]:
+        """Returns log p(text | image) of each text for each image, in nats."""
         ...

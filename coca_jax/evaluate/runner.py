@@ -10,6 +10,7 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate import captioning, retrieval, zero_shot
 from coca_jax.evaluate.embed import EmbeddedExamples, embed_examples
 from coca_jax.evaluate.handle import Handle
+from coca_jax.generate import METHODS, make_method
 
 Metrics = dict[str, dict[str, float]]
 """Evaluation name -> metric name -> value; the first metric is the headline."""
@@ -36,6 +37,9 @@ class _Inputs:
 def _zero_shot(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
     templates = evaluation.get("templates", zero_shot.TEMPLATES)
     names = inputs.class_names(evaluation)
+    if evaluation.get("by", "embeddings") == "captions":
+        batches = inputs.make_batches(evaluation)
+        return zero_shot.evaluate_by_captions(inputs.handle, batches, names, templates)
     return zero_shot.evaluate(inputs.handle, inputs.examples(evaluation), names, templates)
 
 
@@ -45,13 +49,18 @@ def _retrieval(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
 
 
 def _captioning(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
-    method = evaluation.get("method", "greedy")
-    return captioning.evaluate(inputs.handle, inputs.make_batches(evaluation), method)
+    options = {key: evaluation[key] for key in evaluation if key in OPTIONS["captioning"]}
+    return captioning.evaluate(inputs.handle, inputs.make_batches(evaluation), **options)
 
 
 KINDS = {"zero_shot": _zero_shot, "retrieval": _retrieval, "captioning": _captioning}
-NEEDS = {"zero_shot": "contrastive", "retrieval": "contrastive", "captioning": "captioning"}
-OPTIONS = {"zero_shot": ["templates"], "retrieval": ["captions"], "captioning": ["method"]}
+DECODING = ("prompt", "length", "min_length", "repetition_penalty", "seed")
+METHOD_OPTIONS = {f.name for method in METHODS.values() for f in dataclasses.fields(method)}
+OPTIONS = {
+    "zero_shot": ["templates", "by"],
+    "retrieval": ["captions"],
+    "captioning": ["method", *DECODING, *sorted(METHOD_OPTIONS)],
+}
 
 
 def run_evaluations(
@@ -84,6 +93,12 @@ def run_evaluations(
     return metrics, artefacts
 
 
+def needs(evaluation: ConfigDict) -> str:
+    """Which loss a model must have been trained with, for this evaluation."""
+    by_captions = evaluation.kind == "captioning" or evaluation.get("by") == "captions"
+    return "captioning" if by_captions else "contrastive"
+
+
 def mistakes(evaluations: ConfigDict) -> list[str]:
     """Returns one message for each thing wrong with the evaluations; none if all is well."""
     return [wrong for name, e in evaluations.items() for wrong in _mistakes_of(f"eval.{name}", e)]
@@ -105,8 +120,14 @@ def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
     limit = evaluation.get("limit", 1)
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         wrong.append(f"{path}.limit is {limit!r}; it should be a positive integer")
-    if evaluation.get("method", "greedy") != "greedy":
-        wrong.append(f'{path}.method is {evaluation.method!r}; it can be "greedy"')
+    if kind == "captioning":
+        options = {key: evaluation[key] for key in METHOD_OPTIONS & set(evaluation)}
+        try:
+            make_method(evaluation.get("method", "greedy"), options)
+        except UserError as error:
+            wrong.append(f"{path}: {error}")
+    if evaluation.get("by", "embeddings") not in ("embeddings", "captions"):
+        wrong.append(f'{path}.by is {evaluation.by!r}; it is "embeddings" or "captions"')
     if evaluation.get("captions", "all") not in ("all", "first"):
         wrong.append(f'{path}.captions is {evaluation.captions!r}; it is "all" or "first"')
     for template in evaluation.get("templates", ()):

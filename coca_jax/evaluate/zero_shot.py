@@ -1,6 +1,6 @@
-"""Zero-shot classification: the class whose name, as a text, is nearest to the image."""
+"""Zero-shot classification: the class whose name, as a text, suits the image best."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,42 @@ def evaluate(
     Raises:
       UserError: no example has a label, or a label has no class name.
     """
-    labelled = examples.labels >= 0
-    labels = examples.labels[labelled]
+    classes = class_embeddings(handle, class_names, templates)
+    return _judge(examples.images @ classes.T, examples.labels, class_names, examples.bad_images)
+
+
+def evaluate_by_captions(
+    handle: Handle,
+    batches: Iterable[dict[str, Any]],
+    class_names: Sequence[str],
+    templates: Sequence[str] = TEMPLATES,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The same by the decoder: the class whose prompts it finds most probable as captions.
+
+    Of several templates, the probabilities are added up.
+
+    Raises:
+      UserError: no example has a label, or a label has no class name.
+    """
+    prompts = [t.replace("{}", name) for name in class_names for t in templates]
+    scores, labels, bad = [], [], 0
+    for batch in batches:
+        nats = np.asarray(handle.log_probabilities(batch["image"], prompts))
+        nats = nats.reshape(len(nats), len(class_names), len(templates))
+        scores.append(np.logaddexp.reduce(nats, axis=-1))
+        labels.append(np.asarray(batch["label"]))
+        bad += batch.get("bad_image", 0)
+    return _judge(np.concatenate(scores), np.concatenate(labels), class_names, bad)
+
+
+def _judge(
+    scores: Float[np.ndarray, "n c"],
+    labels: Int[np.ndarray, "n"],
+    class_names: Sequence[str],
+    bad_images: int,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics and confusion of the examples that have a label."""
+    scores, labels = scores[labels >= 0], labels[labels >= 0]
     if not len(labels):
         raise UserError("zero-shot classification needs labels, and no example has one (>= 0)")
     if labels.max() >= len(class_names):
@@ -37,14 +71,11 @@ def evaluate(
             f"label {labels.max()} has no class name: there are {len(class_names)} names, "
             f"for labels 0 to {len(class_names) - 1}"
         )
-    classes = class_embeddings(handle, class_names, templates)
-    scores = examples.images[labelled] @ classes.T
     artefacts: dict[str, Any] = {}
     if len(class_names) <= MOST_CLASSES_DRAWN:
         confusion = confusion_counts(scores.argmax(axis=1), labels, len(class_names))
         artefacts = {"class_names": list(class_names), "confusion": confusion.tolist()}
-    bad = {"bad_images": float(examples.bad_images)}
-    return accuracies(scores, labels) | bad, artefacts
+    return accuracies(scores, labels) | {"bad_images": float(bad_images)}, artefacts
 
 
 def class_embeddings(

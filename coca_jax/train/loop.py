@@ -34,6 +34,7 @@ from coca_jax.train.optimizer import make_optimizer
 from coca_jax.train.signals import StopRequest, stop_request
 from coca_jax.train.state import StateFactory, TrainState
 from coca_jax.train.step import compile_train_step, make_train_step
+from coca_jax.train.transfer import find_source, plan
 from coca_jax.train.workdir import claim
 
 
@@ -55,26 +56,29 @@ class Trainer:
         validate(config, len(jax.devices()), mistakes(config.eval))
         check(config)
         self.config, self.workdir = config, pathlib.Path(workdir).absolute()
+        source = find_source(config.init.path, self.workdir)
         self.tokenizer = make_tokenizer_from(config.data)
         _check_tokenizer(config, self.tokenizer)
+        self.model = CoCa(model_config(config))
         self.partitioner = Partitioner(make_mesh(config.mesh), config.sharding.rules)
         self.stream = make_train_stream(
             config.data,
-            image_size=config.model.image.size,
+            image_size=self.model.config.image.pixels,
             text_length=config.model.text.length,
             batch_size=config.train.batch_size,
             seed=config.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        self.model = CoCa(model_config(config))
         self.factory = StateFactory(
             self.model,
             lambda params: make_optimizer(config.optimizer, config.train.steps, params),
             self.partitioner,
             ema=config.optimizer.ema_decay > 0,
         )
-        claim(self.workdir, config, _tokenizer_file(config.data))
+        file, params = _tokenizer_file(config.data), self.factory.abstract.params
+        self.transfer = source and plan(source, config, params, file)
+        claim(self.workdir, config, file)
         self._handle: LoadedModel | None = None
 
     def run(self) -> None:
@@ -148,11 +152,18 @@ class Trainer:
                 "another --workdir or remove them"
             )
         if done is None:
-            return self.factory.create(self.config.seed), 0
+            return self._new_state(), 0
         targets = {k: v for k, v in _items(self.factory.abstract).items() if v is not None}
         items = store.restore(done, targets)
         count = jax.device_put(jnp.int32(done), self.partitioner.replicated)
         return TrainState(count, items["params"], items["optimizer"], items.get("ema")), done
+
+    def _new_state(self) -> TrainState:
+        state = self.factory.create(self.config.seed)
+        if self.transfer is None:
+            return state
+        print(self.transfer.summary())
+        return self.transfer.apply(state)
 
     def _save(self, store: CheckpointStore, step: int, state: TrainState) -> None:
         metadata = {"examples_seen": self._seen(step), "config": to_json(self.config)}
@@ -223,7 +234,7 @@ def _items(state: TrainState) -> dict:
 
 def _tokenizer_file(data: ConfigDict) -> str:
     """The model file of the tokenizer, if it has one."""
-    if data.tokenizer.kind == "byte":
+    if data.tokenizer.kind != "sentencepiece":
         return ""
     return data.tokenizer.path or str(tokenizer_path(data.train.name, data.dir))
 

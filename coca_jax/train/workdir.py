@@ -1,15 +1,13 @@
 """The run's folder: whose it is, and what was resolved to make it."""
 
-import importlib.metadata
 import json
 import pathlib
-import subprocess
 
 import jax
 from ml_collections import ConfigDict
 
-from coca_jax import __version__
-from coca_jax.config import differences, to_json
+from coca_jax.config import differences, to_json, write_config
+from coca_jax.config.record import NAME
 from coca_jax.errors import UserError
 
 # What may change between attempts of one run: where and how fast it computes, not what.
@@ -29,7 +27,6 @@ FREE = (
     "model.remat",
     "model.scan_unroll",
 )
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 
 
 def claim(workdir: pathlib.Path, config: ConfigDict, tokenizer_file: str) -> None:
@@ -41,7 +38,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict, tokenizer_file: str) -> Non
     Raises:
       UserError: the folder belongs to a run with another configuration or tokenizer.
     """
-    file = workdir / "config.json"
+    file = workdir / NAME
     for record in (file, *workdir.glob("checkpoints/*/metadata.json")):
         stored = _config_of(record)
         if stored and (found := differences(stored, to_json(config), FREE)):
@@ -53,18 +50,10 @@ def claim(workdir: pathlib.Path, config: ConfigDict, tokenizer_file: str) -> Non
     if known.exists() and pathlib.Path(tokenizer_file).read_bytes() != known.read_bytes():
         raise UserError(f"{workdir} holds a run with another tokenizer than {tokenizer_file}")
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
         if tokenizer_file:
+            workdir.mkdir(parents=True, exist_ok=True)
             (workdir / "tokenizer.model").write_bytes(pathlib.Path(tokenizer_file).read_bytes())
-        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        record = {
-            "config": to_json(config),
-            "versions": {"coca_jax": __version__} | versions,
-            "commit": _commit(),
-        }
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1))
-        partial.replace(file)
+        write_config(workdir, config)
 
 
 def _config_of(record: pathlib.Path) -> dict:
@@ -73,14 +62,3 @@ def _config_of(record: pathlib.Path) -> dict:
         return json.loads(record.read_text())["config"]
     except (OSError, ValueError, KeyError):
         return {}
-
-
-def _commit() -> str | None:
-    """The commit of the source tree, marked if files differ from it; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    source = pathlib.Path(__file__).parent
-    try:
-        found = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None

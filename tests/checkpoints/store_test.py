@@ -147,6 +147,29 @@ def test_only_the_named_items_are_read(tmp_path):
     assert_same_bits(restored["params"], params)
 
 
+def test_a_part_of_an_item_is_read_onto_its_shards(tmp_path):
+    saved = save(tmp_path, 1)
+    mesh = mesh_of({"fsdp": 2, "tensor": 4})
+    whole = abstract(params_on(mesh, P("tensor", "fsdp")))
+    part = {"dense": whole["dense"]}
+    with CheckpointStore(tmp_path) as store:
+        assert store.shapes(1, "params") == {
+            "dense/kernel": jax.ShapeDtypeStruct((16, 24), jnp.float32),
+            "norm/scale": jax.ShapeDtypeStruct((24,), jnp.float32),
+            "temperature": jax.ShapeDtypeStruct((), jnp.float32),
+        }
+        with pytest.raises(UserError, match="has no ema; it has params"):
+            store.shapes(1, "ema")
+        with pytest.raises(UserError, match="norm/scale: only stored"):
+            store.restore(1, {"params": part})
+        restored = store.restore(1, {"params": part}, partial=True)["params"]
+        with pytest.raises(UserError, match="params/more: only wanted"):
+            more = part | {"more": whole["temperature"]}
+            store.restore(1, {"params": more}, partial=True)
+    assert restored["dense"]["kernel"].sharding == part["dense"]["kernel"].sharding
+    assert_same_bits(jax.device_get(restored), jax.device_get({"dense": saved["dense"]}))
+
+
 def test_metadata_and_layout_are_plain_json(tmp_path):
     metadata = {"examples_seen": 4096, "config": {"train": {"steps": 3}, "names": ["a", None]}}
     params = {"a": {"b": jnp.zeros((2, 3), jnp.bfloat16)}, "n": jnp.int32(1)}

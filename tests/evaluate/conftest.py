@@ -32,8 +32,12 @@ class FakeHandle:
     def encode_text(self, ids):
         return self.texts[ids[:, 0]]
 
-    def caption(self, pixels, method="greedy"):
+    def caption(self, pixels, **options):
+        self.options = options
         return [Caption(f"{self.captions[image[0, 0, 0]]}", -1.5) for image in pixels]
+
+    def log_probabilities(self, pixels, texts):
+        return self.encode_image(pixels) @ self.encode_text(self.tokenize(texts)).T
 
 
 def _unit(vector):

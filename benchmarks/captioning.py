@@ -1,0 +1,156 @@
+"""Captions by beam search, against OpenCLIP's own `generate()` on the same weights.
+
+    pip install torch==2.13.0
+    pip install --no-deps torchvision==0.28.0 open_clip_torch==3.3.0 timm
+    pip install ftfy regex tqdm requests wcwidth pyyaml transformers==4.55.4 "huggingface_hub<1"
+    python benchmarks/captioning.py --json captioning.json
+
+A coca_ViT-B-32 with random weights is written by OpenCLIP, converted with `coca convert` and loaded
+with `coca_jax.load`. Both caption the same images with 6 beams (OpenCLIP also with its default of
+three groups of two), 30 tokens, none of which but the last may end it. They take turns; medians.
+OpenCLIP's beams add raw logits and so find other texts than a right beam search does: speeds are
+compared here, and words in tests/interop/generation_test.py.
+
+Limits: a step must read every weight of the decoder once (over the measured bandwidth of memory),
+and multiply them with every beam (over the measured rate of matrix products).
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+import coca_jax
+from coca_jax.interop.convert import import_open_clip
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BEAMS, LENGTH = 6, 30
+
+
+def open_clip_model(threads):
+    """OpenCLIP's model with random weights."""
+    sys.path.append(str(ROOT / "tests/fixtures/open_clip"))
+    from environment import open_clip, torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = open_clip.create_model("coca_ViT-B-32").eval()
+    with torch.no_grad():
+        model.text_decoder.text_projection.normal_(std=0.05)  # OpenCLIP never initialises it
+    return torch, model
+
+
+def convert(model, folder):
+    """The same model, converted and loaded by us."""
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "weights.safetensors")
+    import_open_clip(folder / "weights.safetensors", "open_clip_vit_b_32", folder / "model")
+    return coca_jax.load(folder / "model")
+
+
+def rates():
+    """Bytes per second that a sum reads, and floating-point operations per second of a product."""
+    data, factor = jnp.ones(2**27, jnp.float32), jnp.ones((2048, 2048), jnp.float32)
+    total, product = jax.jit(jnp.sum), jax.jit(jnp.matmul)
+    read = median_seconds({"": lambda: total(data).block_until_ready()}, 5)[""]
+    multiplied = median_seconds({"": lambda: product(factor, factor).block_until_ready()}, 5)[""]
+    return data.nbytes / read, 2 * 2048**3 / multiplied
+
+
+def decoder_weights(model):
+    """How many weights a step of decoding multiplies with: all but what only the image meets."""
+    decoder = model.params["decoder"]
+    count = decoder["softmax"].size
+    for path, leaf in jax.tree_util.tree_leaves_with_path(decoder):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        once = "cross_attention/key" in name or "cross_attention/value" in name
+        if "layer_" in name and leaf.ndim == 2 and not once:
+            count += leaf.size
+    return count
+
+
+def median_seconds(functions, repeats):
+    """Median seconds of each function; they take turns, after ours was called once (to compile)."""
+    seconds = {name: [] for name in functions}
+    next(iter(functions.values()))()
+    for _ in range(repeats):
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def measure(ours, theirs, torch, batch, repeats):
+    """A row of the table: seconds of both for one batch, and their ratios."""
+    pixels = np.random.default_rng(0).standard_normal((batch, 224, 224, 3)).astype(np.float32)
+    same = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+    lengths = []
+
+    def generate(groups):
+        with torch.no_grad():
+            made = theirs.generate(
+                same,
+                num_beams=BEAMS,
+                num_beam_groups=groups,
+                seq_len=LENGTH,
+                min_seq_len=LENGTH - 1,
+            )
+        lengths.append(made.shape[1])
+
+    def caption():
+        options = {"beams": BEAMS, "length": LENGTH, "min_length": LENGTH - 1}
+        return ours.caption(pixels, "beam", **options)
+
+    functions = {"ours": caption, "one group": lambda: generate(1)}
+    functions["three groups"] = lambda: generate(3)
+    seconds = median_seconds(functions, repeats)
+    assert set(lengths) == {LENGTH}, lengths
+    row = {"batch": batch, **seconds, "image": _image_seconds(ours, pixels)}
+    return row | {f"ratio, {name}": seconds[name] / seconds["ours"] for name in list(functions)[1:]}
+
+
+def _image_seconds(ours, pixels):
+    return median_seconds({"": lambda: ours.encode_image(pixels)}, 5)[""]
+
+
+def main():
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2, help="of OpenCLIP")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--json", type=pathlib.Path)
+    options = parser.parse_args()
+    torch, theirs = open_clip_model(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        ours = convert(theirs, pathlib.Path(folder))
+    bandwidth, flops = rates()
+    weights = decoder_weights(ours)
+    print(f"{BEAMS} beams, {LENGTH} tokens on {jax.devices()[0].device_kind}, median of ", end="")
+    print(f"{options.repeats} turns")
+    print(f"memory {bandwidth / 1e9:.1f} GB/s, products {flops / 1e9:.0f} GFLOP/s, ", end="")
+    print(f"{weights * 4 / 1e6:.0f} MB of weights a step")
+    rows = []
+    for batch in options.batches:
+        row = measure(ours, theirs, torch, batch, options.repeats)
+        step = (row["ours"] - row["image"]) / (LENGTH - 1)
+        row["of bandwidth"] = weights * 4 / bandwidth / step
+        row["of products"] = 2 * weights * BEAMS * batch / flops / step
+        rows.append(row)
+        print(f"batch {batch}: " + ", ".join(f"{k} {v:.3g}" for k, v in list(row.items())[1:]))
+    if options.json:
+        figures = {"bandwidth": bandwidth, "flops": flops, "weights": weights, "rows": rows}
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Beam search: the standard one of Hugging Face transformers (`generate(num_beams=...)`, 4.55)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from coca_jax.generate.decoding import Decoding, Step, require, restrict
+from coca_jax.generate.ranking import top_k
+
+
+@struct.dataclass
+class _Finished:
+    """The best texts that have ended; -inf scores stand for none."""
+
+    scores: Any  # [images, beams], descending
+    log_probabilities: Any  # [images, beams]
+    ids: Any  # [images, beams, length]
+
+
+@struct.dataclass
+class _State:
+    totals: Any  # [images, beams], of the running texts, descending; -inf: there is none
+    log_probabilities: Any  # [images, beams], which differ from totals by the repetition penalty
+    finished: _Finished
+    open: Any  # bool [images], whether the finished texts can still change
+
+
+@dataclasses.dataclass(frozen=True)
+class Beams:
+    """Extends the most probable texts side by side; texts that end compete for the result.
+
+    A text whose end is among the `beams` best continuations, or that is `length` long, scores (sum
+    of its log-probabilities) / (number of its generated tokens, the end included) **
+    `length_penalty`; the `beams` best scores are kept. But for ties, texts are Hugging Face's; if
+    fewer than `beams` tokens besides the end may be generated, it fills up with copies.
+
+    Raises:
+      UserError: a value that makes no sense.
+    """
+
+    beams: int = 6
+    n_best: int = 1
+    length_penalty: float = 1.0  # above 0 favours long texts
+    # An image is done when `beams` texts have ended (True), or when besides that the best running
+    # text would, were it to end now, score less than all of them (False).
+    early_stopping: bool = False
+
+    def __post_init__(self):
+        require(self.beams >= 1, "beams", self.beams, "at least 1")
+        wanted = f"from 1 to beams = {self.beams}"
+        require(1 <= self.n_best <= self.beams, "n_best", self.n_best, wanted)
+
+    @property
+    def texts(self) -> int:
+        """See `Method`."""
+        return self.beams
+
+    def start(self, images: int, decoding: Decoding) -> _State:
+        """See `Method`; all beams are alike at first, and one of them is enough."""
+        none = jnp.full((images, self.beams), -jnp.inf)
+        ids = jnp.full((images, self.beams, decoding.length), decoding.pad_id, jnp.int32)
+        totals = none.at[:, 0].set(0)
+        return _State(totals, totals, _Finished(none, none, ids), jnp.ones(images, bool))
+
+    def choose(
+        self, decoding: Decoding, step: Step, state: _State
+    ) -> tuple[Int[Array, "images k"], Int[Array, "images k"], _State]:
+        """See `Method`."""
+        parents, tokens, totals, nats = self._candidates(decoding, step, state)
+        length = jnp.maximum(step.position + 1 - step.prompt_lengths, 1)[:, None]
+        divisor = length.astype(jnp.float32) ** self.length_penalty
+        # Only the first half may finish. The other is there in case that all of it does.
+        half = slice(self.beams)
+        ended = (tokens == decoding.eos_id) | (step.position + 1 == decoding.length)
+        scores = jnp.where(ended & state.open[:, None], totals / divisor, -jnp.inf)[:, half]
+        ids = jnp.take_along_axis(step.ids, parents[:, half, None], axis=1)
+        ids = ids.at[:, :, step.position].set(tokens[:, half])
+        finished = self._best(state.finished, _Finished(scores, nats[:, half], ids))
+
+        totals = jnp.where(tokens == decoding.eos_id, -jnp.inf, totals)
+        totals, rows = top_k(totals, self.beams)
+        parents, tokens, nats = (_rows(x, rows) for x in (parents, tokens, nats))
+        worst = finished.scores[:, -1]
+        is_open = state.open & (totals[:, 0] / divisor[:, 0] > worst)
+        if self.early_stopping:
+            is_open &= worst == -jnp.inf
+        return parents, tokens, _State(totals, nats, finished, is_open)
+
+    def done(self, state: _State) -> Bool[Array, " images"]:
+        """See `Method`."""
+        return ~state.open
+
+    def result(
+        self, ids: Int[Array, "images k l"], state: _State
+    ) -> tuple[Int[Array, "images n l"], Float[Array, "images n"], Float[Array, "images n"]]:
+        """See `Method`; a missing text (there are not `n_best`) is padding of score -inf."""
+        best = jax.tree.map(lambda x: x[:, : self.n_best], state.finished)
+        return best.ids, best.log_probabilities, best.scores
+
+    def _candidates(self, decoding: Decoding, step: Step, state: _State) -> tuple[Array, ...]:
+        """The 2 * beams best continuations: text and token, total and log-probability.
+
+        Those of each text are found first, so that only few leave the vocabulary's axis.
+        """
+        normalizer = jax.nn.logsumexp(step.logits, axis=-1, keepdims=True)
+        allowed = restrict(decoding, step, normalizer)
+        count = min(2 * self.beams, allowed.shape[-1])
+        ranked, tokens = top_k(allowed, count)
+        nats = jnp.take_along_axis(step.logits, tokens, axis=-1) - normalizer
+        totals = state.totals[..., None] + (ranked - normalizer)
+        nats = state.log_probabilities[..., None] + nats
+
+        totals, tokens, nats = (x.reshape(len(x), -1) for x in (totals, tokens, nats))
+        totals, rows = top_k(totals, 2 * self.beams)
+        return rows // count, _rows(tokens, rows), totals, _rows(nats, rows)
+
+    def _best(self, *parts: _Finished) -> _Finished:
+        """The best texts of all parts; of equal ones the first."""
+        both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *parts)
+        _, rows = top_k(both.scores, self.beams)
+        return jax.tree.map(lambda x: _rows(x, rows), both)
+
+
+def _rows(x: Array, rows: Int[Array, "images k"]) -> Array:
+    """Takes rows of the second axis for each image."""
+    return jnp.take_along_axis(x, rows.reshape(*rows.shape, *[1] * (x.ndim - 2)), axis=1)

@@ -1,0 +1,257 @@
+"""The loop over positions that all ways of generating share, and what they may choose from."""
+
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from coca_jax.errors import UserError
+from coca_jax.models import CoCa
+from coca_jax.models.text_decoder import DecoderCache
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """What texts may be generated, whatever chooses among them.
+
+    Raises:
+      UserError: a value that makes no sense.
+    """
+
+    bos_id: int
+    eos_id: int  # -1: texts go on to their length
+    pad_id: int
+    length: int  # most tokens of a text, begin, prompt and end included
+    min_length: int = 0  # least tokens in front of the end, begin and prompt included
+    suppress: tuple[int, ...] = ()  # never generated
+    # Above 1, makes tokens that the text (or its prompt) has already less likely: a logit is
+    # divided by it if positive, multiplied if negative (arXiv 1909.05858, section 4.1); in beam
+    # search, as in Hugging Face's, that is done to log-probabilities.
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self):
+        require(self.length >= 2, "length", self.length, "at least 2")
+        wanted = f"from 0 to length - 1 = {self.length - 1}"
+        require(0 <= self.min_length < self.length, "min_length", self.min_length, wanted)
+        penalty = self.repetition_penalty
+        require(penalty > 0, "repetition_penalty", penalty, "positive (1: none)")
+
+
+@struct.dataclass
+class Prompt:
+    """What the text of each image begins with, its begin token in front."""
+
+    ids: Any  # int [images, p], padded on the right
+    lengths: Any = None  # int [images], of the rows without padding, from 1 to p; None: all are p
+
+
+@struct.dataclass
+class Generated:
+    """n texts of each image, the best first (of sampled ones: as they were drawn)."""
+
+    ids: Any  # int32 [images, n, length]: begin, prompt, text, end if it fitted, padding
+    lengths: Any  # int32 [images, n], tokens of each without its padding
+    # [images, n], float32 in nats: of all generated tokens (the end is one, the prompt's are not)
+    # under the model itself, whatever temperature, penalty or suppression they were chosen with.
+    log_probabilities: Any
+    scores: Any  # [images, n], float32: what texts are ranked by
+
+
+@struct.dataclass
+class Step:
+    """What the tokens of one position are chosen from."""
+
+    position: Any  # int []
+    logits: Any  # float32 [images, k, v]
+    ids: Any  # int32 [images, k, length], known up to the position
+    prompt_lengths: Any  # int [images]
+    key: Any  # of random numbers, or None
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to choose tokens. Leaves of its state have a leading `images` axis."""
+
+    @property
+    def texts(self) -> int:
+        """How many texts of an image are extended side by side."""
+
+    def start(self, images: int, decoding: Decoding) -> Any:
+        """The state at the end of each prompt."""
+
+    def choose(
+        self, decoding: Decoding, step: Step, state: Any
+    ) -> tuple[Int[Array, "images k"] | None, Int[Array, "images k"], Any]:
+        """Which texts are extended (None: each once) by which tokens, and the new state."""
+
+    def done(self, state: Any) -> Bool[Array, " images"]:
+        """For which images nothing is left to choose."""
+
+    def result(
+        self, ids: Int[Array, "images k l"], state: Any
+    ) -> tuple[Int[Array, "images n l"], Float[Array, "images n"], Float[Array, "images n"]]:
+        """The ids, log-probabilities and scores of `Generated`."""
+
+
+@struct.dataclass
+class _Loop:
+    position: Any  # [], of the tokens that are chosen next
+    ids: Any  # [images, k, length]
+    cache: DecoderCache
+    state: Any
+
+
+def generate(
+    model: CoCa,
+    params: Any,
+    pixels: Float[Array, "images h w c"],
+    decoding: Decoding,
+    method: Method,
+    prompt: Prompt | None = None,
+    key: jax.Array | None = None,
+) -> Generated:
+    """Captions images. Each token is computed once, and so are the image's keys and values.
+
+    A text depends on its image, its prompt and, sampled, its row in the batch; not on other rows,
+    nor on how they are spread over devices.
+
+    Args:
+      model: must have been trained with a captioning loss.
+      params: its parameters.
+      pixels: normalised images.
+      decoding: what may be generated.
+      method: `Greedy`, `Sampling` or `Beams`.
+      prompt: what the texts begin with; each goes on where its own prompt ends. By default the
+        begin token.
+      key: of the random numbers of sampling; each row, sample and position has its own.
+
+    Raises:
+      UserError: the length is more than the model's, or the prompt leaves no room.
+    """
+    if prompt is None:
+        begin = jnp.full((pixels.shape[0], 1), decoding.bos_id, jnp.int32)
+        prompt = Prompt(begin)
+    known = _checked_lengths(model, decoding, prompt)
+    start = method.start(len(known), decoding)
+
+    def advance(loop: _Loop, logits: Array) -> _Loop:
+        step = Step(loop.position, logits, loop.ids, known, key)
+        parents, tokens, state = method.choose(decoding, step, loop.state)
+        ids, cache = loop.ids, loop.cache
+        if parents is not None:
+            ids, cache = jnp.take_along_axis(ids, parents[..., None], 1), cache.select(parents)
+        # All texts go from position to position together; a longer prompt is followed to its end.
+        follows = loop.position < known
+        state = jax.tree.map(lambda new, old: _where(follows, old, new), state, start)
+        tokens = _where(follows, ids[:, :, loop.position], tokens)
+        return _Loop(loop.position + 1, ids.at[:, :, loop.position].set(tokens), cache, state)
+
+    def extend(loop: _Loop) -> _Loop:
+        position = loop.position - 1
+        last = loop.ids[:, :, position].reshape(-1, 1)
+        logits, cache = apply(model, params, "extend", last, position, loop.cache)
+        return advance(loop.replace(cache=cache), logits.reshape(*loop.ids.shape[:2], -1))
+
+    def unfinished(loop: _Loop) -> Bool[Array, ""]:
+        return (loop.position < decoding.length) & ~jnp.all(method.done(loop.state))
+
+    logits, cache = read_prompt(model, params, pixels, prompt.ids, decoding.length)
+    ids = _padded(prompt.ids, known, decoding)
+    loop = _Loop(jnp.min(known), ids[:, None], cache, start)
+    loop = advance(*_repeated(loop, logits, method.texts))
+    end = jax.lax.while_loop(unfinished, extend, loop)
+    ids, nats, scores = method.result(end.ids, end.state)
+    return Generated(ids, _lengths(ids, known, decoding.eos_id), nats, scores)
+
+
+def restrict(
+    decoding: Decoding, step: Step, origin: Float[Array, "images k 1"] | float = 0.0
+) -> Float[Array, "images k v"]:
+    """The logits of a step with the repetition penalty, and -inf where no token may be chosen.
+
+    Args:
+      decoding: says which.
+      step: has the logits.
+      origin: what the penalty takes for 0: logsumexp(logits) for one of log-probabilities.
+    """
+    logits, penalty = step.logits, decoding.repetition_penalty
+    vocab = logits.shape[-1]
+    if penalty != 1:
+        seen = jnp.take_along_axis(logits, step.ids, axis=-1) - origin
+        seen = jnp.where(seen > 0, seen / penalty, seen * penalty) + origin
+        # Out of bounds is dropped. Under vmap, each device writes into its own rows.
+        ids = jnp.where(jnp.arange(decoding.length) < step.position, step.ids, vocab)
+        write = jax.vmap(jax.vmap(lambda row, i, x: row.at[i].set(x, mode="drop")))
+        logits = write(logits, ids, seen)
+    tokens = np.arange(vocab)
+    forbidden = np.isin(tokens, decoding.suppress)
+    too_early = (tokens == decoding.eos_id) & (step.position < decoding.min_length)
+    return jnp.where(forbidden | too_early, -jnp.inf, logits)
+
+
+def read_prompt(
+    model: CoCa,
+    params: Any,
+    pixels: Float[Array, "images h w c"],
+    ids: Int[Array, "images p"],
+    length: int,
+) -> tuple[Float[Array, "images p v"], DecoderCache]:
+    """Encodes the images and runs their prompts: logits after each token, and the cache."""
+    context = apply(model, params, "image_context", pixels)
+    empty = apply(model, params, "empty_cache", pixels.shape[0], length)
+    return apply(model, params, "extend", ids, jnp.int32(0), empty, context)
+
+
+def apply(model: CoCa, params: Any, method: str, *args: Any) -> Any:
+    """Calls a method of the model."""
+    return model.apply({"params": params}, *args, method=method)
+
+
+def require(condition: bool, name: str, value: Any, wanted: str) -> None:
+    """Raises a UserError that says what a setting must be, unless it is."""
+    if not condition:
+        raise UserError(f"{name} is {value}; it must be {wanted}")
+
+
+def _checked_lengths(model: CoCa, decoding: Decoding, prompt: Prompt) -> Int[Array, " images"]:
+    """How many tokens each prompt has."""
+    most, (images, size) = model.config.text.length, prompt.ids.shape
+    require(decoding.length <= most, "length", decoding.length, f"at most the model's, {most}")
+    wanted = f"less than length = {decoding.length}, and not 0"
+    require(0 < size < decoding.length, "the prompt's length", size, wanted)
+    return jnp.full(images, size) if prompt.lengths is None else prompt.lengths
+
+
+def _padded(
+    ids: Int[Array, "images p"], known: Int[Array, " images"], decoding: Decoding
+) -> Int[Array, "images l"]:
+    """Prompts with room for what will be generated."""
+    columns = jnp.arange(decoding.length)
+    ids = jnp.pad(ids, ((0, 0), (0, decoding.length - ids.shape[1])))
+    return jnp.where(columns < known[:, None], ids, decoding.pad_id).astype(jnp.int32)
+
+
+def _repeated(loop: _Loop, logits: Float[Array, "images p v"], count: int) -> tuple[_Loop, Array]:
+    """The loop with `count` texts of each image, and the logits of their next token."""
+    logits = jax.lax.dynamic_slice_in_dim(logits, loop.position - 1, 1, axis=1)
+    if count > 1:
+        cache = loop.cache.select(jnp.zeros((len(logits), count), jnp.int32))
+        loop = loop.replace(ids=jnp.repeat(loop.ids, count, axis=1), cache=cache)
+    return loop, jnp.repeat(logits, count, axis=1)
+
+
+def _where(images: Bool[Array, " images"], x: Array, y: Array) -> Array:
+    return jnp.where(images.reshape(-1, *[1] * (y.ndim - 1)), x, y)
+
+
+def _lengths(
+    ids: Int[Array, "images n l"], known: Int[Array, " images"], eos_id: int
+) -> Int[Array, "images n"]:
+    """Tokens up to the end that was generated, which is included; without one, all."""
+    length = ids.shape[-1]
+    ends = (ids == eos_id) & (jnp.arange(length) >= known[:, None, None])
+    return jnp.where(jnp.any(ends, axis=-1), jnp.argmax(ends, axis=-1) + 1, length)

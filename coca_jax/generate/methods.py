@@ -1,0 +1,32 @@
+"""Ways to generate by name, as commands and configurations have them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from coca_jax.errors import UserError
+from coca_jax.generate.beams import Beams
+from coca_jax.generate.decoding import Method
+from coca_jax.generate.sampling import Greedy, Sampling
+
+METHODS = {"greedy": Greedy, "sample": Sampling, "beam": Beams}
+
+
+def make_method(name: str, options: Mapping[str, Any]) -> Method:
+    """The named method with its options.
+
+    Raises:
+      UserError: there is no such method or option, or its value makes no sense.
+    """
+    if name not in METHODS:
+        raise UserError(
+            f"captioning method {name!r} does not exist; there are {', '.join(METHODS)}"
+        )
+    known = [field.name for field in dataclasses.fields(METHODS[name])]
+    if unknown := [option for option in options if option not in known]:
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise UserError(f"captioning method {name} has no option {', '.join(unknown)}; {has}")
+    try:
+        return METHODS[name](**options)
+    except TypeError as error:  # a comparison with something that is no number
+        raise UserError(f"captioning method {name}: {dict(options)} are no numbers") from error

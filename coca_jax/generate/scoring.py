@@ -1,0 +1,116 @@
+"""The probability of given texts: of answers, labels or captions to choose from."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from coca_jax.generate.decoding import Prompt, apply, read_prompt, require
+from coca_jax.models import CoCa
+from coca_jax.models.text_decoder import DecoderCache
+
+
+@struct.dataclass
+class Scores:
+    """log p(candidate | image, prompt); divide by `lengths` for the mean over tokens."""
+
+    log_probabilities: Any  # float32 [images, k], in nats
+    lengths: Any  # int32 [images, k], tokens that were added up
+
+
+def score(
+    model: CoCa,
+    params: Any,
+    pixels: Float[Array, "images h w c"],
+    prompt: Prompt,
+    candidates: Int[Array, "images k t"] | Int[Array, "k t"],
+    lengths: Int[Array, "images k"] | Int[Array, " k"],
+    chunk: int = 64,
+) -> Scores:
+    """The log-probability of each candidate as the continuation of its image's prompt.
+
+    An image is encoded once for all of its candidates. So is the prompt if all are as long; of
+    uneven ones only the first token is, and the others are run with each candidate.
+
+    Args:
+      model: must have been trained with a captioning loss.
+      params: its parameters.
+      pixels: normalised images.
+      prompt: what comes before; at least the begin token.
+      candidates: token ids without the prompt, padded on the right; [k, t] serve all images.
+      lengths: tokens of each candidate that count, the end token among them if it is to be
+        scored; from 0 to t.
+      chunk: so many candidates of each image are run at a time. Their logits, [images, chunk,
+        t - 1, v] in float32, are the most memory that is needed.
+
+    Raises:
+      UserError: the texts are longer than the model's, or `chunk` is less than 1.
+    """
+    images, (count, size) = pixels.shape[0], candidates.shape[-2:]
+    require(chunk >= 1, "chunk", chunk, "at least 1")
+    total, most = prompt.ids.shape[1] + size, model.config.text.length
+    require(total <= most, "length of prompt and candidate", total, f"at most the model's, {most}")
+    shared = prompt.ids.shape[1] if prompt.lengths is None else 1
+    candidates = jnp.broadcast_to(candidates, (images, count, size))
+    lengths = jnp.broadcast_to(lengths, (images, count))
+    logits, cache = read_prompt(model, params, pixels, prompt.ids[:, :shared], total)
+    tokens, counts = _joined(prompt, shared, candidates, lengths)
+
+    def run(part: tuple[Array, Array]) -> Float[Array, "images chunk"]:
+        return _log_probabilities(model, params, logits[:, -1:], cache, shared, *part)
+
+    parts = jax.tree.map(lambda x: _split(x, min(chunk, count)), (tokens, counts))
+    nats = jnp.moveaxis(jax.lax.map(run, parts), 0, 1).reshape(images, -1)
+    return Scores(nats[:, :count], lengths.astype(jnp.int32))
+
+
+def _joined(
+    prompt: Prompt,
+    shared: int,
+    candidates: Int[Array, "images k t"],
+    lengths: Int[Array, "images k"],
+) -> tuple[Int[Array, "images k s"], Bool[Array, "images k s"]]:
+    """Each candidate behind what its prompt has beyond the shared part; which tokens count."""
+    images, count, size = candidates.shape
+    rest = prompt.ids[:, shared:]
+    known = jnp.zeros(images, int) if prompt.lengths is None else prompt.lengths - shared
+    place = jnp.arange(rest.shape[1] + size) - known[:, None, None]  # in the candidate
+    place = jnp.broadcast_to(place, (images, count, place.shape[-1]))
+    text = jnp.take_along_axis(candidates, place.clip(0, size - 1), axis=-1)
+    ahead = jnp.pad(rest, ((0, 0), (0, size)))[:, None]
+    counts = (place >= 0) & (place < lengths[..., None])
+    return jnp.where(place < 0, ahead, text), counts
+
+
+def _log_probabilities(
+    model: CoCa,
+    params: Any,
+    logits: Float[Array, "images 1 v"],
+    cache: DecoderCache,
+    position: int,
+    tokens: Int[Array, "images k s"],
+    counts: Bool[Array, "images k s"],
+) -> Float[Array, "images k"]:
+    """Sums over the tokens that count; `logits` are of the first one."""
+    images, count, size = tokens.shape
+    first = jnp.take_along_axis(jax.nn.log_softmax(logits)[:, 0], tokens[..., 0], axis=-1)
+    nats = jnp.where(counts[..., 0], first, 0)
+    if size > 1:
+        cache = cache.select(jnp.zeros((images, count), jnp.int32))
+        inputs = tokens[..., :-1].reshape(images * count, -1)
+        logits, _ = apply(model, params, "extend", inputs, jnp.int32(position), cache)
+        logits = logits.reshape(images, count, size - 1, -1)
+        chosen = jnp.take_along_axis(logits, tokens[..., 1:, None], axis=-1)[..., 0]
+        later = chosen - jax.nn.logsumexp(logits, axis=-1)
+        nats += jnp.sum(jnp.where(counts[..., 1:], later, 0), axis=-1)
+    return nats
+
+
+def _split(x: Array, chunk: int) -> Array:
+    """[images, k, ...] -> [chunks, images, chunk, ...], padded with zeros."""
+    images, count = x.shape[:2]
+    chunks = -(-count // chunk)
+    x = jnp.pad(x, [(0, 0), (0, chunks * chunk - count)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(images, chunks, chunk, *x.shape[2:]), 1, 0)

@@ -1,0 +1,102 @@
+"""From the folder of a run to a model ready for use."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from coca_jax.checkpoints import CheckpointStore
+from coca_jax.config import model_config, read_config
+from coca_jax.data.tokenizers import make_tokenizer
+from coca_jax.errors import UserError
+from coca_jax.inference.model import LoadedModel
+from coca_jax.models import CoCa, init_params
+from coca_jax.models.transformer import unstack
+from coca_jax.parallel import Partitioner, make_mesh
+
+
+def load(
+    path: str | pathlib.Path,
+    step: int | None = None,
+    *,
+    average: bool = True,
+    devices: Sequence[jax.Device] | None = None,
+) -> LoadedModel:
+    """The model of a run, at its newest sound checkpoint or the given one, or a converted model.
+
+    Args:
+      path: a workdir, or one of its `checkpoints/<step>`; or what `coca convert` wrote.
+      step: which checkpoint of a workdir.
+      average: whether to prefer the moving average of the parameters, where there is one.
+      devices: to spread batches over; all of this process's by default.
+
+    Raises:
+      UserError: there is no such model, or its files are damaged.
+    """
+    checkpoint = find_checkpoint(path, step)
+    config, workdir = checkpoint.config, checkpoint.workdir
+    tokenizer = make_tokenizer(config.data.tokenizer.kind, workdir / "tokenizer.model")
+    devices = jax.local_devices() if devices is None else devices
+    partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices))
+    params = restore_params(checkpoint, partitioner, average)
+    # Layers apart: a single image or caption would take most of its time to cut them out.
+    model = CoCa(dataclasses.replace(model_config(config), stacked=False))
+    params = jax.jit(unstack, out_shardings=partitioner.replicated)(params)
+    return LoadedModel(model, params, tokenizer, partitioner, checkpoint.step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Where trained parameters lie, and what they are of."""
+
+    workdir: pathlib.Path
+    step: int
+    config: ConfigDict
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """Of the run's checkpoints."""
+        return self.workdir / "checkpoints"
+
+    def item(self, average: bool) -> str:
+        """Name of the parameters in the checkpoint: their moving average, if asked and there."""
+        return "ema" if average and self.config.optimizer.ema_decay else "params"
+
+
+def find_checkpoint(path: str | pathlib.Path, step: int | None = None) -> Checkpoint:
+    """The newest sound checkpoint of a run, or the given one.
+
+    Args:
+      path: a workdir, or one of its `checkpoints/<step>`.
+      step: which checkpoint of a workdir.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = pathlib.Path(path).absolute()
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        path, step = path.parent.parent, int(path.name)
+    config = read_config(path)
+    if step is None:
+        with CheckpointStore(path / "checkpoints") as store:
+            step = store.latest_sound(report=lambda line: print(line, file=sys.stderr))
+    if step is None:
+        raise UserError(f"{path / 'checkpoints'} holds no sound checkpoint; train first")
+    return Checkpoint(path, step, config)
+
+
+def restore_params(checkpoint: Checkpoint, partitioner: Partitioner, average: bool = True) -> Any:
+    """The checkpoint's parameters as they were stored, stacked layers and all.
+
+    Raises:
+      UserError: its files are damaged.
+    """
+    model, item = CoCa(model_config(checkpoint.config)), checkpoint.item(average)
+    with partitioner.context():
+        target = partitioner.abstract(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+    with CheckpointStore(checkpoint.directory) as store:
+        return store.restore(checkpoint.step, {item: target})[item]

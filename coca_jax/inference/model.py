@@ -1,0 +1,317 @@
+"""What `coca_jax.load` returns: a model, its tokenizer and its preprocessing."""
+
+import copy
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Int, Int32, UInt8
+
+from coca_jax.data import images
+from coca_jax.data.tokenizers import Tokenizer
+from coca_jax.errors import UserError
+from coca_jax.generate import Decoding, Generated, Method, Prompt, generate, make_method, score
+from coca_jax.models import CoCa, normalize_pixels
+from coca_jax.parallel import Partitioner
+
+SCORING_BYTES = 2**28  # of logits at a time
+ROUND = 8  # candidates are padded to a multiple of this many tokens, so that few sizes compile
+STATIC = {"caption": ("decoding", "method"), "score": ("even", "chunk")}
+Pixels = UInt8[np.ndarray, "b h w 3"] | Float32[np.ndarray, "b h w 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """A generated caption."""
+
+    text: str
+    log_probability: float  # in nats, of what follows the prompt, given the image
+    others: tuple["Caption", ...] = ()  # further ones of the same image, if asked for
+
+
+class LoadedModel:
+    """Model, parameters, tokenizer and preprocessing; takes batches of any size.
+
+    Batches are split over the mesh, padded to a power of two per shard so that few sizes compile.
+    Images are uint8 [b, h, w, 3] or normalised float32, as `preprocess` returns them.
+    """
+
+    def __init__(
+        self,
+        model: CoCa,
+        params: Any,
+        tokenizer: Tokenizer,
+        partitioner: Partitioner,
+        step: int | None = None,
+    ):
+        self.config, self.step = model.config, step
+        self.params, self.tokenizer = params, tokenizer
+        self._model, self._partitioner = model, partitioner
+        self._compiled = {
+            name: jax.jit(
+                function, out_shardings=partitioner.replicated, static_argnames=STATIC.get(name)
+            )
+            for name, function in self._functions().items()
+        }
+
+    def with_params(self, params: Any) -> "LoadedModel":
+        """The same model with other parameters; nothing is compiled anew."""
+        other = copy.copy(self)
+        other.params = params
+        return other
+
+    def preprocess(self, paths: Sequence[str | pathlib.Path]) -> Float32[np.ndarray, "b h w 3"]:
+        """Reads image files: resized, centre-cropped, normalised.
+
+        Raises:
+          UserError: a file cannot be read as an image.
+        """
+        size = self.config.image.pixels
+        pictures = np.stack([images.resize_for_evaluation(_read_image(p), size) for p in paths])
+        normalized = normalize_pixels(
+            jnp.asarray(pictures), self.config.image.mean, self.config.image.std
+        )
+        return np.asarray(normalized)
+
+    def tokenize(self, texts: Sequence[str]) -> Int32[np.ndarray, "b l"]:
+        """Token ids, padded or cut to the model's text length."""
+        return self.tokenizer.encode(texts, self.config.text.length)
+
+    def encode_image(self, pixels: Pixels) -> Float32[np.ndarray, "b e"]:
+        """Image embeddings of unit length.
+
+        Raises:
+          UserError: the model was trained without a contrastive loss.
+        """
+        self._require("contrastive", self.config.contrastive != "none")
+        return self._run("encode_image", (pixels,))
+
+    def encode_text(self, ids: Int[np.ndarray, "b l"]) -> Float32[np.ndarray, "b e"]:
+        """Text embeddings of unit length.
+
+        Raises:
+          UserError: the model was trained without a contrastive loss.
+        """
+        self._require("contrastive", self.config.contrastive != "none")
+        return self._run("encode_text", (ids,))
+
+    def caption_logits(
+        self, pixels: Pixels, ids: Int[np.ndarray, "b l"]
+    ) -> Float32[np.ndarray, "b l v"]:
+        """Logits over the vocabulary; position t predicts token t + 1.
+
+        Raises:
+          UserError: the model was trained without a captioning loss.
+        """
+        self._require("captioning", self.config.captioning)
+        return self._run("caption_logits", (pixels, ids))
+
+    def caption(
+        self,
+        pixels: Pixels,
+        method: str = "greedy",
+        *,
+        prompt: str | Sequence[str] = "",
+        length: int | None = None,
+        min_length: int = 0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        **options: Any,
+    ) -> list[Caption]:
+        """One caption for each image; of several (`n_best`, `samples`) the first has the others.
+
+        Args:
+          pixels: the images.
+          method: greedy, sample or beam.
+          prompt: what captions begin with: one for all images, or one for each.
+          length: most tokens, begin, prompt and end included; the model's text length by default.
+          min_length: least tokens in front of the end, begin and prompt included.
+          repetition_penalty: above 1, repeated tokens become less likely; see `generate.Decoding`.
+          seed: of sampling.
+          **options: of the method; see `generate.Sampling` and `generate.Beams`.
+
+        Raises:
+          UserError: an option that does not exist or makes no sense, a prompt that is too long, or
+            a model trained without a captioning loss.
+        """
+        self._require("captioning", self.config.captioning)
+        tokenizer = self.tokenizer
+        decoding = Decoding(
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            length=self.config.text.length if length is None else length,
+            min_length=min_length,
+            suppress=(tokenizer.pad_id, tokenizer.bos_id),
+            repetition_penalty=repetition_penalty,
+        )
+        made = self._run(
+            "caption",
+            (pixels, *self._prompts(prompt, len(pixels))),
+            (jax.random.key(seed),),
+            decoding=decoding,
+            method=make_method(method, options),
+        )
+        return [
+            self._captions(*rows) for rows in zip(made.ids, made.log_probabilities, strict=True)
+        ]
+
+    def log_probabilities(
+        self,
+        pixels: Pixels,
+        texts: Sequence[str] | Sequence[Sequence[str]],
+        prompt: str | Sequence[str] = "",
+    ) -> Float32[np.ndarray, "b k"]:
+        """log p(text | image) in nats of every text, the end of the text included.
+
+        To choose among captions or answers, or to tell whether an image and a text match; an image
+        is encoded once for all of its texts.
+
+        Args:
+          pixels: b images.
+          texts: k texts for all images, or k for each.
+          prompt: what comes before the texts, and is not counted: one for all images, or one each.
+
+        Raises:
+          UserError: prompt and text are too long together, or a model trained without a captioning
+            loss.
+        """
+        self._require("captioning", self.config.captioning)
+        begin, known = self._prompts(prompt, len(pixels))
+        room = self.config.text.length - begin.shape[1]
+        shared = all(isinstance(text, str) for text in texts)
+        # Without the begin token, which the prompt has.
+        ids = [[row[1:] for row in self._ids(t, room + 1)] for t in ([texts] if shared else texts)]
+        lengths = np.array([[len(row) for row in rows] for rows in ids], np.int32)
+        candidates = _padded(ids, min(room, -(-int(lengths.max()) // ROUND) * ROUND))
+        per_image = 4 * candidates.shape[-1] * self.config.text.vocab_size
+        return self._run(
+            "score",
+            (pixels, begin, known) if shared else (pixels, begin, known, candidates, lengths),
+            (candidates[0], lengths[0]) if shared else (),
+            even=bool((known == known[0]).all()),
+            chunk=max(1, SCORING_BYTES // (per_image * len(pixels))),
+        )
+
+    def _captions(self, ids: np.ndarray, nats: np.ndarray) -> Caption:
+        """Of one image: the first, which has the others."""
+        texts = self.tokenizer.decode(ids)
+        first, *others = (Caption(t, float(n)) for t, n in zip(texts, nats, strict=True))
+        return dataclasses.replace(first, others=tuple(others))
+
+    def _prompts(
+        self, prompt: str | Sequence[str], count: int
+    ) -> tuple[Int32[np.ndarray, "b p"], Int32[np.ndarray, " b"]]:
+        """Ids of the begin token and the prompt, and how many they are."""
+        prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
+        if len(prompts) != count:
+            raise UserError(f"there are {len(prompts)} prompts for {count} images")
+        rows = [row[:-1] for row in self._ids(prompts, self.config.text.length + 2)]
+        lengths = np.array([len(row) for row in rows], np.int32)
+        if lengths.max() >= self.config.text.length:
+            raise UserError(
+                f"the prompt {prompts[lengths.argmax()]!r} has {lengths.max()} tokens, begin "
+                f"included; the model's texts have at most {self.config.text.length}"
+            )
+        return _padded([rows], int(lengths.max()))[0], lengths
+
+    def _ids(self, texts: Sequence[str], length: int) -> list[list[int]]:
+        """Begin token to end token of each text, cut to `length`."""
+        rows = self.tokenizer.encode(texts, length).tolist()
+        # The last end: a text may spell out the token itself.
+        ends = [len(row) - row[::-1].index(self.tokenizer.eos_id) for row in rows]
+        return [row[:end] for row, end in zip(rows, ends, strict=True)]
+
+    def _functions(self) -> dict[str, Callable]:
+        """What is compiled: of parameters and a batch; uint8 images are normalised there."""
+        image = self.config.image
+
+        def apply(method: str, params: Any, *args: Array) -> Array:
+            return self._model.apply({"params": params}, *args, method=method)
+
+        def normalized(pixels: Array) -> Array:
+            if pixels.dtype != jnp.uint8:
+                return pixels
+            return normalize_pixels(pixels, image.mean, image.std)
+
+        def caption(
+            params: Any,
+            pixels: Array,
+            ids: Array,
+            known: Array,
+            key: Array,
+            *,
+            decoding: Decoding,
+            method: Method,
+        ) -> Generated:
+            prompt, pixels = Prompt(ids, known), normalized(pixels)
+            return generate(self._model, params, pixels, decoding, method, prompt, key)
+
+        def likelihood(
+            params: Any,
+            pixels: Array,
+            ids: Array,
+            known: Array,
+            candidates: Array,
+            lengths: Array,
+            *,
+            even: bool,
+            chunk: int,
+        ) -> Array:
+            prompt, pixels = Prompt(ids, None if even else known), normalized(pixels)
+            scores = score(self._model, params, pixels, prompt, candidates, lengths, chunk)
+            return scores.log_probabilities
+
+        return {
+            "encode_image": lambda params, x: apply("encode_image", params, normalized(x)),
+            "encode_text": lambda params, ids: apply("encode_text", params, ids),
+            "caption_logits": lambda params, x, ids: apply(
+                "caption_logits", params, normalized(x), ids
+            ),
+            "caption": caption,
+            "score": likelihood,
+        }
+
+    def _run(
+        self, name: str, batch: Sequence[np.ndarray], others: Sequence[Any] = (), **static: Any
+    ) -> Any:
+        """Runs a compiled function on a batch, padded as the class says.
+
+        Args:
+          name: of the function.
+          batch: arrays with one row for each image or text.
+          others: arrays that are not split over the mesh.
+          **static: what the function is compiled for.
+        """
+        size, padded = len(batch[0]), self._partitioner.batch_shards
+        while padded < size:
+            padded *= 2
+        grown = [np.concatenate([a, np.repeat(a[:1], padded - size, axis=0)]) for a in batch]
+        with self._partitioner.context():
+            arrays = self._partitioner.put_batch(grown)
+            result = self._compiled[name](self.params, *arrays, *others, **static)
+        return jax.tree.map(lambda x: np.asarray(x)[:size], result)
+
+    def _require(self, loss: str, trained: bool) -> None:
+        if not trained:
+            raise UserError(f"this model was trained without the {loss} loss and lacks that part")
+
+
+def _padded(rows: Sequence[Sequence[Sequence[int]]], length: int) -> Int32[np.ndarray, "n k l"]:
+    """Rows of ids in one array, with zeros behind them."""
+    result = np.zeros((len(rows), len(rows[0]), length), np.int32)
+    for i, some in enumerate(rows):
+        for j, ids in enumerate(some):
+            result[i, j, : len(ids)] = ids
+    return result
+
+
+def _read_image(path: str | pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        return images.decode(pathlib.Path(path).read_bytes())
+    except (OSError, images.BadExample) as error:
+        raise UserError(f"{path} cannot be read as an image: {error}") from error

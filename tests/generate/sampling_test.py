@@ -1,0 +1,129 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from generate.tiny import (
+    DECODING,
+    EOS,
+    LENGTH,
+    PROMPTS,
+    all_texts,
+    allowed,
+    log_probabilities,
+    log_probability,
+    logits,
+    make_pixels,
+    plain,
+    run,
+    uneven_prompts,
+)
+
+from coca_jax.errors import UserError
+from coca_jax.generate import Greedy, Sampling
+from coca_jax.generate.ranking import nucleus
+
+SAMPLES, SHORT = 4000, dataclasses.replace(DECODING, length=4)
+
+
+def followed(table, text, decoding):
+    """Greedy decoding from a prompt on."""
+    text = (*text, int(allowed(table[text], text, decoding).argmax()))
+    if text[-1] == EOS or len(text) == decoding.length:
+        return text
+    return followed(table, text, decoding)
+
+
+@pytest.mark.parametrize("changes", [{}, {"repetition_penalty": 1.7, "min_length": 3}])
+def test_greedy_takes_the_token_of_the_greatest_logit(changes):
+    decoding = dataclasses.replace(DECODING, **changes)
+    made = run(Greedy(), decoding, uneven_prompts())
+    expected = [followed(t, p, decoding) for t, p in zip(logits(), PROMPTS, strict=True)]
+    assert plain(made) == [[text] for text in expected]
+    assert len({len(text) for text in expected}) > 1
+    assert np.all(made.ids[np.arange(LENGTH) >= made.lengths[..., None]] == decoding.pad_id)
+    nats = [log_probability(i, expected[i], len(prompt)) for i, prompt in enumerate(PROMPTS)]
+    np.testing.assert_allclose(made.log_probabilities[:, 0], nats, rtol=1e-4)
+    np.testing.assert_array_equal(made.scores, made.log_probabilities)
+
+
+def token_probabilities(nats, method):
+    """Of the next token, by sorting."""
+    nats = nats / method.temperature
+    order = np.argsort(-nats)
+    order = order[: method.top_k or None]
+    p = np.exp(nats[order]) / np.exp(nats[order]).sum()
+    kept = np.searchsorted(np.cumsum(p), method.top_p) + 1
+    result = np.zeros(len(nats))
+    result[order[:kept]] = p[:kept] / p[:kept].sum()
+    return result
+
+
+def text_probability(image, text, method):
+    table, p = log_probabilities()[image], 1.0
+    for t in range(1, len(text)):
+        p *= token_probabilities(allowed(table[text[:t]], (), SHORT), method)[text[t]]
+    return p
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 1.5, "top_p": 0.8}, {"top_k": 4, "top_p": 0.95}]
+)
+def test_frequencies_are_the_exact_probabilities(settings):
+    method = Sampling(SAMPLES, **settings)
+    made = run(method, SHORT, key=jax.random.key(0), pixels=make_pixels()[:2])
+    for image, drawn in enumerate(plain(made)):
+        texts = all_texts(SHORT)
+        expected = SAMPLES * np.array([text_probability(image, x, method) for x in texts])
+        assert expected.sum() == pytest.approx(SAMPLES)
+        found = np.array([drawn.count(x) for x in texts])
+        assert found[expected == 0].sum() == 0
+        rare = expected < 5
+        expected = np.append(expected[~rare], expected[rare].sum() + 1e-9)
+        found = np.append(found[~rare], found[rare].sum())
+        chi_squared = ((found - expected) ** 2 / np.maximum(expected, 1)).sum()
+        freedom = len(expected) - 1
+        assert freedom > 10 and chi_squared < freedom + 4 * np.sqrt(2 * freedom)
+        nats = [log_probability(image, x) for x in drawn[:50]]
+        np.testing.assert_allclose(made.log_probabilities[image, :50], nats, rtol=1e-4)
+
+
+def test_a_row_does_not_depend_on_the_others():
+    key, pixels, method = jax.random.key(3), make_pixels(), Sampling(5)
+    made = run(method, key=key, pixels=pixels)
+    among_others = run(method, key=key, pixels=pixels.at[3:].set(make_pixels(seed=1)[3:]))
+    np.testing.assert_array_equal(among_others.ids[:3], made.ids[:3])
+    assert np.any(among_others.ids[3:] != made.ids[3:]) and len(set(plain(made)[1])) > 1
+    assert np.any(run(method, key=jax.random.key(4), pixels=pixels).ids != made.ids)
+
+
+def test_the_nucleus_is_found_as_by_sorting():
+    rng = np.random.default_rng(0)
+    p = np.float32(rng.dirichlet(np.full(500, 0.1), size=40))
+    for top_p in (1e-6, 0.3, 0.9, 0.999):
+        found = np.asarray(nucleus(jnp.asarray(p), top_p))
+        for row, kept in zip(np.float64(p), found, strict=True):
+            order = np.argsort(-row)
+            count = np.searchsorted(np.cumsum(row[order]), top_p) + 1
+            np.testing.assert_array_equal(np.sort(order[:count]), np.flatnonzero(kept))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0.0}, "temperature is 0.0; it must be positive"),
+        ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"samples": 0}, "samples is 0"),
+    ],
+)
+def test_mistakes(settings, message):
+    with pytest.raises(UserError, match=message):
+        Sampling(**settings)
+
+
+def test_sampling_needs_a_key():
+    with pytest.raises(UserError, match="pass a key"):
+        run(Sampling())

@@ -1,0 +1,172 @@
+"""Our model with OpenCLIP's weights against what OpenCLIP itself computed."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from reference.open_clip import FOLDER
+
+from coca_jax.config import default_config
+from coca_jax.errors import UserError
+from coca_jax.interop import open_clip
+from coca_jax.models import PRESETS, CoCa
+from coca_jax.models.transformer import unstack
+from coca_jax.planning import parameter_counts
+from coca_jax.train.objective import captioning_objective, contrastive_objective
+from coca_jax.train.optimizer import make_optimizer
+
+LOSS = default_config().loss
+LOSS.contrastive.reduction = "mean"  # CLIP's; captions weigh 2, as in OpenCLIP's recipe
+
+
+def losses(config, params, pixels, ids):
+    """The two weighted losses, in one pass."""
+    output = CoCa(config).apply({"params": params}, pixels, ids)
+    contrastive, _ = contrastive_objective(output, LOSS.contrastive)
+    captioning, _ = captioning_objective(output, ids, config.text.pad_id, LOSS.captioning)
+    return contrastive, captioning
+
+
+def batch(outputs):
+    return jnp.asarray(outputs["pixels"]), jnp.asarray(outputs["ids"], jnp.int32)
+
+
+def test_presets_are_open_clips_sizes():
+    assert sum(parameter_counts(PRESETS["open_clip_vit_b_32"]).values()) == 253_560_065
+    assert sum(parameter_counts(PRESETS["open_clip_vit_l_14"]).values()) == 638_450_177
+    assert len(dict(open_clip._expected_shapes(PRESETS["open_clip_vit_b_32"]))) == 629
+    assert len(dict(open_clip._expected_shapes(PRESETS["open_clip_vit_l_14"]))) == 773
+
+
+def test_no_bit_changes_on_the_way_in_and_out(theirs):
+    back = open_clip.to_open_clip(theirs.params(), theirs.config())
+    assert back.keys() == theirs.tensors.keys()
+    for name, tensor in theirs.tensors.items():
+        assert back[name].shape == tensor.shape and back[name].dtype == tensor.dtype
+        np.testing.assert_array_equal(back[name], tensor, err_msg=name)
+    settings = open_clip.settings(theirs.config())
+    assert open_clip.model_config(settings) == open_clip.model_config(theirs.settings)
+
+
+def test_outputs_and_losses(theirs):
+    config, outputs = theirs.config(), theirs.outputs
+    pixels, ids = batch(outputs)
+    real = (outputs["ids"] != 0).sum(1)
+    assert set(range(2, config.text.length + 1)) == set(real)  # padding of every length
+    made = jax.jit(CoCa(config).apply)({"params": theirs.params()}, pixels, ids)
+    compared = {
+        "image_embeddings": made.image_embeddings,
+        "text_embeddings": made.text_embeddings,
+        "caption_logits": made.logits[:, :-1],
+        "logit_scale": made.logit_scale,
+    }
+    for name, found in compared.items():
+        np.testing.assert_allclose(found, outputs[name], rtol=0, atol=1e-4, err_msg=name)
+    contrastive, captioning = losses(config, theirs.params(), pixels, ids)
+    np.testing.assert_allclose(contrastive, outputs["contrastive_loss"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(captioning, outputs["caption_loss"], rtol=0, atol=1e-4)
+
+
+def test_the_right_cls_mask_is_open_clips_correct_one(theirs):
+    config, outputs = theirs.config(shifted=False), theirs.outputs
+    pixels, ids = batch(outputs)
+    made = jax.jit(CoCa(config).apply)({"params": theirs.params()}, pixels, ids)
+    expected = {k: outputs[f"correct_cls_mask/{k}"] for k in ("text_embeddings", "caption_logits")}
+    real = outputs["ids"][:, 1:] != 0
+    np.testing.assert_allclose(made.text_embeddings, expected["text_embeddings"], rtol=0, atol=1e-4)
+    logits = np.where(real[..., None], made.logits[:, :-1] - expected["caption_logits"], 0)
+    assert np.abs(logits).max() < 1e-4
+    # The mask matters: the recorded embeddings differ wherever there is padding.
+    differ = np.abs(outputs["text_embeddings"] - expected["text_embeddings"]).max(1) > 1e-3
+    np.testing.assert_array_equal(differ, (outputs["ids"] == 0).any(1))
+
+
+def test_gradients_of_every_tensor(theirs):
+    config = theirs.config()
+    total = lambda params: sum(losses(config, params, *batch(theirs.outputs)))  # noqa: E731
+    found = open_clip.to_open_clip(jax.jit(jax.grad(total))(theirs.params()), config)
+    assert {f"grad/{name}" for name in found} == {n for n in theirs.outputs if "grad/" in n}
+    for name, gradient in found.items():
+        expected = theirs.outputs[f"grad/{name}"]
+        error = np.linalg.norm(gradient - expected) / np.linalg.norm(expected)
+        assert error < 1e-3, (name, error)
+
+
+def test_twenty_steps_of_adamw(square):
+    with np.load(FOLDER / "square.training.npz") as file:
+        recorded = dict(file)
+    settings = default_config().optimizer
+    settings.update({"name": "adamw", "b1": 0.9, "b2": 0.98, "epsilon": 1e-6, "clip_norm": 0.0})
+    settings.update({"learning_rate": 1e-3, "warmup_steps": 0, "schedule": "constant"})
+    settings.weight_decay = 0.1
+    # OpenCLIP decays every tensor of two dimensions or more.
+    matrices = r".*(kernel|embedding|softmax|projection|positions|queries)"
+    settings.weight_decays = ((matrices, 1.0), (r".*", 0.0))
+    config, params = square.config(), square.params()
+    optimizer, _ = make_optimizer(ConfigDict(settings), 20, params)
+
+    @jax.jit
+    def step(params, state, pixels, ids):
+        def total(params):
+            pair = losses(config, params, pixels, ids)
+            return sum(pair), pair
+
+        gradients, pair = jax.grad(total, has_aux=True)(params)
+        updates, state = optimizer.update(gradients, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        ceiling = jnp.log(1 / LOSS.contrastive.temperature_floor)
+        return params | {"logit_scale": jnp.clip(params["logit_scale"], 0, ceiling)}, state, pair
+
+    state = optimizer.init(params)
+    for number in range(20):
+        pixels = jnp.asarray(recorded["pixels"][number % 4])
+        ids = jnp.asarray(recorded["ids"][number % 4], jnp.int32)
+        params, state, (contrastive, captioning) = step(params, state, pixels, ids)
+        for found, name in ((contrastive, "contrastive_loss"), (captioning, "caption_loss")):
+            np.testing.assert_allclose(found, recorded[name][number], rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose(
+            params["logit_scale"], recorded["logit_scale"][number], rtol=1e-3
+        )
+
+
+def test_layers_apart_are_the_same_model(square):
+    pixels, ids = batch(square.outputs)
+    config = square.config()
+    apart = CoCa(dataclasses.replace(config, stacked=False))
+    made = jax.jit(apart.apply)({"params": unstack(square.params())}, pixels, ids)
+    np.testing.assert_allclose(made.logits[:, :-1], square.outputs["caption_logits"], atol=1e-4)
+    names = jax.eval_shape(lambda: nn.meta.unbox(apart.init(jax.random.key(0), pixels, ids)))
+    assert jax.tree.structure(names["params"]) == jax.tree.structure(unstack(square.params()))
+
+
+def test_what_does_not_fit_is_named_with_its_shape(square):
+    tensors = dict(square.tensors)
+    tensors["text.extra"] = np.zeros((3, 4))
+    tensors["visual.proj"] = np.zeros((16, 15))
+    del tensors["text.cls_emb"]
+    with pytest.raises(UserError) as error:
+        open_clip.from_open_clip(tensors, square.config())
+    for said in (
+        "missing: text.cls_emb (16,)",
+        "surplus: text.extra (3, 4)",
+        "of another shape: visual.proj (16, 15), should be (16, 16)",
+    ):
+        assert said in str(error.value)
+    assert len(str(error.value).splitlines()) == 4
+
+
+def test_models_that_open_clip_lacks_are_refused(square):
+    with pytest.raises(UserError) as error:
+        open_clip.require_open_clip(PRESETS["tiny"])
+    assert "model.image.class_token: False, not True" in str(error.value)
+    assert "model.pooler.kind: cascade, not shared" in str(error.value)
+    open_clip.require_open_clip(square.config())
+    settings = square.settings | {"text_cfg": square.settings["text_cfg"] | {"heads": 2}}
+    with pytest.raises(UserError, match="should agree"):
+        open_clip.model_config(settings)
+    with pytest.raises(UserError, match="lacks 'multimodal_cfg'"):
+        open_clip.model_config({k: v for k, v in settings.items() if k != "multimodal_cfg"})
