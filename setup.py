@@ -32,6 +32,7 @@ setup(
         "ml_collections>=1.1,<2",
         "jaxtyping>=0.3.9,<0.4",
         "numpy>=2.0,<3",
+        "ml_dtypes>=0.5,<1",
         "opencv-python-headless>=4.11,<6",
         "pillow>=13,<14",  # 12 resizes tall images in another order, to slightly other pixels
         "safetensors>=0.5,<1",

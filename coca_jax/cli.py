@@ -154,8 +154,11 @@ def convert(options: argparse.Namespace) -> None:
     from coca_jax.interop.convert import export_open_clip, import_open_clip
 
     if options.to:
-        count = export_open_clip(options.input, options.output)
-        print(f"{options.output}: {count:,} tensors")
+        if options.variant:
+            raise UserError("--variant is for --from; a model to be exported has its own")
+        for note in export_open_clip(options.input, options.output):
+            print(f"in OpenCLIP: {note}")
+        print(options.output)
         return
     if not options.variant:
         raise UserError("--from open_clip needs --variant, such as open_clip_vit_b_32")

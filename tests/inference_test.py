@@ -125,6 +125,18 @@ def test_captions_have_the_log_probability_of_their_logits(model, pictures, opti
     assert again == captions
 
 
+def test_batches_that_do_not_agree(model):
+    pixels = np.zeros((2, 32, 32, 3), np.uint8)
+    for texts in ([], [["a"], ["a", "b"]], [["a", "b"]]):
+        with pytest.raises(UserError, match="as many"):
+            model.log_probabilities(pixels, texts)
+    with pytest.raises(UserError, match=r"are \[2, 1\]"):
+        model._run("caption_logits", (pixels, model.tokenize(["a"])))  # past the checks of shapes
+    for call in (model.caption, model.encode_image):
+        with pytest.raises(UserError):
+            call(pixels[:0])
+
+
 def test_log_probabilities_of_texts(model, pictures):
     pixels = model.preprocess(pictures)
     texts = ["a red circle", "a blue star at the top left", "a"]

@@ -1,6 +1,7 @@
 """Runs the evaluations that a config names: one model, several data sets and tasks."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate import captioning, retrieval, zero_shot
 from coca_jax.evaluate.embed import EmbeddedExamples, embed_examples
 from coca_jax.evaluate.handle import Handle
-from coca_jax.generate import METHODS, make_method
+from coca_jax.generate import METHODS, Decoding, make_method
 
 Metrics = dict[str, dict[str, float]]
 """Evaluation name -> metric name -> value; the first metric is the headline."""
@@ -54,12 +55,12 @@ def _captioning(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
 
 
 KINDS = {"zero_shot": _zero_shot, "retrieval": _retrieval, "captioning": _captioning}
-DECODING = ("prompt", "length", "min_length", "repetition_penalty", "seed")
+LIMITS = ("length", "min_length", "repetition_penalty")
 METHOD_OPTIONS = {f.name for method in METHODS.values() for f in dataclasses.fields(method)}
 OPTIONS = {
     "zero_shot": ["templates", "by"],
     "retrieval": ["captions"],
-    "captioning": ["method", *DECODING, *sorted(METHOD_OPTIONS)],
+    "captioning": ["method", "prompt", "seed", *LIMITS, *sorted(METHOD_OPTIONS)],
 }
 
 
@@ -122,8 +123,10 @@ def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
         wrong.append(f"{path}.limit is {limit!r}; it should be a positive integer")
     if kind == "captioning":
         options = {key: evaluation[key] for key in METHOD_OPTIONS & set(evaluation)}
+        limits = {key: evaluation[key] for key in LIMITS if key in evaluation}
         try:
             make_method(evaluation.get("method", "greedy"), options)
+            Decoding(0, 1, 2, **({"length": sys.maxsize} | limits))
         except UserError as error:
             wrong.append(f"{path}: {error}")
     if evaluation.get("by", "embeddings") not in ("embeddings", "captions"):

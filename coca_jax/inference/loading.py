@@ -56,11 +56,7 @@ class Checkpoint:
     workdir: pathlib.Path
     step: int
     config: ConfigDict
-
-    @property
-    def directory(self) -> pathlib.Path:
-        """Of the run's checkpoints."""
-        return self.workdir / "checkpoints"
+    store: CheckpointStore  # which reads the files once to verify them
 
     def item(self, average: bool) -> str:
         """Name of the parameters in the checkpoint: their moving average, if asked and there."""
@@ -81,12 +77,12 @@ def find_checkpoint(path: str | pathlib.Path, step: int | None = None) -> Checkp
     if path.parent.name == "checkpoints" and path.name.isdigit():
         path, step = path.parent.parent, int(path.name)
     config = read_config(path)
+    store = CheckpointStore(path / "checkpoints")
     if step is None:
-        with CheckpointStore(path / "checkpoints") as store:
-            step = store.latest_sound(report=lambda line: print(line, file=sys.stderr))
+        step = store.latest_sound(report=lambda line: print(line, file=sys.stderr))
     if step is None:
-        raise UserError(f"{path / 'checkpoints'} holds no sound checkpoint; train first")
-    return Checkpoint(path, step, config)
+        raise UserError(f"{store.directory} holds no sound checkpoint; train first")
+    return Checkpoint(path, step, config, store)
 
 
 def restore_params(checkpoint: Checkpoint, partitioner: Partitioner, average: bool = True) -> Any:
@@ -98,5 +94,4 @@ def restore_params(checkpoint: Checkpoint, partitioner: Partitioner, average: bo
     model, item = CoCa(model_config(checkpoint.config)), checkpoint.item(average)
     with partitioner.context():
         target = partitioner.abstract(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
-    with CheckpointStore(checkpoint.directory) as store:
-        return store.restore(checkpoint.step, {item: target})[item]
+    return checkpoint.store.restore(checkpoint.step, {item: target})[item]

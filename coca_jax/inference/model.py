@@ -78,7 +78,12 @@ class LoadedModel:
         return np.asarray(normalized)
 
     def tokenize(self, texts: Sequence[str]) -> Int32[np.ndarray, "b l"]:
-        """Token ids, padded or cut to the model's text length."""
+        """Token ids, padded or cut to the model's text length.
+
+        Raises:
+          UserError: the tokenizer is another model's.
+        """
+        self._require_vocabulary()
         return self.tokenizer.encode(texts, self.config.text.length)
 
     def encode_image(self, pixels: Pixels) -> Float32[np.ndarray, "b e"]:
@@ -124,6 +129,8 @@ class LoadedModel:
     ) -> list[Caption]:
         """One caption for each image; of several (`n_best`, `samples`) the first has the others.
 
+        The begin token and padding are never generated.
+
         Args:
           pixels: the images.
           method: greedy, sample or beam.
@@ -139,6 +146,7 @@ class LoadedModel:
             a model trained without a captioning loss.
         """
         self._require("captioning", self.config.captioning)
+        self._require_vocabulary()
         tokenizer = self.tokenizer
         decoding = Decoding(
             bos_id=tokenizer.bos_id,
@@ -169,7 +177,8 @@ class LoadedModel:
         """log p(text | image) in nats of every text, the end of the text included.
 
         To choose among captions or answers, or to tell whether an image and a text match; an image
-        is encoded once for all of its texts.
+        is encoded once for all of its texts. Texts are cut as `tokenize` cuts them, so that they
+        fit behind the prompt.
 
         Args:
           pixels: b images.
@@ -177,13 +186,16 @@ class LoadedModel:
           prompt: what comes before the texts, and is not counted: one for all images, or one each.
 
         Raises:
-          UserError: prompt and text are too long together, or a model trained without a captioning
-            loss.
+          UserError: there are no texts, not as many for each image, or the prompt is too long; or a
+            model trained without a captioning loss.
         """
         self._require("captioning", self.config.captioning)
+        self._require_vocabulary()
         begin, known = self._prompts(prompt, len(pixels))
         room = self.config.text.length - begin.shape[1]
         shared = all(isinstance(text, str) for text in texts)
+        if not len(texts) or (not shared and {len(some) for some in texts} != {len(texts[0])}):
+            raise UserError("each image needs as many texts as the others, and at least one")
         # Without the begin token, which the prompt has.
         ids = [[row[1:] for row in self._ids(t, room + 1)] for t in ([texts] if shared else texts)]
         lengths = np.array([[len(row) for row in rows] for rows in ids], np.int32)
@@ -194,7 +206,10 @@ class LoadedModel:
             (pixels, begin, known) if shared else (pixels, begin, known, candidates, lengths),
             (candidates[0], lengths[0]) if shared else (),
             even=bool((known == known[0]).all()),
-            chunk=max(1, SCORING_BYTES // (per_image * len(pixels))),
+            chunk=min(
+                candidates.shape[1],
+                max(1, SCORING_BYTES // (per_image * self._padded_size(len(pixels)))),
+            ),
         )
 
     def _captions(self, ids: np.ndarray, nats: np.ndarray) -> Caption:
@@ -208,7 +223,7 @@ class LoadedModel:
     ) -> tuple[Int32[np.ndarray, "b p"], Int32[np.ndarray, " b"]]:
         """Ids of the begin token and the prompt, and how many they are."""
         prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
-        if len(prompts) != count:
+        if len(prompts) != count or not count:
             raise UserError(f"there are {len(prompts)} prompts for {count} images")
         rows = [row[:-1] for row in self._ids(prompts, self.config.text.length + 2)]
         lengths = np.array([len(row) for row in rows], np.int32)
@@ -287,14 +302,26 @@ class LoadedModel:
           others: arrays that are not split over the mesh.
           **static: what the function is compiled for.
         """
-        size, padded = len(batch[0]), self._partitioner.batch_shards
-        while padded < size:
-            padded *= 2
+        sizes = [len(array) for array in batch]
+        if len(set(sizes)) > 1 or not sizes[0]:
+            raise UserError(f"images and texts should be as many, and at least one; are {sizes}")
+        size, padded = sizes[0], self._padded_size(sizes[0])
         grown = [np.concatenate([a, np.repeat(a[:1], padded - size, axis=0)]) for a in batch]
         with self._partitioner.context():
             arrays = self._partitioner.put_batch(grown)
             result = self._compiled[name](self.params, *arrays, *others, **static)
         return jax.tree.map(lambda x: np.asarray(x)[:size], result)
+
+    def _padded_size(self, size: int) -> int:
+        padded = self._partitioner.batch_shards
+        while padded < size:
+            padded *= 2
+        return padded
+
+    def _require_vocabulary(self) -> None:
+        has, needed = self.config.text.vocab_size, self.tokenizer.vocab_size
+        if needed > has:
+            raise UserError(f"the tokenizer has {needed} ids and the model {has}: it is another's")
 
     def _require(self, loss: str, trained: bool) -> None:
         if not trained:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -44,13 +45,16 @@ def import_open_clip(
     config = _config(dataclasses.replace(model, text=text))
     validate(config)
     params = open_clip.from_open_clip(read_tensors(file), model_config(config))
-    with CheckpointStore(directory / "checkpoints") as store:
+    partial = directory.with_name(f"{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with CheckpointStore(partial / "checkpoints") as store:
         store.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)}, {"examples_seen": 0})
-    write_config(directory, config, source=f"{file.name} (OpenCLIP, {variant})")
+    write_config(partial, config, source=f"{file.name} (OpenCLIP, {variant})")
+    partial.replace(directory)
     return sum(x.size for x in jax.tree.leaves(params))
 
 
-def export_open_clip(path: pathlib.Path, file: pathlib.Path) -> int:
+def export_open_clip(path: pathlib.Path, file: pathlib.Path) -> list[str]:
     """Writes a model's weights as OpenCLIP has them, in a .safetensors file.
 
     Args:
@@ -59,7 +63,7 @@ def export_open_clip(path: pathlib.Path, file: pathlib.Path) -> int:
       file: what to write.
 
     Returns:
-      The number of tensors.
+      What has to be set in OpenCLIP, since its weights do not say it; a line each.
 
     Raises:
       UserError: OpenCLIP has no such model, or a file cannot be read or written.
@@ -71,14 +75,17 @@ def export_open_clip(path: pathlib.Path, file: pathlib.Path) -> int:
     params = restore_params(checkpoint, Partitioner(mesh))
     tensors = open_clip.to_open_clip(jax.tree.map(np.asarray, params), model)
     write_tensors(file, tensors, open_clip.settings(model))
-    return len(tensors)
+    notes = [f"pixels are normalised by mean={model.image.mean}, std={model.image.std}"]
+    if not model.text.shifted_cls_mask:
+        notes.append("[CLS] attends as it should: set text.correct_cls_mask = True")
+    return notes
 
 
 def _variant(name: str) -> CoCaConfig:
     if name.endswith(".json"):
         try:
             return open_clip.model_config(json.loads(pathlib.Path(name).read_text()))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{name} cannot be read: {error}") from error
     known = [preset for preset in PRESETS if preset.startswith("open_clip")]
     if name not in known:

@@ -19,8 +19,21 @@ from coca_jax.interop.weights import Tensors
 from coca_jax.models import CoCa, CoCaConfig, ImageConfig, PoolerConfig, TextConfig, init_params
 from coca_jax.models.presets import open_clip
 
-LISTED = 40  # tensors of a kind that an error names; more only say that the variant is another
 LAYER = "{}"  # in names: the layer's number; in paths of ours, layers are stacked
+
+
+# What ours always is, by section of an OpenCLIP configuration ("": all of it); {}: must be absent.
+TOWER = {"ls_init_value": {}, "norm_kwargs": {}, "act_kwargs": {}}
+SUPPORTED = {
+    "": {"quick_gelu": False},
+    "vision_cfg": TOWER
+    | {"attentional_pool": True, "no_ln_pre": False}
+    | {"final_ln_after_pool": False, "pos_embed_type": "learnable", "timm_model_name": {}},
+    "text_cfg": TOWER
+    | {"embed_cls": True, "pad_id": 0, "no_causal_mask": False, "proj_type": "linear"}
+    | {"proj_bias": False, "hf_model_name": {}},
+    "multimodal_cfg": TOWER,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +52,8 @@ def model_config(settings: Mapping[str, Any]) -> CoCaConfig:
     Raises:
       UserError: it is no CoCa, or has settings that ours lacks.
     """
+    if strange := list(_strange(settings)):
+        raise UserError("these settings are not supported:\n  " + "\n  ".join(strange))
     try:
         vision, text = settings["vision_cfg"], settings["text_cfg"]
         multimodal = settings["multimodal_cfg"]
@@ -83,7 +98,7 @@ def from_open_clip(tensors: Tensors, config: CoCaConfig) -> dict[str, Any]:
     """Our parameters, float32.
 
     Args:
-      tensors: OpenCLIP's by name, of any floating-point dtype.
+      tensors: OpenCLIP's by name, in float32, float16 or bfloat16.
       config: the model; see `model_config`.
 
     Raises:
@@ -137,6 +152,7 @@ def require_open_clip(config: CoCaConfig) -> None:
         "model.text.tie_embeddings": (config.text.tie_embeddings, False),
         "model.pooler.kind": (config.pooler.kind, "shared"),
         "model.pooler.query_norm": (config.pooler.query_norm, True),
+        "model.text.pad_id": (config.text.pad_id, 0),
         "model.embedding": (config.embedding, config.text.width),
         "model.text.mlp": (config.text.mlp, 4 * config.text.width),
         "model.pooler.caption_queries above 0": (config.pooler.caption_queries > 0, True),
@@ -268,7 +284,7 @@ def _to_theirs(value: np.ndarray, form: str, patch: int) -> np.ndarray:
 
 
 def _misfits(tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    """A line for each tensor that is missing, surplus, or of another shape."""
+    """A line for each tensor that is missing, surplus, or of another shape or kind."""
     groups = {
         "missing": [f"{n} {expected[n]}" for n in expected if n not in tensors],
         "surplus": [f"{n} {tensors[n].shape}" for n in tensors if n not in expected],
@@ -277,11 +293,14 @@ def _misfits(tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> Itera
             for name, shape in expected.items()
             if name in tensors and tensors[name].shape != shape
         ],
+        "of another type": [
+            f"{name} {tensor.dtype}, should be float32, float16 or bfloat16"
+            for name, tensor in tensors.items()
+            if str(tensor.dtype) not in ("float32", "float16", "bfloat16")
+        ],
     }
     for group, lines in groups.items():
-        yield from (f"  {group}: {line}" for line in sorted(lines)[:LISTED])
-        if len(lines) > LISTED:
-            yield f"  {group}: and {len(lines) - LISTED} more"
+        yield from (f"  {group}: {line}" for line in sorted(lines))
 
 
 def _expected_shapes(config: CoCaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -291,11 +310,19 @@ def _expected_shapes(config: CoCaConfig) -> Iterator[tuple[str, tuple[int, ...]]
     for row in _table(config):
         shape = flat[row.ours[0]].shape[1 if row.layers else 0 :]
         # A view of one number has the shape, and takes no memory.
-        first, *others = _to_theirs(
-            np.broadcast_to(np.float32(0), shape), row.form, config.image.patch
-        ).shape or (None,)
-        whole = () if first is None else (first * len(row.ours), *others)
+        number = np.broadcast_to(np.float32(0), shape)
+        part = _to_theirs(number, row.form, config.image.patch).shape
+        whole = (part[0] * len(row.ours), *part[1:]) if part else ()
         yield from ((name, whole) for name in _names(row))
+
+
+def _strange(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Settings of OpenCLIP's under which equal weights would compute something else."""
+    for section, wanted in SUPPORTED.items():
+        given = settings.get(section, {}) if section else settings
+        for key, value in wanted.items():
+            if given.get(key) not in (None, value):
+                yield f"{section or 'model'}: {key}={given[key]!r} should be {value!r}"
 
 
 def _pair(size: int | list[int]) -> tuple[int, int]:

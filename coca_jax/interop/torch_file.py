@@ -1,7 +1,8 @@
 """Tensors of PyTorch's files (.pt, .bin), without PyTorch and without running what they say.
 
 Such a file is a zip of one pickle and of the raw bytes of its storages. A pickle is a program; the
-reader here lets it call a few functions of its own, and refuses a file that names anything else.
+reader here lets it make dictionaries, tuples and tensors, and refuses a file that names anything
+else.
 """
 
 import collections
@@ -48,16 +49,19 @@ class Tensor:
         Raises:
           UserError: its bytes are damaged, or are not all there.
         """
-        with zipfile.ZipFile(self.file) as archive:
-            try:
-                data = np.frombuffer(archive.read(self.member), self.dtype)
-            except (KeyError, ValueError, zipfile.BadZipFile) as error:
-                raise UserError(f"{self.file} is damaged: {error}") from error
+        try:
+            with zipfile.ZipFile(self.file) as archive:
+                return self._of(np.frombuffer(archive.read(self.member), self.dtype))
+        except Exception as error:  # whatever wrong bytes, shapes and strides run into
+            cause = f"{type(error).__name__}: {error}"
+            raise UserError(f"{self.file} is damaged at {self.member}: {cause}") from error
+
+    def _of(self, data: np.ndarray) -> np.ndarray:
         if not all(self.shape):
             return np.zeros(self.shape, self.dtype)
         reach = sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
-        if min(self.offset, *self.strides, 0) < 0 or self.offset + reach >= len(data):
-            raise UserError(f"{self.file} is damaged: a tensor reaches out of {self.member}")
+        if min(self.offset, *self.strides, *self.shape, 0) < 0 or self.offset + reach >= len(data):
+            raise ValueError("a tensor reaches out of its storage")
         strides = [step * self.dtype.itemsize for step in self.strides]
         return np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, strides).copy()
 
@@ -89,7 +93,11 @@ def read(file: pathlib.Path) -> Any:
 
 
 class _Reader(pickle.Unpickler):
-    """Knows storages and how tensors are put on them; names nothing else."""
+    """Knows storages and how tensors are put on them; names nothing else.
+
+    What it hands to the program is of no use to anything else, since a program may also try to
+    change what it was handed: names of types, and functions made for this one reading.
+    """
 
     def __init__(self, program: io.BytesIO, file: pathlib.Path, folder: str):
         super().__init__(program)
@@ -97,29 +105,26 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.storage") and name in DTYPES:
-            return DTYPES[name]
+            return name
+
+        def tensor(storage, offset, shape, strides, *_) -> Tensor:
+            dtype, member = storage
+            return Tensor(self._file, member, DTYPES[dtype], offset, tuple(shape), tuple(strides))
+
         known = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("torch", "Size"): tuple,
-            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
-            ("torch._utils", "_rebuild_parameter"): _parameter,
+            ("torch._utils", "_rebuild_tensor_v2"): tensor,
+            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
         }
         if (module, name) not in known:
             raise UserError(
-                f"{self._file} is refused: it names {module}.{name}, which is no tensor"
+                f"{self._file} is refused: it names {module}.{name}, no part of a tensor"
             )
         return known[module, name]
 
-    def persistent_load(self, pid: tuple) -> tuple[np.dtype, str]:
+    def persistent_load(self, pid: tuple) -> tuple[str, str]:
         kind, dtype, key, *_ = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype):
+        if kind != "storage" or dtype not in DTYPES:
             raise UserError(f"{self._file} is refused: it holds a {kind} of {dtype}")
         return dtype, f"{self._folder}data/{key}"
-
-    def _tensor(self, storage, offset, shape, strides, *_) -> Tensor:
-        dtype, member = storage
-        return Tensor(self._file, member, dtype, offset, tuple(shape), tuple(strides))
-
-
-def _parameter(tensor: Tensor, *_) -> Tensor:
-    return tensor

@@ -49,13 +49,17 @@ def write_tensors(file: pathlib.Path, tensors: Tensors, config: Mapping[str, Any
       config: said in the file's metadata, as JSON.
 
     Raises:
-      UserError: another kind of file is asked for.
+      UserError: another kind of file is asked for, or it cannot be written.
     """
     if file.suffix != ".safetensors":
         raise UserError(f"{file} should be named .safetensors; OpenCLIP reads it, too")
-    partial = file.with_suffix(".partial")
+    partial = file.with_name(f"{file.name}.partial")
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    save_file(contiguous, partial, metadata={"format": "pt", "config": json.dumps(config)})
+    try:
+        save_file(contiguous, partial, metadata={"format": "pt", "config": json.dumps(config)})
+    except safetensors.SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{file} cannot be written: {error}") from error
     partial.replace(file)
 
 
@@ -63,7 +67,7 @@ def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, TypeError) as error:
+    except (safetensors.SafetensorError, TypeError, AttributeError) as error:  # or unknown types
         raise UserError(f"{file} cannot be read: {error}") from error
 
 

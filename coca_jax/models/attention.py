@@ -47,20 +47,30 @@ class Attention(nn.Module):
           source: what keys and values are projected from; None reads them from `cache`. It may
             have fewer rows than `x`, b / n of which in a row then share one (without a mask).
           mask: True where a query may attend to a key.
-          cache: with a `source`, whose keys and values are written into it at `position`.
+          cache: of earlier positions; `source`, if there is one, is then `x`, whose keys and values
+            are written into the cache at `position`.
           position: first row of the cache that this call writes.
 
         Returns:
           The attended values [b, t, width], and all keys and values that were attended to.
         """
-        query = self._heads(dense(self.width, ("embed", "heads"), self.dtype, "query")(x))
+
+        def projected(x: Array, name: str) -> Array:
+            return self._heads(dense(self.width, ("embed", "heads"), self.dtype, name)(x))
+
         known = cache
-        if source is not None:
-            keys = self._heads(dense(self.width, ("embed", "heads"), self.dtype, "key")(source))
-            values = self._heads(dense(self.width, ("embed", "heads"), self.dtype, "value")(source))
-            known = KeyValues(keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3))
-            if cache is not None:
-                known = _written(cache, known, position)
+        if cache is None:
+            query, keys, values = (
+                projected(x, "query"),
+                projected(source, "key"),
+                projected(source, "value"),
+            )
+            known = _laid_out(keys, values)
+        elif source is None:
+            query = projected(x, "query")
+        else:
+            query, keys, values = map(self._heads, self._projected_together(x))
+            known = _written(cache, _laid_out(keys, values), position)
         # Several rows of `x` in a row may share one row of keys: their positions line up as one's.
         batch = known.keys.shape[0]
         shared = query.reshape(batch, -1, *query.shape[2:])
@@ -71,8 +81,23 @@ class Attention(nn.Module):
         attended = attended.reshape(*query.shape[:2], self.width)
         return dense(self.width, ("heads", "embed"), self.dtype, "out")(attended), known
 
+    def _projected_together(self, x: Float[Array, "b t d"]) -> Float[Array, "three b t w"]:
+        """Queries, keys and values of the same positions by one product.
+
+        While decoding, three small products side by side take twice as long on a CPU.
+        """
+        parts = [self.get_variable("params", name) for name in ("query", "key", "value")]
+        kernel = jnp.stack([part["kernel"] for part in parts], axis=1).astype(self.dtype)
+        bias = jnp.stack([part["bias"] for part in parts]).astype(self.dtype)
+        projected = jnp.einsum("btd,dpw->btpw", x, kernel) + bias
+        return projected.transpose(2, 0, 1, 3)
+
     def _heads(self, x: Float[Array, "b s w"]) -> Float[Array, "b s h k"]:
         return constrain(x.reshape(*x.shape[:2], self.heads, -1), HEADS)
+
+
+def _laid_out(keys: Float[Array, "b s h k"], values: Float[Array, "b s h k"]) -> KeyValues:
+    return KeyValues(keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3))
 
 
 def _written(cache: KeyValues, new: KeyValues, position: Int[Array, ""]) -> KeyValues:

@@ -18,7 +18,6 @@ from flax import traverse_util
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import differences, model_config, to_json
 from coca_jax.errors import UserError
 from coca_jax.inference import Checkpoint, find_checkpoint
@@ -39,7 +38,6 @@ class Transfer:
     """A plan: which parameters a new run takes from where, and what becomes of the others."""
 
     source: Checkpoint
-    store: CheckpointStore  # the source's; has verified it
     item: str  # "params", or "ema"
     reads: Shapes  # with the stored shape and the new run's dtype and sharding
     models: tuple[CoCaConfig, CoCaConfig]  # the source's and the new run's
@@ -74,9 +72,8 @@ class Transfer:
         replaced = [own[name] for name in self.reads if name not in kept]
         for array in replaced + jax.tree.leaves(state.ema):
             array.delete()
-        with self.store as store:
-            target = traverse_util.unflatten_dict(self.reads, sep="/")
-            found = store.restore(self.source.step, {self.item: target}, partial=True)[self.item]
+        target = {self.item: traverse_util.unflatten_dict(self.reads, sep="/")}
+        found = self.source.store.restore(self.source.step, target, partial=True)[self.item]
         found = traverse_util.flatten_dict(found, sep="/")
         params = traverse_util.unflatten_dict(own | found | self._changed(found, own), sep="/")
         if state.ema is None:
@@ -159,7 +156,7 @@ def plan(source: Checkpoint, config: ConfigDict, params: Any, tokenizer_file: st
       UserError: tokenizers or shapes differ (all of them are named), or nothing fits.
     """
     models = model_config(source.config), model_config(config)
-    store, item = CheckpointStore(source.directory), source.item(config.init.average)
+    store, item = source.store, source.item(config.init.average)
     stored, wanted = store.shapes(source.step, item), traverse_util.flatten_dict(params, sep="/")
     reads = {name: _read_as(name, leaf, *models) for name, leaf in wanted.items() if name in stored}
     problems = _tokenizer_problems(source, config, tokenizer_file)
@@ -170,7 +167,6 @@ def plan(source: Checkpoint, config: ConfigDict, params: Any, tokenizer_file: st
         raise UserError(f"config.init.path: {source.workdir} does not fit this run:\n  {lines}")
     return Transfer(
         source,
-        store,
         item,
         reads,
         models,

@@ -16,6 +16,7 @@ FREE = (
     "sharding.",
     "checkpoint.",
     "eval",
+    "init.",  # read by a new run only
     "profile.",
     "train.log_every",
     "train.evaluate_every",

@@ -67,6 +67,32 @@ def test_mistakes_come_all_at_once(fake_handle):
         runner.run_evaluations(fake_handle({}, {"x": [1]}), config, lambda _: [], lambda _: [])
 
 
+def test_mistakes_of_captioning():
+    config = evaluations(
+        a={"kind": "captioning", "method": "best"},
+        b={"kind": "captioning", "method": "beam", "beams": 3, "top_k": 2},
+        c={"kind": "captioning", "repetition_penalty": 0.0},
+        d={"kind": "zero_shot", "by": "chance"},
+        fine={"kind": "captioning", "method": "beam", "beams": 3, "length": 9, "prompt": "a"},
+    )
+    assert runner.mistakes(config) == [
+        "eval.a: captioning method 'best' does not exist; there are greedy, sample, beam",
+        "eval.b: captioning method beam has no option top_k; it has beams, n_best, "
+        "length_penalty, early_stopping",
+        "eval.c: repetition_penalty is 0.0; it must be positive (1: none)",
+        'eval.d.by is \'chance\'; it is "embeddings" or "captions"',
+    ]
+
+
+def test_captions_by_the_configured_method(fake_handle, batches):
+    handle = fake_handle({}, {"x": [1]}, {0: "a", 1: "a"})
+    config = evaluations(mine={"kind": "captioning", "method": "beam", "beams": 3, "limit": 2})
+    made = lambda _: batches([["a"], ["b"]], [0, 0], [2])  # noqa: E731
+    metrics, _ = runner.run_evaluations(handle, config, made, lambda _: [])
+    assert handle.options == {"method": "beam", "beams": 3}
+    assert metrics["mine"]["exact_match"] == 0.5
+
+
 def test_an_error_in_the_data_names_the_evaluation(fake_handle, batches):
     handle = fake_handle({}, {"x": [1]})
     config = evaluations(mine={"kind": "retrieval"})

@@ -55,3 +55,21 @@ def test_labels_that_cannot_be_scored_are_errors_of_the_user(fake_handle, batche
     examples = embed_examples(handle, batches([[]], [label], [1]))
     with pytest.raises(UserError, match=message):
         zero_shot.evaluate(handle, examples, ["cat", "dog"], ["a {}"])
+
+
+def test_captions_judge_by_the_sum_of_their_prompts_probabilities(fake_handle, batches):
+    # Prompts in the order class by class; the fake's log-probabilities are dot products.
+    texts = {"a x": (1, 0, 0), "the x": (0, 1, 0), "a y": (0, 0, 1), "the y": (1, 1, 1)}
+    images = {0: (1, 0, 0), 1: (-1, -1, 1), 2: (0, 0, 1)}
+    handle = fake_handle(images, texts)
+    made = batches([["-"]] * 3, [0, 1, -1], [2, 1])
+    metrics, artefacts = zero_shot.evaluate_by_captions(
+        handle, made, ["x", "y"], ["a {}", "the {}"]
+    )
+    unit = {k: np.array(v) / np.linalg.norm(v) for k, v in (images | texts).items()}
+    expected = []
+    for image in (0, 1):
+        x, y = (sum(np.exp(unit[image] @ unit[f"{a} {c}"]) for a in ("a", "the")) for c in "xy")
+        expected.append(int(y > x))
+    assert metrics["top1"] == np.mean(np.array(expected) == [0, 1]) and metrics["count"] == 2
+    assert np.argmax(np.array(artefacts["confusion"]), axis=1).tolist() == expected

@@ -6,6 +6,7 @@ from reference.open_clip import FOLDER
 
 import coca_jax
 from coca_jax import cli
+from coca_jax.errors import UserError
 from coca_jax.interop.weights import read_tensors
 
 
@@ -49,7 +50,9 @@ def test_it_carries_tokenizer_and_preprocessing(folder):
     model = coca_jax.load(folder / "model")
     rows = json.loads((FOLDER / "tokens.json").read_text())
     text, ids = next((row["text"], row["ids"]) for row in rows if 4 < len(row["ids"]) < 12)
-    assert model.tokenize([text])[0, : len(ids)].tolist() == ids
+    assert model.tokenizer.encode([text], 12)[0, : len(ids)].tolist() == ids
+    with pytest.raises(UserError, match="49408 ids and the model 96"):  # this tiny one's are fewer
+        model.tokenize([text])
     with np.load(FOLDER / "pixels/pixels.npz") as file:
         for name in file:
             pixels = model.preprocess([FOLDER / "pixels" / name])[0]
@@ -77,6 +80,8 @@ def test_mistakes(folder, square, tmp_path, capsys):
             *(*known, file, out),
         ],
         "should be named .safetensors": ["--to", "open_clip", model, tmp_path / "out.bin"],
+        "cannot be written": ["--to", "open_clip", model, tmp_path / "none/out.safetensors"],
+        "--variant is for --from": ["--to", "open_clip", *known, model, out],
         "no config.json": ["--to", "open_clip", tmp_path, tmp_path / "out.safetensors"],
     }
     for said, words in calls.items():

@@ -24,11 +24,11 @@ LOSS.contrastive.reduction = "mean"  # CLIP's; captions weigh 2, as in OpenCLIP'
 
 
 def losses(config, params, pixels, ids):
-    """The two weighted losses, in one pass."""
+    """The two weighted losses, in one pass, and the outputs."""
     output = CoCa(config).apply({"params": params}, pixels, ids)
     contrastive, _ = contrastive_objective(output, LOSS.contrastive)
     captioning, _ = captioning_objective(output, ids, config.text.pad_id, LOSS.captioning)
-    return contrastive, captioning
+    return (contrastive, captioning), output
 
 
 def batch(outputs):
@@ -57,7 +57,8 @@ def test_outputs_and_losses(theirs):
     pixels, ids = batch(outputs)
     real = (outputs["ids"] != 0).sum(1)
     assert set(range(2, config.text.length + 1)) == set(real)  # padding of every length
-    made = jax.jit(CoCa(config).apply)({"params": theirs.params()}, pixels, ids)
+    run = jax.jit(losses, static_argnums=0)
+    (contrastive, captioning), made = run(config, theirs.params(), pixels, ids)
     compared = {
         "image_embeddings": made.image_embeddings,
         "text_embeddings": made.text_embeddings,
@@ -66,7 +67,6 @@ def test_outputs_and_losses(theirs):
     }
     for name, found in compared.items():
         np.testing.assert_allclose(found, outputs[name], rtol=0, atol=1e-4, err_msg=name)
-    contrastive, captioning = losses(config, theirs.params(), pixels, ids)
     np.testing.assert_allclose(contrastive, outputs["contrastive_loss"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(captioning, outputs["caption_loss"], rtol=0, atol=1e-4)
 
@@ -87,7 +87,7 @@ def test_the_right_cls_mask_is_open_clips_correct_one(theirs):
 
 def test_gradients_of_every_tensor(theirs):
     config = theirs.config()
-    total = lambda params: sum(losses(config, params, *batch(theirs.outputs)))  # noqa: E731
+    total = lambda params: sum(losses(config, params, *batch(theirs.outputs))[0])  # noqa: E731
     found = open_clip.to_open_clip(jax.jit(jax.grad(total))(theirs.params()), config)
     assert {f"grad/{name}" for name in found} == {n for n in theirs.outputs if "grad/" in n}
     for name, gradient in found.items():
@@ -112,7 +112,7 @@ def test_twenty_steps_of_adamw(square):
     @jax.jit
     def step(params, state, pixels, ids):
         def total(params):
-            pair = losses(config, params, pixels, ids)
+            pair, _ = losses(config, params, pixels, ids)
             return sum(pair), pair
 
         gradients, pair = jax.grad(total, has_aux=True)(params)
@@ -156,7 +156,8 @@ def test_what_does_not_fit_is_named_with_its_shape(square):
         "of another shape: visual.proj (16, 15), should be (16, 16)",
     ):
         assert said in str(error.value)
-    assert len(str(error.value).splitlines()) == 4
+    assert "of another type: text.extra float64" in str(error.value)
+    assert len(str(error.value).splitlines()) == 6
 
 
 def test_models_that_open_clip_lacks_are_refused(square):
@@ -168,5 +169,10 @@ def test_models_that_open_clip_lacks_are_refused(square):
     settings = square.settings | {"text_cfg": square.settings["text_cfg"] | {"heads": 2}}
     with pytest.raises(UserError, match="should agree"):
         open_clip.model_config(settings)
+    strange = square.settings | {"quick_gelu": True}
+    strange["text_cfg"] = strange["text_cfg"] | {"pad_id": 1, "no_causal_mask": True}
+    with pytest.raises(UserError) as error:
+        open_clip.model_config(strange)
+    assert len(str(error.value).splitlines()) == 4
     with pytest.raises(UserError, match="lacks 'multimodal_cfg'"):
         open_clip.model_config({k: v for k, v in settings.items() if k != "multimodal_cfg"})

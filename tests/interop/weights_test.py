@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -61,6 +62,19 @@ def test_a_tensor_that_reaches_out_of_its_storage_is_refused():
         broken = torch_file.Tensor(**(vars(tensor) | wrong))
         with pytest.raises(UserError, match="reaches out"):
             broken.read()
+    for wrong in ({"shape": (2**60,), "strides": (0,)}, {"strides": ()}):
+        with pytest.raises(UserError, match="is damaged"):
+            torch_file.Tensor(**(vars(tensor) | wrong)).read()
+
+
+def test_a_program_cannot_change_what_it_is_given(tmp_path):
+    # Calls __setstate__ on what "BFloat16Storage" stands for; on a dtype, that changes its size.
+    program = b"ctorch\nBFloat16Storage\n(I3\nS'<'\nNNNI64\nI64\nI0\ntb."
+    with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
+        archive.writestr("evil/data.pkl", program)
+    with pytest.raises(UserError, match="is damaged"):
+        torch_file.read(tmp_path / "evil.pt")
+    assert np.dtype(ml_dtypes.bfloat16).itemsize == 2
 
 
 def test_damage_is_said(tmp_path):

@@ -175,10 +175,11 @@ def test_texts_share_their_images_keys():
 def test_a_cache_selects_among_each_images_texts(stacked):
     params = model_and_params(TINY)[1]
     model = CoCa(dataclasses.replace(TINY, stacked=stacked))
-    apply = functools.partial(model.apply, {"params": params if stacked else unstack(params)})
+    params = params if stacked else unstack(params)
+    apply = jax.jit(functools.partial(model.apply, {"params": params}), static_argnames="method")
     pixels, ids = batch()
     texts = jnp.concatenate([ids, ids[::-1]])
-    cache = apply(6, 12, method="empty_cache")
+    cache = model.apply({"params": params}, 6, 12, method="empty_cache")
     context = apply(pixels, method="image_context")
     _, cache = apply(texts[:, :4], jnp.int32(0), cache, context, method="extend")
     chosen = jnp.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]])
