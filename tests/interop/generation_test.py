@@ -15,11 +15,17 @@ BOS, EOS, PAD = 94, 95, 0
 with np.load(FOLDER / "generation.npz") as file:
     RECORDED = dict(file)
 SETTINGS = {case["case"]: case for case in map(json.loads, RECORDED["settings"].tolist())}
-# Every setting on one model, and the main ones on another, for each is compiled anew.
-MAIN = ("greedy", "greedy_prompt", "beam", "beam_prompt", "beam_everything")
-CASES = [case for case in SETTINGS if case.startswith("square/") or case.split("/")[1] in MAIN]
-BY_OPEN_CLIP = [case for case in CASES if SETTINGS[case]["by"] == "open_clip"]
-BY_TRANSFORMERS = [case for case in CASES if SETTINGS[case]["by"] == "transformers"]
+# Each setting is compiled anew: the main ones are tested always, and all on both models if asked.
+MAIN = ("greedy", "greedy_prompt", "greedy_repetition", "beam", "beam_prompt", "beam_everything")
+
+
+def cases(author):
+    """Cases that OpenCLIP or transformers recorded."""
+    for case, setting in SETTINGS.items():
+        if setting["by"] == author:
+            model, name = case.split("/")
+            quick = model == "square" and name in MAIN
+            yield pytest.param(case, marks=() if quick else pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def decoding(length, min_length=0, repetition_penalty=1.0, suppress=()):
     return Decoding(BOS, EOS, PAD, length, min_length, tuple(suppress), repetition_penalty)
 
 
-@pytest.mark.parametrize("case", BY_OPEN_CLIP)
+@pytest.mark.parametrize("case", cases("open_clip"))
 def test_greedy_is_open_clips_generate(run, case):
     arguments = SETTINGS[case]["arguments"]
     length = arguments["seq_len"]
@@ -59,7 +65,7 @@ def test_greedy_is_open_clips_generate(run, case):
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("case", BY_TRANSFORMERS)
+@pytest.mark.parametrize("case", cases("transformers"))
 def test_beams_are_those_of_transformers(run, case):
     arguments = SETTINGS[case]["arguments"]
     prompt = 3 if SETTINGS[case]["prompted"] else 1

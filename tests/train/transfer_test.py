@@ -247,6 +247,7 @@ def params_at(workdir, step):
         return flat(store.restore(step, {"params": shapes})["params"])
 
 
+@pytest.mark.slow
 def test_high_resolution_continues_pretraining(prepared, tmp_path, capsys):
     base, run = tmp_path / "base", tmp_path / "high"
     config = load_config("configs/coca_base.py:smoke", ["--config.mesh.data=1"])
