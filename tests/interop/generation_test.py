@@ -51,7 +51,7 @@ def decoding(length, min_length=0, repetition_penalty=1.0, suppress=()):
     return Decoding(BOS, EOS, PAD, length, min_length, tuple(suppress), repetition_penalty)
 
 
-@pytest.mark.parametrize("case", cases("open_clip"))
+@pytest.mark.parametrize("case", list(cases("open_clip")))
 def test_greedy_is_open_clips_generate(run, case):
     arguments = SETTINGS[case]["arguments"]
     length = arguments["seq_len"]
@@ -65,7 +65,7 @@ def test_greedy_is_open_clips_generate(run, case):
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("case", cases("transformers"))
+@pytest.mark.parametrize("case", list(cases("transformers")))
 def test_beams_are_those_of_transformers(run, case):
     arguments = SETTINGS[case]["arguments"]
     prompt = 3 if SETTINGS[case]["prompted"] else 1
