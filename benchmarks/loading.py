@@ -41,7 +41,7 @@ def convert(folder):
     model = CoCa(PRESETS[VARIANT])
     params = jax.jit(lambda: nn.meta.unbox(init_params(model, jax.random.key(0))))()
     tensors = to_open_clip(jax.tree.map(np.asarray, params), model.config)
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    contiguous = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
     save_file(contiguous, folder / "weights.safetensors")
     import_open_clip(folder / "weights.safetensors", VARIANT, folder / "model")
 

@@ -54,7 +54,7 @@ def write_tensors(file: pathlib.Path, tensors: Tensors, config: Mapping[str, Any
     if file.suffix != ".safetensors":
         raise UserError(f"{file} should be named .safetensors; OpenCLIP reads it, too")
     partial = file.with_name(f"{file.name}.partial")
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    contiguous = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
     try:
         save_file(contiguous, partial, metadata={"format": "pt", "config": json.dumps(config)})
     except safetensors.SafetensorError as error:

@@ -30,7 +30,7 @@ def test_the_command_there_and_back(folder, square):
     back = read_tensors(out)
     assert back.keys() == square.tensors.keys()
     for name, tensor in square.tensors.items():
-        assert back[name].dtype == tensor.dtype
+        assert back[name].dtype == tensor.dtype and back[name].shape == tensor.shape
         np.testing.assert_array_equal(back[name], tensor, err_msg=name)
 
 
