@@ -1,0 +1,157 @@
+"""One file layer for all that is not read by a library of its own: local paths and URLs.
+
+A URL is anything with "://" that fsspec knows: `gs://` and `s3://` (extras `gcs` and `s3`),
+`https://`, `memory://`. Reading a part asks for no more than that part.
+"""
+
+import functools
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from coca_jax.errors import UserError
+
+OPEN_FILES = 256  # local ones kept open; more are reopened when they are read
+
+
+class Stamp(NamedTuple):
+    """What changes when a file does."""
+
+    size: int  # bytes
+    version: str  # its time of change, or a store's tag
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is for fsspec, and not for the local file system."""
+    return "://" in path
+
+
+def expand(pattern: str | Sequence[str]) -> list[str]:
+    """The files that a pattern stands for, in the order of its braces and then of their names.
+
+    Args:
+      pattern: one or several of: a path or URL, with `{00000..00099}`, `{a,b}`, `*`, `?`, `[0-9]`.
+
+    Raises:
+      UserError: a pattern is malformed or matches nothing, or a file is named twice.
+    """
+    import braceexpand
+
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    paths: list[str] = []
+    for one in patterns:
+        try:
+            parts = list(braceexpand.braceexpand(one))
+        except braceexpand.UnbalancedBracesError as error:
+            raise UserError(f"the braces of {one!r} do not match") from error
+        for part in parts:
+            paths += _matches(part) if any(c in part for c in "*?[") else [part]
+    if not paths or not all(paths):
+        raise UserError(f"no path is given ({pattern!r})")
+    seen: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise UserError(f"{path} is named twice by {pattern!r}")
+        seen.add(path)
+    return paths
+
+
+def stamp(path: str) -> Stamp:
+    """Size and version of a file.
+
+    Raises:
+      FileNotFoundError: it is not there.
+    """
+    if not is_url(path):
+        found = os.stat(path)
+        return Stamp(found.st_size, str(found.st_mtime_ns))
+    system, name = _system(path)
+    found = system.info(name)
+    keys = ("ETag", "etag", "generation", "md5Hash", "mtime", "LastModified", "created")
+    version = next((str(found[key]) for key in keys if found.get(key)), "")
+    return Stamp(int(found["size"]), version)
+
+
+def read_range(path: str, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset` on, by one request.
+
+    Raises:
+      FileNotFoundError: the file is not there.
+      EOFError: it ends before that.
+    """
+    if is_url(path):
+        system, name = _system(path)
+        data = system.cat_file(name, start=offset, end=offset + size)
+    else:
+        data = _local(path).read(offset, size)
+    if len(data) != size:
+        raise EOFError(f"{path} ends at byte {offset + len(data)}, within {offset}+{size}")
+    return data
+
+
+def open_binary(path: str) -> Any:
+    """A file to read from its beginning, with seek."""
+    if not is_url(path):
+        return open(path, "rb")
+    system, name = _system(path)
+    return system.open(name, "rb")
+
+
+def write_whole(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a local file in one step, so that nobody sees a part of it; makes its folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}")  # hosts of one file system share their ids
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class _Local:
+    """An open file, which any number of threads may read; closed when nobody holds it."""
+
+    def __init__(self, path: str):
+        self._descriptor = -1
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._descriptor, size, offset)
+
+    def __del__(self):
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
+_local = functools.lru_cache(maxsize=OPEN_FILES)(_Local)
+
+
+def forget() -> None:
+    """Closes the local files that are kept open, so that what replaced them is read from now on."""
+    _local.cache_clear()
+
+
+def _system(path: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _matches(pattern: str) -> list[str]:
+    import glob
+
+    if is_url(pattern):
+        system, name = _system(pattern)
+        found = [system.unstrip_protocol(match) for match in system.glob(name)]
+    else:
+        found = glob.glob(pattern, recursive=True)
+    if not found:
+        raise UserError(f"no file matches {pattern!r}")
+    return sorted(found)
