@@ -3,44 +3,68 @@
 Everything here is uint8 RGB on the host; scaling to the model's range is done on the device.
 """
 
+import io
 import math
+import re
+import struct
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from coca_jax.data.bad import BadExample
 
 # Callers decode in threads of their own, with which OpenCV's pool would compete.
 cv2.setNumThreads(0)
 
-JPEG_START = b"\xff\xd8\xff"
+MAX_PIXELS = 2**27  # of an encoded image; decoded, these are 400 MB
 MAX_STRIP = 256  # targets in a row: of a longer image, evaluation scales only the middle
 
+JPEG_START = b"\xff\xd8\xff"
+JPEG_END = b"\xff\xd9"
+PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # tables and a reserved one
+_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xDA)})  # nothing follows them
+_PLAIN_CHUNKS = frozenset(
+    (b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"pHYs", b"tIME", b"tEXt")
+)
+_OTHERS = ("PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+_REDUCED = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+}
 
-class BadExample(Exception):
-    """An example that cannot be used; `kind` is what it is counted as."""
 
-    def __init__(self, kind: str, cause: Exception | None = None):
-        super().__init__(kind if cause is None else f"{kind} ({type(cause).__name__}: {cause})")
-        self.kind = kind
+def decode(data: bytes, least_side: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an image file to RGB: upright, grey expanded, alpha over white, the first frame.
 
+    The content decides, not a name: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, PPM. CMYK is taken
+    to be stored inverted, as Adobe does; colour profiles are ignored.
 
-def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes an image file to RGB: upright (JPEG's EXIF), grey expanded, alpha over white.
+    Args:
+      data: the file.
+      least_side: of a JPEG whose shorter side is at least twice, four or eight times this many
+        pixels, every 2, 4 or 8 in each direction become one, which is faster; None: never.
 
     Raises:
-      BadExample: the data is empty or no image that OpenCV reads.
+      BadExample: the data is no such image, has no pixels or more than MAX_PIXELS, ends before
+        its last pixel or a JPEG's end (whatever follows), or has 32 bits a channel.
     """
-    # Only IMREAD_UNCHANGED keeps alpha, and it ignores the orientation; a JPEG has no alpha.
-    is_jpeg = data.startswith(JPEG_START)
-    flags = cv2.IMREAD_COLOR_RGB if is_jpeg else cv2.IMREAD_UNCHANGED
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise BadExample("bad_image")
-    return image if is_jpeg else _to_rgb(image)
+        if data.startswith(JPEG_START):
+            return _jpeg(data, least_side)
+        if _is_plain_png(data):
+            return _opencv(data, cv2.IMREAD_COLOR_RGB)
+        return _pillow(data)
+    except BadExample:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadExample("bad_image", "no image of a known format") from error
+    except Exception as error:  # decoders raise whatever they like
+        raise BadExample("bad_image", error) from error
 
 
 def resize_for_evaluation(
@@ -107,16 +131,74 @@ def _without_far_ends(
     return image[top : top + h, left : left + w]
 
 
-def _to_rgb(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    """From OpenCV's grey, BGR or BGRA of 8 or 16 bits."""
-    if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=1 / 257)
-    if image.dtype != np.uint8:
-        raise BadExample("bad_image")
-    if image.ndim == 2:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    rgb = cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
-    if image.shape[-1] == 3:
-        return rgb
-    alpha = image[..., 3:] / np.float32(255)
-    return np.rint(rgb * alpha + 255 * (1 - alpha)).astype(np.uint8)
+def _jpeg(data: bytes, least_side: int | None) -> UInt8[np.ndarray, "h w 3"]:
+    size, at = _jpeg_header(data)
+    _check_size(*size)
+    # OpenCV sees that data is missing, but not if zeros or a message stand in its place.
+    if data.rfind(JPEG_END, at) < 0:
+        raise BadExample("bad_image", "a JPEG without end")
+    for factor, flag in _REDUCED.items():
+        if least_side and min(size) >= factor * least_side:
+            return cv2.cvtColor(_opencv(data, flag), cv2.COLOR_BGR2RGB)
+    return _opencv(data, cv2.IMREAD_COLOR_RGB)
+
+
+def _jpeg_header(data: bytes) -> tuple[tuple[int, int], int]:
+    """Height and width (before any turn by EXIF) and where they stand, found as libjpeg does."""
+    at = 2
+    while marker := _JPEG_MARKER.search(data, at):
+        kind, at = marker[1][0], marker.end()
+        if kind in _JPEG_FRAMES:
+            return struct.unpack_from(">HH", data, at + 3), at
+        if kind not in _JPEG_BARE:
+            at += int.from_bytes(data[at : at + 2])
+    raise BadExample("bad_image", "a JPEG without size")
+
+
+def _is_plain_png(data: bytes) -> bool:
+    """Whether it is grey or RGB of 8 bits with nothing special, which OpenCV reads faster.
+
+    Chunks must be as long as they say: OpenCV would make room first, be it for gigabytes.
+    """
+    if not data.startswith(PNG_START) or len(data) < 26:
+        return False
+    width, height, bits, colours = struct.unpack_from(">IIBB", data, 16)
+    if bits != 8 or colours not in (0, 2):
+        return False
+    _check_size(height, width)
+    at = 8
+    while (kind := data[at + 4 : at + 8]) in _PLAIN_CHUNKS:
+        at += 12 + int.from_bytes(data[at : at + 4])
+        if kind == b"IEND":
+            return at <= len(data)
+    return False
+
+
+def _opencv(data: bytes, flag: int) -> UInt8[np.ndarray, "h w 3"]:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    if image is None:
+        raise BadExample("bad_image", "damaged or cut off")
+    return image
+
+
+def _pillow(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    picture = Image.open(io.BytesIO(data), formats=_OTHERS)
+    _check_size(picture.height, picture.width)
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("I", "F"):
+        raise BadExample("bad_image", "32 bits a channel")
+    if picture.mode.startswith("I;16"):  # which Pillow would clip
+        deep = np.asarray(picture).astype(np.uint16)
+        deep[deep == picture.info.get("transparency")] = 0xFFFF
+        return cv2.cvtColor(cv2.convertScaleAbs(deep, alpha=1 / 257), cv2.COLOR_GRAY2RGB)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGB", picture.size, "white")
+        white.paste(picture, mask=picture.getchannel("A"))
+        picture = white
+    return np.array(picture.convert("RGB"))
+
+
+def _check_size(height: int, width: int) -> None:
+    if not 0 < height * width <= MAX_PIXELS:
+        raise BadExample("bad_image", f"{height} x {width} pixels, not 1 to {MAX_PIXELS}")
