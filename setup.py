@@ -37,6 +37,10 @@ setup(
         "pillow>=13,<14",  # 12 resizes tall images in another order, to slightly other pixels
         "safetensors>=0.5,<1",
         "sentencepiece>=0.2.1,<0.3",
+        "fsspec>=2024.6",
+        "braceexpand>=0.1.7,<0.2",
+        "pyarrow>=18",
+        "tokenizers>=0.22,<0.24",
         "ftfy>=6.3,<7",
         "regex>=2024.11.6",
         "tensorboardX>=2.6.4,<3",
@@ -48,6 +52,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "plan": ["libtpu>=0.0.30"],
+        "gcs": ["gcsfs>=2024.6"],  # data at gs://
+        "s3": ["s3fs>=2024.6"],
         "dev": ["pytest>=9,<10", "beartype>=0.22,<0.24", "ruff>=0.14,<1", "tensorboard>=2.20,<3"],
     },
     classifiers=[

@@ -10,7 +10,7 @@ import heapq
 import html
 from collections.abc import Iterable
 from functools import cache, lru_cache
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,9 +38,15 @@ class Table(NamedTuple):
     spelling: list[bytes]  # of each id; a space stands for the end of a word
 
 
-def encode(text: str) -> list[int]:
-    """The ids of a text; "<start_of_text>" and "<end_of_text>" in it become special ids."""
-    return list(chain.from_iterable(map(_word_ids, WORD.findall(clean(text)))))
+def encode(text: str, limit: int | None = None) -> list[int]:
+    """The ids of a text; "<start_of_text>" and "<end_of_text>" in it become special ids.
+
+    Args:
+      text: any.
+      limit: only so many of the first ids, without a look at the words behind them.
+    """
+    words = (match[0] for match in WORD.finditer(clean(text)))
+    return list(islice(chain.from_iterable(map(_word_ids, words)), limit))
 
 
 def decode(ids: Iterable[int]) -> str:

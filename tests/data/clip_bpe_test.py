@@ -62,3 +62,13 @@ def test_special_tokens_in_a_text_become_special_ids():
 def test_a_long_run_of_letters_is_encoded_whole_and_soon():
     letters = "".join(np.random.default_rng(0).choice(list("abcdefghij"), 100_000))
     assert clip_bpe.decode(clip_bpe.encode(letters)) == letters
+
+
+def test_the_first_ids_need_no_look_at_the_words_behind_them(monkeypatch):
+    text = "a photo of the astronauts' snowboards, twice"
+    whole, seen = clip_bpe.encode(text), []
+    monkeypatch.setattr(clip_bpe, "_word_ids", lambda word: seen.append(word) or (len(seen),))
+    assert clip_bpe.encode(text, 2) == [1, 2] and seen == ["a", "photo"]
+    monkeypatch.undo()
+    for limit in range(len(whole) + 2):
+        assert clip_bpe.encode(text, limit) == whole[:limit]

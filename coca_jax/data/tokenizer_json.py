@@ -1,0 +1,172 @@
+"""HuggingFace's `tokenizer.json`: which of its tokens begin, end and pad a text.
+
+The file itself has no such roles. They are looked for, in this order, in tokenizer_config.json and
+special_tokens_map.json beside it; in what its post-processor puts around a text, and in its
+padding; among its special tokens, by the usual names. A token has one role only, the end's before
+the others': the loss skips padding and captions never hold the begin token, so that a text padded
+or begun with the end token would not teach where to end.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from coca_jax.errors import UserError
+
+NEIGHBOURS = ("tokenizer_config.json", "special_tokens_map.json")
+KEYS = {
+    "eos": ("eos_token", "sep_token"),
+    "bos": ("bos_token", "cls_token"),
+    "pad": ("pad_token",),
+}
+NAMES = {
+    "eos": ("</s>", "[SEP]", "<eos>", "[EOS]", "<|endoftext|>", "<|end_of_text|>", "<end_of_text>"),
+    "bos": (
+        "<s>",
+        "[CLS]",
+        "<bos>",
+        "[BOS]",
+        "<|startoftext|>",
+        "<|begin_of_text|>",
+        "<start_of_text>",
+    ),
+    "pad": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<pad_token>"),
+}
+
+
+class Contents(NamedTuple):
+    """A tokenizer with its roles."""
+
+    text: str  # a tokenizer.json in which the template and the padding name the roles
+    eos_id: int
+    bos_id: int
+    pad_id: int
+    unk_id: int | None
+    byte_ids: frozenset[int]  # what stands for a byte of a character that is not known
+
+
+def read(path: Path) -> Contents:
+    """Reads a `tokenizer.json`, of any library version, and finds its roles.
+
+    The text that comes back needs no neighbours any more: a file that holds it is read as the same
+    roles, and as itself. It has no truncation and no dropout.
+
+    Raises:
+      UserError: there is no such file, it is no tokenizer, or a role is not to be found.
+    """
+    import tokenizers
+
+    if not path.is_file():
+        raise UserError(f"there is no tokenizer.json at {path}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        tokenizer = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library's are plain Exceptions
+        raise UserError(f"{path} is not a tokenizer.json: {error}") from error
+    content = json.loads(text)
+    roles = _roles(path, tokenizer, content.get("padding") or {})
+    eos, bos, pad = roles.items()
+    content["post_processor"], content["padding"] = _template(bos, eos), _padding(*pad)
+    content["truncation"] = None
+    model = content["model"]
+    if "dropout" in model:
+        model["dropout"] = None
+    unk_id = model.get("unk_id")  # of Unigram; the other models name the token
+    if isinstance(model.get("unk_token"), str):
+        unk_id = tokenizer.token_to_id(model["unk_token"])
+    pieces = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+    fallback = [i for i in pieces if i is not None] if model.get("byte_fallback") else []
+    text = json.dumps(content, ensure_ascii=False)
+    return Contents(text, *roles.values(), unk_id, frozenset(fallback))
+
+
+def _roles(path: Path, tokenizer: Any, padding: dict[str, Any]) -> dict[str, int]:
+    """The tokens of eos, bos and pad, in this order, and their ids."""
+    files = [_neighbour(path.with_name(name)) for name in NEIGHBOURS]
+    around = dict(zip(("bos", "eos"), _around(tokenizer), strict=True))
+    around["pad"] = [padding["pad_token"]] if padding else []
+    special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
+    found: dict[str, int] = {}
+    lacking = []
+    for role, keys in KEYS.items():
+        named = _named(files, keys)
+        candidates = [*named, *around[role], *(name for name in NAMES[role] if name in special)]
+        ids = {token: tokenizer.token_to_id(token) for token in candidates}
+        free = (t for t, i in ids.items() if i is not None and i not in found.values())
+        token = next(free, None)
+        if token is None:
+            lacking.append(role)
+        else:
+            found[token] = ids[token]
+    if lacking:
+        raise UserError(
+            f"{path} has no token of its own for {' and '.join(lacking)}: name it "
+            f"({', '.join(KEYS[role][0] for role in lacking)}) in a tokenizer_config.json beside "
+            "the file, or add it to the file, as with the package `tokenizers`: "
+            f"t.add_special_tokens({[NAMES[role][0] for role in lacking]}); t.save(path)"
+        )
+    return found
+
+
+def _neighbour(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} should be a JSON object, not {type(content).__name__}")
+    return content
+
+
+def _named(files: list[dict[str, Any]], keys: tuple[str, ...]) -> Iterator[str]:
+    """The tokens that the keys have in the files, as a string or as {"content": string}."""
+    for key in keys:
+        for file in files:
+            token = file.get(key)
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str):
+                yield token
+
+
+def _around(tokenizer: Any) -> tuple[list[str], list[str]]:
+    """The tokens that the post-processor puts before and after a text."""
+    import tokenizers
+
+    if tokenizer.post_processor is None:
+        return [], []
+    one_word = tokenizers.models.WordLevel({"a": 0}, unk_token="a")
+    probe = tokenizers.Tokenizer(one_word)
+    probe.post_processor = tokenizer.post_processor
+    encoded = probe.encode("a")
+    word = encoded.sequence_ids.index(0)
+    return encoded.tokens[:word], encoded.tokens[word + 1 :]
+
+
+def _template(bos: tuple[str, int], eos: tuple[str, int]) -> dict[str, Any]:
+    first, text, last = (
+        {"SpecialToken": {"id": bos[0], "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": eos[0], "type_id": 0}},
+    )
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, text, last],
+        "pair": [first, text, last, {"Sequence": {"id": "B", "type_id": 0}}, last],
+        "special_tokens": {
+            token: {"id": token, "ids": [i], "tokens": [token]} for token, i in (bos, eos)
+        },
+    }
+
+
+def _padding(token: str, token_id: int) -> dict[str, Any]:
+    return {
+        "strategy": "BatchLongest",
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": token_id,
+        "pad_type_id": 0,
+        "pad_token": token,
+    }
