@@ -1,0 +1,69 @@
+"""Sources: random access to the records of a data set, one file a format."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from coca_jax.data.sources.base import Record, Source
+from coca_jax.errors import UserError
+
+FORMATS = ("tfds", "array_record", "webdataset", "folder")
+
+
+def open_source(
+    section: Mapping[str, Any] | ConfigDict, data_dir: str = "", cache_dir: str = ""
+) -> Source:
+    """Opens what a section of the configuration, such as `data.train`, names.
+
+    Args:
+      section: `format`, one of FORMATS ("tfds" if absent); `name` and `split`, of a TFDS data set;
+        `path`, of anything else; `class_names`, a file with a name a line, if there is one.
+      data_dir: where TFDS data sets lie; empty: TFDS's default folder.
+      cache_dir: for the indices of shards in a folder that cannot be written to.
+
+    Raises:
+      UserError: the data set is not there, or not what its format says.
+    """
+    form, path = section.get("format", "tfds"), section.get("path", "")
+    if form not in FORMATS:
+        raise UserError(f"format {form!r} of a data set should be one of {', '.join(FORMATS)}")
+    if form != "tfds" and not path:
+        raise UserError(f"a data set of format {form!r} needs the path of its files")
+    if form == "tfds":
+        from coca_jax.data.sources.tfds import tfds_source
+
+        source = tfds_source(section.get("name", ""), section["split"], data_dir, path)
+    elif form == "array_record":
+        from coca_jax.data.sources.array_record import array_record_source
+
+        source = array_record_source(path)
+    elif form == "webdataset":
+        from coca_jax.data.sources.webdataset import webdataset_source
+
+        source = webdataset_source(path, cache_dir)
+    else:
+        from coca_jax.data.sources.folder import folder_source
+
+        source = folder_source(path)
+    if names := section.get("class_names", ""):
+        source.class_names = read_class_names(names)
+    return source
+
+
+def read_class_names(path: str) -> list[str]:
+    """The names in a file, one a line, of labels 0, 1, ...
+
+    Raises:
+      UserError: there is no such file, or it is empty.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"there is no file of class names at {path}")
+    names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    if not any(names):
+        raise UserError(f"{path} holds no class names")
+    return names
+
+
+__all__ = ["FORMATS", "Record", "Source", "open_source", "read_class_names"]

@@ -1,0 +1,77 @@
+"""ArrayRecord files of serialized `tf.train.Example`s, read at random."""
+
+import bisect
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from coca_jax.data import files
+from coca_jax.data.sources.base import Record
+from coca_jax.data.sources.tf_example import to_record
+from coca_jax.errors import UserError
+
+OPENING_THREADS = 32  # which wait for the store, not for the CPU
+
+
+class ArrayRecordSource:
+    """Records of ArrayRecord files, each opened when the first of its records is read."""
+
+    def __init__(self, parts: Sequence[Any], class_names: Sequence[str] = ()):
+        """Wraps array_record's own data source.
+
+        Args:
+          parts: TFDS's file instructions, at least one: consecutive records of a file.
+          class_names: of the integer labels.
+        """
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self.class_names = list(class_names)
+        self._records = ArrayRecordDataSource(list(parts))
+        self._files = [part.filename for part in parts]
+        self._ends = list(itertools.accumulate(part.take for part in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        return to_record(self._records[index], self.class_names)
+
+    def shard(self, index: int) -> str:
+        """The file that holds the record."""
+        return self._files[bisect.bisect_right(self._ends, index)]
+
+
+def array_record_source(path: str | Sequence[str]) -> ArrayRecordSource:
+    """Opens bare ArrayRecord files, whose records are `tf.train.Example`s.
+
+    They are read one by one, so they should be written with `group_size:1`.
+
+    Args:
+      path: the files (`files.expand`), on local disks or at `gs://`.
+
+    Raises:
+      UserError: a file is missing or no ArrayRecord, or they hold no record at all.
+    """
+    paths = files.expand(path)
+    with ThreadPoolExecutor(OPENING_THREADS) as threads:
+        source = ArrayRecordSource(list(threads.map(_whole_file, paths)))
+    if not len(source):
+        raise UserError(f"the ArrayRecord files {path} hold no records")
+    return source
+
+
+def _whole_file(path: str) -> Any:
+    from array_record.python.array_record_module import ArrayRecordReader
+    from tensorflow_datasets.core.utils.shard_utils import FileInstruction
+
+    if files.is_url(path) and not path.startswith("gs://"):
+        raise UserError(f"{path}: ArrayRecord files are read from local disks or gs:// only")
+    try:
+        reader = ArrayRecordReader(path)
+        count = reader.num_records()
+        reader.close()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error) or "it is torn or something else"
+        raise UserError(f"{path} cannot be read as an ArrayRecord file: {reason}") from error
+    return FileInstruction(path, skip=0, take=count, examples_in_shard=count)

@@ -1,0 +1,65 @@
+"""Serialized `tf.train.Example`s, as TFDS and others store them, to records, without TensorFlow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from coca_jax.data.sources.base import Record, to_labels, to_text
+
+# The first that is there is taken. Slashes: a feature of a feature, in TFDS and in older formats.
+IMAGE_KEYS = ("image", "image/encoded", "image/bytes", "jpg", "jpeg", "png", "webp", "img")
+CAPTION_KEYS = ("captions", "caption", "captions/text", "image/caption", "text", "txt")
+LABEL_KEYS = ("labels", "label", "cls", "image/class/label")
+
+
+def to_record(data: bytes, class_names: Sequence[str]) -> Record:
+    """Parses an example: its image, captions and labels by their usual names, all else as fields.
+
+    Args:
+      data: a serialized example.
+      class_names: of integer labels; text labels are their own names.
+
+    Raises:
+      KeyError: it has no image.
+      BadExample: a caption or label is not UTF-8.
+    """
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    features = tf_example_pb2.Example.FromString(data).features.feature
+    values = {key: _values(feature) for key, feature in features.items()}
+    image = _take(values, IMAGE_KEYS)
+    if not image or not isinstance(image[0], bytes):
+        raise KeyError(f"none of {', '.join(IMAGE_KEYS)} is an image, and {', '.join(values)}")
+    captions = [to_text(text) for text in _take(values, CAPTION_KEYS) if isinstance(text, bytes)]
+    labels = [to_text(v) if isinstance(v, bytes) else v for v in _take(values, LABEL_KEYS)]
+    label, names = to_labels(labels, class_names)
+    return {
+        "image": image[0],
+        "captions": captions,
+        "label": label,
+        "labels": names,
+        "fields": {key: _field(value) for key, value in values.items()},
+    }
+
+
+def _values(feature: Any) -> list[Any]:
+    kind = feature.WhichOneof("kind")
+    return list(getattr(feature, kind).value) if kind else []
+
+
+def _take(values: dict[str, list[Any]], keys: Sequence[str]) -> list[Any]:
+    return next((values.pop(key) for key in keys if key in values), [])
+
+
+def _field(values: list[Any]) -> Any:
+    """Texts of bytes, but for what is none; one value as itself, others as a list."""
+    values = [_text_or_bytes(value) for value in values]
+    return values[0] if len(values) == 1 else values
+
+
+def _text_or_bytes(value: Any) -> Any:
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value

@@ -1,0 +1,127 @@
+"""WebDataset tars, as img2dataset writes them, with random access to their samples."""
+
+import bisect
+import contextlib
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from coca_jax.data import files
+from coca_jax.data.bad import BadExample
+from coca_jax.data.sources.base import Record, to_labels, to_text
+from coca_jax.data.sources.tar_index import COLUMNS, Index, open_indices
+from coca_jax.errors import UserError
+
+CAPTION_KEYS = ("caption", "captions", "text", "txt")  # of the JSON, where there is no .txt
+_PARTS = [(name, COLUMNS[name]) for name in ("jpg", "txt", "json", "cls")]
+MAX_GAP = 256 << 10  # bytes between parts of a sample that are read and thrown away
+
+
+class WebDatasetSource:
+    """The samples of tars that have an image, in the order of the tars."""
+
+    def __init__(self, indices: Sequence[Index]):
+        """Joins the indices of tars."""
+        self.class_names: list[str] = []
+        self.torn = [index.tar for index in indices if index.torn]
+        self.without_image = sum(index.without_image for index in indices)  # left out
+        self._indices = list(indices)
+        self._ends = list(itertools.accumulate(index.count for index in indices))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        """Reads the parts of a sample, which lie side by side, by one request.
+
+        Raises:
+          BadExample: its JSON or a text is damaged.
+          FileNotFoundError: the tar is there no more.
+          EOFError: the tar has been cut since.
+        """
+        number = self._shard(index)
+        found = self._indices[number]
+        row = found.row(index - self._ends[number] + found.count)
+        parts = _read(found.tar, row)
+        fields = _fields(parts.get("json"))
+        label, labels = _label(parts.get("cls"), self.class_names)
+        return {
+            "image": parts["jpg"],
+            "captions": _captions(parts.get("txt"), fields),
+            "label": label,
+            "labels": labels,
+            "fields": fields,
+        }
+
+    def shard(self, index: int) -> str:
+        """The tar that a sample is in."""
+        return self._indices[self._shard(index)].tar
+
+    def _shard(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return bisect.bisect_right(self._ends, index)
+
+
+def webdataset_source(path: str | Sequence[str], cache_dir: str = "") -> WebDatasetSource:
+    """Opens WebDataset tars; the first time, their headers are read to index them.
+
+    Args:
+      path: one or several of: a path or URL, with `{00000..00099}`, `{a,b}`, `*`, `?`, `[0-9]`.
+      cache_dir: for indices that cannot be written beside their tars; empty:
+        ~/.cache/coca_jax/tar_index.
+
+    Raises:
+      UserError: a tar is not there, cannot be read or is no tar, or no sample has an image.
+    """
+    source = WebDatasetSource(open_indices(files.expand(path), cache_dir))
+    if not len(source):
+        raise UserError(
+            f"no sample of {path!r} has an image (.jpg, .jpeg, .png or .webp); "
+            f"{source.without_image:,} have none, and {len(source.torn):,} tars are torn"
+        )
+    return source
+
+
+def _read(tar: str, row: Sequence[int]) -> dict[str, bytes]:
+    """The parts of a sample; those that it lacks are absent."""
+    spans = {
+        name: (row[column], row[column] + row[column + 1])
+        for name, column in _PARTS
+        if row[column + 1] >= 0
+    }
+    begin, end = min(low for low, _ in spans.values()), max(high for _, high in spans.values())
+    if end - begin > sum(high - low for low, high in spans.values()) + MAX_GAP:
+        return {name: files.read_range(tar, low, high - low) for name, (low, high) in spans.items()}
+    data = files.read_range(tar, begin, end - begin)
+    return {name: data[low - begin : high - begin] for name, (low, high) in spans.items()}
+
+
+def _fields(data: bytes | None) -> dict[str, Any]:
+    if data is None:
+        return {}
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadExample("bad_record", error) from error
+    if not isinstance(fields, dict):
+        raise BadExample("bad_record", f"its JSON is no object but {type(fields).__name__}")
+    return fields
+
+
+def _captions(data: bytes | None, fields: dict[str, Any]) -> list[str]:
+    if data is not None:
+        found: Any = to_text(data).rstrip("\r\n")
+    else:
+        found = next((fields[key] for key in CAPTION_KEYS if fields.get(key)), [])
+    texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []
+    return [text for text in texts if isinstance(text, str) and text]
+
+
+def _label(data: bytes | None, class_names: Sequence[str]) -> tuple[int, list[str]]:
+    text = "" if data is None else to_text(data).strip()
+    labels: list[int | str] = [text] if text else []
+    with contextlib.suppress(ValueError):
+        labels = [max(int(text), -1)]
+    return to_labels(labels, class_names)

@@ -1,0 +1,149 @@
+import json
+import multiprocessing
+import operator
+import uuid
+from concurrent.futures import ProcessPoolExecutor
+
+import fsspec
+import pytest
+
+from coca_jax.data.bad import BadExample
+from coca_jax.data.sources import Source
+from coca_jax.data.sources.folder import folder_source
+from coca_jax.errors import UserError
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with a table, and photos/0.jpg to photos/2.jpg, whose bytes are b"0" to b"2"."""
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        (tmp_path / f"photos/{i}.jpg").write_bytes(b"%d" % i)
+
+    def make(name, text):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return str(tmp_path / name)
+
+    return make
+
+
+def test_rows_of_an_image_are_one_record(photos):
+    path = photos(
+        "coco.csv",
+        "id,filepath,title,score,url\n"
+        '7,photos/1.jpg,"a cat, asleep",0.25,http://a/b\n'
+        "8,photos/0.jpg,ein Kätzchen,1e-3,007\n"
+        "9,photos/1.jpg,a pet,9,\n",
+    )
+    source = folder_source(path)
+    assert isinstance(source, Source) and len(source) == 2 and source.class_names == []
+    assert source[0] == {
+        "image": b"1",
+        "captions": ["a cat, asleep", "a pet"],
+        "label": -1,
+        "labels": [],
+        "fields": {"id": 7, "score": 0.25, "url": "http://a/b"},
+    }
+    assert source[1]["captions"] == ["ein Kätzchen"]
+    assert source[1]["fields"] == {"id": 8, "score": 0.001, "url": "007"}
+    assert source.shard(1) == path
+
+
+def test_a_folder_with_one_table(photos, tmp_path):
+    rows = [
+        {"file_name": "photos/2.jpg", "captions": ["a", "", "b"], "labels": ["cat", "pet"], "n": 1},
+        {"file_name": str(tmp_path / "photos/0.jpg"), "captions": None, "labels": 1, "n": "1"},
+    ]
+    photos("metadata.jsonl", "\n".join(json.dumps(row) for row in rows))
+    source = folder_source(str(tmp_path))
+    assert source[0] == {
+        "image": b"2",
+        "captions": ["a", "b"],
+        "label": -1,
+        "labels": ["cat", "pet"],
+        "fields": {"n": 1},
+    }
+    source.class_names = ["dog", "cat"]
+    assert source[1]["label"] == 1 and source[1]["labels"] == ["cat"]
+    assert source[1]["captions"] == [] and source[1]["fields"] == {"n": "1"}
+
+
+def test_labels_of_a_table(photos):
+    source = folder_source(photos("a.csv", "image,label\nphotos/0.jpg,1\nphotos/1.jpg,cow\n"))
+    assert [(source[i]["label"], source[i]["labels"]) for i in (0, 1)] == [(1, []), (-1, ["cow"])]
+    source.class_names = ["cow", "dog"]
+    assert [(source[i]["label"], source[i]["labels"]) for i in (0, 1)] == [
+        (1, ["dog"]),
+        (0, ["cow"]),
+    ]
+
+
+def test_a_folder_for_each_class(tmp_path):
+    images = {"dog": ["b.JPEG", "a.png"], "cat [small]": ["é.webp"], "empty": [], "emu": ["a.jpg"]}
+    for name, files in images.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_bytes(f"{name}/{file}".encode())
+    (tmp_path / "dog" / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden").mkdir()
+    source = folder_source(str(tmp_path))
+    assert isinstance(source, Source)
+    assert source.class_names == ["cat [small]", "dog", "empty", "emu"]
+    found = [
+        (source[i]["image"].decode(), source[i]["label"], source[i]["labels"]) for i in range(4)
+    ]
+    assert found == [
+        ("cat [small]/é.webp", 0, ["cat [small]"]),
+        ("dog/a.png", 1, ["dog"]),
+        ("dog/b.JPEG", 1, ["dog"]),
+        ("emu/a.jpg", 3, ["emu"]),
+    ]
+    assert source.shard(3) == str(tmp_path / "emu")
+    assert source[1]["captions"] == [] and source[1]["fields"] == {"file_name": "a.png"}
+
+
+def test_a_spawned_process_reads_it(photos, tmp_path):
+    classes = folder_source(str(tmp_path))
+    table = folder_source(photos("a.csv", "image,text\nphotos/0.jpg,a\nphotos/1.jpg,b\n"))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
+        for source in (table, classes):
+            assert processes.submit(operator.getitem, source, 1).result() == source[1]
+    assert classes[1]["image"] == table[1]["image"] == b"1"
+
+
+def test_images_that_are_not_there_are_found_when_read(photos):
+    source = folder_source(photos("a.csv", "image,text\nphotos/0.jpg,a\nnowhere.jpg,b\n,c\n"))
+    assert len(source) == 3 and source[0]["image"] == b"0"
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg"):
+        source[1]
+    with pytest.raises(BadExample, match="path of the image is ''"):
+        source[2]
+
+
+def test_urls(photos):
+    root = f"memory://{uuid.uuid4()}"
+    texts = {"a.csv": f"image,text\nx/0.jpg,a\n{root}/1.jpg,b\n", "x/0.jpg": "0", "1.jpg": "1"}
+    for name, text in texts.items():
+        with fsspec.open(f"{root}/{name}", "w") as file:
+            file.write(text)
+    source = folder_source(f"{root}/a.csv")
+    assert [source[i]["image"] for i in (0, 1)] == [b"0", b"1"]
+    with pytest.raises(UserError, match="should be a file.*only local folders are searched"):
+        folder_source(root)
+
+
+def test_what_is_no_such_folder_is_said(photos, tmp_path):
+    with pytest.raises(UserError, match="nowhere is neither a folder nor a file"):
+        folder_source(str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty holds neither a table \(\.csv, .* nor folders"):
+        folder_source(str(tmp_path / "empty"))
+    photos("a.csv", "image,text\n")
+    with pytest.raises(UserError, match=r"a\.csv holds no rows"):
+        folder_source(str(tmp_path))
+    photos("b.jsonl", "")
+    with pytest.raises(UserError, match=r"several tables, a\.csv, b\.jsonl"):
+        folder_source(str(tmp_path))
+    path = photos("c.csv", "img,caption\na,b\n")
+    with pytest.raises(UserError, match=r"image, file_name, .*; it has img, caption"):
+        folder_source(path)

@@ -1,0 +1,200 @@
+import concurrent.futures
+import io
+import json
+import multiprocessing
+import os
+import tarfile
+
+import pytest
+
+from coca_jax.data import files
+from coca_jax.data.bad import BadExample
+from coca_jax.data.sources import Source, open_source
+from coca_jax.data.sources.webdataset import webdataset_source
+from coca_jax.errors import UserError
+
+IMAGE = b"\xff\xd8 no real picture \xff\xd9"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def write(path, *samples):
+    """Writes samples, each a dictionary of extensions and bytes."""
+    with tarfile.open(path, "w") as tar:
+        for i, sample in enumerate(samples):
+            for extension, body in sample.items():
+                info = tarfile.TarInfo(f"{i:05}.{extension}")
+                info.size, info.mtime = len(body), 1.7e9 + i / 3
+                tar.addfile(info, io.BytesIO(body))
+    return str(path)
+
+
+def read_one(path, sample):
+    return webdataset_source(write(path, sample))[0]
+
+
+def test_a_record_has_all_parts_of_a_sample(tmp_path):
+    fields = {"caption": "from JSON", "width": 3, "punsafe": 0.5, "exif": None}
+    sample = {"jpg": IMAGE, "json": json.dumps(fields).encode(), "txt": "ein Kätzchen\n".encode()}
+    assert read_one(tmp_path / "a.tar", sample) == {
+        "image": IMAGE,
+        "captions": ["ein Kätzchen"],
+        "label": -1,
+        "labels": [],
+        "fields": fields,
+    }
+
+
+@pytest.mark.parametrize(
+    "fields, captions",
+    [
+        ({"caption": "one"}, ["one"]),
+        ({"captions": ["one", "two"]}, ["one", "two"]),
+        ({"text": "one", "caption": None}, ["one"]),
+        ({"caption": 3}, []),
+        ({"title": "none"}, []),
+    ],
+)
+def test_captions_are_in_the_json_where_there_is_no_text(tmp_path, fields, captions):
+    sample = {"webp": IMAGE, "json": json.dumps(fields).encode()}
+    record = read_one(tmp_path / "a.tar", sample)
+    assert record["captions"] == captions and record["fields"] == fields
+
+
+@pytest.mark.parametrize(
+    "cls, label, labels",
+    [
+        (b"1", 1, ["dog"]),
+        (b" 0\n", 0, ["cat"]),
+        (b"7", 7, []),
+        (b"-3", -1, []),
+        (b"zebra\n", -1, ["zebra"]),
+        (b"", -1, []),
+    ],
+)
+def test_classes_are_numbers_or_names(tmp_path, cls, label, labels):
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    path = write(tmp_path / "a.tar", {"png": IMAGE, "cls": cls})
+    names = str(tmp_path / "names.txt")
+    source = open_source({"format": "webdataset", "path": path, "class_names": names})
+    record = source[0]
+    assert (record["label"], record["labels"], record["captions"]) == (label, labels, [])
+
+
+@pytest.mark.parametrize(
+    "damaged, kind",
+    [
+        ({"txt": b"caf\xe9"}, "bad_text"),
+        ({"cls": b"\xff"}, "bad_text"),
+        ({"json": b"{"}, "bad_record"),
+        ({"json": b'{"caption": "caf\xe9"}'}, "bad_record"),
+        ({"json": b"[1]"}, "bad_record"),
+        ({"json": b""}, "bad_record"),
+        ({"json": b"[" * 100_000}, "bad_record"),
+    ],
+)
+def test_damaged_samples_say_how(tmp_path, damaged, kind):
+    with pytest.raises(BadExample) as caught:
+        read_one(tmp_path / "a.tar", {"jpg": IMAGE} | damaged)
+    assert caught.value.kind == kind
+
+
+def test_shards_follow_each_other(tmp_path):
+    for i, count in enumerate((2, 0, 3)):
+        write(
+            tmp_path / f"{i}.tar", *[{"jpg": IMAGE, "txt": b"%d %d" % (i, k)} for k in range(count)]
+        )
+    source = webdataset_source(str(tmp_path / "{0..2}.tar"))
+    assert isinstance(source, Source) and len(source) == 5 and source.class_names == []
+    assert [record["captions"][0] for record in source] == ["0 0", "0 1", "2 0", "2 1", "2 2"]
+    assert [os.path.basename(source.shard(i)) for i in (0, 1, 2, 4)] == ["0.tar"] * 2 + [
+        "2.tar"
+    ] * 2
+    for index in (-1, 5):
+        with pytest.raises(IndexError):
+            source[index]
+        with pytest.raises(IndexError):
+            source.shard(index)
+
+
+def test_samples_without_an_image_are_left_out_and_counted(tmp_path):
+    failed = {"json": b'{"status": "failed_to_download"}'}
+    path = write(tmp_path / "a.tar", failed, {"jpg": IMAGE}, failed)
+    source = webdataset_source(path)
+    assert len(source) == 1 and source.without_image == 2 and source.torn == []
+    write(path, failed)
+    with pytest.raises(UserError, match=r"no sample of '.*a.tar' has an image .*; 1 have none"):
+        webdataset_source(path)
+
+
+def test_torn_tars_are_known(tmp_path):
+    path = write(tmp_path / "a.tar", {"jpg": IMAGE}, {"jpg": IMAGE * 200})
+    os.truncate(path, 5000)
+    source = webdataset_source(path)
+    assert source.torn == [path] and len(source) == 1
+
+
+def test_a_sample_is_one_request(tmp_path, monkeypatch):
+    parts = {"json": b"{}", "jpg": IMAGE * 1000, "txt": b"text", "cls": b"5"}
+    path = write(tmp_path / "a.tar", parts, {"jpg": IMAGE, "npy": bytes(400_000), "txt": b"far"})
+    source = webdataset_source(path)
+    asked, plain = [], files.read_range
+    monkeypatch.setattr(files, "read_range", lambda *a: asked.append(a[0]) or plain(*a))
+    record = source[0]
+    assert record["image"] == IMAGE * 1000 and record["captions"] == ["text"]
+    assert asked.count(path) == 1
+    asked.clear()
+    assert source[1]["captions"] == ["far"] and source[1]["image"] == IMAGE
+    assert asked.count(path) == 4  # the big thing between them is not read
+
+
+def test_another_process_reads_the_same(tmp_path):
+    samples = [{"jpg": IMAGE + bytes([i]), "txt": b"%d" % i} for i in range(5)]
+    source = webdataset_source(write(tmp_path / "a.tar", *samples))
+    source.class_names = ["cat"]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(source.__getitem__, range(5)) == list(source)
+
+
+def test_threads_read_at_once(tmp_path):
+    paths = [
+        write(tmp_path / f"{i}.tar", *[{"jpg": IMAGE, "txt": b"%d %d" % (i, k)} for k in range(20)])
+        for i in range(5)
+    ]
+    source = webdataset_source(paths)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        records = list(pool.map(source.__getitem__, list(range(100)) * 3))
+    assert [record["captions"] for record in records[200:]] == [
+        [f"{i} {k}"] for i in range(5) for k in range(20)
+    ]
+
+
+def test_a_shard_that_is_gone_or_cut_since_raises(tmp_path):
+    paths = [write(tmp_path / f"{i}.tar", {"jpg": IMAGE}) for i in range(3)]
+    source = webdataset_source(paths)
+    os.remove(paths[0])
+    os.truncate(paths[1], 600)
+    with pytest.raises(FileNotFoundError):
+        source[0]
+    with pytest.raises(EOFError):
+        source[1]
+    assert source[2]["image"] == IMAGE
+
+
+def test_shards_may_be_behind_urls(tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    for i in range(2):
+        path = write(tmp_path / "a.tar", {"jpg": IMAGE, "txt": b"%d" % i})
+        with (
+            memory.open(f"memory://{tmp_path.name}/{i}.tar", "wb") as file,
+            open(path, "rb") as tar,
+        ):
+            file.write(tar.read())
+    source = webdataset_source(f"memory://{tmp_path.name}/*.tar", str(tmp_path / "indices"))
+    assert [record["captions"] for record in source] == [["0"], ["1"]]
+    assert len(os.listdir(tmp_path / "indices")) == 2
+    assert source.shard(1).endswith("/1.tar")
