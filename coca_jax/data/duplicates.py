@@ -1,0 +1,292 @@
+"""Training images that look like those of evaluation sets: found offline, left out by a list.
+
+Images are compared by pHash (Zauner 2010, "Implementation and benchmarking of perceptual image hash
+functions", https://phash.org/docs/pubs/thesis_zauner.pdf), 64 bits of which few change when an
+image is scaled or compressed again. Cropped, turned or mirrored images are not found, nor all
+copies of symmetric drawings, half of whose bits are rounding errors. Images of one colour have no
+hash, and are compared with nothing.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Int64, UInt8, UInt16, UInt64
+from tqdm import tqdm
+
+from coca_jax.data import files, images
+from coca_jax.data.sources import Source
+from coca_jax.errors import UserError
+
+DISTANCE = 4  # bits; random hashes are as near as that once in 3e13 pairs
+NO_HASH = np.uint64(0)
+FLAT = 2.0  # grey levels: with a smaller standard deviation, an image is of one colour
+LEAST_SIDE = 64  # pixels: a larger JPEG is decoded to 64 to 127, which is faster
+COLUMNS = ("record", "set", "set_record", "distance")
+
+_BANDS = 4  # of 16 bits, in which a hash is looked up
+_BLOCK = 1 << 22  # pairs of hashes compared at a time, for bounded memory
+_CHUNK = 32  # images that a thread hashes at a time
+
+
+class Hashes(NamedTuple):
+    """The hashes of a source's records, in order."""
+
+    hashes: UInt64[np.ndarray, " n"]  # NO_HASH: none
+    unread: Bool[np.ndarray, " n"]  # records that could not be read or decoded
+
+
+class Near(NamedTuple):
+    """Hashes that are near one of the references, each with the nearest (then the first)."""
+
+    index: Int64[np.ndarray, " m"]  # sorted
+    reference: Int64[np.ndarray, " m"]
+    distance: Int64[np.ndarray, " m"]  # bits
+
+
+class Duplicates(NamedTuple):
+    """Training records that look like a reference, and what was compared."""
+
+    index: Int64[np.ndarray, " m"]  # sorted record numbers
+    set_name: list[str]  # of the reference set, one a record
+    set_index: Int64[np.ndarray, " m"]  # record numbers there
+    distance: Int64[np.ndarray, " m"]  # bits
+    size: int  # training records
+    # How many images were compared with nothing, by the set's name; the training set's is "".
+    flat: dict[str, int]  # of one colour
+    unread: dict[str, int]  # damaged
+
+
+def perceptual_hash(image: UInt8[np.ndarray, "h w 3"]) -> np.uint64:
+    """The pHash of an RGB image of any size: which low frequencies are above their median.
+
+    NO_HASH (0), which no other image has, if it is of one colour.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+    if small.std() < FLAT:
+        return NO_HASH
+    low = cv2.dct(small)[:8, :8]
+    return np.packbits(low > np.median(low)).view(np.uint64)[0]
+
+
+def hash_source(source: Source, threads: int, description: str) -> Hashes:
+    """Hashes all images of a source, with a progress bar; damaged ones are marked.
+
+    Args:
+      source: read by several threads at a time.
+      threads: that read and decode.
+      description: what the progress bar says.
+    """
+    import grain
+
+    size = len(source)
+    hashes, unread = np.zeros(size, np.uint64), np.zeros(size, bool)
+
+    def chunk(number: int) -> tuple[np.ndarray, np.ndarray]:
+        records = range(number * _CHUNK, min((number + 1) * _CHUNK, size))
+        found = [_hash_record(source, index) for index in records]
+        bad = np.array([isinstance(one, Exception) for one in found])
+        return np.where(bad, NO_HASH, found).astype(np.uint64), bad
+
+    chunks = grain.MapDataset.range(-(-size // _CHUNK)).map(chunk)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    done = 0
+    with tqdm(total=size, desc=description, unit=" images") as bar:
+        for found, bad in chunks.to_iter_dataset(options):
+            hashes[done : done + len(found)], unread[done : done + len(found)] = found, bad
+            done += len(found)
+            bar.update(len(found))
+    return Hashes(hashes, unread)
+
+
+def near(
+    hashes: UInt64[np.ndarray, " n"], references: UInt64[np.ndarray, " r"], distance: int
+) -> Near:
+    """Finds all hashes of which at most `distance` bits differ from a reference.
+
+    Hashes are compared only if one of their four 16-bit bands differs in at most a fourth of
+    `distance`, as it must be. NO_HASH is near nothing.
+
+    Raises:
+      UserError: `distance` is not in [0, 15]: farther images are not alike.
+    """
+    _check(distance)
+    unique, first = np.unique(references, return_index=True)
+    kept = unique != NO_HASH
+    unique, first = unique[kept], first[kept]
+    best = np.full(len(hashes), 64, np.int64)
+    which = np.full(len(hashes), -1, np.int64)
+    for query, row in _candidates(hashes, unique, distance // _BANDS):
+        bits = np.bitwise_count(hashes[query] ^ unique[row])
+        close = bits <= distance
+        query, bits, row = query[close], bits[close].astype(np.int64), first[row[close]]
+        order = np.lexsort((row, bits, query))
+        query, bits, row = query[order], bits[order], row[order]
+        leads = np.flatnonzero(np.diff(query, prepend=-1))  # the best of each query
+        query, bits, row = query[leads], bits[leads], row[leads]
+        better = (bits < best[query]) | ((bits == best[query]) & (row < which[query]))
+        best[query[better]], which[query[better]] = bits[better], row[better]
+    index = np.flatnonzero(best <= distance)
+    return Near(index, which[index], best[index])
+
+
+def find_duplicates(
+    train: Source,
+    references: Mapping[str, Source],
+    distance: int = DISTANCE,
+    threads: int = 16,
+) -> Duplicates:
+    """Compares every training image with every reference image.
+
+    Args:
+      train: the training set.
+      references: evaluation sets, by name.
+      distance: bits of 64 that may differ.
+      threads: that read and decode.
+
+    Raises:
+      UserError: no image of one of the sets can be read, or `distance` is not in [0, 15].
+    """
+    _check(distance)
+    sets = {name: _readable(source, threads, name) for name, source in references.items()}
+    sets[""] = _readable(train, threads, "training set")
+    names = list(references)
+    pooled = np.concatenate([np.zeros(0, np.uint64), *(sets[name].hashes for name in names)])
+    found = near(sets[""].hashes, pooled, distance)
+    begins = np.cumsum([0, *(len(sets[name].hashes) for name in names)])
+    which = np.searchsorted(begins, found.reference, side="right") - 1
+    return Duplicates(
+        found.index,
+        [names[i] for i in which.tolist()],
+        found.reference - begins[which],
+        found.distance,
+        size=len(train),
+        flat={name: _count_flat(part) for name, part in sets.items()},
+        unread={name: int(part.unread.sum()) for name, part in sets.items()},
+    )
+
+
+def write_list(
+    path: str | os.PathLike, duplicates: Duplicates, description: Mapping[str, Any]
+) -> None:
+    """Writes a list in one step: a line of JSON on the training set, column names, then TSV.
+
+    Args:
+      path: a local file.
+      duplicates: what was found.
+      description: of the training set, JSON values, such as its format, name, path and split.
+    """
+    head = {**description, "records": duplicates.size}
+    columns = (duplicates.index, duplicates.set_name, duplicates.set_index, duplicates.distance)
+    rows = ("\t".join(map(str, row)) for row in zip(*columns, strict=True))
+    lines = [json.dumps(head, ensure_ascii=False), "\t".join(COLUMNS), *rows]
+    files.write_whole(path, ("\n".join(lines) + "\n").encode())
+
+
+def read_list(path: str | os.PathLike, size: int) -> Int64[np.ndarray, " m"]:
+    """Reads the record numbers of a list, sorted.
+
+    Args:
+      path: a file or URL that `write_list` wrote; lines may have been removed since.
+      size: of the training set, in records.
+
+    Raises:
+      UserError: there is no such file, it is no such list, or of a training set of another size.
+    """
+    try:
+        with files.open_binary(os.fspath(path)) as file:
+            lines = file.read().decode("utf-8").splitlines()
+        head = json.loads(lines[0])["records"]
+    except OSError as error:
+        raise UserError(f"no list of duplicates can be read from {path}: {error}") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path} is no list of duplicates: its first line has no records"
+        ) from error
+    if head != size:
+        raise UserError(f"{path} is of a training set of {head} records, not of {size}")
+    numbers = []
+    for number, line in enumerate(lines[1:], 2):
+        record = line.split("\t")[0]
+        if number == 2 and record == COLUMNS[0]:
+            continue
+        if not (record.isdecimal() and int(record) < size):
+            wanted = f"should begin with a record number below {size}"
+            raise UserError(f"{path}, line {number}: {line[:80]!r} {wanted}")
+        numbers.append(int(record))
+    return np.unique(np.array(numbers, np.int64))
+
+
+def contains(indices: Int64[np.ndarray, " m"], index: int) -> bool:
+    """Whether an index is among sorted ones."""
+    place = np.searchsorted(indices, index)
+    return bool(place < len(indices) and indices[place] == index)
+
+
+def _check(distance: int) -> None:
+    if not 0 <= distance < 16:
+        raise UserError(f"distance={distance} should be in [0, 15] bits of 64")
+
+
+def _readable(source: Source, threads: int, name: str) -> Hashes:
+    if not len(source):
+        raise UserError(f"{name!r} has no images to compare")
+    found = hash_source(source, threads, name)
+    if found.unread.all():
+        cause = _hash_record(source, 0)
+        raise UserError(f"none of the {len(source):,} images of {name!r} can be read: {cause}")
+    return found
+
+
+def _count_flat(part: Hashes) -> int:
+    return int(((part.hashes == NO_HASH) & ~part.unread).sum())
+
+
+def _hash_record(source: Source, index: int) -> np.uint64 | Exception:
+    try:
+        return perceptual_hash(images.decode(source[index]["image"], LEAST_SIDE))
+    except Exception as error:  # whatever a reader or decoder raises
+        return error
+
+
+def _candidates(
+    hashes: UInt64[np.ndarray, " n"], references: UInt64[np.ndarray, " r"], flips: int
+) -> Iterator[tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"]]]:
+    """Yields places in both arrays, of pairs with a band in which at most `flips` bits differ."""
+    values = np.arange(1 << 16, dtype=np.uint16)
+    masks = values[np.bitwise_count(values) <= flips]
+    known = np.flatnonzero(hashes != NO_HASH)
+    for band in range(_BANDS):
+        keys = _band(references, band)
+        keys = (keys[:, None] ^ masks).ravel()
+        order = np.argsort(keys, kind="stable")
+        rows = order // len(masks)
+        begins = np.zeros((1 << 16) + 1, np.int64)
+        np.cumsum(np.bincount(keys, minlength=1 << 16), out=begins[1:])
+        wanted = _band(hashes[known], band)
+        counts = np.diff(begins)[wanted]
+        for part in _blocks(counts):
+            count = counts[part]
+            # Of each query the places begins[key], begins[key] + 1, ... in the sorted references.
+            offsets = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+            places = np.repeat(begins[wanted[part]], count) + offsets
+            yield np.repeat(known[part], count), rows[places]
+
+
+def _band(hashes: UInt64[np.ndarray, " n"], band: int) -> UInt16[np.ndarray, " n"]:
+    return (hashes >> np.uint64(16 * band)).astype(np.uint16)
+
+
+def _blocks(counts: Int64[np.ndarray, " n"]) -> Iterator[slice]:
+    """Cuts into parts with a sum of at most _BLOCK, or of one element."""
+    sums = np.cumsum(counts)
+    start = 0
+    while start < len(counts):
+        before = sums[start - 1] if start else 0
+        stop = max(int(np.searchsorted(sums, before + _BLOCK, side="right")), start + 1)
+        yield slice(start, stop)
+        start = stop
