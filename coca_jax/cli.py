@@ -146,7 +146,63 @@ def data_prepare(options: argparse.Namespace) -> None:
     """Builds a data set and its tokenizer."""
     from coca_jax.data.prepare import prepare
 
-    prepare(options.name, options.data_dir)
+    prepare(options.name, options.data_dir, options.files)
+
+
+def data_inspect(options: argparse.Namespace) -> None:
+    """Shows counts, caption lengths, bad examples, speed and a sheet of real examples."""
+    from coca_jax.config import model_config, validate
+    from coca_jax.config.validation import structure
+    from coca_jax.data import checks
+    from coca_jax.data.inspect import format_inspection, inspect
+
+    config = _config(options)
+    validate(config, others=[] if structure(config) else checks.mistakes(config.data))
+    model = model_config(config)
+    result = inspect(
+        config.data,
+        image_size=model.image.pixels,
+        text_length=model.text.length,
+        seed=config.seed,
+        examples=options.examples,
+        sheet=options.sheet,
+    )
+    print(format_inspection(result, model.text.length))
+    print(options.sheet)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
+
+
+def data_train_tokenizer(options: argparse.Namespace) -> None:
+    """Trains a SentencePiece model on the captions of a configuration's data."""
+    from coca_jax.data.from_config import caption_texts
+    from coca_jax.data.train_tokenizer import train_tokenizer
+
+    texts, total = caption_texts(_config(options).data, options.examples)
+    pieces = train_tokenizer(texts, options.output, options.vocab_size, options.type, total)
+    print(f"{options.output}: {pieces:,} pieces")
+
+
+def data_convert(options: argparse.Namespace) -> None:
+    """Converts Parquet files to a data set that is read at random, once."""
+    from coca_jax.data.convert import convert
+
+    convert(
+        options.inputs,
+        str(options.output),
+        image=options.image,
+        captions=tuple(options.captions),
+        split=options.split,
+        workers=options.workers,
+    )
+
+
+def data_deduplicate(options: argparse.Namespace) -> None:
+    """Lists the training images that look like one of the evaluations'."""
+    from coca_jax.data.deduplicate import deduplicate
+
+    config = _config(options)
+    print(deduplicate(config.data, config.eval, options.source, options.distance, options.output))
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -227,6 +283,29 @@ def _parser() -> argparse.ArgumentParser:
     command = add("prepare", data_prepare, under=data)
     command.add_argument("name")
     command.add_argument("--data-dir", help="where TFDS data sets lie; TFDS's default if absent")
+    command.add_argument("--files", metavar="DIR", help="what it is made from, instead of fetching")
+    command = add("inspect", data_inspect, "config", under=data)
+    command.add_argument("--examples", type=int, default=1000, help="how many to read")
+    command.add_argument("--sheet", type=pathlib.Path, default="data.png", metavar="PNG")
+    command.add_argument("--json", type=pathlib.Path, metavar="FILE")
+    command = add("train-tokenizer", data_train_tokenizer, "config", under=data)
+    command.add_argument("--vocab-size", type=int, default=64_000, help="pieces")
+    command.add_argument("--type", choices=("unigram", "bpe"), default="unigram")
+    command.add_argument("--examples", type=int, default=10_000_000, help="captions at most")
+    command.add_argument("output", type=pathlib.Path, metavar="OUT.model")
+    command = add("convert", data_convert, under=data)
+    command.add_argument("inputs", nargs="+", metavar="PARQUET", help="files, URLs, {000..099}, *")
+    command.add_argument("output", type=pathlib.Path, metavar="OUT")
+    command.add_argument("--image", default="", help="the column of image files")
+    command.add_argument(
+        "--captions", action="append", default=[], metavar="COLUMN", help="may be repeated"
+    )
+    command.add_argument("--split", default="train")
+    command.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
+    command = add("deduplicate", data_deduplicate, "config", under=data)
+    command.add_argument("--source", default="", help="name in data.sources; none: data.train")
+    command.add_argument("--distance", type=int, default=4, help="bits of 64 that may differ")
+    command.add_argument("output", type=pathlib.Path, metavar="OUT.tsv")
     command = add("convert", convert)
     direction = command.add_mutually_exclusive_group(required=True)
     direction.add_argument("--from", dest="origin", choices=("open_clip",))

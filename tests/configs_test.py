@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from coca_jax.config import load_config, model_config, validate
+from coca_jax.data import checks
 from coca_jax.evaluate.runner import mistakes
 from coca_jax.planning import parameter_counts
 from coca_jax.train import loop
@@ -15,7 +16,7 @@ FILES = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_is_right_at_both_sizes(file):
     config = load_config(str(file))
-    validate(config, 8, mistakes(config.eval))
+    validate(config, 8, [*mistakes(config.eval), *checks.mistakes(config.data)])
     smoke = load_config(f"{file}:smoke")
     validate(smoke, 1, mistakes(smoke.eval))
     assert smoke.train.steps <= 10

@@ -32,6 +32,7 @@ def default_config() -> ConfigDict:
             "optimizer": optimizer_defaults(),
             "train": {
                 "steps": 1000,
+                "epochs": 0.0,  # over all the data there is, instead of steps; 0: steps count
                 "batch_size": 128,  # image-text pairs a step, over all devices
                 "accumulate": 1,  # micro-batches a step; the same gradient, but for dropout
                 "log_every": 10,  # steps
@@ -73,18 +74,36 @@ def data_defaults() -> dict:
     """Where examples come from and what is done to them."""
     return {
         "dir": "",  # of TFDS data sets; empty: TFDS's own default
+        "cache_dir": "",  # of indices of tars in read-only folders; empty: the user's own cache
         "tokenizer": {
-            "kind": "sentencepiece",  # or byte, or clip (needs no file)
-            "path": "",  # of a .model file; empty: the one prepared beside data.train
+            "kind": "sentencepiece",  # or byte, clip (need no file), json (any tokenizer.json)
+            "path": "",  # of its file; empty: the .model prepared beside data.train
         },
         "train": {
-            "name": "shapes",  # a TFDS data set
-            "split": "train",
-            "captions": "sampled",  # one of an image's captions at random, or its first
+            "format": "tfds",  # or webdataset, array_record, folder
+            "name": "shapes",  # of a TFDS data set
+            "split": "train",  # of a TFDS data set
+            # Files or URLs, with {0000..0099} and *; of a TFDS data set its folder, not its name.
+            "path": "",
+            "class_names": "",  # a file of them, one a line, for labels that are numbers
+            "captions": "sampled",  # one of an image's captions, the first, or all in turn
+            "template": "",  # what becomes of it, such as "{title}. {caption}", of any fields
+            # What becomes of the labels of an image without captions, such as ("a photo of {}.",).
+            "prompts": (),
+            "min_characters": 1,  # of a caption; shorter and longer ones are left out
+            "max_characters": 2000,
+            "filters": (),  # rows (field, operator, value): what must hold, or it is left out
+            "leave_out": "",  # a list that `coca data deduplicate` wrote
             "min_crop_area": 1.0,  # smallest share of an image that a random crop keeps
             "flip": False,  # at random, and never where the caption says left or right
+            "color_jitter": (0.0, 0.0, 0.0, 0.0),  # of brightness, contrast, saturation, hue
+            "randaugment": (0, 0),  # operations, and their magnitude of at most 30
         },
-        "threads": 4,  # that make batches, each one at a time
+        # A mixture: name -> {"weight": 2.0, and what differs from data.train}; empty: data.train
+        # alone. Weights hold in every 1,000 examples; without them, data sets mix by size.
+        "sources": {},
+        "threads": 4,  # that make batches, each one at a time (in each worker)
+        "workers": 0,  # processes that make batches; 0: threads of this one
         "max_bad_share": 0.2,  # of examples that may be unusable before training stops
     }
 

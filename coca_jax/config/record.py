@@ -8,6 +8,7 @@ import subprocess
 from ml_collections import ConfigDict
 
 from coca_jax import __version__
+from coca_jax.config.default import default_config
 from coca_jax.config.loading import to_json
 from coca_jax.errors import UserError
 
@@ -44,7 +45,21 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     file = workdir / NAME
     if not file.is_file():
         raise UserError(f"{workdir} holds no {NAME}; is it the workdir of a run?")
-    return ConfigDict(json.loads(file.read_text())["config"])
+    return ConfigDict(with_defaults(json.loads(file.read_text())["config"]))
+
+
+def with_defaults(stored: dict) -> dict:
+    """A stored configuration with the keys that there have been since, as they were implied."""
+    return _merged(to_json(default_config()), stored)
+
+
+def _merged(defaults: dict, stored: dict) -> dict:
+    return defaults | {
+        key: _merged(defaults[key], value)
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+        else value
+        for key, value in stored.items()
+    }
 
 
 def _commit() -> str | None:

@@ -17,8 +17,7 @@ CHOICES = {
     "optimizer.schedule": ("linear", "cosine", "rsqrt", "constant"),
     "model.pooler.kind": ("cascade", "parallel", "shared"),
     "model.dtype": ("auto", "float32", "bfloat16"),
-    "data.tokenizer.kind": ("sentencepiece", "byte", "clip"),
-    "data.train.captions": ("sampled", "first"),
+    "data.tokenizer.kind": ("sentencepiece", "byte", "clip", "json"),
 }
 POSITIVE = (
     *(f"model.image.{key}" for key in ("size", "patch", "width", "layers", "heads", "mlp")),
@@ -46,6 +45,8 @@ NOT_NEGATIVE = (
     "optimizer.clip_norm",
     "optimizer.warmup_steps",
     "train.evaluate_every",
+    "train.epochs",
+    "data.workers",
     "model.pooler.caption_queries",
     "model.image.columns",
     "model.embedding",
@@ -59,6 +60,7 @@ SHARES = (
     "optimizer.ema_decay",
     "data.max_bad_share",
 )
+FREE_FORM = ("eval.", "data.sources.")  # sections whose keys are names
 
 
 def validate(config: ConfigDict, devices: int | None = None, others: Sequence[str] = ()) -> None:
@@ -72,7 +74,7 @@ def validate(config: ConfigDict, devices: int | None = None, others: Sequence[st
     Raises:
       UserError: one line per problem, each with the key, its value and what would be right.
     """
-    problems = list(_structure(config))
+    problems = structure(config)
     if not problems:
         problems = list(_values(config))
         if not any("positive" in problem for problem in problems):
@@ -83,19 +85,43 @@ def validate(config: ConfigDict, devices: int | None = None, others: Sequence[st
         raise UserError("\n".join(problems))
 
 
+def structure(config: ConfigDict) -> list[str]:
+    """What is wrong with the tree's keys and types, without which no value can be looked at."""
+    return list(_structure(config))
+
+
 def _structure(config: ConfigDict) -> Iterator[str]:
-    """Keys that are unknown, missing or of the wrong type; `eval` is free-form."""
+    """Keys that are unknown, missing or of the wrong type; `eval` is looked at elsewhere."""
     known, given = flatten(default_config().to_dict()), flatten(config.to_dict())
     for key in sorted(given.keys() - known.keys()):
-        if not key.startswith("eval."):
+        if not key.startswith(FREE_FORM):
             yield f"config.{key}={given[key]!r} is not a key there is (coca_jax/config/default.py)"
     for key, default in known.items():
-        if key == "eval":
+        if f"{key}." in FREE_FORM:
             continue
         if key not in given:
             yield f"config.{key} is missing; its default is {default!r}"
         elif not _fits(given[key], default):
             yield f"config.{key}={given[key]!r} should be of type {type(default).__name__}"
+    yield from _sources(config.get("data", {}).get("sources", {}))
+
+
+def _sources(sources: ConfigDict) -> Iterator[str]:
+    """The same of the data sets of a mixture, which have a weight and what `data.train` has."""
+    known = {"weight": 0.0} | default_config().data.train.to_dict()
+    for name, section in sources.items():
+        if not isinstance(section, ConfigDict):
+            yield f"config.data.sources.{name}={section!r} should be a section, like data.train"
+            continue
+        for key, value in section.items():
+            if key not in known:
+                yield (
+                    f"config.data.sources.{name}.{key}={value!r} is not a key there is; there are "
+                    f"{', '.join(known)}"
+                )
+            elif not _fits(value, known[key]):
+                kind = type(known[key]).__name__
+                yield f"config.data.sources.{name}.{key}={value!r} should be of type {kind}"
 
 
 def _fits(value, default) -> bool:
@@ -124,10 +150,8 @@ def _values(config: ConfigDict) -> Iterator[str]:
             yield f"config.{key}={flat[key]!r} should not be negative"
     if not flat["loss.contrastive.weight"] and not flat["loss.captioning.weight"]:
         yield "config.loss: both weights are 0; at least one loss must be trained"
-    if not 0 < flat["data.train.min_crop_area"] <= 1:
-        area = flat["data.train.min_crop_area"]
-        yield f"config.data.train.min_crop_area={area!r} should be above 0 and at most 1"
-    if flat["optimizer.warmup_steps"] >= flat["train.steps"] > 0:
+    known = not flat["train.epochs"]  # of how many steps they are, the data must tell
+    if known and flat["optimizer.warmup_steps"] >= flat["train.steps"] > 0:
         yield (
             f"config.optimizer.warmup_steps={flat['optimizer.warmup_steps']} should be less than "
             f"config.train.steps={flat['train.steps']}"

@@ -2,112 +2,118 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 
 from coca_jax.data import images
-from coca_jax.data.images import BadExample
-from coca_jax.data.sources import Source
+from coca_jax.data.augment import Augment
+from coca_jax.data.bad import KINDS, BadExample
+from coca_jax.data.captions import CaptionMaker
+from coca_jax.data.duplicates import contains
+from coca_jax.data.mixture import Pick
+from coca_jax.data.sources import Record, Source
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import UserError
 
-BAD_KINDS = ("bad_record", "bad_image", "bad_text")
-MAX_SUBSTITUTES = 100  # for one record; a data set of which half is bad never gets there
+# For one row; a data set of which 98% is bad or filtered gets there once in 600 million rows.
+MAX_SUBSTITUTES = 1000
 
 _SIDED = re.compile(r"\b(left|right)(wards?)?\b", re.IGNORECASE)
 
 
+class Part(NamedTuple):
+    """A data set and what becomes of its records."""
+
+    source: Source
+    make_caption: CaptionMaker
+    augment: Augment
+    left_out: Any = ()  # int64 [n], sorted: records never to be drawn
+
+
+class Fault(NamedTuple):
+    """An example that was replaced."""
+
+    shard: str
+    kind: str  # one of KINDS
+
+
 class BatchMaker:
-    """Makes batches of a source's records; a row is a pure function of its (index, rng).
+    """Makes batches of picked records; a row is a pure function of its (pick, rng).
 
     Args:
-      source: gives the records.
+      parts: the data sets that a pick chooses from.
       tokenizer: makes the text's ids.
       image_size: height and width in pixels.
       text_length: ids of a text, bos and eos included.
-      captions: "sampled" draws one of the record's captions, "first" always takes the first.
-      min_crop_area: least share of the image in a random crop; 1.0 crops as in evaluation.
-      flip: exchange left and right half of the time, unless the caption says left or right.
     """
 
     def __init__(
         self,
-        source: Source,
+        parts: Sequence[Part],
         tokenizer: Tokenizer,
         *,
         image_size: tuple[int, int],
         text_length: int,
-        captions: str = "sampled",
-        min_crop_area: float = 1.0,
-        flip: bool = False,
     ):
-        if captions not in ("sampled", "first"):
-            raise UserError(f"captions must be 'sampled' or 'first', not {captions!r}")
-        if not 0 < min_crop_area <= 1:
-            raise UserError(f"min_crop_area must be in (0, 1], not {min_crop_area}")
-        self._source, self._tokenizer = source, tokenizer
+        self._parts, self._tokenizer = parts, tokenizer
         self._image_size, self._text_length = image_size, text_length
-        self._captions, self._min_crop_area, self._flip = captions, min_crop_area, flip
 
     def __call__(
-        self, indices: Sequence[int], rngs: Sequence[np.random.Generator]
-    ) -> dict[str, np.ndarray]:
-        """Makes {"image": uint8 [b, h, w, 3], "text": int32 [b, l], each of BAD_KINDS: int32 [b]}.
+        self, picks: Sequence[Pick], rngs: Sequence[np.random.Generator]
+    ) -> dict[str, Any]:
+        """Makes {"image": uint8 [b, h, w, 3], "text": int32 [b, l], each of KINDS: int32 [b]}.
 
-        A bad record is replaced by one drawn from its row's `rng`; the last count those replaced.
+        An unusable record is replaced by one drawn, from the same data set, by its row's `rng`;
+        the counts say how many were, and "faults" is a tuple with a `Fault` for each.
 
         Raises:
-          UserError: one bad record after the other was drawn.
+          UserError: one unusable record after the other was drawn.
         """
         # All of one step after the other: what it needs stays in the CPU's caches.
-        pairs = [self._read(index, rng) for index, rng in zip(indices, rngs, strict=True)]
+        pairs = [self._read(pick, rng) for pick, rng in zip(picks, rngs, strict=True)]
         image = np.empty((len(pairs), *self._image_size, 3), np.uint8)
-        bad = {kind: np.zeros(len(pairs), np.int32) for kind in BAD_KINDS}
-        for row, rng in enumerate(rngs):
+        counts = {kind: np.zeros(len(pairs), np.int32) for kind in KINDS}
+        faults: list[Fault] = []
+        for row, (pick, rng) in enumerate(zip(picks, rngs, strict=True)):
+            part = self._parts[pick.part]
             for _ in range(MAX_SUBSTITUTES + 1):
                 try:
                     if isinstance(pairs[row], BadExample):
                         raise pairs[row]
-                    image[row] = self._image(*pairs[row], rng)
+                    image[row] = self._image(part, *pairs[row], rng)
                     break
                 except BadExample as error:
                     last = error
-                    bad[error.kind][row] += 1
-                    pairs[row] = self._read(int(rng.integers(len(self._source))), rng)
+                    counts[error.kind][row] += 1
+                    faults.append(Fault(part.source.shard(pick.index), error.kind))
+                    pick = pick._replace(index=int(rng.integers(len(part.source))))
+                    pairs[row] = self._read(pick, rng)
             else:
-                counts = {kind: int(count[row]) for kind, count in bad.items()}
+                found = {kind: int(count[row]) for kind, count in counts.items() if count[row]}
                 raise UserError(
-                    f"the data set is bad: {sum(counts.values())} bad examples in a row "
-                    f"({counts}), the last one: {last}"
+                    f"the data set is bad: {MAX_SUBSTITUTES + 1} unusable examples in a row "
+                    f"({found}), the last one in {faults[-1].shard}: {last}"
                 )
         text = self._tokenizer.encode([caption for _, caption in pairs], self._text_length)
-        return {"image": image, "text": text, **bad}
+        return {"image": image, "text": text, **counts, "faults": tuple(faults)}
 
-    def _read(self, index: int, rng: np.random.Generator) -> tuple[bytes, str] | BadExample:
-        """The encoded image and one caption of a record, empty if it has none.
+    def _read(self, pick: Pick, rng: np.random.Generator) -> tuple[bytes, str] | BadExample:
+        """The encoded image and the caption of a record.
 
         What a reader raises for a damaged record is its own affair; here it is a bad example.
         """
+        source, make_caption, _, left_out = self._parts[pick.part]
         try:
-            record = self._source[index]
+            if len(left_out) and contains(left_out, pick.index):
+                return BadExample("filtered_duplicate")
+            record: Record = source[pick.index]
+            return record["image"], make_caption(record, pick.visit, rng)
+        except BadExample as error:
+            return error
         except Exception as error:
             return BadExample("bad_record", error)
-        captions = [text for text in record["captions"] if text.strip()] or [""]
-        choice = rng.integers(len(captions)) if self._captions == "sampled" else 0
-        return record["image"], captions[choice]
 
-    def _image(
-        self, data: bytes, caption: str, rng: np.random.Generator
-    ) -> UInt8[np.ndarray, "h w 3"]:
-        """The image as the model sees it; raises BadExample if it or the caption is unusable."""
-        if not caption.strip():
-            raise BadExample("bad_text")
-        image = images.decode(data)
-        if self._min_crop_area < 1:
-            image = images.random_resized_crop(image, self._image_size, self._min_crop_area, rng)
-        else:
-            image = images.resize_for_evaluation(image, self._image_size)
-        if self._flip and not _SIDED.search(caption) and rng.random() < 0.5:
-            image = images.flip(image)
-        return image
+    def _image(self, part: Part, data: bytes, caption: str, rng: np.random.Generator) -> np.ndarray:
+        may_flip = not _SIDED.search(caption)
+        return part.augment(images.decode(data, part.augment.least_side), rng, may_flip)

@@ -1,19 +1,21 @@
 """Preparing this project's data sets: the records by TFDS, and a tokenizer beside them."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from coca_jax.data.sources import Source, tfds_source, tokenizer_path
+from coca_jax.data.files import write_whole
+from coca_jax.data.sources import Source
+from coca_jax.data.sources.tfds import tfds_source, tokenizer_path
 from coca_jax.data.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from coca_jax.errors import UserError
 
+FROM_FILES = ("fashion_mnist",)  # data sets that can be made from files of the user's
 TOKENIZER_RECORDS = 5_000  # records of train, evenly spaced, whose texts the tokenizer is made of
 
 
-def prepare(name: str, data_dir: str | None = None) -> Path:
+def prepare(name: str, data_dir: str | None = None, files: str | None = None) -> Path:
     """Prepares a data set of this project unless it is there already; returns its folder.
 
     What an interrupted call left behind is never taken for a prepared data set: TFDS writes
@@ -23,6 +25,8 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
       name: one of `builders.BUILDERS`.
       data_dir: where to put it; None or empty is TFDS's default, `TFDS_DATA_DIR` or
         `~/tensorflow_datasets`.
+      files: a folder with the files that it is made from, of a data set that can take them
+        (`fashion_mnist`); by default they are fetched.
 
     Raises:
       UserError: the name is unknown, or what the data set is made from cannot be fetched.
@@ -31,18 +35,22 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
 
     if name not in BUILDERS:
         raise UserError(f"unknown data set {name!r}; known: {', '.join(BUILDERS)}")
-    builder = BUILDERS[name](data_dir=data_dir or None)
+    if files and name not in FROM_FILES:
+        raise UserError(f"data set {name!r} is not made from files; {', '.join(FROM_FILES)} is")
+    given = {"files": files} if files else {}
+    builder = BUILDERS[name](data_dir=data_dir or None, **given)
     if builder.info.splits:  # read from the folder, if there is one
         print(f"{name} is already prepared in {builder.data_path}")
     else:
         builder.download_and_prepare()
     path = tokenizer_path(name, data_dir)
-    if not path.exists():
+    if builder.tokenizer_vocab_size and not path.exists():
         texts = _texts(tfds_source(name, "train", data_dir))
-        _write(path, train_sentencepiece(texts, builder.tokenizer_vocab_size))
+        write_whole(path, train_sentencepiece(texts, builder.tokenizer_vocab_size))
     for split, info in builder.info.splits.items():
         print(f"  {split}: {info.num_examples:,} examples")
-    print(f"  tokenizer.model: {SentencePieceTokenizer(path).vocab_size:,} pieces")
+    if path.exists():
+        print(f"  tokenizer.model: {SentencePieceTokenizer(path).vocab_size:,} pieces")
     return path.parent
 
 
@@ -51,12 +59,7 @@ def _texts(source: Source) -> Iterator[str]:
         0, len(source) - 1, min(len(source), TOKENIZER_RECORDS), dtype=int
     ).tolist():
         record = source[index]
-        for key in ("captions", "questions", "answers"):
-            yield from record.get(key, [])
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file in one step, so that nobody sees a part of it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+        yield from record["captions"]
+        for key in ("questions", "answers"):
+            texts = record["fields"].get(key, [])
+            yield from [texts] if isinstance(texts, str) else texts

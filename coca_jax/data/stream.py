@@ -5,16 +5,16 @@ and the global batch is the same for any number of processes and threads.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from coca_jax.data import images
-from coca_jax.data.examples import BatchMaker
-from coca_jax.data.sources import Source, tfds_source, tokenizer_path
-from coca_jax.data.tokenizers import Tokenizer, make_tokenizer
+from coca_jax.data.examples import Fault
+from coca_jax.data.mixture import Mixture, Pick
+from coca_jax.data.sources import Source
 from coca_jax.errors import UserError
 
 Example = dict[str, Any]
@@ -25,92 +25,101 @@ class TrainStream:
     """An endless stream of shuffled examples; every epoch has its own order.
 
     Args:
-      size: number of records of the source.
-      make_batch: makes a batch of record indices, given a random generator for each.
+      mixture: says which record stands at which place of the stream.
+      make_batch: makes a batch of picked records, given a random generator for each; its "faults"
+        are kept here, and all else is given out.
       batch_size: examples of the global batch, of all processes together.
-      seed: of the order and of the generators.
+      seed: of the generators.
       process_index: whose rows of the global batch to make.
       process_count: number of processes, which share the batch equally.
-      threads: that make batches at the same time.
+      threads: that make batches at the same time, in each worker.
+      workers: processes that make batches; 0: this one does.
+
+    Attributes:
+      faults: how many examples of this process were replaced, by shard and kind.
     """
 
     def __init__(
         self,
-        size: int,
-        make_batch: Callable[[Sequence[int], Sequence[np.random.Generator]], Batch],
+        mixture: Mixture,
+        make_batch: Callable[[Sequence[Pick], Sequence[np.random.Generator]], Batch],
         *,
         batch_size: int,
         seed: int,
         process_index: int = 0,
         process_count: int = 1,
         threads: int = 16,
+        workers: int = 0,
     ):
         if batch_size % process_count:
             raise UserError(
                 f"batch size {batch_size} is not divisible by the {process_count} processes"
             )
-        self.size, self._make_batch, self._seed = size, make_batch, seed
-        self._local_batch_size = batch_size // process_count
-        self._process_index, self._process_count = process_index, process_count
-        self._threads = threads
+        self.mixture, self._make_batch, self._seed = mixture, make_batch, seed
+        self._batch_size, self._local_size = batch_size, batch_size // process_count
+        self._process_index, self._threads, self._workers = process_index, threads, workers
+        self.faults: Counter[Fault] = Counter()
 
     def batches(self, examples_seen: int = 0) -> Iterator[Batch]:
         """This process's rows of the batches that follow the first `examples_seen` examples."""
         import grain
 
-        # Beyond its length it goes on with the next epoch, in another order.
-        order = grain.MapDataset.range(self.size).seed(self._seed).shuffle()
-        count = self._local_batch_size
+        numbers = grain.MapDataset.range(sys.maxsize)
+        first = examples_seen + self._local_size * self._process_index
+        batches = numbers.map(
+            _LocalBatch(
+                self.mixture,
+                self._make_batch,
+                self._seed,
+                first,
+                self._batch_size,
+                self._local_size,
+            )
+        ).to_iter_dataset(_read_options(self._threads, self._threads))
+        if self._workers:
+            _parse_flags()
+            options = grain.multiprocessing.MultiprocessingOptions(num_workers=self._workers)
+            batches = batches.mp_prefetch(options)
+        iterator = iter(batches)
+        try:
+            for batch in iterator:
+                self.faults.update(batch.pop("faults", ()))
+                yield batch
+        finally:
+            iterator.close()
 
-        def local_batch(number: int) -> Batch:
-            start = examples_seen + count * (number * self._process_count + self._process_index)
-            places = range(start, start + count)
-            rngs = [np.random.default_rng((self._seed, place)) for place in places]
-            return self._make_batch([order[place] for place in places], rngs)
-
-        batches = grain.MapDataset.range(sys.maxsize).map(local_batch)
-        return iter(batches.to_iter_dataset(_read_options(self._threads, self._threads)))
-
-
-def make_tokenizer_from(data: ConfigDict) -> Tokenizer:
-    """The tokenizer of a data config; without a path, the one beside the training set."""
-    path = data.tokenizer.path
-    if data.tokenizer.kind == "sentencepiece" and not path:
-        path = tokenizer_path(data.train.name, data.dir)
-    return make_tokenizer(data.tokenizer.kind, path)
+    def worst_shards(self, count: int = 3) -> str:
+        """The shards with the most examples that were bad, in words; empty if there were none."""
+        bad: Counter[str] = Counter()
+        for fault, times in self.faults.items():
+            if fault.kind.startswith("bad_"):
+                bad[fault.shard] += times
+        return ", ".join(f"{shard} ({times})" for shard, times in bad.most_common(count))
 
 
-def make_train_stream(
-    data: ConfigDict,
-    *,
-    image_size: tuple[int, int],
-    text_length: int,
-    batch_size: int,
-    seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> TrainStream:
-    """The training stream of a data config."""
-    train = data.train
-    source = tfds_source(train.name, train.split, data.dir)
-    make_batch = BatchMaker(
-        source,
-        make_tokenizer_from(data),
-        image_size=image_size,
-        text_length=text_length,
-        captions=train.captions,
-        min_crop_area=train.min_crop_area,
-        flip=train.flip,
-    )
-    return TrainStream(
-        len(source),
-        make_batch,
-        batch_size=batch_size,
-        seed=seed,
-        process_index=process_index,
-        process_count=process_count,
-        threads=data.threads,
-    )
+class _LocalBatch(NamedTuple):
+    """From the number of a batch to one process's rows of it; goes to the worker processes."""
+
+    mixture: Mixture
+    make_batch: Callable[[Sequence[Pick], Sequence[np.random.Generator]], Batch]
+    seed: int
+    first: int  # place of the first row of batch 0
+    batch_size: int
+    local_size: int
+
+    def __call__(self, number: int) -> Batch:
+        start = self.first + number * self.batch_size
+        places = range(start, start + self.local_size)
+        rngs = [np.random.default_rng((self.seed, place)) for place in places]
+        return self.make_batch([self.mixture[place] for place in places], rngs)
+
+
+def _parse_flags() -> None:
+    """Grain hands absl's flags to its processes, which fails unless somebody has parsed them."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
 
 
 def evaluation_batches(

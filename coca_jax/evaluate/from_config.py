@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from coca_jax.data.sources import tfds_source
+from coca_jax.data.sources import open_source
 from coca_jax.data.stream import Batch, evaluation_batches
 from coca_jax.errors import UserError
 from coca_jax.evaluate.runner import Artefacts, Metrics, needs, run_evaluations
@@ -30,7 +30,7 @@ def check(config: ConfigDict) -> None:
     wrong = []
     for name, evaluation in config.eval.items():
         try:
-            tfds_source(evaluation.name, evaluation.split, config.data.dir)
+            open_source(evaluation, config.data.dir, config.data.cache_dir)
         except UserError as error:
             wrong.append(f"config.eval.{name}: {error}")
     if wrong:
@@ -52,7 +52,7 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
         print(f"eval.{name} is left out: the model was not trained for it", file=sys.stderr)
 
     def source(evaluation: ConfigDict):
-        return tfds_source(evaluation.name, evaluation.split, config.data.dir)
+        return open_source(evaluation, config.data.dir, config.data.cache_dir)
 
     def batches(evaluation: ConfigDict) -> Iterable[Batch]:
         limit = evaluation.get("limit")

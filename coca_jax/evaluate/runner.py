@@ -29,7 +29,7 @@ class _Inputs:
     embedded: dict[tuple, EmbeddedExamples] = dataclasses.field(default_factory=dict)
 
     def examples(self, evaluation: ConfigDict) -> EmbeddedExamples:
-        key = (evaluation.name, evaluation.split, evaluation.get("limit"))
+        key = tuple(str(evaluation.get(key)) for key in DATA_KEYS)
         if key not in self.embedded:
             self.embedded[key] = embed_examples(self.handle, self.make_batches(evaluation))
         return self.embedded[key]
@@ -54,6 +54,8 @@ def _captioning(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
     return captioning.evaluate(inputs.handle, inputs.make_batches(evaluation), **options)
 
 
+# Which examples: as in `data.train`; a limit reads only so many.
+DATA_KEYS = ("format", "name", "split", "path", "class_names", "limit")
 KINDS = {"zero_shot": _zero_shot, "retrieval": _retrieval, "captioning": _captioning}
 LIMITS = ("length", "min_length", "repetition_penalty")
 METHOD_OPTIONS = {f.name for method in METHODS.values() for f in dataclasses.fields(method)}
@@ -107,17 +109,19 @@ def mistakes(evaluations: ConfigDict) -> list[str]:
 
 def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
     if not isinstance(evaluation, ConfigDict):
-        return [f"{path} is {evaluation!r}; it should be a section with kind, name and split"]
+        return [f"{path} is {evaluation!r}; it should be a section with kind and data set"]
     kind = evaluation.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         return [f"{path}.kind is {kind!r}; known kinds: {', '.join(KINDS)}"]
-    known = ["kind", "name", "split", "limit", *OPTIONS[kind]]
+    known = ["kind", *DATA_KEYS, *OPTIONS[kind]]
     wrong = [
         f"{path}.{key} is unknown; {kind} has: {', '.join(known)}"
         for key in evaluation
         if key not in known
     ]
-    wrong += [f"{path}.{key} is missing" for key in ("name", "split") if key not in evaluation]
+    needed = ["path"] if evaluation.get("format", "tfds") != "tfds" else ["split"]
+    needed += ["name"] if needed == ["split"] and "path" not in evaluation else []
+    wrong += [f"{path}.{key} is missing" for key in needed if key not in evaluation]
     limit = evaluation.get("limit", 1)
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         wrong.append(f"{path}.limit is {limit!r}; it should be a positive integer")

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import model_config, read_config
-from coca_jax.data.tokenizers import make_tokenizer
+from coca_jax.data.tokenizers import MODEL_FILES, make_tokenizer
 from coca_jax.errors import UserError
 from coca_jax.inference.model import LoadedModel
 from coca_jax.models import CoCa, init_params
@@ -39,7 +39,8 @@ def load(
     """
     checkpoint = find_checkpoint(path, step)
     config, workdir = checkpoint.config, checkpoint.workdir
-    tokenizer = make_tokenizer(config.data.tokenizer.kind, workdir / "tokenizer.model")
+    kind = config.data.tokenizer.kind
+    tokenizer = make_tokenizer(kind, workdir / MODEL_FILES.get(kind, ""))
     devices = jax.local_devices() if devices is None else devices
     partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices))
     params = restore_params(checkpoint, partitioner, average)

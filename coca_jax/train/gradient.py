@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from coca_jax.models import CoCa, CoCaOutput, normalize_pixels
 from coca_jax.train.objective import Metrics, captioning_objective, contrastive_objective
 
-Batch = dict[str, jax.Array]  # image: uint8 [n, h, w, 3]; text: int32 [n, t]; bad_*: [n]
+# image: uint8 [n, h, w, 3]; text: int32 [n, t]; counters of replaced examples: int32 [n]
+Batch = dict[str, jax.Array]
 
 
 def gradient(

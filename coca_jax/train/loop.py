@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import pathlib
 import sys
 import time
@@ -13,8 +14,9 @@ from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import model_config, to_json, validate
-from coca_jax.data.sources import tokenizer_path
-from coca_jax.data.stream import make_tokenizer_from, make_train_stream
+from coca_jax.config.validation import structure
+from coca_jax.data import checks
+from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import Preempted, UserError
 from coca_jax.evaluate.from_config import check, evaluate
@@ -53,9 +55,10 @@ class Trainer:
         """
         if jax.process_count() > 1:
             raise UserError("training with more than one process is not supported yet")
-        validate(config, len(jax.devices()), mistakes(config.eval))
+        wrong = [] if structure(config) else checks.mistakes(config.data)
+        validate(config, len(jax.devices()), [*mistakes(config.eval), *wrong])
         check(config)
-        self.config, self.workdir = config, pathlib.Path(workdir).absolute()
+        self.workdir = pathlib.Path(workdir).absolute()
         source = find_source(config.init.path, self.workdir)
         self.tokenizer = make_tokenizer_from(config.data)
         _check_tokenizer(config, self.tokenizer)
@@ -70,13 +73,14 @@ class Trainer:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
+        self.config = config = _resolve_epochs(config, self.stream.mixture.size)
         self.factory = StateFactory(
             self.model,
             lambda params: make_optimizer(config.optimizer, config.train.steps, params),
             self.partitioner,
             ema=config.optimizer.ema_decay > 0,
         )
-        file, params = _tokenizer_file(config.data), self.factory.abstract.params
+        file, params = tokenizer_file(config.data), self.factory.abstract.params
         self.transfer = source and plan(source, config, params, file)
         claim(self.workdir, config, file)
         self._handle: LoadedModel | None = None
@@ -184,7 +188,11 @@ class Trainer:
         peak, rule = peak_flops(self.partitioner.mesh.size)
         flops = training_flops(self.model.config)
         self.meter = Meter(
-            self.config.train.batch_size, self.config.data.max_bad_share, flops, peak
+            self.config.train.batch_size,
+            self.config.data.max_bad_share,
+            flops,
+            peak,
+            self.stream.worst_shards,
         )
         print(
             summary.describe(self, state, compiled, seconds, f"{peak / 1e12:.3g} TFLOP/s ({rule})")
@@ -232,11 +240,15 @@ def _items(state: TrainState) -> dict:
     return {"params": state.params, "optimizer": state.optimizer, "ema": state.ema}
 
 
-def _tokenizer_file(data: ConfigDict) -> str:
-    """The model file of the tokenizer, if it has one."""
-    if data.tokenizer.kind != "sentencepiece":
-        return ""
-    return data.tokenizer.path or str(tokenizer_path(data.train.name, data.dir))
+def _resolve_epochs(config: ConfigDict, size: int) -> ConfigDict:
+    """The configuration with `train.epochs` as the steps that see so many examples."""
+    if not config.train.epochs:
+        return config
+    resolved = ConfigDict(config.to_dict())
+    resolved.train.steps = math.ceil(config.train.epochs * size / config.train.batch_size)
+    resolved.train.epochs = 0.0
+    validate(resolved)
+    return resolved
 
 
 def _check_tokenizer(config: ConfigDict, tokenizer: Tokenizer) -> None:

@@ -3,11 +3,12 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
+from coca_jax.data.bad import BAD_KINDS, KINDS
 from coca_jax.errors import UserError
 from coca_jax.train.objective import Metrics
 
@@ -18,7 +19,12 @@ class Meter:
     """Collects the metrics of steps without waiting for them, and reads them together."""
 
     def __init__(
-        self, batch_size: int, max_bad_share: float, flops_per_example: int, peak_flops: float
+        self,
+        batch_size: int,
+        max_bad_share: float,
+        flops_per_example: int,
+        peak_flops: float,
+        worst_shards: Callable[[], str] = str,
     ):
         """Takes what is compared with.
 
@@ -27,8 +33,10 @@ class Meter:
           max_bad_share: of the examples between two log points that may have been bad.
           flops_per_example: of training.
           peak_flops: FLOP/s that could be done.
+          worst_shards: says where most bad examples were.
         """
         self._batch_size, self._max_bad_share = batch_size, max_bad_share
+        self._worst_shards = worst_shards
         self._utilisation = flops_per_example / peak_flops
         self._pending: list[tuple[int, Metrics]] = []
         self.restart()
@@ -56,7 +64,7 @@ class Meter:
             jax.block_until_ready(self._pending[-1 - AHEAD][1])
 
     def read(self) -> dict[str, float]:
-        """The last step's metrics, sums of counters (`bad_...`), and rates, under train/.
+        """The last step's metrics, sums of counts of replaced examples, rates, under train/.
 
         Raises:
           UserError: a step's loss, gradient or new parameters were not finite (names the step
@@ -69,13 +77,13 @@ class Meter:
         seconds = time.perf_counter() - self._begin
         rate = self._steps * self._batch_size / seconds
         values = {name: float(value) for name, value in fetched[-1][1].items()}
-        bad = {
-            name: float(sum(metrics[name] for _, metrics in fetched))
-            for name in values
-            if name.startswith("bad_")
+        replaced = {
+            kind: float(sum(metrics[kind] for _, metrics in fetched))
+            for kind in KINDS
+            if kind in values
         }
-        _check_share(bad, len(fetched) * self._batch_size, self._max_bad_share)
-        values |= bad | {
+        self._check_share(replaced, len(fetched) * self._batch_size)
+        values |= replaced | {
             "examples_per_second": rate,
             "step_seconds": seconds / self._steps,
             "data_wait_share": self._waited / seconds,
@@ -84,16 +92,17 @@ class Meter:
         self.restart()
         return {f"train/{name}": value for name, value in values.items()}
 
-
-def _check_share(bad: dict[str, float], examples: int, allowed: float) -> None:
-    # A substitute may be bad, too, so that there can be more bad ones than rows.
-    share = sum(bad.values()) / (examples + sum(bad.values()))
-    if share > allowed:
-        raise UserError(
-            f"{share:.0%} of the last examples drawn were bad ({bad}), and "
-            f"config.data.max_bad_share={allowed} are allowed; `train/bad_*` in metrics.jsonl "
-            "shows since when"
-        )
+    def _check_share(self, replaced: dict[str, float], examples: int) -> None:
+        bad = {kind: replaced[kind] for kind in BAD_KINDS if kind in replaced}
+        # A substitute may be unusable, too, so that there can be more of them than rows.
+        share = sum(bad.values()) / (examples + sum(replaced.values()))
+        if share > self._max_bad_share:
+            worst = self._worst_shards()
+            raise UserError(
+                f"{share:.0%} of the last examples drawn were bad ({bad}), and "
+                f"config.data.max_bad_share={self._max_bad_share} are allowed; `train/bad_*` in "
+                "metrics.jsonl shows since when" + (f"; most were in {worst}" if worst else "")
+            )
 
 
 def _check_finite(step: int, metrics: dict[str, Any]) -> None:

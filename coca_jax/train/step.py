@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from coca_jax.data.bad import KINDS
 from coca_jax.models import CoCa
 from coca_jax.parallel import Partitioner
 from coca_jax.train.gradient import Batch, accumulated_gradient, gradient
@@ -36,7 +37,7 @@ def make_train_step(
         params = floor_temperature(params, floor)
         metrics |= {"learning_rate": schedule(state.step), **_norms(gradients)}
         metrics |= {"param_norm": optax.tree.norm(params)}
-        metrics |= {name: jnp.sum(rows) for name, rows in batch.items() if name.startswith("bad_")}
+        metrics |= {kind: jnp.sum(batch[kind]) for kind in KINDS if kind in batch}
         ema = state.ema
         if ema is not None:
             decay = config.optimizer.ema_decay

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from coca_jax.planning import parameter_counts, training_flops
 from coca_jax.planning.flops import RULE
@@ -26,15 +27,13 @@ def describe(trainer: Any, state: TrainState, compiled: Any, seconds: float, pea
     done = int(state.step)
     device = jax.devices()[0]
     counts = parameter_counts(trainer.model.config)
-    data = config.data.train
     axes = " x ".join(f"{name}={size}" for name, size in mesh.shape.items())
     rows = {
         "workdir": f"{trainer.workdir}, {f'resumed at step {done}' if done else 'a new run'}",
         "devices": f"{mesh.size} x {device.device_kind} in {jax.process_count()} process(es)",
         "mesh": axes,
         "parameters": f"{sum(counts.values()):,} ({_parts(counts)})",
-        "data": f"{data.name}/{data.split}, {trainer.stream.size:,} examples, "
-        f"{config.train.steps * config.train.batch_size / trainer.stream.size:.1f} epochs",
+        "data": _data(config, trainer.stream.mixture.size),
         "batch": f"{config.train.batch_size} pairs a step, {config.train.steps:,} steps",
         "memory": f"{_held(state) / GIB:.3f} GiB of state, {_temporary(compiled)} a device",
         "compiled": f"in {seconds:.1f} s",
@@ -42,6 +41,12 @@ def describe(trainer: Any, state: TrainState, compiled: Any, seconds: float, pea
         f"against {peak}",
     }
     return "\n".join(f"{name:>10}  {text}" for name, text in rows.items())
+
+
+def _data(config: ConfigDict, size: int) -> str:
+    train, epochs = config.data.train, config.train.steps * config.train.batch_size / size
+    names = ", ".join(config.data.sources) or train.path or f"{train.name}/{train.split}"
+    return f"{names}, {size:,} examples, {epochs:.1f} epochs"
 
 
 def _parts(counts: dict[str, int]) -> str:

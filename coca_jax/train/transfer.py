@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from coca_jax.config import differences, model_config, to_json
+from coca_jax.data.tokenizers import MODEL_FILES, model_file
 from coca_jax.errors import UserError
 from coca_jax.inference import Checkpoint, find_checkpoint
 from coca_jax.models import CoCaConfig
@@ -208,8 +209,10 @@ def _tokenizer_problems(source: Checkpoint, config: ConfigDict, file: str) -> li
     old, new = source.config.data.tokenizer.kind, config.data.tokenizer.kind
     if old != new:
         return [f"its tokenizer is of another kind: {old} there, {new} now"]
-    model = source.workdir / "tokenizer.model"
-    if file and not (model.is_file() and model.read_bytes() == pathlib.Path(file).read_bytes()):
+    if new not in MODEL_FILES:
+        return []
+    model = source.workdir / MODEL_FILES[new]
+    if not (model.is_file() and model.read_bytes() == model_file(new, file)):
         return [f"its tokenizer, {model}, is not this run's, {file}: ids would mean other words"]
     return []
 

@@ -7,7 +7,9 @@ import jax
 from ml_collections import ConfigDict
 
 from coca_jax.config import differences, to_json, write_config
-from coca_jax.config.record import NAME
+from coca_jax.config.record import NAME, with_defaults
+from coca_jax.data import files
+from coca_jax.data.tokenizers import MODEL_FILES, model_file
 from coca_jax.errors import UserError
 
 # What may change between attempts of one run: where and how fast it computes, not what.
@@ -22,7 +24,9 @@ FREE = (
     "train.evaluate_every",
     "train.accumulate",
     "data.dir",
+    "data.cache_dir",
     "data.threads",
+    "data.workers",
     "data.max_bad_share",
     "data.tokenizer.path",
     "model.remat",
@@ -47,19 +51,20 @@ def claim(workdir: pathlib.Path, config: ConfigDict, tokenizer_file: str) -> Non
                 f"{workdir} holds a run with another configuration; set these back, or choose "
                 "another --workdir:\n  " + "\n  ".join(found)
             )
-    known = workdir / "tokenizer.model"
-    if known.exists() and pathlib.Path(tokenizer_file).read_bytes() != known.read_bytes():
-        raise UserError(f"{workdir} holds a run with another tokenizer than {tokenizer_file}")
+    kind = config.data.tokenizer.kind
+    if kind in MODEL_FILES:
+        known, content = workdir / MODEL_FILES[kind], model_file(kind, tokenizer_file)
+        if known.exists() and content != known.read_bytes():
+            raise UserError(f"{workdir} holds a run with another tokenizer than {tokenizer_file}")
+        if jax.process_index() == 0:
+            files.write_whole(known, content)
     if jax.process_index() == 0:
-        if tokenizer_file:
-            workdir.mkdir(parents=True, exist_ok=True)
-            (workdir / "tokenizer.model").write_bytes(pathlib.Path(tokenizer_file).read_bytes())
         write_config(workdir, config)
 
 
 def _config_of(record: pathlib.Path) -> dict:
     """The configuration in a JSON file; empty if it is not there, or damaged."""
     try:
-        return json.loads(record.read_text())["config"]
+        return with_defaults(json.loads(record.read_text())["config"])
     except (OSError, ValueError, KeyError):
         return {}

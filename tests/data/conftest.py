@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from memory_source import MemorySource, record
 
 
 def png(image):
@@ -12,7 +13,6 @@ def png(image):
 @pytest.fixture(scope="session")
 def plain_source():
     """Record i is a plain image of value i with the caption "picture i" and the label i."""
-    return [
-        {"image": png(np.full((8, 8, 3), i)), "captions": [f"picture {i}"], "label": i}
-        for i in range(24)
-    ]
+    return MemorySource(
+        record(png(np.full((8, 8, 3), i)), [f"picture {i}"], label=i) for i in range(24)
+    )

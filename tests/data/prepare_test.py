@@ -5,7 +5,7 @@ import pytest
 
 from coca_jax.data.builders import shapes
 from coca_jax.data.prepare import prepare
-from coca_jax.data.sources import tfds_source
+from coca_jax.data.sources.tfds import tfds_source
 from coca_jax.errors import UserError
 
 
@@ -65,5 +65,6 @@ def test_it_goes_on_after_an_interruption(few, tmp_path, monkeypatch):
 
 
 def test_unknown_names_are_told_the_known_ones(tmp_path):
-    with pytest.raises(UserError, match="unknown data set 'coco'; known: emoji, shapes"):
+    known = "emoji, fashion_mnist, shapes"
+    with pytest.raises(UserError, match=f"unknown data set 'coco'; known: {known}"):
         prepare("coco", str(tmp_path))

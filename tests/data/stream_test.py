@@ -4,31 +4,33 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+from memory_source import MemorySource, record
 
-from coca_jax.data.examples import BatchMaker
-from coca_jax.data.sources import tfds_source
-from coca_jax.data.stream import (
-    TrainStream,
-    evaluation_batches,
-    make_tokenizer_from,
-    make_train_stream,
-)
+from coca_jax.data.augment import Augment
+from coca_jax.data.captions import CaptionMaker
+from coca_jax.data.examples import BatchMaker, Fault, Part
+from coca_jax.data.mixture import Mixture
+from coca_jax.data.stream import TrainStream, evaluation_batches
 from coca_jax.data.tokenizers import ByteTokenizer
 from coca_jax.errors import UserError
 
 SIZE = 10
+ALONE = {"": SIZE}
+MIXED = {"a": 16, "b": 5}
 
 
-def draw(indices, rngs):
+def draw(picks, rngs):
     return {
-        "index": np.array(indices, np.int32),
+        "index": np.array([pick.index for pick in picks], np.int32),
+        "part": np.array([pick.part for pick in picks], np.int32),
         "draw": np.array([rng.integers(1 << 30) for rng in rngs], np.int32),
+        "faults": tuple(Fault(f"shard {pick.index}", "bad_text") for pick in picks),
     }
 
 
-def stream(batch_size=4, seed=0, make_batch=draw, **options):
-    return TrainStream(SIZE, make_batch, batch_size=batch_size, seed=seed, **options)
+def stream(batch_size=4, seed=0, make_batch=draw, sizes=ALONE, **options):
+    mixture = Mixture(sizes, {name: float(len(sizes) > 1) for name in sizes}, seed)
+    return TrainStream(mixture, make_batch, batch_size=batch_size, seed=seed, **options)
 
 
 def take(batches, count):
@@ -39,40 +41,73 @@ def flat(batches, key="index"):
     return np.concatenate([batch[key] for batch in batches]).tolist()
 
 
+def rows(batches):
+    keys = ("index", "part", "draw")
+    return list(zip(*(flat(batches, key) for key in keys), strict=True))
+
+
+@pytest.fixture(scope="module", params=[ALONE, MIXED], ids=["alone", "mixed"])
+def sizes(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def examples():
+def examples(sizes):
     """The first 60 examples, one after the other: what every other way to get them must give."""
-    batches = take(stream(batch_size=1, threads=1).batches(), 60)
-    return list(zip(flat(batches), flat(batches, "draw"), strict=True))
+    return rows(take(stream(batch_size=1, threads=1, sizes=sizes).batches(), 60))
 
 
-def test_every_epoch_has_all_records_in_another_order(examples):
-    indices = [index for index, _ in examples]
-    epochs = [indices[start : start + SIZE] for start in range(0, 60, SIZE)]
-    assert all(sorted(epoch) == list(range(SIZE)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 6
+def test_every_epoch_has_all_records_in_another_order(examples, sizes):
+    for part, size in enumerate(sizes.values()):
+        indices = [index for index, drawn, _ in examples if drawn == part]
+        epochs = [indices[start : start + size] for start in range(0, len(indices), size)]
+        whole = [epoch for epoch in epochs if len(epoch) == size]
+        assert all(sorted(epoch) == list(range(size)) for epoch in whole)
+        assert len({tuple(epoch) for epoch in epochs}) == len(epochs) > 1
 
 
 def test_records_are_drawn_anew_each_time(examples):
-    assert len({drawn for _, drawn in examples}) == 60
+    assert len({drawn for _, _, drawn in examples}) == 60
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("seen", [0, 8, 13])
-def test_global_batch_does_not_depend_on_processes_or_restarts(examples, processes, seen):
-    streams = [
-        stream(process_index=process, process_count=processes, threads=1 + process).batches(seen)
-        for process in range(processes)
-    ]
+def test_global_batch_does_not_depend_on_processes_or_restarts(examples, sizes, processes, seen):
+    options = {"process_count": processes, "threads": 1 + processes, "sizes": sizes}
+    streams = [stream(process_index=i, **options).batches(seen) for i in range(processes)]
     for start in range(seen, seen + 40, 4):
         batches = [next(batches) for batches in streams]
         assert all(len(batch["index"]) == 4 // processes for batch in batches)
-        rows = zip(flat(batches), flat(batches, "draw"), strict=True)
-        assert list(rows) == examples[start : start + 4]
+        assert rows(batches) == examples[start : start + 4]
 
 
-def test_the_seed_changes_the_order(examples):
-    assert flat(take(stream(seed=1).batches(), 5)) != [index for index, _ in examples[:20]]
+@pytest.mark.parametrize("workers, processes", [(1, 1), pytest.param(3, 2, marks=pytest.mark.slow)])
+def test_workers_make_the_same_batches(examples, sizes, workers, processes):
+    if sizes == ALONE:
+        pytest.skip("a mixture is enough, since a worker takes seconds to start")
+    options = {"workers": workers, "process_count": processes, "threads": 2, "sizes": sizes}
+    streams = [stream(process_index=i, **options) for i in range(processes)]
+    iterators = [one.batches(8) for one in streams]
+    for start in range(8, 36, 4):
+        assert rows([next(iterator) for iterator in iterators]) == examples[start : start + 4]
+    for one, iterator in zip(streams, iterators, strict=True):
+        assert sum(one.faults.values()) == 28 // processes
+        iterator.close()
+
+
+def test_the_seed_changes_the_order(examples, sizes):
+    assert rows(take(stream(seed=1, sizes=sizes).batches(), 5)) != examples[:20]
+
+
+def test_faults_are_counted_and_the_worst_shards_named():
+    one = stream(sizes={"": 6})
+    batches = one.batches()
+    assert one.worst_shards() == "" and "faults" not in next(batches)
+    take(batches, 5)
+    assert sum(one.faults.values()) == 24 and one.faults[Fault("shard 3", "bad_text")] == 4
+    one.faults[Fault("shard 5", "bad_image")] += 9
+    one.faults[Fault("shard 1", "filtered_field")] += 99
+    assert one.worst_shards(1) == "shard 5 (13)"
 
 
 def test_a_batch_may_be_larger_than_the_data_set():
@@ -86,7 +121,7 @@ def test_indivisible_batches_are_an_error():
 
 
 def test_errors_reach_the_reader():
-    def fail(indices, rngs):
+    def fail(picks, rngs):
         raise UserError("the data set is bad")
 
     with pytest.raises(UserError, match="the data set is bad"):
@@ -94,14 +129,14 @@ def test_errors_reach_the_reader():
 
 
 def test_bad_records_do_not_change_the_others(plain_source):
-    broken = list(plain_source)
-    broken[3] = {"image": b"", "captions": ["broken"], "label": 3}
-    rows = []
+    broken = MemorySource(plain_source)
+    broken[3] = record(b"", ["broken"], label=3)
+    epochs = []
     for source in (plain_source, broken):
-        make = BatchMaker(source, ByteTokenizer(), image_size=(8, 8), text_length=16)
-        batches = TrainStream(len(source), make, batch_size=8, seed=0).batches()
-        rows.append(take(batches, 3))  # one epoch
-    good, bad = ({key: np.concatenate([b[key] for b in r]) for key in r[0]} for r in rows)
+        part = Part(source, CaptionMaker(), Augment((8, 8)))
+        make = BatchMaker([part], ByteTokenizer(), image_size=(8, 8), text_length=16)
+        epochs.append(take(stream(8, make_batch=make, sizes={"": 24}).batches(), 3))
+    good, bad = ({key: np.concatenate([b[key] for b in e]) for key in e[0]} for e in epochs)
     place = good["image"][:, 0, 0, 0].tolist().index(3)
     assert good["bad_image"].sum() == 0
     assert bad["bad_image"].tolist() == [int(row == place) for row in range(24)]
@@ -127,7 +162,9 @@ def test_evaluation_reads_no_more_than_the_limit(plain_source):
 
 @pytest.mark.parametrize("bad", [[0], [4, 5], [22, 23], [3, 23]])
 def test_evaluation_leaves_out_and_counts_unreadable_images(plain_source, bad):
-    source = [r | {"image": b"broken"} if r["label"] in bad else r for r in plain_source]
+    source = MemorySource(
+        r | {"image": b"broken"} if r["label"] in bad else r for r in plain_source
+    )
     batches = list(evaluation_batches(source, (4, 4), 5))
     assert np.concatenate([batch["label"] for batch in batches]).tolist() == [
         i for i in range(24) if i not in bad
@@ -137,33 +174,9 @@ def test_evaluation_leaves_out_and_counts_unreadable_images(plain_source, bad):
 
 
 def test_evaluation_of_nothing_readable_is_an_error():
-    source = [{"image": b"broken", "captions": [], "label": 0}] * 3
+    source = MemorySource([record(b"broken", [])] * 3)
     with pytest.raises(UserError, match="none of the 3 images"):
         list(evaluation_batches(source, (4, 4), 2))
-
-
-def test_the_stream_of_a_config(prepared):
-    data = ConfigDict(
-        {
-            "dir": prepared,
-            "threads": 2,
-            "tokenizer": {"kind": "sentencepiece", "path": ""},
-            "train": {
-                "name": "shapes",
-                "split": "train",
-                "captions": "first",
-                "min_crop_area": 1.0,
-                "flip": False,
-            },
-        }
-    )
-    batches = make_train_stream(data, image_size=(32, 32), text_length=64, batch_size=60, seed=0)
-    batch = next(batches.batches())
-    assert batch["image"].shape == (60, 32, 32, 3) and batch["image"].dtype == np.uint8
-    assert batch["text"].shape == (60, 64) and batch["text"].dtype == np.int32
-    source = tfds_source("shapes", "train", prepared)
-    captions = sorted(source[i]["captions"][0] for i in range(60))
-    assert sorted(make_tokenizer_from(data).decode(batch["text"])) == captions
 
 
 def test_reading_stops_with_the_reader():
@@ -174,7 +187,7 @@ def test_reading_stops_with_the_reader():
 
 
 def test_memory_does_not_grow_with_the_data_set():
-    batches = TrainStream(2_000_000_000, draw, batch_size=64, seed=0, threads=1).batches()
+    batches = stream(64, sizes={"": 2_000_000_000}, threads=1).batches()
     tracemalloc.start()
     (batch,) = take(batches, 1)
     _, peak = tracemalloc.get_traced_memory()

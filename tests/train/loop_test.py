@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 
+import broken_data
 import numpy as np
 import pytest
 
 from coca_jax.config import load_config
-from coca_jax.data.sources import TfdsSource
+from coca_jax.data.bad import KINDS
 from coca_jax.errors import Preempted, UserError
 from coca_jax.observe.metrics import read_metrics
 from coca_jax.observe.progress import Progress
@@ -178,19 +179,27 @@ def test_captioning_alone_leaves_out_what_it_cannot_evaluate(prepared, tmp_path,
     assert json.loads((tmp_path / "eval/3.json").read_text()).keys() == {"captioning"}
 
 
-def test_bad_examples_are_counted_and_too_many_stop_the_run(prepared, tmp_path, monkeypatch):
-    read = TfdsSource.__getitem__
-
-    def spoiled(self, index):
-        record = read(self, index)
-        return record | {"image": b"<html>"} if index % 4 == 0 else record
-
-    monkeypatch.setattr(TfdsSource, "__getitem__", spoiled)
-    changes = {"train.steps": 3, "optimizer.warmup_steps": 1, "eval": {}}
-    loop.train(make_config(prepared, **changes, **{"data.max_bad_share": 0.6}), tmp_path / "a")
-    assert sum(r["train/bad_image"] for r in read_metrics(tmp_path / "a")) > 3
-    with pytest.raises(UserError, match=r"drawn were bad .*max_bad_share=0.05 are allowed"):
-        loop.train(make_config(prepared, **changes, **{"data.max_bad_share": 0.05}), tmp_path / "b")
+def test_broken_data_are_counted_and_too_many_stop_the_run(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = broken_data.write(tmp_path)
+    train = {
+        "data.train.format": "webdataset",
+        "data.train.path": path,
+        "data.train.captions": "all",
+    }
+    changes = {"train.steps": 8, "train.epochs": 0.8, "optimizer.warmup_steps": 1, "eval": {}}
+    config = make_config(prepared, **train, **changes, **{"data.tokenizer.kind": "byte"})
+    config.data.max_bad_share = 0.6
+    loop.train(config, tmp_path / "a")
+    metrics = read_metrics(tmp_path / "a")
+    assert metrics[-1]["step"] == 3  # 0.8 of 58 examples, in batches of 16
+    counts = {kind: sum(line[f"train/{kind}"] for line in metrics) for kind in KINDS}
+    assert counts["bad_image"] and counts["bad_text"]
+    config.data.max_bad_share = 0.02
+    with pytest.raises(
+        UserError, match=r"drawn were bad .*=0.02 are allowed.* most were in .*broken"
+    ):
+        loop.train(config, tmp_path / "b")
 
 
 def test_another_configuration_is_refused_with_its_differences(whole, prepared):

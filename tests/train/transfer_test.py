@@ -16,7 +16,7 @@ from reference.resampling import resampled
 from coca_jax import cli
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import default_config, load_config, model_config, to_json, write_config
-from coca_jax.data.sources import tokenizer_path
+from coca_jax.data.sources.tfds import tokenizer_path
 from coca_jax.errors import UserError
 from coca_jax.interop.convert import import_open_clip
 from coca_jax.models import CoCa, preset

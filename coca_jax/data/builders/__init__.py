@@ -1,6 +1,7 @@
 """The data sets of this project; importing this package registers them with TFDS."""
 
 from coca_jax.data.builders.emoji import Emoji
+from coca_jax.data.builders.fashion_mnist import FashionMnist
 from coca_jax.data.builders.shapes import Shapes
 
-BUILDERS = {"emoji": Emoji, "shapes": Shapes}
+BUILDERS = {"emoji": Emoji, "fashion_mnist": FashionMnist, "shapes": Shapes}

@@ -8,7 +8,7 @@ from PIL import Image
 
 from coca_jax.data.builders import emoji
 from coca_jax.data.prepare import prepare
-from coca_jax.data.sources import tfds_source
+from coca_jax.data.sources.tfds import tfds_source
 from coca_jax.errors import UserError
 
 NAMES = [

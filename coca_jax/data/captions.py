@@ -1,0 +1,147 @@
+"""Captions: from what is known of an image to the one text that it is trained with."""
+
+import operator
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from coca_jax.data.bad import BadExample
+from coca_jax.data.sources import Record
+from coca_jax.errors import UserError
+
+CHOICES = ("sampled", "first", "all")
+OPERATORS = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "in": lambda value, values: value in values,
+    "not in": lambda value, values: value not in values,
+}
+
+
+class CaptionMaker:
+    """Makes the caption of a record; a pure function of (record, visit, rng).
+
+    Args:
+      captions: "sampled" draws one of the record's captions, "first" takes the first, "all" takes
+        them in turn, so that as many visits of an image show each of them once.
+      template: what becomes of it, with the record's fields by name: "{title}. {caption}"; empty:
+        the caption as it is.
+      prompts: what becomes of the labels of a record without captions; `{}` stands for them, in
+        random order and joined by commas, as the paper trains on JFT (arXiv 2205.01917, section
+        4.1). Without prompts labels are no text.
+      min_characters, max_characters: of the caption; others are left out.
+      filters: rows (field, operator, value), one of OPERATORS; records for which one of them does
+        not hold, or that lack its field, are left out.
+
+    Raises:
+      UserError: an option is none of these.
+    """
+
+    def __init__(
+        self,
+        *,
+        captions: str = "sampled",
+        template: str = "",
+        prompts: Sequence[str] = (),
+        min_characters: int = 1,
+        max_characters: int = 2000,
+        filters: Sequence[Sequence[Any]] = (),
+    ):
+        if problems := mistakes(captions, template, prompts, filters):
+            raise UserError("\n".join(problems))
+        self._captions, self._template, self._prompts = captions, template, tuple(prompts)
+        self._least, self._most = min_characters, max_characters
+        self._filters = [(field, name, value) for field, name, value in filters]
+
+    def __call__(self, record: Record, visit: int, rng: np.random.Generator) -> str:
+        """The text.
+
+        Args:
+          record: what is known of the image.
+          visit: how often the image was drawn before.
+          rng: what is left to chance is drawn from it.
+
+        Raises:
+          BadExample: there is no text (`bad_text`), or it is left out (`filtered_...`).
+        """
+        fields = record["fields"]
+        for row in self._filters:
+            _require(fields, *row)
+        text = self._choose(record, visit, rng)
+        if self._template:
+            try:
+                text = self._template.format_map(_Fields(fields, text))
+            except (LookupError, ValueError, TypeError, AttributeError) as error:
+                raise BadExample("bad_text", f"{self._template!r} lacks {error}") from error
+        text = text.strip()
+        if not text:
+            raise BadExample("bad_text", "no caption")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # half a character, which JSON can hold
+            raise BadExample("bad_text", error) from error
+        if not self._least <= len(text) <= self._most:
+            raise BadExample("filtered_length", f"a caption of {len(text)} characters")
+        return text
+
+    def _choose(self, record: Record, visit: int, rng: np.random.Generator) -> str:
+        captions = [text for text in record["captions"] if text.strip()]
+        if not captions and self._prompts and record["labels"]:
+            labels = [record["labels"][i] for i in rng.permutation(len(record["labels"]))]
+            prompt = self._prompts[rng.integers(len(self._prompts))]
+            return prompt.replace("{}", ", ".join(labels))
+        captions = captions or [""]
+        if self._captions == "sampled":
+            return captions[rng.integers(len(captions))]
+        return captions[visit % len(captions) if self._captions == "all" else 0]
+
+
+def mistakes(
+    captions: str, template: str, prompts: Sequence[str], filters: Sequence[Any]
+) -> list[str]:
+    """What is wrong with the options of a `CaptionMaker`, in words."""
+    found = []
+    if captions not in CHOICES:
+        found.append(f"captions={captions!r} should be one of {', '.join(CHOICES)}")
+    try:
+        list(string.Formatter().parse(template))
+    except ValueError as error:
+        found.append(f"template={template!r} is no format: {error}")
+    found += [f"prompts: {p!r} should have {{}} for the labels" for p in prompts if "{}" not in p]
+    for row in filters:
+        if not (isinstance(row, (list, tuple)) and len(row) == 3 and row[1] in OPERATORS):
+            names = ", ".join(OPERATORS)
+            found.append(f"filters: {row!r} should be (field, one of {names}, value)")
+    return found
+
+
+class _Fields(dict):
+    """A record's fields for a template, and its caption, which is asked for only if it has one."""
+
+    def __init__(self, fields: dict[str, Any], caption: str):
+        super().__init__(fields)
+        if caption:
+            self["caption"] = caption
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if value is None or value == "":
+            raise KeyError(name)
+        return value
+
+
+def _require(fields: dict[str, Any], field: str, name: str, value: Any) -> None:
+    try:
+        holds = OPERATORS[name](fields[field], value)
+    except KeyError:
+        raise BadExample("filtered_field", f"no {field!r} among {', '.join(fields)}") from None
+    except TypeError as error:  # such as None >= 0.3
+        raise BadExample("filtered_field", error) from error
+    if not holds:
+        raise BadExample("filtered_field", f"{field}={fields[field]!r} is not {name} {value!r}")

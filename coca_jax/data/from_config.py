@@ -1,0 +1,165 @@
+"""The data layer as a configuration describes it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from coca_jax.data.augment import Augment
+from coca_jax.data.captions import CaptionMaker
+from coca_jax.data.duplicates import read_list
+from coca_jax.data.examples import BatchMaker, Part
+from coca_jax.data.mixture import Mixture
+from coca_jax.data.sources import Source, open_source
+from coca_jax.data.stream import TrainStream
+from coca_jax.data.tokenizers import Tokenizer, make_tokenizer
+from coca_jax.errors import UserError
+
+CAPTION_OPTIONS = ("captions", "template", "prompts", "min_characters", "max_characters", "filters")
+AUGMENT_OPTIONS = ("min_crop_area", "flip", "color_jitter", "randaugment")
+
+
+def sections(data: ConfigDict) -> dict[str, ConfigDict]:
+    """What each data set of the mixture is and how it is used: `data.train`, changed by its own.
+
+    Without `data.sources` there is one, with an empty name: `data.train` itself.
+    """
+    if not data.sources:
+        return {"": data.train}
+    found = {}
+    for name, changes in data.sources.items():
+        found[name] = ConfigDict(data.train.to_dict())
+        found[name].update(changes)
+    return found
+
+
+def weights(data: ConfigDict) -> dict[str, float]:
+    """The data sets' weights in the mixture; 0 where none is given."""
+    return {name: section.get("weight", 0.0) for name, section in sections(data).items()}
+
+
+def open_sources(data: ConfigDict) -> dict[str, Source]:
+    """Opens every data set of the mixture.
+
+    Raises:
+      UserError: names the one that cannot be opened, and why.
+    """
+    opened = {}
+    for name, section in sections(data).items():
+        try:
+            opened[name] = open_source(section, data.dir, data.cache_dir)
+        except UserError as error:
+            where = f"data.sources.{name}" if name else "data.train"
+            raise UserError(f"config.{where}: {error}") from error
+    return opened
+
+
+def tokenizer_file(data: ConfigDict) -> str:
+    """The model file of the tokenizer, if its kind has one; by default that beside `data.train`.
+
+    Raises:
+      UserError: there is no path, and the data set has none beside it.
+    """
+    tokenizer, train = data.tokenizer, data.train
+    if tokenizer.path or tokenizer.kind in ("byte", "clip"):
+        return tokenizer.path
+    if tokenizer.kind == "sentencepiece" and train.format == "tfds":
+        from coca_jax.data.sources.tfds import tokenizer_path
+
+        return str(tokenizer_path(train.name, data.dir, train.path))
+    raise UserError(
+        f"config.data.tokenizer.path is needed: a tokenizer of kind {tokenizer.kind!r} has a model "
+        "file (`coca data train-tokenizer` makes one), or set config.data.tokenizer.kind=byte"
+    )
+
+
+def make_tokenizer_from(data: ConfigDict) -> Tokenizer:
+    """The tokenizer of a data config."""
+    return make_tokenizer(data.tokenizer.kind, tokenizer_file(data))
+
+
+def caption_texts(data: ConfigDict, most: int) -> tuple[Iterator[str], int]:
+    """The captions of the first examples of the stream, such as a tokenizer is made of.
+
+    Args:
+      data: `config.data`.
+      most: examples to read, if there are so many in an epoch.
+
+    Returns:
+      The texts, and of how many examples they are; those without a usable one are passed over.
+
+    Raises:
+      UserError: a data set cannot be opened, or the weights make no mixture.
+    """
+    sources = list(open_sources(data).values())
+    makers = [CaptionMaker(**_options(s, CAPTION_OPTIONS)) for s in sections(data).values()]
+    sizes = {name: len(source) for name, source in zip(sections(data), sources, strict=True)}
+    mixture = Mixture(sizes, weights(data), seed=0)
+
+    def texts() -> Iterator[str]:
+        for place in range(total):
+            part, index, visit = mixture[place]
+            try:
+                record = sources[part][index]
+                yield makers[part](record, visit, np.random.default_rng((0, place)))
+            except Exception:  # whatever a reader raises for a damaged record
+                continue
+
+    total = min(most, mixture.size)
+    return texts(), total
+
+
+def make_parts(data: ConfigDict, image_size: tuple[int, int]) -> dict[str, Part]:
+    """The data sets with what becomes of their records, by name."""
+    made = {}
+    sources = open_sources(data)
+    for name, section in sections(data).items():
+        source, left_out = sources[name], ()
+        if section.leave_out:
+            left_out = read_list(section.leave_out, len(source))
+        made[name] = Part(
+            source,
+            CaptionMaker(**_options(section, CAPTION_OPTIONS)),
+            Augment(image_size, **_options(section, AUGMENT_OPTIONS)),
+            left_out,
+        )
+    return made
+
+
+def make_train_stream(
+    data: ConfigDict,
+    *,
+    image_size: tuple[int, int],
+    text_length: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainStream:
+    """The training stream of a data config.
+
+    Raises:
+      UserError: a data set or the tokenizer cannot be opened, or the weights make no mixture.
+    """
+    parts = make_parts(data, image_size)
+    sizes = {name: len(part.source) for name, part in parts.items()}
+    return TrainStream(
+        Mixture(sizes, weights(data), seed),
+        BatchMaker(
+            list(parts.values()),
+            make_tokenizer_from(data),
+            image_size=image_size,
+            text_length=text_length,
+        ),
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+        threads=data.threads,
+        workers=data.workers,
+    )
+
+
+def _options(section: ConfigDict, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: section[name] for name in names}

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+
+from coca_jax.data.bad import BadExample
+from coca_jax.data.captions import CaptionMaker
+from coca_jax.errors import UserError
+
+
+def record(captions=(), labels=(), **fields):
+    return {
+        "image": b"",
+        "captions": list(captions),
+        "label": -1,
+        "labels": list(labels),
+        "fields": fields,
+    }
+
+
+def make(found, visit=0, seed=0, **options):
+    return CaptionMaker(**options)(found, visit, np.random.default_rng(seed))
+
+
+def kind(found, **options):
+    with pytest.raises(BadExample) as error:
+        make(found, **options)
+    return error.value.kind
+
+
+def test_one_caption_is_sampled_or_the_first_taken_or_each_in_turn():
+    found = record(["a", "b", "c"])
+    drawn = [make(found, seed=seed) for seed in range(300)]
+    assert all(70 < drawn.count(caption) < 130 for caption in "abc")
+    assert {make(found, seed=seed, captions="first") for seed in range(20)} == {"a"}
+    in_turn = [make(found, visit=visit, seed=visit, captions="all") for visit in range(6)]
+    assert in_turn == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_blank_captions_are_not_drawn():
+    assert {make(record(["", " a\n", "  "]), seed=seed) for seed in range(20)} == {"a"}
+
+
+def test_labels_are_text_where_there_is_no_caption():
+    prompts = ("a photo of {}.", "a drawing of {}")
+    found = record(labels=["dog", "cat", "hat"])
+    texts = {make(found, seed=seed, prompts=prompts) for seed in range(300)}
+    assert len(texts) == 2 * 6
+    assert "a photo of hat, dog, cat." in texts and "a drawing of cat, hat, dog" in texts
+    assert make(record(["told"], ["dog"]), prompts=prompts) == "told"
+    assert kind(found) == "bad_text" and kind(record(), prompts=prompts) == "bad_text"
+
+
+def test_a_template_joins_fields_and_the_caption():
+    found = record(["a dog"], title="Rex", year=1999, empty="", none=None)
+    assert make(found, template="{title}: {caption} ({year:>6})") == "Rex: a dog (  1999)"
+    assert make(record(title="Rex"), template="{title}") == "Rex"
+    for template in ("{author}", "{empty}", "{none} {caption}", "{title[first]}"):
+        assert kind(found, template=template) == "bad_text"
+    assert kind(record(title="Rex"), template="{caption}") == "bad_text"
+
+
+def test_half_a_character_is_no_text():
+    assert kind(record(["\ud83d"])) == "bad_text"
+
+
+def test_too_short_and_too_long_captions_are_left_out():
+    assert make(record(["four"]), min_characters=4, max_characters=4) == "four"
+    assert kind(record(["four"]), min_characters=5) == "filtered_length"
+    assert kind(record(["four"]), max_characters=3) == "filtered_length"
+    assert kind(record(["x" * 50_000])) == "filtered_length"
+
+
+@pytest.mark.parametrize(
+    "row, holds",
+    [
+        (("similarity", ">=", 0.3), True),
+        (("similarity", ">", 0.3), False),
+        (("similarity", "<", 0.3), False),
+        (("language", "in", ("en", "de")), True),
+        (("language", "not in", ("en", "de")), False),
+        (("language", "==", "en"), True),
+        (("language", "!=", "en"), False),
+        (("nothing", ">=", 1), False),
+        (("missing", "<=", 1), False),
+    ],
+)
+def test_filters_ask_fields(row, holds):
+    found = record(["a"], similarity=0.3, language="en", nothing=None)
+    if holds:
+        assert make(found, filters=(row,)) == "a"
+    else:
+        assert kind(found, filters=(row,)) == "filtered_field"
+        assert kind(found, filters=(("language", "==", "en"), row)) == "filtered_field"
+
+
+def test_what_is_left_out_says_why():
+    with pytest.raises(BadExample, match=r"no 'langage' among language"):
+        make(record(["a"], language="en"), filters=(("langage", "==", "en"),))
+    with pytest.raises(BadExample, match=r"language='en' is not == 'de'"):
+        make(record(["a"], language="en"), filters=(("language", "==", "de"),))
+
+
+def test_wrong_options_are_named_all_at_once():
+    with pytest.raises(UserError) as error:
+        CaptionMaker(captions="some", template="{a", prompts=("a photo",), filters=(("a", "~", 1),))
+    lines = str(error.value).splitlines()
+    assert [line.split("=")[0].split(":")[0] for line in lines] == [
+        "captions",
+        "template",
+        "prompts",
+        "filters",
+    ]
+    assert "sampled, first, all" in lines[0] and "not in" in lines[3]

@@ -1,0 +1,128 @@
+import threading
+
+import fsspec
+import pytest
+
+from coca_jax.data import files
+from coca_jax.errors import UserError
+
+
+@pytest.fixture
+def url(tmp_path):
+    """A folder in memory."""
+    memory, folder = fsspec.filesystem("memory"), f"memory://{tmp_path.name}"
+    for name in ("a.tar", "b.tar", "c.txt"):
+        memory.pipe(f"{folder}/{name}", b"0123456789")
+    yield folder
+    memory.rm(folder, recursive=True)
+
+
+def test_braces_count_and_list():
+    assert files.expand("x/{08..11}.tar") == [f"x/{i:02}.tar" for i in (8, 9, 10, 11)]
+    assert files.expand(["{b,a}/1", "c"]) == ["b/1", "a/1", "c"]
+    assert files.expand("s3://bucket/{0..1}.tar") == ["s3://bucket/0.tar", "s3://bucket/1.tar"]
+
+
+def test_globs_are_sorted_within_each_brace(tmp_path):
+    for name in ("b2", "b1", "a1", "b10"):
+        (tmp_path / name).touch()
+    found = files.expand(str(tmp_path / "{b,a}*"))
+    assert [path[len(str(tmp_path)) + 1 :] for path in found] == ["b1", "b10", "b2", "a1"]
+    assert (
+        files.expand(str(tmp_path / "b?"))
+        == files.expand(str(tmp_path / "b[0-9]"))
+        == found[::2][:1] + [found[2]]
+    )
+
+
+def test_globs_of_urls_are_urls(url):
+    name = url.removeprefix("memory://")
+    found = files.expand(f"{url}/*.tar")
+    assert [path.split("://")[0] for path in found] == ["memory"] * 2
+    assert [path.endswith(f"{name}/{x}.tar") for path, x in zip(found, "ab", strict=True)]
+    assert files.read_range(found[0], 2, 3) == b"234"
+
+
+@pytest.mark.parametrize(
+    "pattern, message",
+    [
+        ("{1,2", "the braces of '{1,2' do not match"),
+        ("no/such/*.tar", r"no file matches 'no/such/\*.tar'"),
+        (["a", "{b,a}"], "a is named twice"),
+        ([], "no path is given"),
+        ("", "no path is given"),
+    ],
+)
+def test_mistakes_in_patterns_are_named(pattern, message):
+    with pytest.raises(UserError, match=message):
+        files.expand(pattern)
+
+
+def test_ranges(tmp_path, url):
+    path = tmp_path / "a"
+    path.write_bytes(b"0123456789")
+    for name in (str(path), f"{url}/a.tar"):
+        assert files.read_range(name, 0, 10) == b"0123456789"
+        assert files.read_range(name, 3, 2) == b"34"
+        assert files.read_range(name, 9, 1) == b"9"
+        for offset, size in ((8, 3), (10, 1), (50, 5)):
+            with pytest.raises(EOFError, match=rf"{name} ends .* within {offset}\+{size}"):
+                files.read_range(name, offset, size)
+
+
+def test_missing_files(tmp_path, url):
+    for name in (str(tmp_path / "none"), f"{url}/none"):
+        with pytest.raises(FileNotFoundError):
+            files.stamp(name)
+        with pytest.raises(FileNotFoundError):
+            files.read_range(name, 0, 1)
+    with pytest.raises(UserError, match="nosuch://a cannot be read: .*nosuch"):
+        files.stamp("nosuch://a")
+
+
+def test_stamps_change_with_the_file(tmp_path, url):
+    path = tmp_path / "a"
+    path.write_bytes(b"12")
+    first = files.stamp(str(path))
+    assert first.size == 2 and files.stamp(str(path)) == first
+    path.write_bytes(b"123")
+    assert files.stamp(str(path)) != first
+    first = files.stamp(f"{url}/a.tar")
+    assert first.size == 10 and files.stamp(f"{url}/a.tar") == first
+    fsspec.filesystem("memory").pipe(f"{url}/a.tar", b"9876543210")
+    assert files.stamp(f"{url}/a.tar").version != first.version
+
+
+def test_more_files_than_are_kept_open(tmp_path, monkeypatch):
+    paths = [tmp_path / str(i) for i in range(files.OPEN_FILES + 20)]
+    for i, path in enumerate(paths):
+        path.write_bytes(b"%04d" % i)
+
+    def read(results):
+        for _ in range(2):
+            results.append([int(files.read_range(str(path), 0, 4)) for path in paths])
+
+    results = []
+    threads = [threading.Thread(target=read, args=(results,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [list(range(len(paths)))] * 8
+
+
+def test_what_replaced_an_open_file_is_read_after_forgetting(tmp_path):
+    path = tmp_path / "a"
+    for content in (b"old", b"new"):
+        files.write_whole(path, content)
+        files.forget()
+        assert files.read_range(str(path), 0, 3) == content
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    files.write_whole(tmp_path / "new/folder/a", b"1")
+    assert (tmp_path / "new/folder/a").read_bytes() == b"1"
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError):
+        files.write_whole(tmp_path / "taken", b"1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from coca_jax.config import default_config
+from coca_jax.data.from_config import (
+    make_tokenizer_from,
+    make_train_stream,
+    open_sources,
+    sections,
+    tokenizer_file,
+)
+from coca_jax.data.sources.tfds import tfds_source
+from coca_jax.errors import UserError
+
+
+@pytest.fixture
+def data(prepared):
+    found = default_config().data
+    found.dir = prepared
+    found.threads = 2
+    return found
+
+
+def stream(data, batch_size=60):
+    return make_train_stream(
+        data, image_size=(32, 32), text_length=64, batch_size=batch_size, seed=0
+    )
+
+
+def test_the_stream_of_a_config(data, prepared):
+    data.train.captions = "first"
+    batch = next(stream(data).batches())
+    assert batch["image"].shape == (60, 32, 32, 3) and batch["image"].dtype == np.uint8
+    assert batch["text"].shape == (60, 64) and batch["text"].dtype == np.int32
+    source = tfds_source("shapes", "train", prepared)
+    captions = sorted(source[i]["captions"][0] for i in range(60))
+    assert sorted(make_tokenizer_from(data).decode(batch["text"])) == captions
+
+
+def test_a_mixture_changes_what_it_names_and_keeps_the_rest(data):
+    data.train.captions = "first"
+    data.sources = {
+        "half": {"weight": 3.0, "split": "train[:50%]"},
+        "words": {"weight": 1.0, "split": "test", "template": "seen: {caption}"},
+    }
+    found = sections(data)
+    assert found["half"].split == "train[:50%]" and found["half"].captions == "first"
+    assert found["words"].template and not data.train.template
+    made = stream(data, 40)
+    assert made.mixture.size == 30 + 20
+    texts = make_tokenizer_from(data).decode(next(made.batches())["text"])
+    assert 9 <= [text.startswith("seen: ") for text in texts].count(True) <= 11
+
+
+def test_what_cannot_be_opened_is_named(data):
+    data.sources = {"a": {}, "b": {"split": "trian"}}
+    with pytest.raises(UserError, match=r"^config\.data\.sources\.b: .*has no split 'trian'"):
+        open_sources(data)
+    data.sources = {}
+    data.train.update({"format": "folder", "path": "nowhere"})
+    with pytest.raises(UserError, match=r"^config\.data\.train: .*nowhere"):
+        open_sources(data)
+
+
+def test_a_tokenizer_needs_a_file_unless_one_lies_beside_the_data(data, prepared):
+    assert tokenizer_file(data).startswith(prepared)
+    data.train.format = "webdataset"
+    with pytest.raises(UserError, match=r"data\.tokenizer\.path is needed.*train-tokenizer"):
+        tokenizer_file(data)
+    data.tokenizer.path = "mine.model"
+    assert tokenizer_file(data) == "mine.model"
+    data.tokenizer.update({"kind": "byte", "path": ""})
+    assert tokenizer_file(data) == "" and make_tokenizer_from(data).vocab_size == 259
