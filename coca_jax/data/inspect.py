@@ -173,7 +173,7 @@ def draw_sheet(image: UInt8[np.ndarray, "n h w 3"], texts: Sequence[str], path: 
         axis.imshow(pixels)
         text = textwrap.shorten(text, 110, placeholder=" ...")
         lines = "\n".join(textwrap.wrap(text, 28))
-        axis.set_title(lines, fontsize=8, y=0, va="top", parse_math=False)
+        axis.set_title(lines, fontsize=8, y=-0.03, pad=0, va="top", parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Title": "a batch as the model sees it"})
 

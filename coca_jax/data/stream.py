@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coca_jax.data import images
+from coca_jax.data.bad import BadExample
 from coca_jax.data.examples import Fault
 from coca_jax.data.mixture import Mixture, Pick
 from coca_jax.data.sources import Source
@@ -143,7 +144,7 @@ def evaluation_batches(
         record = source[index]
         try:
             image = images.resize_for_evaluation(images.decode(record["image"]), image_size)
-        except images.BadExample:
+        except BadExample:
             return None
         return record | {"image": image}
 

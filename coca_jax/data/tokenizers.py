@@ -181,13 +181,12 @@ def model_file(kind: str, path: str | os.PathLike) -> bytes:
       path: the model file.
 
     Raises:
-      UserError: the file is missing, broken or lacks a special token.
+      UserError: a `tokenizer.json` is missing, broken or lacks a special token.
     """
     if kind == "json":
         from coca_jax.data import tokenizer_json
 
         return tokenizer_json.read(Path(path)).text.encode()
-    SentencePieceTokenizer(path)  # whether it is one
     return Path(path).read_bytes()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Int, Int32, UInt8
 
 from coca_jax.data import images
+from coca_jax.data.bad import BadExample
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, Generated, Method, Prompt, generate, make_method, score
@@ -340,5 +341,5 @@ def _padded(rows: Sequence[Sequence[Sequence[int]]], length: int) -> Int32[np.nd
 def _read_image(path: str | pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
         return images.decode(pathlib.Path(path).read_bytes())
-    except (OSError, images.BadExample) as error:
+    except (OSError, BadExample) as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from error

@@ -1,0 +1,49 @@
+import broken_data
+import cv2
+import numpy as np
+import pytest
+
+from coca_jax.config import default_config
+from coca_jax.data.inspect import draw_sheet, format_inspection, inspect, lengths
+from coca_jax.data.tokenizers import ByteTokenizer, ClipTokenizer
+
+
+def test_what_is_seen_is_what_is_there(tmp_path):
+    broken_data.write(tmp_path)
+    data = default_config().data
+    data.train.update({"format": "webdataset", "path": str(tmp_path / "{good,broken}.tar")})
+    data.tokenizer.kind = "byte"
+    sheet = tmp_path / "drawn/sheet.png"
+    options = {"image_size": (16, 16), "text_length": 12, "seed": 0, "examples": 34}
+    result = inspect(data, sheet=sheet, **options)
+    faulty, odd = broken_data.broken(), broken_data.odd()
+    whole = broken_data.GOOD + len(faulty) + len(odd)
+    assert result["sources"] == {"train": {"records": whole, "share": 1.0, "passes": 1.0}}
+    without_text = [kind for _, kind in faulty.values() if kind != "bad_image"]
+    captions = result["captions"]
+    assert captions["count"] == whole - len(without_text)
+    # "picture 10" to "picture 23" are 10 bytes and two ends; longer ones are cut.
+    longer = [text for text in ("a PNG named jpg",) if len(text) > 10]
+    assert captions["truncated"] == pytest.approx(len(longer) / captions["count"])
+    assert sum(count for _, _, count in captions["histogram"]) == captions["count"]
+    assert result["replaced"]["bad_image"] >= 3 and "broken.tar" in result["worst_shards"]
+    assert set(result["microseconds"]) == {"read", "caption", "decode", "augment", "tokenize"}
+    drawn = cv2.imread(str(sheet))
+    assert drawn is not None and min(drawn.shape[:2]) > 400 and drawn.std() > 20
+    text = format_inspection(result, 12)
+    assert "bad_image" in text and "examples a second" in text and "broken.tar" in text
+
+
+def test_lengths_are_counted_with_the_ends():
+    found = lengths(["ab", "abcd", "a" * 8], ByteTokenizer(), 6)
+    assert found["tokens"]["median"] == 6 and found["characters"]["median"] == 4
+    assert found["truncated"] == pytest.approx(1 / 3) and found["unknown"] == 0.0
+    # CLIP pads with the id of a "!" within a word.
+    assert lengths(["wow!", "!!"], ClipTokenizer(), 6)["tokens"]["median"] == 3.5
+    assert lengths([], ByteTokenizer(), 6) == {"count": 0}
+
+
+def test_any_caption_can_be_drawn(tmp_path):
+    image = np.zeros((2, 4, 4, 3), np.uint8)
+    draw_sheet(image, ["$x_{$ \\frac", ""], tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
