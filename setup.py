@@ -39,7 +39,7 @@ setup(
         "sentencepiece>=0.2.1,<0.3",
         "fsspec>=2024.6",
         "braceexpand>=0.1.7,<0.2",
-        "pyarrow>=18",
+        "pyarrow>=20",
         "tokenizers>=0.22,<0.24",
         "ftfy>=6.3,<7",
         "regex>=2024.11.6",

@@ -28,18 +28,15 @@ def test_globs_are_sorted_within_each_brace(tmp_path):
         (tmp_path / name).touch()
     found = files.expand(str(tmp_path / "{b,a}*"))
     assert [path[len(str(tmp_path)) + 1 :] for path in found] == ["b1", "b10", "b2", "a1"]
-    assert (
-        files.expand(str(tmp_path / "b?"))
-        == files.expand(str(tmp_path / "b[0-9]"))
-        == found[::2][:1] + [found[2]]
-    )
+    for pattern in ("b?", "b[0-9]"):
+        assert files.expand(str(tmp_path / pattern)) == [found[0], found[2]]
 
 
 def test_globs_of_urls_are_urls(url):
     name = url.removeprefix("memory://")
     found = files.expand(f"{url}/*.tar")
     assert [path.split("://")[0] for path in found] == ["memory"] * 2
-    assert [path.endswith(f"{name}/{x}.tar") for path, x in zip(found, "ab", strict=True)]
+    assert all(path.endswith(f"{name}/{x}.tar") for path, x in zip(found, "ab", strict=True))
     assert files.read_range(found[0], 2, 3) == b"234"
 
 
@@ -76,7 +73,7 @@ def test_missing_files(tmp_path, url):
             files.stamp(name)
         with pytest.raises(FileNotFoundError):
             files.read_range(name, 0, 1)
-    with pytest.raises(UserError, match="nosuch://a cannot be read: .*nosuch"):
+    with pytest.raises(UserError, match=r"nosuch://a cannot be read: .*nosuch"):
         files.stamp("nosuch://a")
 
 

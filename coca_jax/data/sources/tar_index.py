@@ -9,13 +9,14 @@ not grow with the set.
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import struct
 import subprocess
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,20 +26,18 @@ from jaxtyping import Int64
 
 from coca_jax.data import files
 from coca_jax.data.sources import tar_headers
+from coca_jax.data.sources.tar_headers import Samples
 from coca_jax.errors import UserError
 
 SUFFIX = ".coca_index"  # after the name of the tar
 FORMAT = 0x636F_6361_0001  # "coca", and a number that grows with every change of the layout
-# Of a row: where the offset of a part is; its size follows, and is -1 if there is no such part.
-COLUMNS = {"jpg": 0, "jpeg": 0, "png": 0, "webp": 0, "txt": 2, "json": 4, "cls": 6}
-CHUNK, MAX_CHUNK = 3 << 10, 12 << 10  # bytes: what mostly lies between two images
 URL_CHUNK = 1 << 20
 THREADS = 16  # which wait for storage
-TARS_PER_PROCESS = 16  # with fewer, one does not pay
+TARS_AT_ONCE = 64  # whose indices a thread looks for: there may be very many
+MIN_PROCESSES = 8  # for many tars, however few processors there are: they wait, too
+TARS_PER_PROCESS = 4  # with fewer, one does not pay
 SHOWN = 10  # torn tars that are named
 
-_COLUMN = {name.encode(): column for name, column in COLUMNS.items()}
-_ABSENT = (0, -1) * 4
 _ROW = struct.Struct("<8q")
 _NPY_HEADER = 128  # bytes before the array
 _NPY_MAGIC = b"\x93NUMPY\x01\x00v\x00"  # and the size of the rest of that header
@@ -55,7 +54,7 @@ class Index(NamedTuple):
     table: Int64[np.ndarray, "n 8"] | None = None  # of an index in memory
 
     def row(self, sample: int) -> tuple[int, ...]:
-        """Offset and size of each part of a sample; see COLUMNS.
+        """Offset and size of each part of a sample; see `tar_headers.COLUMNS`.
 
         Raises:
           FileNotFoundError: the index is there no more.
@@ -78,89 +77,35 @@ def open_indices(tars: Sequence[str], cache_dir: str = "") -> list[Index]:
       UserError: a tar is not there, cannot be read or is no tar.
     """
     files.forget()
+    some = [tars[i : i + TARS_AT_ONCE] for i in range(0, len(tars), TARS_AT_ONCE)]
     with ThreadPoolExecutor(THREADS) as pool:
-        indices = list(pool.map(lambda tar: _find(tar, cache_dir), tars))
+        found = pool.map(lambda part: [_find(tar, cache_dir) for tar in part], some)
+        indices = list(itertools.chain.from_iterable(found))
     missing = [tar for tar, index in zip(tars, indices, strict=True) if index is None]
-    made = {index.tar: index for index in _make_all(missing, cache_dir)}
+    made = _make_all(missing, cache_dir)
     indices = [index or made[tar] for tar, index in zip(tars, indices, strict=True)]
     _warn(indices, cache_dir)
     return indices
 
 
-def scan(tar: str, stamp: files.Stamp) -> Int64[np.ndarray, "n 8"]:
+def scan(tar: str, stamp: files.Stamp) -> Samples:
     """Reads the headers of a tar as far as it is sound.
-
-    Args:
-      tar: path or URL.
-      stamp: of the tar.
-
-    Returns:
-      The index: row 0 is its format, the tar's size and version, the numbers of samples with
-      and without an image, and whether the tar is torn; the others are samples.
 
     Raises:
       UserError: it is no tar.
+      OSError: it cannot be read.
     """
-    if not files.is_url(tar):
-        with open(tar, "rb", buffering=0) as file:
-            descriptor = file.fileno()
-            return _scan(tar, stamp, lambda at, size: os.pread(descriptor, size, at))
 
     def read(offset: int, size: int) -> bytes:
         size = min(size, stamp.size - offset)
         return files.read_range(tar, offset, size) if size else b""
 
-    return _scan(tar, stamp, read, URL_CHUNK, URL_CHUNK)
-
-
-def _scan(
-    tar: str,
-    stamp: files.Stamp,
-    read: Callable[[int, int], bytes],
-    chunk: int = CHUNK,
-    max_chunk: int = MAX_CHUNK,
-) -> Int64[np.ndarray, "n 8"]:
-    """Groups members as WebDataset does: those in a row with one name up to its first dot."""
-    _check(tar, read(0, tar_headers.BLOCK))
-    rows, samples, torn = array("q", bytes(_ROW.size)), 0, False
-    row, start = list(_ABSENT), b"\0"  # of the current sample; no name starts like this
-    cut = offset = length = 0
     try:
-        for name, offset, length in tar_headers.members(read, stamp.size, chunk, max_chunk):
-            if not name.startswith(start):
-                folder = name.rfind(b"/") + 1
-                dot = name.find(b".", folder)
-                if dot <= folder:
-                    continue  # a hidden file or one without extension: WebDataset skips it
-                if row[1] >= 0:
-                    rows.extend(row)
-                cut = dot + 1
-                row, start, samples = list(_ABSENT), name[:cut], samples + 1
-            extension = name[cut:]
-            column = _COLUMN.get(extension)
-            if column is None:
-                column = _COLUMN.get(extension.lower())
-            if column is not None:
-                row[column], row[column + 1] = offset, length
-    except (ValueError, EOFError):
-        torn = True
-    if offset + length > stamp.size:
-        torn = True
-        if name.startswith(start):  # the last sample lacks a part
-            row, samples = list(_ABSENT), samples - 1
-    if row[1] >= 0:
-        rows.extend(row)
-    table = np.frombuffer(rows, np.int64).reshape(-1, 8)
-    count = len(table) - 1
-    table[0, :6] = FORMAT, stamp.size, _hash(stamp.version), count, samples - count, torn
-    return table
-
-
-def _check(tar: str, block: bytes) -> None:
-    if block.startswith(b"\x1f\x8b"):
-        raise UserError(f"{tar} is compressed, which forbids random access; unpack it (gunzip)")
-    if len(block) == tar_headers.BLOCK and any(block) and not tar_headers.is_header(block):
-        raise UserError(f"{tar} is no tar file: it begins with {block[:16]!r}")
+        if files.is_url(tar):
+            return tar_headers.samples(read, stamp.size, URL_CHUNK, URL_CHUNK)
+        return tar_headers.samples_of_file(tar, stamp.size)
+    except tar_headers.NoTar as error:
+        raise UserError(f"{tar} {error}") from error
 
 
 def _find(tar: str, cache_dir: str) -> Index | None:
@@ -188,24 +133,31 @@ def _find(tar: str, cache_dir: str) -> Index | None:
 
 
 def _make(tar: str, cache_dir: str) -> Index:
-    """Indexes a tar and writes the index where that is possible."""
     try:
-        table = scan(tar, files.stamp(tar))
+        stamp = files.stamp(tar)
+        return _keep(tar, stamp, scan(tar, stamp), cache_dir)
     except OSError as error:
         raise UserError(f"the tar {tar} cannot be read: {error}") from error
-    count, without, torn = table[0, 3:6].tolist()
+
+
+def _keep(tar: str, stamp: files.Stamp, found: Samples, cache_dir: str) -> Index:
+    """Writes an index where that is possible."""
+    count = len(found.rows) // 8
+    head = [FORMAT, stamp.size, _hash(stamp.version), count, found.count - count, found.torn, 0, 0]
+    table = np.array(found.rows, np.int64).reshape(count, 8)
+    table = np.concatenate([np.array([head], np.int64), table])
     file = io.BytesIO()
     np.save(file, table)
     for place in _places(tar, cache_dir):
         with contextlib.suppress(OSError):
             files.write_whole(place, file.getvalue())
-            return Index(tar, str(place), count, without, bool(torn))
-    return Index(tar, "", count, without, bool(torn), table)
+            return Index(tar, str(place), count, found.count - count, found.torn)
+    return Index(tar, "", count, found.count - count, found.torn, table)
 
 
-def _make_all(tars: Sequence[str], cache_dir: str) -> list[Index]:
+def _make_all(tars: Sequence[str], cache_dir: str) -> dict[str, Index]:
     if not tars:
-        return []
+        return {}
     from tqdm import tqdm
 
     seconds = 0.1 if sys.stderr.isatty() else 30
@@ -213,54 +165,59 @@ def _make_all(tars: Sequence[str], cache_dir: str) -> list[Index]:
         tqdm(total=len(tars), desc="indexing", unit="tar", delay=1, mininterval=seconds) as bar,
         ThreadPoolExecutor(THREADS) as pool,
     ):
-        done = [_make(tars[0], cache_dir)]
-        bar.update()
-        todo = tars[1:]
-        if done[0].file:
-            _make_in_processes([tar for tar in todo if not files.is_url(tar)], cache_dir, bar)
-            found = list(pool.map(lambda tar: _find(tar, cache_dir), todo))
-            done += [index for index in found if index is not None]
-            todo = [tar for tar, index in zip(todo, found, strict=True) if index is None]
+        made = _make_elsewhere([tar for tar in tars if not files.is_url(tar)], cache_dir, bar)
+        todo = [tar for tar in tars if tar not in made]
         for index in pool.map(lambda tar: _make(tar, cache_dir), todo):
-            done.append(index)
+            made[index.tar] = index
             bar.update()
-    return done
+    return made
 
 
-def _make_in_processes(tars: Sequence[str], cache_dir: str, bar: Any) -> None:
-    """Has other processes, each with an interpreter lock of its own, make the indices of many tars.
+def _make_elsewhere(tars: Sequence[str], cache_dir: str, bar: Any) -> dict[str, Index]:
+    """Makes the indices of many tars by processes, each with an interpreter lock of its own.
 
-    They are plain commands: `multiprocessing` would run the user's script again. What they do not
-    manage, for whatever reason, stays undone.
+    They are plain commands, as `multiprocessing` would run the user's script again. What they do
+    not manage, for whatever reason, is not among what is returned.
     """
-    count = min(os.cpu_count() or 1, len(tars) // TARS_PER_PROCESS)
+    made: dict[str, Index] = {}
     todo = list(reversed(tars))
-    command = [sys.executable, "-m", __name__, cache_dir]
+    command = [sys.executable, "-I", "-S", tar_headers.__file__]
 
     def work(_: int) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        with (
-            contextlib.suppress(BrokenPipeError),
-            subprocess.Popen(command, text=True, **pipes) as process,
-        ):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with contextlib.suppress(OSError), subprocess.Popen(command, **pipes) as process:
             while todo:
-                with contextlib.suppress(IndexError):  # another thread was faster
-                    print(json.dumps(todo.pop()), file=process.stdin, flush=True)
-                    if not process.stdout.readline():
-                        return
+                try:
+                    tar = todo.pop()
+                except IndexError:  # another thread was faster
+                    return
+                stamp = files.stamp(tar)
+                if (found := _ask(process, tar, stamp.size)) is not None:
+                    made[tar] = _keep(tar, stamp, found, cache_dir)
                     bar.update()
 
+    count = min(max(os.cpu_count() or 1, MIN_PROCESSES), len(tars) // TARS_PER_PROCESS)
     if count > 1:
         with ThreadPoolExecutor(count) as pool:
             list(pool.map(work, range(count)))
+    return made
 
 
-def _serve() -> None:
-    """Makes the index of each tar named on standard input, and answers with a line."""
-    for line in sys.stdin:
-        with contextlib.suppress(UserError, OSError):  # who asked finds out why it is not there
-            _make(json.loads(line), sys.argv[1])
-        print(flush=True)
+def _ask(process: subprocess.Popen, tar: str, size: int) -> Samples | None:
+    """Has a process scan a tar.
+
+    Raises:
+      OSError: the process is no more.
+    """
+    process.stdin.write(json.dumps([tar, size]).encode() + b"\n")
+    process.stdin.flush()
+    reply = process.stdout.read(tar_headers.REPLY.size)
+    if len(reply) < tar_headers.REPLY.size:
+        raise BrokenPipeError
+    size, count, torn = tar_headers.REPLY.unpack(reply)
+    if size < 0:
+        return None
+    return Samples(array("q", process.stdout.read(size)), count, torn)
 
 
 def _warn(indices: Sequence[Index], cache_dir: str) -> None:
@@ -278,20 +235,17 @@ def _warn(indices: Sequence[Index], cache_dir: str) -> None:
         print(f"warning: {line}", file=sys.stderr)
 
 
-def _places(tar: str, cache_dir: str) -> list[Path]:
+def _places(tar: str, cache_dir: str) -> Iterator[Path]:
     """Where the index of a tar may be: beside it, or in a folder of all that cannot be there."""
-    beside = [] if files.is_url(tar) else [Path(tar + SUFFIX)]
+    if not files.is_url(tar):
+        yield Path(tar + SUFFIX)
+        tar = os.path.abspath(tar)
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = Path(cache_dir or f"{home}/coca_jax/tar_index").expanduser()
-    full = tar if files.is_url(tar) else os.path.abspath(tar)
-    name = f"{_hash(full) & (1 << 64) - 1:016x}-{tar.rsplit('/', 1)[-1][-100:]}{SUFFIX}"
-    return [*beside, folder / name]
+    name = tar.rpartition("/")[2][-100:]
+    yield folder / f"{_hash(tar) & (1 << 64) - 1:016x}-{name}{SUFFIX}"
 
 
 def _hash(text: str) -> int:
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
-
-
-if __name__ == "__main__":
-    _serve()

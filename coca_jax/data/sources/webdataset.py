@@ -10,7 +10,8 @@ from typing import Any
 from coca_jax.data import files
 from coca_jax.data.bad import BadExample
 from coca_jax.data.sources.base import Record, to_labels, to_text
-from coca_jax.data.sources.tar_index import COLUMNS, Index, open_indices
+from coca_jax.data.sources.tar_headers import COLUMNS
+from coca_jax.data.sources.tar_index import Index, open_indices
 from coca_jax.errors import UserError
 
 CAPTION_KEYS = ("caption", "captions", "text", "txt")  # of the JSON, where there is no .txt

@@ -128,7 +128,7 @@ def test_urls(photos):
             file.write(text)
     source = folder_source(f"{root}/a.csv")
     assert [source[i]["image"] for i in (0, 1)] == [b"0", b"1"]
-    with pytest.raises(UserError, match="should be a file.*only local folders are searched"):
+    with pytest.raises(UserError, match=r"should be a file.*only local folders are searched"):
         folder_source(root)
 
 

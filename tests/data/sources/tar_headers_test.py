@@ -116,9 +116,10 @@ def test_it_stops_where_headers_end(tmp_path):
         path.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match=message):
             walk(path)
-    path.write_bytes(whole[:1536] + b"x" * 1024)
-    with pytest.raises(ValueError, match="no header at byte 1536"):
-        walk(path)
+    for junk in (b"x", b"\1", b"7"):
+        path.write_bytes(whole[:1536] + junk * 1024)
+        with pytest.raises(ValueError):
+            walk(path)
 
 
 @pytest.mark.parametrize("record", [b"-9 path=a\n", b"0 path=a\n", b"path=a\n", b"11 size=-5\n"])

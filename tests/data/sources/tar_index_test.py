@@ -160,7 +160,7 @@ def test_what_is_no_tar_is_named(tmp_path):
         tar.add(good)
     with pytest.raises(UserError, match=r"bad.tar is compressed"):
         open_indices([good, str(bad)])
-    with pytest.raises(UserError, match="there is no tar .*gone.tar"):
+    with pytest.raises(UserError, match=r"there is no tar .*gone\.tar"):
         open_indices([good, str(tmp_path / "gone.tar")])
     (tmp_path / "folder.tar").mkdir()
     with pytest.raises(UserError, match=r"folder.tar cannot be read: .*directory"):
@@ -178,7 +178,6 @@ def test_where_the_folder_cannot_be_written_to(tmp_path, cache, monkeypatch, cap
     assert sorted(os.listdir(tmp_path)) == ["a.tar", "a.tar.coca_index", "cache", "mine"]
 
     (tmp_path / "file").write_bytes(b"")
-    monkeypatch.setattr(tar_index, "_make_in_processes", None)  # pointless: they could not write
     [index] = open_indices([path], str(tmp_path / "file"))
     assert index.file == "" and rows(index) == list(expected(path))
     message = capfd.readouterr().err
@@ -220,12 +219,17 @@ def test_processes_index_many_tars(tmp_path, monkeypatch):
     first = write(tmp_path / "000.tar", pairs(5))
     paths = [first] + [shutil.copy(first, tmp_path / f"{i:03}.tar") for i in range(1, 40)]
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    made, make = [], tar_index._make
-    monkeypatch.setattr(tar_index, "_make", lambda tar, *a: made.append(tar) or make(tar, *a))
+    monkeypatch.setattr(tar_index, "scan", None)  # what would do it here
     indices = open_indices([str(path) for path in paths])
     assert [index.tar for index in indices] == [str(path) for path in paths]
     assert all(rows(index) == list(expected(first)) for index in indices)
-    assert made == [first]  # here; all others elsewhere
+
+
+def test_many_tars_of_which_one_is_none(tmp_path):
+    paths = [write(tmp_path / f"{i:03}.tar", pairs(1)) for i in range(40)]
+    (tmp_path / "020.tar").write_bytes(b"<html>" * 200)
+    with pytest.raises(UserError, match=r"020\.tar is no tar file"):
+        open_indices(paths)
 
 
 def test_what_other_processes_fail_at_is_done_here(tmp_path, monkeypatch):

@@ -1,0 +1,237 @@
+"""Parquet files of images: which columns hold what, and their rows as `tf.train.Example`s."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from coca_jax.data import files
+from coca_jax.errors import UserError
+
+CAPTION_NAMES = ("caption", "captions", "text", "txt", "title")
+BATCH_ROWS = 64  # read at a time
+
+
+class Columns(NamedTuple):
+    """What is made of the columns of a file."""
+
+    image: str  # of encoded files, or of structs with them as `bytes`
+    captions: dict[str, str]  # of texts, or of lists of them: see `_kind`
+    fields: dict[str, str]  # all others that are kept, and what they hold: see `_kind`
+    class_names: dict[str, list[str]]  # of those that hold numbers of classes
+    left_out: tuple[str, ...]  # of types that an example cannot hold
+
+
+class Footer(NamedTuple):
+    """What the end of a file says."""
+
+    schema: Any  # pyarrow's
+    rows: list[int]  # of each row group
+
+
+def read_footer(path: str) -> Footer:
+    """Reads what a file holds, but not its rows.
+
+    Raises:
+      UserError: it is missing or no Parquet file.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with files.open_binary(path) as file, parquet.ParquetFile(file) as opened:
+            metadata = opened.metadata
+            rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+            return Footer(opened.schema_arrow, rows)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as a Parquet file: {error}") from error
+
+
+def choose_columns(schema: Any, image: str, captions: Sequence[str]) -> Columns:
+    """Finds out what to make of the columns.
+
+    Args:
+      schema: of a file.
+      image: the column of images; empty: the only one of bytes.
+      captions: the columns of captions; none: those with a name among CAPTION_NAMES.
+
+    Raises:
+      UserError: one that is asked for is not there or of another kind, or there is no or more
+        than one column of images.
+    """
+    kinds = {field.name: _kind(field.type) for field in schema}
+    possible = [name for name, kind in kinds.items() if kind == "image"]
+    if image and image not in possible:
+        raise UserError(f"image={image!r} is no column of bytes; those are {_words(possible)}")
+    if not image and len(possible) != 1:
+        raise UserError(
+            f"{_words(possible)} of the columns {_words(kinds)} hold bytes; "
+            "give the one of the images as `image`"
+        )
+    texts = [name for name, kind in kinds.items() if kind in ("text", "texts")]
+    if wrong := [name for name in captions if name not in texts]:
+        raise UserError(
+            f"captions={_words(wrong)} is no column of texts; those are {_words(texts)}"
+        )
+    image = image or possible[0]
+    captions = captions or [name for name in texts if name.lower() in CAPTION_NAMES]
+    # The names under which images and captions are stored are not free.
+    others = [n for n in kinds if n not in (image, *captions)]
+    kept = [n for n in others if kinds[n] not in ("", "image") and n not in ("image", "captions")]
+    return Columns(
+        image,
+        {name: kinds[name] for name in captions},
+        {name: kinds[name] for name in kept},
+        {name: found for name in kept if (found := _class_names(schema, name, kinds[name]))},
+        tuple(name for name in others if name not in kept),
+    )
+
+
+def to_features(columns: Columns) -> dict[str, Any]:
+    """TFDS's description of the examples."""
+    import numpy as np
+    import tensorflow_datasets as tfds
+
+    features = tfds.features
+    plain = {"int": np.int64, "bool": np.bool_, "float": np.float32}
+
+    def feature(name: str, kind: str) -> Any:
+        item = kind.removesuffix("s")
+        if name in columns.class_names:
+            one = features.ClassLabel(names=columns.class_names[name])
+        elif item == "text":
+            one = features.Text(optional=kind == item)
+        else:
+            one = features.Scalar(plain[item], optional=kind == item)
+        return one if kind == item else features.Sequence(one)
+
+    return {
+        "image": features.Image(),
+        "captions": features.Sequence(features.Text()),
+        **{name: feature(name, kind) for name, kind in columns.fields.items()},
+    }
+
+
+def examples(path: str, groups: range, columns: Columns) -> Iterator[bytes | None]:
+    """Serialized examples of the rows of some row groups; None for a row without an image.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    names = [columns.image, *columns.captions, *columns.fields]
+    try:
+        with files.open_binary(path) as file, parquet.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(BATCH_ROWS, groups, names, use_threads=False):
+                yield from _serialized(batch, columns)
+    except (OSError, pyarrow.ArrowException) as error:
+        where = f"{path}, row groups {groups.start} to {groups.stop - 1}"
+        raise UserError(f"{where}, cannot be read: {error}") from error
+
+
+def _serialized(batch: Any, columns: Columns) -> Iterator[bytes | None]:
+    from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+
+    images = _images(batch.column(columns.image))
+    captions = [_lists(batch.column(name), kind) for name, kind in columns.captions.items()]
+    fields = {name: _lists(batch.column(name), kind) for name, kind in columns.fields.items()}
+    for i, image in enumerate(images):
+        if not image:
+            yield None
+            continue
+        features = {
+            "image": _bytes_feature([image]),
+            "captions": _bytes_feature([text for column in captions for text in column[i] if text]),
+        }
+        for name, kind in columns.fields.items():
+            if fields[name][i] or kind.endswith("s"):
+                features[name] = _feature(fields[name][i], kind)
+            elif name in columns.class_names:
+                features[name] = _feature([-1], kind)
+        made = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=features))
+        yield made.SerializeToString(deterministic=True)
+
+
+def _feature(values: list[Any], kind: str) -> Any:
+    from tensorflow_datasets.proto import tf_feature_pb2
+
+    if kind.startswith("text"):
+        return _bytes_feature(values)
+    if kind.startswith("float"):
+        return tf_feature_pb2.Feature(float_list=tf_feature_pb2.FloatList(value=values))
+    return tf_feature_pb2.Feature(int64_list=tf_feature_pb2.Int64List(value=values))
+
+
+def _bytes_feature(values: list[bytes]) -> Any:
+    from tensorflow_datasets.proto import tf_feature_pb2
+
+    return tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=values))
+
+
+def _images(column: Any) -> list[bytes | None]:
+    import pyarrow
+    import pyarrow.compute
+
+    if pyarrow.types.is_struct(column.type):
+        column = pyarrow.compute.struct_field(column, "bytes")
+    return column.to_pylist()
+
+
+def _lists(column: Any, kind: str) -> list[list[Any]]:
+    """The values of each row, one or many, without nulls; texts as bytes, as they are stored."""
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    # Texts are not looked at: one that is not UTF-8 is for the reader of the record to count.
+    item = {"text": pyarrow.binary(), "float": pyarrow.float64()}.get(
+        kind.removesuffix("s"), pyarrow.int64()
+    )
+    if not kind.endswith("s"):
+        values = column.cast(item, safe=False).to_pylist()
+        return [[] if value is None else [value] for value in values]
+    rows = column.cast(pyarrow.list_(item), safe=False).to_pylist()
+    return [[value for value in row or () if value is not None] for row in rows]
+
+
+def _kind(column: Any) -> str:
+    """What a type holds: "image", "text", "int", "float", "bool", in lists "texts" ...; or ""."""
+    from pyarrow import types
+
+    if types.is_struct(column):
+        names = [column.field(i).name for i in range(column.num_fields)]
+        is_image = "bytes" in names and _kind(column.field("bytes").type) == "image"
+        return "image" if is_image else ""
+    if types.is_list(column) or types.is_large_list(column) or types.is_fixed_size_list(column):
+        item = _kind(column.value_type)
+        return f"{item}s" if item in ("text", "int", "float", "bool") else ""
+    if types.is_dictionary(column):
+        return _kind(column.value_type)
+    kinds = {
+        "image": (types.is_binary, types.is_large_binary, types.is_binary_view),
+        "text": (types.is_string, types.is_large_string, types.is_string_view),
+        "int": (types.is_integer,),
+        "float": (types.is_floating,),
+        "bool": (types.is_boolean,),
+    }
+    return next((kind for kind, tests in kinds.items() if any(t(column) for t in tests)), "")
+
+
+def _class_names(schema: Any, name: str, kind: str) -> list[str]:
+    """The names of a column's numbers, as Hugging Face's `datasets` writes them down, if it did."""
+    if kind not in ("int", "ints"):
+        return []
+    try:
+        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        feature = info["info"]["features"][name]
+        names = feature.get("feature", feature)["names"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+    # TFDS takes only names that differ, and writes one a line.
+    fit = isinstance(names, list) and all(isinstance(n, str) and "\n" not in n for n in names)
+    return names if fit and len(set(names)) == len(names) else []
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
