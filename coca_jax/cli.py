@@ -151,13 +151,10 @@ def data_prepare(options: argparse.Namespace) -> None:
 
 def data_inspect(options: argparse.Namespace) -> None:
     """Shows counts, caption lengths, bad examples, speed and a sheet of real examples."""
-    from coca_jax.config import model_config, validate
-    from coca_jax.config.validation import structure
-    from coca_jax.data import checks
+    from coca_jax.config import model_config
     from coca_jax.data.inspect import format_inspection, inspect
 
-    config = _config(options)
-    validate(config, others=[] if structure(config) else checks.mistakes(config.data))
+    config = _checked_config(options)
     model = model_config(config)
     result = inspect(
         config.data,
@@ -178,7 +175,7 @@ def data_train_tokenizer(options: argparse.Namespace) -> None:
     from coca_jax.data.from_config import caption_texts
     from coca_jax.data.train_tokenizer import train_tokenizer
 
-    texts, total = caption_texts(_config(options).data, options.examples)
+    texts, total = caption_texts(_checked_config(options).data, options.examples)
     pieces = train_tokenizer(texts, options.output, options.vocab_size, options.type, total)
     print(f"{options.output}: {pieces:,} pieces")
 
@@ -201,7 +198,7 @@ def data_deduplicate(options: argparse.Namespace) -> None:
     """Lists the training images that look like one of the evaluations'."""
     from coca_jax.data.deduplicate import deduplicate
 
-    config = _config(options)
+    config = _checked_config(options)
     print(deduplicate(config.data, config.eval, options.source, options.distance, options.output))
 
 
@@ -245,6 +242,19 @@ def _config(options: argparse.Namespace):
     from coca_jax.config import load_config
 
     return load_config(options.config, options.overrides)
+
+
+def _checked_config(options: argparse.Namespace):
+    """The same for commands that read its data: with nothing wrong in it."""
+    from coca_jax.config import validate
+    from coca_jax.config.validation import structure
+    from coca_jax.data import checks
+    from coca_jax.evaluate.runner import mistakes
+
+    config = _config(options)
+    wrong = [] if structure(config) else checks.mistakes(config.data)
+    validate(config, others=[*mistakes(config.eval), *wrong])
+    return config
 
 
 def _parser() -> argparse.ArgumentParser:

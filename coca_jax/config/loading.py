@@ -63,6 +63,10 @@ def _apply(config: ConfigDict, override: str) -> str | None:
         if not isinstance(node, ConfigDict) or name not in node:
             return _unknown(config, ".".join(parents[: depth + 1]))
         node = node[name]
+    if len(parents) == 3 and parents[:2] == ["data", "sources"] and leaf not in node:
+        known = {"weight": 0.0} | config.data.train.to_dict()  # which a data set may differ in
+        if leaf in known:
+            node[leaf] = known[leaf]
     if not isinstance(node, ConfigDict) or leaf not in node:
         return _unknown(config, key)
     if isinstance(node[leaf], ConfigDict):

@@ -1,5 +1,6 @@
 """What can be wrong with a configuration, found before anything compiles and told all at once."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -150,6 +151,8 @@ def _values(config: ConfigDict) -> Iterator[str]:
             yield f"config.{key}={flat[key]!r} should not be negative"
     if not flat["loss.contrastive.weight"] and not flat["loss.captioning.weight"]:
         yield "config.loss: both weights are 0; at least one loss must be trained"
+    if not math.isfinite(flat["train.epochs"]):
+        yield f"config.train.epochs={flat['train.epochs']!r} should be finite"
     known = not flat["train.epochs"]  # of how many steps they are, the data must tell
     if known and flat["optimizer.warmup_steps"] >= flat["train.steps"] > 0:
         yield (

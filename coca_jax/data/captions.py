@@ -103,22 +103,41 @@ class CaptionMaker:
 
 
 def mistakes(
-    captions: str, template: str, prompts: Sequence[str], filters: Sequence[Any]
+    captions: str, template: str, prompts: Sequence[Any], filters: Sequence[Any]
 ) -> list[str]:
     """What is wrong with the options of a `CaptionMaker`, in words."""
     found = []
     if captions not in CHOICES:
         found.append(f"captions={captions!r} should be one of {', '.join(CHOICES)}")
     try:
-        list(string.Formatter().parse(template))
+        for _, field, _, conversion in string.Formatter().parse(template):
+            if field is not None and not field.lstrip("0123456789"):
+                raise ValueError(f"{{{field}}} names no field")
+            if conversion not in (None, "r", "s", "a"):
+                raise ValueError(f"!{conversion} is no conversion")
     except ValueError as error:
         found.append(f"template={template!r} is no format: {error}")
-    found += [f"prompts: {p!r} should have {{}} for the labels" for p in prompts if "{}" not in p]
-    for row in filters:
-        if not (isinstance(row, (list, tuple)) and len(row) == 3 and row[1] in OPERATORS):
-            names = ", ".join(OPERATORS)
-            found.append(f"filters: {row!r} should be (field, one of {names}, value)")
+    found += [
+        f"prompts: {prompt!r} should have {{}} for the labels"
+        for prompt in prompts
+        if not isinstance(prompt, str) or "{}" not in prompt
+    ]
+    names = ", ".join(OPERATORS)
+    found += [
+        f"filters: {row!r} should be (field, one of {names}, value); a list for in and not in"
+        for row in filters
+        if not _is_filter(row)
+    ]
     return found
+
+
+def _is_filter(row: Any) -> bool:
+    if not isinstance(row, (list, tuple)) or len(row) != 3:
+        return False
+    field, name, value = row
+    if not isinstance(field, str) or not isinstance(name, str) or name not in OPERATORS:
+        return False
+    return isinstance(value, (list, tuple)) or name not in ("in", "not in")
 
 
 class _Fields(dict):

@@ -294,4 +294,4 @@ def _report(out: str, split: str, lengths: list[int], rows: int, columns: parque
     if columns.left_out:
         print(f"  left out, of other types: {', '.join(columns.left_out)}")
     asked = "" if split == "train" else f" --config.data.train.split={split}"
-    print(f"to train on it: --config.data.train.path={out}{asked}")
+    print(f"to train on it: --config.data.train.format=tfds --config.data.train.path={out}{asked}")

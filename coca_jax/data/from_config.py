@@ -50,8 +50,7 @@ def open_sources(data: ConfigDict) -> dict[str, Source]:
         try:
             opened[name] = open_source(section, data.dir, data.cache_dir)
         except UserError as error:
-            where = f"data.sources.{name}" if name else "data.train"
-            raise UserError(f"config.{where}: {error}") from error
+            raise UserError(f"config.{_where(name)}: {error}") from error
     return opened
 
 
@@ -64,7 +63,7 @@ def tokenizer_file(data: ConfigDict) -> str:
     tokenizer, train = data.tokenizer, data.train
     if tokenizer.path or tokenizer.kind in ("byte", "clip"):
         return tokenizer.path
-    if tokenizer.kind == "sentencepiece" and train.format == "tfds":
+    if tokenizer.kind == "sentencepiece" and train.format == "tfds" and not data.sources:
         from coca_jax.data.sources.tfds import tokenizer_path
 
         return str(tokenizer_path(train.name, data.dir, train.path))
@@ -117,7 +116,10 @@ def make_parts(data: ConfigDict, image_size: tuple[int, int]) -> dict[str, Part]
     for name, section in sections(data).items():
         source, left_out = sources[name], ()
         if section.leave_out:
-            left_out = read_list(section.leave_out, len(source))
+            try:
+                left_out = read_list(section.leave_out, len(source))
+            except UserError as error:
+                raise UserError(f"config.{_where(name)}.leave_out: {error}") from error
         made[name] = Part(
             source,
             CaptionMaker(**_options(section, CAPTION_OPTIONS)),
@@ -159,6 +161,10 @@ def make_train_stream(
         threads=data.threads,
         workers=data.workers,
     )
+
+
+def _where(name: str) -> str:
+    return f"data.sources.{name}" if name else "data.train"
 
 
 def _options(section: ConfigDict, names: tuple[str, ...]) -> dict[str, Any]:

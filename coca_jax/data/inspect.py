@@ -24,6 +24,7 @@ from coca_jax.data.from_config import (
 )
 from coca_jax.data.mixture import Mixture, describe
 from coca_jax.data.tokenizers import Tokenizer
+from coca_jax.errors import UserError
 
 STAGES = ("read", "caption", "decode", "augment", "tokenize")
 BATCH = 32
@@ -59,6 +60,8 @@ def inspect(
     Raises:
       UserError: the data cannot be opened, or hold no usable example.
     """
+    if examples < 1:
+        raise UserError(f"the number of examples to inspect should be positive, not {examples}")
     parts, tokenizer = make_parts(data, image_size), make_tokenizer_from(data)
     sizes = {name: len(part.source) for name, part in parts.items()}
     shares = describe(sizes, weights(data))
@@ -175,7 +178,7 @@ def draw_sheet(image: UInt8[np.ndarray, "n h w 3"], texts: Sequence[str], path: 
         lines = "\n".join(textwrap.wrap(text, 28))
         axis.set_title(lines, fontsize=8, y=-0.03, pad=0, va="top", parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, metadata={"Title": "a batch as the model sees it"})
+    figure.savefig(path, format="png", dpi=100, metadata={"Title": "a batch as the model sees it"})
 
 
 def format_inspection(result: dict[str, Any], text_length: int) -> str:

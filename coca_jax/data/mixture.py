@@ -4,6 +4,7 @@ A place's record is a pure function of (sizes, weights, seed, place): nothing is
 way, and no list of the records is ever made.
 """
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ def shares(sizes: Mapping[str, int], weights: Mapping[str, float]) -> list[int]:
     """
     if not any(weights.values()):
         weights = sizes
-    if zero := [name for name in sizes if not weights[name] > 0]:
+    if zero := [name for name in sizes if not 0 < weights[name] < math.inf]:
         raise UserError(
             f"the weight of data set {zero[0]!r} is {weights[zero[0]]}: weights are positive, or "
             "all of them 0 to mix by size"

@@ -4,6 +4,7 @@ A training batch is a pure function of (config, examples seen): resuming needs t
 and the global batch is the same for any number of processes and threads.
 """
 
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coca_jax.data import images
-from coca_jax.data.bad import BadExample
 from coca_jax.data.examples import Fault
 from coca_jax.data.mixture import Mixture, Pick
 from coca_jax.data.sources import Source
@@ -80,7 +80,7 @@ class TrainStream:
         if self._workers:
             _parse_flags()
             options = grain.multiprocessing.MultiprocessingOptions(num_workers=self._workers)
-            batches = batches.mp_prefetch(options)
+            batches = batches.mp_prefetch(options, worker_init_fn=_ignore_signals)
         iterator = iter(batches)
         try:
             for batch in iterator:
@@ -115,6 +115,13 @@ class _LocalBatch(NamedTuple):
         return self.make_batch([self.mixture[place] for place in places], rngs)
 
 
+def _ignore_signals(index: int, count: int) -> None:
+    """In a worker: the training process decides what a signal means, and ends the workers."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def _parse_flags() -> None:
     """Grain hands absl's flags to its processes, which fails unless somebody has parsed them."""
     from absl import flags
@@ -132,8 +139,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Every record once, in order: uint8 images [b, h, w, 3], labels [b] and the lists of texts.
 
-    The last batch may be smaller. Unreadable images are left out and counted in the batch's
-    `bad_image`; with `limit`, only the first so many records are read.
+    The last batch may be smaller. Records that cannot be read or decoded are left out and counted
+    in the batch's `bad_image`; with `limit`, only the first so many records are read.
 
     Raises:
       UserError: no image at all could be read.
@@ -141,10 +148,10 @@ def evaluation_batches(
     import grain
 
     def load(index: int) -> Example | None:
-        record = source[index]
         try:
+            record = source[index]
             image = images.resize_for_evaluation(images.decode(record["image"]), image_size)
-        except BadExample:
+        except Exception:  # whatever a reader raises for a damaged record
             return None
         return record | {"image": image}
 

@@ -25,6 +25,22 @@ def test_file_argument_and_overrides():
     assert config.optimizer.learning_rates == (("image_encoder.*", 0.0), (".*", 1.0))
 
 
+def test_a_data_set_of_a_mixture_can_be_given_any_of_its_keys(tmp_path):
+    file = tmp_path / "mixed.py"
+    file.write_text(
+        "from coca_jax.config import default_config\n"
+        "def get_config(argument):\n"
+        "    config = default_config()\n"
+        "    config.data.sources = {'a': {'split': 'test'}}\n"
+        "    return config\n"
+    )
+    set_here = ["--config.data.sources.a.weight=2", "--config.data.sources.a.leave_out=x.tsv"]
+    config = load_config(str(file), set_here)
+    assert config.data.sources.a.to_dict() == {"split": "test", "weight": 2.0, "leave_out": "x.tsv"}
+    with pytest.raises(UserError, match=r"config\.data\.sources\.a\.wieght does not exist"):
+        load_config(str(file), ["--config.data.sources.a.wieght=2"])
+
+
 def test_every_mistake_is_in_one_message():
     with pytest.raises(UserError) as caught:
         load_config(

@@ -6,8 +6,10 @@ import pytest
 
 from coca_jax.config import default_config
 from coca_jax.data.bad import KINDS
+from coca_jax.data.files import forget
 from coca_jax.data.from_config import make_train_stream
 from coca_jax.data.sources import open_source
+from coca_jax.data.stream import evaluation_batches
 
 BATCH = 16
 
@@ -62,6 +64,17 @@ def test_the_stream_goes_on_and_is_the_same_each_time(folder, tmp_path):
     assert counts["filtered_length"] >= 2
     names = made.worst_shards(2)
     assert "gone.tar" in names and "broken.tar" in names and "good.tar" not in names
+
+
+def test_evaluation_leaves_out_and_counts_what_cannot_be_read(folder):
+    broken_data.write(folder)
+    source = open_source({"format": "webdataset", "path": str(folder / "{broken,gone}.tar")})
+    (folder / "gone.tar").unlink()
+    forget()
+    (batch,) = evaluation_batches(source, (8, 8), 64)
+    usable = ("no caption", "blank caption", "endless caption")
+    assert len(batch["image"]) == len(usable) + len(broken_data.odd())
+    assert batch["bad_image"] == len(source) - len(batch["image"])
 
 
 def test_a_torn_tar_is_reported_and_the_rest_of_it_used(folder, tmp_path, capfd):

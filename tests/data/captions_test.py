@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from coca_jax.data.bad import BadExample
-from coca_jax.data.captions import CaptionMaker
+from coca_jax.data.captions import CaptionMaker, mistakes
 from coca_jax.errors import UserError
 
 
@@ -97,6 +97,30 @@ def test_what_is_left_out_says_why():
         make(record(["a"], language="en"), filters=(("langage", "==", "en"),))
     with pytest.raises(BadExample, match=r"language='en' is not == 'de'"):
         make(record(["a"], language="en"), filters=(("language", "==", "de"),))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"filters": (("f", ["=="], 0.5),)},
+        {"filters": (("f", "in", 0.5),)},
+        {"filters": (("f", "in", "en"),)},
+        {"filters": (("f", "=="),)},
+        {"filters": ((3, "==", 3),)},
+        {"prompts": ("a photo",)},
+        {"template": "{}"},
+        {"template": "{0} {title}"},
+        {"template": "{title!x}"},
+        {"template": "{title"},
+    ],
+)
+def test_no_option_that_makes_no_sense_is_accepted(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        CaptionMaker(**options)
+
+
+def test_prompts_must_be_texts():
+    assert "3 should have {}" in mistakes("first", "", (3,), ())[0]
 
 
 def test_wrong_options_are_named_all_at_once():

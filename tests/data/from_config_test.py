@@ -39,6 +39,7 @@ def test_the_stream_of_a_config(data, prepared):
 
 def test_a_mixture_changes_what_it_names_and_keeps_the_rest(data):
     data.train.captions = "first"
+    data.tokenizer.path = tokenizer_file(data)
     data.sources = {
         "half": {"weight": 3.0, "split": "train[:50%]"},
         "words": {"weight": 1.0, "split": "test", "template": "seen: {caption}"},
@@ -62,10 +63,19 @@ def test_what_cannot_be_opened_is_named(data):
         open_sources(data)
 
 
+def test_a_list_that_is_missing_is_named(data):
+    data.train.leave_out = "nowhere.tsv"
+    with pytest.raises(UserError, match=r"^config\.data\.train\.leave_out: .*nowhere"):
+        stream(data)
+
+
 def test_a_tokenizer_needs_a_file_unless_one_lies_beside_the_data(data, prepared):
     assert tokenizer_file(data).startswith(prepared)
     data.train.format = "webdataset"
     with pytest.raises(UserError, match=r"data\.tokenizer\.path is needed.*train-tokenizer"):
+        tokenizer_file(data)
+    data.train.format, data.sources = "tfds", {"a": {}}
+    with pytest.raises(UserError, match=r"data\.tokenizer\.path is needed"):
         tokenizer_file(data)
     data.tokenizer.path = "mine.model"
     assert tokenizer_file(data) == "mine.model"

@@ -6,6 +6,7 @@ import pytest
 from coca_jax.config import default_config
 from coca_jax.data.inspect import draw_sheet, format_inspection, inspect, lengths
 from coca_jax.data.tokenizers import ByteTokenizer, ClipTokenizer
+from coca_jax.errors import UserError
 
 
 def test_what_is_seen_is_what_is_there(tmp_path):
@@ -30,6 +31,8 @@ def test_what_is_seen_is_what_is_there(tmp_path):
     assert set(result["microseconds"]) == {"read", "caption", "decode", "augment", "tokenize"}
     drawn = cv2.imread(str(sheet))
     assert drawn is not None and min(drawn.shape[:2]) > 400 and drawn.std() > 20
+    with pytest.raises(UserError, match="should be positive, not 0"):
+        inspect(data, **options | {"examples": 0})
     text = format_inspection(result, 12)
     assert "bad_image" in text and "examples a second" in text and "broken.tar" in text
 
@@ -45,5 +48,5 @@ def test_lengths_are_counted_with_the_ends():
 
 def test_any_caption_can_be_drawn(tmp_path):
     image = np.zeros((2, 4, 4, 3), np.uint8)
-    draw_sheet(image, ["$x_{$ \\frac", ""], tmp_path / "sheet.png")
-    assert (tmp_path / "sheet.png").stat().st_size > 1000
+    draw_sheet(image, ["$x_{$ \\frac", ""], tmp_path / "sheet")
+    assert (tmp_path / "sheet").stat().st_size > 1000

@@ -93,5 +93,7 @@ def test_mistakes_are_named():
         Mixture({"a": 3, "b": 0}, {"a": 1.0, "b": 1.0}, 0)
     with pytest.raises(UserError, match="weight of data set 'b' is 0"):
         Mixture({"a": 3, "b": 3}, {"a": 1.0, "b": 0.0}, 0)
+    with pytest.raises(UserError, match="weight of data set 'a' is inf"):
+        shares({"a": 3, "b": 3}, {"a": float("inf"), "b": 1.0})
     with pytest.raises(UserError, match="weight of data set 'a' is -1"):
         Mixture({"a": 3, "b": 3}, {"a": -1.0, "b": 1.0}, 0)

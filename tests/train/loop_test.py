@@ -95,7 +95,9 @@ def test_a_finished_run_is_left_alone(whole, prepared, capsys):
     assert (whole / "metrics.jsonl").read_text() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_goes_on_to_the_bit(whole, prepared, tmp_path, monkeypatch, number):
     with monkeypatch.context() as patch:
         interrupt(patch, at=3, number=number)

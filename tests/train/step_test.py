@@ -151,7 +151,7 @@ def test_counters_are_summed_over_the_batch():
     [
         ((2, 2, 2), {"loss.contrastive.kind": "sigmoid"}),
         ((1, 1, 1), {"loss.captioning.weight": 0.0}),
-        ((1, 1, 1), {"loss.contrastive.weight": 0.0}),
+        pytest.param((1, 1, 1), {"loss.contrastive.weight": 0.0}, marks=pytest.mark.slow),
     ],
     ids=["both", "contrastive_only", "captioning_only"],
 )

@@ -1,11 +1,11 @@
 """Sources: random access to the records of a data set, one file a format."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from coca_jax.data.files import open_binary
 from coca_jax.data.sources.base import Record, Source
 from coca_jax.errors import UserError
 
@@ -56,13 +56,15 @@ def read_class_names(path: str) -> list[str]:
     """The names in a file, one a line, of labels 0, 1, ...
 
     Raises:
-      UserError: there is no such file, or it is empty.
+      UserError: there is no such file, or a line of it is blank.
     """
-    if not Path(path).is_file():
-        raise UserError(f"there is no file of class names at {path}")
-    names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    if not any(names):
-        raise UserError(f"{path} holds no class names")
+    try:
+        with open_binary(path) as file:
+            names = [line.strip() for line in file.read().decode().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the file of class names {path} cannot be read: {error}") from error
+    if not names or not all(names):
+        raise UserError(f"{path} should hold a class name in every line")
     return names
 
 

@@ -217,7 +217,10 @@ def _ask(process: subprocess.Popen, tar: str, size: int) -> Samples | None:
     size, count, torn = tar_headers.REPLY.unpack(reply)
     if size < 0:
         return None
-    return Samples(array("q", process.stdout.read(size)), count, torn)
+    rows = process.stdout.read(size)
+    if len(rows) < size:
+        raise BrokenPipeError
+    return Samples(array("q", rows), count, torn)
 
 
 def _warn(indices: Sequence[Index], cache_dir: str) -> None:
