@@ -4,8 +4,11 @@ A training batch is a pure function of (config, examples seen): resuming needs t
 and the global batch is the same for any number of processes and threads.
 """
 
+import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -80,7 +83,7 @@ class TrainStream:
         if self._workers:
             _parse_flags()
             options = grain.multiprocessing.MultiprocessingOptions(num_workers=self._workers)
-            batches = batches.mp_prefetch(options, worker_init_fn=_ignore_signals)
+            batches = batches.mp_prefetch(options, worker_init_fn=_obey_parent)
         iterator = iter(batches)
         try:
             for batch in iterator:
@@ -115,11 +118,18 @@ class _LocalBatch(NamedTuple):
         return self.make_batch([self.mixture[place] for place in places], rngs)
 
 
-def _ignore_signals(index: int, count: int) -> None:
-    """In a worker: the training process decides what a signal means, and ends the workers."""
+def _obey_parent(index: int, count: int) -> None:
+    """In a worker: only the training process decides what a signal means; without it, end."""
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def end_with(parent: Any) -> None:
+        parent.join()
+        os._exit(1)
+
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
 def _parse_flags() -> None:

@@ -1,5 +1,10 @@
 import itertools
+import pathlib
+import signal
+import subprocess
+import sys
 import threading
+import time
 import tracemalloc
 
 import numpy as np
@@ -93,6 +98,45 @@ def test_workers_make_the_same_batches(examples, sizes, workers, processes):
     for one, iterator in zip(streams, iterators, strict=True):
         assert sum(one.faults.values()) == 28 // processes
         iterator.close()
+
+
+SIGNALLED = """
+import os, signal, sys, time
+import numpy as np
+from coca_jax.data.mixture import Mixture
+from coca_jax.data.stream import TrainStream
+
+def slow(picks, rngs):
+    time.sleep(0.3)
+    return {"worker": np.array([os.getpid()])}
+
+if __name__ == "__main__":
+    os.setpgrp()
+    mixture = Mixture({"": 4000}, {"": 0.0}, 0)
+    stream = TrainStream(mixture, slow, batch_size=4, seed=0, threads=1, workers=2)
+    batches = stream.batches()
+    workers = {int(next(batches)["worker"][0]) for _ in range(2)}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+        os.killpg(0, number)
+    workers |= {int(next(batches)["worker"][0]) for _ in range(12)}
+    open(sys.argv[1], "w").write(" ".join(map(str, workers)))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_workers_outlive_signals_but_not_their_parent(tmp_path):
+    script, answer = tmp_path / "signalled.py", tmp_path / "workers"
+    script.write_text(SIGNALLED)
+    done = subprocess.run([sys.executable, script, answer], capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    workers = [int(word) for word in answer.read_text().split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 30
+    while any(pathlib.Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline, "a worker outlives its parent"
+        time.sleep(0.1)
 
 
 def test_the_seed_changes_the_order(examples, sizes):
