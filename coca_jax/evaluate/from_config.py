@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from coca_jax.data.sources import open_source
+from coca_jax.data.sources import Source, open_source
 from coca_jax.data.stream import Batch, evaluation_batches
 from coca_jax.errors import UserError
-from coca_jax.evaluate.runner import Artefacts, Metrics, needs, run_evaluations
+from coca_jax.evaluate.runner import DATA_KEYS, Artefacts, Metrics, needs, run_evaluations
 from coca_jax.inference import LoadedModel
 from coca_jax.models import CoCaConfig
 
@@ -51,8 +51,13 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
     for name in set(config.eval) - set(evaluations):
         print(f"eval.{name} is left out: the model was not trained for it", file=sys.stderr)
 
-    def source(evaluation: ConfigDict):
-        return open_source(evaluation, config.data.dir, config.data.cache_dir)
+    opened: dict[tuple, Source] = {}
+
+    def source(evaluation: ConfigDict) -> Source:
+        key = tuple(str(evaluation.get(key)) for key in DATA_KEYS)
+        if key not in opened:
+            opened[key] = open_source(evaluation, config.data.dir, config.data.cache_dir)
+        return opened[key]
 
     def batches(evaluation: ConfigDict) -> Iterable[Batch]:
         limit = evaluation.get("limit")
