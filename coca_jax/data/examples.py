@@ -56,7 +56,7 @@ class BatchMaker:
         image_size: tuple[int, int],
         text_length: int,
     ):
-        self._parts, self._tokenizer = parts, tokenizer
+        self.parts, self.tokenizer = parts, tokenizer
         self._image_size, self._text_length = image_size, text_length
 
     def __call__(
@@ -76,7 +76,7 @@ class BatchMaker:
         counts = {kind: np.zeros(len(pairs), np.int32) for kind in KINDS}
         faults: list[Fault] = []
         for row, (pick, rng) in enumerate(zip(picks, rngs, strict=True)):
-            part = self._parts[pick.part]
+            part = self.parts[pick.part]
             for _ in range(MAX_SUBSTITUTES + 1):
                 try:
                     if isinstance(pairs[row], BadExample):
@@ -95,7 +95,7 @@ class BatchMaker:
                     f"the data set is bad: {MAX_SUBSTITUTES + 1} unusable examples in a row "
                     f"({found}), the last one in {faults[-1].shard}: {last}"
                 )
-        text = self._tokenizer.encode([caption for _, caption in pairs], self._text_length)
+        text = self.tokenizer.encode([caption for _, caption in pairs], self._text_length)
         return {"image": image, "text": text, **counts, "faults": tuple(faults)}
 
     def _read(self, pick: Pick, rng: np.random.Generator) -> tuple[bytes, str] | BadExample:
@@ -103,7 +103,7 @@ class BatchMaker:
 
         What a reader raises for a damaged record is its own affair; here it is a bad example.
         """
-        source, make_caption, _, left_out = self._parts[pick.part]
+        source, make_caption, _, left_out = self.parts[pick.part]
         try:
             if len(left_out) and contains(left_out, pick.index):
                 return BadExample("filtered_duplicate")

@@ -14,14 +14,8 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from coca_jax.data import images
-from coca_jax.data.bad import BadExample
 from coca_jax.data.examples import Part
-from coca_jax.data.from_config import (
-    make_parts,
-    make_tokenizer_from,
-    make_train_stream,
-    weights,
-)
+from coca_jax.data.from_config import make_train_stream, sections, weights
 from coca_jax.data.mixture import Mixture, describe
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import UserError
@@ -62,20 +56,19 @@ def inspect(
     """
     if examples < 1:
         raise UserError(f"the number of examples to inspect should be positive, not {examples}")
-    parts, tokenizer = make_parts(data, image_size), make_tokenizer_from(data)
-    sizes = {name: len(part.source) for name, part in parts.items()}
+    stream = make_train_stream(
+        data, image_size=image_size, text_length=text_length, batch_size=BATCH, seed=seed
+    )
+    parts, tokenizer = stream.make_batch.parts, stream.make_batch.tokenizer
+    sizes = {name: len(part.source) for name, part in zip(sections(data), parts, strict=True)}
     shares = describe(sizes, weights(data))
     result: dict[str, Any] = {
         "sources": {name or "train": {"records": sizes[name]} | shares[name] for name in sizes}
     }
-    mixture = Mixture(sizes, weights(data), seed)
     captions, result["microseconds"] = _stages(
-        list(parts.values()), mixture, tokenizer, seed, examples, text_length
+        parts, stream.mixture, tokenizer, seed, examples, text_length
     )
     result["captions"] = lengths(captions, tokenizer, text_length)
-    stream = make_train_stream(
-        data, image_size=image_size, text_length=text_length, batch_size=BATCH, seed=seed
-    )
     batches, count = stream.batches(), math.ceil(examples / BATCH)
     begin, drawn = time.perf_counter(), []
     for batch in itertools.islice(batches, count):
@@ -123,9 +116,7 @@ def _stages(
             image = timed("decode", lambda: images.decode(record["image"], part.augment.least_side))  # noqa: B023
             timed("augment", lambda: part.augment(image, rng, True))  # noqa: B023
             timed("tokenize", lambda: tokenizer.encode([text], text_length))  # noqa: B023
-        except BadExample:
-            continue
-        except Exception:  # a damaged record, which the stream counts
+        except Exception:  # whatever is wrong with the record; the stream counts it
             continue
     return captions, {s: 1e6 * seconds[s] / counts[s] for s in STAGES if counts[s]}
 
@@ -140,7 +131,7 @@ def lengths(captions: Sequence[str], tokenizer: Tokenizer, text_length: int) -> 
     if not captions:
         return {"count": 0}
     rows = [tokenizer.encode([text], min(LONGEST, 4 * len(text) + 2))[0] for text in captions]
-    # The end token is the last one that is no padding, or the only one of its kind.
+    # No text has the end token within it, so the first one is the end.
     tokens = np.array([int(np.flatnonzero(row == tokenizer.eos_id)[0]) + 1 for row in rows])
     ids = np.concatenate([row[1 : count - 1] for row, count in zip(rows, tokens, strict=True)])
     edges = np.unique(np.linspace(0, max(tokens.max() + 1, text_length), BARS + 1, dtype=int))

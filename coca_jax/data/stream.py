@@ -59,7 +59,7 @@ class TrainStream:
             raise UserError(
                 f"batch size {batch_size} is not divisible by the {process_count} processes"
             )
-        self.mixture, self._make_batch, self._seed = mixture, make_batch, seed
+        self.mixture, self.make_batch, self._seed = mixture, make_batch, seed
         self._batch_size, self._local_size = batch_size, batch_size // process_count
         self._process_index, self._threads, self._workers = process_index, threads, workers
         self.faults: Counter[Fault] = Counter()
@@ -73,7 +73,7 @@ class TrainStream:
         batches = numbers.map(
             _LocalBatch(
                 self.mixture,
-                self._make_batch,
+                self.make_batch,
                 self._seed,
                 first,
                 self._batch_size,
