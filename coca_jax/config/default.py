@@ -20,8 +20,12 @@ def default_config() -> ConfigDict:
                     "reduction": "sum",  # of both directions (the paper), or mean (CLIP)
                     "initial_temperature": 0.07,  # trainable; SigLIP starts at 0.1
                     "temperature_floor": 0.01,  # the temperature is never trained below
+                    "chunk": 1024,  # rows of the similarity matrix that a device holds at a time
                 },
-                "captioning": {"weight": 2.0},
+                "captioning": {
+                    "weight": 2.0,
+                    "chunk": 2048,  # tokens of which a device holds the logits at a time
+                },
             },
             "init": {
                 # A workdir, one of its checkpoints, or a converted model, whose parameters a new
@@ -46,6 +50,15 @@ def default_config() -> ConfigDict:
             "eval": {},  # name -> evaluation; see coca_jax/evaluate/runner.py
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # devices an axis; -1: what is left
             "sharding": {"rules": RULES},  # logical axis -> mesh axes, read in order
+            "processes": {
+                "start_seconds": 300,  # to wait for all processes when a run starts
+                "heartbeat_seconds": 100,  # a process silent for so long is dead, and the run ends
+            },
+            "watchdog": {
+                "factor": 20.0,  # a step this many times longer than the median is stuck; 0: off
+                "seconds": 120.0,  # and no step that is shorter than this
+                "end": False,  # end the process then; else its threads' stacks are only printed
+            },
             "profile": {"start": 0, "steps": 0},  # steps to trace into W/profile; 0 steps: none
         }
     )

@@ -34,6 +34,10 @@ POSITIVE = (
     "optimizer.learning_rate",
     "loss.contrastive.initial_temperature",
     "loss.contrastive.temperature_floor",
+    "loss.contrastive.chunk",
+    "loss.captioning.chunk",
+    "processes.start_seconds",
+    "processes.heartbeat_seconds",
     "data.threads",
     "model.scan_unroll",
     "model.text.length",
@@ -53,6 +57,8 @@ NOT_NEGATIVE = (
     "model.embedding",
     "profile.start",
     "profile.steps",
+    "watchdog.factor",
+    "watchdog.seconds",
 )
 SHARES = (
     "model.dropout",

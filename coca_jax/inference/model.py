@@ -309,7 +309,7 @@ class LoadedModel:
         size, padded = sizes[0], self._padded_size(sizes[0])
         grown = [np.concatenate([a, np.repeat(a[:1], padded - size, axis=0)]) for a in batch]
         with self._partitioner.context():
-            arrays = self._partitioner.put_batch(grown)
+            arrays = self._partitioner.put_whole(grown)
             result = self._compiled[name](self.params, *arrays, *others, **static)
         return jax.tree.map(lambda x: np.asarray(x)[:size], result)
 

@@ -52,8 +52,17 @@ def make_mesh(
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(sizes, len(devices))
     used = devices[: math.prod(shape)]
-    if used[0].platform == "tpu":
-        grid = mesh_utils.create_device_mesh(shape, used)
-    else:
+    slices = len({getattr(device, "slice_index", 0) for device in used})
+    if used[0].platform != "tpu":
         grid = np.array(used).reshape(shape)
+    elif slices == 1:
+        grid = mesh_utils.create_device_mesh(shape, used)
+    elif shape[0] % slices:
+        raise UserError(
+            f"mesh data={shape[0]} should be a multiple of the {slices} slices, between which only "
+            "the data axis goes"
+        )
+    else:
+        within = (shape[0] // slices, *shape[1:])
+        grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), used)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

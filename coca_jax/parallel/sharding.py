@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from coca_jax.errors import UserError
+
 Rules = Sequence[tuple[str, str | Sequence[str] | None]]
 
 # Read in order; a mesh axis is given to one axis of an array only. Activations name `batch` first,
@@ -70,6 +72,37 @@ class Partitioner:
     def put_batch(self, batch: Any) -> Any:
         """Makes global arrays, split by `batch`, of this process's rows of each array."""
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.batch, x), batch)
+
+    def put_whole(self, batch: Any) -> Any:
+        """The same of arrays that every process has whole."""
+        return jax.tree.map(
+            lambda x: jax.make_array_from_callback(x.shape, self.batch, lambda rows: x[rows]), batch
+        )
+
+    def share(self) -> tuple[int, int]:
+        """Which part of a batch this process's devices hold, and how many such parts there are.
+
+        Processes whose devices differ in their other mesh axes only hold the same part.
+
+        Raises:
+          UserError: some processes hold parts that overlap without being the same.
+        """
+        parts: dict[int, set[int]] = {}
+        for device, (rows,) in self.batch.devices_indices_map((self.batch_shards,)).items():
+            parts.setdefault(device.process_index, set()).update(range(self.batch_shards)[rows])
+        distinct = sorted({tuple(sorted(part)) for part in parts.values()})
+        if sum(map(len, distinct)) != self.batch_shards or len(set(map(len, distinct))) > 1:
+            raise UserError(
+                f"mesh {dict(self.mesh.shape)}: processes hold unequal parts of a batch; choose "
+                "config.mesh.tensor so that it divides the devices of a process, or is a multiple"
+            )
+        own = parts.get(jax.process_index())
+        if own is None:
+            raise UserError(
+                f"mesh {dict(self.mesh.shape)} leaves out all devices of process "
+                f"{jax.process_index()}; config.mesh.data=-1 takes all there are"
+            )
+        return distinct.index(tuple(sorted(own))), len(distinct)
 
 
 def undivided(shapes: Any, shardings: Any) -> list[str]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
@@ -24,16 +24,17 @@ from coca_jax.evaluate.results import format_table, write_results
 from coca_jax.evaluate.runner import mistakes
 from coca_jax.inference import LoadedModel
 from coca_jax.models import CoCa
-from coca_jax.observe.metrics import MetricWriter
+from coca_jax.observe.goodput import Goodput
 from coca_jax.observe.profiler import Profiler
-from coca_jax.observe.progress import Progress
+from coca_jax.observe.recorder import Recorder
+from coca_jax.observe.watchdog import Watchdog
 from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.planning import peak_flops, training_flops
 from coca_jax.train import summary
 from coca_jax.train.gradient import Batch
 from coca_jax.train.meter import Meter
 from coca_jax.train.optimizer import make_optimizer
-from coca_jax.train.signals import StopRequest, stop_request
+from coca_jax.train.signals import STOP, StopRequest, stop_request
 from coca_jax.train.state import StateFactory, TrainState
 from coca_jax.train.step import compile_train_step, make_train_step
 from coca_jax.train.transfer import find_source, plan
@@ -53,8 +54,7 @@ class Trainer:
         Raises:
           UserError: the configuration, the data or the folder cannot be used.
         """
-        if jax.process_count() > 1:
-            raise UserError("training with more than one process is not supported yet")
+        self.goodput = Goodput(workdir, time.time())
         wrong = [] if structure(config) else checks.mistakes(config.data)
         validate(config, len(jax.devices()), [*mistakes(config.eval), *wrong])
         check(config)
@@ -64,14 +64,15 @@ class Trainer:
         _check_tokenizer(config, self.tokenizer)
         self.model = CoCa(model_config(config))
         self.partitioner = Partitioner(make_mesh(config.mesh), config.sharding.rules)
+        part, parts = self.partitioner.share()
         self.stream = make_train_stream(
             config.data,
             image_size=self.model.config.image.pixels,
             text_length=config.model.text.length,
             batch_size=config.train.batch_size,
             seed=config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=part,
+            process_count=parts,
         )
         self.config = config = _resolve_epochs(config, self.stream.mixture.size)
         self.factory = StateFactory(
@@ -83,6 +84,7 @@ class Trainer:
         file, params = tokenizer_file(config.data), self.factory.abstract.params
         self.transfer = source and plan(source, config, params, file)
         claim(self.workdir, config, file)
+        self._first, self._several = jax.process_index() == 0, jax.process_count() > 1
         self._handle: LoadedModel | None = None
 
     def run(self) -> None:
@@ -99,9 +101,9 @@ class Trainer:
             if config.eval and done and _due(done, steps, config.train.evaluate_every):
                 self._make_up_evaluation(done, state)
             if done >= steps:
-                print(f"{self.workdir} is trained to its last step, {done}")
+                self._say(f"{self.workdir} is trained to its last step, {done}")
                 return
-            with contextlib.closing(self._batches(done)) as batches:
+            with contextlib.closing(self._batches(done, stop)) as batches:
                 self._loop(state, done, batches, store, stop)
 
     def _loop(
@@ -115,12 +117,13 @@ class Trainer:
         """Step, measure, save, write, evaluate, next batch."""
         config, steps = self.config, self.config.train.steps
         batch, metrics = next(batches), None
+        self.goodput.start(done)
         train_step = self._compile(state, batch)
         profiler = Profiler(self.workdir, config.profile.start, config.profile.steps)
         with (
             contextlib.closing(profiler),
-            contextlib.closing(Progress(steps, done)) as progress,
-            MetricWriter(self.workdir, resume_step=done) as writer,
+            Recorder(self.workdir, steps, done, silent=not self._first) as recorder,
+            Watchdog(**config.watchdog) as watchdog,
         ):
             self.meter.restart()
             for step in range(done + 1, steps + 1):
@@ -128,24 +131,43 @@ class Trainer:
                 profiler.step(step, metrics)
                 state, metrics = train_step(state, batch)
                 self.meter.add(step, metrics)
-                stopping, values = bool(stop), None
-                saving = stopping or due(config.checkpoint.every)
+                watchdog.beat()
+                stopping = self.meter.stopping if self._several else bool(stop)
+                saving, values = stopping or due(config.checkpoint.every), None
                 if saving or due(config.train.log_every):
-                    values = self.meter.read() | {"train/examples_seen": self._seen(step)}
+                    values = self._measured(step)
                 if saving:
-                    self._save(store, step, state)
+                    with watchdog.paused(), self.goodput.spent("checkpoint"):
+                        self._save(store, step, state)
                 if values:
-                    writer.write(step, values)
-                progress.update(step, values)
+                    recorder.write(step, values)
+                recorder.update(step, values)
                 if stopping:
                     store.wait()
-                    raise Preempted(f"stopped by {stop.signal} after saving step {step}")
+                    cause = stop.signal or "a signal to another process"
+                    raise Preempted(f"stopped by {cause} after saving step {step}")
                 if config.eval and due(config.train.evaluate_every):
-                    writer.write(step, self._evaluate(step, state, progress.print))
+                    with watchdog.paused(), self.goodput.spent("evaluation"):
+                        recorder.write(step, self._evaluate(step, state, recorder.print))
                     self.meter.restart()
                 if step < steps:
-                    with self.meter.waiting():
+                    with self.meter.waiting(), self.goodput.spent("data"):
                         batch = next(batches)
+            with self.goodput.spent("checkpoint"):
+                store.wait()
+            self._account(steps)
+
+    def _measured(self, step: int) -> dict[str, float]:
+        """What a log point writes of the steps since the last one."""
+        values = self.meter.read() | {"train/examples_seen": self._seen(step)}
+        return values | self._account(step)
+
+    def _account(self, step: int) -> dict[str, float]:
+        """Writes the ledger of the wall time up to this step, and returns its totals."""
+        if not self._first:
+            return {}
+        self.goodput.write(step)
+        return self.goodput.read(step)
 
     def _start(self, store: CheckpointStore) -> tuple[TrainState, int]:
         """The state to go on from and its step: the newest sound checkpoint's, or a new one."""
@@ -159,23 +181,28 @@ class Trainer:
             return self._new_state(), 0
         targets = {k: v for k, v in _items(self.factory.abstract).items() if v is not None}
         items = store.restore(done, targets)
-        count = jax.device_put(jnp.int32(done), self.partitioner.replicated)
+        count = jax.make_array_from_callback(
+            (), self.partitioner.replicated, lambda _: np.asarray(done, np.int32)
+        )
         return TrainState(count, items["params"], items["optimizer"], items.get("ema")), done
 
     def _new_state(self) -> TrainState:
         state = self.factory.create(self.config.seed)
         if self.transfer is None:
             return state
-        print(self.transfer.summary())
+        self._say(self.transfer.summary())
         return self.transfer.apply(state)
 
     def _save(self, store: CheckpointStore, step: int, state: TrainState) -> None:
         metadata = {"examples_seen": self._seen(step), "config": to_json(self.config)}
         store.save(step, _items(state), metadata)
 
-    def _batches(self, done: int) -> Iterator[Batch]:
+    def _batches(self, done: int, stop: StopRequest) -> Iterator[Batch]:
         with contextlib.closing(self.stream.batches(self._seen(done))) as batches:
-            yield from map(self.partitioner.put_batch, batches)
+            for batch in batches:
+                if self._several:
+                    batch[STOP] = np.full(len(batch["text"]), bool(stop), np.int32)
+                yield self.partitioner.put_batch(batch)
 
     def _compile(self, state: TrainState, batch: Batch):
         """Compiles the step, then says what will be run on what."""
@@ -183,7 +210,8 @@ class Trainer:
         step = make_train_step(
             self.model, self.factory.optimizer, self.factory.schedule, self.config
         )
-        compiled = compile_train_step(step, state, batch, self.partitioner)
+        with self.goodput.spent("compile"):
+            compiled = compile_train_step(step, state, batch, self.partitioner)
         seconds = time.perf_counter() - begin
         peak, rule = peak_flops(self.partitioner.mesh.size)
         flops = training_flops(self.model.config)
@@ -194,7 +222,7 @@ class Trainer:
             peak,
             self.stream.worst_shards,
         )
-        print(
+        self._say(
             summary.describe(self, state, compiled, seconds, f"{peak / 1e12:.3g} TFLOP/s ({rule})")
         )
         return compiled
@@ -202,8 +230,9 @@ class Trainer:
     def _make_up_evaluation(self, step: int, state: TrainState) -> None:
         """Evaluates a step after which the run was stopped before it could."""
         if not (self.workdir / "eval" / f"{step}.json").exists():
-            with MetricWriter(self.workdir, resume_step=step) as writer:
-                writer.write(step, self._evaluate(step, state, print))
+            steps, silent = self.config.train.steps, not self._first
+            with Recorder(self.workdir, steps, step, silent) as recorder:
+                recorder.write(step, self._evaluate(step, state, recorder.print))
 
     def _evaluate(
         self, step: int, state: TrainState, report: Callable[[str], None]
@@ -214,11 +243,17 @@ class Trainer:
             self._handle = LoadedModel(self.model, params, self.tokenizer, self.partitioner)
         handle = self._handle.with_params(params)
         metrics, artefacts = evaluate(handle, self.config)
-        write_results(self.workdir, step, metrics, artefacts)
-        report(format_table(metrics))
+        if self._first:
+            write_results(self.workdir, step, metrics, artefacts)
+            report(format_table(metrics))
         return {
             f"eval/{name}/{k}": v for name, values in metrics.items() for k, v in values.items()
         }
+
+    def _say(self, text: str) -> None:
+        """Prints, once for all processes."""
+        if self._first:
+            print(text)
 
     def _seen(self, step: int) -> int:
         """Examples seen after so many steps."""

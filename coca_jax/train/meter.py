@@ -11,6 +11,7 @@ import jax
 from coca_jax.data.bad import BAD_KINDS, KINDS
 from coca_jax.errors import UserError
 from coca_jax.train.objective import Metrics
+from coca_jax.train.signals import STOP
 
 AHEAD = 2  # steps that may be under way
 
@@ -38,6 +39,7 @@ class Meter:
         self._batch_size, self._max_bad_share = batch_size, max_bad_share
         self._worst_shards = worst_shards
         self._utilisation = flops_per_example / peak_flops
+        self.stopping = False  # whether some process had been asked to, in a step that is done
         self._pending: list[tuple[int, Metrics]] = []
         self.restart()
 
@@ -61,7 +63,7 @@ class Meter:
         self._pending.append((step, metrics))
         self._steps += 1
         if len(self._pending) > AHEAD:
-            jax.block_until_ready(self._pending[-1 - AHEAD][1])
+            self._look(jax.block_until_ready(self._pending[-1 - AHEAD][1]))
 
     def read(self) -> dict[str, float]:
         """The last step's metrics, sums of counts of replaced examples, rates, under train/.
@@ -74,9 +76,10 @@ class Meter:
         self._pending = []
         for step, metrics in fetched:
             _check_finite(step, metrics)
+            self._look(metrics)
         seconds = time.perf_counter() - self._begin
         rate = self._steps * self._batch_size / seconds
-        values = {name: float(value) for name, value in fetched[-1][1].items()}
+        values = {name: float(value) for name, value in fetched[-1][1].items() if name != STOP}
         replaced = {
             kind: float(sum(metrics[kind] for _, metrics in fetched))
             for kind in KINDS
@@ -91,6 +94,9 @@ class Meter:
         }
         self.restart()
         return {f"train/{name}": value for name, value in values.items()}
+
+    def _look(self, metrics: dict[str, Any]) -> None:
+        self.stopping |= bool(metrics.get(STOP, 0))
 
     def _check_share(self, replaced: dict[str, float], examples: int) -> None:
         bad = {kind: replaced[kind] for kind in BAD_KINDS if kind in replaced}

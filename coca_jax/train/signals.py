@@ -4,9 +4,13 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+# Several processes must stop after the same step. Each puts into its rows of a batch whether it was
+# asked to, and the step's sum of it, under this name, is the same in all.
+STOP = "stop"
+
 
 class StopRequest:
-    """Whether, and by which signal, the run was asked to stop."""
+    """Whether, and by which signal, this process was asked to stop."""
 
     def __init__(self):
         self.signal: str | None = None

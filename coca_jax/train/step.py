@@ -14,6 +14,7 @@ from coca_jax.models import CoCa
 from coca_jax.parallel import Partitioner
 from coca_jax.train.gradient import Batch, accumulated_gradient, gradient
 from coca_jax.train.objective import Metrics
+from coca_jax.train.signals import STOP
 from coca_jax.train.state import TrainState
 
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -37,7 +38,7 @@ def make_train_step(
         params = floor_temperature(params, floor)
         metrics |= {"learning_rate": schedule(state.step), **_norms(gradients)}
         metrics |= {"param_norm": optax.tree.norm(params)}
-        metrics |= {kind: jnp.sum(batch[kind]) for kind in KINDS if kind in batch}
+        metrics |= {kind: jnp.sum(batch[kind]) for kind in (*KINDS, STOP) if kind in batch}
         ema = state.ema
         if ema is not None:
             decay = config.optimizer.ema_decay

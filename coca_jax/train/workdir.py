@@ -20,6 +20,10 @@ FREE = (
     "eval",
     "init.",  # read by a new run only
     "profile.",
+    "processes.",
+    "watchdog.",
+    "loss.contrastive.chunk",
+    "loss.captioning.chunk",
     "train.log_every",
     "train.evaluate_every",
     "train.accumulate",

@@ -1,0 +1,104 @@
+"""Goodput: which share of a run's wall time went into steps that count.
+
+`goodput.json` in the workdir has one record for each attempt (start of the program) of the run, so
+that what restarts cost is counted, too.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+FILE = "goodput.json"
+KINDS = ("start", "compile", "data", "checkpoint", "evaluation")  # what is no step
+
+
+class Goodput:
+    """The ledger of one attempt, beside those of the attempts before it.
+
+    Times are seconds of wall clock. What no `spent` covers is time of steps.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, began: float):
+        """Reads the earlier attempts.
+
+        Args:
+          workdir: the run's folder.
+          began: `time.time()` when this attempt did.
+        """
+        self._path = pathlib.Path(workdir) / FILE
+        self._earlier = read_attempts(workdir)
+        self._began, self._first_step = began, 0
+        self._seconds = dict.fromkeys(KINDS, 0.0)
+
+    def start(self, step: int) -> None:
+        """Notes that everything is ready to go on from `step`."""
+        self._first_step = step
+        self._seconds["start"] += time.time() - self._began - sum(self._seconds.values())
+
+    @contextlib.contextmanager
+    def spent(self, kind: str) -> Iterator[None]:
+        """What is done within it counts as `kind`, one of `KINDS`."""
+        begin = time.time()
+        try:
+            yield
+        finally:
+            self._seconds[kind] += time.time() - begin
+
+    def read(self, step: int) -> dict[str, float]:
+        """The totals of all attempts, this one up to `step`, named goodput/...; see `totals`."""
+        return {f"goodput/{k}": v for k, v in totals([*self._earlier, self._record(step)]).items()}
+
+    def write(self, step: int) -> None:
+        """Puts this attempt's record, up to `step`, into the file."""
+        partial = self._path.with_name(FILE + ".partial")
+        partial.write_text(json.dumps([*self._earlier, self._record(step)], indent=1))
+        partial.replace(self._path)
+
+    def _record(self, step: int) -> dict[str, Any]:
+        wall = time.time() - self._began
+        seconds = self._seconds | {"step": max(0.0, wall - sum(self._seconds.values()))}
+        return {
+            "began": self._began,
+            "first_step": self._first_step,
+            "last_step": step,
+            "seconds": seconds,
+        }
+
+
+def totals(attempts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds of all attempts by kind, what of their steps was lost, and the productive share.
+
+    Steps beyond the one that the next attempt went on from are lost: their time moves from `step`
+    to `lost`. The time between attempts, when nothing ran, is `away` and no part of `wall`.
+    """
+    sums = dict.fromkeys((*KINDS, "step", "lost", "away"), 0.0)
+    for attempt, following in zip(attempts, [*attempts[1:], None], strict=True):
+        for kind, seconds in attempt["seconds"].items():
+            sums[kind] += seconds
+        if following is None:
+            continue
+        first, last = attempt["first_step"], attempt["last_step"]
+        undone = max(0, last - max(first, following["first_step"]))
+        lost = attempt["seconds"]["step"] * undone / max(1, last - first)
+        sums["step"], sums["lost"] = sums["step"] - lost, sums["lost"] + lost
+        end = attempt["began"] + sum(attempt["seconds"].values())
+        sums["away"] += max(0.0, following["began"] - end)
+    wall = sum(sums.values()) - sums["away"]
+    return {
+        "share": sums["step"] / wall if wall > 0 else 0.0,
+        "attempts": float(len(attempts)),
+        "wall_seconds": wall,
+        **{f"{kind}_seconds": seconds for kind, seconds in sums.items()},
+    }
+
+
+def read_attempts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    """The attempts' records, in order; none where the file is not there or damaged."""
+    try:
+        return json.loads((pathlib.Path(workdir) / FILE).read_text())
+    except (OSError, ValueError):
+        return []

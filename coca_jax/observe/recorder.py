@@ -1,0 +1,48 @@
+"""What a run tells of itself while it goes: metrics on disk, progress on the screen."""
+
+import os
+from collections.abc import Mapping
+from typing import SupportsFloat
+
+from coca_jax.observe.metrics import MetricWriter
+from coca_jax.observe.progress import Progress
+
+
+class Recorder:
+    """Metrics and progress together; of several processes only the one that is not silent tells."""
+
+    def __init__(self, workdir: str | os.PathLike, steps: int, done: int, silent: bool = False):
+        """Opens the files and shows the first progress.
+
+        Args:
+          workdir: the run's folder.
+          steps: of the whole run.
+          done: the step that the run goes on from; what was written beyond it is dropped.
+          silent: whether all calls do nothing.
+        """
+        self._writer = None if silent else MetricWriter(workdir, resume_step=done)
+        self._progress = None if silent else Progress(steps, done)
+
+    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+        """Writes scalars under their names."""
+        if self._writer is not None:
+            self._writer.write(step, values)
+
+    def update(self, step: int, values: Mapping[str, SupportsFloat] | None) -> None:
+        """Shows that `step` steps are done, at a log point with its metrics."""
+        if self._progress is not None:
+            self._progress.update(step, values)
+
+    def print(self, text: str) -> None:
+        """Prints text beside the progress."""
+        if self._progress is not None:
+            self._progress.print(text)
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.close()
+        if self._writer is not None:
+            self._writer.close()
