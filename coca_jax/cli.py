@@ -41,6 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if overrides and "config" not in options:
         parser.error(f"{options.command} takes no --config")
     options.overrides = overrides
+    code = _run(options)
+    if options.command in ("train", "evaluate"):
+        from coca_jax.parallel import processes
+
+        if processes.joined():
+            processes.leave(code)
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Runs the subcommand; its exit code."""
     try:
         options.run(options)
     except UserError as error:
@@ -57,28 +68,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(options: argparse.Namespace) -> None:
     """Trains, or resumes the workdir's run where it stopped."""
+    config = _config(options)
+    _join(config)
     from coca_jax.train.loop import train
 
-    train(_config(options), options.workdir)
+    train(config, options.workdir)
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """Restores a checkpoint, runs the configuration's evaluations and prints a table."""
+    config = _config(options)
+    _join(config)
+    import jax
+
     from coca_jax.evaluate.from_config import check, evaluate
     from coca_jax.evaluate.results import format_table, write_results
     from coca_jax.evaluate.runner import mistakes
     from coca_jax.inference import load
 
-    config = _config(options)
     if wrong := mistakes(config.eval):
         raise UserError("\n".join(wrong))
     if not config.eval:
         raise UserError(f"config.eval of {options.config} names no evaluation")
-    handle = load(options.workdir, options.step)
+    handle = load(options.workdir, options.step, devices=jax.devices())
     check(config)
     metrics, artefacts = evaluate(handle, config)
-    print(format_table(metrics))
-    print(write_results(options.workdir, handle.step, metrics, artefacts))
+    if jax.process_index() == 0:
+        print(format_table(metrics))
+        print(write_results(options.workdir, handle.step, metrics, artefacts))
 
 
 def caption(options: argparse.Namespace) -> None:
@@ -242,6 +259,18 @@ def _config(options: argparse.Namespace):
     from coca_jax.config import load_config
 
     return load_config(options.config, options.overrides)
+
+
+def _join(config) -> None:
+    """Joins the other processes of this run, if it has any; they must have the same to do."""
+    from coca_jax.config import to_json
+    from coca_jax.config.validation import structure
+    from coca_jax.parallel import processes
+
+    if wrong := structure(config):
+        raise UserError("\n".join(wrong))
+    processes.start(config.processes.start_seconds, config.processes.heartbeat_seconds)
+    processes.agree("config", to_json(config))
 
 
 def _checked_config(options: argparse.Namespace):

@@ -39,6 +39,17 @@ def test_a_batch_is_split_over_data_and_fsdp(partitioner):
     assert {shard.data.shape for shard in array.addressable_shards} == {(2, 3)}
 
 
+def test_whole_arrays_are_split_the_same_way(partitioner):
+    rows = np.arange(8 * 3).reshape(8, 3)
+    array = partitioner.put_whole({"x": rows})["x"]
+    np.testing.assert_array_equal(array, rows)
+    assert array.sharding == partitioner.put_batch({"x": rows})["x"].sharding
+
+
+def test_a_lone_process_has_the_whole_batch(partitioner):
+    assert partitioner.share() == (0, 1)
+
+
 def test_other_rules_give_other_shardings():
     rules = [(name, None if name == "embed" else to) for name, to in RULES]
     partitioner = Partitioner(make_mesh({"data": 1, "fsdp": 8, "tensor": 1}), rules)

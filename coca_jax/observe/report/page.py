@@ -9,6 +9,7 @@ from coca_jax.observe.report.pictures import pictures
 from coca_jax.observe.report.run import Run, read_run
 from coca_jax.observe.report.style import CSS
 from coca_jax.observe.report.text import esc, label, number, section, table, today
+from coca_jax.observe.report.time import wall_time
 
 HEADLINES = [
     "train/contrastive_loss",
@@ -31,7 +32,15 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     run = read_run(workdir)
     body = "".join(
         part(run)
-        for part in (_head, _numbers, training_curves, evaluation_curves, pictures, _configuration)
+        for part in (
+            _head,
+            _numbers,
+            training_curves,
+            evaluation_curves,
+            pictures,
+            wall_time,
+            _configuration,
+        )
     )
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

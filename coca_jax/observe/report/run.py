@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from coca_jax.errors import UserError
+from coca_jax.observe.goodput import read_attempts
 from coca_jax.observe.metrics import read_metrics
 
 Curve = tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]
@@ -37,6 +38,8 @@ class Run:
     """Step -> evaluation -> metric -> value, in the order of the steps."""
     artefacts: dict[str, dict[str, Any]]
     artefacts_folder: pathlib.Path
+    attempts: list[dict[str, Any]]
+    """What each start of the program spent its time with; see `observe/goodput.py`."""
 
     @property
     def last(self) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def read_run(workdir: str | os.PathLike) -> Run:
         evaluations=_evaluations(workdir, records),
         artefacts=_read_json(newest),
         artefacts_folder=newest.parent,
+        attempts=read_attempts(workdir),
     )
 
 

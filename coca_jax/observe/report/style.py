@@ -57,6 +57,8 @@ dd { margin: 0; overflow-wrap: anywhere; }
 .charts svg { width: 100%; height: auto; display: block; margin-top: 6px; }
 svg text { font-family: var(--sans) !important; fill: var(--muted); }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 18px; font-size: 13px; color: var(--muted); }
+.stack { display: flex; height: 14px; border-radius: 4px; overflow: hidden; }
+.swatch { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 8px; }
 .legend b { color: var(--ink); font-weight: 600; }
 .legend i {
   display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px;

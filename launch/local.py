@@ -1,0 +1,190 @@
+"""Several processes on this machine, as if each were a host: to try out what a cluster will do.
+
+    python launch/local.py --processes 4 --devices 2 -- --config configs/shapes.py --workdir W
+
+What follows `--` goes to `coca train`, or to another command if it begins with one's name. Each
+process has so many CPU devices and its own log, `W/logs/process_0.log` and so on; that of
+process 0 is also shown. Ctrl-C or SIGTERM is passed on to all, which save and end; a second one
+kills them. When a process dies, the others are ended and its last lines shown.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+GRACE_SECONDS = 10  # between asking the others to end and killing them, when one has died
+ONE_SIGNAL_SECONDS = 1  # within which further ones are the same, sent to a whole group, say
+LAST_LINES = 20
+PEER_LOST = 4  # exit code of a process that ended because another one did
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+KEPT = (0, 2, 3)  # exit codes after which starting again would not help
+
+
+def main(arguments=None):
+    """Runs all processes, again if asked, and returns their common exit code."""
+    options, words = _options(arguments)
+    if not words or words[0].startswith("-"):
+        words = ["train", *words]
+    for attempt in range(options.restarts + 1):
+        group = Group(options, words)
+        code = group.wait()
+        if code in KEPT or group.signals or attempt == options.restarts:
+            return code
+        print(f"starting again ({attempt + 1} of {options.restarts})", file=sys.stderr, flush=True)
+    return code
+
+
+class Group:
+    """Processes that live and die together."""
+
+    def __init__(self, options, words):
+        """Starts them."""
+        self.signals, self._signalled = 0, 0.0
+        self._logs = _log_folder(options, words)
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        common = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(options.devices),
+            "JAX_COORDINATOR_BIND_ADDRESS": address,
+            "COCA_COORDINATOR": address,
+            "COCA_PROCESSES": str(options.processes),
+            "PYTHONUNBUFFERED": "1",
+        }
+        self._starts = [self._size(i) for i in range(options.processes)]
+        # Set first: a signal in the middle of starting must reach those that are started.
+        self._children: list[subprocess.Popen] = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._pass_on)
+        for index in range(options.processes):
+            self._children.append(self._start(words, common | {"COCA_PROCESS": str(index)}, index))
+
+    def wait(self) -> int:
+        """Waits for all: 0 if all ended well, else the first failure's code (128 + n: a signal)."""
+        shown = threading.Thread(target=self._show)
+        shown.start()
+        first = None
+        while any(child.poll() is None for child in self._children):
+            time.sleep(0.1)
+            codes = {i: child.poll() for i, child in enumerate(self._children)}
+            failed = [i for i, code in codes.items() if code not in (None, 0)]
+            if failed and first is None:
+                first = min(failed, key=lambda i: codes[i] == PEER_LOST)  # causes come first
+                self._end_the_others(first)
+        shown.join()
+        codes = [child.returncode for child in self._children]
+        code = next((code for code in codes if code), 0) if first is None else codes[first]
+        return 128 - code if code < 0 else code
+
+    def log(self, index: int) -> pathlib.Path:
+        """Where a process writes."""
+        return self._logs / f"process_{index}.log"
+
+    def _start(self, words, environment, index):
+        with self.log(index).open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "coca_jax", *words],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,  # so that a Ctrl-C at the terminal comes from here only, once
+                preexec_fn=_die_with_launcher,
+            )
+
+    def _size(self, index):
+        return self.log(index).stat().st_size if self.log(index).exists() else 0
+
+    def _pass_on(self, number, frame):
+        del frame
+        now = time.monotonic()
+        if self.signals and now - self._signalled < ONE_SIGNAL_SECONDS:
+            return
+        self._signalled = now
+        self.signals += 1
+        for child in self._children:
+            _send(child, number if self.signals == 1 else signal.SIGKILL)
+
+    def _end_the_others(self, first):
+        """After a failure; those that were asked to stop and saved (3) end by themselves."""
+        code = self._children[first].returncode
+        if code != 3:
+            lines = self.log(first).read_text(errors="replace").splitlines()[-LAST_LINES:]
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            print(
+                f"process {first} ended with {how}; the last lines of {self.log(first)}:",
+                *lines,
+                sep="\n  ",
+                file=sys.stderr,
+                flush=True,
+            )
+        deadline = time.monotonic() + GRACE_SECONDS * (1 if code != 3 else 6)
+        while time.monotonic() < deadline and any(c.poll() is None for c in self._children):
+            time.sleep(0.1)
+        for child in self._children:
+            _send(child, signal.SIGKILL)
+
+    def _show(self):
+        """Copies the log of process 0 to the screen as it grows."""
+        with self.log(0).open(errors="replace") as log:
+            log.seek(self._starts[0])
+            while True:
+                ended = self._children[0].poll() is not None
+                sys.stdout.write(log.read())
+                sys.stdout.flush()
+                if ended:
+                    return
+                time.sleep(0.2)
+
+
+def _die_with_launcher():
+    """In the child: it is killed when the launcher dies, however that may come."""
+    with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _send(child, number):
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+
+
+def _log_folder(options, words):
+    if options.logs:
+        return options.logs
+    for i, word in enumerate(words):
+        if word.startswith("--workdir"):
+            workdir = word.partition("=")[2] or words[i + 1]
+            return pathlib.Path(workdir) / "logs"
+    raise SystemExit("local.py: without a --workdir in the command, --logs DIR says where logs go")
+
+
+def _options(arguments):
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        usage="%(prog)s "
+        + ("[--processes N] [--devices M] [--restarts R] [--logs DIR] -- [COMMAND] WORDS..."),
+    )
+    parser.add_argument("--processes", type=int, default=2, help="how many")
+    parser.add_argument("--devices", type=int, default=1, help="CPU devices of each")
+    parser.add_argument("--restarts", type=int, default=0, help="starts again after a death")
+    parser.add_argument("--logs", type=pathlib.Path, metavar="DIR")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    cut = words.index("--") if "--" in words else len(words)
+    options = parser.parse_args(words[:cut])
+    if options.processes < 1 or options.devices < 1:
+        parser.error("--processes and --devices should be positive")
+    return options, words[cut + 1 :]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
