@@ -54,6 +54,8 @@ def default_config() -> ConfigDict:
                 "start_seconds": 300,  # to wait for all processes when a run starts
                 "heartbeat_seconds": 100,  # a process silent for so long is dead, and the run ends
             },
+            # A folder of compiled programs; auto: .compile_cache beside the workdir, but for CPUs.
+            "compile_cache": "auto",
             "watchdog": {
                 "factor": 20.0,  # a step this many times longer than the median is stuck; 0: off
                 "seconds": 120.0,  # and no step that is shorter than this

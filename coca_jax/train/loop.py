@@ -31,6 +31,7 @@ from coca_jax.observe.watchdog import Watchdog
 from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.planning import peak_flops, training_flops
 from coca_jax.train import summary
+from coca_jax.train.compile_cache import use_compile_cache
 from coca_jax.train.gradient import Batch
 from coca_jax.train.meter import Meter
 from coca_jax.train.optimizer import make_optimizer
@@ -59,6 +60,7 @@ class Trainer:
         validate(config, len(jax.devices()), [*mistakes(config.eval), *wrong])
         check(config)
         self.workdir = pathlib.Path(workdir).absolute()
+        use_compile_cache(config.compile_cache, self.workdir)
         source = find_source(config.init.path, self.workdir)
         self.tokenizer = make_tokenizer_from(config.data)
         _check_tokenizer(config, self.tokenizer)

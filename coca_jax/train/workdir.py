@@ -22,6 +22,7 @@ FREE = (
     "profile.",
     "processes.",
     "watchdog.",
+    "compile_cache",
     "loss.contrastive.chunk",
     "loss.captioning.chunk",
     "train.log_every",
