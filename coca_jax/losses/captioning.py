@@ -1,38 +1,132 @@
-"""The captioning loss: next-token cross-entropy over real tokens."""
+"""The captioning loss: next-token cross-entropy over real tokens, in bounded memory.
+
+The softmax is taken of a chunk of tokens at a time, on each device of its own tokens and its own
+part of the vocabulary. Gradients are made with the loss, while a chunk's logits are there: three
+products in all, as many as with all logits kept, which a second pass would make four.
+"""
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from coca_jax.losses.spread import (
+    Layout,
+    current_layout,
+    in_chunks,
+    joined,
+    largest,
+    on_each_device,
+    over_chunks,
+    place,
+    split,
+    total,
+)
+
+CHUNK = 2048  # tokens
+
 
 def captioning_loss(
-    logits: Float[Array, "n t v"], ids: Int[Array, "n t"], pad_id: int
-) -> Float[Array, ""]:
+    features: Float[Array, "n t d"],
+    kernel: Float[Array, "d v"],
+    ids: Int[Array, "n t"],
+    pad_id: int,
+    chunk: int = CHUNK,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean of -log p(token t + 1 | tokens up to t, image) over all tokens that are no padding.
 
     Args:
-      logits: position t predicts token t + 1; the last position predicts nothing.
+      features: position t predicts token t + 1; the last position predicts nothing.
+      kernel: features @ kernel are the logits, which are made in float32.
       ids: the texts, begin and end tokens included, padded on the right.
       pad_id: what the padding is; it is never a target.
+      chunk: so many tokens' logits are held by a device at a time.
 
     Returns:
-      Nats per token over the global batch; 0 if there is no token to predict.
+      Nats per token over the global batch, 0 if there is no token to predict; and the share of
+      tokens that are the most probable one, which has no gradient.
     """
-    targets, real = _targets(ids, pad_id)
-    logits = logits[:, :-1]
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    nats = jax.nn.logsumexp(logits, axis=-1) - chosen
-    return jnp.sum(jnp.where(real, nats, 0)) / jnp.maximum(jnp.sum(real), 1)
+    targets = jnp.pad(ids[:, 1:], ((0, 0), (0, 1)), constant_values=pad_id)
+    return _loss(features, kernel, targets, pad_id, chunk, current_layout())
 
 
-def captioning_accuracy(
-    logits: Float[Array, "n t v"], ids: Int[Array, "n t"], pad_id: int
-) -> Float[Array, ""]:
-    """Share of real next tokens that are the most probable one."""
-    targets, real = _targets(ids, pad_id)
-    hits = jnp.argmax(logits[:, :-1], axis=-1) == targets
-    return jnp.sum(hits & real) / jnp.maximum(jnp.sum(real), 1)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _loss(features, kernel, targets, pad_id: int, chunk: int, layout: Layout):
+    return _run(features, kernel, targets, pad_id, chunk, layout, False)[:2]
 
 
-def _targets(ids: Int[Array, "n t"], pad_id: int):
-    return ids[:, 1:], ids[:, 1:] != pad_id
+def _forward(features, kernel, targets, pad_id: int, chunk: int, layout: Layout):
+    loss, accuracy, *gradients = _run(features, kernel, targets, pad_id, chunk, layout, True)
+    return (loss, accuracy), gradients
+
+
+def _backward(pad_id: int, chunk: int, layout: Layout, gradients: Any, cotangents: Any):
+    scaled = ((cotangents[0] * g).astype(g.dtype) for g in gradients)
+    return *scaled, None
+
+
+_loss.defvjp(_forward, _backward)
+
+
+def _run(features, kernel, targets, pad_id, chunk, layout: Layout, differentiate: bool):
+    """Loss and accuracy, and if asked for the loss's gradients by features and kernel."""
+    specs = split(layout.rows, (), ()), split((), layout.vocab), split(layout.rows, ())
+    on_device = functools.partial(
+        _own_tokens, pad_id=pad_id, chunk=chunk, layout=layout, differentiate=differentiate
+    )
+    outputs = (split(), split(), *specs[: 2 * differentiate])
+    return on_each_device(on_device, layout, specs, outputs)(features, kernel, targets)
+
+
+def _own_tokens(features, kernel, targets, pad_id, chunk, layout: Layout, differentiate: bool):
+    """What `_run` does, of one device's tokens and its part of the vocabulary."""
+    width = features.shape[-1]
+    rows = features.reshape(-1, width), targets.reshape(-1), (targets != pad_id).reshape(-1)
+    count = jnp.maximum(total(jnp.sum(rows[2]), layout.rows), 1)
+
+    def step(sums, piece):
+        x, target, real = piece
+        loss, hits, slope = _softmax(x, kernel, target, real, layout, differentiate)
+        if not differentiate:
+            return (sums[0] + loss, sums[1] + hits), None
+        slope = slope.astype(x.dtype)
+        by_kernel = jnp.matmul(x.T, slope, preferred_element_type=jnp.float32)
+        by_x = jnp.matmul(slope, kernel.T, preferred_element_type=jnp.float32)
+        by_x = (total(by_x, layout.vocab) / count).astype(x.dtype)
+        return (sums[0] + loss, sums[1] + hits, sums[2] + by_kernel), by_x
+
+    start = (jnp.zeros(()), jnp.zeros((), jnp.int32))
+    if differentiate:
+        start += (jnp.zeros(kernel.shape, jnp.float32),)
+    sums, by_x = over_chunks(step, start, in_chunks(rows, chunk))
+    loss, hits, *by_kernel = (x / count for x in total(sums, layout.rows))
+    if not differentiate:
+        return loss, hits
+    by_x = joined(by_x, len(rows[0])).reshape(features.shape)
+    return loss, hits, by_x, by_kernel[0].astype(kernel.dtype)
+
+
+def _softmax(x, kernel, target, real, layout: Layout, differentiate: bool):
+    """Of a chunk: its nats, its hits, and the slope of the nats by each logit [tokens, v]."""
+    logits = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+    own = target[:, None] - kernel.shape[1] * place(layout.vocab)
+    words = jax.lax.broadcasted_iota(own.dtype, logits.shape, 1)
+    peak = largest(jnp.max(logits, axis=-1), layout.vocab)
+    raised = jnp.exp(logits - peak[:, None])
+    # The target is the choice of argmax if it reaches the peak and no word before it does.
+    norm, chosen, before = total(
+        (
+            jnp.sum(raised, axis=-1),
+            jnp.sum(jnp.where(words == own, logits, 0), axis=-1),
+            jnp.sum((logits == peak[:, None]) & (words < own), axis=-1),
+        ),
+        layout.vocab,
+    )
+    nats = jnp.sum(jnp.where(real, jnp.log(norm) + peak - chosen, 0))
+    hits = jnp.sum(real & (chosen == peak) & (before == 0))
+    if not differentiate:
+        return nats, hits, None
+    slope = raised / norm[:, None] - (words == own)
+    return nats, hits, jnp.where(real[:, None], slope, 0)

@@ -13,7 +13,7 @@ from coca_jax.models.config import CoCaConfig
 from coca_jax.models.image_encoder import ImageEncoder
 from coca_jax.models.layers import partitioned
 from coca_jax.models.poolers import AttentionalPooler
-from coca_jax.models.text_decoder import DecoderCache, TextDecoder
+from coca_jax.models.text_decoder import DecoderCache, TextDecoder, logits
 
 SIGMOID_INITIAL_BIAS = -10.0  # arXiv 2303.15343, section 3.2
 
@@ -24,9 +24,19 @@ class CoCaOutput:
 
     image_embeddings: Any  # [b, e], unit length
     text_embeddings: Any  # [b, e], unit length
-    logits: Any  # [b, t, v], position t predicting token t + 1
+    features: Any  # [b, t, d], in the activations' type; position t predicts token t + 1
+    vocabulary: Any  # [d, v], likewise; its products with the features are the logits
     logit_scale: Any  # [], 1 / temperature
     logit_bias: Any  # [], of the sigmoid loss
+
+    @property
+    def logits(self) -> Any:
+        """All logits [b, t, v]; losses of large vocabularies take a few at a time instead."""
+        return None if self.features is None else logits(self.features, self.vocabulary)
+
+    def without_captions(self) -> "CoCaOutput":
+        """What the contrastive losses need."""
+        return self.replace(features=None, vocabulary=None)
 
 
 class CoCa(nn.Module):
@@ -67,7 +77,7 @@ class CoCa(nn.Module):
     def __call__(self, pixels: Float[Array, "b h w c"], ids: Int[Array, "b t"]) -> CoCaOutput:
         """One pass over image-text pairs, computing all that the trained losses need."""
         config = self.config
-        image_embeddings = text_embeddings = logits = scale = bias = None
+        image_embeddings = text_embeddings = vocabulary = scale = bias = None
         tokens = self.image_encoder(pixels)
         context = self._context(tokens) if config.captioning else None
         features, cls = self.decoder.encode(ids)
@@ -76,9 +86,9 @@ class CoCa(nn.Module):
             text_embeddings = self._text_embedding(cls)
             scale = jnp.exp(self.logit_scale)
             bias = self.logit_bias if config.contrastive == "sigmoid" else None
-        if config.captioning:
-            logits = self.decoder.caption(features, context)
-        return CoCaOutput(image_embeddings, text_embeddings, logits, scale, bias)
+        features = self.decoder.describe(features, context) if config.captioning else None
+        vocabulary = self.decoder.vocabulary() if config.captioning else None
+        return CoCaOutput(image_embeddings, text_embeddings, features, vocabulary, scale, bias)
 
     def encode_image(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b e"]:
         """Image embeddings of unit length, float32."""

@@ -105,8 +105,19 @@ class TextDecoder(nn.Module):
 
         Of b texts, b / images in a row are about the same image.
         """
+        return logits(self.describe(features, context), self.vocabulary())
+
+    def describe(
+        self, features: Float[Array, "b t d"], context: Float[Array, "images n c"]
+    ) -> Float[Array, "b t d"]:
+        """The multimodal half up to its last norm, whose products with `vocabulary` are logits."""
         x, _ = self.multimodal(features, causal_mask(features.shape[1]), context)
-        return self._logits(x)
+        return self.norm(x)
+
+    def vocabulary(self) -> Float[Array, "d v"]:
+        """The last layer's kernel, in the activations' type."""
+        kernel = self.embedding.T if self.config.text.tie_embeddings else self.softmax
+        return kernel.astype(self.dtype)
 
     def extend(
         self,
@@ -125,7 +136,7 @@ class TextDecoder(nn.Module):
         mask = cached_mask(position, ids.shape[1], cache.length)
         x, unimodal = self.unimodal(x, mask, None, cache.unimodal, position)
         x, multimodal = self.multimodal(x, mask, context, cache.multimodal, position)
-        return self._logits(x), DecoderCache(unimodal, multimodal)
+        return logits(self.norm(x), self.vocabulary()), DecoderCache(unimodal, multimodal)
 
     def empty_cache(self, batch: int, length: int) -> DecoderCache:
         """Room for `length` tokens of `batch` texts."""
@@ -156,12 +167,10 @@ class TextDecoder(nn.Module):
         table = constrain(self.embedding.astype(self.dtype), ("vocab", None))
         return constrain(table[ids], ACTIVATION)
 
-    def _logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
-        kernel = self.embedding.T if self.config.text.tie_embeddings else self.softmax
-        logits = jnp.einsum(
-            "btd,dv->btv",
-            self.norm(x),
-            kernel.astype(self.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        return constrain(logits, LOGITS)
+
+def logits(
+    features: Float[Array, "b t d"], vocabulary: Float[Array, "d v"]
+) -> Float[Array, "b t v"]:
+    """All logits over the vocabulary, in float32."""
+    products = jnp.einsum("btd,dv->btv", features, vocabulary, preferred_element_type=jnp.float32)
+    return constrain(products, LOGITS)

@@ -46,7 +46,7 @@ def accumulated_gradient(
     tokens = jnp.maximum(jnp.sum(batch["text"][:, 1:] != pad_id), 1)
 
     def embed(_, piece):
-        return None, _forward(model, params, *piece).replace(logits=None)
+        return None, _forward(model, params, *piece).without_captions()
 
     outputs = jax.lax.scan(embed, None, (pieces, keys))[1]
     contrastive, pullback, metrics = jax.vjp(
@@ -60,9 +60,7 @@ def accumulated_gradient(
 
         def surrogate(params: Any) -> tuple[jax.Array, Metrics]:
             output = _forward(model, params, micro, micro_key)
-            linear = jax.tree.map(
-                lambda c, o: jnp.sum(c * o), cotangent, output.replace(logits=None)
-            )
+            linear = jax.tree.map(lambda c, o: jnp.sum(c * o), cotangent, output.without_captions())
             captioning, watched = captioning_objective(
                 output, micro["text"], pad_id, config.loss.captioning
             )

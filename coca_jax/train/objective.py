@@ -35,10 +35,9 @@ def captioning_objective(
     output: CoCaOutput, ids: Int[Array, "n t"], pad_id: int, config: ConfigDict
 ) -> tuple[Float[Array, ""], Metrics]:
     """The weighted captioning loss and what is worth watching of it."""
-    if output.logits is None:
+    if output.features is None:
         return jnp.zeros(()), {}
-    loss = losses.captioning_loss(output.logits, ids, pad_id)
-    return config.weight * loss, {
-        "captioning_loss": loss,
-        "captioning_accuracy": losses.captioning_accuracy(output.logits, ids, pad_id),
-    }
+    loss, accuracy = losses.captioning_loss(
+        output.features, output.vocabulary, ids, pad_id, config.chunk
+    )
+    return config.weight * loss, {"captioning_loss": loss, "captioning_accuracy": accuracy}

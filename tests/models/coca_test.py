@@ -137,7 +137,7 @@ def test_parts_of_untrained_losses_do_not_exist(changes, absent, present):
     output = jax.eval_shape(
         lambda p: CoCa(config).apply({"params": p}, *batch()), nn.meta.unbox(shapes)
     )
-    assert (output.logits is None) == (not config.captioning)
+    assert (output.features is None) == (not config.captioning)
     assert (output.image_embeddings is None) == (config.contrastive == "none")
 
 

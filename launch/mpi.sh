@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# A run under OpenMPI, which only starts the processes (the collectives are NCCL's or Gloo's):
+#
+#     launch/mpi.sh -np 16 --hostfile hosts -- train --config configs/coca_base.py --workdir W
+#
+# What stands before `--` goes to mpirun, what follows to coca. One process has one GPU. mpirun
+# itself ends the others when one ends with an error. Run it again and it goes on.
+# PYTHON names the interpreter (.venv/bin/python where there is one, else python3).
+set -eu
+options=()
+while [ "$#" -gt 0 ] && [ "$1" != "--" ]; do
+    options+=("$1")
+    shift
+done
+if [ "$#" -lt 2 ]; then
+    echo "usage: launch/mpi.sh [OPTIONS OF MPIRUN] -- train --config FILE --workdir DIR" >&2
+    exit 2
+fi
+shift
+PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+exec mpirun --bind-to none --tag-output "${options[@]}" "$PYTHON" -u -m coca_jax "$@"
