@@ -20,6 +20,7 @@ def default_config() -> ConfigDict:
                     "reduction": "sum",  # of both directions (the paper), or mean (CLIP)
                     "initial_temperature": 0.07,  # trainable; SigLIP starts at 0.1
                     "temperature_floor": 0.01,  # the temperature is never trained below
+                    "chunk": 1024,  # rows of the similarity matrix that a device holds at a time
                 },
                 "captioning": {
                     "weight": 2.0,

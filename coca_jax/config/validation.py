@@ -34,6 +34,7 @@ POSITIVE = (
     "optimizer.learning_rate",
     "loss.contrastive.initial_temperature",
     "loss.contrastive.temperature_floor",
+    "loss.contrastive.chunk",
     "loss.captioning.chunk",
     "processes.start_seconds",
     "processes.heartbeat_seconds",

@@ -1,11 +1,10 @@
 """Losses as pure functions of arrays, defined on the global batch."""
 
 from coca_jax.losses.captioning import captioning_loss
-from coca_jax.losses.contrastive import contrastive_accuracy, sigmoid_loss, softmax_loss
+from coca_jax.losses.contrastive import sigmoid_loss, softmax_loss
 
 __all__ = [
     "captioning_loss",
-    "contrastive_accuracy",
     "sigmoid_loss",
     "softmax_loss",
 ]

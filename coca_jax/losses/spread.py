@@ -59,6 +59,21 @@ def largest(x: Array, axes: tuple[str, ...]) -> Array:
     return jax.lax.pmax(x, axes) if axes else x
 
 
+def smallest(x: Array, axes: tuple[str, ...]) -> Array:
+    """Minimum over the devices along mesh axes."""
+    return jax.lax.pmin(x, axes) if axes else x
+
+
+def gathered(x: Array, axes: tuple[str, ...]) -> Array:
+    """The rows of all devices along mesh axes, in their order."""
+    return jax.lax.all_gather(x, axes, tiled=True) if axes else x
+
+
+def total_of_own(x: Array, axes: tuple[str, ...]) -> Array:
+    """Sum over the devices along mesh axes, of which each keeps the rows that are its own."""
+    return jax.lax.psum_scatter(x, axes, tiled=True) if axes else x
+
+
 def place(axes: tuple[str, ...]) -> Array:
     """Which part along mesh axes this device holds."""
     return jax.lax.axis_index(axes) if axes else jnp.int32(0)

@@ -21,12 +21,12 @@ def contrastive_objective(
     if images is None:
         return jnp.zeros(()), {}
     if output.logit_bias is None:
-        loss = losses.softmax_loss(images, texts, scale, config.reduction)
+        loss, accuracy = losses.softmax_loss(images, texts, scale, config.reduction, config.chunk)
     else:
-        loss = losses.sigmoid_loss(images, texts, scale, output.logit_bias)
+        loss, accuracy = losses.sigmoid_loss(images, texts, scale, output.logit_bias, config.chunk)
     return config.weight * loss, {
         "contrastive_loss": loss,
-        "contrastive_accuracy": losses.contrastive_accuracy(images, texts),
+        "contrastive_accuracy": accuracy,
         "temperature": 1 / scale,
     }
 

@@ -23,6 +23,7 @@ FREE = (
     "processes.",
     "watchdog.",
     "compile_cache",
+    "loss.contrastive.chunk",
     "loss.captioning.chunk",
     "train.log_every",
     "train.evaluate_every",

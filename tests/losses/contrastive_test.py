@@ -1,9 +1,17 @@
+"""The contrastive losses against float64 formulas, on several meshes, and in their memory."""
+
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from coca_jax.losses import contrastive_accuracy, sigmoid_loss, softmax_loss
+from coca_jax.losses import sigmoid_loss, softmax_loss
+from coca_jax.parallel import Partitioner, make_mesh
+
+MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2)]
 
 
 def embeddings(count=6, size=5):
@@ -32,33 +40,98 @@ def sigmoid_reference(x, y, scale, bias):
     return total / len(x)
 
 
-@pytest.mark.parametrize("scale", [1.0, 14.3])
-def test_softmax_loss(scale):
-    x, y = embeddings()
-    args = jnp.float32(x), jnp.float32(y), jnp.float32(scale)
-    expected = softmax_reference(x, y, scale)
-    np.testing.assert_allclose(softmax_loss(*args), expected, rtol=1e-5)
-    np.testing.assert_allclose(softmax_loss(*args, "mean"), expected / 2, rtol=1e-5)
+def slopes(function, *arrays):
+    """Central differences of a float64 function by each entry of each array."""
+    found = []
+    for k, array in enumerate(arrays):
+        gradient = np.zeros(np.shape(array))
+        for index in np.ndindex(gradient.shape):
+            moved = [np.array(a, float) for a in arrays]
+            values = []
+            for step in (1e-6, -1e-6):
+                moved[k] = np.array(array, float)
+                moved[k][index] += step
+                values.append(function(*moved))
+            gradient[index] = (values[0] - values[1]) / 2e-6
+        found.append(gradient)
+    return found
 
 
-def test_sigmoid_loss():
-    x, y = embeddings()
-    loss = sigmoid_loss(jnp.float32(x), jnp.float32(y), jnp.float32(10), jnp.float32(-3))
-    np.testing.assert_allclose(loss, sigmoid_reference(x, y, 10, -3), rtol=1e-5)
+def partitioner(mesh):
+    return Partitioner(make_mesh(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))))
 
 
-def test_gradients_equal_central_differences():
-    x, y = embeddings(4, 3)
-    gradient = jax.grad(softmax_loss)(jnp.float32(x), jnp.float32(y), jnp.float32(5))
-    for i, j in np.ndindex(x.shape):
-        step = np.zeros_like(x)
-        step[i, j] = 1e-5
-        slope = softmax_reference(x + step, y, 5) - softmax_reference(x - step, y, 5)
-        np.testing.assert_allclose(gradient[i, j], slope / 2e-5, rtol=1e-3, atol=1e-5)
+def check(loss, reference, arrays, mesh):
+    """Loss and gradients on a mesh are those of the formula."""
+    function = jax.jit(jax.value_and_grad(loss, tuple(range(len(arrays))), has_aux=True))
+    with partitioner(mesh).context():
+        (value, accuracy), gradients = function(*(jnp.float32(a) for a in arrays))
+    np.testing.assert_allclose(value, reference(*arrays), rtol=1e-5)
+    for found, wanted in zip(gradients, slopes(reference, *arrays), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())
+    return accuracy
 
 
-def test_accuracy_counts_both_directions():
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("chunk", [1, 3, 1024])
+def test_softmax_loss_is_the_formula_on_every_mesh(mesh, chunk):
+    x, y = embeddings(8, 3)
+    loss = functools.partial(softmax_loss, chunk=chunk)
+    accuracy = check(loss, softmax_reference, (x, y, 14.3), mesh)
+    own = np.arange(8)
+    hits = [(np.argmax(x @ y.T, axis=axis) == own).mean() for axis in (0, 1)]
+    np.testing.assert_allclose(accuracy, np.mean(hits))
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_sigmoid_loss_is_the_formula_on_every_mesh(mesh):
+    x, y = embeddings(8, 3)
+    check(functools.partial(sigmoid_loss, chunk=3), sigmoid_reference, (x, y, 10.0, -3.0), mesh)
+
+
+def test_the_mean_of_both_directions_is_half_the_sum_and_gradients_scale():
+    x, y = (jnp.float32(a) for a in embeddings(5, 4))
+    scale = jnp.float32(7)
+    both, half = (softmax_loss(x, y, scale, kind, 2)[0] for kind in ("sum", "mean"))
+    np.testing.assert_allclose(half, both / 2, rtol=1e-6)
+    once, thrice = (
+        jax.grad(lambda x, k=k: k * softmax_loss(x, y, scale, chunk=2)[0])(x) for k in (1, 3)
+    )
+    np.testing.assert_allclose(thrice, 3 * once, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 8])
+def test_accuracy_counts_both_directions_and_the_first_of_equals(chunk):
     images = jnp.array([[1.0, 0], [0, 1], [0, 1]])
     texts = jnp.array([[1.0, 0], [0, 1], [1, 0]])
     # Image to text: 0 and 1 find theirs, 2 finds text 1. Text to image: 0 and 1 do, 2 finds 0.
-    np.testing.assert_allclose(contrastive_accuracy(images, texts), 2 / 3)
+    accuracy = softmax_loss(images, texts, jnp.float32(1), chunk=chunk)[1]
+    np.testing.assert_allclose(accuracy, 2 / 3)
+
+
+def plain(x, y, scale):
+    logits = scale * x @ y.T
+    matching = scale * jnp.sum(x * y, axis=-1)
+    both = jax.nn.logsumexp(logits, axis=1) + jax.nn.logsumexp(logits, axis=0)
+    return jnp.mean(both - 2 * matching), jnp.zeros(())
+
+
+def largest_array(compiled):
+    """Elements of the largest array in a compiled program on one device."""
+    shapes = re.findall(r"(?:f32|s32|pred)\[([\d,]+)\]", compiled.as_text())
+    return max(int(np.prod([int(d) for d in shape.split(",")])) for shape in shapes)
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (4, 2, 1)])
+def test_no_device_ever_holds_all_its_rows(mesh):
+    n, e, chunk = 512, 4, 16
+    split = partitioner(mesh)
+    rows = jax.ShapeDtypeStruct((n, e), jnp.float32, sharding=split.batch)
+    arguments = rows, rows, jax.ShapeDtypeStruct((), jnp.float32, sharding=split.replicated)
+    with split.context():
+        ours, theirs = (
+            jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True)).lower(*arguments).compile()
+            for loss in (functools.partial(softmax_loss, chunk=chunk), plain)
+        )
+    assert largest_array(ours) <= chunk * n
+    assert largest_array(theirs) >= n * n // split.batch_shards
