@@ -51,7 +51,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
-        "plan": ["libtpu>=0.0.30"],
+        "plan": ["libtpu>=0.0.42"],
         "gcs": ["gcsfs>=2024.6"],  # data at gs://
         "s3": ["s3fs>=2024.6"],
         "dev": ["pytest>=9,<10", "beartype>=0.22,<0.24", "ruff>=0.14,<1", "tensorboard>=2.20,<3"],

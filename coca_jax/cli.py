@@ -159,6 +159,30 @@ def params(options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps(result, indent=1))
 
 
+def plan(options: argparse.Namespace) -> None:
+    """Compiles the train step for a TPU pod that need not be there; shows what it takes."""
+    from coca_jax.planning.topologies import find_topology, prepare_environment
+
+    prepare_environment()
+    from coca_jax.config import model_config
+    from coca_jax.planning.plan import format_plan, plan, refusal
+    from coca_jax.train.ahead import compile_ahead, full_mesh
+
+    config = _config(options)
+    topology = find_topology(options.topology)
+    mesh = full_mesh(config, topology.devices)
+    print(f"compiling for {len(topology.devices):,} devices", file=sys.stderr, flush=True)
+    try:
+        compiled = compile_ahead(config, mesh)
+    except RuntimeError as error:  # the compiler's
+        raise refusal(error, topology) or error from error
+    size, steps = config.train.batch_size, config.train.steps
+    found = plan(model_config(config), topology, compiled, size, steps)
+    print(format_plan(found))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
+
+
 def data_prepare(options: argparse.Namespace) -> None:
     """Builds a data set and its tokenizer."""
     from coca_jax.data.prepare import prepare
@@ -317,6 +341,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--top", type=int, default=5)
     command.add_argument("text")
     add("params", params, "config").add_argument("--json", type=pathlib.Path, metavar="FILE")
+    command = add("plan", plan, "config")
+    command.add_argument("--topology", required=True, metavar="GENERATION:SHAPE")
+    command.add_argument("--json", type=pathlib.Path, metavar="FILE")
     data = commands.add_parser("data", help="Builds data sets.")
     data = data.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     command = add("prepare", data_prepare, under=data)

@@ -104,7 +104,7 @@ class _Rows(NamedTuple):
     """A chunk of one device's rows of the similarity matrix."""
 
     images: Array  # [c, e]
-    own: Array  # [c], the column of the partner; -1 where there is no row but padding
+    partner: Array  # [c], the column that matches; -1 where there is no row but padding
 
 
 class _Columns(NamedTuple):
@@ -117,100 +117,118 @@ class _Columns(NamedTuple):
 
 def _own_rows(images, texts, scale, bias, kind, weight, chunk, layout: Layout, gradients: bool):
     """What `_run` does, of one device's images."""
-    every = gathered(texts, layout.rows)
-    own = len(images) * place(layout.rows) + jnp.arange(len(images))
-    # Partners are counted from 1 while rows are cut, whose padding is 0.
-    cut, numbers = in_chunks((images, own + 1), chunk)
-    pieces = _Rows(cut, numbers - 1)
-    loss, hits, rows, columns = _compare(pieces, every, scale, bias, kind, layout)
-    matching = total(jnp.sum(scale * jnp.sum(images * texts, axis=-1) + bias), layout.rows)
-    loss = weight * (loss - (2 if kind == "softmax" else 1) * matching) / len(every)
-    accuracy = hits / (2 * len(every))
+    every, count = gathered(texts, layout.rows), len(images)
+    # Counted from 1 while they are cut, for what is filled up is filled with 0.
+    partners = count * place(layout.rows) + jnp.arange(count) + 1
+    images_cut, partners = in_chunks((images, partners), chunk)
+    pieces = _Rows(images_cut, partners - 1)
+    loss, hits, normalizers = _compare(pieces, every, scale, bias, kind, layout)
+    matching = scale * jnp.sum(images * texts, axis=-1) + bias
+    twice = 2 if kind == "softmax" else 1  # how many directions a pair matches in
+    loss = weight * (loss - twice * total(jnp.sum(matching), layout.rows)) / len(every)
     if not gradients:
-        return loss, accuracy
-    factor = weight / len(every)
-
-    def step(sums, piece):
-        similar, (chunk_rows, normalizer) = _similar(piece[0], every), piece
-        if kind == "softmax":
-            logits = scale * similar
-            slope = jnp.exp(logits - normalizer[:, None]) + jnp.exp(logits - columns)
-        else:
-            slope = jax.nn.sigmoid(scale * similar + bias)
-        matches = jnp.arange(len(every)) == chunk_rows.own[:, None]
-        slope = slope - (2 if kind == "softmax" else 1) * matches
-        slope = jnp.where(chunk_rows.own[:, None] < 0, 0, factor * slope)
-        by_text = scale * _product("ij,ie->je", slope, chunk_rows.images)
-        by_scale, by_bias = jnp.sum(jnp.sum(slope * similar, 1)), jnp.sum(jnp.sum(slope, 1))
-        sums = jax.tree.map(jnp.add, sums, (by_text, by_scale, by_bias))
-        return sums, scale * _product("ij,je->ie", slope, every)
-
-    start = jnp.zeros(every.shape), jnp.zeros(()), jnp.zeros(())
-    (by_text, *scalars), by_image = over_chunks(step, start, (pieces, rows))
-    by_image = joined(by_image, len(images))
+        return loss, hits / (2 * len(every))
+    sums, by_image = _slopes(pieces, every, scale, bias, normalizers, (twice, weight / len(every)))
+    by_text, by_scale, by_bias = sums
     return (
         loss,
-        accuracy,
-        by_image,
+        hits / (2 * len(every)),
+        joined(by_image, count),
         total_of_own(by_text, layout.rows),
-        *total(scalars, layout.rows),
+        total(by_scale, layout.rows),
+        total(by_bias, layout.rows),
     )
 
 
-def _compare(pieces: _Rows, every, scale, bias, kind: str, layout: Layout):
-    """One pass over the rows: what the loss is without its matching pairs, and who finds whom.
+def _compare(rows: _Rows, texts, scale, bias, kind: str, layout: Layout):
+    """The first pass: sum of the loss without matches, hits, and for the softmax its normalizers.
+
+    These are log sum exp over all texts of each row [chunks, c], and over all images of each text.
+    """
+    softmax, count = kind == "softmax", len(texts)
+    columns = jnp.arange(count)
+
+    def step(carry, piece: _Rows):
+        loss, hits, known = carry
+        real = piece.partner >= 0
+        similar = _product("ie,je->ij", piece.images, texts)
+        peak = jnp.max(similar, axis=1)
+        first = jnp.min(jnp.where(similar == peak[:, None], columns, count), axis=1)
+        hits += jnp.sum(real & (first == piece.partner))
+        if softmax:
+            norm = jnp.sum(jnp.exp(scale * (similar - peak[:, None])), axis=1)
+            nats = scale * peak + jnp.log(norm)
+        else:
+            nats = jnp.sum(jax.nn.softplus(scale * similar + bias), axis=1)
+        loss += jnp.sum(jnp.where(real, nats, 0))
+        known = _with_rows(known, similar, piece.partner, scale, softmax)
+        return (loss, hits, known), nats if softmax else None
+
+    unknown = _Columns(jnp.full(count, -jnp.inf), jnp.full(count, count), jnp.zeros(count))
+    start = jnp.zeros(()), jnp.zeros((), jnp.int32), unknown
+    (loss, hits, known), nats = over_chunks(step, start, rows)
+    loss, hits = total((loss, hits), layout.rows)
+    peak = largest(known.peak, layout.rows)
+    first = smallest(jnp.where(known.peak == peak, known.first, count), layout.rows)
+    hits += jnp.sum(first == columns)
+    if not softmax:
+        return loss, hits, None
+    norm = total(known.norm * jnp.exp(scale * (known.peak - peak)), layout.rows)
+    of_texts = scale * peak + jnp.log(norm)
+    return loss + jnp.sum(of_texts), hits, (nats, of_texts)
+
+
+def _with_rows(known: _Columns, similar, partner, scale, softmax: bool) -> _Columns:
+    """Adds a chunk's rows to what is known of the columns."""
+    similar = jnp.where(partner[:, None] < 0, -jnp.inf, similar)
+    here = jnp.max(similar, axis=0)
+    missing = len(similar[0])
+    first = jnp.min(jnp.where(similar == here, partner[:, None], missing), axis=0)
+    peak = jnp.maximum(known.peak, here)
+    norm = known.norm
+    if softmax:
+        norm = norm * jnp.exp(scale * (known.peak - peak))
+        norm += jnp.sum(jnp.exp(scale * (similar - peak)), axis=0)
+    return _Columns(peak, jnp.where(here > known.peak, first, known.first), norm)
+
+
+def _slopes(rows: _Rows, texts, scale, bias, normalizers, factors: tuple[int, float]):
+    """The second pass: this device's share of the gradients.
+
+    Args:
+      rows: of this device, in chunks.
+      texts: all of them.
+      scale: of the similarities.
+      bias: added to them.
+      normalizers: what `_compare` gave.
+      factors: how often a matching pair is subtracted, and what the sum over pairs is scaled by.
 
     Returns:
-      The sum over all rows and columns (softmax) or pairs (sigmoid); how many of both have their
-      partner as the most similar; and log-sum-exps: of each row of each piece, of each column.
+      Those by texts, scale and bias, to be added up over devices; and by images [chunks, c, e].
     """
+    twice, factor = factors
 
-    def step(carry, rows: _Rows):
-        (loss, hits), columns = carry
-        similar, real = _similar(rows, every), rows.own >= 0
-        hits += jnp.sum(real & (jnp.argmax(similar, axis=1) == rows.own))
-        if kind == "softmax":
-            normalizer = jax.nn.logsumexp(scale * similar, axis=1)
-            loss += jnp.sum(jnp.where(real, normalizer, 0))
+    def step(sums, piece):
+        piece, nats = piece
+        similar = _product("ie,je->ij", piece.images, texts)
+        if normalizers:
+            logits = scale * similar
+            slope = jnp.exp(logits - nats[:, None]) + jnp.exp(logits - normalizers[1])
         else:
-            normalizer = jnp.zeros(len(real))
-            loss += jnp.sum(jnp.where(real[:, None], jax.nn.softplus(scale * similar + bias), 0))
-        similar = jnp.where(real[:, None], similar, -jnp.inf)
-        return ((loss, hits), _with_rows(columns, similar, rows.own, scale)), normalizer
+            slope = jax.nn.sigmoid(scale * similar + bias)
+        partner = piece.partner[:, None]
+        slope = slope - twice * (jnp.arange(len(texts)) == partner)
+        slope = factor * jnp.where(partner < 0, 0, slope)
+        by_text = scale * _product("ij,ie->je", slope, piece.images)
+        by_scale = jnp.sum(jnp.sum(slope * similar, axis=1))
+        by_bias = jnp.sum(jnp.sum(slope, axis=1))
+        sums = jax.tree.map(jnp.add, sums, (by_text, by_scale, by_bias))
+        return sums, scale * _product("ij,je->ie", slope, texts)
 
-    count = len(every)
-    nothing = _Columns(
-        jnp.full(count, -jnp.inf), jnp.full(count, count, jnp.int32), jnp.zeros(count)
-    )
-    start = (jnp.zeros(()), jnp.zeros((), jnp.int32)), nothing
-    (sums, columns), normalizers = over_chunks(step, start, pieces)
-    (loss, hits), columns = total(sums, layout.rows), _of_all_devices(columns, scale, layout)
-    hits += jnp.sum(columns.first == jnp.arange(count))
-    of_columns = scale * columns.peak + jnp.log(columns.norm)
-    loss += jnp.sum(of_columns) if kind == "softmax" else 0
-    return loss, hits, normalizers, of_columns
+    start = jnp.zeros(texts.shape), jnp.zeros(()), jnp.zeros(())
+    return over_chunks(step, start, (rows, normalizers and normalizers[0]))
 
 
-def _with_rows(columns: _Columns, similar, own, scale) -> _Columns:
-    """What is known of the columns with a further chunk of rows; padding is -inf in `similar`."""
-    peak = jnp.maximum(columns.peak, jnp.max(similar, axis=0))
-    found = own[jnp.argmax(similar, axis=0)]
-    first = jnp.where(peak > columns.peak, found, columns.first)
-    norm = columns.norm * jnp.exp(scale * (columns.peak - peak))
-    return _Columns(peak, first, norm + jnp.sum(jnp.exp(scale * (similar - peak)), axis=0))
-
-
-def _of_all_devices(columns: _Columns, scale, layout: Layout) -> _Columns:
-    peak = largest(columns.peak, layout.rows)
-    first = jnp.where(columns.peak == peak, columns.first, len(peak))
-    norm = columns.norm * jnp.exp(scale * (columns.peak - peak))
-    return _Columns(peak, smallest(first, layout.rows), total(norm, layout.rows))
-
-
-def _similar(rows: _Rows, every) -> Array:
-    return _product("ie,je->ij", rows.images, every)
-
-
-def _product(dimensions: str, a, b) -> Array:
-    """In full float32, which accelerators do not use by default."""
-    return jnp.einsum(dimensions, a, b, precision=jax.lax.Precision.HIGHEST)
+def _product(terms: str, a: Array, b: Array) -> Array:
+    """In full float32."""
+    return jnp.einsum(terms, a, b, precision=jax.lax.Precision.HIGHEST)

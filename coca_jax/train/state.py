@@ -49,10 +49,11 @@ class StateFactory:
         """
         self._model, self._partitioner, self._ema = model, partitioner, ema
         with partitioner.context():
-            boxed = jax.eval_shape(self._init_params, jax.random.key(0))
+            # Nothing is computed here, not even a key: the mesh may be of devices that are not.
+            boxed = jax.eval_shape(lambda: self._init_params(jax.random.key(0)))
             params = partitioner.abstract(boxed)
             self.optimizer, self.schedule = make_optimizer(params)
-            shapes = jax.eval_shape(self._init, jax.random.key(0))
+            shapes = jax.eval_shape(lambda: self._init(jax.random.key(0)))
         param_shardings = jax.tree.map(lambda x: x.sharding, params)
         self.shardings = TrainState(
             step=partitioner.replicated,

@@ -49,7 +49,7 @@ def make_train_step(
 
 
 def compile_train_step(
-    step: StepFunction, state: TrainState, batch: Batch, partitioner: Partitioner
+    step: StepFunction, state: TrainState, batch: Any, partitioner: Partitioner
 ) -> StepFunction:
     """Compiles ahead of time; the state that goes in is given up for the one that comes out.
 

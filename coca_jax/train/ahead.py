@@ -1,0 +1,80 @@
+"""The train step compiled for devices that are not here: shapes and shardings stand for arrays."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from coca_jax.config import model_config, validate
+from coca_jax.data.bad import KINDS
+from coca_jax.errors import UserError
+from coca_jax.models import CoCa
+from coca_jax.parallel import Partitioner, make_mesh
+from coca_jax.parallel.mesh import mesh_shape
+from coca_jax.train.optimizer import make_optimizer
+from coca_jax.train.state import StateFactory
+from coca_jax.train.step import compile_train_step, make_train_step
+
+
+def full_mesh(config: ConfigDict, devices: Sequence[Any]) -> Mesh:
+    """The configured mesh over all these devices, after a look at the whole configuration.
+
+    Raises:
+      UserError: the configuration is wrong, or its mesh leaves devices out.
+    """
+    validate(config, len(devices))
+    shape = mesh_shape(config.mesh, len(devices))
+    if math.prod(shape) != len(devices):
+        raise UserError(
+            f"config.mesh={dict(config.mesh)} takes {math.prod(shape)} of the {len(devices)} "
+            "devices; config.mesh.data=-1 takes all that are left"
+        )
+    return make_mesh(config.mesh, devices)
+
+
+def compile_ahead(config: ConfigDict, mesh: Mesh) -> Any:
+    """Compiles the step that `coca train` would run on `mesh`; nothing is computed.
+
+    Args:
+      config: the whole configuration, found right.
+      mesh: of devices that are here, or of a topology's.
+
+    Returns:
+      The compiled program, with `memory_analysis()` and `as_text()`.
+
+    Raises:
+      UserError: the mesh does not divide some parameter.
+    """
+    config = ConfigDict(config.to_dict())
+    if config.model.dtype == "auto" and mesh.devices.flat[0].platform != "cpu":
+        config.model.dtype = "bfloat16"  # `auto` would look at the devices that are here
+    model, partitioner = CoCa(model_config(config)), Partitioner(mesh, config.sharding.rules)
+    factory = StateFactory(
+        model,
+        lambda params: make_optimizer(config.optimizer, config.train.steps, params),
+        partitioner,
+        ema=config.optimizer.ema_decay > 0,
+    )
+    step = make_train_step(model, factory.optimizer, factory.schedule, config)
+    batch = abstract_batch(config, model, partitioner)
+    return compile_train_step(step, factory.abstract, batch, partitioner)
+
+
+def abstract_batch(
+    config: ConfigDict, model: CoCa, partitioner: Partitioner
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch as the data gives it: uint8 images [b, h, w, 3], int32 texts [b, t], counters [b]."""
+    rows = config.train.batch_size
+
+    def array(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=partitioner.batch)
+
+    batch = {
+        "image": array(np.uint8, *model.config.image.pixels, 3),
+        "text": array(np.int32, config.model.text.length),
+    }
+    return batch | {kind: array(np.int32) for kind in KINDS}
