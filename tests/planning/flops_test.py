@@ -56,9 +56,13 @@ def test_formula_counts_what_the_program_multiplies(changes):
     model, text = CoCa(config), config.text
     params = nn.meta.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
     pixels = jnp.zeros((1, *config.image.pixels, 3))
-    program = jax.make_jaxpr(model.apply)(
-        {"params": params}, pixels, jnp.zeros((1, text.length), jnp.int32)
-    )
+
+    def everything(*inputs):
+        output = model.apply(*inputs)
+        return output, output.logits
+
+    ids = jnp.zeros((1, text.length), jnp.int32)
+    program = jax.make_jaxpr(everything)({"params": params}, pixels, ids)
     # The program computes masked attention in full, the rule counts half of it.
     halved = lambda layers, length: layers * 2 * length**2 * text.width  # noqa: E731
     masked = halved(text.unimodal_layers, text.length + (config.contrastive != "none"))
