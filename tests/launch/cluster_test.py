@@ -105,7 +105,8 @@ def test_mpirun_for_real(tmp_path):
         "processes.agree('config', {'a': 1})\n"
         "import jax\n"
         "numbers = jax.process_index(), jax.process_count(), jax.device_count()\n"
-        "print('here', *numbers, sys.argv[1:])\n"
+        "# One write: OpenMPI may put another process's words between two.\n"
+        "sys.stdout.write(f'here {numbers} {sys.argv[1:]}\\n')\n"
         "processes.leave(0)\n"
     )
     # In place of `python -u -m coca_jax WORDS`: only the last words differ.
@@ -120,7 +121,7 @@ def test_mpirun_for_real(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for i in range(3):
-        assert f"here {i} 3 6 ['train', '--workdir', 'w']" in done.stdout
+        assert f"here {(i, 3, 6)} ['train', '--workdir', 'w']" in done.stdout
 
 
 # Of JobSet v1alpha2 and batch/v1's Job: which keys there may be, and which there must be (!).
