@@ -1,6 +1,7 @@
 """The `coca` command: one short function per subcommand."""
 
 import argparse
+import functools
 import json
 import pathlib
 import sys
@@ -164,23 +165,29 @@ def plan(options: argparse.Namespace) -> None:
     from coca_jax.planning.topologies import find_topology, prepare_environment
 
     prepare_environment()
-    from coca_jax.config import model_config
-    from coca_jax.planning.plan import format_plan, plan, refusal
-    from coca_jax.train.ahead import compile_ahead, full_mesh
+    from coca_jax.planning.picture import draw_memory
+    from coca_jax.planning.plan import format_plan
+    from coca_jax.train.plans import plan_run, search
 
-    config = _config(options)
-    topology = find_topology(options.topology)
-    mesh = full_mesh(config, topology.devices)
-    print(f"compiling for {len(topology.devices):,} devices", file=sys.stderr, flush=True)
-    try:
-        compiled = compile_ahead(config, mesh)
-    except RuntimeError as error:  # the compiler's
-        raise refusal(error, topology) or error from error
-    size, steps = config.train.batch_size, config.train.steps
-    found = plan(model_config(config), topology, compiled, size, steps)
-    print(format_plan(found))
+    config, topology = _config(options), find_topology(options.topology, options.slices)
+    tell = functools.partial(print, file=sys.stderr, flush=True)
+    tell(f"compiling for {len(topology.devices):,} devices")
+    if options.search:
+        plans = {str(choice): one for choice, one in search(config, topology, tell).items()}
+        if not plans:
+            raise UserError(f"nothing that was tried fits {options.topology}")
+        best = next(iter(plans))
+        print("\n".join(f"{one['step_seconds']:8.3g} s  {name}" for name, one in plans.items()))
+        print(f"\n{best}")
+        written = plans[best] | {"choice": best, "search": plans}
+    else:
+        written = plan_run(config, topology)
+        plans = {options.topology: written}
+    print(format_plan(written))
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+        options.json.write_text(json.dumps(written, indent=1))
+    if options.picture:
+        draw_memory(plans, options.picture)
 
 
 def data_prepare(options: argparse.Namespace) -> None:
@@ -343,7 +350,12 @@ def _parser() -> argparse.ArgumentParser:
     add("params", params, "config").add_argument("--json", type=pathlib.Path, metavar="FILE")
     command = add("plan", plan, "config")
     command.add_argument("--topology", required=True, metavar="GENERATION:SHAPE")
+    command.add_argument("--slices", type=int, default=1, help="so many of that shape")
+    command.add_argument(
+        "--search", action="store_true", help="tries meshes, remat and micro-batches; ranks them"
+    )
     command.add_argument("--json", type=pathlib.Path, metavar="FILE")
+    command.add_argument("--picture", type=pathlib.Path, metavar="PNG", help="of the memory")
     data = commands.add_parser("data", help="Builds data sets.")
     data = data.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     command = add("prepare", data_prepare, under=data)

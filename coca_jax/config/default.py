@@ -49,7 +49,12 @@ def default_config() -> ConfigDict:
             "data": data_defaults(),
             "eval": {},  # name -> evaluation; see coca_jax/evaluate/runner.py
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # devices an axis; -1: what is left
-            "sharding": {"rules": RULES},  # logical axis -> mesh axes, read in order
+            "sharding": {
+                "rules": RULES,  # logical axis -> mesh axes, read in order
+                # Read before them for the optimizer's state and the moving average, such as
+                # (("embed", ("data", "fsdp")),), which splits these over all devices.
+                "optimizer_rules": (),
+            },
             "processes": {
                 "start_seconds": 300,  # to wait for all processes when a run starts
                 "heartbeat_seconds": 100,  # a process silent for so long is dead, and the run ends

@@ -165,10 +165,12 @@ def _values(config: ConfigDict) -> Iterator[str]:
             f"config.optimizer.warmup_steps={flat['optimizer.warmup_steps']} should be less than "
             f"config.train.steps={flat['train.steps']}"
         )
-    remat = flat["model.remat"]
     policies = [name for name in dir(jax.checkpoint_policies) if name.endswith("saveable")]
-    if remat not in ("none", "full", *policies):
-        yield f"config.model.remat={remat!r} should be one of none, full, {', '.join(policies)}"
+    policies = ["none", "full", "offload", *policies]
+    for key in ("model.remat", "model.image.remat", "model.text.remat"):
+        inherited = "" if key == "model.remat" else "empty (the model's), "
+        if flat[key] not in policies and not (inherited and not flat[key]):
+            yield f"config.{key}={flat[key]!r} should be {inherited}one of {', '.join(policies)}"
 
 
 def _model(config: ConfigDict) -> Iterator[str]:
@@ -187,9 +189,9 @@ def _model(config: ConfigDict) -> Iterator[str]:
 
 
 def _mesh(config: ConfigDict, devices: int) -> Iterator[str]:
-    for row in config.sharding.rules:
+    for row in (*config.sharding.rules, *config.sharding.optimizer_rules):
         if len(row) != 2 or not isinstance(row[0], str):
-            yield f"config.sharding.rules: {row!r} should be (logical axis, mesh axes or None)"
+            yield f"config.sharding: {row!r} should be (logical axis, mesh axes or None)"
             return
     try:
         shape = dict(zip(AXES, mesh_shape(config.mesh, devices), strict=True))
@@ -197,9 +199,10 @@ def _mesh(config: ConfigDict, devices: int) -> Iterator[str]:
         yield f"config.mesh: {error}"
         return
     names = {name for name, _ in config.sharding.rules}
-    for axis in [a for _, to in config.sharding.rules for a in _as_tuple(to)]:
+    rules = (*config.sharding.rules, *config.sharding.optimizer_rules)
+    for axis in [a for _, to in rules for a in _as_tuple(to)]:
         if axis not in AXES:
-            yield f"config.sharding.rules: mesh axis {axis!r} should be one of {', '.join(AXES)}"
+            yield f"config.sharding: mesh axis {axis!r} should be one of {', '.join(AXES)}"
             return
     if "batch" not in names:
         yield "config.sharding.rules: a row for 'batch' is missing"

@@ -19,6 +19,7 @@ class ImageConfig:
     patch_bias: bool = True  # of the projection of patches
     pre_norm: bool = False  # a LayerNorm before the first layer, too
     patch_dropout: float = 0.0  # share of patches left out in training (FLIP, arXiv 2212.00794)
+    remat: str = ""  # of this encoder; empty: the model's
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of pixels in [0, 1], per channel
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
@@ -56,6 +57,7 @@ class TextConfig:
     multimodal_layers: int = 12
     heads: int = 12
     mlp: int = 3072
+    remat: str = ""  # of the decoder; empty: the model's
     interleaved: bool = False  # cross-attention in layers of their own, each with its own MLP
     tie_embeddings: bool = False  # True: the softmax reads the token embedding
     # [CLS] attends as in OpenCLIP's released weights: one place beside what was meant, so that it
@@ -86,7 +88,9 @@ class CoCaConfig:
     dropout: float = 0.0  # after each attention and MLP
     stochastic_depth: float = 0.0  # rate of the last layer; grows linearly from 0 at the first
     dtype: str = "auto"  # of activations: auto (bfloat16 on accelerators), float32, bfloat16
-    remat: str = "none"  # none, full, or a policy's name in jax.checkpoint_policies
+    # What the backward pass computes again: none, full, a policy's name in
+    # jax.checkpoint_policies, or offload: matrix products are kept in the host's memory.
+    remat: str = "none"
     scan_unroll: int = 1  # layers of the scan that are compiled side by side
     stacked: bool = True  # layers in one array a parameter; False: apart, see `Transformer`
     contrastive: str = "softmax"  # the loss that is trained: softmax, sigmoid, or none

@@ -59,7 +59,7 @@ class ImageEncoder(nn.Module):
             image.mlp,
             dropout=self.config.dropout,
             stochastic_depth=self.config.stochastic_depth,
-            remat=self.config.remat,
+            remat=image.remat or self.config.remat,
             unroll=self.config.scan_unroll,
             stacked=self.config.stacked,
             dtype=self.dtype,

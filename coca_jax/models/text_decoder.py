@@ -156,7 +156,7 @@ class TextDecoder(nn.Module):
             interleaved=cross and text.interleaved,
             dropout=self.config.dropout,
             stochastic_depth=self.config.stochastic_depth,
-            remat=self.config.remat,
+            remat=text.remat or self.config.remat,
             unroll=self.config.scan_unroll,
             stacked=self.config.stacked,
             dtype=self.dtype,

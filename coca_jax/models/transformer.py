@@ -195,5 +195,9 @@ def _rematerialized(block: type[nn.Module], name: str) -> type[nn.Module]:
     """The block, recomputed in the backward pass as the named policy says."""
     if name == "none":
         return block
-    policy = None if name == "full" else getattr(jax.checkpoint_policies, name)
+    policies = jax.checkpoint_policies
+    if name == "offload":
+        policy = policies.offload_dot_with_no_batch_dims("device", "pinned_host")
+    else:
+        policy = None if name == "full" else getattr(policies, name)
     return nn.remat(block, policy=policy, prevent_cse=False)

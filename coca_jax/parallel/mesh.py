@@ -54,9 +54,10 @@ def make_mesh(
     used = devices[: math.prod(shape)]
     slices = len({getattr(device, "slice_index", 0) for device in used})
     if used[0].platform != "tpu":
+        # In the order of processes, so that only the outermost axes go between machines.
         grid = np.array(used).reshape(shape)
     elif slices == 1:
-        grid = mesh_utils.create_device_mesh(shape, used)
+        grid = mesh_utils.create_device_mesh(shape, used, allow_split_physical_axes=True)
     elif shape[0] % slices:
         raise UserError(
             f"mesh data={shape[0]} should be a multiple of the {slices} slices, between which only "
@@ -64,5 +65,7 @@ def make_mesh(
         )
     else:
         within = (shape[0] // slices, *shape[1:])
-        grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), used)
+        grid = mesh_utils.create_hybrid_device_mesh(
+            within, (slices, 1, 1), used, allow_split_physical_axes=True
+        )
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

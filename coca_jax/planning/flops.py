@@ -6,6 +6,9 @@ the batch's similarity matrix are left out. Training is three times the forward 
 rematerialisation computes again is not counted.
 """
 
+import math
+from typing import Any
+
 from coca_jax.models import CoCaConfig
 
 RULE = "matrix products only, causal attention at half, training = 3 x forward, no remat"
@@ -69,3 +72,46 @@ def _cross(length: int, width: int, keys: int, key_width: int) -> int:
     """Cross-attention of `length` positions to `keys` others."""
     projections = 2 * 2 * length * width**2 + 2 * 2 * keys * key_width * width
     return projections + 2 * 2 * length * keys * width
+
+
+def executed_flops(jaxpr: Any) -> int:
+    """FLOPs of every matrix product in a traced program, on all devices, whatever for.
+
+    What rematerialisation computes again is among them, and attention counts in full. The body of a
+    scan counts as often as it runs; the same product of the same two arrays counts once, since
+    compilers merge them; of branches the most costly one counts.
+    """
+    count, seen = 0, set()
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        name, settings = equation.primitive.name, equation.params
+        if name == "dot_general":
+            factors = tuple(map(id, equation.invars))
+            if factors not in seen:
+                seen.add(factors)
+                count += _dot_flops(equation)
+            continue
+        inner = [executed_flops(part) for part in _inner(settings)]
+        if name == "cond":
+            count += max(inner)
+        elif name == "shard_map":  # one device's part
+            axes = next(v for k, v in settings.items() if k.endswith("manual_axes"))
+            count += sum(inner) * math.prod(settings["mesh"].shape[axis] for axis in axes)
+        else:
+            count += sum(inner) * (settings["length"] if name == "scan" else 1)
+    return count
+
+
+def _inner(settings: dict[str, Any]) -> list[Any]:
+    """The programs that an operation runs."""
+    values = [
+        part
+        for value in settings.values()
+        for part in (value if isinstance(value, (list, tuple)) else [value])
+    ]
+    return [v for v in values if hasattr(getattr(v, "jaxpr", v), "eqns")]
+
+
+def _dot_flops(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[a] for a in contracted)

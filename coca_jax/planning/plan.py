@@ -1,89 +1,134 @@
-"""What a compiled train step needs of each device, and what the configured run costs at least."""
+"""What a compiled train step needs of each device, and what the configured run costs."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from coca_jax.errors import UserError
 from coca_jax.models import CoCaConfig
-from coca_jax.planning.flops import RULE, forward_flops, training_flops
+from coca_jax.planning.flops import RULE, training_flops
 from coca_jax.planning.parameters import parameter_counts
+from coca_jax.planning.program import Program
+from coca_jax.planning.roofline import roofline
 from coca_jax.planning.topologies import GIB, Topology
 
-# Floating-point operations that a policy computes again, in forward passes.
-RECOMPUTED = {"none": 0.0, "full": 1.0}
+
+class CompiledStep(NamedTuple):
+    """The train step, compiled for devices that need not be there."""
+
+    program: Any  # has memory_analysis() and as_text()
+    executed_flops: int  # of a step, on all devices, what is computed again included
+    held: dict[str, int]  # bytes of what a device is given, by part
+    devices: Sequence[Any]  # in the order of the mesh
 
 
 def plan(
-    model: CoCaConfig, topology: Topology, compiled: Any, batch_size: int, steps: int
+    model: CoCaConfig, topology: Topology, step: CompiledStep, batch_size: int, steps: int
 ) -> dict[str, Any]:
     """The plan as `coca plan --json` writes it.
 
     Args:
       model: what is trained.
       topology: on what.
-      compiled: the train step, compiled for it.
+      step: compiled for it.
       batch_size: examples a step.
       steps: of the whole run.
 
     Returns:
-      Bytes of each device, FLOPs, and bounds: no step is faster than its matrix products at the
-      devices' peak, those of rematerialisation included, so that `step_seconds` and `days` are at
-      least, and `mfu` at most, what is told.
+      Bytes of each device, FLOPs, exchanges between devices, and a roofline of the step:
+      `step_seconds`, `mfu` and `days` if its terms overlap fully; `..._without_overlap` if not.
     """
-    memory, flops = compiled.memory_analysis(), batch_size * training_flops(model)
-    again = RECOMPUTED.get(model.remat, 0.0) * sum(forward_flops(model).values())
-    seconds = (flops + batch_size * again) / topology.peak
+    memory, flops = step.program.memory_analysis(), batch_size * training_flops(model)
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = arguments + temporaries + fresh
+    terms, collectives = roofline(
+        Program(step.program.as_text()), step.executed_flops, topology, step.devices
+    )
+    seconds, serial = max(terms.values()), sum(terms.values())
     return {
         "topology": topology.name,
+        "slices": topology.slices,
         "chips": topology.chips,
         "devices": len(topology.devices),
         "parameters": sum(parameter_counts(model).values()),
         "bytes_per_chip": {
             "arguments": arguments,
             "temporaries": temporaries,
-            "peak": arguments + temporaries + fresh,
+            "peak": peak,
             "limit": topology.generation.limit,
+        },
+        # Arrays are padded to tiles in memory, which belongs to no part.
+        "bytes_by_part": step.held
+        | {
+            "temporaries": temporaries,
+            "padding": max(peak - temporaries - sum(step.held.values()), 0),
         },
         "flops_per_example": training_flops(model),
         "flops_per_step": flops,
+        "executed_flops_per_step": step.executed_flops,
         "rule": RULE,
+        "collectives": collectives,
+        "seconds_by_term": terms,
         "step_seconds": seconds,
+        "step_seconds_without_overlap": serial,
         "mfu": flops / topology.peak / seconds,
+        "mfu_without_overlap": flops / topology.peak / serial,
         "days": steps * seconds / 86_400,
         "chip_hours": steps * seconds / 3_600 * topology.chips,
     }
 
 
-def refusal(error: Exception, topology: Topology) -> UserError | None:
+class Refusal(UserError):
+    """A program that does not fit, and how many bytes it would take of a device."""
+
+    def __init__(self, needed: float, topology: Topology):
+        self.needed, limit = needed, topology.generation.limit
+        super().__init__(
+            f"the step does not fit: it needs {needed / GIB:.2f} GiB a device and "
+            f"{topology.name.partition(':')[0]} has {limit / GIB:.2f}, so "
+            f"{(needed - limit) / GIB:.2f} are lacking; model.remat=full, a larger mesh.fsdp, a "
+            "larger train.accumulate or a smaller train.batch_size take less; --search tries which"
+        )
+
+
+def refusal(error: Exception, topology: Topology) -> Refusal | None:
     """What the compiler says of a program that does not fit, in words; None of other errors."""
     found = re.search(r"(?:[Uu]sed|required for HLO temporaries \()\s*([\d.]+)([KMGT])", str(error))
     if "RESOURCE_EXHAUSTED" not in str(error) or found is None:
         return None
-    needed = float(found[1]) * {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[found[2]]
-    limit = topology.generation.limit
-    return UserError(
-        f"the step does not fit: it needs {needed / GIB:.2f} GiB a device and "
-        f"{topology.name.partition(':')[0]} has {limit / GIB:.2f}, so {(needed - limit) / GIB:.2f} "
-        "are lacking; model.remat=full, a larger mesh.fsdp, a larger train.accumulate or a smaller "
-        "train.batch_size take less"
+    return Refusal(
+        float(found[1]) * {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[found[2]], topology
     )
 
 
 def format_plan(found: Mapping[str, Any]) -> str:
     """The plan as a table of text."""
-    held = found["bytes_per_chip"]
-    share = held["peak"] / held["limit"]
+    held, slices = found["bytes_per_chip"], found["slices"]
+    where = f"{found['topology']}, {slices} slices" if slices > 1 else found["topology"]
+    terms = ", ".join(
+        f"{name.replace('_', ' ')} {seconds:.3g} s"
+        for name, seconds in found["seconds_by_term"].items()
+        if seconds
+    )
     rows = {
-        "topology": f"{found['topology']}, {found['chips']:,} chips",
+        "topology": f"{where}, {found['chips']:,} chips",
         "parameters": f"{found['parameters']:,}",
         **{name: f"{value / GIB:.2f} GiB a device" for name, value in held.items()},
-        "fits": f"{share:.0%} of the memory",
+        "fits": f"{held['peak'] / held['limit']:.0%} of the memory",
         "FLOPs": f"{found['flops_per_step']:.3g} a step ({found['rule']})",
-        "step": f"at least {found['step_seconds']:.3g} s, by matrix products alone",
-        "MFU": f"at most {found['mfu']:.0%}, since what is computed again does not count",
-        "run": f"at least {found['days']:.3g} days, {found['chip_hours']:,.0f} chip hours",
+        "executed": f"{found['executed_flops_per_step']:.3g} a step with what is computed again",
+        "at least": terms,
+        "step": f"{found['step_seconds']:.3g} s if these overlap, "
+        f"{found['step_seconds_without_overlap']:.3g} s if not",
+        "MFU": f"{found['mfu']:.0%} if they overlap, {found['mfu_without_overlap']:.0%} if not",
+        "run": f"{found['days']:.3g} days, {found['chip_hours']:,.0f} chip hours, if they overlap",
     }
-    return "\n".join(f"{name:>12}  {text}" for name, text in rows.items())
+    lines = [f"{name:>12}  {text}" for name, text in rows.items()]
+    lines.append("\n" + f"{'exchange':>20}{'devices':>9}{'a step':>8}{'GB':>8}{'s':>8}")
+    for row in found["collectives"]:
+        lines.append(
+            f"{row['kind']:>20}{row['devices']:>9,}{row['count']:>8,}{row['bytes'] / 1e9:>8.2f}"
+            f"{row['seconds']:>8.3f}"
+        )
+    return "\n".join(lines)

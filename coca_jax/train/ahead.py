@@ -15,9 +15,11 @@ from coca_jax.errors import UserError
 from coca_jax.models import CoCa
 from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.parallel.mesh import mesh_shape
+from coca_jax.planning.flops import executed_flops
+from coca_jax.planning.plan import CompiledStep
 from coca_jax.train.optimizer import make_optimizer
 from coca_jax.train.state import StateFactory
-from coca_jax.train.step import compile_train_step, make_train_step
+from coca_jax.train.step import make_train_step, trace_train_step
 
 
 def full_mesh(config: ConfigDict, devices: Sequence[Any]) -> Mesh:
@@ -36,15 +38,12 @@ def full_mesh(config: ConfigDict, devices: Sequence[Any]) -> Mesh:
     return make_mesh(config.mesh, devices)
 
 
-def compile_ahead(config: ConfigDict, mesh: Mesh) -> Any:
+def compile_ahead(config: ConfigDict, mesh: Mesh) -> CompiledStep:
     """Compiles the step that `coca train` would run on `mesh`; nothing is computed.
 
     Args:
       config: the whole configuration, found right.
       mesh: of devices that are here, or of a topology's.
-
-    Returns:
-      The compiled program, with `memory_analysis()` and `as_text()`.
 
     Raises:
       UserError: the mesh does not divide some parameter.
@@ -58,10 +57,33 @@ def compile_ahead(config: ConfigDict, mesh: Mesh) -> Any:
         lambda params: make_optimizer(config.optimizer, config.train.steps, params),
         partitioner,
         ema=config.optimizer.ema_decay > 0,
+        optimizer_rules=config.sharding.optimizer_rules,
     )
     step = make_train_step(model, factory.optimizer, factory.schedule, config)
     batch = abstract_batch(config, model, partitioner)
-    return compile_train_step(step, factory.abstract, batch, partitioner)
+    traced = trace_train_step(step, factory.abstract, batch, partitioner)
+    with partitioner.context():
+        program = traced.lower().compile()
+    state = factory.abstract
+    held = {
+        "parameters": state.params,
+        "optimizer": state.optimizer,
+        "average": state.ema,
+        "batch": batch,
+    }
+    return CompiledStep(
+        program,
+        executed_flops(traced.jaxpr),
+        {part: _bytes_of_a_device(tree) for part, tree in held.items()},
+        list(mesh.devices.flat),
+    )
+
+
+def _bytes_of_a_device(tree: Any) -> int:
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def abstract_batch(

@@ -82,6 +82,7 @@ class Trainer:
             lambda params: make_optimizer(config.optimizer, config.train.steps, params),
             self.partitioner,
             ema=config.optimizer.ema_decay > 0,
+            optimizer_rules=config.sharding.optimizer_rules,
         )
         file, params = tokenizer_file(config.data), self.factory.abstract.params
         self.transfer = source and plan(source, config, params, file)

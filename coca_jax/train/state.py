@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from coca_jax.errors import UserError
 from coca_jax.models import CoCa, init_params
 from coca_jax.parallel import Partitioner
-from coca_jax.parallel.sharding import undivided
+from coca_jax.parallel.sharding import Rules, undivided
 
 
 @struct.dataclass
@@ -35,6 +35,7 @@ class StateFactory:
         make_optimizer: Callable[[Any], tuple[optax.GradientTransformation, optax.Schedule]],
         partitioner: Partitioner,
         ema: bool = False,
+        optimizer_rules: Rules = (),
     ):
         """Traces the model once; nothing is computed.
 
@@ -43,6 +44,7 @@ class StateFactory:
           make_optimizer: from parameter shapes to an optimizer and its schedule.
           partitioner: mesh and rules.
           ema: whether an average of the parameters is kept.
+          optimizer_rules: read before the partitioner's for the optimizer's state and the average.
 
         Raises:
           UserError: the mesh does not divide some parameter.
@@ -54,12 +56,13 @@ class StateFactory:
             params = partitioner.abstract(boxed)
             self.optimizer, self.schedule = make_optimizer(params)
             shapes = jax.eval_shape(lambda: self._init(jax.random.key(0)))
-        param_shardings = jax.tree.map(lambda x: x.sharding, params)
+        rules = (*optimizer_rules, *partitioner.rules)
+        kept = Partitioner(partitioner.mesh, rules).abstract(boxed)
         self.shardings = TrainState(
             step=partitioner.replicated,
-            params=param_shardings,
-            optimizer=_optimizer_shardings(shapes.optimizer, params, partitioner),
-            ema=param_shardings if ema else None,
+            params=jax.tree.map(lambda x: x.sharding, params),
+            optimizer=_optimizer_shardings(shapes.optimizer, kept, partitioner),
+            ema=jax.tree.map(lambda x: x.sharding, kept) if ema else None,
         )
         if problems := undivided(shapes, self.shardings):
             raise UserError("the mesh does not divide these arrays:\n" + "\n".join(problems))

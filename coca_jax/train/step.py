@@ -48,21 +48,33 @@ def make_train_step(
     return train_step
 
 
-def compile_train_step(
+def trace_train_step(
     step: StepFunction, state: TrainState, batch: Any, partitioner: Partitioner
-) -> StepFunction:
-    """Compiles ahead of time; the state that goes in is given up for the one that comes out.
+) -> Any:
+    """Traces it; the state that goes in will be given up for the one that comes out.
 
     Args:
       step: from `make_train_step`.
       state: shapes with shardings, or arrays.
       batch: likewise.
       partitioner: mesh and rules.
+
+    Returns:
+      What `jax.jit(...).trace(...)` does: the program as `jaxpr`, and `lower()`.
     """
     shardings = jax.tree.map(lambda x: x.sharding, state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, partitioner.replicated))
     with partitioner.context():
-        return jitted.lower(state, batch).compile()
+        return jitted.trace(state, batch)
+
+
+def compile_train_step(
+    step: StepFunction, state: TrainState, batch: Any, partitioner: Partitioner
+) -> StepFunction:
+    """Compiles ahead of time what `trace_train_step` traces, of the same arguments."""
+    traced = trace_train_step(step, state, batch, partitioner)
+    with partitioner.context():
+        return traced.lower().compile()
 
 
 def floor_temperature(params: Any, floor: float) -> Any:

@@ -221,7 +221,8 @@ def _settings(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Settings of model and losses that differ: parameters may fit and yet mean something else."""
     sections = ("model", "loss")
     old, new = ({k: to_json(config)[k] for k in sections} for config in (old, new))
-    return differences(old, new, ("model.remat", "model.scan_unroll", "model.dtype"))
+    remat = ("model.remat", "model.image.remat", "model.text.remat")
+    return differences(old, new, (*remat, "model.scan_unroll", "model.dtype"))
 
 
 def _folded(names: tuple[str, ...]) -> str:

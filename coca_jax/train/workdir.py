@@ -35,6 +35,8 @@ FREE = (
     "data.max_bad_share",
     "data.tokenizer.path",
     "model.remat",
+    "model.image.remat",
+    "model.text.remat",
     "model.scan_unroll",
 )
 

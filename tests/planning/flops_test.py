@@ -8,6 +8,7 @@ import pytest
 from coca_jax.models import PRESETS, CoCa, CoCaConfig, PoolerConfig, init_params
 from coca_jax.models.presets import open_clip
 from coca_jax.planning import forward_flops, training_flops
+from coca_jax.planning.flops import executed_flops
 
 TINY = PRESETS["tiny"]
 OPEN_CLIP = dataclasses.asdict(
@@ -18,32 +19,6 @@ OPEN_CLIP = dataclasses.asdict(
         embedding=24,
     )
 )
-
-
-def products(jaxpr):
-    """FLOPs of every matrix product in a program, scanned ones times their length.
-
-    The same product of the same two arrays counts once: the compiler merges them.
-    """
-    total, seen = 0, set()
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            factors = tuple(map(id, equation.invars))
-            if factors in seen:
-                continue
-            seen.add(factors)
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            size = 2 * equation.outvars[0].aval.size
-            for axis in contracted:
-                size *= equation.invars[0].aval.shape[axis]
-            total += size
-        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for value in equation.params.values():
-            for inner in value if isinstance(value, (list, tuple)) else [value]:
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    total += times * products(inner)
-    return total
 
 
 @pytest.mark.parametrize(
@@ -67,6 +42,31 @@ def test_formula_counts_what_the_program_multiplies(changes):
     halved = lambda layers, length: layers * 2 * length**2 * text.width  # noqa: E731
     masked = halved(text.unimodal_layers, text.length + (config.contrastive != "none"))
     masked += halved(text.multimodal_layers, text.length) * config.captioning
-    assert sum(forward_flops(config).values()) + masked == products(program.jaxpr)
+    assert sum(forward_flops(config).values()) + masked == executed_flops(program)
     assert forward_flops(config, 0.5)["image_encoder"] < forward_flops(config)["image_encoder"]
     assert training_flops(config) == 3 * sum(forward_flops(config).values())
+
+
+def test_executed_products_count_as_often_as_they_run():
+    x, kernels = jnp.ones((4, 8)), jnp.ones((5, 8, 8))
+    one = 2 * 4 * 8 * 8
+
+    def layers(x, kernels):
+        return jax.lax.scan(lambda x, k: (jnp.tanh(x @ k), None), x, kernels)[0].sum()
+
+    assert executed_flops(jax.make_jaxpr(layers)(x, kernels)) == 5 * one
+    assert executed_flops(jax.make_jaxpr(jax.grad(layers, argnums=(0, 1)))(x, kernels)) == 15 * one
+    again = jax.checkpoint(lambda x, k: jnp.sin(jnp.sin(x @ k) @ k).sum())
+    # Forward 2, again 1 (the last product is not needed), backward 4.
+    assert executed_flops(jax.make_jaxpr(jax.grad(again, argnums=(0, 1)))(x, kernels[0])) >= 7 * one
+
+
+def test_executed_products_of_each_device_are_added_up():
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=auto)
+    spec = jax.sharding.PartitionSpec("a")
+    product = jax.shard_map(
+        lambda x: x @ x.T, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+    )
+    # Of [8, 3] each of eight devices multiplies its [2, 3] by itself.
+    assert executed_flops(jax.make_jaxpr(product)(jnp.ones((8, 3)))) == 8 * 2 * 2 * 2 * 3

@@ -25,8 +25,8 @@ import jax
 from coca_jax.config import load_config
 from coca_jax.train.ahead import compile_ahead, full_mesh
 config = load_config(sys.argv[1], ["--config.mesh.fsdp=2"])
-compiled = compile_ahead(config, full_mesh(config, jax.devices()))
-print(compiled.input_shardings[0][1]["image"].shard_shape((16, 8, 8, 3)))
+step = compile_ahead(config, full_mesh(config, jax.devices()))
+print(step.program.input_shardings[0][1]["image"].shard_shape((16, 8, 8, 3)))
 """
 
 
@@ -62,8 +62,10 @@ def test_an_unknown_topology_is_refused():
 
 
 @needs_libtpu
+@pytest.mark.slow
 def test_a_pod_that_is_not_here(tmp_path):
-    done = plan("--topology", "v5e:2x2", "--json", str(tmp_path / "plan.json"))
+    words = ("--json", str(tmp_path / "plan.json"), "--picture", str(tmp_path / "memory.png"))
+    done = plan("--topology", "v5e:2x2", *words)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "plan.json").read_text())
     config = load_config(CONFIG)
@@ -73,10 +75,62 @@ def test_a_pod_that_is_not_here(tmp_path):
     assert found["flops_per_step"] == config.train.batch_size * training_flops(model)
     held = found["bytes_per_chip"]
     assert 4 * found["parameters"] < held["arguments"] < held["peak"] < held["limit"]
-    assert found["step_seconds"] == pytest.approx(found["flops_per_step"] / (4 * 197e12))
+    assert found["executed_flops_per_step"] >= found["flops_per_step"]
+    terms = found["seconds_by_term"]
+    assert terms["matrix"] == pytest.approx(found["executed_flops_per_step"] / (4 * 197e12))
+    assert found["step_seconds"] == max(terms.values()) < found["step_seconds_without_overlap"]
+    exchanged = {row["kind"]: row["bytes"] for row in found["collectives"]}
+    # Parameters are replicated, so that the gradient of each is added up once, at 2 bytes or 4.
+    gradients = exchanged.get("all-reduce", 0) + exchanged.get("reduce-scatter", 0)
+    assert 2 * found["parameters"] < gradients < 6 * found["parameters"]
+    parts = found["bytes_by_part"]
+    assert sum(parts.values()) == pytest.approx(held["peak"])
+    assert parts["parameters"] == 4 * found["parameters"]
+    assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
 
 
 @needs_libtpu
+@pytest.mark.slow
+def test_slices_that_are_not_here(tmp_path):
+    words = ("--slices", "2", "--config.mesh.fsdp=4", "--json", str(tmp_path / "plan.json"))
+    done = plan("--topology", "v5e:2x2", *words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["chips"] == 8 and found["slices"] == 2
+    sent = {row["kind"]: row for row in found["collectives"]}["send"]
+    # Each chip has a quarter of the gradients to exchange with the other slice.
+    assert sent["devices"] == 2 and sent["bytes"] > 2 * found["parameters"] / 4
+    assert found["seconds_by_term"]["between_slices"] == pytest.approx(sent["bytes"] / 3.125e9)
+    assert "2 slices" in done.stdout
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_the_mesh_keeps_to_slices():
+    done = plan("--topology", "v5e:2x2", "--slices", "2", "--config.mesh.fsdp=8")
+    assert done.returncode == 2
+    assert "multiple of the 2 slices" in done.stderr
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_search_ranks_what_fits(tmp_path):
+    words = ("--search", "--json", str(tmp_path / "plan.json"))
+    done = plan("--topology", "v5e:2x2", *words, "--picture", str(tmp_path / "memory.svg"))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "plan.json").read_text())
+    seconds = [one["step_seconds"] for one in found["search"].values()]
+    assert seconds == sorted(seconds) and found["step_seconds"] == seconds[0]
+    assert next(iter(found["search"])) == found["choice"]
+    # Each mesh of four devices fits with nothing computed again; tensor=4 does not divide the model.
+    assert set(found["search"]) == {
+        f"fsdp={fsdp} tensor=1 remat=none accumulate=1" for fsdp in (1, 4)
+    }
+    assert (tmp_path / "memory.svg").stat().st_size > 0
+
+
+@needs_libtpu
+@pytest.mark.slow
 def test_what_does_not_fit_says_by_how_much():
     words = ("--config.model.text.vocab_size=100000000",)
     done = plan("--topology", "v5e:2x2", *words)

@@ -12,12 +12,20 @@ import pytest
 from coca_jax.config import default_config, model_config, validate
 from coca_jax.models import CoCa, preset
 from coca_jax.parallel import Partitioner, make_mesh
+from coca_jax.planning.flops import executed_flops
 from coca_jax.train.gradient import accumulated_gradient, gradient
 from coca_jax.train.optimizer import make_optimizer
 from coca_jax.train.state import StateFactory
 from coca_jax.train.step import compile_train_step, floor_temperature, make_train_step
 
-MESHES = [(8, 1, 1), (2, 4, 1), (1, 2, 4), (2, 2, 2)]
+SPREAD = (("embed", ("data", "fsdp")),)
+STRATEGIES = {
+    "replicated": ((8, 1, 1),),
+    "optimizer": ((8, 1, 1), SPREAD),
+    "fsdp": ((2, 4, 1),),
+    "tensor": ((1, 2, 4),),
+    "all": ((2, 2, 2), SPREAD),
+}
 
 
 def make_config(**changes):
@@ -50,6 +58,7 @@ def factory_of(config, partitioner):
         lambda params: make_optimizer(config.optimizer, config.train.steps, params),
         partitioner,
         ema=config.optimizer.ema_decay > 0,
+        optimizer_rules=config.sharding.optimizer_rules,
     )
 
 
@@ -65,9 +74,11 @@ def spread(params):
 
 
 @functools.cache
-def three_steps(sizes):
+def three_steps(sizes, optimizer_rules=()):
     """Metrics and states of a run: before it, and after each of three different batches."""
     config = make_config(**{"optimizer.name": "adamw", "optimizer.ema_decay": 0.9})
+    config.sharding.optimizer_rules = optimizer_rules
+    config.mesh.update(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
     validate(config, 8)
     partitioner = partitioner_of(sizes, config)
     factory = factory_of(config, partitioner)
@@ -93,10 +104,10 @@ def relative(found, expected):
     return max(jax.tree.leaves(ratios))
 
 
-@pytest.mark.parametrize("sizes", MESHES)
-def test_every_mesh_trains_as_one_device(sizes):
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_every_strategy_trains_as_one_device(strategy):
     one, expected, _ = three_steps((1, 1, 1))
-    many, found, _ = three_steps(sizes)
+    many, found, _ = three_steps(*strategy)
     for a, b in zip(one, many, strict=True):
         for name in a:
             np.testing.assert_allclose(b[name], a[name], rtol=1e-5, err_msg=name)
@@ -127,6 +138,15 @@ def test_state_is_split_as_the_table_says():
         kernel = functools.reduce(lambda node, name: node[name], path, tree)
         assert kernel.shape == (2, 32, 64)
         assert {s.data.shape for s in kernel.addressable_shards} == {(2, 16, 16)}
+
+
+def test_the_optimizers_state_can_be_split_further_than_the_parameters():
+    _, _, state = three_steps((8, 1, 1), SPREAD)
+    path = ("decoder", "unimodal", "layers", "mlp", "up", "kernel")
+    trees = (state.params, state.optimizer[1].mu, state.ema)
+    kernels = [functools.reduce(lambda node, name: node[name], path, tree) for tree in trees]
+    shapes = [{s.data.shape for s in kernel.addressable_shards} for kernel in kernels]
+    assert shapes == [{(2, 32, 64)}, {(2, 4, 64)}, {(2, 4, 64)}]
 
 
 def test_factored_moments_are_split_as_what_is_left_of_their_parameter():
@@ -170,6 +190,83 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(sizes, changes):
     assert metrics.keys() == same.keys()
     for name in metrics.keys() - {"captioning_accuracy"}:
         np.testing.assert_allclose(same[name], metrics[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.image.remat": "offload", "model.text.remat": "full"},
+        pytest.param({"model.remat": "dots_with_no_batch_dims_saveable"}, marks=pytest.mark.slow),
+    ],
+    ids=["by_tower", "dots"],
+)
+def test_what_is_computed_again_changes_no_gradient(changes):
+    batch, results = make_batch(), []
+    for config in (make_config(), make_config(**changes)):
+        model, partitioner = CoCa(model_config(config)), partitioner_of((2, 2, 1), config)
+        params = spread(factory_of(config, partitioner).create(0).params)
+        with partitioner.context():
+            compute = jax.jit(functools.partial(gradient, model, config))
+            results.append(compute(params, partitioner.put_batch(batch), jax.random.key(0))[0])
+    kept, again = map(without_key_biases, jax.device_get(results))
+    assert relative(again, kept) < 1e-5
+
+
+def test_rematerialisation_is_chosen_for_each_tower():
+    """More products are executed where more is computed again."""
+
+    def executed(**changes):
+        config = make_config(**changes)
+        model, partitioner = CoCa(model_config(config)), partitioner_of((1, 1, 1), config)
+        params = factory_of(config, partitioner).abstract.params
+        compute = functools.partial(gradient, model, config)
+        return executed_flops(jax.make_jaxpr(compute)(params, make_batch(), jax.random.key(0)))
+
+    nothing, image = executed(), executed(**{"model.image.remat": "full"})
+    text = executed(**{"model.text.remat": "full"})
+    both = executed(**{"model.remat": "full"})
+    assert nothing < min(image, text) and max(image, text) < both
+    assert both - text == image - nothing
+    assert executed(**{"model.remat": "full", "model.text.remat": "none"}) == image
+
+
+@pytest.mark.slow
+def test_a_batch_32_times_as_large_in_micro_batches():
+    """The gradient of one pass; and memory that grows by what each further example needs at least.
+
+    That is its pixels' and embeddings' share, far less than its activations in one pass.
+    """
+    rows, repeats = 64, 32
+    config = make_config(**{"train.accumulate": repeats, "train.batch_size": rows})
+    config.loss.contrastive.chunk = 8  # rows of the similarity matrix at a time
+    partitioner = partitioner_of((1, 1, 1), config)
+    model = CoCa(model_config(config))
+    params = spread(factory_of(config, partitioner).create(0).params)
+    batch = jax.tree.map(lambda x: np.concatenate([x] * 4), make_batch())
+    batch["image"] = np.random.default_rng(0).integers(0, 256, batch["image"].shape, np.uint8)
+    key, results, held = jax.random.key(0), [], []
+
+    def compiled(function, count, config):
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), batch)
+        return (
+            jax.jit(functools.partial(function, model, config)).lower(params, shapes, key).compile()
+        )
+
+    small = make_config(**{"train.accumulate": 1})
+    with partitioner.context():
+        whole, pieces = (
+            compiled(gradient, rows, config),
+            compiled(accumulated_gradient, rows, config),
+        )
+        one = compiled(gradient, rows // repeats, small)
+        results = [jax.device_get(f(params, batch, key)[0]) for f in (whole, pieces)]
+    held = [f.memory_analysis().temp_size_in_bytes for f in (whole, pieces, one)]
+    assert relative(*map(without_key_biases, reversed(results))) < 1e-4
+    state = sum(x.nbytes for x in jax.tree.leaves(params))
+    # Beyond the running sum of the gradients and all embeddings: as for one micro-batch.
+    embeddings = 4 * 2 * rows * model.config.text.width * 4
+    print(held, state, embeddings)
+    assert held[1] < held[2] + 2 * state + embeddings < held[0]
 
 
 def test_temperature_stops_at_its_floor():

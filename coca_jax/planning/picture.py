@@ -1,0 +1,35 @@
+"""A picture of what fills a device's memory."""
+
+import pathlib
+from collections.abc import Mapping
+
+from coca_jax.planning.topologies import GIB
+
+COLOURS = ("#4269d0", "#efb118", "#6cc5b0", "#3ca951", "#ff725c", "#9c9c9c")
+
+
+def draw_memory(plans: Mapping[str, Mapping], path: pathlib.Path) -> None:
+    """One bar a plan, in parts, and the limit as a line.
+
+    Args:
+      plans: what `plan` gave, by what to call it.
+      path: of a picture; its ending says of what kind.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.6 + 0.5 * len(plans)), layout="constrained")
+    axes = figure.subplots()
+    names, parts = list(plans), list(next(iter(plans.values()))["bytes_by_part"])
+    start = [0.0] * len(names)
+    for part, colour in zip(parts, COLOURS, strict=False):
+        sizes = [plans[name]["bytes_by_part"][part] / GIB for name in names]
+        if any(sizes):
+            axes.barh(names, sizes, left=start, color=colour, label=part, height=0.6)
+        start = [a + b for a, b in zip(start, sizes, strict=True)]
+    limit = max(found["bytes_per_chip"]["limit"] for found in plans.values()) / GIB
+    axes.axvline(limit, color="black", linestyle="--")
+    axes.set(xlabel="GiB a device; the dashed line is all there is", xlim=(0, limit * 1.02))
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=len(parts), frameon=False)
+    figure.savefig(path, dpi=150)

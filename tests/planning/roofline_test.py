@@ -1,0 +1,70 @@
+"""Times of exchanges by hand, on chips that are not there."""
+
+import itertools
+import types
+
+import pytest
+
+from coca_jax.planning.program import Collective, Program
+from coca_jax.planning.roofline import roofline
+from coca_jax.planning.topologies import GENERATIONS, Topology
+
+V4 = GENERATIONS["v4"]
+
+
+def topology(*sides, slices=1):
+    places = itertools.product(*map(range, sides))
+    devices = [types.SimpleNamespace(coords=place) for place in places]
+    return Topology("v4", V4, devices * slices, slices)
+
+
+class Made(Program):
+    """A program with these exchanges."""
+
+    def __init__(self, *collectives, traffic=0):
+        self._collectives, self._traffic = collectives, traffic
+
+    def collectives(self):
+        return list(self._collectives)
+
+    def traffic(self):
+        return self._traffic
+
+
+SIDE = tuple(range(0, 64, 16))  # chips (0..3, 0, 0) of 4 x 4 x 4: one ring, both ways round
+HALF = SIDE[:2]  # a line
+PLANE = tuple(range(0, 64, 4))
+
+
+@pytest.mark.parametrize(
+    ("collective", "term", "seconds"),
+    [
+        (Collective("all-gather", 90, SIDE, 3), "interconnect", 3 * 90 * 3 / 4 / (2 * V4.link)),
+        (Collective("all-gather", 90, HALF, 1), "interconnect", 90 / 2 / V4.link),
+        (Collective("all-reduce", 90, PLANE, 1), "interconnect", 180 * 15 / 16 / (4 * V4.link)),
+        (Collective("all-to-all", 64, (), 1), "interconnect", 63 / (6 * V4.link)),
+        (Collective("collective-permute", 90, (), 2), "interconnect", 2 * 90 / V4.link),
+        (Collective("send", 90, (), 2), "between_slices", 2 * 90 / V4.network),
+    ],
+)
+def test_exchanges(collective, term, seconds):
+    pod = topology(4, 4, 4)
+    terms, rows = roofline(Made(collective), 0, pod, pod.devices)
+    assert terms[term] == pytest.approx(seconds)
+    assert sum(terms.values()) == pytest.approx(seconds)
+    assert rows[0]["count"] == collective.times
+    assert rows[0]["bytes"] == collective.times * collective.size
+
+
+def test_products_and_memory():
+    pod = topology(2, 2, 1)
+    terms, rows = roofline(Made(traffic=1000), 4 * 10**12, pod, pod.devices)
+    assert terms["matrix"] == pytest.approx(1 / 275)
+    assert terms["memory"] == pytest.approx(1000 / V4.memory)
+    assert rows == []
+
+
+def test_a_group_that_is_not_named_is_a_slice():
+    pod = topology(2, 2, 1, slices=2)
+    rows = roofline(Made(Collective("all-reduce", 8, (), 1)), 0, pod, pod.devices)[1]
+    assert rows[0]["devices"] == 4
