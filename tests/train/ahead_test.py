@@ -122,7 +122,7 @@ def test_a_search_ranks_what_fits(tmp_path):
     seconds = [one["step_seconds"] for one in found["search"].values()]
     assert seconds == sorted(seconds) and found["step_seconds"] == seconds[0]
     assert next(iter(found["search"])) == found["choice"]
-    # Each mesh of four devices fits with nothing computed again; tensor=4 does not divide the model.
+    # Each fits with nothing computed again; tensor=4 does not divide the model.
     assert set(found["search"]) == {
         f"fsdp={fsdp} tensor=1 remat=none accumulate=1" for fsdp in (1, 4)
     }

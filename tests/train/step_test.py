@@ -265,7 +265,6 @@ def test_a_batch_32_times_as_large_in_micro_batches():
     state = sum(x.nbytes for x in jax.tree.leaves(params))
     # Beyond the running sum of the gradients and all embeddings: as for one micro-batch.
     embeddings = 4 * 2 * rows * model.config.text.width * 4
-    print(held, state, embeddings)
     assert held[1] < held[2] + 2 * state + embeddings < held[0]
 
 

@@ -1,0 +1,38 @@
+"""Pods that are not here. In a process of its own: libtpu's environment goes before JAX."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import json, sys
+from coca_jax.planning.topologies import GENERATIONS, find_topology, prepare_environment
+prepare_environment()
+from coca_jax.parallel.mesh import make_mesh
+for name, generation in GENERATIONS.items():
+    topology = find_topology(f"{name}:{generation.example}")
+    mesh = make_mesh({"data": -1, "fsdp": 8, "tensor": 1}, topology.devices)
+    kinds = {d.device_kind for d in mesh.devices.flat}
+    print(json.dumps([name, topology.chips, topology.sides, mesh.size, sorted(kinds)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not importlib.util.find_spec("libtpu"), reason="libtpu is not installed (the plan extra)"
+)
+def test_every_generation_can_be_laid_out_as_a_mesh():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows == [
+        ["v4", 2048, [8, 16, 16], 2048, ["TPU v4"]],
+        ["v5e", 256, [16, 16, 1], 256, ["TPU v5 lite"]],
+        ["v5p", 1024, [8, 8, 16], 1024, ["TPU v5"]],
+        ["v6e", 256, [16, 16, 1], 256, ["TPU v6 lite"]],
+        ["tpu7x", 64, [4, 4, 4], 128, ["TPU7x"]],
+    ]
+    assert done.stderr == ""
