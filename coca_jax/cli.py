@@ -161,24 +161,21 @@ def params(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Compiles the train step for a TPU pod that need not be there; shows what it takes."""
+    """Compiles the train step for a pod that need not be there; shows what it takes."""
     from coca_jax.planning.topologies import find_topology, prepare_environment
 
     prepare_environment()
     from coca_jax.planning.picture import draw_memory
-    from coca_jax.planning.plan import format_plan
+    from coca_jax.planning.plan import format_plan, format_search
     from coca_jax.train.plans import plan_run, search
 
     config, topology = _config(options), find_topology(options.topology, options.slices)
     tell = functools.partial(print, file=sys.stderr, flush=True)
     tell(f"compiling for {len(topology.devices):,} devices")
     if options.search:
-        plans = {str(choice): one for choice, one in search(config, topology, tell).items()}
-        if not plans:
-            raise UserError(f"nothing that was tried fits {options.topology}")
+        plans = search(config, topology, tell)
+        print(format_search(plans))
         best = next(iter(plans))
-        print("\n".join(f"{one['step_seconds']:8.3g} s  {name}" for name, one in plans.items()))
-        print(f"\n{best}")
         written = plans[best] | {"choice": best, "search": plans}
     else:
         written = plan_run(config, topology)

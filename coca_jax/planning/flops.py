@@ -57,23 +57,6 @@ def training_flops(config: CoCaConfig) -> int:
     return 3 * sum(forward_flops(config, config.image.patch_dropout).values())
 
 
-def _layer(length: int, width: int, mlp: int, causal: bool) -> int:
-    """Self-attention and MLP of one layer."""
-    projections = 4 * 2 * length * width**2
-    attention = 2 * 2 * length**2 * width // (2 if causal else 1)
-    return projections + attention + _mlp(length, width, mlp)
-
-
-def _mlp(length: int, width: int, mlp: int) -> int:
-    return 2 * 2 * length * width * mlp
-
-
-def _cross(length: int, width: int, keys: int, key_width: int) -> int:
-    """Cross-attention of `length` positions to `keys` others."""
-    projections = 2 * 2 * length * width**2 + 2 * 2 * keys * key_width * width
-    return projections + 2 * 2 * length * keys * width
-
-
 def executed_flops(jaxpr: Any) -> int:
     """FLOPs of every matrix product in a traced program, on all devices, whatever for.
 
@@ -90,7 +73,7 @@ def executed_flops(jaxpr: Any) -> int:
                 seen.add(factors)
                 count += _dot_flops(equation)
             continue
-        inner = [executed_flops(part) for part in _inner(settings)]
+        inner = [executed_flops(part) for part in inner_programs(settings)]
         if name == "cond":
             count += max(inner)
         elif name == "shard_map":  # one device's part
@@ -101,7 +84,7 @@ def executed_flops(jaxpr: Any) -> int:
     return count
 
 
-def _inner(settings: dict[str, Any]) -> list[Any]:
+def inner_programs(settings: dict[str, Any]) -> list[Any]:
     """The programs that an operation runs."""
     values = [
         part
@@ -109,6 +92,23 @@ def _inner(settings: dict[str, Any]) -> list[Any]:
         for part in (value if isinstance(value, (list, tuple)) else [value])
     ]
     return [v for v in values if hasattr(getattr(v, "jaxpr", v), "eqns")]
+
+
+def _layer(length: int, width: int, mlp: int, causal: bool) -> int:
+    """Self-attention and MLP of one layer."""
+    projections = 4 * 2 * length * width**2
+    attention = 2 * 2 * length**2 * width // (2 if causal else 1)
+    return projections + attention + _mlp(length, width, mlp)
+
+
+def _mlp(length: int, width: int, mlp: int) -> int:
+    return 2 * 2 * length * width * mlp
+
+
+def _cross(length: int, width: int, keys: int, key_width: int) -> int:
+    """Cross-attention of `length` positions to `keys` others."""
+    projections = 2 * 2 * length * width**2 + 2 * 2 * keys * key_width * width
+    return projections + 2 * 2 * length * keys * width
 
 
 def _dot_flops(equation: Any) -> int:

@@ -17,7 +17,7 @@ def draw_memory(plans: Mapping[str, Mapping], path: pathlib.Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 1.6 + 0.5 * len(plans)), layout="constrained")
+    figure = Figure(figsize=(10, 1.6 + 0.5 * len(plans)), layout="constrained")
     axes = figure.subplots()
     names, parts = list(plans), list(next(iter(plans.values()))["bytes_by_part"])
     start = [0.0] * len(names)
@@ -28,7 +28,7 @@ def draw_memory(plans: Mapping[str, Mapping], path: pathlib.Path) -> None:
         start = [a + b for a, b in zip(start, sizes, strict=True)]
     limit = max(found["bytes_per_chip"]["limit"] for found in plans.values()) / GIB
     axes.axvline(limit, color="black", linestyle="--")
-    axes.set(xlabel="GiB a device; the dashed line is all there is", xlim=(0, limit * 1.02))
+    axes.set(xlabel="GiB a device; dashed: the limit", xlim=(0, limit * 1.02))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(parts), frameon=False)

@@ -8,29 +8,33 @@ from coca_jax.errors import UserError
 from coca_jax.models import CoCaConfig
 from coca_jax.planning.flops import RULE, training_flops
 from coca_jax.planning.parameters import parameter_counts
-from coca_jax.planning.program import Program
+from coca_jax.planning.program import Collective
 from coca_jax.planning.roofline import roofline
-from coca_jax.planning.topologies import GIB, Topology
+from coca_jax.planning.topologies import GIB, GPUS, Topology
 
 
-class CompiledStep(NamedTuple):
-    """The train step, compiled for devices that need not be there."""
+class Step(NamedTuple):
+    """What is known of a train step, compiled or estimated, for devices that need not be there."""
 
-    program: Any  # has memory_analysis() and as_text()
-    executed_flops: int  # of a step, on all devices, what is computed again included
     held: dict[str, int]  # bytes of what a device is given, by part
+    arguments: int  # bytes of it as the compiler lays it out
+    temporaries: int  # bytes, those of results included that take no argument's place
+    executed_flops: int  # of a step, on all devices, what is computed again included
+    traffic: int  # bytes between a device and its memory
+    collectives: Sequence[Collective]
     devices: Sequence[Any]  # in the order of the mesh
+    estimated: bool = False
 
 
 def plan(
-    model: CoCaConfig, topology: Topology, step: CompiledStep, batch_size: int, steps: int
+    model: CoCaConfig, topology: Topology, step: Step, batch_size: int, steps: int
 ) -> dict[str, Any]:
     """The plan as `coca plan --json` writes it.
 
     Args:
       model: what is trained.
       topology: on what.
-      step: compiled for it.
+      step: compiled or estimated for it.
       batch_size: examples a step.
       steps: of the whole run.
 
@@ -38,12 +42,9 @@ def plan(
       Bytes of each device, FLOPs, exchanges between devices, and a roofline of the step:
       `step_seconds`, `mfu` and `days` if its terms overlap fully; `..._without_overlap` if not.
     """
-    memory, flops = step.program.memory_analysis(), batch_size * training_flops(model)
-    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    peak = arguments + temporaries + fresh
+    flops, peak = batch_size * training_flops(model), step.arguments + step.temporaries
     terms, collectives = roofline(
-        Program(step.program.as_text()), step.executed_flops, topology, step.devices
+        step.executed_flops, step.traffic, step.collectives, topology, step.devices
     )
     seconds, serial = max(terms.values()), sum(terms.values())
     return {
@@ -53,17 +54,15 @@ def plan(
         "devices": len(topology.devices),
         "parameters": sum(parameter_counts(model).values()),
         "bytes_per_chip": {
-            "arguments": arguments,
-            "temporaries": temporaries,
+            "arguments": step.arguments,
+            "temporaries": step.temporaries,
             "peak": peak,
             "limit": topology.generation.limit,
         },
         # Arrays are padded to tiles in memory, which belongs to no part.
         "bytes_by_part": step.held
-        | {
-            "temporaries": temporaries,
-            "padding": max(peak - temporaries - sum(step.held.values()), 0),
-        },
+        | {"temporaries": step.temporaries, "padding": step.arguments - sum(step.held.values())},
+        "estimated": step.estimated,
         "flops_per_example": training_flops(model),
         "flops_per_step": flops,
         "executed_flops_per_step": step.executed_flops,
@@ -105,7 +104,8 @@ def refusal(error: Exception, topology: Topology) -> Refusal | None:
 def format_plan(found: Mapping[str, Any]) -> str:
     """The plan as a table of text."""
     held, slices = found["bytes_per_chip"], found["slices"]
-    where = f"{found['topology']}, {slices} slices" if slices > 1 else found["topology"]
+    kind = "machines" if found["topology"].partition(":")[0] in GPUS else "slices"
+    where = f"{found['topology']}, {slices} {kind}" if slices > 1 else found["topology"]
     terms = ", ".join(
         f"{name.replace('_', ' ')} {seconds:.3g} s"
         for name, seconds in found["seconds_by_term"].items()
@@ -113,6 +113,7 @@ def format_plan(found: Mapping[str, Any]) -> str:
     )
     rows = {
         "topology": f"{where}, {found['chips']:,} chips",
+        **({"estimated": "memory, traffic and exchanges"} if found["estimated"] else {}),
         "parameters": f"{found['parameters']:,}",
         **{name: f"{value / GIB:.2f} GiB a device" for name, value in held.items()},
         "fits": f"{held['peak'] / held['limit']:.0%} of the memory",
@@ -132,3 +133,15 @@ def format_plan(found: Mapping[str, Any]) -> str:
             f"{row['seconds']:>8.3f}"
         )
     return "\n".join(lines)
+
+
+def format_search(plans: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each plan, with its time, share of the memory and what to call it."""
+    lines = [f"{'step, s':>9}{'no overlap':>12}{'memory':>8}"]
+    for name, found in plans.items():
+        held = found["bytes_per_chip"]
+        lines.append(
+            f"{found['step_seconds']:>9.3g}{found['step_seconds_without_overlap']:>12.3g}"
+            f"{held['peak'] / held['limit']:>8.0%}  {name}"
+        )
+    return "\n".join([*lines, "", f"the first of these, {next(iter(plans))}:"])

@@ -1,26 +1,32 @@
 """The least time that a compiled step can take: what it computes and moves, at the devices' rates.
 
 Four terms: matrix products at the peak; bytes through a device's memory; exchanges between devices
-of a slice, each by rings over the sides of the torus that its group spans; exchanges between slices
-over the network. If all overlap, the longest is the step's time; if none do, their sum.
+of a slice, each by rings over the sides of the torus that its group spans (of GPUs: through their
+machine's switch); exchanges between slices or machines over the network. If all overlap, the
+longest is the step's time; if none do, their sum.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from coca_jax.planning.program import Collective, Program
+from coca_jax.planning.program import Collective
 from coca_jax.planning.topologies import Topology
 
 
 def roofline(
-    program: Program, executed_flops: int, topology: Topology, devices: Sequence[Any]
+    executed_flops: int,
+    traffic: int,
+    collectives: Sequence[Collective],
+    topology: Topology,
+    devices: Sequence[Any],
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Seconds by term, and the exchanges between devices by kind and size of their group.
 
     Args:
-      program: the compiled step.
       executed_flops: of all devices, what is computed again included.
-      topology: that it was compiled for.
+      traffic: bytes that a device reads from and writes to its memory.
+      collectives: exchanges of a step.
+      topology: of the devices.
       devices: in the order of the mesh.
 
     Returns:
@@ -29,18 +35,24 @@ def roofline(
     """
     terms = {
         "matrix": executed_flops / topology.peak,
-        "memory": program.traffic() / topology.generation.memory,
+        "memory": traffic / topology.generation.memory,
         "interconnect": 0.0,
         "between_slices": 0.0,
     }
     rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for collective in program.collectives():
-        group = [devices[i] for i in collective.group] or devices[: _a_slice(topology)]
-        across = collective.kind == "send"
-        seconds = collective.times * _seconds(collective, group, topology)
-        terms["between_slices" if across else "interconnect"] += seconds
-        size = topology.slices if across else len(group)
-        size = 2 if collective.kind == "collective-permute" else size
+    a_slice = len(topology.devices) // topology.slices
+    for collective in collectives:
+        group = [devices[i] for i in collective.group] or devices[:a_slice]
+        if topology.switched:
+            within, across = _switched(collective, a_slice, topology)
+        elif collective.kind == "send":
+            within, across = 0.0, collective.size / topology.generation.network
+        else:
+            within, across = _torus(collective, group, topology), 0.0
+        terms["interconnect"] += collective.times * within
+        terms["between_slices"] += collective.times * across
+        seconds = collective.times * (within + across)
+        size = {"send": topology.slices, "collective-permute": 2}.get(collective.kind, len(group))
         row = rows.setdefault(
             (collective.kind, size),
             {"kind": collective.kind, "devices": size, "count": 0, "bytes": 0, "seconds": 0.0},
@@ -51,20 +63,27 @@ def roofline(
     return terms, sorted(rows.values(), key=lambda row: -row["seconds"])
 
 
-def _a_slice(topology: Topology) -> int:
-    return len(topology.devices) // topology.slices
-
-
-def _seconds(collective: Collective, group: Sequence[Any], topology: Topology) -> float:
-    """Of one exchange: bytes that must pass through a device's links, at their rate."""
+def _torus(collective: Collective, group: Sequence[Any], topology: Topology) -> float:
+    """Seconds of one exchange: bytes that must pass through a device's links, at their rate."""
     known = topology.generation
-    if collective.kind == "send":
-        return collective.size / known.network
     if collective.kind == "collective-permute":  # to one neighbour
         return collective.size / known.link
-    passed = collective.size * (len(group) - 1) / len(group)
-    passed *= 2 if collective.kind == "all-reduce" else 1
+    passed = _passed(collective, len(group))
     return passed / (known.link * _links(group, topology.sides, known.wraps))
+
+
+def _switched(collective: Collective, machine: int, topology: Topology) -> tuple[float, float]:
+    """Seconds within machines and between them; each GPU brings its share over the network."""
+    machines = len({i // machine for i in collective.group})
+    each = len(collective.group) // machines
+    within = _passed(collective, each) / topology.generation.link
+    return within, _passed(collective, machines) / each / topology.generation.network
+
+
+def _passed(collective: Collective, parts: int) -> float:
+    """Bytes that each of so many must send in a ring."""
+    once = collective.size * (parts - 1) / parts
+    return 2 * once if collective.kind == "all-reduce" else once
 
 
 def _links(group: Iterable[Any], sides: Sequence[int], wraps: int) -> int:

@@ -1,8 +1,8 @@
-"""TPU pods by name: their devices without the pod, and what a chip can do.
+"""TPU pods and GPU clusters by name: their devices without them, and what a chip can do.
 
 libtpu compiles for a topology on any machine. What a device may use of its memory (`limit`) is what
 libtpu 0.0.42 says when it refuses a program that is too large. Rates are those of the makers' data
-sheets, of the links between chips nine tenths of them; the network's are per chip of a full pod.
+sheets, of the links between TPUs nine tenths of them; the network's are per chip of a full pod.
 """
 
 import os
@@ -19,7 +19,7 @@ GIB = 2**30
 
 
 class Generation(NamedTuple):
-    """A generation of TPUs; a device is a chip, but for tpu7x, whose chips are two devices."""
+    """A kind of chip; a device is a chip, but for tpu7x, whose chips are two devices."""
 
     kind: str  # jax's name of the device, a key of `PEAKS`
     limit: int  # bytes of memory that a program may use on a device
@@ -27,7 +27,7 @@ class Generation(NamedTuple):
     memory: float  # bytes a second between a device and its memory
     link: float  # bytes a second and direction, of a link to a neighbour, a device's share
     network: float  # bytes a second between slices, a device's share
-    wraps: int  # a side of the pod that is a multiple of it is a ring
+    wraps: int = 0  # a side of the pod that is a multiple of it is a ring; 0: there are no sides
     options: Mapping[str, str] = MappingProxyType({})  # libtpu's
     devices_per_chip: int = 1
 
@@ -46,6 +46,19 @@ GENERATIONS = {
         "TPU7x", int(94.75 * GIB), "4x4x4", 3.69e12, 45e9, 6.25e9, wraps=4, devices_per_chip=2
     ),
 }
+# Machines x GPUs; a machine's GPUs share a switch.
+USABLE = 0.9  # of a GPU's memory: XLA_PYTHON_CLIENT_MEM_FRACTION, whose default is 0.75
+GPUS = {
+    "a100": Generation(
+        "NVIDIA A100", int(USABLE * 80e9), "4x8", memory=2.04e12, link=300e9, network=25e9
+    ),
+    "h100": Generation(
+        "NVIDIA H100", int(USABLE * 80e9), "4x8", memory=3.35e12, link=450e9, network=50e9
+    ),
+    "h200": Generation(
+        "NVIDIA H200", int(USABLE * 141e9), "4x8", memory=4.8e12, link=450e9, network=50e9
+    ),
+}
 
 
 class Topology(NamedTuple):
@@ -54,7 +67,12 @@ class Topology(NamedTuple):
     name: str
     generation: Generation
     devices: list[Any]
-    slices: int = 1
+    slices: int = 1  # or machines of GPUs
+
+    @property
+    def switched(self) -> bool:
+        """Whether a slice's devices are joined by a switch, as GPUs are, and not as a torus."""
+        return not self.generation.wraps
 
     @property
     def chips(self) -> int:
@@ -85,7 +103,7 @@ def prepare_environment() -> None:
 
 
 def find_topology(name: str, slices: int = 1) -> Topology:
-    """The devices of so many slices of a topology such as `v4:8x16x16`.
+    """The devices of so many slices of a topology such as `v4:8x16x16`, or of GPUs, `h100:4x8`.
 
     Raises:
       UserError: there is no such generation or shape, or libtpu is not installed.
@@ -93,8 +111,10 @@ def find_topology(name: str, slices: int = 1) -> Topology:
     if slices < 1:
         raise UserError(f"--slices {slices} should be at least 1")
     generation, _, shape = name.partition(":")
+    if generation in GPUS and slices == 1:
+        return _cluster(name)
     if generation not in GENERATIONS or not shape:
-        known = ", ".join(f"{key}:{value.example}" for key, value in GENERATIONS.items())
+        known = ", ".join(f"{k}:{v.example}" for k, v in (GENERATIONS | GPUS).items())
         raise UserError(f"topology {name!r} is not known; there are others like {known}")
     known = GENERATIONS[generation]
     try:
@@ -110,3 +130,14 @@ def find_topology(name: str, slices: int = 1) -> Topology:
         reason = str(error).splitlines()[0]
         raise UserError(f"topology {name!r}, say {generation}:{known.example}: {reason}") from error
     return Topology(name, known, list(described.devices), slices)
+
+
+def _cluster(name: str) -> Topology:
+    """Machines x GPUs; CPU devices stand for them, since nothing is compiled for these."""
+    kind, _, shape = name.partition(":")
+    sides = shape.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise UserError(f"topology {name!r} should be machines x GPUs, like {kind}:4x8")
+    machines, each = map(int, sides)
+    jax.config.update("jax_num_cpu_devices", machines * each)
+    return Topology(name, GPUS[kind], jax.devices()[: machines * each], machines)

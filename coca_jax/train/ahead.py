@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,8 +15,10 @@ from coca_jax.errors import UserError
 from coca_jax.models import CoCa
 from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.parallel.mesh import mesh_shape
+from coca_jax.planning.estimate import exchanges, split_of, temporaries, traffic
 from coca_jax.planning.flops import executed_flops
-from coca_jax.planning.plan import CompiledStep
+from coca_jax.planning.plan import Step
+from coca_jax.planning.program import Program
 from coca_jax.train.optimizer import make_optimizer
 from coca_jax.train.state import StateFactory
 from coca_jax.train.step import make_train_step, trace_train_step
@@ -38,16 +40,65 @@ def full_mesh(config: ConfigDict, devices: Sequence[Any]) -> Mesh:
     return make_mesh(config.mesh, devices)
 
 
-def compile_ahead(config: ConfigDict, mesh: Mesh) -> CompiledStep:
+def compile_ahead(config: ConfigDict, mesh: Mesh) -> tuple[Any, Step]:
     """Compiles the step that `coca train` would run on `mesh`; nothing is computed.
 
     Args:
       config: the whole configuration, found right.
       mesh: of devices that are here, or of a topology's.
 
+    Returns:
+      The compiled program, and what it takes.
+
     Raises:
       UserError: the mesh does not divide some parameter.
     """
+    traced = _trace(config, mesh)
+    with traced.partitioner.context():
+        compiled = traced.program.lower().compile()
+    memory, program = compiled.memory_analysis(), Program(compiled.as_text())
+    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    step = Step(
+        traced.held,
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes + max(fresh, 0),
+        executed_flops=executed_flops(traced.program.jaxpr),
+        traffic=program.traffic(),
+        collectives=program.collectives(),
+        devices=list(mesh.devices.flat),
+    )
+    return compiled, step
+
+
+def estimate_ahead(config: ConfigDict, mesh: Mesh) -> Step:
+    """The same without compiling, from the traced program (`coca_jax/planning/estimate.py`)."""
+    config = ConfigDict(config.to_dict())
+    if config.model.dtype == "auto":
+        config.model.dtype = "bfloat16"  # whatever devices stand for those it will run on
+    traced, size = _trace(config, mesh), config.train.batch_size
+    accumulate, params = config.train.accumulate, traced.state.params
+    split = split_of(params, size, accumulate, traced.partitioner.batch_shards)
+    jaxpr, given = traced.program.jaxpr, sum(traced.held.values())
+    return Step(
+        traced.held,
+        arguments=given,
+        temporaries=temporaries(jaxpr, split),
+        executed_flops=executed_flops(jaxpr),
+        traffic=traffic(jaxpr, split) + 2 * given,  # the state is read and written
+        collectives=exchanges(params, model_config(config), mesh, size, accumulate),
+        devices=list(mesh.devices.flat),
+        estimated=True,
+    )
+
+
+class _Traced(NamedTuple):
+    program: Any
+    state: Any
+    partitioner: Partitioner
+    held: dict[str, int]
+
+
+def _trace(config: ConfigDict, mesh: Mesh) -> _Traced:
     config = ConfigDict(config.to_dict())
     if config.model.dtype == "auto" and mesh.devices.flat[0].platform != "cpu":
         config.model.dtype = "bfloat16"  # `auto` would look at the devices that are here
@@ -60,23 +111,15 @@ def compile_ahead(config: ConfigDict, mesh: Mesh) -> CompiledStep:
         optimizer_rules=config.sharding.optimizer_rules,
     )
     step = make_train_step(model, factory.optimizer, factory.schedule, config)
-    batch = abstract_batch(config, model, partitioner)
-    traced = trace_train_step(step, factory.abstract, batch, partitioner)
-    with partitioner.context():
-        program = traced.lower().compile()
-    state = factory.abstract
-    held = {
+    state, batch = factory.abstract, abstract_batch(config, model, partitioner)
+    parts = {
         "parameters": state.params,
         "optimizer": state.optimizer,
         "average": state.ema,
         "batch": batch,
     }
-    return CompiledStep(
-        program,
-        executed_flops(traced.jaxpr),
-        {part: _bytes_of_a_device(tree) for part, tree in held.items()},
-        list(mesh.devices.flat),
-    )
+    held = {part: _bytes_of_a_device(tree) for part, tree in parts.items()}
+    return _Traced(trace_train_step(step, state, batch, partitioner), state, partitioner, held)
 
 
 def _bytes_of_a_device(tree: Any) -> int:

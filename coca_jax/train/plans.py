@@ -8,12 +8,13 @@ from ml_collections import ConfigDict
 from coca_jax.config import model_config
 from coca_jax.errors import UserError
 from coca_jax.planning.plan import Refusal, plan, refusal
-from coca_jax.planning.topologies import Topology
-from coca_jax.train.ahead import compile_ahead, full_mesh
+from coca_jax.planning.topologies import GIB, Topology
+from coca_jax.train.ahead import compile_ahead, estimate_ahead, full_mesh
 
 FSDP, TENSOR = (1, 4, 16, 64), (1, 4)
 REMAT = ("none", "dots_with_no_batch_dims_saveable", "full")  # ever less is kept
-MOST_MICRO_BATCHES = 64
+MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+COMPILED = 3
 
 
 class Choice(NamedTuple):
@@ -36,55 +37,87 @@ class Choice(NamedTuple):
         return config
 
 
-def plan_run(config: ConfigDict, topology: Topology) -> dict[str, Any]:
-    """The plan of this configuration on this topology; compiles, which takes minutes for a pod.
+def plan_run(config: ConfigDict, topology: Topology, compiled: bool = True) -> dict[str, Any]:
+    """The plan of this configuration on this topology.
+
+    Args:
+      config: the run.
+      topology: on what.
+      compiled: by the compiler, which takes minutes for a pod; else, and for GPUs in any case, by
+        an estimate.
 
     Raises:
       Refusal: it does not fit.
       UserError: the configuration is wrong.
     """
     mesh = full_mesh(config, topology.devices)
-    try:
-        step = compile_ahead(config, mesh)
-    except RuntimeError as error:  # the compiler's
-        raise refusal(error, topology) or error from error
+    if compiled and not topology.switched:
+        try:
+            step = compile_ahead(config, mesh)[1]
+        except RuntimeError as error:  # the compiler's
+            raise refusal(error, topology) or error from error
+    else:
+        step = estimate_ahead(config, mesh)
+        if (needed := step.arguments + step.temporaries) > topology.generation.limit:
+            raise Refusal(needed, topology)
     return plan(model_config(config), topology, step, config.train.batch_size, config.train.steps)
 
 
 def search(
     config: ConfigDict, topology: Topology, tell: Callable[[str], None]
-) -> dict[Choice, dict[str, Any]]:
-    """Plans of what fits, the fastest first.
+) -> dict[str, dict[str, Any]]:
+    """Plans of what fits, by what was chosen, the fastest first.
 
-    Each mesh is tried with each policy of rematerialisation, until one fits whole, with the fewest
-    micro-batches that fit: a refusal says how much memory is lacking, and so how many to try next.
+    Each mesh is estimated with each policy of rematerialisation and the fewest micro-batches that
+    fit. For TPUs the best of these are compiled, until `COMPILED` fit.
 
     Args:
       config: what is varied.
       topology: on what.
       tell: is given a line for each attempt.
+
+    Raises:
+      UserError: nothing fits.
     """
-    found, whole = {}, set()
+    found: dict[Choice, dict[str, Any]] = {}
     for choice in choices(config, topology):
-        if choice[:2] in whole:  # computing more again would only be slower
-            continue
-        while choice.accumulate <= MOST_MICRO_BATCHES:
-            try:
-                result = plan_run(choice.applied(config), topology)
-            except Refusal as error:
-                tell(f"{choice}: {error.needed / 2**30:.2f} GiB, does not fit")
-                ratio = error.needed / topology.generation.limit
-                choice = choice._replace(accumulate=choice.accumulate * max(2, _power(ratio)))
-                continue
-            except UserError as error:
-                tell(f"{choice}: {str(error).splitlines()[0]}")
+        for accumulate in MICRO_BATCHES:
+            tried = choice._replace(accumulate=accumulate)
+            if result := _attempt(tried, config, topology, tell, compiled=False):
+                found[tried] = result
                 break
-            tell(f"{choice}: {result['step_seconds']:.3g} s, MFU {result['mfu']:.0%}")
-            found[choice] = result
-            if choice.accumulate == 1:
-                whole.add(choice[:2])
-            break
-    return dict(sorted(found.items(), key=lambda item: _speed(item[1])))
+    ranked = sorted(found, key=lambda choice: _speed(found[choice]))
+    if not topology.switched:
+        found = {}
+        for choice in ranked:
+            if result := _attempt(choice, config, topology, tell, compiled=True):
+                found[choice] = result
+            if len(found) == COMPILED:
+                break
+    if not found:
+        raise UserError(f"nothing that was tried fits {topology.name}")
+    return {str(c): found[c] for c in sorted(found, key=lambda choice: _speed(found[choice]))}
+
+
+def _attempt(
+    choice: Choice,
+    config: ConfigDict,
+    topology: Topology,
+    tell: Callable[[str], None],
+    compiled: bool,
+) -> dict[str, Any] | None:
+    """The plan with this choice, or None where there is none."""
+    begin = f"{choice}, {'compiled' if compiled else 'estimated'}:"
+    try:
+        result = plan_run(choice.applied(config), topology, compiled)
+    except Refusal as error:
+        tell(f"{begin} {error.needed / GIB:.2f} GiB, does not fit")
+        return None
+    except UserError as error:
+        tell(f"{begin} {str(error).splitlines()[0]}")
+        return None
+    tell(f"{begin} {result['step_seconds']:.3g} s, MFU {result['mfu']:.0%}")
+    return result
 
 
 def choices(config: ConfigDict, topology: Topology) -> Iterator[Choice]:
@@ -99,8 +132,3 @@ def choices(config: ConfigDict, topology: Topology) -> Iterator[Choice]:
 
 def _speed(result: dict[str, Any]) -> tuple[float, float]:
     return result["step_seconds"], result["step_seconds_without_overlap"]
-
-
-def _power(ratio: float) -> int:
-    """The largest power of two that is at most the ratio."""
-    return 2 ** (int(ratio).bit_length() - 1)

@@ -5,9 +5,9 @@ import types
 
 import pytest
 
-from coca_jax.planning.program import Collective, Program
+from coca_jax.planning.program import Collective
 from coca_jax.planning.roofline import roofline
-from coca_jax.planning.topologies import GENERATIONS, Topology
+from coca_jax.planning.topologies import GENERATIONS, GPUS, Topology
 
 V4 = GENERATIONS["v4"]
 
@@ -16,19 +16,6 @@ def topology(*sides, slices=1):
     places = itertools.product(*map(range, sides))
     devices = [types.SimpleNamespace(coords=place) for place in places]
     return Topology("v4", V4, devices * slices, slices)
-
-
-class Made(Program):
-    """A program with these exchanges."""
-
-    def __init__(self, *collectives, traffic=0):
-        self._collectives, self._traffic = collectives, traffic
-
-    def collectives(self):
-        return list(self._collectives)
-
-    def traffic(self):
-        return self._traffic
 
 
 SIDE = tuple(range(0, 64, 16))  # chips (0..3, 0, 0) of 4 x 4 x 4: one ring, both ways round
@@ -49,7 +36,7 @@ PLANE = tuple(range(0, 64, 4))
 )
 def test_exchanges(collective, term, seconds):
     pod = topology(4, 4, 4)
-    terms, rows = roofline(Made(collective), 0, pod, pod.devices)
+    terms, rows = roofline(0, 0, [collective], pod, pod.devices)
     assert terms[term] == pytest.approx(seconds)
     assert sum(terms.values()) == pytest.approx(seconds)
     assert rows[0]["count"] == collective.times
@@ -58,7 +45,7 @@ def test_exchanges(collective, term, seconds):
 
 def test_products_and_memory():
     pod = topology(2, 2, 1)
-    terms, rows = roofline(Made(traffic=1000), 4 * 10**12, pod, pod.devices)
+    terms, rows = roofline(4 * 10**12, 1000, [], pod, pod.devices)
     assert terms["matrix"] == pytest.approx(1 / 275)
     assert terms["memory"] == pytest.approx(1000 / V4.memory)
     assert rows == []
@@ -66,5 +53,28 @@ def test_products_and_memory():
 
 def test_a_group_that_is_not_named_is_a_slice():
     pod = topology(2, 2, 1, slices=2)
-    rows = roofline(Made(Collective("all-reduce", 8, (), 1)), 0, pod, pod.devices)[1]
+    rows = roofline(0, 0, [Collective("all-reduce", 8, (), 1)], pod, pod.devices)[1]
     assert rows[0]["devices"] == 4
+
+
+H100 = GPUS["h100"]
+
+
+@pytest.mark.parametrize(
+    ("group", "within", "between"),
+    [
+        (tuple(range(8)), 7 / 8 * 90 / H100.link, 0),
+        (tuple(range(0, 32, 8)), 0, 3 / 4 * 90 / H100.network),
+        # Within each machine, and then an eighth of it between the machines.
+        (tuple(range(32)), 7 / 8 * 90 / H100.link, 3 / 4 * 90 / 8 / H100.network),
+    ],
+)
+def test_exchanges_of_gpus(group, within, between):
+    cluster = Topology("h100:4x8", H100, [None] * 32, 4)
+    gather = Collective("all-gather", 90, group, 1)
+    terms, _ = roofline(0, 0, [gather], cluster, cluster.devices)
+    assert terms["interconnect"] == pytest.approx(within)
+    assert terms["between_slices"] == pytest.approx(between)
+    reduce = gather._replace(kind="all-reduce", times=3)
+    twice, _ = roofline(0, 0, [reduce], cluster, cluster.devices)
+    assert sum(twice.values()) == pytest.approx(6 * sum(terms.values()))

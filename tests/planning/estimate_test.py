@@ -1,0 +1,94 @@
+"""Estimates of programs small enough to count by hand."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from coca_jax.models import PRESETS
+from coca_jax.parallel import make_mesh
+from coca_jax.planning.estimate import Split, exchanges, split_of, temporaries, traffic
+
+ROWS = 16
+WHOLE = Split(frozenset({ROWS}), 1, {})
+X, KERNELS = jnp.ones((ROWS, 8)), jnp.ones((5, 8, 8))
+ONE = ROWS * 8 * 4  # bytes of X
+
+
+def layers(x, kernels):
+    return jax.lax.scan(lambda x, kernel: (x @ kernel, x), x, kernels)
+
+
+def test_memory_in_the_programs_order():
+    def chain(x):
+        y = x @ x.T  # [16, 16]
+        z = y @ y
+        return jnp.sum(z)
+
+    program = jax.make_jaxpr(chain)(X)
+    assert temporaries(program, WHOLE) == 2 * ROWS * ROWS * 4  # y and z, and then z and a number
+    halved = temporaries(program, WHOLE._replace(shards=2))
+    assert halved == ROWS * ROWS * 4
+
+
+def test_memory_of_a_loop_is_its_results_and_the_worst_of_its_body():
+    program = jax.make_jaxpr(layers)(X, KERNELS)
+    # The last state, five that are kept, and a new one in the body.
+    assert temporaries(program, WHOLE) == (1 + 5 + 1) * ONE
+
+
+def test_gradients_are_split_as_their_parameters():
+    program = jax.make_jaxpr(lambda k: 2 * k)(KERNELS)
+    assert temporaries(program, WHOLE._replace(params={(5, 8, 8): 4})) == KERNELS.nbytes // 4
+
+
+def test_traffic_of_products_counts_as_often_as_they_run():
+    program = jax.make_jaxpr(layers)(X, KERNELS)
+    assert traffic(program, WHOLE) == 5 * (2 * ONE + 8 * 8 * 4)
+    assert traffic(program, WHOLE._replace(shards=4)) == 5 * (2 * ONE // 4 + 8 * 8 * 4)
+
+
+def params(mesh, *leaves):
+    return [
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+        for shape, *spec in leaves
+    ]
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_exchanges(accumulate):
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    leaves = params(mesh, ((8, 6), "fsdp", "tensor"), ((10,), None))
+    model = PRESETS["tiny"]
+    found = exchanges(leaves, model, mesh, 64, accumulate)
+    passes = 2 if accumulate == 1 else 12
+    kernel, bias = 8 * 6 // 2 * 2, 10 * 2
+    rows = 64 // accumulate // 4
+    expected = [
+        ("all-gather", kernel, (0, 2), passes),
+        ("reduce-scatter", kernel, (0, 2), accumulate),
+        ("all-reduce", kernel // 2, (0, 4), 1),
+        ("all-reduce", bias, (0, 2, 4, 6), 1),
+    ]
+    image, text = model.image, model.text
+    sizes = {
+        rows * image.tokens * image.width * 2: 2 * image.layers,
+        rows * text.length * text.width * 2: 2 * text.unimodal_layers + 3 * text.multimodal_layers,
+    }
+    expected += [("all-reduce", size, (0, 1), times * passes) for size, times in sizes.items()]
+    assert found == expected
+
+
+def test_how_arrays_are_split():
+    mesh = make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
+    split = split_of(params(mesh, ((8, 6), "fsdp", None), ((7,), None)), 64, 2, 8)
+
+    def parts(*shape):
+        aval = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return math.prod(shape) * 4 // split.size(aval)
+
+    assert parts(8, 6) == 4 and parts(7) == 1
+    assert parts(64, 5) == parts(12, 32, 5) == parts(2, 1, 32, 5) == 8
+    assert parts(5, 5, 5, 64) == 1
