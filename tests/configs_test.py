@@ -8,9 +8,10 @@ from coca_jax.config import load_config, model_config, validate
 from coca_jax.data import checks
 from coca_jax.evaluate.runner import mistakes
 from coca_jax.planning import parameter_counts
-from coca_jax.train import loop
+from coca_jax.train import comparison, loop
 
-FILES = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+COMPARISON = pathlib.Path(__file__).parent.parent / "configs/compare.py"
+FILES = sorted({*COMPARISON.parent.glob("*.py")} - {COMPARISON})
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -21,6 +22,11 @@ def test_is_right_at_both_sizes(file):
     validate(smoke, 1, mistakes(smoke.eval))
     assert smoke.train.steps <= 10
     assert sum(parameter_counts(model_config(smoke)).values()) < 5e6
+
+
+@pytest.mark.parametrize("argument", ["", ":objectives", ":training", ":architecture", ":smoke"])
+def test_the_comparison_is_right(argument):
+    assert comparison.mistakes(load_config(f"{COMPARISON}{argument}"), 1) == []
 
 
 def test_the_papers_recipe_trains_shrunk(prepared, tmp_path):

@@ -22,6 +22,24 @@ def train(options: argparse.Namespace) -> None:
     train(config, options.workdir, BEGAN)
 
 
+def compare(options: argparse.Namespace) -> None:
+    """Trains the rows of a comparison's tables by several seeds, prints and draws the tables."""
+    config = _config(options)
+    if not config.get("stages"):
+        raise UserError(f"{options.config} is no comparison: it has no stages (configs/compare.py)")
+    _join(next(iter(config.stages.values())), config)
+    import jax
+
+    from coca_jax.observe.report import write_report
+    from coca_jax.observe.report.comparison import format_comparison
+    from coca_jax.train.comparison import compare
+
+    found = compare(config, options.workdir.absolute(), BEGAN)
+    if jax.process_index() == 0:
+        print(format_comparison(found))
+        print(write_report(options.workdir))
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Restores a checkpoint, runs the configuration's evaluations and prints a table."""
     config = _config(options)
@@ -251,8 +269,13 @@ def _config(options: argparse.Namespace):
     return load_config(options.config, options.overrides)
 
 
-def _join(config) -> None:
-    """Joins the other processes of this run, if it has any; they must have the same to do."""
+def _join(config, whole=None) -> None:
+    """Joins the other processes of this run, if it has any; they must have the same to do.
+
+    Args:
+      config: says how to start.
+      whole: what they must agree on, if it is more.
+    """
     from coca_jax.accelerators import prepare_environment
     from coca_jax.config import to_json
     from coca_jax.config.validation import structure
@@ -262,7 +285,7 @@ def _join(config) -> None:
     if wrong := structure(config):
         raise UserError("\n".join(wrong))
     processes.start(config.processes.start_seconds, config.processes.heartbeat_seconds)
-    processes.agree("config", to_json(config))
+    processes.agree("config", to_json(config if whole is None else whole))
 
 
 def _checked_config(options: argparse.Namespace):

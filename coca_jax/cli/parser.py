@@ -29,6 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add("train", commands.train, "config", "workdir")
     add("evaluate", commands.evaluate, "config", "workdir").add_argument("--step", type=int)
+    add("compare", commands.compare, "config", "workdir")
     command = add("caption", commands.caption)
     command.add_argument("--model", required=True, type=pathlib.Path, help="a workdir")
     for name, (kind, meaning) in CAPTION_OPTIONS.items():

@@ -51,6 +51,12 @@ def write_results(
     return path
 
 
+def read_newest(workdir: str | os.PathLike) -> dict[str, dict[str, float | None]]:
+    """Returns the `eval/<step>.json` of the last step that has one; empty if none has."""
+    files = sorted(pathlib.Path(workdir).glob("eval/[0-9]*.json"), key=lambda path: int(path.stem))
+    return json.loads(files[-1].read_text()) if files else {}
+
+
 def write_json(value: Any, path: str | os.PathLike) -> None:
     """Writes the file whole or not at all; numbers that are not finite become null."""
     path = pathlib.Path(path)

@@ -4,7 +4,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -127,4 +127,37 @@ def confusion_chart(counts: Sequence[Sequence[int]], names: Sequence[str]) -> st
     return (
         f'<svg class="confusion" viewBox="0 0 {extent} {extent}" style="max-width:{extent}px" '
         f'font-size="{font}" dominant-baseline="central">{"".join(parts)}</svg>'
+    )
+
+
+def dot_chart(rows: Mapping[str, Sequence[float]]) -> str:
+    """Draws a line for each row, with a dot for each of its values and a bar at their mean."""
+    everything = [value for values in rows.values() for value in values]
+    low, high = min(everything), max(everything)
+    pad = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    low, high = low - pad, high + pad
+    left, width, step = 132, 400, 24
+    bottom = step * len(rows) + 6
+
+    def place(value: float) -> float:
+        return left + (width - left) * (value - low) / (high - low)
+
+    parts = []
+    for number, (name, values) in enumerate(rows.items()):
+        y, mean = step * (number + 0.5), place(sum(values) / len(values))
+        text = html.escape(name.replace("_", " "))
+        tip = html.escape(", ".join(f"{value:.4f}" for value in values))
+        parts.append(f'<text x="{left - 10}" y="{y}" text-anchor="end">{text}</text>')
+        parts.append(f'<line x1="{left}" x2="{width}" y1="{y}" y2="{y}"/>')
+        ends = f'x1="{mean:.1f}" x2="{mean:.1f}" y1="{y - 8}" y2="{y + 8}"'
+        parts.append(f'<line class="mean" {ends}/>')
+        parts += [f'<circle cx="{place(value):.1f}" cy="{y}" r="4"/>' for value in values]
+        parts.append(f'<rect x="0" y="{y - 12}" width="{width}" height="{step}" fill-opacity="0">')
+        parts.append(f"<title>{text}: {tip}</title></rect>")
+    for value, anchor in ((low, "start"), (high, "end")):
+        x = left if anchor == "start" else width
+        parts.append(f'<text x="{x}" y="{bottom + 6}" text-anchor="{anchor}">{value:.3g}</text>')
+    return (
+        f'<svg class="dots" viewBox="0 0 {width} {bottom + 16}" font-size="11.5" '
+        f'dominant-baseline="central">{"".join(parts)}</svg>'
     )

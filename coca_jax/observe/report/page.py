@@ -4,11 +4,11 @@ import os
 import pathlib
 from typing import Any
 
+from coca_jax.observe.report.comparison import comparison_page, is_comparison
 from coca_jax.observe.report.curves import evaluation_curves, training_curves
 from coca_jax.observe.report.pictures import pictures
 from coca_jax.observe.report.run import Run, read_run
-from coca_jax.observe.report.style import CSS
-from coca_jax.observe.report.text import esc, label, number, section, table, today
+from coca_jax.observe.report.text import esc, label, number, page, section, table
 from coca_jax.observe.report.time import wall_time
 
 HEADLINES = [
@@ -24,12 +24,22 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     """Writes `report.html` into the workdir and returns its path.
 
     The page needs nothing but itself. It reads what the run has left (see `report/run.py`), be it
-    unfinished or not evaluated yet, and needs neither the model nor JAX.
+    unfinished or not evaluated yet, or the comparison; it needs neither the model nor JAX.
 
     Raises:
       UserError: the folder holds nothing of a run.
     """
-    run = read_run(workdir)
+    workdir = pathlib.Path(workdir)
+    compared = is_comparison(workdir)
+    written = comparison_page(workdir) if compared else _run_page(read_run(workdir))
+    path = workdir / "report.html"
+    partial = path.with_name("report.html.partial")
+    partial.write_text(written, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _run_page(run: Run) -> str:
     body = "".join(
         part(run)
         for part in (
@@ -42,17 +52,7 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
             _configuration,
         )
     )
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{esc(run.name)} · coca_jax</title><style>{CSS}</style></head><body><main>{body}"
-        f'<footer class="muted">Written by coca_jax on {today()}.</footer></main></body></html>'
-    )
-    path = pathlib.Path(workdir) / "report.html"
-    partial = path.with_name("report.html.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
-    return path
+    return page(run.name, body)
 
 
 def _head(run: Run) -> str:

@@ -97,6 +97,14 @@ svg text { font-family: var(--sans) !important; fill: var(--muted); }
 .texts .mark { width: 1em; color: var(--good); font-weight: 600; }
 .texts .score { margin-left: auto; font-size: 13px; }
 .scroll { overflow-x: auto; }
+.wide { border-collapse: collapse; font-size: 13.5px; }
+.wide th, .wide td { padding: 6px 14px 6px 0; text-align: right; white-space: nowrap; }
+.wide th { font-weight: 600; color: var(--muted); }
+.wide th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
+.wide tr + tr > * { border-top: 1px solid var(--hair); }
+.dots circle { fill: var(--accent); fill-opacity: 0.55; }
+.dots line { stroke: var(--hair); }
+.dots .mean { stroke: var(--accent); stroke-width: 2.5; }
 .confusion { width: 100%; min-width: 300px; height: auto; }
 .confusion rect {
   fill: color-mix(in srgb, var(--tone) calc(var(--depth) * 90%), var(--well));

@@ -5,6 +5,8 @@ import html
 import math
 from typing import Any
 
+from coca_jax.observe.report.style import CSS
+
 
 def esc(text: Any) -> str:
     """Returns the text with HTML's special characters escaped."""
@@ -45,3 +47,13 @@ def table(rows: dict[str, str]) -> str:
 def today() -> str:
     """Returns the date and time, to the minute."""
     return datetime.datetime.now().strftime("%-d %B %Y, %H:%M")
+
+
+def page(title: str, body: str) -> str:
+    """Returns a whole page, which needs nothing but itself."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{esc(title)} · coca_jax</title><style>{CSS}</style></head><body><main>{body}"
+        f'<footer class="muted">Written by coca_jax on {today()}.</footer></main></body></html>'
+    )

@@ -1,0 +1,217 @@
+"""Comparisons: the same training with something changed, by several seeds, in one table.
+
+A comparison is a configuration of its own (`configs/compare.py`):
+
+- `stages`: name -> experiment. One whose `init.path` is another's name starts from what that one
+  has trained, with its tokenizer.
+- `tables`: rows (title, rows of (name, changes)), where changes are rows (key, value). A key that
+  begins with a stage's name is of that stage, any other of all of them.
+- `seeds`; and `metrics`: rows (title, stage, evaluation/metric).
+"""
+
+import pathlib
+import re
+import statistics
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from coca_jax.config import model_config, validate
+from coca_jax.config.loading import flatten
+from coca_jax.config.validation import structure
+from coca_jax.data import checks
+from coca_jax.data.tokenizers import MODEL_FILES
+from coca_jax.errors import UserError
+from coca_jax.evaluate import runner
+from coca_jax.evaluate.results import read_newest, write_json
+from coca_jax.observe.metrics import read_metrics
+from coca_jax.planning import training_flops
+from coca_jax.train.loop import train
+
+FILE = "compare.json"
+KEYS = ("seeds", "stages", "tables", "metrics")
+
+Changes = tuple[tuple[str, Any], ...]
+
+
+class Run(NamedTuple):
+    """A row of a table, once: what it changes, by one seed."""
+
+    name: str
+    seed: int
+    changes: Changes
+
+
+class Stage(NamedTuple):
+    """An experiment of a run."""
+
+    name: str
+    workdir: pathlib.Path
+    config: ConfigDict
+
+
+def compare(config: ConfigDict, workdir: pathlib.Path, began: float | None = None) -> dict:
+    """Trains and evaluates all that is not trained yet, and writes `compare.json` after each run.
+
+    All rows of one seed come before the next seed, so that a machine's moods spread over them, and
+    an unfinished comparison has whole tables.
+
+    Args:
+      config: the comparison.
+      workdir: its folder; each run has `<row>/<seed>/<stage>` in it.
+      began: `time.time()` when the program did; None: now.
+
+    Returns:
+      What is in `compare.json`; see `results`.
+
+    Raises:
+      Preempted: a signal asked to stop; the same call goes on.
+      UserError: the comparison, or one of its experiments, is wrong.
+    """
+    if wrong := mistakes(config, len(jax.devices())):
+        raise UserError("\n".join(wrong))
+    runs, found = list(planned(config)), {}
+    for number, run in enumerate(runs, 1):
+        for stage in stages(config, run, workdir):
+            if jax.process_index() == 0:
+                print(f"run {number} of {len(runs)}: {run.name}, seed {run.seed}, {stage.name}")
+            train(stage.config, stage.workdir, began)
+        found[run] = _measured(config, stages(config, run, workdir))
+        if jax.process_index() == 0:
+            write_json(results(config, found), workdir / FILE)
+    return results(config, found)
+
+
+def planned(config: ConfigDict) -> Iterator[Run]:
+    """Every run once, however many tables it is a row of."""
+    rows = {name: changes for _, table in config.tables for name, changes in table}
+    for seed in config.seeds:
+        for name, changes in rows.items():
+            yield Run(name, seed, tuple((key, value) for key, value in changes))
+
+
+def stages(config: ConfigDict, run: Run, workdir: pathlib.Path) -> list[Stage]:
+    """The run's experiments, each after the one that it starts from."""
+    made: dict[str, Stage] = {}
+    for name in _ordered(config):
+        changed = ConfigDict(config.stages[name].to_dict())
+        changed.seed = run.seed
+        for key, value in run.changes:
+            stage, _, rest = key.partition(".")
+            if stage not in config.stages:
+                changed.update_from_flattened_dict({key: value})
+            elif stage == name:
+                changed.update_from_flattened_dict({rest: value})
+        if source := made.get(changed.init.path):
+            kind = changed.data.tokenizer.kind
+            changed.init.path = str(source.workdir)
+            if kind in MODEL_FILES:
+                changed.data.tokenizer.path = str(source.workdir / MODEL_FILES[kind])
+        made[name] = Stage(name, workdir / run.name / str(run.seed) / name, changed)
+    return list(made.values())
+
+
+def _ordered(config: ConfigDict) -> list[str]:
+    """Names of the stages, each behind the one that it starts from."""
+    waiting, ordered = list(config.stages), []
+    while waiting:
+        ready = [name for name in waiting if config.stages[name].init.path not in waiting]
+        if not ready:
+            raise UserError(f"config.stages: {', '.join(waiting)} start from each other")
+        ordered += ready
+        waiting = [name for name in waiting if name not in ready]
+    return ordered
+
+
+def mistakes(config: ConfigDict, devices: int | None = None) -> list[str]:
+    """One message for each thing wrong with a comparison; none if all is well."""
+    lacking = [
+        f"config.{key} is missing from the comparison" for key in KEYS if not config.get(key)
+    ]
+    unknown = [
+        f"config.{key} is unknown; a comparison has {', '.join(KEYS)}"
+        for key in config
+        if key not in KEYS
+    ]
+    if lacking or unknown:
+        return lacking + unknown
+    wrong = [f"{name}: {text}" for name in config.stages for text in structure(config.stages[name])]
+    wrong = wrong or [*_wrong_metrics(config), *_wrong_rows(config)]
+    if wrong:
+        return wrong
+    for run in planned(config):
+        if run.seed == config.seeds[0]:
+            for stage in stages(config, run, pathlib.Path()):
+                wrong += _wrong_stage(stage, run.name, devices)
+    return list(dict.fromkeys(wrong))
+
+
+def _wrong_metrics(config: ConfigDict) -> Iterator[str]:
+    for row in config.metrics:
+        if len(row) != 3 or not all(isinstance(text, str) for text in row):
+            yield f"config.metrics: {row!r} should be (title, stage, evaluation/metric)"
+        elif row[1] not in config.stages:
+            yield f"config.metrics: {row[1]!r} is none of the stages {', '.join(config.stages)}"
+        elif row[2].partition("/")[0] not in config.stages[row[1]].eval:
+            known = ", ".join(config.stages[row[1]].eval)
+            yield f"config.metrics: {row[2]!r} names none of the evaluations {known}"
+
+
+def _wrong_rows(config: ConfigDict) -> Iterator[str]:
+    keys = set().union(*(flatten(stage.to_dict()) for stage in config.stages.values()))
+    seen: dict[str, Any] = {}
+    for title, table in config.tables:
+        for name, changes in table:
+            where = f"config.tables.{title}.{name}"
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                yield f"{where}: a row's name has letters, digits, _ and - only: it names a folder"
+            if seen.setdefault(name, changes) != changes:
+                yield f"{where}: another table has a row of this name with other changes"
+            for key in [key for key, _ in changes]:
+                stage, _, rest = key.partition(".")
+                if (rest if stage in config.stages else key) not in keys:
+                    yield f"{where}: there is no key {key!r}"
+
+
+def _wrong_stage(stage: Stage, row: str, devices: int | None) -> list[str]:
+    others = [*runner.mistakes(stage.config.eval), *checks.mistakes(stage.config.data)]
+    try:
+        validate(stage.config, devices, others)
+    except UserError as error:
+        return [f"{row}, {stage.name}: {line}" for line in str(error).splitlines()]
+    return []
+
+
+def results(config: ConfigDict, found: dict[Run, dict[str, Any]]) -> dict[str, Any]:
+    """What `compare.json` holds: all that the tables and pictures are made of.
+
+    `rows`: name -> `changes`, and `seeds`: seed -> metric's title -> value (None: not trained for
+    it), with `step_seconds`, the median of the first stage's log points, and `flops`, of a pair of
+    it in training. `tables`: title -> names of rows, the first being what costs are relative to.
+    """
+    rows: dict[str, Any] = {}
+    for run, values in found.items():
+        row = rows.setdefault(run.name, {"changes": run.changes})
+        row.setdefault("seeds", {})[str(run.seed)] = values
+    tables = {title: [name for name, _ in table if name in rows] for title, table in config.tables}
+    return {
+        "metrics": [title for title, _, _ in config.metrics],
+        "steps": {name: config.stages[name].train.steps for name in _ordered(config)},
+        "tables": {title: names for title, names in tables.items() if names},
+        "rows": rows,
+    }
+
+
+def _measured(config: ConfigDict, made: list[Stage]) -> dict[str, Any]:
+    evaluated = {stage.name: read_newest(stage.workdir) for stage in made}
+    values: dict[str, Any] = {}
+    for title, stage, path in config.metrics:
+        evaluation, _, metric = path.partition("/")
+        values[title] = evaluated[stage].get(evaluation, {}).get(metric)
+    logged = [r["train/step_seconds"] for r in read_metrics(made[0].workdir) if "train/loss" in r]
+    return values | {
+        "step_seconds": statistics.median(logged[1:] or logged),
+        "flops": training_flops(model_config(made[0].config)),
+    }
