@@ -99,6 +99,22 @@ def open_binary(path: str) -> Any:
     return system.open(name, "rb")
 
 
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file, such as names of the classes 0, 1, ...
+
+    Raises:
+      UserError: there is no such file, or a line of it is blank.
+    """
+    try:
+        with open_binary(path) as file:
+            lines = [line.strip() for line in file.read().decode("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not lines or not all(lines):
+        raise UserError(f"{path} should hold a name in every line")
+    return lines
+
+
 def write_whole(path: str | os.PathLike, content: bytes) -> None:
     """Writes a local file in one step, so that nobody sees a part of it; makes its folder."""
     path = Path(path)

@@ -14,6 +14,7 @@ from coca_jax.evaluate.handle import Handle
 from coca_jax.evaluate.ptb import tokenize
 
 SAMPLES = 16
+ID_FIELDS = ("image_id", "cocoid")  # of a record; without one, images are numbered from 0
 
 
 def evaluate(
@@ -27,16 +28,22 @@ def evaluate(
       **options: how captions are generated; see `LoadedModel.caption`.
 
     Returns:
-      The metrics, and for the report a few evenly spaced samples.
+      The metrics; for the report a few evenly spaced samples; and all captions as the COCO server
+      takes them (`results`).
 
     Raises:
       UserError: no example has a caption.
     """
     generated, references, log_probabilities, samples, bad = [], [], [], [], 0
+    results: list[dict[str, Any]] = []
     for batch in batches:
         bad += batch.get("bad_image", 0)
         captions = handle.caption(batch["image"], **options)
-        for image, caption, texts in zip(batch["image"], captions, batch["captions"], strict=True):
+        fields = batch.get("fields", [{}] * len(captions))
+        rows = zip(batch["image"], captions, batch["captions"], fields, strict=True)
+        for image, caption, texts, known in rows:
+            number = next((known[key] for key in ID_FIELDS if key in known), len(results))
+            results.append({"image_id": number, "caption": caption.text})
             texts = [text for text in texts if any(map(str.isalnum, text))]
             if not texts:
                 continue
@@ -50,7 +57,8 @@ def evaluate(
     metrics["log_probability"] = sum(log_probabilities) / len(log_probabilities)
     metrics["count"] = float(len(generated))
     metrics["bad_images"] = float(bad)
-    return metrics, {"samples": samples[:: max(1, len(samples) // SAMPLES)][:SAMPLES]}
+    samples = samples[:: max(1, len(samples) // SAMPLES)][:SAMPLES]
+    return metrics, {"samples": samples, "results": results}
 
 
 def caption_metrics(

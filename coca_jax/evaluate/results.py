@@ -37,7 +37,8 @@ def write_results(
     """Writes `eval/<step>.json` and, for the report, `eval/<step>/artefacts.json` with pictures.
 
     A number that is not finite becomes null. A bytes value in the artefacts is a JPEG file: it is
-    written beside the JSON, named after its content, and replaced by that name.
+    written beside the JSON, named after its content, and replaced by that name. An evaluation's
+    `results` are a file of their own, `<evaluation>.results.json`, as the COCO server takes it.
 
     Returns:
       The path of `eval/<step>.json`.
@@ -45,7 +46,14 @@ def write_results(
     folder = pathlib.Path(workdir) / "eval" / str(step)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write_json(_with_files(artefacts, folder), folder / "artefacts.json")
+    for name, found in artefacts.items():
+        if "results" in found:
+            write_json(found["results"], folder / f"{name}.results.json")
+    drawn = {
+        name: {key: value for key, value in found.items() if key != "results"}
+        for name, found in artefacts.items()
+    }
+    write_json(_with_files(drawn, folder), folder / "artefacts.json")
     path = folder.with_suffix(".json")
     write_json(metrics, path)
     return path

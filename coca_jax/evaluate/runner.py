@@ -11,6 +11,7 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate import captioning, retrieval, vqa, zero_shot
 from coca_jax.evaluate.embed import EmbeddedExamples, embed_examples
 from coca_jax.evaluate.handle import Handle
+from coca_jax.evaluate.prompts import find_templates
 from coca_jax.generate import METHODS, Decoding, make_method
 
 Metrics = dict[str, dict[str, float]]
@@ -36,7 +37,7 @@ class _Inputs:
 
 
 def _zero_shot(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
-    templates = evaluation.get("templates", zero_shot.TEMPLATES)
+    templates = find_templates(evaluation.get("templates"), evaluation.get("path", ""))
     names = inputs.class_names(evaluation)
     if evaluation.get("by", "embeddings") == "captions":
         batches = inputs.make_batches(evaluation)
@@ -150,7 +151,9 @@ def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
         wrong.append(f"{path}.by is {evaluation.by!r}; it is " + " or ".join(map(repr, BY[kind])))
     if evaluation.get("captions", "all") not in ("all", "first"):
         wrong.append(f'{path}.captions is {evaluation.captions!r}; it is "all" or "first"')
-    for template in evaluation.get("templates", ()):
-        if "{}" not in template:
-            wrong.append(f"{path}.templates: {template!r} has no {{}} for the class name")
+    try:
+        if kind == "zero_shot":
+            find_templates(evaluation.get("templates"))
+    except UserError as error:
+        wrong.append(f"{path}.{error}")
     return wrong

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from coca_jax.errors import UserError
+from coca_jax.evaluate import prompts
 from coca_jax.evaluate.embed import EmbeddedExamples, embed_texts
 from coca_jax.evaluate.handle import Handle
 
-TEMPLATES = ("a {}", "a photo of a {}.")
 MOST_CLASSES_DRAWN = 64
 
 
@@ -18,12 +18,12 @@ def evaluate(
     handle: Handle,
     examples: EmbeddedExamples,
     class_names: Sequence[str],
-    templates: Sequence[str] = TEMPLATES,
+    templates: Sequence[str] = prompts.DEFAULT,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Classifies the examples that have a label (one that is not negative).
 
     Returns:
-      The metrics, and for the report the confusion counts (of up to 64 classes).
+      The metrics; and every class's accuracy, and the confusion counts (of up to 64 classes).
 
     Raises:
       UserError: no example has a label, or a label has no class name.
@@ -36,7 +36,7 @@ def evaluate_by_captions(
     handle: Handle,
     batches: Iterable[dict[str, Any]],
     class_names: Sequence[str],
-    templates: Sequence[str] = TEMPLATES,
+    templates: Sequence[str] = prompts.DEFAULT,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """The same by the decoder: the class whose prompts it finds most probable as captions.
 
@@ -45,10 +45,10 @@ def evaluate_by_captions(
     Raises:
       UserError: no example has a label, or a label has no class name.
     """
-    prompts = [t.replace("{}", name) for name in class_names for t in templates]
+    texts = [t.replace("{}", name) for name in class_names for t in templates]
     scores, labels, bad = [], [], 0
     for batch in batches:
-        nats = np.asarray(handle.log_probabilities(batch["image"], prompts))
+        nats = np.asarray(handle.log_probabilities(batch["image"], texts))
         nats = nats.reshape(len(nats), len(class_names), len(templates))
         scores.append(np.logaddexp.reduce(nats, axis=-1))
         labels.append(np.asarray(batch["label"]))
@@ -71,10 +71,16 @@ def _judge(
             f"label {labels.max()} has no class name: there are {len(class_names)} names, "
             f"for labels 0 to {len(class_names) - 1}"
         )
-    artefacts: dict[str, Any] = {}
+    predictions = scores.argmax(axis=1)
+    artefacts: dict[str, Any] = {
+        "per_class": {
+            class_names[label]: float((predictions[labels == label] == label).mean())
+            for label in np.unique(labels)
+        }
+    }
     if len(class_names) <= MOST_CLASSES_DRAWN:
-        confusion = confusion_counts(scores.argmax(axis=1), labels, len(class_names))
-        artefacts = {"class_names": list(class_names), "confusion": confusion.tolist()}
+        confusion = confusion_counts(predictions, labels, len(class_names))
+        artefacts |= {"class_names": list(class_names), "confusion": confusion.tolist()}
     return accuracies(scores, labels) | {"bad_images": float(bad_images)}, artefacts
 
 
@@ -85,8 +91,8 @@ def class_embeddings(
 
     Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1.4, ensembling in embedding space.
     """
-    prompts = [t.replace("{}", name) for name in class_names for t in templates]
-    embeddings = embed_texts(handle, prompts).reshape(len(class_names), len(templates), -1)
+    texts = [t.replace("{}", name) for name in class_names for t in templates]
+    embeddings = embed_texts(handle, texts).reshape(len(class_names), len(templates), -1)
     means = embeddings.mean(axis=1)
     return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
 

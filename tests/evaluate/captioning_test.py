@@ -54,3 +54,17 @@ def test_no_references_is_an_error_of_the_user(fake_handle, batches):
     handle = fake_handle({}, {"x": [1]}, {0: "a"})
     with pytest.raises(UserError, match="no example has one"):
         captioning.evaluate(handle, batches([[]], [-1], [1]))
+
+
+def test_all_captions_are_results_by_the_ids_of_their_records(fake_handle, batches):
+    handle = fake_handle({}, {"x": [1]}, {0: "a cat", 1: "a dog", 2: "a cow"})
+    made = list(batches([["a cat"], [], ["a cow"]], [0, 0, 0], [2, 1]))
+    made[0]["fields"] = [{"image_id": 42}, {"cocoid": 7}]
+    made[1]["fields"] = [{}]
+    metrics, artefacts = captioning.evaluate(handle, made)
+    assert metrics["count"] == 2  # the others have no reference, and yet a caption
+    assert artefacts["results"] == [
+        {"image_id": 42, "caption": "a cat"},
+        {"image_id": 7, "caption": "a dog"},
+        {"image_id": 2, "caption": "a cow"},
+    ]

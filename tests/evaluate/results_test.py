@@ -34,3 +34,13 @@ def test_a_second_evaluation_replaces_the_first(tmp_path):
     results.write_results(tmp_path, 3, {"a": {"top1": 0.5}}, {"a": {"image": b"new"}})
     assert json.loads((tmp_path / "eval/3.json").read_text()) == {"a": {"top1": 0.5}}
     assert [p.read_bytes() for p in (tmp_path / "eval/3").glob("*.jpg")] == [b"new"]
+
+
+def test_captions_are_a_file_as_the_coco_server_takes_it(tmp_path):
+    rows = [{"image_id": 7, "caption": "ein Kätzchen"}]
+    artefacts = {"captions": {"results": rows, "samples": []}}
+    results.write_results(tmp_path, 3, {}, artefacts)
+    assert json.loads((tmp_path / "eval/3/captions.results.json").read_text()) == rows
+    assert json.loads((tmp_path / "eval/3/artefacts.json").read_text()) == {
+        "captions": {"samples": []}
+    }

@@ -46,7 +46,11 @@ def test_evaluate_ignores_examples_without_a_label(fake_handle, batches):
     metrics, artefacts = zero_shot.evaluate(handle, examples, ["cat", "dog"], ["a {}"])
     assert metrics["count"] == 3
     assert metrics["top1"] == pytest.approx(2 / 3)
-    assert artefacts == {"class_names": ["cat", "dog"], "confusion": [[1, 0], [1, 1]]}
+    assert artefacts == {
+        "per_class": {"cat": 1.0, "dog": 0.5},
+        "class_names": ["cat", "dog"],
+        "confusion": [[1, 0], [1, 1]],
+    }
 
 
 @pytest.mark.parametrize(("label", "message"), [(-1, "no example has one"), (2, "label 2")])

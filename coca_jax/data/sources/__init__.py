@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from coca_jax.data.files import open_binary
+from coca_jax.data.files import read_lines
 from coca_jax.data.sources.base import Record, Source
 from coca_jax.errors import UserError
 
@@ -42,30 +42,20 @@ def open_source(
     elif form == "webdataset":
         from coca_jax.data.sources.webdataset import webdataset_source
 
-        source = webdataset_source(path, cache_dir)
+        source = webdataset_source(path, cache_dir, section.get("split", ""))
     else:
         from coca_jax.data.sources.folder import folder_source
 
         source = folder_source(path)
-    if names := section.get("class_names", ""):
-        source.class_names = read_class_names(names)
+    if file := section.get("class_names", ""):
+        names = read_lines(file)
+        if source.class_names and len(names) != len(source.class_names):
+            raise UserError(
+                f"{file} names {len(names)} classes, and the data set has "
+                f"{len(source.class_names)}: {', '.join(source.class_names[:5])}, ..."
+            )
+        source.class_names = names
     return source
 
 
-def read_class_names(path: str) -> list[str]:
-    """The names in a file, one a line, of labels 0, 1, ...
-
-    Raises:
-      UserError: there is no such file, or a line of it is blank.
-    """
-    try:
-        with open_binary(path) as file:
-            names = [line.strip() for line in file.read().decode().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the file of class names {path} cannot be read: {error}") from error
-    if not names or not all(names):
-        raise UserError(f"{path} should hold a class name in every line")
-    return names
-
-
-__all__ = ["FORMATS", "Record", "Source", "open_source", "read_class_names"]
+__all__ = ["FORMATS", "Record", "Source", "open_source"]

@@ -2,8 +2,10 @@
 
 import bisect
 import contextlib
+import glob
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from coca_jax.data.sources.tar_headers import COLUMNS
 from coca_jax.data.sources.tar_index import Index, open_indices
 from coca_jax.errors import UserError
 
+CLASS_NAMES = "classnames.txt"
 CAPTION_KEYS = ("caption", "captions", "text", "txt")  # of the JSON, where there is no .txt
 _PARTS = [(name, COLUMNS[name]) for name in ("jpg", "txt", "json", "cls")]
 MAX_GAP = 256 << 10  # bytes between parts of a sample that are read and thrown away
@@ -65,18 +68,28 @@ class WebDatasetSource:
         return bisect.bisect_right(self._ends, index)
 
 
-def webdataset_source(path: str | Sequence[str], cache_dir: str = "") -> WebDatasetSource:
+def webdataset_source(
+    path: str | Sequence[str], cache_dir: str = "", split: str = ""
+) -> WebDatasetSource:
     """Opens WebDataset tars; the first time, their headers are read to index them.
 
     Args:
-      path: one or several of: a path or URL, with `{00000..00099}`, `{a,b}`, `*`, `?`, `[0-9]`.
+      path: one or several of: a path or URL, with `{00000..00099}`, `{a,b}`, `*`, `?`, `[0-9]`. Or
+        a local folder of tars, or one as CLIP_benchmark's data sets are: `<split>/*.tar`, and
+        `classnames.txt` beside the splits.
       cache_dir: for indices that cannot be written beside their tars; empty:
         ~/.cache/coca_jax/tar_index.
+      split: of such a folder.
 
     Raises:
       UserError: a tar is not there, cannot be read or is no tar, or no sample has an image.
     """
+    folder = isinstance(path, str) and os.path.isdir(path) and path
+    if folder:
+        path = os.path.join(glob.escape(folder), split, "*.tar")
     source = WebDatasetSource(open_indices(files.expand(path), cache_dir))
+    if folder and os.path.isfile(names := os.path.join(folder, CLASS_NAMES)):
+        source.class_names = files.read_lines(names)
     if not len(source):
         raise UserError(
             f"no sample of {path!r} has an image (.jpg, .jpeg, .png or .webp); "

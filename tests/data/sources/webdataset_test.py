@@ -198,3 +198,32 @@ def test_shards_may_be_behind_urls(tmp_path):
     assert [record["captions"] for record in source] == [["0"], ["1"]]
     assert len(os.listdir(tmp_path / "indices")) == 2
     assert source.shard(1).endswith("/1.tar")
+
+
+def test_a_folder_of_splits_with_names_of_classes(tmp_path):
+    for split, count in (("train", 3), ("test", 2)):
+        (tmp_path / "x[1]" / split).mkdir(parents=True)
+        for shard in range(2):
+            samples = [{"webp": IMAGE, "cls": b"1"}] * count
+            write(tmp_path / "x[1]" / split / f"{shard}.tar", *samples)
+    (tmp_path / "x[1]/classnames.txt").write_text("cat\nbig dog\n")
+    section = {"format": "webdataset", "path": str(tmp_path / "x[1]"), "split": "test"}
+    source = open_source(section)
+    assert len(source) == 4 and source.class_names == ["cat", "big dog"]
+    assert source[3]["label"] == 1 and source[3]["labels"] == ["big dog"]
+    assert len(open_source(section | {"split": "train"})) == 6
+    with pytest.raises(UserError, match="no file matches"):
+        open_source(section | {"split": "val"})
+
+
+def test_another_number_of_classes_than_the_data_have(tmp_path):
+    (tmp_path / "x").mkdir()
+    write(tmp_path / "x/0.tar", {"jpg": IMAGE, "cls": b"0"})
+    (tmp_path / "x/classnames.txt").write_text("cat\ndog\n")
+    (tmp_path / "renamed.txt").write_text("a cat\na dog\n")
+    (tmp_path / "short.txt").write_text("cat\n")
+    section = {"format": "webdataset", "path": str(tmp_path / "x")}
+    renamed = open_source(section | {"class_names": str(tmp_path / "renamed.txt")})
+    assert renamed.class_names == ["a cat", "a dog"]
+    with pytest.raises(UserError, match=r"short.txt names 1 classes, and the data set has 2: cat"):
+        open_source(section | {"class_names": str(tmp_path / "short.txt")})

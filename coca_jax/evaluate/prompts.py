@@ -1,0 +1,107 @@
+"""Prompt templates: what is said of an image of a class, with {} where the class is named."""
+
+import itertools
+import os
+import pathlib
+from collections.abc import Sequence
+
+from coca_jax.errors import UserError
+
+DEFAULT = ("a {}", "a photo of a {}.")
+BESIDE_DATA = "zeroshot_classification_templates.txt"  # as CLIP_benchmark's data sets have it
+
+# What CLIP was prompted with for ImageNet (Radford et al. 2021, arXiv 2103.00020), 80 in all: each
+# of these with "a" and with "the" before the class, ...
+_WITH_ARTICLES = """
+a bad photo of @ {}.
+a bright photo of @ {}.
+a blurry photo of @ {}.
+a black and white photo of @ {}.
+a close-up photo of @ {}.
+a cropped photo of @ {}.
+a dark photo of @ {}.
+a good photo of @ {}.
+a jpeg corrupted photo of @ {}.
+a low resolution photo of @ {}.
+a photo of @ {}.
+a photo of @ clean {}.
+a photo of @ cool {}.
+a photo of @ dirty {}.
+a photo of @ hard to see {}.
+a photo of @ large {}.
+a photo of @ nice {}.
+a photo of @ small {}.
+a photo of @ weird {}.
+a pixelated photo of @ {}.
+a doodle of @ {}.
+a drawing of @ {}.
+a painting of @ {}.
+a rendering of @ {}.
+a rendition of @ {}.
+a sculpture of @ {}.
+a sketch of @ {}.
+a tattoo of @ {}.
+art of @ {}.
+graffiti of @ {}.
+itap of @ {}.
+@ cartoon {}.
+@ embroidered {}.
+@ origami {}.
+@ plastic {}.
+@ plushie {}.
+@ toy {}.
+@ {} in a video game.
+"""
+# ... and four that have a word of their own there.
+_OTHERS = ("a photo of many {}.", "a photo of my {}.", "a photo of one {}.", "itap of my {}.")
+_LINES = _WITH_ARTICLES.split("\n")[1:-1]
+SETS = {
+    "imagenet": tuple(
+        line.replace("@", article) for line, article in itertools.product(_LINES, ("a", "the"))
+    )
+    + _OTHERS,
+}
+
+
+def find_templates(given: str | Sequence[str] | None, data: str = "") -> tuple[str, ...]:
+    """The templates that an evaluation asks for.
+
+    Args:
+      given: templates; or the name of a set in SETS, or of a file with one a line, where the class
+        may also be called {c}; None: the file of them beside the data, or DEFAULT.
+      data: the folder that the data set lies in, if it is one.
+
+    Raises:
+      UserError: there is no such set or file, or a template does not name the class.
+    """
+    beside = pathlib.Path(data or ".") / BESIDE_DATA
+    if given is None and data and beside.is_file():
+        given = str(beside)
+    if given is None:
+        return DEFAULT
+    if not isinstance(given, str):
+        return _checked(given, "templates")
+    if given in SETS:
+        return SETS[given]
+    return _checked(_lines(given), given)
+
+
+def _lines(path: str | os.PathLike) -> list[str]:
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(SETS)
+        raise UserError(
+            f"templates={path!r} is neither a named set ({known}) nor a file that can be read: "
+            f"{error}"
+        ) from error
+    return [line.strip().replace("{c}", "{}") for line in text.splitlines() if line.strip()]
+
+
+def _checked(templates: Sequence[str], where: str) -> tuple[str, ...]:
+    if not templates:
+        raise UserError(f"{where} holds no template, such as 'a photo of a {{}}.'")
+    for template in templates:
+        if "{}" not in template:
+            raise UserError(f"{where}: {template!r} has no {{}} for the class name")
+    return tuple(templates)
