@@ -85,13 +85,13 @@ def search(options: argparse.Namespace) -> None:
     import tqdm
 
     from coca_jax.inference import ImageIndex, find_checkpoint, load
-    from coca_jax.inference.image_index import default_place, identify
+    from coca_jax.inference.image_index import default_place
 
     handle = load(options.model)
     checkpoint = find_checkpoint(options.model, handle.step)
     text = handle.encode_text(handle.tokenize([options.text]))[0]
     place = options.index or default_place(checkpoint, options.images)
-    index = ImageIndex(place, options.images, identify(checkpoint))
+    index = ImageIndex(place, options.images, checkpoint.identity)
     counts = index.update(
         lambda paths: handle.encode_image(handle.preprocess(paths)),
         functools.partial(tqdm.tqdm, desc="indexing", unit="image", disable=None, leave=False),

@@ -100,7 +100,9 @@ def data_defaults() -> dict:
     """Where examples come from and what is done to them."""
     return {
         "dir": "",  # of TFDS data sets; empty: TFDS's own default
-        "cache_dir": "",  # of indices of tars in read-only folders; empty: the user's own cache
+        # Of indices of tars in read-only folders, and of features that probes are trained on;
+        # empty: the user's own cache.
+        "cache_dir": "",
         "tokenizer": {
             "kind": "sentencepiece",  # or byte, clip (need no file), json (any tokenizer.json)
             "path": "",  # of its file; empty: the .model prepared beside data.train

@@ -115,6 +115,12 @@ def read_lines(path: str) -> list[str]:
     return lines
 
 
+def cache_folder(name: str, given: str = "") -> Path:
+    """The folder that is given, or that of this name in the user's own cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(given or f"{home}/coca_jax/{name}").expanduser()
+
+
 def write_whole(path: str | os.PathLike, content: bytes) -> None:
     """Writes a local file in one step, so that nobody sees a part of it; makes its folder."""
     path = Path(path)

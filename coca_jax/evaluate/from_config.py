@@ -1,14 +1,26 @@
 """Evaluations as a configuration names them, on the data that it names."""
 
+import hashlib
+import pathlib
 import sys
+import tempfile
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
+from coca_jax.data.files import cache_folder
 from coca_jax.data.sources import Source, open_source
 from coca_jax.data.stream import Batch, evaluation_batches
 from coca_jax.errors import UserError
-from coca_jax.evaluate.runner import DATA_KEYS, Artefacts, Metrics, needs, run_evaluations
+from coca_jax.evaluate.features import Features, read_features
+from coca_jax.evaluate.runner import (
+    DATA_KEYS,
+    Artefacts,
+    Metrics,
+    needs,
+    run_evaluations,
+    training_part,
+)
 from coca_jax.inference import LoadedModel
 from coca_jax.models import CoCaConfig
 
@@ -18,7 +30,7 @@ BATCH_SIZE = 256
 def possible(config: ConfigDict, model: CoCaConfig) -> ConfigDict:
     """The evaluations of `config.eval` that need no part which the model was not trained with."""
     lacking = {"contrastive": model.contrastive == "none", "captioning": not model.captioning}
-    return ConfigDict({n: e for n, e in config.eval.items() if not lacking[needs(e)]})
+    return ConfigDict({n: e for n, e in config.eval.items() if not lacking.get(needs(e))})
 
 
 def check(config: ConfigDict) -> None:
@@ -30,7 +42,11 @@ def check(config: ConfigDict) -> None:
     wrong = []
     for name, evaluation in config.eval.items():
         try:
-            open_source(evaluation, config.data.dir, config.data.cache_dir)
+            parts = [evaluation]
+            if evaluation.kind == "probe":
+                parts.append(training_part(evaluation))
+            for part in parts:
+                open_source(part, config.data.dir, config.data.cache_dir)
         except UserError as error:
             wrong.append(f"config.eval.{name}: {error}")
     if wrong:
@@ -64,4 +80,16 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
         threads = config.data.threads
         return evaluation_batches(source(evaluation), image_size, BATCH_SIZE, limit, threads)
 
-    return run_evaluations(handle, evaluations, batches, lambda e: source(e).class_names)
+    def features(evaluation: ConfigDict) -> Features:
+        kept = cache_folder("features", config.data.cache_dir)
+        parts = [handle.identity, config.data.dir, len(source(evaluation))]
+        parts += [str(evaluation.get(key)) for key in DATA_KEYS]
+        name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        # Of parameters that go on changing they would never be read again.
+        folder = (kept if handle.identity else pathlib.Path(temporary)) / name
+        return read_features(handle, batches(evaluation), folder)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        return run_evaluations(
+            handle, evaluations, batches, lambda e: source(e).class_names, features
+        )

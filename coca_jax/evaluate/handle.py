@@ -33,6 +33,10 @@ class Handle(Protocol):
         """Returns the images' embeddings, of unit length."""
         ...
 
+    def image_tokens(self, pixels: Pixels) -> Float[np.ndarray | Array, "b t d"]:
+        """Returns the image encoder's output: every token of every image."""
+        ...
+
     def encode_text(self, ids: Int32[np.ndarray, "b l"]) -> Float[np.ndarray | Array, "b e"]:
         """Returns the texts' embeddings, of unit length."""
         ...

@@ -8,8 +8,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from coca_jax.errors import UserError
-from coca_jax.evaluate import captioning, retrieval, vqa, zero_shot
+from coca_jax.evaluate import captioning, probe, retrieval, vqa, zero_shot
 from coca_jax.evaluate.embed import EmbeddedExamples, embed_examples
+from coca_jax.evaluate.features import Features
 from coca_jax.evaluate.handle import Handle
 from coca_jax.evaluate.prompts import find_templates
 from coca_jax.generate import METHODS, Decoding, make_method
@@ -27,6 +28,7 @@ class _Inputs:
     handle: Handle
     make_batches: Callable[[ConfigDict], Iterable[dict[str, Any]]]
     class_names: Callable[[ConfigDict], Sequence[str]]
+    features: Callable[[ConfigDict], Features] | None
     embedded: dict[tuple, EmbeddedExamples] = dataclasses.field(default_factory=dict)
 
     def examples(self, evaluation: ConfigDict) -> EmbeddedExamples:
@@ -60,6 +62,21 @@ def _vqa(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
     return vqa.evaluate(inputs.handle, inputs.make_batches(evaluation), **options)
 
 
+def _probe(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
+    options = {key: evaluation[key] for key in evaluation if key in _options("probe", evaluation)}
+    train, test = (inputs.features(e) for e in (training_part(evaluation), evaluation))
+    options = {key: value for key, value in options.items() if key not in TRAIN_KEYS}
+    return probe.evaluate(train, test, inputs.class_names(evaluation), **options)
+
+
+def training_part(evaluation: ConfigDict) -> ConfigDict:
+    """The data that a probe learns from: the evaluation's own but for what `train_...` says."""
+    own = {key: evaluation[key] for key in DATA_KEYS if key in evaluation and key != "limit"}
+    return ConfigDict(
+        own | {k.removeprefix("train_"): evaluation[k] for k in TRAIN_KEYS if k in evaluation}
+    )
+
+
 # Which examples: as in `data.train`; a limit reads only so many.
 DATA_KEYS = ("format", "name", "split", "path", "class_names", "limit")
 KINDS = {
@@ -67,7 +84,9 @@ KINDS = {
     "retrieval": _retrieval,
     "captioning": _captioning,
     "vqa": _vqa,
+    "probe": _probe,
 }
+TRAIN_KEYS = ("train_split", "train_path", "train_limit")
 LIMITS = ("length", "min_length", "repetition_penalty")
 METHOD_OPTIONS = {f.name for method in METHODS.values() for f in dataclasses.fields(method)}
 OPTIONS = {
@@ -76,7 +95,18 @@ OPTIONS = {
     "captioning": ["method", "prompt", "seed", *LIMITS, *sorted(METHOD_OPTIONS)],
     "vqa": ["by", "candidates", "method", "seed", *LIMITS, *sorted(METHOD_OPTIONS)],
 }
-BY = {"zero_shot": ("embeddings", "captions"), "vqa": ("generation", "candidates")}
+PROBES = {
+    "linear": ["l2", "steps"],
+    "pooler": [
+        *("heads", "steps", "batch_size", "learning_rate"),
+        *("weight_decay", "label_smoothing", "seed"),
+    ],
+}
+BY = {
+    "zero_shot": ("embeddings", "captions"),
+    "vqa": ("generation", "candidates"),
+    "probe": tuple(PROBES),
+}
 
 
 def run_evaluations(
@@ -84,6 +114,7 @@ def run_evaluations(
     evaluations: ConfigDict,
     make_batches: Callable[[ConfigDict], Iterable[dict[str, Any]]],
     class_names: Callable[[ConfigDict], Sequence[str]],
+    features: Callable[[ConfigDict], Features] | None = None,
 ) -> tuple[Metrics, Artefacts]:
     """Runs each evaluation; those on the same examples share one pass over the images.
 
@@ -93,14 +124,15 @@ def run_evaluations(
       make_batches: from one of these to its batches: {"image": uint8 [b, h, w, 3], "captions":
         list[list[str]], "label": int [b] (negative: no label), "fields": list[dict]}, every
         example once.
-      class_names: from one of these to the names of labels 0, 1, ...; asked for zero-shot only.
+      class_names: from one of these to the names of labels 0, 1, ...; asked for classification.
+      features: from one of these to the features of its examples; asked for probes.
 
     Raises:
       UserError: the config is wrong (see `mistakes`), or its data lack what an evaluation needs.
     """
     if wrong := mistakes(evaluations):
         raise UserError("\n".join(wrong))
-    inputs = _Inputs(handle, make_batches, class_names)
+    inputs = _Inputs(handle, make_batches, class_names, features)
     metrics, artefacts = {}, {}
     for name, evaluation in evaluations.items():
         try:
@@ -111,7 +143,9 @@ def run_evaluations(
 
 
 def needs(evaluation: ConfigDict) -> str:
-    """Which loss a model must have been trained with, for this evaluation."""
+    """Which loss a model must have been trained with, for this evaluation; empty: any."""
+    if evaluation.kind == "probe":
+        return ""
     by_captions = evaluation.kind in ("captioning", "vqa") or evaluation.get("by") == "captions"
     return "captioning" if by_captions else "contrastive"
 
@@ -127,7 +161,7 @@ def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
     kind = evaluation.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         return [f"{path}.kind is {kind!r}; known kinds: {', '.join(KINDS)}"]
-    known = ["kind", *DATA_KEYS, *OPTIONS[kind]]
+    known = ["kind", *DATA_KEYS, *_options(kind, evaluation)]
     wrong = [
         f"{path}.{key} is unknown; {kind} has: {', '.join(known)}"
         for key in evaluation
@@ -136,9 +170,12 @@ def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
     needed = ["path"] if evaluation.get("format", "tfds") != "tfds" else ["split"]
     needed += ["name"] if needed == ["split"] and "path" not in evaluation else []
     wrong += [f"{path}.{key} is missing" for key in needed if key not in evaluation]
-    limit = evaluation.get("limit", 1)
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        wrong.append(f"{path}.limit is {limit!r}; it should be a positive integer")
+    for key in ("limit", "train_limit"):
+        limit = evaluation.get(key)
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            wrong.append(f"{path}.{key} is {limit!r}; it should be a positive integer")
+    if kind == "probe" and not {"train_split", "train_path"} & set(evaluation):
+        wrong.append(f"{path} needs train_split or train_path: what the probe learns from")
     if kind in ("captioning", "vqa"):
         options = {key: evaluation[key] for key in METHOD_OPTIONS & set(evaluation)}
         limits = {key: evaluation[key] for key in LIMITS if key in evaluation}
@@ -157,3 +194,10 @@ def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
     except UserError as error:
         wrong.append(f"{path}.{error}")
     return wrong
+
+
+def _options(kind: str, evaluation: ConfigDict) -> list[str]:
+    """The keys that an evaluation of this kind may have beside its data."""
+    if kind != "probe":
+        return OPTIONS[kind]
+    return ["by", *TRAIN_KEYS, *PROBES.get(evaluation.get("by", "linear"), [])]

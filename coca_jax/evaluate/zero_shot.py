@@ -29,7 +29,7 @@ def evaluate(
       UserError: no example has a label, or a label has no class name.
     """
     classes = class_embeddings(handle, class_names, templates)
-    return _judge(examples.images @ classes.T, examples.labels, class_names, examples.bad_images)
+    return judge(examples.images @ classes.T, examples.labels, class_names, examples.bad_images)
 
 
 def evaluate_by_captions(
@@ -53,16 +53,20 @@ def evaluate_by_captions(
         scores.append(np.logaddexp.reduce(nats, axis=-1))
         labels.append(np.asarray(batch["label"]))
         bad += batch.get("bad_image", 0)
-    return _judge(np.concatenate(scores), np.concatenate(labels), class_names, bad)
+    return judge(np.concatenate(scores), np.concatenate(labels), class_names, bad)
 
 
-def _judge(
+def judge(
     scores: Float[np.ndarray, "n c"],
     labels: Int[np.ndarray, "n"],
     class_names: Sequence[str],
     bad_images: int,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics and confusion of the examples that have a label."""
+    """Metrics, every class's accuracy and confusion of the examples that have a label.
+
+    Raises:
+      UserError: no example has a label, or a label has no class name.
+    """
     scores, labels = scores[labels >= 0], labels[labels >= 0]
     if not len(labels):
         raise UserError("zero-shot classification needs labels, and no example has one (>= 0)")

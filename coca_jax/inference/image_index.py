@@ -174,12 +174,6 @@ class ImageIndex:
         partial.replace(self._path / "index.json")
 
 
-def identify(checkpoint: Checkpoint) -> str:
-    """What tells the parameters of a checkpoint from others: their checksums."""
-    manifest = checkpoint.store.directory / str(checkpoint.step) / "manifest.json"
-    return hashlib.sha256(manifest.read_bytes()).hexdigest()
-
-
 def default_place(checkpoint: Checkpoint, folder: str | os.PathLike) -> pathlib.Path:
     """Where the index of a folder lies if nobody says otherwise: in the model's own folder."""
     name = hashlib.sha256(str(pathlib.Path(folder).absolute()).encode()).hexdigest()[:16]

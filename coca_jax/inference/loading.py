@@ -1,6 +1,7 @@
 """From the folder of a run to a model ready for use."""
 
 import dataclasses
+import hashlib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -47,7 +48,8 @@ def load(
     # Layers apart: a single image or caption would take most of its time to cut them out.
     model = CoCa(dataclasses.replace(model_config(config), stacked=False))
     params = jax.jit(unstack, out_shardings=partitioner.replicated)(params)
-    return LoadedModel(model, params, tokenizer, partitioner, checkpoint.step)
+    name = f"{checkpoint.identity} {checkpoint.item(average)}"
+    return LoadedModel(model, params, tokenizer, partitioner, checkpoint.step, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,12 @@ class Checkpoint:
     step: int
     config: ConfigDict
     store: CheckpointStore  # which reads the files once to verify them
+
+    @property
+    def identity(self) -> str:
+        """What tells its parameters from others: their checksums."""
+        manifest = self.store.directory / str(self.step) / "manifest.json"
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
     def item(self, average: bool) -> str:
         """Name of the parameters in the checkpoint: their moving average, if asked and there."""

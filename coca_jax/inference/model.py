@@ -48,8 +48,10 @@ class LoadedModel:
         tokenizer: Tokenizer,
         partitioner: Partitioner,
         step: int | None = None,
+        identity: str = "",
     ):
         self.config, self.step = model.config, step
+        self.identity = identity  # tells these parameters from others; empty: they may change
         self.params, self.tokenizer = params, tokenizer
         self._model, self._partitioner = model, partitioner
         self._compiled = {
@@ -62,7 +64,7 @@ class LoadedModel:
     def with_params(self, params: Any) -> "LoadedModel":
         """The same model with other parameters; nothing is compiled anew."""
         other = copy.copy(self)
-        other.params = params
+        other.params, other.identity = params, ""
         return other
 
     def preprocess(self, paths: Sequence[str | pathlib.Path]) -> Float32[np.ndarray, "b h w 3"]:
@@ -95,6 +97,10 @@ class LoadedModel:
         """
         self._require("contrastive", self.config.contrastive != "none")
         return self._run("encode_image", (pixels,))
+
+    def image_tokens(self, pixels: Pixels) -> Float32[np.ndarray, "b t d"]:
+        """The image encoder's output: every token of every image."""
+        return self._run("image_tokens", (pixels,))
 
     def encode_text(self, ids: Int[np.ndarray, "b l"]) -> Float32[np.ndarray, "b e"]:
         """Text embeddings of unit length.
@@ -284,6 +290,7 @@ class LoadedModel:
 
         return {
             "encode_image": lambda params, x: apply("encode_image", params, normalized(x)),
+            "image_tokens": lambda params, x: apply("image_tokens", params, normalized(x)),
             "encode_text": lambda params, ids: apply("encode_text", params, ids),
             "caption_logits": lambda params, x, ids: apply(
                 "caption_logits", params, normalized(x), ids

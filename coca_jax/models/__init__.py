@@ -2,6 +2,7 @@
 
 from coca_jax.models.coca import CoCa, CoCaOutput, init_params
 from coca_jax.models.config import CoCaConfig, ImageConfig, PoolerConfig, TextConfig
+from coca_jax.models.heads import PooledClassifier
 from coca_jax.models.image_encoder import normalize_pixels
 from coca_jax.models.presets import PRESETS, preset
 
@@ -11,6 +12,7 @@ __all__ = [
     "CoCaConfig",
     "CoCaOutput",
     "ImageConfig",
+    "PooledClassifier",
     "PoolerConfig",
     "TextConfig",
     "init_params",

@@ -97,6 +97,10 @@ class CoCa(nn.Module):
         """Image embeddings of unit length, float32."""
         return self._image_embedding(self.image_encoder(pixels))
 
+    def image_tokens(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b n c2"]:
+        """All that the poolers read of an image, float32."""
+        return self.image_encoder(pixels).astype(jnp.float32)
+
     def encode_text(self, ids: Int[Array, "b t"]) -> Float[Array, "b e"]:
         """Text embeddings of unit length, float32."""
         return self._text_embedding(self.decoder.encode(ids)[1])

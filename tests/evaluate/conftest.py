@@ -29,6 +29,11 @@ class FakeHandle:
         self.images_encoded += len(pixels)
         return np.stack([self.images[image[0, 0, 0]] for image in pixels])
 
+    def image_tokens(self, pixels):
+        """Two tokens: the embedding, and twice it."""
+        one = self.encode_image(pixels)
+        return np.stack([one, 2 * one], axis=1)
+
     def encode_text(self, ids):
         return self.texts[ids[:, 0]]
 

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from coca_jax.errors import UserError
 from coca_jax.evaluate import runner
+from coca_jax.evaluate.features import Features
 from coca_jax.evaluate.handle import Handle
 
 DATA = {"name": "things", "split": "test", "limit": 2}
@@ -57,7 +59,7 @@ def test_mistakes_come_all_at_once(fake_handle):
     )
     del config.c["split"]
     assert runner.mistakes(config) == [
-        "eval.a.kind is 'zeroshot'; known kinds: zero_shot, retrieval, captioning, vqa",
+        "eval.a.kind is 'zeroshot'; known kinds: zero_shot, retrieval, captioning, vqa, probe",
         "eval.b.templates is unknown; retrieval has: kind, format, name, split, path, "
         "class_names, limit, captions",
         'eval.b.captions is \'some\'; it is "all" or "first"',
@@ -99,3 +101,37 @@ def test_an_error_in_the_data_names_the_evaluation(fake_handle, batches):
     config = evaluations(mine={"kind": "retrieval"})
     with pytest.raises(UserError, match=r"eval\.mine: .*no examples"):
         runner.run_evaluations(handle, config, lambda _: iter([]), lambda _: [])
+
+
+def test_a_probe_learns_from_the_data_that_it_names(fake_handle):
+    config = evaluations(
+        probe={"kind": "probe", "train_split": "train", "train_limit": 9, "steps": 20}
+    )
+    asked = []
+
+    def features(evaluation):
+        asked.append((evaluation.name, evaluation.split, evaluation.get("limit")))
+        tokens = np.array([[[1, 0]], [[0, 1]]] * 5, np.float16)
+        return Features(tokens, np.array([0, 1] * 5))
+
+    handle = fake_handle({0: [1]}, {"x": [1]})
+    metrics, _ = runner.run_evaluations(
+        handle, config, lambda _: [], lambda _: ["cat", "dog"], features
+    )
+    assert asked == [("things", "train", 9), ("things", "test", 2)]
+    assert metrics["probe"]["top1"] == 1 and metrics["probe"]["train_count"] == 10
+    assert runner.needs(config.probe) == ""
+
+
+def test_mistakes_of_probes():
+    config = evaluations(
+        a={"kind": "probe"},
+        b={"kind": "probe", "train_split": "train", "by": "pooler", "l2": 0.1},
+        c={"kind": "probe", "train_split": "train", "train_limit": 0, "by": "guess"},
+    )
+    found = runner.mistakes(config)
+    assert found[0] == "eval.a needs train_split or train_path: what the probe learns from"
+    assert (
+        found[1].startswith("eval.b.l2 is unknown; probe has: ") and "label_smoothing" in found[1]
+    )
+    assert "eval.c.train_limit is 0" in found[2] and "eval.c.by is 'guess'" in found[3]

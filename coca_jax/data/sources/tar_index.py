@@ -243,8 +243,7 @@ def _places(tar: str, cache_dir: str) -> Iterator[Path]:
     if not files.is_url(tar):
         yield Path(tar + SUFFIX)
         tar = os.path.abspath(tar)
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(cache_dir or f"{home}/coca_jax/tar_index").expanduser()
+    folder = files.cache_folder("tar_index", cache_dir)
     name = tar.rpartition("/")[2][-100:]
     yield folder / f"{_hash(tar) & (1 << 64) - 1:016x}-{name}{SUFFIX}"
 

@@ -1,0 +1,72 @@
+"""Features of frozen images: every token of the image encoder's output, kept on disk.
+
+A folder of them holds `tokens.npy` (float16, mapped and not read) and `labels.npy`. It is written
+beside its place and renamed, so that it is there whole or not at all.
+"""
+
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+from jaxtyping import Float16, Int
+
+from coca_jax.errors import UserError
+from coca_jax.evaluate.handle import Handle
+
+
+class Features(NamedTuple):
+    """Of the examples that have a label."""
+
+    tokens: Float16[np.ndarray, "n t d"]
+    labels: Int[np.ndarray, " n"]
+
+
+def read_features(
+    handle: Handle, batches: Iterable[dict[str, Any]], folder: pathlib.Path
+) -> Features:
+    """The features in the folder; if it is not there, they are computed first.
+
+    Args:
+      handle: the model.
+      batches: of images with labels; those without one (negative) are left out.
+      folder: where they are kept. Its name must tell this model and these data from others.
+
+    Raises:
+      UserError: no example has a label.
+    """
+    if not folder.is_dir():
+        partial = folder.with_name(f".{uuid.uuid4().hex}")
+        partial.mkdir(parents=True)
+        try:
+            _write(handle, batches, partial)
+            if not folder.is_dir():  # another process may have been as fast
+                partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return Features(np.load(folder / "tokens.npy", mmap_mode="r"), np.load(folder / "labels.npy"))
+
+
+def _write(handle: Handle, batches: Iterable[dict[str, Any]], folder: pathlib.Path) -> None:
+    labels, shape = [], ()
+    with (folder / "tokens").open("wb") as file:
+        for batch in tqdm.tqdm(batches, "features", unit="batch", disable=None, leave=False):
+            has_label = np.asarray(batch["label"]) >= 0
+            if has_label.any():
+                tokens = handle.image_tokens(batch["image"][has_label])
+                shape = tokens.shape[1:]
+                file.write(np.asarray(tokens, np.float16).tobytes())
+                labels.append(np.asarray(batch["label"])[has_label])
+    if not labels:
+        raise UserError("a probe needs labels, and no example has one (>= 0)")
+    count = sum(map(len, labels))
+    # NumPy's header in front of what could not know its length before.
+    with (folder / "tokens.npy").open("wb") as file, (folder / "tokens").open("rb") as body:
+        header = {"descr": "<f2", "fortran_order": False, "shape": (count, *shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        shutil.copyfileobj(body, file)
+    (folder / "tokens").unlink()
+    np.save(folder / "labels.npy", np.concatenate(labels))

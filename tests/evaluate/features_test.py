@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from coca_jax.errors import UserError
+from coca_jax.evaluate.features import read_features
+
+IMAGES = {0: [1, 0], 1: [0, 1], 2: [3, 4]}
+
+
+def test_features_are_those_of_labelled_examples_and_computed_once(fake_handle, batches, tmp_path):
+    handle = fake_handle(IMAGES, {"x": [1, 0]})
+    folder = tmp_path / "new/place"
+    for _ in range(2):
+        made = batches([[]] * 3, [1, -1, 0], [2, 1])
+        features = read_features(handle, made, folder)
+        assert features.tokens.dtype == np.float16 and isinstance(features.tokens, np.memmap)
+        expected = [[[1, 0], [2, 0]], [[0.6, 0.8], [1.2, 1.6]]]
+        np.testing.assert_allclose(features.tokens, expected, atol=1e-3)
+        assert features.labels.tolist() == [1, 0]
+    assert handle.images_encoded == 2
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["place"]
+
+
+def test_what_was_interrupted_leaves_nothing(fake_handle, batches, tmp_path):
+    handle = fake_handle({0: [1, 0]}, {"x": [1, 0]})
+    with pytest.raises(KeyError):  # of image 1
+        read_features(handle, batches([[]] * 2, [0, 0], [1, 1]), tmp_path / "place")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_label(fake_handle, batches, tmp_path):
+    handle = fake_handle(IMAGES, {"x": [1, 0]})
+    with pytest.raises(UserError, match="no example has one"):
+        read_features(handle, batches([[]], [-1], [1]), tmp_path / "place")

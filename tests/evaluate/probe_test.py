@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from coca_jax.errors import UserError
+from coca_jax.evaluate import probe
+from coca_jax.evaluate.features import Features
+
+
+def make_features(count, seed, tokens=3, width=8, classes=4, noise=0.5):
+    """The class shows in the mean token, plus noise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=count)
+    centres = np.random.default_rng(7).normal(size=(classes, 1, width))
+    found = centres[labels] + noise * rng.normal(size=(count, tokens, width))
+    return Features(found.astype(np.float16), labels)
+
+
+def gradient(features, classify, l2):
+    """Of the penalised mean loss by the weights, in float64, written out."""
+    x = features.tokens.astype(np.float64).mean(axis=1)
+    x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6)
+    # The classifier is affine in the standardised means: read it back from its scores.
+    scores = np.asarray(classify(features.tokens), np.float64)
+    design = np.c_[x, np.ones(len(x))]
+    weights = np.linalg.lstsq(design, scores, rcond=None)[0]
+    chances = np.exp(scores - scores.max(axis=1, keepdims=True))
+    chances /= chances.sum(axis=1, keepdims=True)
+    chances[np.arange(len(x)), features.labels] -= 1
+    penalty = np.r_[weights[:-1], np.zeros((1, weights.shape[1]))]
+    return design.T @ chances / len(x) + l2 * penalty
+
+
+def test_the_linear_probe_ends_where_the_gradient_vanishes():
+    features = make_features(200, seed=0, noise=1.5)
+    classify = probe.fit_linear(features, 4, l2=0.01)
+    assert np.abs(gradient(features, classify, 0.01)).max() < 2e-4
+    assert (
+        np.abs(gradient(features, probe.fit_linear(features, 4, 0.01, steps=2), 0.01)).max() > 1e-2
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"by": "pooler", "steps": 150, "heads": 2, "learning_rate": 5e-3}]
+)
+def test_a_probe_finds_classes_that_can_be_told(options):
+    train, test = make_features(400, seed=0), make_features(100, seed=1)
+    metrics, artefacts = probe.evaluate(train, test, list("abcd"), **options)
+    assert metrics["top1"] > 0.9 and metrics["train_top1"] > 0.9
+    assert metrics["count"] == 100 and metrics["train_count"] == 400
+    assert np.sum(artefacts["confusion"]) == 100
+    mixed = test._replace(labels=np.roll(test.labels, 1))
+    assert probe.evaluate(train, mixed, list("abcd"), **options)[0]["top1"] < 0.6
+
+
+def test_the_pooler_sees_what_the_mean_does_not():
+    """The class is the order of two tokens; only what tells tokens apart sees it."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=600)
+    tokens = rng.normal(size=(600, 2, 8))
+    tokens[..., 0] = [3, -3]  # which token it is
+    sign = np.where(labels, 1, -1)[:, None] * [1, -1]
+    tokens[..., 1] = 2 * sign
+    features = Features(tokens.astype(np.float16), labels)
+    train, test = (
+        Features(*(part[rows] for part in features)) for rows in (slice(400), slice(400, None))
+    )
+    assert probe.evaluate(train, test, ["a", "b"])[0]["top1"] < 0.65
+    options = {"by": "pooler", "steps": 300, "heads": 2, "learning_rate": 5e-3}
+    assert probe.evaluate(train, test, ["a", "b"], **options)[0]["top1"] > 0.95
+
+
+def test_labels_and_names():
+    features = make_features(20, seed=0)
+    assert probe.evaluate(features, features, [])[0]["chance_top1"] == 0.25
+    with pytest.raises(UserError, match="label 3 has no class name: there are 2"):
+        probe.evaluate(features, features, ["a", "b"])
