@@ -208,6 +208,14 @@ def data_convert(options: argparse.Namespace) -> None:
     )
 
 
+def data_table(options: argparse.Namespace) -> None:
+    """Makes a table, to train and evaluate on, of COCO's, Karpathy's or VQAv2's files."""
+    from coca_jax.data.annotations import write_table
+
+    count = write_table(options.inputs, options.images, options.output, options.split)
+    print(f"{options.output}: {count:,} images")
+
+
 def data_deduplicate(options: argparse.Namespace) -> None:
     """Lists the training images that look like one of the evaluations'."""
     from coca_jax.data.deduplicate import deduplicate
@@ -235,8 +243,8 @@ def convert(options: argparse.Namespace) -> None:
 
 
 def score(options: argparse.Namespace) -> None:
-    """Scores a file of captions as the COCO server does."""
-    from coca_jax.evaluate.coco import score_results
+    """Scores a file of captions or answers as the COCO and VQA servers do."""
+    from coca_jax.evaluate.challenges import score_results
     from coca_jax.evaluate.results import format_table, write_json
 
     metrics = score_results(options.annotations, options.results, options.split)

@@ -78,6 +78,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--split", default="train")
     command.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
+    command = add("table", commands.data_table, under=data)
+    command.add_argument(
+        "inputs", nargs="+", metavar="JSON", help="captions; or questions, answers"
+    )
+    command.add_argument("output", type=pathlib.Path, metavar="OUT.jsonl")
+    command.add_argument("--images", required=True, type=pathlib.Path, metavar="DIR")
+    command.add_argument("--split", default="", help="of Karpathy's file, such as test; all")
     command = add("deduplicate", commands.data_deduplicate, "config", under=data)
     command.add_argument("--source", default="", help="name in data.sources; none: data.train")
     command.add_argument("--distance", type=int, default=4, help="bits of 64 that may differ")
@@ -96,7 +103,9 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("input", type=pathlib.Path, metavar="IN")
     command.add_argument("output", type=pathlib.Path, metavar="OUT")
     command = add("score", commands.score)
-    command.add_argument("--annotations", required=True, type=pathlib.Path, help="COCO, Karpathy")
+    command.add_argument(
+        "--annotations", required=True, type=pathlib.Path, help="COCO, Karpathy, VQAv2"
+    )
     command.add_argument("--results", required=True, type=pathlib.Path, metavar="FILE")
     command.add_argument("--split", default="", help="of Karpathy's file, such as test; all")
     command.add_argument("--json", type=pathlib.Path, metavar="FILE")

@@ -1,0 +1,103 @@
+"""Result files: scores as recorded from pycocoevalcap with its own tokenizer, and wrong files."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+
+from coca_jax import cli
+from coca_jax.evaluate.challenges import read_results, score_results, write_results_file
+
+HERE = pathlib.Path(__file__).parent.parent / "fixtures/coco"
+ANNOTATIONS, RESULTS = HERE / "annotations.json", HERE / "results.json"
+
+
+def test_scores_are_those_recorded(tmp_path, capsys):
+    recorded = json.loads((HERE / "scores.json").read_text())
+    if not shutil.which("java"):
+        recorded.pop("meteor")
+    found = score_results(ANNOTATIONS, RESULTS)
+    assert found == pytest.approx(recorded, rel=1e-12)
+    words = ["--annotations", str(ANNOTATIONS), "--results", str(RESULTS)]
+    assert cli.main(["score", *words, "--json", str(tmp_path / "scores.json")]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text()) == found
+    assert "0.8556" in capsys.readouterr().out
+
+
+def test_results_are_written_as_they_are_read(tmp_path):
+    captions = read_results(RESULTS)
+    write_results_file(tmp_path / "again.json", captions)
+    assert json.loads((tmp_path / "again.json").read_text()) == json.loads(RESULTS.read_text())
+
+
+def written(tmp_path, content):
+    path = tmp_path / "file.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[1:], "1 ids of images are missing: 10"),
+        (lambda rows: [*rows, {"image_id": 1, "caption": "a"}], "have no annotation: 1"),
+        (lambda rows: rows * 2, "20 ids of images are there twice: 10, 13, 16, 19, 22, ..."),
+        (lambda rows: [{"image": 1}], "number 0 of rows needs image_id, caption; it has image"),
+        (lambda rows: {"a": 1}, "should be a list"),
+    ],
+)
+def test_results_that_are_wrong(tmp_path, capsys, change, message):
+    path = written(tmp_path, change(json.loads(RESULTS.read_text())))
+    words = ["score", "--annotations", str(ANNOTATIONS), "--results", str(path)]
+    assert cli.main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+ANSWERS = {
+    "annotations": [
+        {
+            "question_id": 10 + i,
+            "image_id": i,
+            "answer_type": kind,
+            "question_type": "what",
+            "multiple_choice_answer": given[0],
+            "answers": [
+                {"answer": a, "answer_confidence": "yes", "answer_id": n}
+                for n, a in enumerate(given, 1)
+            ],
+        }
+        for i, (kind, given) in enumerate(
+            [
+                ("yes/no", ["yes"] * 7 + ["no"] * 3),
+                ("number", ["2"] * 9 + ["two dogs"]),
+                ("other", ["red"] * 2 + ["blue"] * 8),
+            ]
+        )
+    ],
+    "data_type": "mscoco",
+    "data_subtype": "val2014",
+}
+
+
+def test_answers_by_hand(tmp_path, capsys):
+    annotations, results = tmp_path / "annotations.json", tmp_path / "results.json"
+    annotations.write_text(json.dumps(ANSWERS))
+    rows = [(10, "No."), (11, "two"), (12, "the red")]
+    results.write_text(json.dumps([{"question_id": q, "answer": a} for q, a in rows]))
+    assert score_results(annotations, results) == pytest.approx(
+        {
+            # Of ten, one left out: three said no, so it is 2/3 three times and 1 seven times.
+            "accuracy": (0.9 + 1 + 0.6) / 3,
+            "accuracy_yes_no": 0.9,
+            "accuracy_number": 1.0,
+            "accuracy_other": 0.6,  # two said red: 1/3 twice, 2/3 eight times
+            "count": 3,
+        }
+    )
+    words = ["score", "--annotations", str(annotations), "--results", str(results)]
+    assert cli.main(words) == 0 and "accuracy_yes_no" in capsys.readouterr().out
+    assert cli.main([*words, "--split", "val"]) == 2
+    results.write_text(json.dumps([{"question_id": q, "answer": "a"} for q in (10, 11, 13)]))
+    assert cli.main(words) == 2
+    assert "1 ids of questions have no annotation: 13" in capsys.readouterr().err
