@@ -21,7 +21,7 @@ class Parrot:
     def tokenize(self, *_):
         raise AssertionError("never asked for")
 
-    encode_image = encode_text = tokenize
+    encode_image = encode_text = image_tokens = tokenize
 
     def __init__(self, known):
         self.known, self.calls = known, []
