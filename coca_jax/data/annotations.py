@@ -32,7 +32,7 @@ def write_table(
     """Writes a row for each image: its path, captions or questions and answers, and `image_id`.
 
     Args:
-      paths: a file of captions (see `read_captions`), or VQAv2's files of questions and of answers.
+      paths: a file of captions (see `captions_of`), or VQAv2's files of questions and of answers.
       images: the folder of images.
       output: the .jsonl file to write.
       split: of Karpathy's file.
@@ -46,7 +46,7 @@ def write_table(
     if not str(output).endswith(".jsonl"):
         raise UserError(f"{output} should end with .jsonl, by which it is known as a table")
     if len(paths) == 1:
-        found = read_captions(paths[0], split)
+        found = captions_of(paths[0], read_json(paths[0]), split)
         rows = [
             {"image": entry.file, "image_id": image, "captions": entry.captions}
             for image, entry in found.items()
@@ -67,18 +67,18 @@ def write_table(
     return len(rows)
 
 
-def read_captions(path: str | os.PathLike, split: str = "") -> dict[Any, Annotated]:
+def captions_of(path: str | os.PathLike, content: Any, split: str = "") -> dict[Any, Annotated]:
     """Captions of each image, by its id.
 
     Args:
-      path: a JSON file as COCO's own (`images`, and `annotations` with `id`, `image_id` and
+      path: of the file, for messages.
+      content: of a JSON file as COCO's own (`images`, and `annotations` with `id`, `image_id` and
         `caption`), or as Karpathy's of COCO and Flickr30K (`images` with `sentences`).
       split: of Karpathy's file, such as `test`; empty: all of it. `train` has `restval`, too.
 
     Raises:
       UserError: it is neither, an id is there twice, or no image is left.
     """
-    content = read_json(path)
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not images:
         raise UserError(f"{path} has no `images`: it is no file of COCO's or Karpathy's")
@@ -93,17 +93,18 @@ def read_captions(path: str | os.PathLike, split: str = "") -> dict[Any, Annotat
     return found
 
 
-def read_answers(path: str | os.PathLike) -> dict[Any, tuple[list[str], str]]:
+def answers_of(path: str | os.PathLike, content: Any) -> dict[Any, tuple[list[str], str]]:
     """What people answered to each question of VQAv2, and the type of the answer, by question.
 
     Args:
-      path: a JSON file with `annotations`, each with `question_id`, `answers` (with `answer`) and
-        `answer_type`.
+      path: of the file, for messages.
+      content: of a JSON file with `annotations`, each with `question_id`, `answers` (each with
+        `answer`) and `answer_type`.
 
     Raises:
       UserError: it is no such file, or has a question twice.
     """
-    rows = _listed(path, "annotations")
+    rows = _listed(path, content, "annotations")
     found = [
         fields(path, i, row, "question_id", "answers", "answer_type") for i, row in enumerate(rows)
     ]
@@ -117,19 +118,19 @@ def read_answers(path: str | os.PathLike) -> dict[Any, tuple[list[str], str]]:
     }
 
 
-def is_questions(path: str | os.PathLike) -> bool:
-    """Whether a JSON file is VQAv2's of answers."""
-    content = read_json(path)
+def has_answers(content: Any) -> bool:
+    """Whether this is the content of VQAv2's file of answers."""
     rows = content.get("annotations") if isinstance(content, dict) else None
     return isinstance(rows, list) and bool(rows) and "question_id" in rows[0]
 
 
 def _questions_by_image(questions: Any, annotations: Any) -> list[dict[str, Any]]:
     """Rows of a table, from the two files of VQAv2, in either order."""
-    if is_questions(questions):
-        questions, annotations = annotations, questions
-    answers, rows = read_answers(annotations), _listed(questions, "questions")
-    kind = read_json(questions).get("data_subtype", "")
+    asking, answering = read_json(questions), read_json(annotations)
+    if has_answers(asking):
+        questions, annotations, asking, answering = annotations, questions, answering, asking
+    answers, rows = answers_of(annotations, answering), _listed(questions, asking, "questions")
+    kind = asking.get("data_subtype", "")
     asked = [
         fields(questions, i, r, "question_id", "image_id", "question") for i, r in enumerate(rows)
     ]
@@ -188,8 +189,7 @@ def _of_karpathy(path: Any, images: Sequence[Any], split: str) -> dict[Any, Anno
     return found
 
 
-def _listed(path: Any, key: str) -> list[Any]:
-    content = read_json(path)
+def _listed(path: Any, content: Any, key: str) -> list[Any]:
     rows = content.get(key) if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path} has no `{key}`: it is no such file of VQAv2's")

@@ -1,14 +1,13 @@
 """Result files of the COCO and VQA challenges, scored against their annotations."""
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from coca_jax.data.annotations import (
+    answers_of,
+    captions_of,
     fields,
-    is_questions,
-    read_answers,
-    read_captions,
+    has_answers,
     read_json,
     refuse,
     twice,
@@ -16,7 +15,6 @@ from coca_jax.data.annotations import (
 from coca_jax.errors import UserError
 from coca_jax.evaluate import answers
 from coca_jax.evaluate.captioning import coco_metrics
-from coca_jax.evaluate.results import write_json
 
 
 def score_results(
@@ -25,17 +23,20 @@ def score_results(
     """The challenge's metrics of a result file, which has one text for every image or question.
 
     Args:
-      annotations: captions (see `read_captions`), or VQAv2's answers (see `read_answers`).
+      annotations: captions (see `captions_of`), or VQAv2's answers (see `answers_of`).
       results: a list of objects with `image_id` and `caption`, or `question_id` and `answer`.
       split: of Karpathy's file of captions.
 
     Raises:
       UserError: a file is not what it should be, or they are not about the same ones.
     """
-    if is_questions(annotations):
-        return _score_answers(annotations, results, split)
+    content = read_json(annotations)
+    if has_answers(content):
+        if split:
+            raise UserError(f"{annotations} is a file of VQAv2, which has no split {split!r}")
+        return _score_answers(answers_of(annotations, content), results)
     references = {
-        image: found.captions for image, found in read_captions(annotations, split).items()
+        image: found.captions for image, found in captions_of(annotations, content, split).items()
     }
     captions = read_results(results)
     refuse(results, "of images have no annotation", captions.keys() - references.keys())
@@ -44,11 +45,9 @@ def score_results(
     return coco_metrics([captions[i] for i in images], [references[i] for i in images])
 
 
-def _score_answers(annotations: Any, results: Any, split: str) -> dict[str, float]:
+def _score_answers(right: dict[Any, Any], results: Any) -> dict[str, float]:
     """The VQA challenge's accuracy, and by its types of answers."""
-    if split:
-        raise UserError(f"{annotations} is a file of VQAv2, which has no split {split!r}")
-    right, found = read_answers(annotations), read_results(results, "question_id", "answer")
+    found = read_results(results, "question_id", "answer")
     refuse(results, "of questions have no annotation", found.keys() - right.keys())
     refuse(results, "of questions are missing", right.keys() - found.keys())
     by_type: dict[str, list[float]] = {}
@@ -80,8 +79,3 @@ def read_results(
     pairs = [fields(path, i, row, key, text) for i, row in enumerate(rows)]
     refuse(path, f"of {key.removesuffix('_id')}s are there twice", twice(one for one, _ in pairs))
     return dict(pairs)
-
-
-def write_results_file(path: str | os.PathLike, captions: Mapping[int, str]) -> None:
-    """Writes captions as the COCO server takes them."""
-    write_json([{"image_id": image, "caption": text} for image, text in captions.items()], path)

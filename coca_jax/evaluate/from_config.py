@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 
+import jax
 from ml_collections import ConfigDict
 
 from coca_jax.data.files import cache_folder
@@ -85,8 +86,10 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
         parts = [handle.identity, config.data.dir, len(source(evaluation))]
         parts += [str(evaluation.get(key)) for key in DATA_KEYS]
         name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-        # Of parameters that go on changing they would never be read again.
-        folder = (kept if handle.identity else pathlib.Path(temporary)) / name
+        # Of parameters that go on changing they would never be read again; and where only some of
+        # several processes had them, the others would wait for these to encode.
+        lasting = handle.identity and jax.process_count() == 1
+        folder = (kept if lasting else pathlib.Path(temporary)) / name
         return read_features(handle, batches(evaluation), folder)
 
     with tempfile.TemporaryDirectory() as temporary:

@@ -27,10 +27,10 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate import runner
 from coca_jax.evaluate.results import read_newest, write_json
 from coca_jax.observe.metrics import read_metrics
+from coca_jax.observe.report.comparison import FILE
 from coca_jax.planning import training_flops
 from coca_jax.train.loop import train
 
-FILE = "compare.json"
 KEYS = ("seeds", "stages", "tables", "metrics")
 
 Changes = tuple[tuple[str, Any], ...]
@@ -74,11 +74,12 @@ def compare(config: ConfigDict, workdir: pathlib.Path, began: float | None = Non
         raise UserError("\n".join(wrong))
     runs, found = list(planned(config)), {}
     for number, run in enumerate(runs, 1):
-        for stage in stages(config, run, workdir):
+        made = stages(config, run, workdir)
+        for stage in made:
             if jax.process_index() == 0:
                 print(f"run {number} of {len(runs)}: {run.name}, seed {run.seed}, {stage.name}")
             train(stage.config, stage.workdir, began)
-        found[run] = _measured(config, stages(config, run, workdir))
+        found[run] = _measured(config, made)
         if jax.process_index() == 0:
             write_json(results(config, found), workdir / FILE)
     return results(config, found)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from coca_jax import cli
-from coca_jax.data.annotations import Annotated, read_captions, write_table
+from coca_jax.data.annotations import Annotated, captions_of, read_json, write_table
 from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.sources import open_source
 from coca_jax.errors import UserError
@@ -17,6 +17,10 @@ def written(tmp_path, content, name="file.json"):
     path = tmp_path / name
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
+
+
+def read_captions(path, split=""):
+    return captions_of(path, read_json(path), split)
 
 
 @pytest.fixture

@@ -1,0 +1,20 @@
+"""Probes of a run of `configs/shapes.py`: what its frozen image encoder knows of the classes.
+
+coca evaluate --config configs/shapes_probe.py --workdir runs/shapes
+"""
+
+import pathlib
+
+from coca_jax.config import load_config
+
+
+def get_config(argument=None):
+    """That experiment with other evaluations; `argument` is None or `smoke`."""
+    shapes = pathlib.Path(__file__).with_name("shapes.py")
+    config = load_config(f"{shapes}:{argument or ''}")
+    data = {"kind": "probe", "name": "shapes", "train_split": "train", "split": "test"}
+    config.eval = {"linear": data, "pooler": {**data, "by": "pooler", "steps": 600}}
+    if argument == "smoke":
+        for evaluation in config.eval.values():
+            evaluation.update({"limit": 64, "train_limit": 64, "steps": 10})
+    return config
