@@ -26,12 +26,26 @@ def default_config() -> ConfigDict:
                     "weight": 2.0,
                     "chunk": 2048,  # tokens of which a device holds the logits at a time
                 },
+                "classification": {  # of the head
+                    "weight": 0.0,
+                    "label_smoothing": 0.0,  # this share of a label is spread over all classes
+                },
+            },
+            # A classifier beside the model, for a task that comes after pretraining; it exists if
+            # loss.classification.weight is not 0.
+            "head": {
+                # image: the encoder's tokens of all pictures; text: the decoder's outputs, such as
+                # for a question, about each picture (coca_jax/models/heads.py).
+                "reads": "image",
+                "classes": (),  # names, in the order of their numbers
+                "class_file": "",  # a file of them, one a line, instead
             },
             "init": {
                 # A workdir, one of its checkpoints, or a converted model, whose parameters a new
                 # run starts from (coca_jax/train/transfer.py); empty: random ones.
                 "path": "",
                 "average": True,  # prefer the moving average of its parameters, if it has one
+                "only": ".*",  # names of those that are taken, a regular expression
             },
             "optimizer": optimizer_defaults(),
             "train": {
@@ -92,6 +106,8 @@ def optimizer_defaults() -> dict:
         # Tables of (pattern of parameter names, factor); the first row that matches decides.
         "weight_decays": ((r".*(kernel|embedding|softmax|projection)", 1.0), (r".*", 0.0)),
         "learning_rates": ((r".*", 1.0),),  # 0 freezes: no update, no optimizer state
+        # Each layer of the image encoder learns by this factor slower than the one above it.
+        "layer_decay": 1.0,
         "ema_decay": 0.0,  # of an average of the parameters, used by evaluation; 0: none
     }
 
@@ -114,9 +130,12 @@ def data_defaults() -> dict:
             # Files or URLs, with {0000..0099} and *; of a TFDS data set its folder, not its name.
             "path": "",
             "class_names": "",  # a file of them, one a line, for labels that are numbers
-            # sampled: one of an image's captions; first; all in turn; or questions: one of the
-            # questions about it, with its answer behind it.
+            # sampled: one of an image's captions; first; all in turn; none, for a head that reads
+            # the image only; or questions: one of those about it, with its answer behind it.
             "captions": "sampled",
+            # Which fields they are in, such as the hypotheses and judgements of an entailment.
+            "questions": ("questions", "answers"),
+            "labelled": True,  # a head learns from its answers or labels
             "template": "",  # what becomes of it, such as "{title}. {caption}", of any fields
             # What becomes of the labels of an image without captions, such as ("a photo of {}.",).
             "prompts": (),
@@ -129,6 +148,9 @@ def data_defaults() -> dict:
             "color_jitter": (0.0, 0.0, 0.0, 0.0),  # of brightness, contrast, saturation, hue
             "randaugment": (0, 0),  # operations, and their magnitude of at most 30
         },
+        # Pictures of an example: frames of a clip, evenly spaced, or both of a pair.
+        "frames": 1,
+        "blank": False,  # grey pictures, in evaluations, too: what can be learned from texts alone
         # A mixture: name -> {"weight": 2.0, and what differs from data.train}; empty: data.train
         # alone. Weights hold in every 1,000 examples; without them, data sets mix by size.
         "sources": {},

@@ -30,7 +30,19 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     problems = [problem for override in overrides if (problem := _apply(config, override))]
     if problems:
         raise UserError("\n".join(problems))
+    _name_classes(config)
     return config
+
+
+def _name_classes(config: ConfigDict) -> None:
+    """Puts the names of `head.class_file` into `head.classes`, so that a run's record has them."""
+    file = config.get("head", {}).get("class_file")
+    if file and not config.head.classes:
+        try:
+            lines = pathlib.Path(file).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"config.head.class_file={file!r} cannot be read: {error}") from error
+        config.head.classes = tuple(line.strip() for line in lines if line.strip())
 
 
 def _read(path: str, argument: str | None) -> ConfigDict:

@@ -1,6 +1,8 @@
 """Recipes that several experiments share."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -69,4 +71,56 @@ def high_resolution(name: str) -> ConfigDict:
     config.init.path = f"runs/{name}"
     config.train.steps = 92_000
     config.optimizer.update({"learning_rate": 8e-5, "warmup_steps": 1_840})
+    return config
+
+
+# The embedded tasks' size that runs in seconds: from random parameters, with a tokenizer of bytes.
+SHAPES_SMOKE = {
+    "init.path": "",
+    "data.tokenizer.kind": "byte",
+    "data.tokenizer.path": "",
+    "model.text.length": 64,
+    "model.image.layers": 1,
+    "model.text.unimodal_layers": 1,
+    "model.text.multimodal_layers": 1,
+    "train.steps": 8,
+    "train.batch_size": 16,
+    "train.log_every": 2,
+    "optimizer.warmup_steps": 2,
+}
+
+
+def shapes_finetuning(steps: int) -> ConfigDict:
+    """What the tasks on `shapes` share: they start from a run of `configs/shapes.py`.
+
+    Args:
+      steps: of 96 examples.
+    """
+    config = default_config()
+    config.init.path = "runs/shapes"
+    config.data.tokenizer.path = "runs/shapes/tokenizer.model"
+    config.optimizer.name = "adamw"
+    config.optimizer.b2 = 0.99
+    config.optimizer.weight_decay = 0.1
+    config.train.steps = steps
+    config.train.batch_size = 96
+    return config
+
+
+def with_head(config: ConfigDict, reads: str, classes: Sequence[str], **options: Any) -> ConfigDict:
+    """Sets a configuration to train a head alone, and what it reads with it.
+
+    Args:
+      config: is changed.
+      reads: image or text.
+      classes: names.
+      **options: of `config.loss.classification`.
+
+    Returns:
+      The same configuration.
+    """
+    config.loss.contrastive.weight = 0.0
+    config.loss.captioning.weight = 0.0
+    config.loss.classification.update({"weight": 1.0, **options})
+    config.head.update({"reads": reads, "classes": tuple(classes)})
     return config

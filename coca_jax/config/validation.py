@@ -20,6 +20,7 @@ CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.attention": ("auto", "xla", "cudnn"),
     "train.quantization": ("", "int8", "fp8"),
+    "head.reads": ("image", "text"),
     "data.tokenizer.kind": ("sentencepiece", "byte", "clip", "json"),
 }
 POSITIVE = (
@@ -41,6 +42,8 @@ POSITIVE = (
     "processes.start_seconds",
     "processes.heartbeat_seconds",
     "data.threads",
+    "data.frames",
+    "optimizer.layer_decay",
     "model.scan_unroll",
     "model.text.length",
 )
@@ -48,6 +51,7 @@ NOT_NEGATIVE = (
     "seed",
     "loss.contrastive.weight",
     "loss.captioning.weight",
+    "loss.classification.weight",
     "optimizer.weight_decay",
     "optimizer.clip_norm",
     "optimizer.warmup_steps",
@@ -67,6 +71,7 @@ SHARES = (
     "model.stochastic_depth",
     "model.image.patch_dropout",
     "optimizer.ema_decay",
+    "loss.classification.label_smoothing",
     "data.max_bad_share",
 )
 FREE_FORM = ("eval.", "data.sources.")  # sections whose keys are names
@@ -158,8 +163,9 @@ def _values(config: ConfigDict) -> Iterator[str]:
     for key in NOT_NEGATIVE:
         if flat[key] < 0:
             yield f"config.{key}={flat[key]!r} should not be negative"
-    if not flat["loss.contrastive.weight"] and not flat["loss.captioning.weight"]:
-        yield "config.loss: both weights are 0; at least one loss must be trained"
+    if not any(flat[f"loss.{name}.weight"] for name in default_config().loss):
+        yield "config.loss: all weights are 0; at least one loss must be trained"
+    yield from _head(config)
     if not math.isfinite(flat["train.epochs"]):
         yield f"config.train.epochs={flat['train.epochs']!r} should be finite"
     known = not flat["train.epochs"]  # of how many steps they are, the data must tell
@@ -177,6 +183,28 @@ def _values(config: ConfigDict) -> Iterator[str]:
         inherited = "" if key == "model.remat" else "empty (the model's), "
         if flat[key] not in policies and not (inherited and not flat[key]):
             yield f"config.{key}={flat[key]!r} should be {inherited}one of {', '.join(policies)}"
+
+
+def _head(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with the task that a head is for."""
+    loss, classes, frames = config.loss, config.head.classes, config.data.frames
+    if not loss.classification.weight:
+        if config.head.classes or config.head.class_file:
+            yield "config.head.classes is of no use: config.loss.classification.weight=0.0"
+    elif len(classes) < 2 or len(set(classes)) < len(classes):
+        yield (
+            f"config.head.classes={classes!r} should be the names of two or more different classes"
+        )
+    of_texts = loss.contrastive.weight or loss.captioning.weight or config.head.reads == "text"
+    sections = config.data.sources.values() or [config.data.train]
+    if of_texts and any(s.get("captions", config.data.train.captions) == "none" for s in sections):
+        yield "config.data.train.captions=none is for a head that reads images, and no other loss"
+    if frames > 1 and (loss.contrastive.weight or loss.captioning.weight):
+        yield (
+            f"config.data.frames={frames} is for a head alone: config.loss.contrastive.weight="
+            f"{loss.contrastive.weight} and config.loss.captioning.weight="
+            f"{loss.captioning.weight} should be 0"
+        )
 
 
 def _model(config: ConfigDict) -> Iterator[str]:

@@ -89,6 +89,13 @@ class Augment:
             image = operation(image, sign * magnitude / MAX_MAGNITUDE)
         return image
 
+    def alike(self, pictures: Sequence[RGB], rng: np.random.Generator, may_flip: bool) -> list[RGB]:
+        """Augments the pictures of one example, all in the same way."""
+        if len(pictures) == 1:
+            return [self(pictures[0], rng, may_flip)]
+        seed = int(rng.integers(2**62))
+        return [self(picture, np.random.default_rng(seed), may_flip) for picture in pictures]
+
 
 def mistakes(min_crop_area: Any, color_jitter: Any, randaugment: Any) -> list[str]:
     """One message for each of `Augment`'s options that makes no sense; none if all is well."""

@@ -3,7 +3,7 @@
 import operator
 import string
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from coca_jax.data.bad import BadExample
 from coca_jax.data.sources import Record
 from coca_jax.errors import UserError
 
-CHOICES = ("sampled", "first", "all", "questions")
+CHOICES = ("sampled", "first", "all", "none", "questions")
 OPERATORS = {
     "==": operator.eq,
     "!=": operator.ne,
@@ -24,13 +24,22 @@ OPERATORS = {
 }
 
 
+class Text(NamedTuple):
+    """What is said of a record, and what a head is asked about it."""
+
+    text: str
+    question: str  # the beginning of the text, which a head may read; empty: all of it
+    answer: str | int | None  # name or number of a class; None: not known
+
+
 class CaptionMaker:
     """Makes the caption of a record; a pure function of (record, visit, rng).
 
     Args:
       captions: "sampled" draws one of the record's captions, "first" takes the first, "all" takes
-        them in turn, so that as many visits of an image show each of them once. "questions" draws
-        one of its `questions` with its answer behind it, one of several if it has those.
+        them in turn, so that as many visits of an image show each of them once. "none" has no
+        text. "questions" draws one of the questions about it with its answer behind it, one of
+        several if it has those.
       template: what becomes of it, with the record's fields by name: "{title}. {caption}"; empty:
         the caption as it is.
       prompts: what becomes of the labels of a record without captions; `{}` stands for them, in
@@ -39,6 +48,8 @@ class CaptionMaker:
       min_characters, max_characters: of the caption; others are left out.
       filters: rows (field, operator, value), one of OPERATORS; records for which one of them does
         not hold, or that lack its field, are left out.
+      questions: names of the fields with the questions and with their answers.
+      labelled: whether the answer or the label is known to a head.
 
     Raises:
       UserError: an option is none of these.
@@ -53,15 +64,18 @@ class CaptionMaker:
         min_characters: int = 1,
         max_characters: int = 2000,
         filters: Sequence[Sequence[Any]] = (),
+        questions: Sequence[str] = ("questions", "answers"),
+        labelled: bool = True,
     ):
-        if problems := mistakes(captions, template, prompts, filters):
+        if problems := mistakes(captions, template, prompts, filters, questions):
             raise UserError("\n".join(problems))
         self._captions, self._template, self._prompts = captions, template, tuple(prompts)
         self._least, self._most = min_characters, max_characters
+        self._questions, self._labelled = tuple(questions), labelled
         self._filters = [(field, name, value) for field, name, value in filters]
 
-    def __call__(self, record: Record, visit: int, rng: np.random.Generator) -> str:
-        """The text.
+    def __call__(self, record: Record, visit: int, rng: np.random.Generator) -> Text:
+        """The text, and what a head is to say of it.
 
         Args:
           record: what is known of the image.
@@ -74,12 +88,23 @@ class CaptionMaker:
         fields = record["fields"]
         for row in self._filters:
             _require(fields, *row)
+        if self._captions == "none":
+            return self._text("", "", record["label"])
+        if self._captions == "questions":
+            question, answer = _question(fields, *self._questions, rng)
+            return self._text(self._checked(f"{question} {answer}"), question, answer)
         text = self._choose(record, visit, rng)
         if self._template:
             try:
                 text = self._template.format_map(_Fields(fields, text))
             except (LookupError, ValueError, TypeError, AttributeError) as error:
                 raise BadExample("bad_text", f"{self._template!r} lacks {error}") from error
+        return self._text(self._checked(text), "", record["label"])
+
+    def _text(self, text: str, question: str, answer: str | int) -> Text:
+        return Text(text, question, answer if self._labelled else None)
+
+    def _checked(self, text: str) -> str:
         text = text.strip()
         if not text:
             raise BadExample("bad_text", "no caption")
@@ -92,8 +117,6 @@ class CaptionMaker:
         return text
 
     def _choose(self, record: Record, visit: int, rng: np.random.Generator) -> str:
-        if self._captions == "questions":
-            return _question(record["fields"], rng)
         captions = [text for text in record["captions"] if text.strip()]
         if not captions and self._prompts and record["labels"]:
             labels = [record["labels"][i] for i in rng.permutation(len(record["labels"]))]
@@ -105,24 +128,39 @@ class CaptionMaker:
         return captions[visit % len(captions) if self._captions == "all" else 0]
 
 
-def _question(fields: dict[str, Any], rng: np.random.Generator) -> str:
-    questions, answers = fields.get("questions") or [], fields.get("answers") or []
+def listed(value: Any) -> list[Any]:
+    """A field that should hold several values: TFDS gives the only one of a list by itself."""
+    return value if isinstance(value, list) else [] if value in (None, "") else [value]
+
+
+def _question(
+    fields: dict[str, Any], asked: str, answered: str, rng: np.random.Generator
+) -> tuple[str, str]:
+    questions, answers = listed(fields.get(asked)), listed(fields.get(answered))
     if not questions or len(questions) != len(answers):
-        raise BadExample("bad_text", f"{len(questions)} questions, {len(answers)} answers")
+        raise BadExample("bad_text", f"{len(questions)} {asked}, {len(answers)} {answered}")
     place = rng.integers(len(questions))
     answer = answers[place]
     if not isinstance(answer, str):
         answer = answer[rng.integers(len(answer))]
-    return f"{questions[place]} {answer}"
+    return questions[place], answer
 
 
 def mistakes(
-    captions: str, template: str, prompts: Sequence[Any], filters: Sequence[Any]
+    captions: str,
+    template: str,
+    prompts: Sequence[Any],
+    filters: Sequence[Any],
+    questions: Sequence[str] = ("questions", "answers"),
 ) -> list[str]:
     """What is wrong with the options of a `CaptionMaker`, in words."""
     found = []
     if captions not in CHOICES:
         found.append(f"captions={captions!r} should be one of {', '.join(CHOICES)}")
+    if len(questions) != 2 or not all(isinstance(name, str) for name in questions):
+        found.append(f"questions={questions!r} should be two fields: of questions and of answers")
+    if template and captions in ("none", "questions"):
+        found.append(f"template={template!r} is for captions, and captions={captions}")
     try:
         for _, field, _, conversion in string.Formatter().parse(template):
             if field is not None and not field.lstrip("0123456789"):

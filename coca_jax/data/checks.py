@@ -25,6 +25,7 @@ def _of_section(section: ConfigDict) -> list[str]:
     if not 0 <= section.min_characters <= section.max_characters:
         least, most = section.min_characters, section.max_characters
         found.append(f"min_characters={least} should be at most max_characters={most}")
-    found += captions.mistakes(section.captions, section.template, section.prompts, section.filters)
+    options = (section.prompts, section.filters, section.questions)
+    found += captions.mistakes(section.captions, section.template, *options)
     found += augment.mistakes(section.min_crop_area, section.color_jitter, section.randaugment)
     return found

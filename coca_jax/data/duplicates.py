@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt16, UInt64
 from tqdm import tqdm
 
-from coca_jax.data import files, images
+from coca_jax.data import clips, files
 from coca_jax.data.sources import Source
 from coca_jax.errors import UserError
 
@@ -248,7 +248,7 @@ def _count_flat(part: Hashes) -> int:
 
 def _hash_record(source: Source, index: int) -> np.uint64 | Exception:
     try:
-        return perceptual_hash(images.decode(source[index]["image"], LEAST_SIDE))
+        return perceptual_hash(clips.pictures(source[index]["image"], least_side=LEAST_SIDE)[0])
     except Exception as error:  # whatever a reader or decoder raises
         return error
 

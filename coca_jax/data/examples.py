@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Int32
 
-from coca_jax.data import images
+from coca_jax.data import clips
 from coca_jax.data.augment import Augment
 from coca_jax.data.bad import KINDS, BadExample
-from coca_jax.data.captions import CaptionMaker
+from coca_jax.data.captions import CaptionMaker, Text
 from coca_jax.data.duplicates import contains
 from coca_jax.data.mixture import Pick
 from coca_jax.data.sources import Record, Source
@@ -46,6 +47,9 @@ class BatchMaker:
       tokenizer: makes the text's ids.
       image_size: height and width in pixels.
       text_length: ids of a text, bos and eos included.
+      frames: pictures of an example.
+      classes: names of those that a head tells apart; none: there is no head.
+      blank: whether all pictures are grey.
     """
 
     def __init__(
@@ -55,14 +59,21 @@ class BatchMaker:
         *,
         image_size: tuple[int, int],
         text_length: int,
+        frames: int = 1,
+        classes: Sequence[str] = (),
+        blank: bool = False,
     ):
-        self.parts, self.tokenizer = parts, tokenizer
+        self.parts, self.tokenizer, self._frames, self._blank = parts, tokenizer, frames, blank
         self._image_size, self._text_length = image_size, text_length
+        self._classes = {name: number for number, name in enumerate(classes)}
 
     def __call__(
         self, picks: Sequence[Pick], rngs: Sequence[np.random.Generator]
     ) -> dict[str, Any]:
         """Makes {"image": uint8 [b, h, w, 3], "text": int32 [b, l], each of KINDS: int32 [b]}.
+
+        With several frames images are [b, frames, h, w, 3]. For a head there are int32 [b], too:
+        "label" (-1: none of the classes) and "read", how many ids of the text it may read.
 
         An unusable record is replaced by one drawn, from the same data set, by its row's `rng`;
         the counts say how many were, and "faults" is a tuple with a `Fault` for each.
@@ -72,7 +83,8 @@ class BatchMaker:
         """
         # All of one step after the other: what it needs stays in the CPU's caches.
         pairs = [self._read(pick, rng) for pick, rng in zip(picks, rngs, strict=True)]
-        image = np.empty((len(pairs), *self._image_size, 3), np.uint8)
+        several = (self._frames,) if self._frames > 1 else ()
+        image = np.empty((len(pairs), *several, *self._image_size, 3), np.uint8)
         counts = {kind: np.zeros(len(pairs), np.int32) for kind in KINDS}
         faults: list[Fault] = []
         for row, (pick, rng) in enumerate(zip(picks, rngs, strict=True)):
@@ -95,11 +107,34 @@ class BatchMaker:
                     f"the data set is bad: {MAX_SUBSTITUTES + 1} unusable examples in a row "
                     f"({found}), the last one in {faults[-1].shard}: {last}"
                 )
-        text = self.tokenizer.encode([caption for _, caption in pairs], self._text_length)
-        return {"image": image, "text": text, **counts, "faults": tuple(faults)}
+        if self._blank:
+            image[:] = clips.GREY
+        texts = [text for _, text in pairs]
+        ids = self.tokenizer.encode([text.text for text in texts], self._text_length)
+        asked = self._asked(texts, ids) if self._classes else {}
+        return {"image": image, "text": ids, **asked, **counts, "faults": tuple(faults)}
 
-    def _read(self, pick: Pick, rng: np.random.Generator) -> tuple[bytes, str] | BadExample:
-        """The encoded image and the caption of a record.
+    def _asked(self, texts: Sequence[Text], ids: Int32[np.ndarray, "b l"]) -> dict[str, np.ndarray]:
+        """What a head is to say, and how much of the text it may read."""
+        questions = [text.question or text.text for text in texts]
+        asked = self.tokenizer.encode(questions, self._text_length)
+        # Behind a question there are its answer, or the end; what comes after may be alike again.
+        same = np.cumprod(asked == ids, axis=1).sum(axis=1)
+        read = np.minimum(same, lengths(asked, self.tokenizer))
+        label = np.array([self._label(text.answer) for text in texts], np.int32)
+        return {"label": label, "read": read.astype(np.int32)}
+
+    def _label(self, answer: str | int | None) -> int:
+        if isinstance(answer, str):
+            return self._classes.get(answer, -1)
+        if answer is None or answer < len(self._classes):
+            return -1 if answer is None else answer
+        raise UserError(
+            f"config.head.classes: label {answer} is none of its {len(self._classes)} classes"
+        )
+
+    def _read(self, pick: Pick, rng: np.random.Generator) -> tuple[Any, Text] | BadExample:
+        """The encoded image, or images, and the text of a record.
 
         What a reader raises for a damaged record is its own affair; here it is a bad example.
         """
@@ -114,6 +149,12 @@ class BatchMaker:
         except Exception as error:
             return BadExample("bad_record", error)
 
-    def _image(self, part: Part, data: bytes, caption: str, rng: np.random.Generator) -> np.ndarray:
-        may_flip = not _SIDED.search(caption)
-        return part.augment(images.decode(data, part.augment.least_side), rng, may_flip)
+    def _image(self, part: Part, data: Any, text: Text, rng: np.random.Generator) -> np.ndarray:
+        may_flip = not _SIDED.search(text.text)
+        found = clips.pictures(data, self._frames, part.augment.least_side)
+        return clips.stacked(part.augment.alike(found, rng, may_flip))
+
+
+def lengths(ids: Int32[np.ndarray, "b l"], tokenizer: Tokenizer) -> Int[np.ndarray, " b"]:
+    """How many ids of each text come before its end."""
+    return (ids != tokenizer.pad_id).sum(axis=1) - 1

@@ -1,6 +1,6 @@
 """The data layer as a configuration describes it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,10 @@ from coca_jax.data.stream import TrainStream
 from coca_jax.data.tokenizers import Tokenizer, make_tokenizer
 from coca_jax.errors import UserError
 
-CAPTION_OPTIONS = ("captions", "template", "prompts", "min_characters", "max_characters", "filters")
+CAPTION_OPTIONS = (
+    *("captions", "template", "prompts", "min_characters", "max_characters", "filters"),
+    *("questions", "labelled"),
+)
 AUGMENT_OPTIONS = ("min_crop_area", "flip", "color_jitter", "randaugment")
 
 
@@ -101,7 +104,7 @@ def caption_texts(data: ConfigDict, most: int) -> tuple[Iterator[str], int]:
             part, index, visit = mixture[place]
             try:
                 record = sources[part][index]
-                yield makers[part](record, visit, np.random.default_rng((0, place)))
+                yield makers[part](record, visit, np.random.default_rng((0, place))).text
             except Exception:  # whatever a reader raises for a damaged record
                 continue
 
@@ -136,16 +139,18 @@ def make_train_stream(
     text_length: int,
     batch_size: int,
     seed: int,
+    classes: Sequence[str] = (),
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainStream:
-    """The training stream of a data config.
+    """The training stream of a data config; `classes` are those of a head.
 
     Raises:
       UserError: a data set or the tokenizer cannot be opened, the weights make no mixture, or there
         are more processes than examples.
     """
     parts = make_parts(data, image_size)
+    _check_classes(data, parts, classes)
     sizes = {name: len(part.source) for name, part in parts.items()}
     mixture = Mixture(sizes, weights(data), seed)
     if mixture.size < process_count:
@@ -160,6 +165,9 @@ def make_train_stream(
             make_tokenizer_from(data),
             image_size=image_size,
             text_length=text_length,
+            frames=data.frames,
+            blank=data.blank,
+            classes=classes,
         ),
         batch_size=batch_size,
         seed=seed,
@@ -168,6 +176,18 @@ def make_train_stream(
         threads=data.threads,
         workers=data.workers,
     )
+
+
+def _check_classes(data: ConfigDict, parts: dict[str, Part], classes: Sequence[str]) -> None:
+    """Refuses a head whose classes are not as many as those of labelled data."""
+    for name, section in sections(data).items():
+        known = parts[name].source.class_names
+        by_number = section.labelled and section.captions != "questions"
+        if classes and by_number and len(known) not in (0, len(classes)):
+            raise UserError(
+                f"config.head.classes are {len(classes)}, and config.{_where(name)} has "
+                f"{len(known)} classes: {', '.join(known[:3])}, ..."
+            )
 
 
 def _where(name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from coca_jax.data import images
+from coca_jax.data import clips
 from coca_jax.data.examples import Part
 from coca_jax.data.from_config import make_train_stream, sections, weights
 from coca_jax.data.mixture import Mixture, describe
@@ -66,7 +66,7 @@ def inspect(
         "sources": {name or "train": {"records": sizes[name]} | shares[name] for name in sizes}
     }
     captions, result["microseconds"] = _stages(
-        parts, stream.mixture, tokenizer, seed, examples, text_length
+        parts, stream.mixture, tokenizer, seed, examples, text_length, data.frames
     )
     result["captions"] = lengths(captions, tokenizer, text_length)
     batches, count = stream.batches(), math.ceil(examples / BATCH)
@@ -82,6 +82,7 @@ def inspect(
     result |= {"replaced": dict(kinds), "worst_shards": stream.worst_shards()}
     if sheet is not None:
         image = np.concatenate([batch["image"] for batch in drawn])[:PICTURES]
+        image = clips.side_by_side(image)
         texts = tokenizer.decode(np.concatenate([batch["text"] for batch in drawn])[:PICTURES])
         draw_sheet(image, texts, sheet)
     return result
@@ -94,6 +95,7 @@ def _stages(
     seed: int,
     examples: int,
     text_length: int,
+    frames: int,
 ) -> tuple[list[str], dict[str, float]]:
     """Captions of the examples, and what each stage takes of them, in microseconds."""
     seconds, counts, captions = Counter(), Counter(), []
@@ -111,10 +113,11 @@ def _stages(
         part = parts[pick.part]
         try:
             record = timed("read", lambda: part.source[pick.index])  # noqa: B023
-            text = timed("caption", lambda: part.make_caption(record, pick.visit, rng))  # noqa: B023
+            text = timed("caption", lambda: part.make_caption(record, pick.visit, rng).text)  # noqa: B023
             captions.append(text)
-            image = timed("decode", lambda: images.decode(record["image"], part.augment.least_side))  # noqa: B023
-            timed("augment", lambda: part.augment(image, rng, True))  # noqa: B023
+            side = part.augment.least_side
+            found = timed("decode", lambda: clips.pictures(record["image"], frames, side))  # noqa: B023
+            timed("augment", lambda: part.augment.alike(found, rng, True))  # noqa: B023
             timed("tokenize", lambda: tokenizer.encode([text], text_length))  # noqa: B023
         except Exception:  # whatever is wrong with the record; the stream counts it
             continue

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from coca_jax.data import images
+from coca_jax.data import clips, images
 from coca_jax.data.examples import Fault
 from coca_jax.data.mixture import Mixture, Pick
 from coca_jax.data.sources import Source
@@ -146,8 +146,11 @@ def evaluation_batches(
     batch_size: int,
     limit: int | None = None,
     threads: int = 16,
+    frames: int = 1,
 ) -> Iterator[Batch]:
     """Every record once, in order: uint8 images [b, h, w, 3], labels [b] and the lists of texts.
+
+    With several `frames`, these are of each record's pictures, evenly spaced: [b, frames, h, w, 3].
 
     The last batch may be smaller. Records that cannot be read or decoded are left out and counted
     in the batch's `bad_image`; with `limit`, only the first so many records are read.
@@ -160,10 +163,11 @@ def evaluation_batches(
     def load(index: int) -> Example | None:
         try:
             record = source[index]
-            image = images.resize_for_evaluation(images.decode(record["image"]), image_size)
+            found = clips.pictures(record["image"], frames)
+            found = [images.resize_for_evaluation(picture, image_size) for picture in found]
         except Exception:  # whatever a reader raises for a damaged record
             return None
-        return record | {"image": image}
+        return record | {"image": clips.stacked(found)}
 
     size = len(source) if limit is None else min(limit, len(source))
     loaded = grain.MapDataset.range(size).map(lambda index: (load(index),))

@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
+from coca_jax.data.clips import evenly_spaced
 from coca_jax.errors import UserError
 from coca_jax.evaluate.handle import Handle
 
 TEXTS_PER_CALL = 256
+STRIP = 4  # pictures that are drawn of an example that has many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +60,14 @@ def embed_texts(handle: Handle, texts: Sequence[str]) -> Float32[np.ndarray, "n 
     return np.concatenate([np.asarray(chunk, np.float32) for chunk in encoded])
 
 
-def thumbnail(image: UInt8[np.ndarray, "h w 3"], side: int) -> bytes:
-    """Returns a JPEG file of the image, shrunk if its longer side exceeds `side` pixels."""
+def thumbnail(image: UInt8[np.ndarray, "*several h w 3"], side: int) -> bytes:
+    """Returns a JPEG file of the image, shrunk if its longer side exceeds `side` pixels.
+
+    Of several pictures a strip, of at most STRIP of them, each of at most half of that size.
+    """
+    if image.ndim == 4:
+        chosen = image[evenly_spaced(len(image), min(STRIP, len(image)))]
+        image, side = np.concatenate(list(chosen), axis=1), side * len(chosen) // 2
     height, width, _ = image.shape
     scale = side / max(height, width)
     if scale < 1:

@@ -7,8 +7,10 @@ import tempfile
 from collections.abc import Iterable
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+from coca_jax.data import clips
 from coca_jax.data.files import cache_folder
 from coca_jax.data.sources import Source, open_source
 from coca_jax.data.stream import Batch, evaluation_batches
@@ -20,6 +22,7 @@ from coca_jax.evaluate.runner import (
     Metrics,
     needs,
     run_evaluations,
+    takes_frames,
     training_part,
 )
 from coca_jax.inference import LoadedModel
@@ -31,7 +34,28 @@ BATCH_SIZE = 256
 def possible(config: ConfigDict, model: CoCaConfig) -> ConfigDict:
     """The evaluations of `config.eval` that need no part which the model was not trained with."""
     lacking = {"contrastive": model.contrastive == "none", "captioning": not model.captioning}
+    for name, evaluation in config.eval.items():
+        if needs(evaluation) == "classification":
+            _require_head(name, config, model)
     return ConfigDict({n: e for n, e in config.eval.items() if not lacking.get(needs(e))})
+
+
+def _require_head(name: str, config: ConfigDict, model: CoCaConfig) -> None:
+    """Raises a UserError unless the model has the head that the configuration describes."""
+    here, there = len(config.head.classes), model.head.classes if model.head else 0
+    if not there:
+        raise UserError(
+            f"config.eval.{name} needs a head, and the model has none: it is trained with "
+            "config.loss.classification.weight above 0"
+        )
+    if here != there:
+        raise UserError(
+            f"config.eval.{name}: config.head.classes are {here}, and the model's head has {there}"
+        )
+
+
+def _blank(batch: Batch) -> Batch:
+    return batch | {"image": np.full_like(batch["image"], clips.GREY)}
 
 
 def check(config: ConfigDict) -> None:
@@ -63,6 +87,9 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
 
     Returns:
       Metrics by evaluation, and what the report draws of them.
+
+    Raises:
+      UserError: an evaluation needs a head, and the model has none or another.
     """
     evaluations, image_size = possible(config, handle.config), handle.config.image.pixels
     for name in set(config.eval) - set(evaluations):
@@ -78,12 +105,16 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
 
     def batches(evaluation: ConfigDict) -> Iterable[Batch]:
         limit = evaluation.get("limit")
+        usual = config.data.frames if takes_frames(evaluation) else 1
+        frames = evaluation.get("frames", usual)
+        size = max(1, BATCH_SIZE // frames)
         threads = config.data.threads
-        return evaluation_batches(source(evaluation), image_size, BATCH_SIZE, limit, threads)
+        found = evaluation_batches(source(evaluation), image_size, size, limit, threads, frames)
+        return map(_blank, found) if config.data.blank else found
 
     def features(evaluation: ConfigDict) -> Features:
         kept = cache_folder("features", config.data.cache_dir)
-        parts = [handle.identity, config.data.dir, len(source(evaluation))]
+        parts = [handle.identity, config.data.dir, config.data.blank, len(source(evaluation))]
         parts += [str(evaluation.get(key)) for key in DATA_KEYS]
         name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         # Of parameters that go on changing they would never be read again; and where only some of
@@ -94,5 +125,10 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
 
     with tempfile.TemporaryDirectory() as temporary:
         return run_evaluations(
-            handle, evaluations, batches, lambda e: source(e).class_names, features
+            handle,
+            evaluations,
+            batches,
+            lambda e: source(e).class_names,
+            features,
+            tuple(config.head.classes),
         )

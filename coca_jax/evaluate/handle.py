@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
-Pixels = UInt8[np.ndarray, "b h w 3"] | Float32[np.ndarray, "b h w 3"]
+Pixels = UInt8[np.ndarray, "b *several h w 3"] | Float32[np.ndarray, "b *several h w 3"]
 
 
 @runtime_checkable
@@ -43,6 +43,12 @@ class Handle(Protocol):
 
     def caption(self, pixels: Pixels, **options: Any) -> Sequence[Caption]:
         """Returns one generated caption for each image; options as in `LoadedModel.caption`."""
+        ...
+
+    def classify(
+        self, pixels: Pixels, texts: str | Sequence[str] = ""
+    ) -> Float[np.ndarray | Array, "b c"]:
+        """Returns the logits of a head's classes; texts are for one that reads text."""
         ...
 
     def log_probabilities(

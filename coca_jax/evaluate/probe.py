@@ -112,14 +112,14 @@ def fit_pooler(
         weight_decay=weight_decay,
     )
     rng = np.random.default_rng(seed)
-    params = head.init(jax.random.key(seed), jnp.zeros((1, *features.tokens.shape[1:])))
+    params = head.init(jax.random.key(seed), jnp.zeros((1, 1, *features.tokens.shape[1:])))
     state = optimizer.init(params)
 
     @jax.jit
     def step(params: Any, state: Any, tokens: Array, labels: Array) -> tuple[Any, Any]:
         def loss(params: Any) -> Array:
             targets = optax.smooth_labels(jax.nn.one_hot(labels, classes), label_smoothing)
-            logits = head.apply(params, tokens.astype(jnp.float32))
+            logits = head.apply(params, tokens[:, None].astype(jnp.float32))
             return optax.softmax_cross_entropy(logits, targets).mean()
 
         updates, state = optimizer.update(jax.grad(loss)(params), state, params)
@@ -128,7 +128,7 @@ def fit_pooler(
     for _ in range(steps):
         rows = np.sort(rng.integers(len(features.labels), size=batch_size))
         params, state = step(params, state, features.tokens[rows], features.labels[rows])
-    apply = jax.jit(lambda tokens: head.apply(params, tokens.astype(jnp.float32)))
+    apply = jax.jit(lambda tokens: head.apply(params, tokens[:, None].astype(jnp.float32)))
     return lambda tokens: np.asarray(apply(np.asarray(tokens)))
 
 

@@ -8,7 +8,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from coca_jax.errors import UserError
-from coca_jax.evaluate import captioning, probe, retrieval, vqa, zero_shot
+from coca_jax.evaluate import (
+    captioning,
+    classification,
+    matching,
+    probe,
+    retrieval,
+    vqa,
+    zero_shot,
+)
 from coca_jax.evaluate.embed import EmbeddedExamples, embed_examples
 from coca_jax.evaluate.features import Features
 from coca_jax.evaluate.handle import Handle
@@ -29,6 +37,7 @@ class _Inputs:
     make_batches: Callable[[ConfigDict], Iterable[dict[str, Any]]]
     class_names: Callable[[ConfigDict], Sequence[str]]
     features: Callable[[ConfigDict], Features] | None
+    classes: Sequence[str]  # of the model's head
     embedded: dict[tuple, EmbeddedExamples] = dataclasses.field(default_factory=dict)
 
     def examples(self, evaluation: ConfigDict) -> EmbeddedExamples:
@@ -59,7 +68,18 @@ def _captioning(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
 
 def _vqa(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
     options = {key: evaluation[key] for key in evaluation if key in OPTIONS["vqa"]}
-    return vqa.evaluate(inputs.handle, inputs.make_batches(evaluation), **options)
+    batches = inputs.make_batches(evaluation)
+    return vqa.evaluate(inputs.handle, batches, classes=inputs.classes, **options)
+
+
+def _classification(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
+    questions, batches = evaluation.get("questions", ()), inputs.make_batches(evaluation)
+    return classification.evaluate(inputs.handle, batches, inputs.classes, questions)
+
+
+def _matching(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
+    options = {key: evaluation[key] for key in evaluation if key in OPTIONS["matching"]}
+    return matching.evaluate(inputs.handle, inputs.make_batches(evaluation), **options)
 
 
 def _probe(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
@@ -71,19 +91,22 @@ def _probe(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
 
 def training_part(evaluation: ConfigDict) -> ConfigDict:
     """The data that a probe learns from: the evaluation's own but for what `train_...` says."""
-    own = {key: evaluation[key] for key in DATA_KEYS if key in evaluation and key != "limit"}
+    keys = ("kind", *DATA_KEYS)
+    own = {key: evaluation[key] for key in keys if key in evaluation and key != "limit"}
     return ConfigDict(
         own | {k.removeprefix("train_"): evaluation[k] for k in TRAIN_KEYS if k in evaluation}
     )
 
 
-# Which examples: as in `data.train`; a limit reads only so many.
-DATA_KEYS = ("format", "name", "split", "path", "class_names", "limit")
+# Which examples: as in `data.train`; a limit reads only so many, and so many frames of each.
+DATA_KEYS = ("format", "name", "split", "path", "class_names", "limit", "frames")
 KINDS = {
     "zero_shot": _zero_shot,
     "retrieval": _retrieval,
     "captioning": _captioning,
     "vqa": _vqa,
+    "classification": _classification,
+    "matching": _matching,
     "probe": _probe,
 }
 TRAIN_KEYS = ("train_split", "train_path", "train_limit")
@@ -93,7 +116,9 @@ OPTIONS = {
     "zero_shot": ["templates", "by"],
     "retrieval": ["captions"],
     "captioning": ["method", "prompt", "seed", *LIMITS, *sorted(METHOD_OPTIONS)],
-    "vqa": ["by", "candidates", "method", "seed", *LIMITS, *sorted(METHOD_OPTIONS)],
+    "classification": ["questions"],
+    "matching": ["by", "texts"],
+    "vqa": ["by", "candidates", "questions", "method", "seed", *LIMITS, *sorted(METHOD_OPTIONS)],
 }
 PROBES = {
     "linear": ["l2", "steps"],
@@ -104,7 +129,8 @@ PROBES = {
 }
 BY = {
     "zero_shot": ("embeddings", "captions"),
-    "vqa": ("generation", "candidates"),
+    "matching": ("embeddings", "captions"),
+    "vqa": ("generation", "candidates", "head"),
     "probe": tuple(PROBES),
 }
 
@@ -115,6 +141,7 @@ def run_evaluations(
     make_batches: Callable[[ConfigDict], Iterable[dict[str, Any]]],
     class_names: Callable[[ConfigDict], Sequence[str]],
     features: Callable[[ConfigDict], Features] | None = None,
+    classes: Sequence[str] = (),
 ) -> tuple[Metrics, Artefacts]:
     """Runs each evaluation; those on the same examples share one pass over the images.
 
@@ -126,13 +153,14 @@ def run_evaluations(
         example once.
       class_names: from one of these to the names of labels 0, 1, ...; asked for classification.
       features: from one of these to the features of its examples; asked for probes.
+      classes: names of those that the model's head tells apart.
 
     Raises:
       UserError: the config is wrong (see `mistakes`), or its data lack what an evaluation needs.
     """
     if wrong := mistakes(evaluations):
         raise UserError("\n".join(wrong))
-    inputs = _Inputs(handle, make_batches, class_names, features)
+    inputs = _Inputs(handle, make_batches, class_names, features, classes)
     metrics, artefacts = {}, {}
     for name, evaluation in evaluations.items():
         try:
@@ -146,8 +174,18 @@ def needs(evaluation: ConfigDict) -> str:
     """Which loss a model must have been trained with, for this evaluation; empty: any."""
     if evaluation.kind == "probe":
         return ""
+    if evaluation.kind == "classification" or evaluation.get("by") == "head":
+        return "classification"
     by_captions = evaluation.kind in ("captioning", "vqa") or evaluation.get("by") == "captions"
     return "captioning" if by_captions else "contrastive"
+
+
+def takes_frames(evaluation: ConfigDict) -> bool:
+    """Whether examples of this evaluation may have several pictures."""
+    if needs(evaluation) == "classification":
+        return True
+    of_embeddings = evaluation.get("by", "embeddings") == "embeddings"
+    return evaluation.kind in ("zero_shot", "retrieval", "matching") and of_embeddings
 
 
 def mistakes(evaluations: ConfigDict) -> list[str]:
@@ -170,7 +208,12 @@ def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
     needed = ["path"] if evaluation.get("format", "tfds") != "tfds" else ["split"]
     needed += ["name"] if needed == ["split"] and "path" not in evaluation else []
     wrong += [f"{path}.{key} is missing" for key in needed if key not in evaluation]
-    for key in ("limit", "train_limit"):
+    for key in ("questions", "texts"):
+        if key in known and len(evaluation.get(key, (1, 2))) != 2:
+            wrong.append(f"{path}.{key} is {evaluation[key]!r}; it should name two fields")
+    if evaluation.get("frames", 1) != 1 and not takes_frames(evaluation):
+        wrong.append(f"{path}.frames={evaluation.frames!r}: {kind} takes one picture of an example")
+    for key in ("limit", "train_limit", "frames"):
         limit = evaluation.get(key)
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             wrong.append(f"{path}.{key} is {limit!r}; it should be a positive integer")

@@ -1,11 +1,13 @@
-"""Questions about images, answered by the decoder: written out, or chosen among candidates."""
+"""Questions about images, answered by the decoder, written or chosen, or by a head's classes."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
+from coca_jax.data.captions import listed
 from coca_jax.errors import UserError
 from coca_jax.evaluate import answers
 from coca_jax.evaluate.embed import thumbnail
@@ -18,7 +20,7 @@ SAMPLES = 24
 class Question(NamedTuple):
     """A question about an image and the answers that people gave."""
 
-    image: Any  # uint8 [h, w, 3]
+    image: Any  # uint8 [h, w, 3], or of several pictures
     text: str
     given: tuple[str, ...]
 
@@ -28,16 +30,21 @@ def evaluate(
     batches: Iterable[dict[str, Any]],
     by: str = "generation",
     candidates: Sequence[str] = (),
+    questions: Sequence[str] = ("questions", "answers"),
+    classes: Sequence[str] = (),
     **options: Any,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Asks every question of every image.
 
     Args:
       handle: the model.
-      batches: of images, whose `fields` have `questions` and `answers`: for each question one
-        answer, or the list of those that people gave.
-      by: "generation", or "candidates": the answer that is most probable behind the question.
+      batches: of images, whose `fields` have questions and answers: for each question one answer,
+        or the list of those that people gave.
+      by: "generation"; "candidates": the answer that is most probable behind the question; or
+        "head": one of its classes.
       candidates: to choose from; none: all right answers of these examples.
+      questions: names of the two fields.
+      classes: names of the head's.
       **options: how answers are generated; see `LoadedModel.caption`.
 
     Returns:
@@ -48,24 +55,26 @@ def evaluate(
     Raises:
       UserError: there are no questions, or not as many answers.
     """
-    questions, bad = [], 0
+    asked, bad = [], 0
     for batch in batches:
         bad += batch.get("bad_image", 0)
-        questions += _questions(batch)
-    if not questions:
-        raise UserError("vqa needs questions, and no example has one")
-    candidates = list(candidates) or _all_answers(questions)
+        asked += questions_of(batch, *questions)
+    if not asked:
+        raise UserError(f"vqa needs questions, and no example has the field {questions[0]}")
+    candidates = list(candidates) or _all_answers(asked)
     found: list[str] = []
-    for start in range(0, len(questions), ROWS):
-        rows = questions[start : start + ROWS]
-        if by == "candidates":
+    for start in range(0, len(asked), ROWS):
+        rows = asked[start : start + ROWS]
+        if by == "head":
+            found += [classes[i] for i in answer_by_head(handle, rows).argmax(axis=1)]
+        elif by == "candidates":
             found += _chosen(handle, rows, candidates)
         else:
             found += _generated(handle, rows, options)
-    scores = [answers.accuracy(a, q.given) for a, q in zip(found, questions, strict=True)]
-    metrics = {"accuracy": float(np.mean(scores)), "blind": blind_accuracy(questions)}
-    metrics |= _by_kind(questions, scores) | {"count": float(len(questions))}
-    return metrics | {"bad_images": float(bad)}, {"questions": _samples(questions, found, scores)}
+    scores = [answers.accuracy(a, q.given) for a, q in zip(found, asked, strict=True)]
+    metrics = {"accuracy": float(np.mean(scores)), "blind": blind_accuracy(asked)}
+    metrics |= _by_kind(asked, scores) | {"count": float(len(asked))}
+    return metrics | {"bad_images": float(bad)}, {"questions": samples(asked, found, scores)}
 
 
 def blind_accuracy(questions: Sequence[Question]) -> float:
@@ -83,13 +92,28 @@ def blind_accuracy(questions: Sequence[Question]) -> float:
     return total / len(questions)
 
 
-def _questions(batch: dict[str, Any]) -> Iterable[Question]:
+def questions_of(batch: dict[str, Any], asked: str, answered: str) -> Iterable[Question]:
+    """The questions about a batch's images.
+
+    Args:
+      batch: with `fields` of each image.
+      asked: name of the field with the questions.
+      answered: name of the field with the answers to each.
+
+    Raises:
+      UserError: they are not as many.
+    """
     for image, fields in zip(batch["image"], batch["fields"], strict=True):
-        texts, right = fields.get("questions", []), fields.get("answers", [])
+        texts, right = listed(fields.get(asked)), listed(fields.get(answered))
         if len(texts) != len(right):
-            raise UserError(f"{len(texts)} questions of an image have {len(right)} answers")
+            raise UserError(f"{len(texts)} {asked} of an image have {len(right)} {answered}")
         for text, given in zip(texts, right, strict=True):
             yield Question(image, text, (given,) if isinstance(given, str) else tuple(given))
+
+
+def answer_by_head(handle: Handle, rows: Sequence[Question]) -> Float[np.ndarray, "n c"]:
+    """The head's scores of its classes for each question."""
+    return np.asarray(handle.classify(np.stack([q.image for q in rows]), [q.text for q in rows]))
 
 
 def _all_answers(questions: Sequence[Question]) -> list[str]:
@@ -123,10 +147,10 @@ def _by_kind(questions: Sequence[Question], scores: Sequence[float]) -> dict[str
     return {f"accuracy_{kind}": float(np.mean(some)) for kind, some in by_kind.items()}
 
 
-def _samples(
+def samples(
     questions: Sequence[Question], found: Sequence[str], scores: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Evenly spaced questions, for the report."""
+    """Evenly spaced questions with what was found, for the report."""
     places = np.unique(np.linspace(0, len(questions) - 1, SAMPLES).astype(int))
     return [
         {

@@ -15,7 +15,7 @@ from coca_jax.config import model_config, read_config
 from coca_jax.data.tokenizers import MODEL_FILES, make_tokenizer
 from coca_jax.errors import UserError
 from coca_jax.inference.model import LoadedModel
-from coca_jax.models import CoCa, init_params
+from coca_jax.models import init_params, make_model
 from coca_jax.models.transformer import unstack
 from coca_jax.parallel import Partitioner, make_mesh
 
@@ -46,7 +46,7 @@ def load(
     partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices))
     params = restore_params(checkpoint, partitioner, average)
     # Layers apart: a single image or caption would take most of its time to cut them out.
-    model = CoCa(dataclasses.replace(model_config(config), stacked=False))
+    model = make_model(dataclasses.replace(model_config(config), stacked=False))
     params = jax.jit(unstack, out_shardings=partitioner.replicated)(params)
     name = f"{checkpoint.identity} {checkpoint.item(average)}"
     return LoadedModel(model, params, tokenizer, partitioner, checkpoint.step, name)
@@ -100,7 +100,7 @@ def restore_params(checkpoint: Checkpoint, partitioner: Partitioner, average: bo
     Raises:
       UserError: its files are damaged.
     """
-    model, item = CoCa(model_config(checkpoint.config)), checkpoint.item(average)
+    model, item = make_model(model_config(checkpoint.config)), checkpoint.item(average)
     with partitioner.context():
         target = partitioner.abstract(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
     return checkpoint.store.restore(checkpoint.step, {item: target})[item]

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int, Int32, UInt8
 
-from coca_jax.data import images
+from coca_jax.data import clips, images
 from coca_jax.data.bad import BadExample
+from coca_jax.data.examples import lengths
+from coca_jax.data.sources.folder import read_pictures
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, Generated, Method, Prompt, generate, make_method, score
@@ -22,7 +24,7 @@ from coca_jax.parallel import Partitioner
 SCORING_BYTES = 2**28  # of logits at a time
 ROUND = 8  # candidates are padded to a multiple of this many tokens, so that few sizes compile
 STATIC = {"caption": ("decoding", "method"), "score": ("even", "chunk")}
-Pixels = UInt8[np.ndarray, "b h w 3"] | Float32[np.ndarray, "b h w 3"]
+Pixels = UInt8[np.ndarray, "b *several h w 3"] | Float32[np.ndarray, "b *several h w 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +69,21 @@ class LoadedModel:
         other.params, other.identity = params, ""
         return other
 
-    def preprocess(self, paths: Sequence[str | pathlib.Path]) -> Float32[np.ndarray, "b h w 3"]:
+    def preprocess(
+        self, paths: Sequence[str | pathlib.Path], frames: int = 1
+    ) -> Float32[np.ndarray, "b *frames h w 3"]:
         """Reads image files: resized, centre-cropped, normalised.
+
+        Args:
+          paths: of images; or of videos, or folders of their frames.
+          frames: how many to take of each, evenly spaced; several are an axis of their own.
 
         Raises:
           UserError: a file cannot be read as an image.
         """
         size = self.config.image.pixels
-        pictures = np.stack([images.resize_for_evaluation(_read_image(p), size) for p in paths])
+        rows = [[images.resize_for_evaluation(p, size) for p in _read(x, frames)] for x in paths]
+        pictures = np.stack([clips.stacked(row) for row in rows])
         normalized = normalize_pixels(
             jnp.asarray(pictures), self.config.image.mean, self.config.image.std
         )
@@ -92,11 +101,18 @@ class LoadedModel:
     def encode_image(self, pixels: Pixels) -> Float32[np.ndarray, "b e"]:
         """Image embeddings of unit length.
 
+        Of several pictures each, [b, pictures, h, w, 3], the mean embedding, brought to unit
+        length: zero-shot video as in arXiv 2205.01917, section 4.2.
+
         Raises:
           UserError: the model was trained without a contrastive loss.
         """
         self._require("contrastive", self.config.contrastive != "none")
-        return self._run("encode_image", (pixels,))
+        embeddings = self._run("encode_image", (pixels.reshape(-1, *pixels.shape[-3:]),))
+        if pixels.ndim == 4:
+            return embeddings
+        means = embeddings.reshape(*pixels.shape[:2], -1).mean(axis=1)
+        return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
 
     def image_tokens(self, pixels: Pixels) -> Float32[np.ndarray, "b t d"]:
         """The image encoder's output: every token of every image."""
@@ -174,6 +190,32 @@ class LoadedModel:
         return [
             self._captions(*rows) for rows in zip(made.ids, made.log_probabilities, strict=True)
         ]
+
+    def classify(
+        self, pixels: Pixels, texts: str | Sequence[str] = ""
+    ) -> Float32[np.ndarray, "b classes"]:
+        """Logits of the classes that the model's head tells apart.
+
+        Args:
+          pixels: of b examples, [b, h, w, 3]; of several pictures each, [b, pictures, h, w, 3].
+          texts: such as questions, for a head that reads text: one for all examples, or one each.
+
+        Raises:
+          UserError: the model has no head, or pictures or texts are not as many as it reads.
+        """
+        self._require("classification", self.config.head is not None)
+        head, pictures = self.config.head, pixels.shape[1] if pixels.ndim == 5 else 1
+        if pictures != head.images:
+            raise UserError(
+                f"the model's head reads {head.images} pictures of an example, and these have "
+                f"{pictures}; data.frames says how many"
+            )
+        if head.reads == "image":
+            ids = np.zeros((len(pixels), 1), np.int32)
+            return self._run("classify", (pixels, ids, np.zeros(len(pixels), np.int32)))
+        ids = self.tokenize([texts] * len(pixels) if isinstance(texts, str) else texts)
+        read = lengths(ids, self.tokenizer).astype(np.int32)
+        return self._run("classify", (pixels, ids, read))
 
     def log_probabilities(
         self,
@@ -291,6 +333,9 @@ class LoadedModel:
         return {
             "encode_image": lambda params, x: apply("encode_image", params, normalized(x)),
             "image_tokens": lambda params, x: apply("image_tokens", params, normalized(x)),
+            "classify": lambda params, x, ids, read: apply(
+                "classify", params, normalized(x), ids, read
+            ),
             "encode_text": lambda params, ids: apply("encode_text", params, ids),
             "caption_logits": lambda params, x, ids: apply(
                 "caption_logits", params, normalized(x), ids
@@ -345,8 +390,8 @@ def _padded(rows: Sequence[Sequence[Sequence[int]]], length: int) -> Int32[np.nd
     return result
 
 
-def _read_image(path: str | pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
+def _read(path: str | pathlib.Path, frames: int) -> list[UInt8[np.ndarray, "h w 3"]]:
     try:
-        return images.decode(pathlib.Path(path).read_bytes())
+        return clips.pictures(read_pictures(str(path)), frames)
     except (OSError, BadExample) as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from error

@@ -29,6 +29,7 @@ class CoCaOutput:
     vocabulary: Any  # [d, v], likewise; its products with the features are the logits
     logit_scale: Any  # [], 1 / temperature
     logit_bias: Any  # [], of the sigmoid loss
+    class_logits: Any = None  # [b, classes], of a head
 
     @property
     def logits(self) -> Any:
@@ -37,7 +38,7 @@ class CoCaOutput:
 
     def without_captions(self) -> "CoCaOutput":
         """What the contrastive losses need."""
-        return self.replace(features=None, vocabulary=None)
+        return self.replace(features=None, vocabulary=None, class_logits=None)
 
 
 class CoCa(nn.Module):
@@ -79,9 +80,13 @@ class CoCa(nn.Module):
 
     def __call__(self, pixels: Float[Array, "b h w c"], ids: Int[Array, "b t"]) -> CoCaOutput:
         """One pass over image-text pairs, computing all that the trained losses need."""
+        return self._output(self.image_encoder(pixels), ids)
+
+    def _output(self, tokens: Float[Array, "b n c"], ids: Int[Array, "b t"]) -> CoCaOutput:
         config = self.config
         image_embeddings = text_embeddings = vocabulary = scale = bias = None
-        tokens = self.image_encoder(pixels)
+        if config.contrastive == "none" and not config.captioning:  # a head that reads the image
+            return CoCaOutput(None, None, None, None, None, None)
         context = self._context(tokens) if config.captioning else None
         features, cls = self.decoder.encode(ids)
         if config.contrastive != "none":
@@ -169,8 +174,9 @@ def init_params(model: CoCa, key: jax.Array, batch: int = 1) -> Any:
       key: of their random values.
       batch: size of the dummy batch that the model is traced with; a mesh must divide it.
     """
-    image, text = model.config.image, model.config.text
-    pixels = jnp.zeros((batch, *image.pixels, 3))
+    image, text, head = model.config.image, model.config.text, model.config.head
+    several = (head.images,) if head and head.images > 1 else ()
+    pixels = jnp.zeros((batch, *several, *image.pixels, 3))
     ids = jnp.zeros((batch, text.length), jnp.int32)
     return model.init(key, pixels, ids)["params"]
 

@@ -78,6 +78,17 @@ class PoolerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """A classifier beside the model, for a task that comes after pretraining."""
+
+    classes: int
+    # image: the encoder's tokens of all pictures together; text: the decoder's outputs for a text,
+    # about each picture on its own.
+    reads: str = "image"
+    images: int = 1  # pictures of an example: the frames of a clip, or both of a pair
+
+
+@dataclasses.dataclass(frozen=True)
 class CoCaConfig:
     """A whole model. What the fields from `stacked` on say follows from other settings."""
 
@@ -98,6 +109,7 @@ class CoCaConfig:
     contrastive: str = "softmax"  # the loss that is trained: softmax, sigmoid, or none
     captioning: bool = True
     initial_temperature: float = 0.07  # of the contrastive softmax (sigmoid: 0.1 in SigLIP)
+    head: HeadConfig | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], **derived: Any) -> "CoCaConfig":

@@ -1,16 +1,20 @@
-"""Parts beside the model, for what comes after pretraining."""
+"""Classifiers beside the model, for what comes after pretraining."""
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from coca_jax.models.coca import CoCa, CoCaOutput, activation_dtype
+from coca_jax.models.config import CoCaConfig
 from coca_jax.models.poolers import AttentionalPooler
 
 
 class PooledClassifier(nn.Module):
-    """A new one-query pooler over an image's tokens, and a softmax layer over classes.
+    """A new one-query pooler over tokens, and a softmax layer over classes.
 
-    As for frozen and for fine-tuned classification in arXiv 2205.01917, section 4.2.
+    As in arXiv 2205.01917, section 4.2: of an image's tokens for classification, of all frames' for
+    video, of the decoder's outputs for question answering and entailment; for reasoning about two
+    images each one's is pooled, and the results are joined.
     """
 
     classes: int
@@ -19,7 +23,98 @@ class PooledClassifier(nn.Module):
     dtype: jnp.dtype = jnp.dtype("float32")  # of the pooler's activations
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "b n c"]) -> Float[Array, "b classes"]:
-        """Logits, float32."""
-        pooled = AttentionalPooler(1, self.width, self.heads, self.dtype, name="pooler")(tokens)
-        return nn.Dense(self.classes, name="softmax")(pooled[:, 0].astype(jnp.float32))
+    def __call__(
+        self,
+        tokens: Float[Array, "b groups n c"],
+        readable: Bool[Array, "b groups n"] | None = None,
+    ) -> Float[Array, "b classes"]:
+        """Logits, float32, of what is pooled of each group, joined.
+
+        Args:
+          tokens: by groups.
+          readable: which of them may be read; all by default.
+        """
+        batch, groups = tokens.shape[:2]
+        if readable is not None:
+            readable = readable.reshape(-1, *readable.shape[2:])
+        pooler = AttentionalPooler(1, self.width, self.heads, self.dtype, name="pooler")
+        pooled = pooler(tokens.reshape(-1, *tokens.shape[2:]), readable=readable)
+        joined = pooled.reshape(batch, groups * self.width).astype(jnp.float32)
+        return nn.Dense(self.classes, name="softmax")(joined)
+
+
+class CoCaClassifier(CoCa):
+    """CoCa and a classifier: the same parameters, and those of the `head` beside them."""
+
+    def setup(self):
+        """Creates the parts."""
+        super().setup()
+        config, head = self.config, self.config.head
+        width = config.text.width if head.reads == "text" else config.image.width
+        dtype = activation_dtype(config.dtype)
+        self.head = PooledClassifier(head.classes, width, config.pooler.heads, dtype)
+        if head.reads == "image" and head.images > 1:
+            # The paper's pooler knows no order of frames; from zeros this begins as it does.
+            shape = (head.images, width)
+            self.head_frames = self.param("head_frames", nn.initializers.zeros, shape)
+
+    def __call__(
+        self,
+        pixels: Float[Array, "b *several h w c"],
+        ids: Int[Array, "b t"],
+        read: Int[Array, " b"] | None = None,
+    ) -> CoCaOutput:
+        """One pass over examples: what the trained losses need.
+
+        Args:
+          pixels: of one picture, or of `head.images` of them.
+          ids: texts.
+          read: how many tokens of its text the head may read; None: all but padding.
+        """
+        tokens = self._tokens(pixels)
+        output = self._output(tokens, self._for_each_picture(ids))
+        return output.replace(class_logits=self._classify(tokens, output.features, ids, read))
+
+    def classify(
+        self,
+        pixels: Float[Array, "b *several h w c"],
+        ids: Int[Array, "b t"],
+        read: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "b classes"]:
+        """Logits of the classes, float32; a head that reads the image ignores the texts."""
+        tokens, features = self._tokens(pixels), None
+        if self.config.head.reads == "text":
+            features = self.decoder.encode(self._for_each_picture(ids))[0]
+            features = self.decoder.describe(features, self._context(tokens))
+        return self._classify(tokens, features, ids, read)
+
+    def _tokens(self, pixels: Float[Array, "b *several h w c"]) -> Float[Array, "pictures n c2"]:
+        return self.image_encoder(pixels.reshape(-1, *pixels.shape[-3:]))
+
+    def _for_each_picture(self, ids: Int[Array, "b t"]) -> Int[Array, "pictures t"]:
+        return jnp.repeat(ids, self.config.head.images, axis=0)
+
+    def _classify(
+        self,
+        tokens: Float[Array, "pictures n c"],
+        features: Float[Array, "pictures t d"] | None,
+        ids: Int[Array, "b t"],
+        read: Int[Array, " b"] | None,
+    ) -> Float[Array, "b classes"]:
+        images = self.config.head.images
+        if self.config.head.reads == "image":
+            tokens = tokens.reshape(-1, images, *tokens.shape[1:])
+            if images > 1:
+                tokens = tokens + self.head_frames[:, None].astype(tokens.dtype)
+            return self.head(tokens.reshape(tokens.shape[0], 1, -1, tokens.shape[-1]))
+        if read is None:
+            readable = ids != self.config.text.pad_id
+        else:
+            readable = jnp.arange(ids.shape[1]) < read[:, None]
+        readable = jnp.repeat(readable[:, None], images, axis=1)
+        return self.head(features.reshape(-1, images, *features.shape[1:]), readable)
+
+
+def make_model(config: CoCaConfig) -> CoCa:
+    """The model that is described, with a classifier if it has one."""
+    return CoCa(config) if config.head is None else CoCaClassifier(config)

@@ -13,8 +13,8 @@ from coca_jax.models.transformer import Transformer
 
 
 def normalize_pixels(
-    images: UInt8[Array, "b h w c"], mean: Sequence[float], std: Sequence[float]
-) -> Float[Array, "b h w c"]:
+    images: UInt8[Array, "*b h w c"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Array, "*b h w c"]:
     """Bytes to float32: ((x / 255) - mean) / std, channel by channel. Runs on the device."""
     return (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
 

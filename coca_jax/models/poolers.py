@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from coca_jax.models.attention import Attention
 from coca_jax.models.layers import ACTIVATION, constrain, layer_norm, partitioned
@@ -23,9 +23,18 @@ class AttentionalPooler(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "b n c"], asked: slice = slice(None)
+        self,
+        tokens: Float[Array, "b n c"],
+        asked: slice = slice(None),
+        readable: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b q d"]:
-        """Pools any number of tokens into one token of size `width` for each query asked."""
+        """Pools any number of tokens into one token of size `width` for each query asked.
+
+        Args:
+          tokens: what is read.
+          asked: which of the queries; all by default.
+          readable: which tokens may be read; all by default.
+        """
         learned = self.param(
             "queries",
             # Of unit variance: from smaller queries attention starts out even over all tokens, and
@@ -38,5 +47,6 @@ class AttentionalPooler(nn.Module):
             learned = layer_norm(self.dtype, "query_norm")(learned)
         batched = jnp.broadcast_to(learned, (tokens.shape[0], *learned.shape))
         attention = Attention(self.heads, self.width, self.dtype, self.attention, name="attention")
-        pooled, _ = attention(constrain(batched, ACTIVATION), tokens)
+        mask = None if readable is None else readable[:, None, None, :]
+        pooled, _ = attention(constrain(batched, ACTIVATION), tokens, mask)
         return layer_norm(self.dtype, "norm")(constrain(pooled, ACTIVATION))

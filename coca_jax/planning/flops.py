@@ -15,7 +15,7 @@ RULE = "matrix products only, causal attention at half, training = 3 x forward, 
 
 
 def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, int]:
-    """FLOPs of one image-text pair's forward pass, by part; the text is of full length.
+    """FLOPs of one example's forward pass, by part; the text is of full length.
 
     Args:
       config: the model.
@@ -49,7 +49,19 @@ def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, i
         layer += _mlp(text.length, text.width, text.mlp) * text.interleaved
         parts["decoder"] += text.multimodal_layers * layer
         parts["decoder"] += 2 * text.length * text.width * text.vocab_size
-    return parts
+    return parts if config.head is None else _with_head(parts, config, tokens)
+
+
+def _with_head(parts: dict[str, int], config: CoCaConfig, tokens: int) -> dict[str, int]:
+    """The parts of an example of several pictures, with those of its head."""
+    head, text = config.head, config.text
+    if config.contrastive == "none" and not config.captioning:
+        parts = {"image_encoder": parts["image_encoder"]}
+    parts = {name: head.images * flops for name, flops in parts.items()}
+    width = text.width if head.reads == "text" else config.image.width
+    keys, groups = (text.length, head.images) if head.reads == "text" else (head.images * tokens, 1)
+    softmax = 2 * groups * width * head.classes
+    return parts | {"head": groups * _cross(1, width, keys, width) + softmax}
 
 
 def training_flops(config: CoCaConfig) -> int:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from coca_jax.config import model_config, validate
 from coca_jax.data.bad import KINDS
 from coca_jax.errors import UserError
-from coca_jax.models import CoCa
+from coca_jax.models import CoCa, make_model
 from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.parallel.mesh import mesh_shape
 from coca_jax.planning.estimate import exchanges, split_of, temporaries, traffic
@@ -102,7 +102,7 @@ def _trace(config: ConfigDict, mesh: Mesh) -> _Traced:
     config = ConfigDict(config.to_dict())
     if config.model.dtype == "auto" and mesh.devices.flat[0].platform != "cpu":
         config.model.dtype = "bfloat16"  # `auto` would look at the devices that are here
-    model, partitioner = CoCa(model_config(config)), Partitioner(mesh, config.sharding.rules)
+    model, partitioner = make_model(model_config(config)), Partitioner(mesh, config.sharding.rules)
     factory = StateFactory(
         model,
         lambda params: make_optimizer(config.optimizer, config.train.steps, params),
@@ -138,8 +138,11 @@ def abstract_batch(
     def array(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=partitioner.batch)
 
+    head = model.config.head
+    several = (head.images,) if head and head.images > 1 else ()
     batch = {
-        "image": array(np.uint8, *model.config.image.pixels, 3),
+        "image": array(np.uint8, *several, *model.config.image.pixels, 3),
         "text": array(np.int32, config.model.text.length),
     }
-    return batch | {kind: array(np.int32) for kind in KINDS}
+    asked = {name: array(np.int32) for name in ("label", "read")} if head else {}
+    return batch | asked | {kind: array(np.int32) for kind in KINDS}

@@ -8,10 +8,18 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from coca_jax.models import CoCa, CoCaOutput, normalize_pixels
-from coca_jax.train.objective import Metrics, captioning_objective, contrastive_objective
+from coca_jax.train.objective import (
+    Metrics,
+    captioning_objective,
+    classification_objective,
+    contrastive_objective,
+)
+from coca_jax.train.optimizer import stop_frozen
 
-# image: uint8 [n, h, w, 3]; text: int32 [n, t]; counters of replaced examples: int32 [n]
+# image: uint8 [n, h, w, 3], or [n, pictures, h, w, 3]; text: int32 [n, t]; for a head label and
+# read (how many tokens it may read): int32 [n]; counters of replaced examples: int32 [n]
 Batch = dict[str, jax.Array]
+INPUTS = ("image", "text", "label", "read")
 
 
 def gradient(
@@ -20,12 +28,15 @@ def gradient(
     """Gradient of the batch's objective, and its metrics; `key` is of dropout."""
 
     def loss(params: Any) -> tuple[jax.Array, Metrics]:
-        output = _forward(model, params, batch, key)
+        output = _forward(model, config, params, batch, key)
         contrastive, watched = contrastive_objective(output, config.loss.contrastive)
         captioning, more = captioning_objective(
             output, batch["text"], model.config.text.pad_id, config.loss.captioning
         )
-        return contrastive + captioning, watched | more
+        classification, others = classification_objective(
+            output, batch.get("label"), config.loss.classification
+        )
+        return contrastive + captioning + classification, watched | more | others
 
     (total, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params)
     return gradients, {"loss": total} | metrics
@@ -38,15 +49,17 @@ def accumulated_gradient(
 
     A first pass makes the embeddings of all micro-batches, from which follows the gradient of the
     whole batch's contrastive loss by each embedding; a second pass runs every micro-batch again
-    and carries its share of that gradient, and of its captions', back to the parameters.
+    and carries its share of that gradient, and of its captions' and labels', back to the
+    parameters.
     """
     count, pad_id = config.train.accumulate, model.config.text.pad_id
-    pieces = jax.tree.map(lambda x: _split(x, count), {k: batch[k] for k in ("image", "text")})
+    inputs = {name: batch[name] for name in INPUTS if name in batch}
+    pieces = jax.tree.map(lambda x: _split(x, count), inputs)
     keys = jax.random.split(key, count)
-    tokens = jnp.maximum(jnp.sum(batch["text"][:, 1:] != pad_id), 1)
+    whole = _counts(inputs, pad_id)
 
     def embed(_, piece):
-        return None, _forward(model, params, *piece).without_captions()
+        return None, _forward(model, config, params, *piece).without_captions()
 
     outputs = jax.lax.scan(embed, None, (pieces, keys))[1]
     contrastive, pullback, metrics = jax.vjp(
@@ -56,16 +69,21 @@ def accumulated_gradient(
 
     def carry_back(total: Any, piece):
         micro, micro_key, cotangent = piece
-        share = jnp.sum(micro["text"][:, 1:] != pad_id) / tokens
+        of_tokens, of_labels = _counts(micro, pad_id) / jnp.maximum(whole, 1)
 
         def surrogate(params: Any) -> tuple[jax.Array, Metrics]:
-            output = _forward(model, params, micro, micro_key)
+            output = _forward(model, config, params, micro, micro_key)
             linear = jax.tree.map(lambda c, o: jnp.sum(c * o), cotangent, output.without_captions())
             captioning, watched = captioning_objective(
                 output, micro["text"], pad_id, config.loss.captioning
             )
-            watched = jax.tree.map(lambda x: share * x, {"loss": captioning} | watched)
-            return sum(jax.tree.leaves(linear)) + share * captioning, watched
+            classification, others = classification_objective(
+                output, micro.get("label"), config.loss.classification
+            )
+            watched = jax.tree.map(lambda x: of_tokens * x, watched)
+            watched |= jax.tree.map(lambda x: of_labels * x, others)
+            local = of_tokens * captioning + of_labels * classification
+            return sum(jax.tree.leaves(linear)) + local, watched | {"loss": local}
 
         gradients, watched = jax.grad(surrogate, has_aux=True)(params)
         return jax.tree.map(jnp.add, total, gradients), watched
@@ -76,10 +94,20 @@ def accumulated_gradient(
     return gradients, metrics | watched | {"loss": contrastive + watched["loss"]}
 
 
-def _forward(model: CoCa, params: Any, batch: Batch, key: jax.Array) -> CoCaOutput:
+def _forward(
+    model: CoCa, config: ConfigDict, params: Any, batch: Batch, key: jax.Array
+) -> CoCaOutput:
     image = model.config.image
     pixels = normalize_pixels(batch["image"], image.mean, image.std)
-    return model.apply({"params": params}, pixels, batch["text"], rngs={"dropout": key})
+    params = stop_frozen(params, config.optimizer)
+    read = () if model.config.head is None else (batch["read"],)
+    return model.apply({"params": params}, pixels, batch["text"], *read, rngs={"dropout": key})
+
+
+def _counts(batch: Batch, pad_id: int) -> jax.Array:
+    """How many tokens are to be predicted, and how many examples have a label."""
+    labels = jnp.sum(batch["label"] >= 0) if "label" in batch else 0
+    return jnp.stack([jnp.sum(batch["text"][:, 1:] != pad_id), jnp.asarray(labels)])
 
 
 def _split(x: jax.Array, count: int) -> jax.Array:

@@ -20,11 +20,11 @@ from coca_jax.data import checks
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import Preempted, UserError
-from coca_jax.evaluate.from_config import check, evaluate
+from coca_jax.evaluate.from_config import check, evaluate, possible
 from coca_jax.evaluate.results import format_table, write_results
 from coca_jax.evaluate.runner import mistakes
 from coca_jax.inference import LoadedModel
-from coca_jax.models import CoCa
+from coca_jax.models import make_model
 from coca_jax.observe.goodput import Goodput
 from coca_jax.observe.profiler import Profiler
 from coca_jax.observe.recorder import Recorder
@@ -68,7 +68,8 @@ class Trainer:
         source = find_source(config.init.path, self.workdir)
         self.tokenizer = make_tokenizer_from(config.data)
         _check_tokenizer(config, self.tokenizer)
-        self.model = CoCa(model_config(config))
+        self.model = make_model(model_config(config))
+        possible(config, self.model.config)
         self.partitioner = Partitioner(make_mesh(config.mesh), config.sharding.rules)
         part, parts = self.partitioner.share()
         self.stream = make_train_stream(
@@ -77,6 +78,7 @@ class Trainer:
             text_length=config.model.text.length,
             batch_size=config.train.batch_size,
             seed=config.seed,
+            classes=config.head.classes if self.model.config.head else (),
             process_index=part,
             process_count=parts,
         )

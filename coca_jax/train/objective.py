@@ -35,9 +35,19 @@ def captioning_objective(
     output: CoCaOutput, ids: Int[Array, "n t"], pad_id: int, config: ConfigDict
 ) -> tuple[Float[Array, ""], Metrics]:
     """The weighted captioning loss and what is worth watching of it."""
-    if output.features is None:
+    if output.features is None or not config.weight:
         return jnp.zeros(()), {}
     loss, accuracy = losses.captioning_loss(
         output.features, output.vocabulary, ids, pad_id, config.chunk
     )
     return config.weight * loss, {"captioning_loss": loss, "captioning_accuracy": accuracy}
+
+
+def classification_objective(
+    output: CoCaOutput, labels: Int[Array, " n"] | None, config: ConfigDict
+) -> tuple[Float[Array, ""], Metrics]:
+    """The weighted loss of the head, if there is one, and what is worth watching of it."""
+    if output.class_logits is None:
+        return jnp.zeros(()), {}
+    loss, accuracy = losses.classification_loss(output.class_logits, labels, config.label_smoothing)
+    return config.weight * loss, {"classification_loss": loss, "classification_accuracy": accuracy}

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -65,6 +66,10 @@ def make_optimizer(
     if problems:
         raise UserError("\n".join(problems))
     schedule = make_schedule(config, steps)
+    frozen = any(rate == 0 for rate in jax.tree.leaves(rates))
+    labels = jax.tree.map(lambda rate: "trained" if rate else "frozen", rates)
+    if config.layer_decay != 1:
+        rates = jax.tree.map(lambda r, f: r * f, rates, layer_factors(params, config.layer_decay))
     decay = jax.tree.map(lambda share: share * config.weight_decay, decays)
     trained = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
@@ -73,10 +78,41 @@ def make_optimizer(
         _scale_by_tree(rates),
         optax.scale_by_learning_rate(schedule),
     )
-    if all(rate != 0 for rate in jax.tree.leaves(rates)):
+    if not frozen:
         return trained, schedule
-    labels = jax.tree.map(lambda rate: "trained" if rate else "frozen", rates)
     return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels), schedule
+
+
+def stop_frozen(params: Any, config: ConfigDict) -> Any:
+    """The parameters, through whose frozen ones no gradient flows: it need not be computed."""
+    rates = read_table("", config.learning_rates, parameter_names(params), [])
+    return jax.tree.map(lambda p, rate: p if rate else jax.lax.stop_gradient(p), params, rates)
+
+
+def layer_factors(params: Any, decay: float) -> Any:
+    """Factors of the learning rate that fall towards the pixels, as in arXiv 2106.08254, section 2.
+
+    Of the image encoder's layers the last has `decay`, each one below it `decay` times as much as
+    the one above, and what is below the first likewise; everything else has 1.
+
+    Args:
+      params: arrays or their shapes; layers are stacked.
+      decay: at most 1.
+
+    Returns:
+      A tree like `params` of numbers, and of arrays [layers, 1, ...] for stacked layers.
+    """
+    layers = params["image_encoder"]["transformer"]["layers"]
+    count = jax.tree.leaves(layers)[0].shape[0]
+
+    def factor(name: str, leaf: Any) -> Any:
+        if name.startswith("image_encoder/transformer/layers/"):
+            each = decay ** np.arange(count, 0, -1, dtype=np.float32)
+            return each.reshape(-1, *[1] * (leaf.ndim - 1))
+        below = name.startswith("image_encoder/") and not name.startswith("image_encoder/norm/")
+        return decay ** (count + 1) if below else 1.0
+
+    return jax.tree.map(factor, parameter_names(params), params)
 
 
 def parameter_names(params: Any) -> Any:

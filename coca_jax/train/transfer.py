@@ -2,13 +2,15 @@
 
 Each parameter is matched by its name. One with the stored shape is restored; the image encoder's
 positions are resampled where the grid of patches differs; the decoder's have one row more if there
-is a [CLS], that is a contrastive loss, and gain or lose it; one that is not stored keeps its seeded
-initialisation; what is stored and has no place is left out. Any other difference is an error.
+is a [CLS], that is a contrastive loss, and gain or lose it; one that is not stored, or not asked
+for by `init.only`, keeps its seeded initialisation; what is stored and has no place is left out.
+Any other difference is an error, but for a head of other classes, which is new.
 """
 
 import dataclasses
 import math
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -158,7 +160,10 @@ def plan(source: Checkpoint, config: ConfigDict, params: Any, tokenizer_file: st
     """
     models = model_config(source.config), model_config(config)
     store, item = source.store, source.item(config.init.average)
-    stored, wanted = store.shapes(source.step, item), traverse_util.flatten_dict(params, sep="/")
+    wanted = traverse_util.flatten_dict(params, sep="/")
+    stored = _chosen(store.shapes(source.step, item), config)
+    if models[0].head != models[1].head:
+        stored = {name: leaf for name, leaf in stored.items() if not name.startswith("head")}
     reads = {name: _read_as(name, leaf, *models) for name, leaf in wanted.items() if name in stored}
     problems = _tokenizer_problems(source, config, tokenizer_file)
     problems += _shape_problems(stored, reads, wanted)
@@ -175,6 +180,19 @@ def plan(source: Checkpoint, config: ConfigDict, params: Any, tokenizer_file: st
         left_out=tuple(name for name in stored if name not in wanted),
         settings=tuple(settings),
     )
+
+
+def _chosen(stored: Shapes, config: ConfigDict) -> Shapes:
+    """What is stored of the parameters that `init.only` asks for."""
+    try:
+        chosen = {n: leaf for n, leaf in stored.items() if re.fullmatch(config.init.only, n)}
+    except re.error as error:
+        raise UserError(f"config.init.only={config.init.only!r}: {error}") from error
+    if not chosen:
+        raise UserError(
+            f"config.init.only={config.init.only!r} matches none of {_folded(tuple(stored))}"
+        )
+    return chosen
 
 
 def _read_as(

@@ -17,7 +17,7 @@ def record(captions=(), labels=(), **fields):
 
 
 def make(found, visit=0, seed=0, **options):
-    return CaptionMaker(**options)(found, visit, np.random.default_rng(seed))
+    return CaptionMaker(**options)(found, visit, np.random.default_rng(seed)).text
 
 
 def kind(found, **options):

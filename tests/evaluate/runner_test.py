@@ -59,9 +59,10 @@ def test_mistakes_come_all_at_once(fake_handle):
     )
     del config.c["split"]
     assert runner.mistakes(config) == [
-        "eval.a.kind is 'zeroshot'; known kinds: zero_shot, retrieval, captioning, vqa, probe",
+        "eval.a.kind is 'zeroshot'; known kinds: zero_shot, retrieval, captioning, vqa, "
+        "classification, matching, probe",
         "eval.b.templates is unknown; retrieval has: kind, format, name, split, path, "
-        "class_names, limit, captions",
+        "class_names, limit, frames, captions",
         'eval.b.captions is \'some\'; it is "all" or "first"',
         "eval.c.split is missing",
         "eval.c.templates: 'a photo' has no {} for the class name",

@@ -31,6 +31,11 @@ class Parrot:
         reds = [int(image[0, 0, 0]) for image in pixels]
         return [Caption(f"{q} {self.known[r, q]}") for r, q in zip(reds, prompt, strict=True)]
 
+    def classify(self, pixels, texts):
+        reds = [int(image[0, 0, 0]) for image in pixels]
+        found = [CLASSES.index(self.known[pair]) for pair in zip(reds, texts, strict=True)]
+        return np.eye(len(CLASSES))[found]
+
     def log_probabilities(self, pixels, texts, prompt):
         reds = [int(image[0, 0, 0]) for image in pixels]
         pairs = zip(reds, prompt, strict=True)
@@ -43,6 +48,7 @@ QUESTIONS = [
     (("how many?",), ("two",)),
     ((), ()),
 ]
+CLASSES = ("one", "two", "blue", "red", "Yes.")
 KNOWN = {
     (0, "how many?"): "two",
     (0, "what colour?"): "blue",
@@ -95,7 +101,7 @@ def test_what_is_behind_a_question_that_was_spelled_anew():
 
 def test_no_questions_is_an_error_of_the_user():
     rows = list(batches())
-    with pytest.raises(UserError, match="no example has one"):
+    with pytest.raises(UserError, match="no example has the field questions"):
         vqa.evaluate(Parrot({}), rows[3:])
     rows[0]["fields"][0]["answers"].pop()
     with pytest.raises(UserError, match="2 questions of an image have 1 answers"):
@@ -113,6 +119,6 @@ def test_mistakes_in_the_configuration():
         )
     )
     assert len(found) == 2
-    assert found[0] == "eval.bad.by is 'captions'; it is 'generation' or 'candidates'"
+    assert found[0] == "eval.bad.by is 'captions'; it is 'generation' or 'candidates' or 'head'"
     assert "eval.worse" in found[1]
     assert needs(ConfigDict({"kind": "vqa"})) == "captioning"

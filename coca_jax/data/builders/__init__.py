@@ -3,5 +3,13 @@
 from coca_jax.data.builders.emoji import Emoji
 from coca_jax.data.builders.fashion_mnist import FashionMnist
 from coca_jax.data.builders.shapes import Shapes
+from coca_jax.data.builders.shapes_clips import ShapesClips
+from coca_jax.data.builders.shapes_pairs import ShapesPairs
 
-BUILDERS = {"emoji": Emoji, "fashion_mnist": FashionMnist, "shapes": Shapes}
+BUILDERS = {
+    "emoji": Emoji,
+    "fashion_mnist": FashionMnist,
+    "shapes": Shapes,
+    "shapes_clips": ShapesClips,
+    "shapes_pairs": ShapesPairs,
+}

@@ -7,7 +7,7 @@ is kept for `test`: for each combination one of its eight (size, place) pairs wh
 
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import cv2
@@ -40,6 +40,7 @@ COLOURS = {
 }
 PLACES = ("top left", "top right", "bottom left", "bottom right")  # in reading order
 NUMBERS = ("one", "two", "three")
+UNSEEN = ("warm", "cold", "old", "new")  # what no picture shows
 
 
 def _polar(radius: Any, turn: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 2"]:
@@ -101,14 +102,15 @@ class Shape(NamedTuple):
     def words(self, size: bool = False, place: bool = False) -> str:
         """Describes the shape, as in "a small red circle at the top left"."""
         name = CLASS_NAMES[self.combination]
-        start = f"a {SIZES[self.size]} {name}" if size else _with_article(name)
+        start = f"a {SIZES[self.size]} {name}" if size else with_article(name)
         return f"{start} at the {PLACES[self.place]}" if place else start
 
 
 Scene = tuple[Shape, ...]
 
 
-def _with_article(name: str) -> str:
+def with_article(name: str) -> str:
+    """As in "an orange star"."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
@@ -148,12 +150,12 @@ def sample_scene(rng: np.random.Generator, split: str) -> Scene:
 def captions(scene: Scene) -> list[str]:
     """True captions: the complete one, then ones with fewer details, then each shape alone."""
     details = ((True, True), (False, True), (True, False), (False, False))
-    texts = [_listed([shape.words(size, place) for shape in scene]) for size, place in details]
+    texts = [listed([shape.words(size, place) for shape in scene]) for size, place in details]
     return list(dict.fromkeys(texts + [shape.words(False, False) for shape in scene]))
 
 
-def _listed(items: list[str]) -> str:
-    """As in "x", "x and y", "x, y and z"."""
+def listed(items: list[str]) -> str:
+    """Joins them, as in "x", "x and y", "x, y and z"."""
     *first, last = items
     return " and ".join(filter(None, [", ".join(first), last]))
 
@@ -175,15 +177,63 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
     # Asking training about a held-out combination would tell that it is never there.
     absent = [combination for combination in SEEN if combination not in shown]
     for combination, answer in ((rng.choice(shown), "yes"), (rng.choice(absent), "no")):
-        pairs.append((f"is there {_with_article(CLASS_NAMES[combination])}?", answer))
+        pairs.append((f"is there {with_article(CLASS_NAMES[combination])}?", answer))
     return pairs
 
 
-def render(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Draws a scene, RGB."""
-    corners = rng.integers(*BACKGROUND, size=(2, 2, 3), endpoint=True).astype(np.uint8)
-    side = IMAGE_SIZE * SUPERSAMPLING
-    image = cv2.resize(corners, (side, side), interpolation=cv2.INTER_LINEAR)
+def hypotheses(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Texts about the scene, each with how it stands to it, as in SNLI-VE.
+
+    One is true (entailment), one is false of a shape that is there (contradiction), one cannot be
+    seen (neutral), and one is about a shape that is not there (contradiction). What can be seen is
+    true as often as false, and what cannot be seen is of a shape that is there as often as not: the
+    text alone tells no more than half.
+    """
+    shape = scene[rng.integers(len(scene))]
+    if of_size := bool(rng.integers(2)):
+        other = shape._replace(size=1 - shape.size)
+    else:
+        other = shape._replace(place=int(shape.place + rng.integers(1, 4)) % len(PLACES))
+    shown = [some.combination for some in scene]
+    absent = rng.choice([one for one in SEEN if one not in shown])
+    here, gone = rng.choice(UNSEEN, 2)
+    return [
+        (shape.words(size=of_size, place=not of_size), "entailment"),
+        (other.words(size=of_size, place=not of_size), "contradiction"),
+        (with_article(f"{here} {CLASS_NAMES[shape.combination]}"), "neutral"),
+        (with_article(f"{gone} {CLASS_NAMES[absent]}"), "contradiction"),
+    ]
+
+
+def foil(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """The scene's plain caption, and one that is wrong in a detail.
+
+    Two shapes have exchanged their colours; or, where that changes nothing, one has another colour.
+    """
+    swapped = [*scene]
+    first, second = rng.permutation(len(scene))[:2] if len(scene) > 1 else (0, 0)
+    a, b = scene[first], scene[second]
+    if a.colour != b.colour and a.kind != b.kind:
+        swapped[first], swapped[second] = a._replace(colour=b.colour), b._replace(colour=a.colour)
+    else:
+        colour = (a.colour + rng.integers(1, len(COLOURS))) % len(COLOURS)
+        swapped[first] = a._replace(colour=int(colour))
+    right, wrong = (listed([shape.words() for shape in some]) for some in (scene, swapped))
+    return right, wrong
+
+
+class Figure(NamedTuple):
+    """A shape as it is drawn: lengths in pixels."""
+
+    centre: Float[np.ndarray, "2"]  # x, y
+    radius: float
+    colour: list[int]  # RGB
+    outlines: list[Float[np.ndarray, "n 2"]]
+
+
+def figures(scene: Scene, rng: np.random.Generator) -> list[Figure]:
+    """Where and how a scene's shapes are drawn, each a little off."""
+    drawn = []
     for shape in scene:
         radius = RADIUS[SIZES[shape.size]] * (1 + RADIUS_JITTER * rng.uniform(-1, 1))
         row, column = divmod(shape.place, 2)
@@ -191,10 +241,30 @@ def render(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]
         centre = centre + POSITION_JITTER * rng.uniform(-1, 1, 2)
         colour = np.array(list(COLOURS.values())[shape.colour])
         colour = np.clip(colour + rng.integers(-COLOUR_JITTER, COLOUR_JITTER + 1, 3), 0, 255)
-        outlines = list(KINDS.values())[shape.kind]
+        drawn.append(Figure(centre, radius, colour.tolist(), list(KINDS.values())[shape.kind]))
+    return drawn
+
+
+def background(rng: np.random.Generator) -> UInt8[np.ndarray, "s s 3"]:
+    """An empty picture, SUPERSAMPLING times as large as in the end."""
+    corners = rng.integers(*BACKGROUND, size=(2, 2, 3), endpoint=True).astype(np.uint8)
+    side = IMAGE_SIZE * SUPERSAMPLING
+    return cv2.resize(corners, (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+def draw(empty: UInt8[np.ndarray, "s s 3"], drawn: Iterable[Figure]) -> UInt8[np.ndarray, "h w 3"]:
+    """The figures on a background, RGB."""
+    image = empty.copy()
+    for centre, radius, colour, outlines in drawn:
         points = [np.rint(SUPERSAMPLING * (centre + radius * o)).astype(np.int32) for o in outlines]
-        cv2.fillPoly(image, points, [int(channel) for channel in colour])
+        cv2.fillPoly(image, points, colour)
     return cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
+
+
+def render(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws a scene, RGB."""
+    empty = background(rng)
+    return draw(empty, figures(scene, rng))
 
 
 def encode_png(image: UInt8[np.ndarray, "h w 3"]) -> io.BytesIO:
@@ -205,10 +275,12 @@ def encode_png(image: UInt8[np.ndarray, "h w 3"]) -> io.BytesIO:
 class Shapes(tfds.core.GeneratorBasedBuilder):
     """Scenes of one to three coloured shapes with captions, questions and class labels.
 
+    Also hypotheses with how they stand to the scene, and a text with a foil.
+
     A change of what is drawn or said needs a new version: TFDS keeps what it has prepared.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     tokenizer_vocab_size = 400
     url_infos = None  # nothing to download; looking it up needs a package that TFDS doesn't require
 
@@ -226,6 +298,10 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
                     "captions": texts,
                     "questions": texts,
                     "answers": texts,
+                    "hypotheses": texts,
+                    "judgements": texts,
+                    "texts": texts,
+                    "foils": texts,
                     "label": tfds.features.ClassLabel(names=CLASS_NAMES),
                 }
             ),
@@ -241,6 +317,9 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             rng = np.random.default_rng([SEED, list(COUNTS).index(split), index])
             scene = sample_scene(rng, split)
             pairs = questions(scene, rng)
+            # Of another generator, so that the pictures of version 1.0.0 stay as they were.
+            more = np.random.default_rng([SEED, list(COUNTS).index(split), index, 1])
+            judged, (text, wrong) = hypotheses(scene, more), foil(scene, more)
             yield (
                 index,
                 {
@@ -248,6 +327,10 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
                     "captions": captions(scene),
                     "questions": [question for question, _ in pairs],
                     "answers": [answer for _, answer in pairs],
+                    "hypotheses": [hypothesis for hypothesis, _ in judged],
+                    "judgements": [judgement for _, judgement in judged],
+                    "texts": [text],
+                    "foils": [wrong],
                     "label": scene[0].combination if len(scene) == 1 else -1,
                 },
             )

@@ -9,7 +9,7 @@ from coca_jax.data.bad import BadExample
 class Record(TypedDict):
     """One image with all that is known of it."""
 
-    image: bytes  # an encoded image file
+    image: bytes | list[bytes]  # an encoded image file, or several, or a video (data/clips.py)
     captions: list[str]  # maybe none
     label: int  # of the source's `class_names`; -1: none
     labels: list[str]  # names of all its classes, maybe none

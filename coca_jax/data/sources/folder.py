@@ -9,12 +9,16 @@ import numpy as np
 
 from coca_jax.data import files
 from coca_jax.data.bad import BadExample
+from coca_jax.data.clips import VIDEO_SUFFIXES
 from coca_jax.data.sources import tables
 from coca_jax.data.sources.base import Record, to_labels
 from coca_jax.errors import UserError
 
 # Columns of a table; the first that is there is taken.
-IMAGE_COLUMNS = ("image", "file_name", "filename", "filepath", "path")
+IMAGE_COLUMNS = (
+    *("image", "images", "video", "frames"),
+    *("file_name", "filename", "filepath", "path"),
+)
 CAPTION_COLUMNS = ("captions", "caption", "text", "title")
 LABEL_COLUMNS = ("labels", "label")
 
@@ -27,7 +31,7 @@ _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 class Entry(NamedTuple):
     """What a folder says of an image."""
 
-    image: str  # its path within the folder, or another
+    image: str | list[str]  # its path within the folder, or another; or those of several
     captions: list[str]
     labels: list[str | int]
     fields: dict[str, Any]
@@ -51,9 +55,8 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Record:
         entry = self._entries[index]
-        path = entry.image if files.is_url(entry.image) else os.path.join(self._root, entry.image)
-        with files.open_binary(path) as file:
-            image = file.read()
+        several = isinstance(entry.image, list)
+        image = [self._read(path) for path in entry.image] if several else self._read(entry.image)
         label, labels = to_labels(entry.labels, self.class_names)
         return {
             "image": image,
@@ -63,9 +66,22 @@ class FolderSource:
             "fields": entry.fields,
         }
 
+    def _read(self, path: str) -> bytes | list[bytes]:
+        return read_pictures(path if files.is_url(path) else os.path.join(self._root, path))
+
     def shard(self, index: int) -> str:
         """The table, or the folder of the class, in which a record is."""
         return self._entries.part(index)
+
+
+def read_pictures(path: str) -> bytes | list[bytes]:
+    """A file, or the image files of a folder of frames, by their names."""
+    if not files.is_url(path) and os.path.isdir(path):
+        return [
+            read_pictures(os.path.join(path, os.fsdecode(n))) for n in _named(path, IMAGE_SUFFIXES)
+        ]
+    with files.open_binary(path) as file:
+        return file.read()
 
 
 def folder_source(path: str) -> FolderSource:
@@ -74,7 +90,8 @@ def folder_source(path: str) -> FolderSource:
     Args:
       path: a .csv, .tsv or .jsonl file with a column of images, whose paths are relative to the
         file (IMAGE_COLUMNS), and maybe of captions (CAPTION_COLUMNS) and labels (LABEL_COLUMNS);
-        several rows of an image are one record. Or a folder with one such file; or with a folder
+        several rows of an image are one record. A path may be that of a video or of a folder of
+        frames, and in .jsonl a list of paths. Or a folder with one such file; or with a folder
         of images for each class, whose names, in order, are those of the labels 0, 1, ...
 
     Raises:
@@ -116,7 +133,8 @@ class _Rows:
     def __getitem__(self, index: int) -> Entry:
         rows = self._table.rows(index)
         image = rows[0].pop(self._table.column, None)
-        if not isinstance(image, str) or not image:
+        paths = image if isinstance(image, list) else [image]
+        if not paths or not all(isinstance(path, str) and path for path in paths):
             raise BadExample("bad_record", f"the path of the image is {image!r}")
         captions = [str(v) for row in rows for v in _listed(row, CAPTION_COLUMNS)]
         labels = [v for row in rows for v in _listed(row, LABEL_COLUMNS)]
@@ -150,7 +168,8 @@ class _Classes:
         self._folder = folder
         folders = (e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
         self.names = sorted(folders)
-        listed = [_images(os.path.join(folder, name)) for name in self.names]
+        kinds = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+        listed = [_named(os.path.join(folder, name), kinds) for name in self.names]
         names = [name for images in listed for name in images]
         self._class_ends = np.cumsum([len(images) for images in listed], dtype=np.int64)
         self._ends = np.cumsum([len(name) for name in names], dtype=np.int64)
@@ -172,6 +191,6 @@ class _Classes:
         return int(np.searchsorted(self._class_ends, index, side="right"))
 
 
-def _images(folder: str) -> list[bytes]:
+def _named(folder: str, suffixes: tuple[str, ...]) -> list[bytes]:
     names = (e.name for e in os.scandir(folder))
-    return sorted(os.fsencode(n) for n in names if n.lower().endswith(IMAGE_SUFFIXES))
+    return sorted(os.fsencode(n) for n in names if n.lower().endswith(suffixes))

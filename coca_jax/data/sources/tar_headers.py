@@ -23,7 +23,9 @@ EXTENDED = (PAX, LONG_NAME, LONG_LINK, PAX_GLOBAL, PAX_SUN)
 MAX_EXTENDED = 1 << 20  # bytes of an extended header; one that has more is damaged
 
 # Of a row: where the offset of a part is; its size follows, and is -1 if there is no such part.
+VIDEOS = ("mp4", "avi", "webm", "mov", "mkv")
 COLUMNS = {"jpg": 0, "jpeg": 0, "png": 0, "webp": 0, "txt": 2, "json": 4, "cls": 6}
+COLUMNS |= dict.fromkeys(VIDEOS, 0)
 ABSENT = (0, -1) * 4
 CHUNK, MAX_CHUNK = 3 << 10, 12 << 10  # bytes: what mostly lies between two images
 REPLY = struct.Struct("<qq?")  # bytes of rows that follow (-1: it failed), samples, torn

@@ -6,7 +6,10 @@ from typing import Any
 from coca_jax.data.sources.base import Record, to_labels, to_text
 
 # The first that is there is taken. Slashes: a feature of a feature, in TFDS and in older formats.
-IMAGE_KEYS = ("image", "image/encoded", "image/bytes", "jpg", "jpeg", "png", "webp", "img")
+IMAGE_KEYS = (
+    *("image", "image/encoded", "image/bytes", "jpg", "jpeg", "png", "webp", "img"),
+    *("images", "frames", "video"),
+)
 CAPTION_KEYS = ("captions", "caption", "captions/text", "image/caption", "text", "txt")
 LABEL_KEYS = ("labels", "label", "cls", "image/class/label")
 
@@ -33,7 +36,7 @@ def to_record(data: bytes, class_names: Sequence[str]) -> Record:
     labels = [to_text(v) if isinstance(v, bytes) else v for v in _take(values, LABEL_KEYS)]
     label, names = to_labels(labels, class_names)
     return {
-        "image": image[0],
+        "image": image[0] if len(image) == 1 else image,
         "captions": captions,
         "label": label,
         "labels": names,

@@ -92,7 +92,7 @@ def webdataset_source(
         source.class_names = files.read_lines(names)
     if not len(source):
         raise UserError(
-            f"no sample of {path!r} has an image (.jpg, .jpeg, .png or .webp); "
+            f"no sample of {path!r} has an image (.jpg, .jpeg, .png or .webp) or a video; "
             f"{source.without_image:,} have none, and {len(source.torn):,} tars are torn"
         )
     return source

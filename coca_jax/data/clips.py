@@ -1,0 +1,114 @@
+"""Records of several pictures: the frames of a clip, or a pair of images.
+
+What a record holds as its image is one of: an image file; a list of them; the file of a video, in
+a container that OpenCV reads.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from coca_jax.data import images
+from coca_jax.data.bad import BadExample
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".mpg", ".mpeg")
+_IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
+GREY = 128  # of a picture that shows nothing
+
+Picture = UInt8[np.ndarray, "h w 3"]
+Encoded = bytes | Sequence[bytes]
+
+
+def pictures(image: Encoded, count: int = 1, least_side: int | None = None) -> list[Picture]:
+    """Decodes `count` of a record's pictures, evenly spaced; of fewer, some come repeatedly.
+
+    Args:
+      image: what the record holds.
+      count: how many are wanted.
+      least_side: as of `images.decode`.
+
+    Raises:
+      BadExample: one of them cannot be decoded, or there is none.
+    """
+    if isinstance(image, bytes):
+        if is_video(image):
+            return _frames(image, count)
+        return [images.decode(image, least_side)] * count
+    if not image:
+        raise BadExample("bad_image", "no picture")
+    places = evenly_spaced(len(image), count)
+    decoded = {place: images.decode(image[place], least_side) for place in set(places)}
+    return [decoded[place] for place in places]
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """The middle of each of `count` equal parts of 0, ..., total - 1."""
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def is_video(data: bytes) -> bool:
+    """Whether a file is a video's container, by its first bytes (MP4, Matroska, AVI, MPEG)."""
+    if data[4:8] == b"ftyp":
+        return data[8:12] not in _IMAGE_BRANDS
+    avi = data[:4] == b"RIFF" and data[8:12] == b"AVI "
+    return avi or data.startswith((b"\x1a\x45\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3"))
+
+
+def stacked(rows: Sequence[Picture]) -> UInt8[np.ndarray, "..."]:
+    """One picture as it is, [h, w, 3]; several of one size as [pictures, h, w, 3]."""
+    return rows[0] if len(rows) == 1 else np.stack(rows)
+
+
+def side_by_side(batch: UInt8[np.ndarray, "b ..."]) -> UInt8[np.ndarray, "b h w 3"]:
+    """Examples of several pictures [b, pictures, h, w, 3] as strips, to be looked at."""
+    if batch.ndim == 4:
+        return batch
+    size, count, height, width, _ = batch.shape
+    return batch.transpose(0, 2, 1, 3, 4).reshape(size, height, count * width, 3)
+
+
+def _frames(data: bytes, count: int) -> list[Picture]:
+    # OpenCV reads videos from files only (before 4.12).
+    with tempfile.NamedTemporaryFile(suffix=".video") as file:
+        file.write(data)
+        file.flush()
+        total = int(_open(file.name).get(cv2.CAP_PROP_FRAME_COUNT))
+        found, read = _read(file.name, evenly_spaced(max(total, 1), count))
+        if read < total or total < 1:  # the container's own count was wrong
+            found, read = _read(file.name, evenly_spaced(_length(file.name), count))
+    if len(found) < count:
+        raise BadExample("bad_image", f"a video of {read} frames that can be decoded")
+    return found
+
+
+def _open(path: str) -> Any:
+    video = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    if not video.isOpened():
+        raise BadExample("bad_image", "a video that OpenCV cannot read")
+    return video
+
+
+def _length(path: str) -> int:
+    video, total = _open(path), 0
+    while video.grab():
+        total += 1
+    return total
+
+
+def _read(path: str, places: Sequence[int]) -> tuple[list[Picture], int]:
+    """The frames at these places, in rising order, and how many frames were gone through."""
+    video, found, at = _open(path), {}, 0
+    for place in sorted(set(places)):
+        while at <= place and video.grab():
+            at += 1
+        if at <= place:
+            break
+        ok, frame = video.retrieve()
+        if not ok:
+            break
+        found[place] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    return [found[place] for place in places if place in found], at

@@ -1,0 +1,36 @@
+"""What happens in short clips of shapes, from a run of `configs/shapes.py`: video by frames.
+
+    coca data prepare shapes_clips
+    coca train --config configs/shapes.py --workdir runs/shapes
+    coca train --config configs/shapes_clips.py --workdir runs/clips
+
+Each frame is encoded on its own, and a head with one query reads all tokens of all frames. Retrieval
+of clips needs no training: `configs/shapes_video.py` evaluates it. `:smoke` runs a few steps of a
+smaller model, from random parameters.
+"""
+
+from coca_jax.config import finish
+from coca_jax.config.recipes import SHAPES_SMOKE, shapes_finetuning, with_head
+
+CLASSES = (
+    *("moves left", "moves right", "moves up", "moves down"),
+    *("grows", "shrinks", "stays"),
+)
+
+
+def get_config(argument=None):
+    """The experiment; `argument` is None or `smoke`."""
+    config = shapes_finetuning(steps=600)
+    with_head(config, "image", CLASSES)
+    config.data.frames = 8
+    config.data.train.update({"name": "shapes_clips", "captions": "none"})
+    config.eval = {
+        split.replace("test", "clips"): {
+            "kind": "classification",
+            "name": "shapes_clips",
+            "split": split,
+        }
+        for split in ("test", "test_novel")
+    }
+    smoke = {f"eval.{name}.limit": 8 for name in config.eval}
+    return finish(config, argument, SHAPES_SMOKE | smoke)

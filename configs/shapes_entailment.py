@@ -1,0 +1,31 @@
+"""Visual entailment on the scenes of `shapes`, from a run of `configs/shapes.py`, as in SNLI-VE.
+
+    coca train --config configs/shapes.py --workdir runs/shapes
+    coca train --config configs/shapes_entailment.py --workdir runs/entailment
+
+A head on the decoder's outputs tells whether a hypothesis follows from the picture, contradicts it,
+or neither. `:smoke` runs a few steps of a smaller model, from random parameters.
+"""
+
+from coca_jax.config import finish
+from coca_jax.config.recipes import SHAPES_SMOKE, shapes_finetuning, with_head
+
+FIELDS = ("hypotheses", "judgements")
+
+
+def get_config(argument=None):
+    """The experiment; `argument` is None or `smoke`."""
+    config = shapes_finetuning(steps=1000)
+    with_head(config, "text", ("entailment", "neutral", "contradiction"))
+    config.data.train.update({"captions": "questions", "questions": FIELDS})
+    config.eval = {
+        split.replace("test", "entailment"): {
+            "kind": "classification",
+            "name": "shapes",
+            "split": split,
+            "questions": FIELDS,
+        }
+        for split in ("test", "test_novel")
+    }
+    smoke = {f"eval.{name}.limit": 8 for name in config.eval}
+    return finish(config, argument, SHAPES_SMOKE | smoke)

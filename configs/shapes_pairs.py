@@ -1,0 +1,33 @@
+"""Statements about two pictures, true or false, from a run of `configs/shapes.py`, as in NLVR2.
+
+    coca data prepare shapes_pairs
+    coca train --config configs/shapes.py --workdir runs/shapes
+    coca train --config configs/shapes_pairs.py --workdir runs/pairs
+
+The decoder reads the statement beside each picture; a head joins what it pools of both. `:smoke`
+runs a few steps of a smaller model, from random parameters.
+"""
+
+from coca_jax.config import finish
+from coca_jax.config.recipes import SHAPES_SMOKE, shapes_finetuning, with_head
+
+FIELDS = ("statements", "truths")
+
+
+def get_config(argument=None):
+    """The experiment; `argument` is None or `smoke`."""
+    config = shapes_finetuning(steps=1000)
+    with_head(config, "text", ("true", "false"))
+    config.data.frames = 2
+    config.data.train.update({"name": "shapes_pairs", "captions": "questions", "questions": FIELDS})
+    config.eval = {
+        split.replace("test", "pairs"): {
+            "kind": "classification",
+            "name": "shapes_pairs",
+            "split": split,
+            "questions": FIELDS,
+        }
+        for split in ("test", "test_novel")
+    }
+    smoke = {f"eval.{name}.limit": 8 for name in config.eval}
+    return finish(config, argument, SHAPES_SMOKE | smoke)
