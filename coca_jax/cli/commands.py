@@ -209,11 +209,23 @@ def data_convert(options: argparse.Namespace) -> None:
 
 
 def data_table(options: argparse.Namespace) -> None:
-    """Makes a table, to train and evaluate on, of COCO's, Karpathy's or VQAv2's files."""
+    """Makes a table, to train and evaluate on, of published annotation files."""
     from coca_jax.data.annotations import write_table
 
-    count = write_table(options.inputs, options.images, options.output, options.split)
-    print(f"{options.output}: {count:,} images")
+    made = write_table(options.inputs, options.images, options.output, options.split)
+    left_out = f" ({made.left_out} left out)" if made.left_out else ""
+    print(f"{options.output}: {made.rows:,} {made.unit}{left_out}")
+
+
+def data_answers(options: argparse.Namespace) -> None:
+    """Lists the answers that are common in tables of questions, for a classifier of them."""
+    from coca_jax.data.answers import write_answers
+
+    made = write_answers(options.tables, options.output, options.least)
+    print(
+        f"{options.output}: {len(made.answers):,} answers, "
+        f"to {made.answered:,} of {made.questions:,} questions"
+    )
 
 
 def data_deduplicate(options: argparse.Namespace) -> None:

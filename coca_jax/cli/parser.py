@@ -80,11 +80,15 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
     command = add("table", commands.data_table, under=data)
     command.add_argument(
-        "inputs", nargs="+", metavar="JSON", help="captions; or questions, answers"
+        "inputs", nargs="+", metavar="JSON", help="a file; VQAv2: of questions, of answers"
     )
     command.add_argument("output", type=pathlib.Path, metavar="OUT.jsonl")
     command.add_argument("--images", required=True, type=pathlib.Path, metavar="DIR")
-    command.add_argument("--split", default="", help="of Karpathy's file, such as test; all")
+    command.add_argument("--split", default="", help="of Karpathy's or MSR-VTT's file; all")
+    command = add("answers", commands.data_answers, under=data)
+    command.add_argument("tables", nargs="+", metavar="TABLE.jsonl", help="of questions")
+    command.add_argument("output", type=pathlib.Path, metavar="OUT.txt")
+    command.add_argument("--least", type=int, default=9, help="questions that have the answer")
     command = add("deduplicate", commands.data_deduplicate, "config", under=data)
     command.add_argument("--source", default="", help="name in data.sources; none: data.train")
     command.add_argument("--distance", type=int, default=4, help="bits of 64 that may differ")
@@ -104,10 +108,10 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("output", type=pathlib.Path, metavar="OUT")
     command = add("score", commands.score)
     command.add_argument(
-        "--annotations", required=True, type=pathlib.Path, help="COCO, Karpathy, VQAv2"
+        "--annotations", required=True, type=pathlib.Path, help="COCO, Karpathy, MSR-VTT, VQAv2"
     )
     command.add_argument("--results", required=True, type=pathlib.Path, metavar="FILE")
-    command.add_argument("--split", default="", help="of Karpathy's file, such as test; all")
+    command.add_argument("--split", default="", help="of Karpathy's or MSR-VTT's file; all")
     command.add_argument("--json", type=pathlib.Path, metavar="FILE")
     add("report", commands.report, "workdir")
     return parser

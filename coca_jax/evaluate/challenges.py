@@ -1,6 +1,7 @@
-"""Result files of the COCO and VQA challenges, scored against their annotations."""
+"""Result files of the COCO, MSR-VTT and VQA challenges, scored against their annotations."""
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 from coca_jax.data.annotations import (
@@ -8,9 +9,11 @@ from coca_jax.data.annotations import (
     captions_of,
     fields,
     has_answers,
+    has_videos,
     read_json,
     refuse,
     twice,
+    videos_of,
 )
 from coca_jax.errors import UserError
 from coca_jax.evaluate import answers
@@ -23,9 +26,11 @@ def score_results(
     """The challenge's metrics of a result file, which has one text for every image or question.
 
     Args:
-      annotations: captions (see `captions_of`), or VQAv2's answers (see `answers_of`).
-      results: a list of objects with `image_id` and `caption`, or `question_id` and `answer`.
-      split: of Karpathy's file of captions.
+      annotations: captions (see `captions_of` and `videos_of`), or VQAv2's answers (see
+        `answers_of`).
+      results: a list of objects with `image_id` (or `video_id`) and `caption`, or `question_id`
+        and `answer`. A number may be written as a text.
+      split: of Karpathy's or MSR-VTT's file of captions.
 
     Raises:
       UserError: a file is not what it should be, or they are not about the same ones.
@@ -35,21 +40,20 @@ def score_results(
         if split:
             raise UserError(f"{annotations} is a file of VQAv2, which has no split {split!r}")
         return _score_answers(answers_of(annotations, content), results)
-    references = {
-        image: found.captions for image, found in captions_of(annotations, content, split).items()
-    }
-    captions = read_results(results)
-    refuse(results, "of images have no annotation", captions.keys() - references.keys())
-    refuse(results, "of images are missing", references.keys() - captions.keys())
-    images = list(references)
-    return coco_metrics([captions[i] for i in images], [references[i] for i in images])
+    if has_videos(content):
+        videos = videos_of(annotations, content, split)
+        references = {video: row["captions"] for video, row in videos.items()}
+    else:
+        images = captions_of(annotations, content, split)
+        references = {image: found.captions for image, found in images.items()}
+    captions = read_results(results, references)
+    ids = list(references)
+    return coco_metrics([captions[i] for i in ids], [references[i] for i in ids])
 
 
 def _score_answers(right: dict[Any, Any], results: Any) -> dict[str, float]:
     """The VQA challenge's accuracy, and by its types of answers."""
-    found = read_results(results, "question_id", "answer")
-    refuse(results, "of questions have no annotation", found.keys() - right.keys())
-    refuse(results, "of questions are missing", right.keys() - found.keys())
+    found = read_results(results, right, ("question_id",), "answer")
     by_type: dict[str, list[float]] = {}
     for question, (given, kind) in right.items():
         score = answers.accuracy(found[question], given)
@@ -61,21 +65,35 @@ def _score_answers(right: dict[Any, Any], results: Any) -> dict[str, float]:
 
 
 def read_results(
-    path: str | os.PathLike, key: str = "image_id", text: str = "caption"
+    path: str | os.PathLike,
+    known: Collection[Any],
+    keys: tuple[str, ...] = ("image_id", "video_id"),
+    text: str = "caption",
 ) -> dict[Any, str]:
     """The text of each image or question.
 
     Args:
       path: a JSON file: a list of objects.
-      key: what they are told apart by.
+      known: the ids that there should be.
+      keys: names of the id; the first that a row has is taken.
       text: under which the text is.
 
     Raises:
-      UserError: it is no such list, or has one twice.
+      UserError: it is no such list, or ids are there twice, are missing or not known.
     """
     rows = read_json(path)
     if not isinstance(rows, list):
-        raise UserError(f"{path} should be a list of objects with {key} and {text}")
-    pairs = [fields(path, i, row, key, text) for i, row in enumerate(rows)]
-    refuse(path, f"of {key.removesuffix('_id')}s are there twice", twice(one for one, _ in pairs))
-    return dict(pairs)
+        raise UserError(f"{path} should be a list of objects with {keys[0]} and {text}")
+    if rows and isinstance(rows[0], dict) and f"{text}s" in rows[0]:
+        raise UserError(f"{path} has several {text}s of each: results are to have one `{text}`")
+    spelled, pairs = {str(one): one for one in known}, []
+    for i, row in enumerate(rows):
+        key = next((k for k in keys if isinstance(row, dict) and k in row), keys[0])
+        one, value = fields(f"{path}: number {i} of rows", row, **{key: int | str, text: str})
+        pairs.append((spelled.get(str(one), one), value))
+    what = f"of {keys[0].removesuffix('_id')}s"
+    refuse(path, f"{what} are there twice", twice(one for one, _ in pairs))
+    found = dict(pairs)
+    refuse(path, f"{what} have no annotation", found.keys() - {*known})
+    refuse(path, f"{what} are missing", {*known} - found.keys())
+    return found

@@ -39,13 +39,53 @@ def written(tmp_path, content):
         (lambda rows: rows * 2, "20 ids of images are there twice: 10, 13, 16, 19, 22, ..."),
         (lambda rows: [{"image": 1}], "number 0 of rows needs image_id, caption; it has image"),
         (lambda rows: {"a": 1}, "should be a list"),
+        (lambda rows: [1], "number 0 of rows needs image_id, caption; it has 1"),
+        (lambda rows: [{"image_id": [1], "caption": "a"}], "image_id should be a number or a text"),
+        (lambda rows: [{"image_id": 10, "caption": None}], "number 0 of rows: caption should be"),
+        (
+            lambda rows: [{"image_id": 10, "captions": [{"caption": "a"}, {"caption": "b"}]}],
+            "has several captions of each: results are to have one `caption`",
+        ),
+        (lambda rows: "[", "file.json cannot be read: Expecting value: line 1"),
     ],
 )
 def test_results_that_are_wrong(tmp_path, capsys, change, message):
     path = written(tmp_path, change(json.loads(RESULTS.read_text())))
     words = ["score", "--annotations", str(ANNOTATIONS), "--results", str(path)]
     assert cli.main(words) == 2
-    assert message in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert message in told and "Traceback" not in told
+
+
+def test_ids_may_be_written_as_text(tmp_path):
+    rows = json.loads(RESULTS.read_text())
+    path = written(tmp_path, [row | {"image_id": str(row["image_id"])} for row in rows])
+    assert score_results(ANNOTATIONS, path) == score_results(ANNOTATIONS, RESULTS)
+
+
+def test_captions_of_videos(tmp_path, capsys):
+    annotations = tmp_path / "test_videodatainfo.json"
+    texts = ["a man is singing a song", "two dogs run in the snow", "a train leaves"]
+    content = {
+        "info": {"year": "2016"},
+        "videos": [
+            {"video_id": f"video{i}", "category": 9, "split": "test", "id": i} for i in range(3)
+        ],
+        "sentences": [
+            {"caption": text, "video_id": f"video{i}", "sen_id": i} for i, text in enumerate(texts)
+        ],
+    }
+    annotations.write_text(json.dumps(content))
+    for key in ("image_id", "video_id"):
+        rows = [{key: f"video{i}", "caption": text} for i, text in enumerate(texts)]
+        found = score_results(annotations, written(tmp_path, rows), "test")
+        assert found["bleu4"] == pytest.approx(1, rel=1e-6)
+        assert found["rouge_l"] == pytest.approx(1)
+    words = ["--annotations", str(annotations), "--results", str(written(tmp_path, rows[1:]))]
+    assert cli.main(["score", *words]) == 2
+    assert "1 ids of images are missing: video0" in capsys.readouterr().err
+    assert cli.main(["score", *words, "--split", "validate"]) == 2
+    assert "has no captions of split 'validate'" in capsys.readouterr().err
 
 
 ANSWERS = {

@@ -1,0 +1,61 @@
+"""Files that are of no known format, and tables that should not be written."""
+
+import pytest
+
+from coca_jax import cli
+from coca_jax.data.annotations import write_table
+from coca_jax.errors import UserError
+
+QUESTIONS = {"questions": [{"image_id": 1, "question": "Is it grey?", "question_id": 1000}]}
+COCO = {
+    "images": [{"id": 1, "file_name": "a.jpg"}],
+    "annotations": [{"id": 1, "image_id": 1, "caption": "a"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "split", "message"),
+    [
+        (
+            {"posts": [], "version": 1},
+            "",
+            "is of no format that is known. It has posts, version. Known are COCO: `images` and",
+        ),
+        ([1, 2], "", "is of no format that is known. It has list."),
+        (({"a": 1}, {"a": 2}), "", "is of no format that is known. It has a."),
+        ("", "", "cannot be read"),
+        ("{", "", "cannot be read"),
+        (QUESTIONS, "", "is one of VQAv2's two files: give both"),
+        (({"identifier": "dev-1-0-0", "sentence": "a"},), "dev", "it has no split 'dev'"),
+    ],
+)
+def test_files_of_no_known_format(tmp_path, write, capsys, content, split, message):
+    path, output = write(content), tmp_path / "out.jsonl"
+    words = ["data", "table", str(path), str(output), "--images", str(tmp_path)]
+    assert cli.main([*words, "--split", split]) == 2
+    told = capsys.readouterr().err
+    assert message in told and str(path) in told
+
+
+def test_an_image_that_is_listed_and_absent(tmp_path, write):
+    path = write(COCO)
+    with pytest.raises(UserError, match=r"1 files of images are absent: .*a\.jpg"):
+        write_table([path], tmp_path, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+    with pytest.raises(UserError, match="cannot be read"):
+        write_table([tmp_path / "absent.json"], tmp_path, tmp_path / "out.jsonl")
+    with pytest.raises(UserError, match=r"should end with \.jsonl"):
+        write_table([path], tmp_path, tmp_path / "out.json")
+    with pytest.raises(UserError, match="one file of annotations is needed, or VQAv2's two"):
+        write_table([path] * 3, tmp_path, tmp_path / "out.jsonl")
+    with pytest.raises(UserError, match="VQAv2's files have no split 'val'"):
+        write_table([path] * 2, tmp_path, tmp_path / "out.jsonl", "val")
+
+
+def test_only_a_table_is_replaced(tmp_path, write, draw):
+    path, folder, output = write(COCO), draw("a.jpg"), tmp_path / "out.jsonl"
+    for _ in range(2):
+        assert write_table([path], folder, output).rows == 1
+    other = write(({"Flickr30K_ID": "1"}, {"Flickr30K_ID": "2"}), "snli_ve_dev.jsonl")
+    with pytest.raises(UserError, match=r"snli_ve_dev\.jsonl is there, and is no table"):
+        write_table([path], folder, other)
