@@ -10,11 +10,12 @@ from typing import Any
 
 from coca_jax.errors import UserError
 from coca_jax.evaluate.embed import thumbnail
-from coca_jax.evaluate.handle import Handle
+from coca_jax.evaluate.handle import Caption, Handle
 from coca_jax.evaluate.ptb import tokenize
 
 SAMPLES = 16
-ID_FIELDS = ("image_id", "cocoid")  # of a record; without one, images are numbered from 0
+# Of a record (TFDS has COCO's id in "image/id"); without one, images are numbered from 0.
+ID_FIELDS = ("image_id", "cocoid", "image/id")
 
 
 def evaluate(
@@ -28,14 +29,15 @@ def evaluate(
       **options: how captions are generated; see `LoadedModel.caption`.
 
     Returns:
-      The metrics; for the report a few evenly spaced samples; and all captions as the COCO server
-      takes them (`results`).
+      The metrics; for the report a few evenly spaced samples; and `files`: all captions as the COCO
+      server takes them (`results`), and, where there are several of an image, those (`n_best`).
 
     Raises:
       UserError: no example has a caption.
     """
     generated, references, log_probabilities, samples, bad = [], [], [], [], 0
     results: list[dict[str, Any]] = []
+    several: list[dict[str, Any]] = []
     for batch in batches:
         bad += batch.get("bad_image", 0)
         captions = handle.caption(batch["image"], **options)
@@ -44,6 +46,8 @@ def evaluate(
         for image, caption, texts, known in rows:
             number = next((known[key] for key in ID_FIELDS if key in known), len(results))
             results.append({"image_id": number, "caption": caption.text})
+            if caption.others:
+                several.append({"image_id": number, "captions": _listed(caption)})
             texts = [text for text in texts if any(map(str.isalnum, text))]
             if not texts:
                 continue
@@ -58,7 +62,8 @@ def evaluate(
     metrics["count"] = float(len(generated))
     metrics["bad_images"] = float(bad)
     samples = samples[:: max(1, len(samples) // SAMPLES)][:SAMPLES]
-    return metrics, {"samples": samples, "results": results}
+    files = {"results": results} | ({"n_best": several} if several else {})
+    return metrics, {"samples": samples, "files": files}
 
 
 def caption_metrics(
@@ -114,6 +119,14 @@ def _is_exact(text: str, references: Sequence[str]) -> bool:
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
+
+
+def _listed(caption: Caption) -> list[dict[str, Any]]:
+    """All captions of an image, the best first."""
+    return [
+        {"caption": one.text, "log_probability": float(one.log_probability)}
+        for one in (caption, *caption.others)
+    ]
 
 
 def _sample(image: Any, text: str, log_probability: float, references: list[str]) -> dict[str, Any]:

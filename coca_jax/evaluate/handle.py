@@ -16,6 +16,8 @@ class Caption(Protocol):
     text: str
     log_probability: float
     """Natural logarithm of the text's probability given the image, summed over its tokens."""
+    others: Sequence["Caption"]
+    """Further ones of the same image, if they were asked for."""
 
 
 @runtime_checkable

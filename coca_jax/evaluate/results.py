@@ -37,8 +37,8 @@ def write_results(
     """Writes `eval/<step>.json` and, for the report, `eval/<step>/artefacts.json` with pictures.
 
     A number that is not finite becomes null. A bytes value in the artefacts is a JPEG file: it is
-    written beside the JSON, named after its content, and replaced by that name. An evaluation's
-    `results` are a file of their own, `<evaluation>.results.json`, as the COCO server takes it.
+    written beside the JSON, named after its content, and replaced by that name. Each of an
+    evaluation's `files` is one of its own, `<evaluation>.<name>.json`.
 
     Returns:
       The path of `eval/<step>.json`.
@@ -46,11 +46,11 @@ def write_results(
     folder = pathlib.Path(workdir) / "eval" / str(step)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name, found in artefacts.items():
-        if "results" in found:
-            write_json(found["results"], folder / f"{name}.results.json")
+    for evaluation, found in artefacts.items():
+        for name, content in found.get("files", {}).items():
+            write_json(content, folder / f"{evaluation}.{name}.json")
     drawn = {
-        name: {key: value for key, value in found.items() if key != "results"}
+        name: {key: value for key, value in found.items() if key != "files"}
         for name, found in artefacts.items()
     }
     write_json(_with_files(drawn, folder), folder / "artefacts.json")

@@ -57,14 +57,33 @@ def test_no_references_is_an_error_of_the_user(fake_handle, batches):
 
 
 def test_all_captions_are_results_by_the_ids_of_their_records(fake_handle, batches):
-    handle = fake_handle({}, {"x": [1]}, {0: "a cat", 1: "a dog", 2: "a cow"})
-    made = list(batches([["a cat"], [], ["a cow"]], [0, 0, 0], [2, 1]))
+    handle = fake_handle({}, {"x": [1]}, {0: "a cat", 1: "a dog", 2: "a cow", 3: "a hen"})
+    made = list(batches([["a cat"], [], ["a cow"], []], [0] * 4, [2, 2]))
     made[0]["fields"] = [{"image_id": 42}, {"cocoid": 7}]
-    made[1]["fields"] = [{}]
+    made[1]["fields"] = [{}, {"image/id": 9}]
     metrics, artefacts = captioning.evaluate(handle, made)
     assert metrics["count"] == 2  # the others have no reference, and yet a caption
-    assert artefacts["results"] == [
-        {"image_id": 42, "caption": "a cat"},
-        {"image_id": 7, "caption": "a dog"},
-        {"image_id": 2, "caption": "a cow"},
-    ]
+    assert artefacts["files"] == {
+        "results": [
+            {"image_id": 42, "caption": "a cat"},
+            {"image_id": 7, "caption": "a dog"},
+            {"image_id": 2, "caption": "a cow"},
+            {"image_id": 9, "caption": "a hen"},
+        ]
+    }
+
+
+def test_several_captions_of_an_image_are_kept_beside_the_results(fake_handle, batches):
+    handle = fake_handle({}, {"x": [1]}, {0: "a cat", 1: "a dog"})
+    made = batches([["a cat"], ["a dog"]], [0, 0], [1, 1])
+    metrics, artefacts = captioning.evaluate(handle, made, method="beam", beams=3, n_best=3)
+    assert metrics["exact_match"] == 1  # of the best ones
+    assert artefacts["files"]["results"][1] == {"image_id": 1, "caption": "a dog"}
+    assert artefacts["files"]["n_best"][1] == {
+        "image_id": 1,
+        "captions": [
+            {"caption": "a dog", "log_probability": -1.5},
+            {"caption": "other 0", "log_probability": -2.0},
+            {"caption": "other 1", "log_probability": -3.0},
+        ],
+    }

@@ -10,6 +10,7 @@ import pytest
 class Caption:
     text: str
     log_probability: float
+    others: tuple["Caption", ...] = ()
 
 
 class FakeHandle:
@@ -40,7 +41,9 @@ class FakeHandle:
 
     def caption(self, pixels, **options):
         self.options = options
-        return [Caption(f"{self.captions[image[0, 0, 0]]}", -1.5) for image in pixels]
+        others = [Caption(f"other {i}", -2.0 - i) for i in range(options.get("n_best", 1) - 1)]
+        known = [self.captions[image[0, 0, 0]] for image in pixels]
+        return [Caption(f"{text}", -1.5, tuple(others)) for text in known]
 
     def classify(self, pixels, texts=""):
         """The planted class of an image, or of a text about one."""

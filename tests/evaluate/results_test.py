@@ -36,11 +36,16 @@ def test_a_second_evaluation_replaces_the_first(tmp_path):
     assert [p.read_bytes() for p in (tmp_path / "eval/3").glob("*.jpg")] == [b"new"]
 
 
-def test_captions_are_a_file_as_the_coco_server_takes_it(tmp_path):
-    rows = [{"image_id": 7, "caption": "ein Kätzchen"}]
-    artefacts = {"captions": {"results": rows, "samples": []}}
-    results.write_results(tmp_path, 3, {}, artefacts)
-    assert json.loads((tmp_path / "eval/3/captions.results.json").read_text()) == rows
+def test_files_of_an_evaluation_are_files_of_their_own(tmp_path):
+    files = {
+        "results": [{"image_id": 7, "caption": "ein Kätzchen"}],
+        "n_best": [{"image_id": 7, "captions": [{"caption": "a", "log_probability": -math.inf}]}],
+    }
+    results.write_results(tmp_path, 3, {}, {"captions": {"files": files, "samples": []}})
+    written = tmp_path / "eval/3/captions.results.json"
+    assert json.loads(written.read_text()) == files["results"]  # as the COCO server takes it
+    (row,) = json.loads((tmp_path / "eval/3/captions.n_best.json").read_text())
+    assert row["captions"] == [{"caption": "a", "log_probability": None}]
     assert json.loads((tmp_path / "eval/3/artefacts.json").read_text()) == {
         "captions": {"samples": []}
     }
