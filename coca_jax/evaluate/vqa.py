@@ -53,7 +53,7 @@ def evaluate(
       the report, some questions with their answers.
 
     Raises:
-      UserError: there are no questions, or not as many answers.
+      UserError: there are no questions, or not as many answers, or one that is no text.
     """
     asked, bad = [], 0
     for batch in batches:
@@ -108,7 +108,15 @@ def questions_of(batch: dict[str, Any], asked: str, answered: str) -> Iterable[Q
         if len(texts) != len(right):
             raise UserError(f"{len(texts)} {asked} of an image have {len(right)} {answered}")
         for text, given in zip(texts, right, strict=True):
-            yield Question(image, text, (given,) if isinstance(given, str) else tuple(given))
+            yield Question(image, text, _given(text, given))
+
+
+def _given(question: str, answer: Any) -> tuple[str, ...]:
+    """The answers that people gave, of a field that has one of them or several."""
+    found = answer if isinstance(answer, list) else [answer]
+    if not found or not all(isinstance(one, str) for one in found):
+        raise UserError(f"the answer to {question!r} is {answer!r}; it should be a text or several")
+    return tuple(found)
 
 
 def answer_by_head(handle: Handle, rows: Sequence[Question]) -> Float[np.ndarray, "n c"]:

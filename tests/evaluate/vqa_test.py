@@ -108,6 +108,16 @@ def test_no_questions_is_an_error_of_the_user():
         vqa.evaluate(Parrot(KNOWN), rows)
 
 
+@pytest.mark.parametrize("answer", [3, [], ["red", None], {"answer": "red"}])
+def test_answers_that_are_no_texts(answer):
+    rows = list(batches())[2:3]
+    rows[0]["fields"][0]["answers"] = [answer]
+    with pytest.raises(
+        UserError, match=r"the answer to 'how many\?' is .*; it should be a text or"
+    ):
+        vqa.evaluate(Parrot(KNOWN), rows)
+
+
 def test_mistakes_in_the_configuration():
     found = mistakes(
         ConfigDict(
