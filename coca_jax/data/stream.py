@@ -153,19 +153,23 @@ def evaluation_batches(
     With several `frames`, these are of each record's pictures, evenly spaced: [b, frames, h, w, 3].
 
     The last batch may be smaller. Records that cannot be read or decoded are left out and counted
-    in the batch's `bad_image`; with `limit`, only the first so many records are read.
+    in the batch's `bad_image`, and one is named on stderr; with `limit`, only the first so many
+    records are read.
 
     Raises:
       UserError: no image at all could be read.
     """
     import grain
 
+    reasons: list[str] = []
+
     def load(index: int) -> Example | None:
         try:
             record = source[index]
             found = clips.pictures(record["image"], frames)
             found = [images.resize_for_evaluation(picture, image_size) for picture in found]
-        except Exception:  # whatever a reader raises for a damaged record
+        except Exception as error:  # whatever a reader raises for a damaged record
+            reasons.append(f"record {index} of {source.shard(index)}: {error}")
             return None
         return record | {"image": clips.stacked(found)}
 
@@ -181,7 +185,9 @@ def evaluation_batches(
             rows, bad = [], 0
         rows.append(row)
     if not rows:
-        raise UserError(f"none of the {size} images could be read")
+        raise UserError(f"none of the {size} images could be read: {min(reasons, default='')}")
+    if reasons:
+        print(f"{len(reasons):,} of {size:,} images are left out: {min(reasons)}", file=sys.stderr)
     yield _collate(rows, bad)
 
 

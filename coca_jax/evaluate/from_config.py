@@ -4,7 +4,7 @@ import hashlib
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -104,13 +104,13 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
         return opened[key]
 
     def batches(evaluation: ConfigDict) -> Iterable[Batch]:
-        limit = evaluation.get("limit")
+        limit, threads, data = evaluation.get("limit"), config.data.threads, source(evaluation)
         usual = config.data.frames if takes_frames(evaluation) else 1
         frames = evaluation.get("frames", usual)
         size = max(1, BATCH_SIZE // frames)
-        threads = config.data.threads
-        found = evaluation_batches(source(evaluation), image_size, size, limit, threads, frames)
-        return map(_blank, found) if config.data.blank else found
+        found = evaluation_batches(data, image_size, size, limit, threads, frames)
+        found = map(_blank, found) if config.data.blank else found
+        return _with_known_classes(found, data.class_names)
 
     def features(evaluation: ConfigDict) -> Features:
         kept = cache_folder("features", config.data.cache_dir)
@@ -132,3 +132,21 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
             features,
             tuple(config.head.classes),
         )
+
+
+def _with_known_classes(batches: Iterable[Batch], class_names: Sequence[str]) -> Iterator[Batch]:
+    """The batches, unless an example's only label is a name that is not among those given.
+
+    Without this it would pass for an example that has no label.
+
+    Raises:
+      UserError: such an example.
+    """
+    for batch in batches:
+        for label, names in zip(batch["label"], batch["labels"], strict=True):
+            if class_names and label < 0 and len(names) == 1 and names[0] not in class_names:
+                raise UserError(
+                    f"an example has the label {names[0]!r}, which is none of the "
+                    f"{len(class_names)} class names: {', '.join(class_names[:5])}, ..."
+                )
+        yield batch

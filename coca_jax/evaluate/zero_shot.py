@@ -26,8 +26,9 @@ def evaluate(
       The metrics; and every class's accuracy, and the confusion counts (of up to 64 classes).
 
     Raises:
-      UserError: no example has a label, or a label has no class name.
+      UserError: no example has a label, there are no class names, or a label has none.
     """
+    _require_names(class_names)
     classes = class_embeddings(handle, class_names, templates)
     return judge(examples.images @ classes.T, examples.labels, class_names, examples.bad_images)
 
@@ -43,8 +44,10 @@ def evaluate_by_captions(
     Of several templates, the probabilities are added up.
 
     Raises:
-      UserError: no example has a label, or a label has no class name.
+      UserError: there are no examples, none has a label, there are no class names, or a label has
+        none.
     """
+    _require_names(class_names)
     texts = [t.replace("{}", name) for name in class_names for t in templates]
     scores, labels, bad = [], [], 0
     for batch in batches:
@@ -53,7 +56,17 @@ def evaluate_by_captions(
         scores.append(np.logaddexp.reduce(nats, axis=-1))
         labels.append(np.asarray(batch["label"]))
         bad += batch.get("bad_image", 0)
+    if not scores:
+        raise UserError("the data set to evaluate on has no examples; check its split and limit")
     return judge(np.concatenate(scores), np.concatenate(labels), class_names, bad)
+
+
+def _require_names(class_names: Sequence[str]) -> None:
+    if not class_names:
+        raise UserError(
+            "zero-shot classification needs the names of the classes, and the data set has none: "
+            "set class_names, a file with a name a line for the labels 0, 1, ..."
+        )
 
 
 def judge(

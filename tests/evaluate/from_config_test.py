@@ -1,5 +1,8 @@
 """Evaluations on real data by a real, untrained model."""
 
+import json
+
+import cv2
 import flax.linen as nn
 import jax
 import numpy as np
@@ -66,3 +69,67 @@ def test_the_data_to_learn_from_are_looked_for_before_anything_runs(config):
     config.eval = {"probe": PROBE | {"train_split": "trian"}}
     with pytest.raises(UserError, match=r"config\.eval\.probe: .*no split 'trian'"):
         from_config.check(config)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A function that writes a table of plain images from its rows, and returns its path."""
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((32, 32, 3), 90, np.uint8))
+
+    def written(*rows):
+        path = tmp_path / "table.jsonl"
+        path.write_text("".join(json.dumps({"image": "grey.png"} | row) + "\n" for row in rows))
+        return {"kind": "zero_shot", "format": "folder", "path": str(path)}
+
+    return written
+
+
+def evaluated(config, handle, evaluation):
+    config.eval = {"mine": evaluation}
+    from_config.check(config)
+    return from_config.evaluate(handle, config)
+
+
+@pytest.mark.parametrize(
+    ("rows", "names", "message"),
+    [
+        ([{"label": "dgo"}], "cat\ndog", "has the label 'dgo', which is none of the 2 class names"),
+        ([{"label": 2}], "cat\ndog", "label 2 has no class name: there are 2 names"),
+        ([{}], "cat\ndog", "no example has one"),
+        ([{"label": 0}], "", "set class_names, a file with a name a line"),
+        ([], "cat\ndog", r"the table .*table\.jsonl holds no rows"),
+        (
+            [{"image": "absent.png"}],
+            "cat\ndog",
+            r"none of the 1 images.*table\.jsonl: .*absent\.png",
+        ),
+    ],
+)
+def test_data_that_cannot_be_evaluated_on(config, handle, table, tmp_path, rows, names, message):
+    evaluation = table(*rows)
+    if names:
+        (tmp_path / "names.txt").write_text(names)
+        evaluation["class_names"] = str(tmp_path / "names.txt")
+    with pytest.raises(UserError, match=rf"eval\.mine: .*{message}"):
+        evaluated(config, handle, evaluation)
+
+
+def test_an_empty_split_is_found_before_anything_runs(config, handle):
+    empty = {"kind": "retrieval", "name": "shapes", "split": "test[:0]"}
+    with pytest.raises(UserError, match=r"split 'test\[:0\]' of data set 'shapes' is empty"):
+        evaluated(config, handle, empty)
+
+
+def test_class_names_as_many_as_the_data_sets(config, handle, tmp_path):
+    (tmp_path / "names.txt").write_text("cat\ndog")
+    evaluation = {"kind": "zero_shot", "name": "shapes", "split": "test"}
+    with pytest.raises(UserError, match=r"names\.txt names 2 classes, and the data set has 64"):
+        evaluated(config, handle, evaluation | {"class_names": str(tmp_path / "names.txt")})
+
+
+def test_an_absent_image_is_left_out_counted_and_named(config, handle, table, capsys):
+    rows = {"captions": ["a cat"]}, {"captions": ["a dog"], "image": "absent.png"}
+    metrics, _ = evaluated(config, handle, table(*rows) | {"kind": "retrieval"})
+    assert metrics["mine"]["bad_images"] == metrics["mine"]["images"] == 1
+    told = capsys.readouterr().err
+    assert "1 of 2 images are left out: record 1 of " in told and "absent.png" in told

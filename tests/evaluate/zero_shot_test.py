@@ -61,6 +61,17 @@ def test_labels_that_cannot_be_scored_are_errors_of_the_user(fake_handle, batche
         zero_shot.evaluate(handle, examples, ["cat", "dog"], ["a {}"])
 
 
+def test_classes_without_names_are_errors_of_the_user(fake_handle, batches):
+    handle = fake_handle({0: [1, 0]}, {"a cat": [1, 0], "a dog": [0, 1]})
+    examples = embed_examples(handle, batches([[]], [0], [1]))
+    with pytest.raises(UserError, match="set class_names, a file with a name a line"):
+        zero_shot.evaluate(handle, examples, [], ["a {}"])
+    with pytest.raises(UserError, match="set class_names, a file with a name a line"):
+        zero_shot.evaluate_by_captions(handle, batches([[]], [0], [1]), [])
+    with pytest.raises(UserError, match="has no examples"):
+        zero_shot.evaluate_by_captions(handle, iter([]), ["cat", "dog"], ["a {}"])
+
+
 def test_captions_judge_by_the_sum_of_their_prompts_probabilities(fake_handle, batches):
     # Prompts in the order class by class; the fake's log-probabilities are dot products.
     texts = {"a x": (1, 0, 0), "the x": (0, 1, 0), "a y": (0, 0, 1), "the y": (1, 1, 1)}
