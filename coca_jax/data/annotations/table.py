@@ -94,7 +94,7 @@ def _rows(paths: Sequence[str | os.PathLike], split: str) -> Rows:
     if isinstance(content, dict) and "images" in content:
         return caption_rows(path, content, split)
     kinds = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
-    has = ", ".join(first) if isinstance(first, dict) else type(first).__name__
+    has = ", ".join(first) if isinstance(first, dict) else f"a {type(first).__name__}"
     raise UserError(f"{path} is of no format that is known. It has {has}. Known are {kinds}")
 
 

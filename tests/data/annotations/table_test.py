@@ -21,7 +21,7 @@ COCO = {
             "",
             "is of no format that is known. It has posts, version. Known are COCO: `images` and",
         ),
-        ([1, 2], "", "is of no format that is known. It has list."),
+        ([1, 2], "", "is of no format that is known. It has a list."),
         (({"a": 1}, {"a": 2}), "", "is of no format that is known. It has a."),
         ("", "", "cannot be read"),
         ("{", "", "cannot be read"),
