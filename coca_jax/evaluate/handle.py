@@ -61,3 +61,9 @@ class Handle(Protocol):
         The prompt is one for all images, or one for each.
         """
         ...
+
+    def attention_maps(
+        self, pixels: Pixels, texts: Sequence[str]
+    ) -> list[list[tuple[str, Float32[np.ndarray, "rows columns"]]]]:
+        """Returns for each image the words of its text, each with where attention went for it."""
+        ...

@@ -18,7 +18,8 @@ from coca_jax.data.sources.folder import read_pictures
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, Generated, Method, Prompt, generate, make_method, score
-from coca_jax.models import CoCa, normalize_pixels
+from coca_jax.inference.words import mean_by_word
+from coca_jax.models import CoCa, attention_maps, normalize_pixels
 from coca_jax.parallel import Partitioner
 
 SCORING_BYTES = 2**28  # of logits at a time
@@ -261,6 +262,26 @@ class LoadedModel:
             ),
         )
 
+    def attention_maps(
+        self, pixels: Pixels, texts: Sequence[str]
+    ) -> list[list[tuple[str, Float32[np.ndarray, "rows columns"]]]]:
+        """For each image the words of its text, each with where in the image attention went.
+
+        A map sums to 1 over the image's patches, and is the mean of the positions that predict the
+        word's tokens; what it does and does not say is told at `models.attention_maps`.
+
+        Args:
+          pixels: the images.
+          texts: one for each, such as its caption; cut as `tokenize` cuts it.
+
+        Raises:
+          UserError: not as many texts as images, or a model trained without a captioning loss.
+        """
+        self._require("captioning", self.config.captioning)
+        ids = self.tokenize(texts)
+        maps = self._run("attention_maps", (pixels, ids))
+        return [mean_by_word(self.tokenizer, *row) for row in zip(ids, maps, strict=True)]
+
     def _captions(self, ids: np.ndarray, nats: np.ndarray) -> Caption:
         """Of one image: the first, which has the others."""
         texts = self.tokenizer.decode(ids)
@@ -339,6 +360,9 @@ class LoadedModel:
             "encode_text": lambda params, ids: apply("encode_text", params, ids),
             "caption_logits": lambda params, x, ids: apply(
                 "caption_logits", params, normalized(x), ids
+            ),
+            "attention_maps": lambda params, x, ids: attention_maps(
+                self._model, params, normalized(x), ids
             ),
             "caption": caption,
             "score": likelihood,

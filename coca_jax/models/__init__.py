@@ -1,5 +1,6 @@
 """The CoCa model as pure Linen modules, described by one configuration."""
 
+from coca_jax.models.attention_maps import attention_maps
 from coca_jax.models.coca import CoCa, CoCaOutput, init_params
 from coca_jax.models.config import CoCaConfig, HeadConfig, ImageConfig, PoolerConfig, TextConfig
 from coca_jax.models.heads import CoCaClassifier, PooledClassifier, make_model
@@ -17,6 +18,7 @@ __all__ = [
     "PooledClassifier",
     "PoolerConfig",
     "TextConfig",
+    "attention_maps",
     "init_params",
     "make_model",
     "normalize_pixels",

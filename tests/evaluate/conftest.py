@@ -53,6 +53,16 @@ class FakeHandle:
         keys = [(red, text) if text else red for red, text in zip(reds, rows, strict=True)]
         return np.eye(3, dtype=np.float32)[[self.classes[key] for key in keys]]
 
+    def attention_maps(self, pixels, texts):
+        """Of each word, two patches with the red value and the word's place."""
+        return [
+            [
+                (word, np.array([[image[0, 0, 0], i]], np.float32))
+                for i, word in enumerate(text.split())
+            ]
+            for image, text in zip(pixels, texts, strict=True)
+        ]
+
     def log_probabilities(self, pixels, texts):
         return self.encode_image(pixels) @ self.encode_text(self.tokenize(texts)).T
 

@@ -3,11 +3,12 @@ import json
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import coca_jax
-from coca_jax import cli
+from coca_jax import cli, models
 from coca_jax.config import load_config
 from coca_jax.errors import UserError
 from coca_jax.evaluate.handle import Handle
@@ -73,6 +74,23 @@ def test_a_batch_is_its_rows(model):
     whole = model.encode_image(images)
     rows = np.concatenate([model.encode_image(images[i : i + 1]) for i in range(11)])
     np.testing.assert_allclose(whole, rows, atol=1e-5)
+
+
+def test_attention_maps_are_those_of_the_positions_that_predict_a_word(model, pictures):
+    pixels, texts = model.preprocess(pictures), ["a red circle", "", "stars"]
+    found = model.attention_maps(pixels, texts)
+    assert [[word for word, _ in words] for words in found] == [text.split() for text in texts]
+    ids = model.tokenize(texts)
+    maps = models.attention_maps(model._model, model.params, jnp.array(pixels), jnp.array(ids))
+    assert maps.shape == (3, 28, *model.config.image.grid)
+    # By the tokenizer itself, the begin token is in front of what it says of each text.
+    pieces = model.tokenizer._model.encode("stars")
+    mean = np.mean(maps[2, : len(pieces)], axis=0)
+    assert len(pieces) > 1
+    np.testing.assert_allclose(found[2][0][1], mean, atol=1e-6)
+    assert all(m.sum() == pytest.approx(1, abs=1e-5) for words in found for _, m in words)
+    with pytest.raises(UserError, match="as many"):
+        model.attention_maps(pixels, texts[:2])
 
 
 def nats_of(model, pixels, prefix, text):

@@ -1,0 +1,70 @@
+"""Which patches of an image the decoder's attention reaches, for each token that it predicts."""
+
+import re
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from coca_jax.models.coca import CoCa
+
+READ = re.compile(r"(cross_attention|pooler/attention)/(query|key)$")  # modules' paths
+
+
+def attention_maps(
+    model: CoCa, params: Any, pixels: Float[Array, "b h w c"], ids: Int[Array, "b t"]
+) -> Float[Array, "b t rows columns"]:
+    """Attention from each position of a text to the patches of its image; each map sums to 1.
+
+    It is the decoder's cross-attention to the caption pooler's queries, the mean of its heads and
+    layers, times the pooler's attention to the encoder's tokens, the mean of its heads; without
+    caption queries, the cross-attention alone. A class token is left out and the rest scaled up.
+
+    This says which tokens the weights point at, and no more: a token of the encoder has seen the
+    whole image, and nothing is known of what the values add, or of what goes around the attention
+    by residuals. It is not what the prediction depends on (see arXiv 1902.10186).
+
+    The model is run as in training; only the projected queries and keys are kept, and the weights
+    computed from them again.
+
+    Args:
+      model: must have been trained with a captioning loss.
+      params: its parameters.
+      pixels: normalised images.
+      ids: a text for each image; position t predicts token t + 1.
+    """
+    kept = {"capture_intermediates": _is_read, "mutable": ["intermediates"]}
+    _, state = model.apply({"params": params}, pixels, ids, method="caption_logits", **kept)
+    found, config = state["intermediates"], model.config
+    layers = [layer["cross_attention"] for layer in found["decoder"]["multimodal"].values()]
+    if config.stacked:
+        looks = jax.lax.map(lambda layer: _weights(layer, config.text.heads), layers[0])
+    else:
+        looks = jnp.stack([_weights(layer, config.text.heads) for layer in layers])
+    weights = jnp.mean(looks, axis=0)
+    if config.pooler.caption_queries:
+        pooler = found["pooler" if config.pooler.kind == "shared" else "caption_pooler"]
+        pooled = _weights(pooler["attention"], config.pooler.heads)
+        weights = jnp.einsum("btq,bqn->btn", weights, pooled)
+    weights = weights[..., int(config.image.class_token) :]
+    weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    return weights.reshape(*ids.shape, *config.image.grid)
+
+
+def _is_read(module: nn.Module, method: str) -> bool:
+    """Whether it projects queries or keys of an attention that leads from text to image."""
+    return method == "__call__" and bool(READ.search("/".join(module.path)))
+
+
+def _weights(attention: dict[str, dict[str, tuple[Array]]], heads: int) -> Float[Array, "b t s"]:
+    """The mean of the heads' attention weights, of an attention layer's captured projections."""
+
+    def of_heads(name: str) -> Float[Array, "b s h k"]:
+        (x,) = attention[name]["__call__"]
+        return x.reshape(*x.shape[:-1], heads, -1)
+
+    query, keys = of_heads("query"), of_heads("key")
+    logits = jnp.einsum("bthk,bshk->bhts", query, keys, preferred_element_type=jnp.float32)
+    return jnp.mean(jax.nn.softmax(logits / jnp.sqrt(query.shape[-1])), axis=1)
