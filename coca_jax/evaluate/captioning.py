@@ -8,6 +8,9 @@ import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float32, UInt8
+
 from coca_jax.errors import UserError
 from coca_jax.evaluate.embed import thumbnail
 from coca_jax.evaluate.handle import Caption, Handle
@@ -29,15 +32,17 @@ def evaluate(
       **options: how captions are generated; see `LoadedModel.caption`.
 
     Returns:
-      The metrics; for the report a few evenly spaced samples; and `files`: all captions as the COCO
-      server takes them (`results`), and, where there are several of an image, those (`n_best`).
+      The metrics; for the report a few evenly spaced samples, with the attention of their words;
+      and `files`: all captions as the COCO server takes them (`results`), and, where there are
+      several of an image, those (`n_best`).
 
     Raises:
       UserError: no example has a caption.
     """
-    generated, references, log_probabilities, samples, bad = [], [], [], [], 0
+    generated, references, log_probabilities, bad = [], [], [], 0
     results: list[dict[str, Any]] = []
     several: list[dict[str, Any]] = []
+    samples = EvenlySpaced(SAMPLES)
     for batch in batches:
         bad += batch.get("bad_image", 0)
         captions = handle.caption(batch["image"], **options)
@@ -54,16 +59,40 @@ def evaluate(
             generated.append(caption.text)
             references.append(texts)
             log_probabilities.append(float(caption.log_probability))
-            samples.append(_sample(image, caption.text, log_probabilities[-1], texts))
+            samples.offer((np.array(image), caption.text, log_probabilities[-1], texts))
     if not generated:
         raise UserError("captioning needs reference captions, and no example has one")
     metrics = caption_metrics(generated, references)
     metrics["log_probability"] = sum(log_probabilities) / len(log_probabilities)
     metrics["count"] = float(len(generated))
     metrics["bad_images"] = float(bad)
-    samples = samples[:: max(1, len(samples) // SAMPLES)][:SAMPLES]
     files = {"results": results} | ({"n_best": several} if several else {})
-    return metrics, {"samples": samples, "files": files}
+    return metrics, {"samples": _drawn(handle, samples.chosen()), "files": files}
+
+
+class EvenlySpaced:
+    """Picks evenly spaced ones of a stream that it does not know the length of.
+
+    Less than twice as many as are wanted are kept meanwhile: whenever there would be more, every
+    second one is dropped, and only every second one is kept from then on.
+    """
+
+    def __init__(self, wanted: int):
+        self._wanted, self._kept, self._offered, self._stride = wanted, [], 0, 1
+
+    def offer(self, item: Any) -> None:
+        """Takes the next one of the stream."""
+        if self._offered % self._stride == 0:
+            self._kept.append(item)
+        if len(self._kept) == 2 * self._wanted:
+            self._kept, self._stride = self._kept[::2], 2 * self._stride
+        self._offered += 1
+
+    def chosen(self) -> list[Any]:
+        """As many as are wanted, or all if there are less."""
+        count = len(self._kept)
+        taken = min(count, self._wanted)
+        return [self._kept[i * count // taken] for i in range(taken)]
 
 
 def caption_metrics(
@@ -129,11 +158,25 @@ def _listed(caption: Caption) -> list[dict[str, Any]]:
     ]
 
 
-def _sample(image: Any, text: str, log_probability: float, references: list[str]) -> dict[str, Any]:
-    return {
-        "image": thumbnail(image, 256),
-        "caption": text,
-        "log_probability": log_probability,
-        "references": references,
-        "exact": _is_exact(text, references),
-    }
+def _drawn(
+    handle: Handle, samples: Sequence[tuple[UInt8[np.ndarray, "h w 3"], str, float, list[str]]]
+) -> list[dict[str, Any]]:
+    """The report's samples, each with where the model looked for each of its words."""
+    images, texts = np.stack([image for image, *_ in samples]), [text for _, text, *_ in samples]
+    return [
+        {
+            "image": thumbnail(image, 256),
+            "caption": text,
+            "log_probability": log_probability,
+            "references": references,
+            "exact": _is_exact(text, references),
+            "attention": [{"word": word, "map": _rounded(weights)} for word, weights in words],
+        }
+        for (image, text, log_probability, references), words in zip(
+            samples, handle.attention_maps(images, texts), strict=True
+        )
+    ]
+
+
+def _rounded(weights: Float32[np.ndarray, "rows columns"]) -> list[list[float]]:
+    return weights.astype(float).round(5).tolist()

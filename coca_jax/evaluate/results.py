@@ -5,9 +5,13 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Mapping
 from typing import Any
+
+# A list of numbers, one a line: within strings there are no line breaks.
+NUMBERS = re.compile(r"\[\n *[-+.\de]+(,\n *[-+.\de]+)*\n *\]")
 
 
 def format_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
@@ -66,10 +70,14 @@ def read_newest(workdir: str | os.PathLike) -> dict[str, dict[str, float | None]
 
 
 def write_json(value: Any, path: str | os.PathLike) -> None:
-    """Writes the file whole or not at all; numbers that are not finite become null."""
+    """Writes the file whole or not at all; numbers that are not finite become null.
+
+    A list of numbers is one line.
+    """
     path = pathlib.Path(path)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(_finite(value), indent=1, allow_nan=False, ensure_ascii=False))
+    text = json.dumps(_finite(value), indent=1, allow_nan=False, ensure_ascii=False)
+    partial.write_text(NUMBERS.sub(lambda found: " ".join(found[0].split()), text))
     partial.replace(path)
 
 

@@ -45,6 +45,9 @@ def test_evaluate(fake_handle, batches, capsys):
     assert [s["caption"] for s in samples] == ["a red circle", "", "a blue star"]
     assert [s["exact"] for s in samples] == [True, False, True]
     assert samples[2]["references"] == ["a star", "a blue star"]
+    looks = [[(look["word"], look["map"]) for look in sample["attention"]] for sample in samples]
+    assert looks[1] == []
+    assert looks[2] == [("a", [[3, 0]]), ("blue", [[3, 1]]), ("star", [[3, 2]])]
     picture = cv2.imdecode(np.frombuffer(samples[2]["image"], np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_allclose(picture, np.full((8, 12, 3), 3), atol=2)
     assert capsys.readouterr().out == ""
@@ -87,3 +90,15 @@ def test_several_captions_of_an_image_are_kept_beside_the_results(fake_handle, b
             {"caption": "other 1", "log_probability": -3.0},
         ],
     }
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 7, 8, 9, 23, 100])
+def test_a_few_of_a_stream_are_evenly_spaced(length):
+    spaced = captioning.EvenlySpaced(4)
+    for i in range(length):
+        spaced.offer(i)
+        assert len(spaced._kept) < 8
+    chosen = spaced.chosen()
+    assert len(chosen) == min(4, length)
+    steps = np.diff([*chosen, length])
+    assert chosen[0] == 0 and steps.max() <= 2 * steps[:-1].min(initial=length)

@@ -49,3 +49,11 @@ def test_files_of_an_evaluation_are_files_of_their_own(tmp_path):
     assert json.loads((tmp_path / "eval/3/artefacts.json").read_text()) == {
         "captions": {"samples": []}
     }
+
+
+def test_a_list_of_numbers_is_one_line(tmp_path):
+    value = {"map": [[0.5, 1e-05], [-3, 2]], "words": ["[ 1, 2 ]", "[\n1,\n2\n]"], "none": []}
+    results.write_json(value, tmp_path / "a.json")
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == value
+    assert "  [ 0.5, 1e-05 ],\n  [ -3, 2 ]\n" in text
