@@ -1,22 +1,22 @@
-"""The report's pictures: captions, answers, what searches found, which classes are confused."""
+"""The report's pictures: captions, attention, answers, what searches found, confused classes."""
 
-import base64
 import pathlib
 from typing import Any
 
+from coca_jax.observe.report.captions import attention, captions, through_training
 from coca_jax.observe.report.charts import confusion_chart
 from coca_jax.observe.report.run import Run
-from coca_jax.observe.report.text import esc, section
-
-REFERENCES = 3
+from coca_jax.observe.report.text import esc, image, section
 
 
 def pictures(run: Run) -> str:
-    """Draws whatever artefacts the newest evaluation has left."""
+    """Draws whatever artefacts the newest evaluation has left, and captions of earlier ones."""
     sections = []
     for name, found in run.artefacts.items():
         if samples := found.get("samples"):
-            sections.append(_captions(name, samples, run.artefacts_folder))
+            sections.append(captions(name, samples, run.artefacts_folder))
+            sections.append(attention(name, samples, run.artefacts_folder))
+            sections.append(through_training(name, run))
         if questions := found.get("questions"):
             sections.append(_questions(name, questions, run.artefacts_folder))
         if "text_to_image" in found:
@@ -24,17 +24,6 @@ def pictures(run: Run) -> str:
         if "confusion" in found:
             sections.append(_confusion(name, found))
     return "".join(sections)
-
-
-def _captions(name: str, samples: list[dict[str, Any]], folder: pathlib.Path) -> str:
-    exact = sum(sample["exact"] for sample in samples)
-    lead = (
-        f"{len(samples)} images of {name}, evenly spaced: what the model wrote, its "
-        "log-probability, and the reference captions. Exactly a reference: "
-        f"{exact} of {len(samples)}."
-    )
-    cards = "".join(_caption(sample, folder) for sample in samples)
-    return section("Captions", lead, f'<div class="grid samples">{cards}</div>')
 
 
 def _questions(name: str, samples: list[dict[str, Any]], folder: pathlib.Path) -> str:
@@ -52,30 +41,11 @@ def _answer(sample: dict[str, Any], folder: pathlib.Path) -> str:
     badge = '<span class="badge">✓ right</span>' if right else ""
     expected = "" if right else f'<span class="muted">people say: {esc(sample["given"])}</span>'
     return (
-        f'<div class="card sample">{_image(folder, sample["image"], sample["question"])}<div>'
+        f'<div class="card sample">{image(folder, sample["image"], sample["question"])}<div>'
         f"<p>{esc(sample['question'])}</p>"
         f'<p class="caption">{esc(sample["answer"]) or "(nothing)"}</p>'
         f'<div class="row">{badge}{expected}</div></div></div>'
     )
-
-
-def _caption(sample: dict[str, Any], folder: pathlib.Path) -> str:
-    references = sample["references"]
-    more = len(references) - REFERENCES
-    lines = references[:REFERENCES] + ([f"and {more} more"] if more > 0 else [])
-    listed = "".join(f"<li>{esc(line)}</li>" for line in lines)
-    badge = '<span class="badge">✓ exact</span>' if sample["exact"] else ""
-    return (
-        f'<div class="card sample">{_image(folder, sample["image"], sample["caption"])}<div>'
-        f'<p class="caption">{esc(sample["caption"]) or "(nothing)"}</p>'
-        f'<div class="row"><span class="muted">log p = {_log_probability(sample)}</span>'
-        f'{badge}</div><ul class="references">{listed}</ul></div></div>'
-    )
-
-
-def _log_probability(sample: dict[str, Any]) -> str:
-    value = sample["log_probability"]  # null where the model gave its text no chance at all
-    return "−∞" if value is None else f"{value:.2f}".replace("-", "−")
 
 
 def _searches(name: str, found: dict[str, Any], folder: pathlib.Path) -> str:
@@ -85,7 +55,7 @@ def _searches(name: str, found: dict[str, Any], folder: pathlib.Path) -> str:
         for query in found["text_to_image"]
     )
     by_image = "".join(
-        f'<div class="query">{_image(folder, query["image"], "query")}'
+        f'<div class="query">{image(folder, query["image"], "query")}'
         f'<ol class="texts">{_found_texts(query["items"])}</ol></div>'
         for query in found["image_to_text"]
     )
@@ -97,7 +67,7 @@ def _searches(name: str, found: dict[str, Any], folder: pathlib.Path) -> str:
 
 def _found_images(items: list[dict[str, Any]], folder: pathlib.Path) -> str:
     return "".join(
-        f"<figure{_right(item)}>{_image(folder, item['image'], 'found')}"
+        f"<figure{_right(item)}>{image(folder, item['image'], 'found')}"
         f"{'✓ ' if item['right'] else ''}{item['score']:.3f}</figure>"
         for item in items
     )
@@ -122,9 +92,3 @@ def _confusion(name: str, found: dict[str, Any]) -> str:
     )
     chart = confusion_chart(found["confusion"], found["class_names"])
     return section("Confusion", lead, f'<div class="scroll">{chart}</div>')
-
-
-def _image(folder: pathlib.Path, file: str, text: str) -> str:
-    """Returns an image element that holds the file."""
-    data = base64.b64encode((folder / pathlib.Path(file).name).read_bytes()).decode()
-    return f'<img alt="{esc(text)}" src="data:image/jpeg;base64,{data}">'

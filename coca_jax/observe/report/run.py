@@ -5,9 +5,10 @@
 - `metrics.jsonl`: see `coca_jax.observe.metrics`.
 - `eval/<step>.json`: evaluation -> metric -> value; an evaluation's first metric is its headline.
 - `eval/<step>/artefacts.json`: evaluation -> any of `samples` (image, caption, log_probability,
-  references, exact), `questions` (image, question, answer, given, accuracy), `text_to_image` (text,
-  items), `image_to_text` (image, items), and `confusion` with `class_names`. An image is the name
-  of a file beside it.
+  references, exact, attention), `questions` (image, question, answer, given, accuracy),
+  `text_to_image` (text, items), `image_to_text` (image, items), and `confusion` with `class_names`.
+  An image is the name of a file beside it, which is of its content: the same at every step.
+  Attention is a list of (word, map), a map the weights of rows of patches.
 """
 
 import dataclasses
@@ -39,6 +40,8 @@ class Run:
     """Step -> evaluation -> metric -> value, in the order of the steps."""
     artefacts: dict[str, dict[str, Any]]
     artefacts_folder: pathlib.Path
+    captions: dict[str, dict[int, dict[str, dict[str, Any]]]]
+    """Evaluation -> step -> image -> caption, exact, ...; in the order of the steps."""
     attempts: list[dict[str, Any]]
     """What each start of the program spent its time with; see `observe/goodput.py`."""
 
@@ -83,18 +86,18 @@ def read_run(workdir: str | os.PathLike) -> Run:
     records = read_metrics(workdir)
     if not described and not records:
         raise UserError(f"{workdir} has neither config.json nor metrics.jsonl: it is no workdir")
-    with_artefacts = sorted(
-        workdir.glob("eval/[0-9]*/artefacts.json"), key=lambda p: int(p.parent.name)
-    )
-    newest = with_artefacts[-1] if with_artefacts else workdir / "eval"
+    files = sorted(workdir.glob("eval/[0-9]*/artefacts.json"), key=lambda p: int(p.parent.name))
+    artefacts = {int(path.parent.name): _read_json(path) for path in files}
+    newest = max(artefacts, default=None)
     return Run(
         name=workdir.resolve().name,
         facts={key: value for key, value in described.items() if key != "config"},
         config=described.get("config", {}),
         records=records,
         evaluations=_evaluations(workdir, records),
-        artefacts=_read_json(newest),
-        artefacts_folder=newest.parent,
+        artefacts=artefacts.get(newest, {}),
+        artefacts_folder=workdir / "eval" / str(newest),
+        captions=_captions(artefacts),
         attempts=read_attempts(workdir),
     )
 
@@ -114,6 +117,18 @@ def _evaluations(
             numbers = {k: math.nan if v is None else v for k, v in metrics.items()}
             found.setdefault(int(path.stem), {})[evaluation] = numbers
     return dict(sorted(found.items()))
+
+
+def _captions(
+    artefacts: dict[int, dict[str, dict[str, Any]]],
+) -> dict[str, dict[int, dict[str, dict[str, Any]]]]:
+    found: dict[str, dict[int, dict[str, dict[str, Any]]]] = {}
+    for step, evaluations in artefacts.items():
+        for name, left in evaluations.items():
+            if samples := left.get("samples"):
+                by_image = {sample["image"]: sample for sample in samples}
+                found.setdefault(name, {})[step] = by_image
+    return found
 
 
 def _is_placed(record: dict[str, Any]) -> bool:

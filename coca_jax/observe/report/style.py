@@ -75,6 +75,28 @@ svg text { font-family: var(--sans) !important; fill: var(--muted); }
   color: var(--muted);
 }
 .references li { margin-top: 5px; }
+.card.history table { margin-top: 0; }
+.history tr:first-child td { border-top: 0; }
+.history td:first-child { padding-right: 12px; white-space: nowrap; }
+.history td:last-child { text-align: left; overflow-wrap: anywhere; }
+.looks {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(104px, 22%), 1fr));
+  gap: 14px 10px;
+  padding: 18px 0; border-top: 1px solid var(--hair);
+}
+.looks figure { margin: 0; max-width: 128px; }
+.looks figcaption { font-size: 13px; text-align: center; overflow-wrap: anywhere; }
+.look, .look i {
+  display: block; width: 100%; aspect-ratio: var(--aspect); border-radius: 6px;
+  background: var(--picture) center / 100% 100%;
+}
+.look { margin-bottom: 4px; overflow: hidden; position: relative; }
+.look::before {
+  content: ""; position: absolute; inset: 0; background: inherit;
+  filter: grayscale(0.85) brightness(0.35);
+}
+.look i { position: absolute; inset: 0; mask: var(--light) center / 100% 100% no-repeat; }
+.look.whole::before { filter: none; }
 .row { display: flex; justify-content: space-between; gap: 8px; margin-top: 8px; font-size: 13px; }
 .badge { color: var(--good); font-weight: 600; }
 .query {
@@ -121,5 +143,6 @@ footer { margin-top: 72px; padding-top: 18px; border-top: 1px solid var(--hair);
   main { padding: 32px 16px 64px; }
   h1 { font-size: 32px; }
   .query { grid-template-columns: 1fr; gap: 10px; }
+  .sample { display: grid; grid-template-columns: 112px 1fr; align-items: start; }
 }
 """

@@ -1,8 +1,10 @@
 """Small pieces of HTML that the report's sections share."""
 
+import base64
 import datetime
 import html
 import math
+import pathlib
 from typing import Any
 
 from coca_jax.observe.report.style import CSS
@@ -42,6 +44,17 @@ def table(rows: dict[str, str]) -> str:
     """Returns a table of two columns; keys and values are HTML."""
     body = "".join(f"<tr><td>{key}</td><td>{value}</td></tr>" for key, value in rows.items())
     return f"<table>{body}</table>"
+
+
+def image(folder: pathlib.Path, file: str, text: str) -> str:
+    """Returns an image element that holds the JPEG file."""
+    return f'<img alt="{esc(text)}" src="{image_url(folder, file)}">'
+
+
+def image_url(folder: pathlib.Path, file: str) -> str:
+    """Returns the JPEG file as an address that holds it."""
+    data = base64.b64encode((folder / pathlib.Path(file).name).read_bytes()).decode()
+    return f"data:image/jpeg;base64,{data}"
 
 
 def today() -> str:

@@ -59,6 +59,21 @@ def test_the_newest_artefacts_are_taken_by_number(tmp_path):
     run = read_run(tmp_path)
     assert run.artefacts == {"a": {"step": 1000}}
     assert run.artefacts_folder == tmp_path / "eval/1000"
+    assert run.captions == {}
+
+
+def test_captions_are_found_by_step_and_image(tmp_path):
+    write(tmp_path, [{"step": 1}])
+    for step in (1000, 900):
+        folder = tmp_path / f"eval/{step}"
+        folder.mkdir()
+        samples = [{"image": f"{i}.jpg", "caption": f"{i} at {step}"} for i in range(step // 500)]
+        left = {"a": {"samples": samples}, "b": {"confusion": []}}
+        (folder / "artefacts.json").write_text(json.dumps(left))
+    found = read_run(tmp_path).captions
+    assert list(found) == ["a"] and list(found["a"]) == [900, 1000]
+    assert found["a"][1000]["1.jpg"]["caption"] == "1 at 1000"
+    assert list(found["a"][900]) == ["0.jpg"]
 
 
 def test_a_folder_that_is_no_workdir_is_an_error_of_the_user(tmp_path):
