@@ -53,6 +53,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "plan": ["libtpu>=0.0.42"],
         "quantization": ["qwix>=0.1.8,<0.2"],
+        "search": ["faiss-cpu>=1.9,<2"],
         "gcs": ["gcsfs>=2024.6"],  # data at gs://
         "s3": ["s3fs>=2024.6"],
         "dev": [
@@ -61,6 +62,7 @@ setup(
             "ruff>=0.14,<1",
             "tensorboard>=2.20,<3",
             "qwix>=0.1.8,<0.2",
+            "faiss-cpu>=1.9,<2",
         ],
     },
     classifiers=[

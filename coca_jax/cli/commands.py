@@ -86,7 +86,10 @@ def search(options: argparse.Namespace) -> None:
 
     from coca_jax.inference import ImageIndex, find_checkpoint, load
     from coca_jax.inference.image_index import default_place
+    from coca_jax.inference.nearest import import_faiss
 
+    if options.by == "faiss":
+        import_faiss()  # fails before anything is embedded
     handle = load(options.model)
     checkpoint = find_checkpoint(options.model, handle.step)
     text = handle.encode_text(handle.tokenize([options.text]))[0]
@@ -100,7 +103,7 @@ def search(options: argparse.Namespace) -> None:
     print(f"{place}: {len(index):,} images ({told})", file=sys.stderr)
     for name in index.unreadable:
         print(f"{options.images / name} cannot be read as an image", file=sys.stderr)
-    for score, path in index.search(text, options.top):
+    for score, path in index.search(text, options.top, options.by):
         print(json.dumps({"path": str(path), "similarity": score}, ensure_ascii=False))
 
 

@@ -40,6 +40,9 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--images", required=True, type=pathlib.Path, metavar="DIR")
     command.add_argument("--top", type=int, default=5)
     command.add_argument(
+        "--by", choices=("exact", "faiss"), default="exact", help="faiss: for many images"
+    )
+    command.add_argument(
         "--index", type=pathlib.Path, metavar="DIR", help="default: in the model's"
     )
     command.add_argument("text")

@@ -2,7 +2,8 @@
 
 `embeddings.f32` has a row for each image that was ever embedded, and only grows; `index.json` says
 which of them are whose, and is replaced last. So an update that was interrupted goes on where the
-last `SAVE_EVERY` images left off, and searching reads what it maps, not all at once.
+last `SAVE_EVERY` images left off, and searching reads what it maps, not all at once. Searching by
+FAISS keeps a file of its own beside them.
 """
 
 import hashlib
@@ -16,11 +17,11 @@ from jaxtyping import Float, Float32
 
 from coca_jax.errors import UserError
 from coca_jax.inference.loading import Checkpoint
+from coca_jax.inference.nearest import SEARCHES, forget
 
 KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 BATCH = 64  # images read at a time
 SAVE_EVERY = 1024  # images
-BLOCK = 2**16  # rows compared at a time
 Stamp = tuple[int, int]  # time of the last change in ns, size
 
 
@@ -54,6 +55,8 @@ class ImageIndex:
         """
         self._path, self._folder = pathlib.Path(path), pathlib.Path(folder)
         self._model, self._rows, self.unreadable = model, {}, []
+        self._names: dict[int, str] = {}  # of live rows
+        self._searches: dict[str, Callable] = {}  # of these
         self._read()
 
     def __len__(self) -> int:
@@ -85,7 +88,7 @@ class ImageIndex:
             "kept": len(kept),
             "removed": len(self._rows.keys() - there.keys()),
         }
-        self._rows = kept
+        self._rows, self._searches = kept, {}
         waiting: list[str] = []
         for count, name in enumerate(progress(todo), 1):
             waiting.append(name)
@@ -98,17 +101,27 @@ class ImageIndex:
         self.unreadable = [name for name, (_, row) in self._rows.items() if row < 0]
         return counts
 
-    def search(self, query: Float[np.ndarray, "e"], top: int) -> list[tuple[float, pathlib.Path]]:
-        """The images most similar to an embedding, exactly, with their cosine similarity."""
-        names = [name for name, (_, row) in self._rows.items() if row >= 0]
-        rows = np.array([self._rows[name][1] for name in names], np.int64)
-        stored = self._stored(len(query))
-        scores = np.concatenate(
-            [stored[rows[i : i + BLOCK]] @ query for i in range(0, len(rows), BLOCK)]
-            or [np.zeros(0, np.float32)]
-        )
-        best = np.argsort(-scores, kind="stable")[:top]
-        return [(float(scores[i]), self._folder / names[i]) for i in best]
+    def search(
+        self, query: Float[np.ndarray, "e"], top: int, by: str = "exact"
+    ) -> list[tuple[float, pathlib.Path]]:
+        """The images most similar to an embedding, with their cosine similarity.
+
+        Args:
+          query: of unit length.
+          top: how many.
+          by: "exact", or "faiss": of what is in the eighth of the lists that are most similar to
+            it (`nearest.FaissSearch`).
+
+        Raises:
+          UserError: FAISS is asked for and not installed.
+        """
+        if by not in self._searches:
+            self._names = {row: name for name, (_, row) in self._rows.items() if row >= 0}
+            live = np.array(sorted(self._names), np.int64)
+            self._searches[by] = SEARCHES[by](self._path, self._stored(len(query)), live)
+        scores, rows = self._searches[by](np.asarray(query, np.float32), top)
+        found = zip(scores.tolist(), rows.tolist(), strict=True)
+        return [(score, self._folder / self._names[row]) for score, row in found]
 
     def _append(self, names: Sequence[str], there: dict[str, Stamp], embed: Callable) -> None:
         try:
@@ -159,6 +172,7 @@ class ImageIndex:
         except (OSError, ValueError, KeyError, TypeError):
             pass
         self._path.mkdir(parents=True, exist_ok=True)
+        forget(self._path)
         self._file.write_bytes(b"")
 
     def _save(self) -> None:

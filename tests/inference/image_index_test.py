@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coca_jax.errors import UserError
-from coca_jax.inference import image_index
+from coca_jax.inference import image_index, nearest
 from coca_jax.inference.image_index import ImageIndex
 
 
@@ -43,7 +43,7 @@ def direction(degrees):
 
 def test_what_is_new_changed_or_gone(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(image_index, "BATCH", 2)
-    monkeypatch.setattr(image_index, "BLOCK", 2)
+    monkeypatch.setattr(nearest, "BLOCK", 2)
     model = Model()
     index = ImageIndex(tmp_path / "index", folder, "m")
     assert index.update(model) == {"added": 5, "kept": 0, "removed": 0}
@@ -66,6 +66,29 @@ def test_what_is_new_changed_or_gone(folder, tmp_path, monkeypatch):
     for other in ((folder, "another model"), (folder / "deep", "m")):
         ImageIndex(tmp_path / "index", *other).update(model)
         assert len(model.seen) in (5, 5 + 2)
+
+
+def test_faiss_follows_the_images(folder, tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    model = Model()
+    index = ImageIndex(tmp_path / "index", folder, "m")
+    index.update(model)
+    assert index.search(direction(3.4), 3, "faiss") == index.search(direction(3.4), 3)
+    (folder / "0.png").write_text("90")
+    (folder / "2.png").unlink()
+    (folder / "7.png").write_text("7")
+    index.update(model)
+    assert names(index.search(direction(80), 9, "faiss"))[:2] == ["0.png", "7.png"]
+    again = ImageIndex(tmp_path / "index", folder, "m")
+    assert names(again.search(direction(2), 9, "faiss"))[:2] == ["1.png", "3.png"]
+
+    for i in range(5):  # the same rows, of another model: other vectors
+        (folder / ("deep" if i % 2 else ".") / f"{i}.png").write_text(str(80 - i))
+    (folder / "7.png").unlink()
+    other = ImageIndex(tmp_path / "index", folder, "another")
+    other.update(model)
+    assert names(other.search(direction(90), 1, "faiss")) == ["0.png"]
+    assert other.search(direction(90), 5, "faiss")[0][0] == pytest.approx(0.98481, abs=1e-5)
 
 
 def test_files_that_are_no_images_are_named_and_passed_over(folder, tmp_path):

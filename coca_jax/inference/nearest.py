@@ -1,0 +1,180 @@
+"""Which rows of a table of unit vectors are most similar to a query: exactly, or by FAISS."""
+
+import hashlib
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64
+
+from coca_jax.errors import UserError
+
+BLOCK = 2**16  # rows compared, or put into lists, at a time
+FEWEST = 10_000  # rows from which on they are split into lists; fewer are one, searched exactly
+TRAINED_ON = 64  # rows for each list
+READ = 8  # of so many lists, the nearest one is read
+PREFIX, SUFFIX = "faiss-", ".index"  # and between them, which rows the file has
+Found = tuple[Float[np.ndarray, " k"], Int64[np.ndarray, " k"]]  # cosines, falling, and their rows
+
+
+class ExactSearch:
+    """Compares with every row, block by block."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        stored: Float32[np.ndarray, "n e"],
+        live: Int64[np.ndarray, " m"],
+    ):
+        """As `FaissSearch`, which keeps something in the folder."""
+        del folder
+        self._stored, self._live = stored, live
+
+    def __call__(self, query: Float32[np.ndarray, " e"], top: int) -> Found:
+        """The most similar live rows; of equal ones the first."""
+        blocks = [self._stored[i : i + BLOCK] @ query for i in range(0, len(self._stored), BLOCK)]
+        scores = np.concatenate([np.zeros(0, np.float32), *blocks])[self._live]
+        best = np.arange(len(scores))
+        if 0 < top < len(scores):
+            best = np.flatnonzero(scores >= np.partition(scores, -top)[-top])
+        best = best[np.argsort(-scores[best], kind="stable")][:top]
+        return scores[best], self._live[best]
+
+
+class FaissSearch:
+    """Compares with the rows in the eighth of FAISS's lists whose centres are most similar.
+
+    An inverted file (IVF-Flat): k-means splits m rows into 4 to 8 sqrt(m) lists. The file is
+    mapped, so that a query reads an eighth of it; rows come and go without new centres, until
+    another number of lists is due. Its name says which rows it has, the live ones and no others:
+    it is made where no file has that name, from the one that is there, if there is one.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        stored: Float32[np.ndarray, "n e"],
+        live: Int64[np.ndarray, " m"],
+    ):
+        """Opens the file of these rows; makes it if it is not there.
+
+        Args:
+          folder: where it is, beside the rows.
+          stored: rows of unit length, which never change.
+          live: which of them count, in order.
+
+        Raises:
+          UserError: FAISS is not installed.
+        """
+        self._faiss, self._count = import_faiss(), len(live)
+        if not len(live):
+            return
+        name = hashlib.sha256(np.int64(stored.shape[1]).tobytes() + live.tobytes()).hexdigest()
+        path = folder / f"{PREFIX}{name[:32]}{SUFFIX}"
+        if _read(self._faiss, path) is None:
+            self._write(path, self._updated(folder, stored, live))
+        self._index = _read(self._faiss, path)
+        # Threads that read ahead cost more than they gain, once the file is in the system's memory.
+        self._faiss.downcast_InvertedLists(self._index.invlists).prefetch_nthread = 0
+
+    def __call__(self, query: Float32[np.ndarray, " e"], top: int) -> Found:
+        """The most similar live rows, as far as the lists that are read have them."""
+        top = min(top, self._count)
+        if top < 1:
+            return np.zeros(0, np.float32), np.zeros(0, np.int64)
+        for lists in (max(1, self._index.nlist // READ), self._index.nlist):
+            self._index.nprobe = lists
+            scores, rows = self._index.search(np.ascontiguousarray(query[None]), top)
+            if rows[0, -1] >= 0:  # -1: these lists do not have so many
+                break
+        return scores[0], rows[0]
+
+    def _updated(self, folder: pathlib.Path, stored: np.ndarray, live: np.ndarray) -> Any:
+        """An index of the live rows: the one that is there, if it has as many lists, or a new one.
+
+        FAISS cannot remove from a graph (HNSW), whose building takes ten times as long, too.
+        """
+        index, held = _newest(self._faiss, folder), np.zeros(0, np.int64)
+        if index is None or index.nlist != _lists(len(live)) or index.d != stored.shape[1]:
+            index = self._trained(stored, live)
+        else:
+            held = _rows(self._faiss, index)
+            index.remove_ids(np.setdiff1d(held, live))
+        new = np.setdiff1d(live, held)
+        for i in range(0, len(new), BLOCK):
+            rows = new[i : i + BLOCK]
+            index.add_with_ids(stored[rows], rows)
+        return index
+
+    def _trained(self, stored: np.ndarray, live: np.ndarray) -> Any:
+        count, width = _lists(len(live)), stored.shape[1]
+        centres = self._faiss.IndexFlatIP(width)
+        index = self._faiss.IndexIVFFlat(centres, width, count, self._faiss.METRIC_INNER_PRODUCT)
+        index.cp.min_points_per_centroid = 1  # says nothing of few
+        index.cp.max_points_per_centroid = TRAINED_ON
+        chosen = np.random.default_rng(0).permutation(len(live))[: TRAINED_ON * count]
+        index.train(stored[live[np.sort(chosen)]])
+        return index
+
+    def _write(self, path: pathlib.Path, index: Any) -> None:
+        partial = path.with_name(f"{PREFIX}partial")
+        self._faiss.write_index(index, str(partial))
+        os.replace(partial, path)
+        for other in set(_files(path.parent)) - {path}:
+            other.unlink(missing_ok=True)
+
+
+SEARCHES = {"exact": ExactSearch, "faiss": FaissSearch}
+
+
+def import_faiss() -> Any:
+    """The package.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError("to search by FAISS: pip install coca_jax[search]") from error
+    return faiss
+
+
+def forget(folder: pathlib.Path) -> None:
+    """Deletes FAISS's files of a folder, because its rows will be others."""
+    for path in _files(folder):
+        path.unlink(missing_ok=True)
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(folder.glob(f"{PREFIX}*{SUFFIX}"))
+
+
+def _lists(rows: int) -> int:
+    return 2 ** math.ceil(math.log2(4 * math.sqrt(rows))) if rows >= FEWEST else 1
+
+
+def _newest(faiss: Any, folder: pathlib.Path) -> Any:
+    """An index that is there, in memory; None if there is none, or only damaged ones."""
+    found = (_read(faiss, path, mapped=False) for path in _files(folder))
+    return next((index for index in found if index is not None), None)
+
+
+def _read(faiss: Any, path: pathlib.Path, mapped: bool = True) -> Any:
+    """An index; None if it is not there, or damaged."""
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
+    except RuntimeError:
+        return None
+
+
+def _rows(faiss: Any, index: Any) -> Int64[np.ndarray, " m"]:
+    lists = index.invlists
+    parts = [
+        faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)).copy()
+        for i in range(index.nlist)
+        if lists.list_size(i)
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
