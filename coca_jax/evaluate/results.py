@@ -28,8 +28,10 @@ def format_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def format_value(value: float) -> str:
-    """Returns whole numbers with thousands separators, others with four decimals."""
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}"
+    """Returns whole numbers with thousands separators, others with four decimals or a power."""
+    if float(value).is_integer() and abs(value) > 1:
+        return f"{value:,.0f}"
+    return f"{value:.1e}" if 0 < abs(value) < 1e-4 else f"{value:.4f}"
 
 
 def write_results(

@@ -32,11 +32,25 @@ def gradient(features, classify, l2):
 
 def test_the_linear_probe_ends_where_the_gradient_vanishes():
     features = make_features(200, seed=0, noise=1.5)
-    classify = probe.fit_linear(features, 4, l2=0.01)
+    classify, _ = probe.fit_linear(features, 4, l2=0.01)
     assert np.abs(gradient(features, classify, 0.01)).max() < 2e-4
-    assert (
-        np.abs(gradient(features, probe.fit_linear(features, 4, 0.01, steps=2), 0.01)).max() > 1e-2
-    )
+    classify, _ = probe.fit_linear(features, 4, 0.01, steps=2)
+    assert np.abs(gradient(features, classify, 0.01)).max() > 1e-2
+
+
+def test_the_best_of_several_penalties_is_fitted_to_all():
+    """With more dimensions than examples and mostly noise, too little of it overfits."""
+    train, test = (make_features(n, s, width=64, noise=5.0) for n, s in ((120, 0), (400, 1)))
+    penalties = [1e-6, 1.0, 1e3]
+    alone = [probe.evaluate(train, test, list("abcd"), l2=l2)[0]["top1"] for l2 in penalties]
+    metrics = probe.evaluate(train, test, list("abcd"), l2=tuple(penalties))[0]
+    best = int(np.argmax(alone))
+    assert metrics["l2"] == penalties[best] and metrics["top1"] == alone[best]
+    assert metrics == probe.evaluate(train, test, list("abcd"), l2=[penalties[best]])[0]
+    easy = make_features(120, 0, width=64)
+    assert probe.fit_linear(easy, 4, l2=(0.01, 0.1, 1e-4))[1] == {"l2": 0.1}  # all equally good
+    with pytest.raises(UserError, match="l2 is empty"):
+        probe.fit_linear(easy, 4, l2=())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""Probes of frozen features: the first, which encodes the images, against later ones.
+
+    python benchmarks/probe.py --json probe.json
+
+The image encoder is a ViT-B/32 with random parameters; images are noise of a colour for each class,
+in files of 224 x 224 pixels. Each turn is a whole evaluation, from opening the data to metrics. The
+first one has an empty cache of features, and compiles; "again, compiled anew" is what a new process
+does once it has loaded its model.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import tempfile
+import time
+
+import cv2
+import flax.linen as nn
+import jax
+import numpy as np
+
+from coca_jax.config import default_config
+from coca_jax.data.tokenizers import make_tokenizer
+from coca_jax.evaluate.from_config import evaluate
+from coca_jax.inference import LoadedModel
+from coca_jax.models import PRESETS, CoCa, init_params
+from coca_jax.models.config import TextConfig
+from coca_jax.parallel import Partitioner, make_mesh
+
+CLASSES = 8
+PIXELS = 224
+
+
+def write_images(folder, count, rng):
+    """A folder for each class, whose noise has a colour."""
+    colours = np.random.default_rng(0).integers(64, 192, (CLASSES, 3))
+    for i in range(count):
+        place = folder / str(i % CLASSES)
+        place.mkdir(parents=True, exist_ok=True)
+        noise = rng.normal(colours[i % CLASSES], 40, (PIXELS, PIXELS, 3))
+        cv2.imwrite(str(place / f"{i:05}.jpg"), noise.clip(0, 255).astype(np.uint8))
+
+
+def make_handle():
+    """A ViT-B/32 with the smallest of decoders."""
+    text = TextConfig(512, 16, width=64, heads=2, mlp=64, unimodal_layers=1, multimodal_layers=1)
+    preset = PRESETS["open_clip_vit_b_32"]
+    model = CoCa(dataclasses.replace(preset, text=dataclasses.replace(text, interleaved=True)))
+    params = nn.meta.unbox(jax.jit(lambda key: init_params(model, key))(jax.random.key(0)))
+    partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}))
+    return LoadedModel(model, params, make_tokenizer("byte", ""), partitioner, 0, "random")
+
+
+def main():
+    """Prints seconds of each turn."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--train", type=int, default=512)
+    parser.add_argument("--test", type=int, default=256)
+    parser.add_argument("--json", type=pathlib.Path)
+    options = parser.parse_args()
+    handle, rng, results = make_handle(), np.random.default_rng(1), {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        write_images(folder / "train", options.train, rng)
+        write_images(folder / "test", options.test, rng)
+        config = default_config()
+        config.data.cache_dir = str(folder / "cache")
+        probe = {"kind": "probe", "format": "folder"}
+        probe |= {"path": str(folder / "test"), "train_path": str(folder / "train")}
+
+        def turn(name, **others):
+            config.eval = {"probe": probe | others}
+            begin = time.perf_counter()
+            metrics = evaluate(handle, config)[0]["probe"]
+            results[name] = {"seconds": time.perf_counter() - begin, "top1": metrics["top1"]}
+            ratio = results["first"]["seconds"] / results[name]["seconds"]
+            print(
+                f"{name:<32}{results[name]['seconds']:>8.2f} s{ratio:>8.1f}{metrics['top1']:>8.3f}"
+            )
+
+        turn("first")
+        turn("again")
+        turn("another penalty", l2=1e-2)
+        turn("pooler, 20 steps", by="pooler", steps=20, batch_size=64)
+        jax.clear_caches()
+        turn("again, compiled anew")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
