@@ -48,3 +48,21 @@ def test_surplus_words_are_refused(capsys):
         cli.main(["report", "--workdir", "x", "--fast"])
     assert stop.value.code == 2
     assert "--fast" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("2", "as 2/8"), ("-1/8", "as 2/8"), ("9/8", "at most the second"), ("0/0", "at most")],
+)
+def test_a_part_of_a_comparison_is_two_numbers(words, message, tmp_path, capsys):
+    command = ["compare", "--config", "configs/compare.py", "--workdir", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        cli.main([*command, f"--part={words}"])
+    assert message in capsys.readouterr().err
+
+
+def test_the_part_that_trains_nothing_makes_the_tables(tmp_path, capsys):
+    command = ["compare", "--config", "configs/compare.py", "--workdir", str(tmp_path)]
+    assert cli.main([*command, "--part", "0/8"]) == 0
+    assert "report.html" in capsys.readouterr().out
+    assert json.loads((tmp_path / "compare.json").read_text())["rows"] == {}

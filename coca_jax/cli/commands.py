@@ -32,9 +32,11 @@ def compare(options: argparse.Namespace) -> None:
 
     from coca_jax.observe.report import write_report
     from coca_jax.observe.report.comparison import format_comparison
+    from coca_jax.parallel import processes
     from coca_jax.train.comparison import compare
 
-    found = compare(config, options.workdir.absolute(), BEGAN)
+    processes.agree("options", {"part": list(options.part)})
+    found = compare(config, options.workdir.absolute(), BEGAN, options.part)
     if jax.process_index() == 0:
         print(format_comparison(found))
         print(write_report(options.workdir))

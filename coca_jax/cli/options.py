@@ -1,4 +1,7 @@
-"""What `coca caption` can be told of its captions: option names with their types and meanings."""
+"""What `coca caption` can be told of its captions, by option: type and meaning; other types."""
+
+import argparse
+import re
 
 BEAM_OPTIONS = {
     "beams": (int, "beam search, with so many texts side by side"),
@@ -20,3 +23,17 @@ CAPTION_OPTIONS = {
     **BEAM_OPTIONS,
     **SAMPLING_OPTIONS,
 }
+
+
+def part(text: str) -> tuple[int, int]:
+    """`2/8` as (2, 8).
+
+    Raises:
+      ArgumentTypeError: it is no such share.
+    """
+    if not re.fullmatch(r"\d+/\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} should be two numbers, as 2/8")
+    which, parts = map(int, text.split("/"))
+    if which > parts or not parts:
+        raise argparse.ArgumentTypeError(f"{text!r}: the first number is at most the second")
+    return which, parts

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 from coca_jax.cli import commands
-from coca_jax.cli.options import CAPTION_OPTIONS
+from coca_jax.cli.options import CAPTION_OPTIONS, part
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,7 +29,14 @@ def make_parser() -> argparse.ArgumentParser:
 
     add("train", commands.train, "config", "workdir")
     add("evaluate", commands.evaluate, "config", "workdir").add_argument("--step", type=int)
-    add("compare", commands.compare, "config", "workdir")
+    command = add("compare", commands.compare, "config", "workdir")
+    command.add_argument(
+        "--part",
+        type=part,
+        default=(1, 1),
+        metavar="K/N",
+        help="trains the K-th of N shares of the runs; 0/N: none, only makes the tables",
+    )
     command = add("caption", commands.caption)
     command.add_argument("--model", required=True, type=pathlib.Path, help="a workdir")
     for name, (kind, meaning) in CAPTION_OPTIONS.items():

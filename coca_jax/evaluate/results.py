@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from coca_jax.data.files import write_whole
+
 # A list of numbers, one a line: within strings there are no line breaks.
 NUMBERS = re.compile(r"\[\n *[-+.\de]+(,\n *[-+.\de]+)*\n *\]")
 
@@ -76,11 +78,8 @@ def write_json(value: Any, path: str | os.PathLike) -> None:
 
     A list of numbers is one line.
     """
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".partial")
     text = json.dumps(_finite(value), indent=1, allow_nan=False, ensure_ascii=False)
-    partial.write_text(NUMBERS.sub(lambda found: " ".join(found[0].split()), text))
-    partial.replace(path)
+    write_whole(path, NUMBERS.sub(lambda found: " ".join(found[0].split()), text).encode())
 
 
 def _finite(value: Any) -> Any:

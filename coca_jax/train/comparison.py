@@ -29,7 +29,9 @@ from coca_jax.evaluate.results import read_newest, write_json
 from coca_jax.observe.metrics import read_metrics
 from coca_jax.observe.report.comparison import FILE
 from coca_jax.planning import training_flops
+from coca_jax.train.compile_cache import cache_folder
 from coca_jax.train.loop import train
+from coca_jax.train.workdir import is_finished
 
 KEYS = ("seeds", "stages", "tables", "metrics")
 
@@ -52,16 +54,23 @@ class Stage(NamedTuple):
     config: ConfigDict
 
 
-def compare(config: ConfigDict, workdir: pathlib.Path, began: float | None = None) -> dict:
+def compare(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    began: float | None = None,
+    part: tuple[int, int] = (1, 1),
+) -> dict:
     """Trains and evaluates all that is not trained yet, and writes `compare.json` after each run.
 
     All rows of one seed come before the next seed, so that a machine's moods spread over them, and
-    an unfinished comparison has whole tables.
+    an unfinished comparison has whole tables. Several processes may share the folder, each with a
+    part of its own; each of them writes what all have finished.
 
     Args:
       config: the comparison.
       workdir: its folder; each run has `<row>/<seed>/<stage>` in it.
       began: `time.time()` when the program did; None: now.
+      part: (k, n): only every n-th run, from the k-th on, is trained here; k = 0: none is.
 
     Returns:
       What is in `compare.json`; see `results`.
@@ -72,17 +81,41 @@ def compare(config: ConfigDict, workdir: pathlib.Path, began: float | None = Non
     """
     if wrong := mistakes(config, len(jax.devices())):
         raise UserError("\n".join(wrong))
-    runs, found = list(planned(config)), {}
-    for number, run in enumerate(runs, 1):
-        made = stages(config, run, workdir)
+    runs = {run: stages(config, run, workdir) for run in planned(config)}
+    trained: set[Run] = set()
+    for number, (run, made) in enumerate(runs.items(), 1):
+        # Hosts could see the files of another's run at different times, and part here.
+        known = jax.process_count() == 1 and _is_finished(made)
+        if not _is_in(part, number) or known:
+            continue
         for stage in made:
             if jax.process_index() == 0:
                 print(f"run {number} of {len(runs)}: {run.name}, seed {run.seed}, {stage.name}")
             train(stage.config, stage.workdir, began)
-        found[run] = _measured(config, made)
-        if jax.process_index() == 0:
-            write_json(results(config, found), workdir / FILE)
-    return results(config, found)
+        trained.add(run)
+        _collect(config, runs, trained, workdir)
+    return _collect(config, runs, trained, workdir)
+
+
+def _is_in(part: tuple[int, int], number: int) -> bool:
+    """Whether the part has the run of this number, from 1 on."""
+    first, parts = part
+    return first > 0 and number % parts == first % parts
+
+
+def _is_finished(made: list[Stage]) -> bool:
+    return all(is_finished(stage.workdir, stage.config) for stage in made)
+
+
+def _collect(
+    config: ConfigDict, runs: dict[Run, list[Stage]], trained: set[Run], workdir: pathlib.Path
+) -> dict[str, Any]:
+    """Writes `compare.json` of what was trained here and of what others have finished."""
+    made = {run: made for run, made in runs.items() if run in trained or _is_finished(made)}
+    found = results(config, {run: _measured(config, stages) for run, stages in made.items()})
+    if jax.process_index() == 0:
+        write_json(found, workdir / FILE)
+    return found
 
 
 def planned(config: ConfigDict) -> Iterator[Run]:
@@ -99,6 +132,8 @@ def stages(config: ConfigDict, run: Run, workdir: pathlib.Path) -> list[Stage]:
     for name in _ordered(config):
         changed = ConfigDict(config.stages[name].to_dict())
         changed.seed = run.seed
+        if changed.compile_cache == "auto":  # one for all runs: the seed is in no large program
+            changed.compile_cache = cache_folder("auto", workdir / run.name, jax.default_backend())
         for key, value in run.changes:
             stage, _, rest = key.partition(".")
             if stage not in config.stages:

@@ -71,6 +71,18 @@ def claim(workdir: pathlib.Path, config: ConfigDict, tokenizer_file: str) -> Non
         write_config(workdir, config)
 
 
+def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
+    """Whether the folder's run is this configuration's, at its last step, and evaluated there.
+
+    One whose length is in epochs never is: only its data say how many steps they are.
+    """
+    stored = _config_of(workdir / NAME)
+    if not stored or config.train.epochs or differences(stored, to_json(config), FREE):
+        return False
+    last = f"eval/{config.train.steps}.json" if config.eval else f"checkpoints/{config.train.steps}"
+    return (workdir / last).exists()
+
+
 def _config_of(record: pathlib.Path) -> dict:
     """The configuration in a JSON file; empty if it is not there, or damaged."""
     try:

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
-from coca_jax.config import load_config, read_config
+from coca_jax.config import load_config, read_config, write_config
 from coca_jax.errors import Preempted, UserError
 from coca_jax.observe.report.comparison import format_comparison
 from coca_jax.train import comparison
@@ -47,6 +47,7 @@ class Trained:
             raise Preempted("stopped by SIGTERM")
         self.calls.append(workdir)
         (workdir / "eval").mkdir(parents=True, exist_ok=True)
+        write_config(workdir, config)
         found = {"zero_shot": {"top1": 0.5 + 0.25 * config.seed}, "vqa": {"accuracy": 0.25}}
         if config.loss.captioning.weight:
             found["captioning"] = {"cider": 2.0}
@@ -88,6 +89,40 @@ def test_a_stopped_comparison_has_what_it_came_to_and_goes_on(tmp_path, monkeypa
     Trained(monkeypatch)
     found = comparison.compare(make_config(), tmp_path)
     assert list(found["rows"]["coca"]["seeds"]) == ["0", "1"]
+
+
+def test_parts_train_every_run_once_and_each_tells_of_all(tmp_path, monkeypatch):
+    trained, rows = Trained(monkeypatch), (*ROWS, ("slow", (("first.train.batch_size", 8),)))
+    config, seen = make_config(rows), {}
+    assert comparison.compare(config, tmp_path, part=(0, 4))["tables"] == {}
+    for k in (3, 1, 4, 2):
+        begin = len(trained.calls)
+        found = comparison.compare(config, tmp_path, part=(k, 4))
+        calls = [str(path.relative_to(tmp_path).parent) for path in trained.calls[begin:]]
+        seen[k] = list(dict.fromkeys(calls))
+    assert seen == {
+        1: ["contrastive/0", "coca/1"],  # of three rows by two seeds: the first and the fifth
+        2: ["coca/0", "slow/1"],
+        3: ["slow/0"],
+        4: ["contrastive/1"],
+    }
+    whole = comparison.compare(config, tmp_path)
+    assert whole == found == comparison.compare(config, tmp_path, part=(0, 1))
+    assert len(trained.calls) == 12  # each stage once: what others have finished is left alone
+    assert list(whole["rows"]) == ["contrastive", "coca", "slow"]
+    assert json.loads((tmp_path / "compare.json").read_text()) == json.loads(json.dumps(whole))
+
+
+def test_what_was_trained_otherwise_is_not_in_the_tables(tmp_path, monkeypatch):
+    trained = Trained(monkeypatch)
+    comparison.compare(make_config(), tmp_path)
+    config = make_config()
+    config.stages.first.optimizer.learning_rate = 0.5
+    assert comparison.compare(config, tmp_path, part=(0, 1))["rows"] == {}
+    (tmp_path / "coca/1/again/eval/4.json").unlink()  # still being evaluated
+    found = comparison.compare(make_config(), tmp_path, part=(0, 1))
+    assert list(found["rows"]["coca"]["seeds"]) == ["0"]
+    assert len(trained.calls) == 8
 
 
 def test_printed_numbers_are_means_and_deviations(tmp_path, monkeypatch):

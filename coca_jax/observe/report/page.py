@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import uuid
 from typing import Any
 
 from coca_jax.observe.report.comparison import comparison_page, is_comparison
@@ -33,7 +34,7 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     compared = is_comparison(workdir)
     written = comparison_page(workdir) if compared else _run_page(read_run(workdir))
     path = workdir / "report.html"
-    partial = path.with_name("report.html.partial")
+    partial = path.with_name(f".{uuid.uuid4().hex}")  # parts of a comparison may end at once
     partial.write_text(written, encoding="utf-8")
     partial.replace(path)
     return path
