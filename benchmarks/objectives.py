@@ -1,0 +1,174 @@
+"""What CoCa's two losses cost in one step, against one of them alone.
+
+    python benchmarks/objectives.py --model mini --batch 16       # on a CPU
+    python benchmarks/objectives.py --batch 256 --json base.json  # on an accelerator
+    python benchmarks/objectives.py --unimodal-layers 6 --multimodal-layers 6  # the ablations' Base
+
+The whole compiled step of each objective, optimizer included, on one device: data are random and
+stay there; all programs are held side by side and take turns, so that a machine's moods spread over
+them. A step without the captioning loss has no multimodal layers, and is what times are relative
+to. "contrastive, deep" has as many unimodal layers in their place, and so a decoder as deep as
+CoCa's: the likely baseline of the 1.18 in the ablations of arXiv 2205.01917, which keep 12 decoder
+layers in all, CoCa's being 6 and 6. FLOPs are those that `coca params` counts.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import pathlib
+import statistics
+import time
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from coca_jax.accelerators import prepare_environment
+from coca_jax.config import default_config, model_config, validate
+from coca_jax.models import CoCa, preset
+from coca_jax.parallel import Partitioner, make_mesh
+from coca_jax.planning import training_flops
+from coca_jax.train.ahead import abstract_batch
+from coca_jax.train.optimizer import make_optimizer
+from coca_jax.train.state import StateFactory
+from coca_jax.train.step import compile_traced, make_train_step, trace_train_step
+
+NO_CAPTIONS = {"loss.captioning.weight": 0.0}
+OBJECTIVES = {
+    "contrastive": NO_CAPTIONS,
+    "contrastive, deep": NO_CAPTIONS,
+    "sigmoid": NO_CAPTIONS | {"loss.contrastive.kind": "sigmoid"},
+    "captioning": {"loss.contrastive.weight": 0.0},
+    "coca": {},
+}
+FIRST = "contrastive"
+
+
+class Program:
+    """The compiled step of an objective, with its state and a batch of random data."""
+
+    def __init__(self, name: str, options: argparse.Namespace):
+        """Traces it."""
+        self.name, self.seconds = name, []
+        self.config = config = make_config(name, options)
+        self.model = model = CoCa(model_config(config))
+        self.partitioner = Partitioner(make_mesh(config.mesh, jax.devices()[:1]))
+        self.factory = StateFactory(
+            model, lambda params: make_optimizer(config.optimizer, 1000, params), self.partitioner
+        )
+        step = make_train_step(model, self.factory.optimizer, self.factory.schedule, config)
+        shapes = abstract_batch(config, model, self.partitioner)
+        self.traced = trace_train_step(step, self.factory.abstract, shapes, self.partitioner)
+        rng = np.random.default_rng(0)
+        self.batch = self.partitioner.put_batch(
+            {k: rng.integers(1, 200, x.shape).astype(x.dtype) for k, x in shapes.items()}
+        )
+
+    def compile(self) -> "Program":
+        """Compiles it and makes a state; another thread may do so for another program."""
+        begin = time.perf_counter()
+        self.step = compile_traced(self.traced, self.partitioner, self.config.compiler_options)
+        print(f"{self.name}: compiled in {time.perf_counter() - begin:.0f} s", flush=True)
+        return self
+
+    def run(self, steps: int) -> None:
+        """Notes the seconds a step takes, of a few in a row."""
+        begin = time.perf_counter()
+        for _ in range(steps):
+            self.state, metrics = self.step(self.state, self.batch)
+        jax.block_until_ready(metrics)
+        self.seconds.append((time.perf_counter() - begin) / steps)
+
+    def row(self) -> dict:
+        """What was measured, but for the first, which warmed up."""
+        memory = self.step.memory_analysis()
+        return {
+            "seconds": statistics.median(self.seconds[1:]),
+            "rounds": self.seconds[1:],
+            "flops_per_example": training_flops(self.model.config),
+            "parameters": sum(x.size for x in jax.tree.leaves(self.factory.abstract.params)),
+            "state_bytes": memory.argument_size_in_bytes,
+            "temporary_bytes": memory.temp_size_in_bytes,
+        }
+
+
+def make_config(name: str, options: argparse.Namespace) -> ConfigDict:
+    """The preset, trained by this objective."""
+    config = default_config()
+    config.model.update(preset(options.model))
+    text = config.model.text
+    text.unimodal_layers = options.unimodal_layers or text.unimodal_layers
+    text.multimodal_layers = options.multimodal_layers or text.multimodal_layers
+    if name.endswith("deep"):
+        text.unimodal_layers += text.multimodal_layers
+    config.model.update({"remat": options.remat, "attention": options.attention})
+    config.train.batch_size = options.batch
+    config.optimizer.name = options.optimizer
+    config.update_from_flattened_dict(OBJECTIVES[name])
+    validate(config, 1)
+    return config
+
+
+def measure(options: argparse.Namespace) -> dict[str, dict]:
+    """Objective -> what was measured of it."""
+    programs = [Program(name, options) for name in options.objectives]
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        list(threads.map(Program.compile, programs))
+    for program in programs:
+        program.state = program.factory.create(0)
+    for _ in range(options.rounds + 1):
+        for program in programs:
+            program.run(options.steps)
+    return {program.name: program.row() for program in programs}
+
+
+def table(rows: dict[str, dict]) -> str:
+    """A line for each objective, with what it costs relative to the first."""
+    first = rows.get(FIRST) or next(iter(rows.values()))
+    head = ("objective", "ms a step", "relative", "FLOPs", "parameters", "state", "temporary")
+    lines = [
+        (
+            name,
+            f"{row['seconds'] * 1e3:.2f}",
+            f"{row['seconds'] / first['seconds']:.3f}",
+            f"{row['flops_per_example'] / first['flops_per_example']:.3f}",
+            f"{row['parameters'] / 1e6:.1f}M",
+            f"{row['state_bytes'] / 2**30:.2f} GiB",
+            f"{row['temporary_bytes'] / 2**30:.2f} GiB",
+        )
+        for name, row in rows.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+    return "\n".join(
+        "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])])
+        for cells in (head, *lines)
+    )
+
+
+def main():
+    """Measures all that is asked for and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="base", help="a preset")
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
+    parser.add_argument("--unimodal-layers", type=int, help="default: the preset's")
+    parser.add_argument("--multimodal-layers", type=int, help="default: the preset's")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--remat", default="none")
+    parser.add_argument("--attention", default="auto")
+    parser.add_argument("--optimizer", default="adafactor")
+    parser.add_argument("--steps", type=int, default=3, help="in a row")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--json", type=pathlib.Path)
+    options = parser.parse_args()
+    prepare_environment()
+    rows = measure(options)
+    print(table(rows))
+    if options.json:
+        settings = {key: value for key, value in vars(options).items() if key != "json"}
+        device = jax.devices()[0].device_kind
+        found = {"device": device, "settings": settings, "objectives": rows}
+        options.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
