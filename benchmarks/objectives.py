@@ -64,12 +64,12 @@ class Program:
             {k: rng.integers(1, 200, x.shape).astype(x.dtype) for k, x in shapes.items()}
         )
 
-    def compile(self) -> "Program":
-        """Compiles it and makes a state; another thread may do so for another program."""
+    def compile(self) -> None:
+        """Makes a state, and compiles it; another thread may do so for another program."""
         begin = time.perf_counter()
+        self.state = self.factory.create(0)
         self.step = compile_traced(self.traced, self.partitioner, self.config.compiler_options)
         print(f"{self.name}: compiled in {time.perf_counter() - begin:.0f} s", flush=True)
-        return self
 
     def run(self, steps: int) -> None:
         """Notes the seconds a step takes, of a few in a row."""
@@ -113,9 +113,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
     """Objective -> what was measured of it."""
     programs = [Program(name, options) for name in options.objectives]
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        list(threads.map(Program.compile, programs))
-    for program in programs:
-        program.state = program.factory.create(0)
+        list(threads.map(Program.compile, programs))  # XLA's compiler needs no lock of Python's
     for _ in range(options.rounds + 1):
         for program in programs:
             program.run(options.steps)
