@@ -4,9 +4,9 @@
     coca train --config configs/shapes.py --workdir runs/shapes
     coca train --config configs/shapes_clips.py --workdir runs/clips
 
-Each frame is encoded on its own, and a head with one query reads all tokens of all frames. Retrieval
-of clips needs no training: `configs/shapes_video.py` evaluates it. `:smoke` runs a few steps of a
-smaller model, from random parameters.
+Each frame is encoded on its own, and a head with one query reads all tokens of all frames.
+Retrieval of clips needs no training: `configs/shapes_zero_shot.py` evaluates it. `:smoke` runs a
+few steps of a smaller model, from random parameters.
 """
 
 from coca_jax.config import finish

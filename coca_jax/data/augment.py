@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageEnhance, ImageOps
 
 from coca_jax.data import images
+from coca_jax.data.clips import Picture
 from coca_jax.errors import UserError
 
 MAX_MAGNITUDE = 30  # of RandAugment
@@ -89,7 +90,9 @@ class Augment:
             image = operation(image, sign * magnitude / MAX_MAGNITUDE)
         return image
 
-    def alike(self, pictures: Sequence[RGB], rng: np.random.Generator, may_flip: bool) -> list[RGB]:
+    def alike(
+        self, pictures: Sequence[Picture], rng: np.random.Generator, may_flip: bool
+    ) -> list[Picture]:
         """Augments the pictures of one example, all in the same way."""
         if len(pictures) == 1:
             return [self(pictures[0], rng, may_flip)]

@@ -19,7 +19,7 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".mpg", ".mpe
 _IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
 GREY = 128  # of a picture that shows nothing
 
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]  # several may be of different sizes
 Encoded = bytes | Sequence[bytes]
 
 

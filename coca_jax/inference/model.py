@@ -414,7 +414,7 @@ def _padded(rows: Sequence[Sequence[Sequence[int]]], length: int) -> Int32[np.nd
     return result
 
 
-def _read(path: str | pathlib.Path, frames: int) -> list[UInt8[np.ndarray, "h w 3"]]:
+def _read(path: str | pathlib.Path, frames: int) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     try:
         return clips.pictures(read_pictures(str(path)), frames)
     except (OSError, BadExample) as error:

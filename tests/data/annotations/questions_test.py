@@ -42,7 +42,7 @@ def test_a_table_of_vqav2(tmp_path, write, draw, swapped):
         "question_ids": [1000, 1001],
     }
     make = CaptionMaker(captions="questions")
-    texts = {make(record, 0, np.random.default_rng(seed)) for seed in range(20)}
+    texts = {make(record, 0, np.random.default_rng(seed)).text for seed in range(20)}
     assert texts == {"Is it grey? yes", "How many? 1"}
 
 
