@@ -4,7 +4,7 @@
     coca train --config configs/shapes_entailment.py --workdir runs/entailment
 
 A head on the decoder's outputs tells whether a hypothesis follows from the picture, contradicts it,
-or neither. `:smoke` runs a few steps of a smaller model, from random parameters.
+or neither. The decoder goes on learning captions, and judgements as texts, beside it. `:smoke` runs a few steps of a smaller model, from random parameters.
 """
 
 from coca_jax.config import finish
@@ -15,9 +15,13 @@ FIELDS = ("hypotheses", "judgements")
 
 def get_config(argument=None):
     """The experiment; `argument` is None or `smoke`."""
-    config = shapes_finetuning(steps=1000)
+    config = shapes_finetuning(steps=1200)
     with_head(config, "text", ("entailment", "neutral", "contradiction"))
-    config.data.train.update({"captions": "questions", "questions": FIELDS})
+    config.loss.captioning.weight = 1.0  # or comparing text and picture takes thousands of steps
+    config.data.sources = {
+        "entailments": {"weight": 3.0, "captions": "questions", "questions": FIELDS},
+        "captions": {"weight": 1.0, "labelled": False},
+    }
     config.eval = {
         split.replace("test", "entailment"): {
             "kind": "classification",

@@ -6,18 +6,14 @@ from coca_jax.models.config import CoCaConfig, HeadConfig
 
 
 def model_config(config: ConfigDict) -> CoCaConfig:
-    """The model that this configuration trains: a loss with weight 0 has no part in it.
-
-    But the decoder is there, and can caption, where a head reads its outputs.
-    """
+    """The model that this configuration trains: a loss with weight 0 has no part in it."""
     contrastive, head = config.loss.contrastive, None
     if config.loss.classification.weight:
         head = HeadConfig(len(config.head.classes), config.head.reads, config.data.frames)
-    reads_text = head is not None and head.reads == "text"
     return CoCaConfig.from_dict(
         config.model.to_dict(),
         contrastive=contrastive.kind if contrastive.weight else "none",
-        captioning=bool(config.loss.captioning.weight) or reads_text,
+        captioning=bool(config.loss.captioning.weight),
         initial_temperature=contrastive.initial_temperature,
         head=head,
     )

@@ -228,6 +228,13 @@ def _model(config: ConfigDict) -> Iterator[str]:
     if model.attention == "cudnn" and model.dtype == "float32":
         yield "config.model.attention=cudnn needs config.model.dtype=bfloat16"
 
+    head, part = config.head.reads, "text" if config.head.reads == "text" else "image"
+    if config.loss.classification.weight and model[part].width % model.pooler.heads:
+        yield (
+            f"config.model.{part}.width={model[part].width}, which config.head.reads={head} pools, "
+            f"should be a multiple of config.model.pooler.heads={model.pooler.heads}"
+        )
+
 
 def _mesh(config: ConfigDict, devices: int) -> Iterator[str]:
     for row in (*config.sharding.rules, *config.sharding.optimizer_rules):

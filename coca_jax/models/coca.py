@@ -34,7 +34,7 @@ class CoCaOutput:
     @property
     def logits(self) -> Any:
         """All logits [b, t, v]; losses of large vocabularies take a few at a time instead."""
-        return None if self.features is None else logits(self.features, self.vocabulary)
+        return None if self.vocabulary is None else logits(self.features, self.vocabulary)
 
     def without_captions(self) -> "CoCaOutput":
         """What the contrastive losses need."""
@@ -50,7 +50,7 @@ class CoCa(nn.Module):
         """Creates the parts."""
         config, dtype = self.config, activation_dtype(self.config.dtype)
         pooler, width = config.pooler, config.text.width
-        contrastive, captioning = config.contrastive != "none", config.captioning
+        contrastive, multimodal = config.contrastive != "none", config.multimodal
         self.image_encoder = ImageEncoder(config, dtype)
 
         def make_pooler(queries: int) -> AttentionalPooler:
@@ -59,9 +59,9 @@ class CoCa(nn.Module):
             )
 
         if pooler.kind == "shared":
-            self.pooler = make_pooler(contrastive + captioning * pooler.caption_queries)
+            self.pooler = make_pooler(contrastive + multimodal * pooler.caption_queries)
         else:
-            if captioning and pooler.caption_queries:
+            if multimodal and pooler.caption_queries:
                 self.caption_pooler = make_pooler(pooler.caption_queries)
             if contrastive:
                 self.contrastive_pooler = make_pooler(1)
@@ -85,16 +85,16 @@ class CoCa(nn.Module):
     def _output(self, tokens: Float[Array, "b n c"], ids: Int[Array, "b t"]) -> CoCaOutput:
         config = self.config
         image_embeddings = text_embeddings = vocabulary = scale = bias = None
-        if config.contrastive == "none" and not config.captioning:  # a head that reads the image
+        if config.contrastive == "none" and not config.multimodal:  # a head that reads the image
             return CoCaOutput(None, None, None, None, None, None)
-        context = self._context(tokens) if config.captioning else None
+        context = self._context(tokens) if config.multimodal else None
         features, cls = self.decoder.encode(ids)
         if config.contrastive != "none":
             image_embeddings = self._image_embedding(tokens, context)
             text_embeddings = self._text_embedding(cls)
             scale = jnp.exp(self.logit_scale)
             bias = self.logit_bias if config.contrastive == "sigmoid" else None
-        features = self.decoder.describe(features, context) if config.captioning else None
+        features = self.decoder.describe(features, context) if config.multimodal else None
         vocabulary = self.decoder.vocabulary() if config.captioning else None
         return CoCaOutput(image_embeddings, text_embeddings, features, vocabulary, scale, bias)
 
@@ -151,7 +151,7 @@ class CoCa(nn.Module):
         kind = self.config.pooler.kind
         if kind == "shared":
             pooled = self.pooler(tokens, slice(1))
-        elif kind == "cascade" and self.config.captioning:
+        elif kind == "cascade" and self.config.multimodal:
             pooled = self.contrastive_pooler(self._context(tokens) if context is None else context)
         else:
             pooled = self.contrastive_pooler(tokens)

@@ -111,6 +111,11 @@ class CoCaConfig:
     initial_temperature: float = 0.07  # of the contrastive softmax (sigmoid: 0.1 in SigLIP)
     head: HeadConfig | None = None
 
+    @property
+    def multimodal(self) -> bool:
+        """Whether the decoder's second half is there: to caption, or for a head that reads it."""
+        return self.captioning or (self.head is not None and self.head.reads == "text")
+
     @classmethod
     def from_dict(cls, values: dict[str, Any], **derived: Any) -> "CoCaConfig":
         """Builds the dataclasses from nested dictionaries; `derived` overrides the top level."""

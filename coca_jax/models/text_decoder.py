@@ -73,15 +73,15 @@ class TextDecoder(nn.Module):
         if has_cls:
             self.cls = self.param("cls", partitioned(normal, "embed"), (text.width,))
             self.cls_norm = layer_norm(self.dtype)
-        if self.config.captioning:
+        if self.config.multimodal:
             self.multimodal = self._half(text.multimodal_layers, cross=True)
             self.norm = layer_norm(self.dtype)
-            if not text.tie_embeddings:
-                self.softmax = self.param(
-                    "softmax",
-                    partitioned(nn.initializers.xavier_uniform(), "embed", "vocab"),
-                    (text.width, text.vocab_size),
-                )
+        if self.config.captioning and not text.tie_embeddings:
+            self.softmax = self.param(
+                "softmax",
+                partitioned(nn.initializers.xavier_uniform(), "embed", "vocab"),
+                (text.width, text.vocab_size),
+            )
 
     def encode(
         self, ids: Int[Array, "b t"]

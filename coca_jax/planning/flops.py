@@ -24,7 +24,7 @@ def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, i
     image, text, pooler = config.image, config.text, config.pooler
     tokens = max(1, round(image.patches * (1 - patch_dropout))) + image.class_token
     contrastive = config.contrastive != "none"
-    queries = pooler.caption_queries if config.captioning else 0
+    queries = pooler.caption_queries if config.multimodal else 0
     parts = {
         "image_encoder": 2 * image.patches * image.patch**2 * 3 * image.width
         + image.layers * _layer(tokens, image.width, image.mlp, causal=False),
@@ -43,19 +43,19 @@ def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, i
     if contrastive and config.embedding:
         projection = 2 * text.width * config.embedding
         parts |= {"image_projection": projection, "text_projection": projection}
-    if config.captioning:
+    if config.multimodal:
         layer = _layer(text.length, text.width, text.mlp, causal=True)
         layer += _cross(text.length, text.width, *context)
         layer += _mlp(text.length, text.width, text.mlp) * text.interleaved
         parts["decoder"] += text.multimodal_layers * layer
-        parts["decoder"] += 2 * text.length * text.width * text.vocab_size
+        parts["decoder"] += 2 * text.length * text.width * text.vocab_size * config.captioning
     return parts if config.head is None else _with_head(parts, config, tokens)
 
 
 def _with_head(parts: dict[str, int], config: CoCaConfig, tokens: int) -> dict[str, int]:
     """The parts of an example of several pictures, with those of its head."""
     head, text = config.head, config.text
-    if config.contrastive == "none" and not config.captioning:
+    if config.contrastive == "none" and not config.multimodal:
         parts = {"image_encoder": parts["image_encoder"]}
     parts = {name: head.images * flops for name, flops in parts.items()}
     width = text.width if head.reads == "text" else config.image.width

@@ -35,7 +35,7 @@ def captioning_objective(
     output: CoCaOutput, ids: Int[Array, "n t"], pad_id: int, config: ConfigDict
 ) -> tuple[Float[Array, ""], Metrics]:
     """The weighted captioning loss and what is worth watching of it."""
-    if output.features is None or not config.weight:
+    if output.vocabulary is None:
         return jnp.zeros(()), {}
     loss, accuracy = losses.captioning_loss(
         output.features, output.vocabulary, ids, pad_id, config.chunk

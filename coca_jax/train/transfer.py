@@ -2,9 +2,10 @@
 
 Each parameter is matched by its name. One with the stored shape is restored; the image encoder's
 positions are resampled where the grid of patches differs; the decoder's have one row more if there
-is a [CLS], that is a contrastive loss, and gain or lose it; one that is not stored, or not asked
-for by `init.only`, keeps its seeded initialisation; what is stored and has no place is left out.
-Any other difference is an error, but for a head of other classes, which is new.
+is a [CLS], that is a contrastive loss, and gain or lose it, and rows where texts are longer or
+shorter; one that is not stored, or not asked for by `init.only`, keeps its seeded initialisation;
+what is stored and has no place is left out. Any other difference is an error, but for a head of
+other classes, which is new.
 """
 
 import dataclasses
@@ -56,9 +57,10 @@ class Transfer:
 
     @property
     def recut(self) -> bool:
-        """Whether the texts' positions gain or lose the row of [CLS]."""
+        """Whether the texts' positions gain or lose rows: [CLS]'s, or because of their length."""
         old, new = self.models
-        return TEXT_POSITIONS in self.reads and _has_cls(old) != _has_cls(new)
+        alike = _has_cls(old) == _has_cls(new) and old.text.length == new.text.length
+        return TEXT_POSITIONS in self.reads and not alike
 
     def apply(self, state: TrainState) -> TrainState:
         """A new run's state with the source's parameters; their average begins as a copy of them.
@@ -96,7 +98,10 @@ class Transfer:
         def recut(
             table: Float[Array, "old d"], own: Float[Array, "new d"]
         ) -> Float[Array, "new d"]:
-            return jnp.concatenate([table[: new.text.length], own[new.text.length :]])
+            both = min(old.text.length, new.text.length)
+            cls = own if not _has_cls(old) else table
+            cls = cls[-1:] if _has_cls(new) else own[:0]
+            return jnp.concatenate([table[:both], own[both : new.text.length], cls])
 
         changed = {}
         if self.resampled:
@@ -121,8 +126,7 @@ class Transfer:
             old, new = ("{} x {}".format(*model.image.grid) for model in self.models)
             rows["resampled"] = f"{POSITIONS}, from {old} to {new} patches"
         if self.recut:
-            fate = "is new" if _has_cls(self.models[1]) else "is left out"
-            rows["recut"] = f"{TEXT_POSITIONS}, whose last row, [CLS]'s, {fate}"
+            rows["recut"] = f"{TEXT_POSITIONS}, {_recut(*self.models)}"
         if self.new:
             rows["new"] = _folded(self.new)
         if self.left_out:
@@ -203,7 +207,7 @@ def _read_as(
     if name == POSITIONS and old.image.class_token == new.image.class_token:
         shape = (old.image.tokens, *shape[1:])
     if name == TEXT_POSITIONS:
-        shape = (new.text.length + _has_cls(old), *shape[1:])
+        shape = (old.text.length + _has_cls(old), *shape[1:])
     return jax.ShapeDtypeStruct(shape, wanted.dtype, sharding=wanted.sharding)
 
 
@@ -220,6 +224,16 @@ def _shape_problems(stored: Shapes, reads: Shapes, wanted: Shapes) -> list[str]:
 
 def _has_cls(model: CoCaConfig) -> bool:
     return model.contrastive != "none"
+
+
+def _recut(old: CoCaConfig, new: CoCaConfig) -> str:
+    """What becomes of the texts' positions, in words."""
+    found = []
+    if _has_cls(old) != _has_cls(new):
+        found.append(f"whose last row, [CLS]'s, {'is new' if _has_cls(new) else 'is left out'}")
+    if old.text.length != new.text.length:
+        found.append(f"of {new.text.length} tokens, from {old.text.length}")
+    return ", ".join(found)
 
 
 def _tokenizer_problems(source: Checkpoint, config: ConfigDict, file: str) -> list[str]:

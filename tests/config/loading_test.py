@@ -95,3 +95,12 @@ def test_differences_names_keys_and_values_but_for_the_free_ones():
     assert found[1] == "config.seed: 0 there, 3 now"
     assert found[0].startswith("config.optimizer.weight_decays: [[")
     assert len(found) == 2
+
+
+def test_names_of_classes_are_read_from_their_file(tmp_path):
+    file = tmp_path / "classes.txt"
+    file.write_text("cat\n\n dog \n")
+    config = load_config("configs/shapes.py", [f"--config.head.class_file={file}"])
+    assert config.head.classes == ("cat", "dog")
+    with pytest.raises(UserError, match=r"class_file='nowhere\.txt' cannot be read"):
+        load_config("configs/shapes.py", ["--config.head.class_file=nowhere.txt"])

@@ -90,3 +90,34 @@ def test_mesh_larger_than_the_devices():
 )
 def test_values_that_would_break_the_checks_themselves(key, value, message):
     assert any(message in line for line in problems(**{key: value}))
+
+
+HEAD = {"loss.classification.weight": 1.0, "head.classes": ("a", "b")}
+ALONE = {"loss.contrastive.weight": 0.0, "loss.captioning.weight": 0.0}
+
+
+def test_a_head_that_is_right():
+    config = default_config()
+    config.update_from_flattened_dict(HEAD | ALONE | {"data.train.captions": "none"})
+    validate(config, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head.classes": ("a", "b")}, "is of no use: config.loss.classification.weight=0.0"),
+        (HEAD | {"head.classes": ("a", "a")}, "should be the names of two or more different"),
+        (HEAD | {"head.reads": "video"}, "config.head.reads='video' should be one of image, text"),
+        (HEAD | {"data.frames": 2}, "config.data.frames=2 is for a head alone"),
+        (HEAD | {"data.train.captions": "none"}, "captions=none is for a head that reads images"),
+        (
+            HEAD | {"data.sources": {"a": {"captions": "none"}}},
+            "captions=none is for a head that reads images",
+        ),
+        (HEAD | {"model.pooler.heads": 3}, "should be a multiple of config.model.pooler.heads=3"),
+        ({"loss.classification.label_smoothing": 1.0}, "should be at least 0 and below 1"),
+        ({"optimizer.layer_decay": 0.0}, "config.optimizer.layer_decay=0.0 should be positive"),
+    ],
+)
+def test_heads_that_cannot_be(changes, message):
+    assert any(message in line for line in problems(**changes))

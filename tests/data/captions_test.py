@@ -143,3 +143,24 @@ def test_wrong_options_are_named_all_at_once():
         "filters",
     ]
     assert "sampled, first, all" in lines[0] and "not in" in lines[3]
+
+
+def test_questions_are_kept_apart_from_their_answers():
+    asked = record([], questions="how many?", answers="two")  # TFDS gives lists of one like this
+    maker = CaptionMaker(captions="questions")
+    assert maker(asked, 0, np.random.default_rng(0)) == ("how many? two", "how many?", "two")
+    other = record([], hypotheses=["a cat"], judgements=[["neutral"]])
+    maker = CaptionMaker(captions="questions", questions=("hypotheses", "judgements"))
+    assert maker(other, 0, np.random.default_rng(0)) == ("a cat neutral", "a cat", "neutral")
+
+
+def test_labels_are_answers_unless_they_are_not_to_be_known():
+    found = record(["a cat"]) | {"label": 3}
+    rng = np.random.default_rng(0)
+    assert CaptionMaker()(found, 0, rng) == ("a cat", "", 3)
+    assert CaptionMaker(labelled=False)(found, 0, rng) == ("a cat", "", None)
+    assert CaptionMaker(captions="none")(record([]) | {"label": 3}, 0, rng) == ("", "", 3)
+
+
+def test_options_that_do_not_go_together():
+    assert len(mistakes("questions", "{a}", (), (), ("one",))) == 2

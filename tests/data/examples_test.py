@@ -170,3 +170,68 @@ def test_a_source_of_which_nothing_can_be_read_says_why(plain_source):
     make = maker(MemorySource(plain_source, damaged=set(range(len(plain_source)))))
     with pytest.raises(UserError, match=r"bad_record.*RuntimeError: wrong checksum"):
         make(0, np.random.default_rng(0))
+
+
+def asked(question, answer):
+    return record(png(two_sided()), [], questions=[question], answers=[answer])
+
+
+def head_batch(records, captions, classes=("yes", "no"), tokenizer=TOKENIZER, **options):
+    make_batch = BatchMaker(
+        [part(records, captions)],
+        tokenizer,
+        image_size=SIZE,
+        text_length=24,
+        classes=classes,
+        **options,
+    )
+    picks = [Pick(0, i, 0) for i in range(len(records))]
+    return make_batch(picks, [np.random.default_rng(i) for i in range(len(picks))])
+
+
+def test_a_head_reads_the_question_and_not_the_answer():
+    made = head_batch(
+        [asked("is it?", "no"), asked("or?", "yes"), asked("who?", "me")], {"captions": "questions"}
+    )
+    assert TOKENIZER.decode(made["text"]) == ["is it? no", "or? yes", "who? me"]
+    np.testing.assert_array_equal(made["label"], [1, 0, -1])  # "me" is none of the classes
+    shown = [
+        TOKENIZER.decode(row[None, :n])[0]
+        for row, n in zip(made["text"], made["read"], strict=True)
+    ]
+    assert shown == ["is it?", "or?", "who?"]
+
+
+def test_a_head_reads_all_of_a_caption_and_labels_are_numbers():
+    rows = [record(png(two_sided()), ["a cat"], label) for label in (1, -1)]
+    made = head_batch(rows, {})
+    np.testing.assert_array_equal(made["label"], [1, -1])
+    np.testing.assert_array_equal(made["read"], [6, 6])  # begin and five bytes, without the end
+    with pytest.raises(UserError, match="label 2 is none of its 2 classes"):
+        head_batch([record(png(two_sided()), ["a"], 2)], {})
+
+
+def test_a_question_that_fills_the_text_is_read_as_far_as_it_is_there():
+    made = head_batch([asked("x" * 40 + "?", "no")], {"captions": "questions"})
+    assert made["read"][0] == 23 and made["text"][0, 22] == 3 + ord("x")
+
+
+def test_pictures_of_an_example_are_changed_alike():
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    rows = [record([png(noise), png(noise), png(noise[::-1].copy())], ["a"])]
+    make_batch = BatchMaker(
+        [part(rows, min_crop_area=0.3, color_jitter=(0.4, 0.4, 0.4, 0.1))],
+        TOKENIZER,
+        image_size=SIZE,
+        text_length=24,
+        frames=3,
+    )
+    image = make_batch([Pick(0, 0, 0)], [np.random.default_rng(1)])["image"]
+    assert image.shape == (1, 3, *SIZE, 3)
+    np.testing.assert_array_equal(image[0, 0], image[0, 1])
+    assert (image[0, 0] != image[0, 2]).any()
+
+
+def test_blank_pictures_show_nothing():
+    made = head_batch([asked("is it?", "no")], {"captions": "questions"}, blank=True)
+    assert (made["image"] == 128).all() and made["label"] == [1]

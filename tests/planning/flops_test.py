@@ -5,7 +5,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from coca_jax.models import PRESETS, CoCa, CoCaConfig, PoolerConfig, init_params
+from coca_jax.models import (
+    PRESETS,
+    CoCaConfig,
+    HeadConfig,
+    PoolerConfig,
+    init_params,
+    make_model,
+)
 from coca_jax.models.presets import open_clip
 from coca_jax.planning import forward_flops, training_flops
 from coca_jax.planning.flops import executed_flops
@@ -23,14 +30,22 @@ OPEN_CLIP = dataclasses.asdict(
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"captioning": False}, {"contrastive": "none"}, OPEN_CLIP],
-    ids=["both", "contrastive_only", "captioning_only", "open_clip"],
+    [
+        {},
+        {"captioning": False},
+        {"contrastive": "none"},
+        OPEN_CLIP,
+        {"contrastive": "none", "captioning": False, "head": HeadConfig(5, images=3)},
+        {"contrastive": "none", "captioning": False, "head": HeadConfig(5, "text", 2)},
+    ],
+    ids=["both", "contrastive_only", "captioning_only", "open_clip", "clips", "pairs"],
 )
 def test_formula_counts_what_the_program_multiplies(changes):
     config = CoCaConfig.from_dict(dataclasses.asdict(TINY) | changes)
-    model, text = CoCa(config), config.text
+    model, text = make_model(config), config.text
     params = nn.meta.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
-    pixels = jnp.zeros((1, *config.image.pixels, 3))
+    head = config.head or HeadConfig(0)
+    pixels = jnp.zeros((1, *[head.images] * (head.images > 1), *config.image.pixels, 3))
 
     def everything(*inputs):
         output = model.apply(*inputs)
@@ -41,7 +56,8 @@ def test_formula_counts_what_the_program_multiplies(changes):
     # The program computes masked attention in full, the rule counts half of it.
     halved = lambda layers, length: layers * 2 * length**2 * text.width  # noqa: E731
     masked = halved(text.unimodal_layers, text.length + (config.contrastive != "none"))
-    masked += halved(text.multimodal_layers, text.length) * config.captioning
+    masked += halved(text.multimodal_layers, text.length) * config.multimodal
+    masked *= head.images * (config.multimodal or config.contrastive != "none")
     assert sum(forward_flops(config).values()) + masked == executed_flops(program)
     assert forward_flops(config, 0.5)["image_encoder"] < forward_flops(config)["image_encoder"]
     assert training_flops(config) == 3 * sum(forward_flops(config).values())

@@ -6,7 +6,7 @@ import pytest
 
 from coca_jax.config import default_config
 from coca_jax.errors import UserError
-from coca_jax.train.optimizer import make_optimizer, make_schedule
+from coca_jax.train.optimizer import layer_factors, make_optimizer, make_schedule
 
 PARAMS = {
     "image": {"kernel": jnp.full((256, 128), 0.5), "bias": jnp.full(3, 0.5)},
@@ -139,3 +139,24 @@ def test_tables_that_do_not_fit_are_told_all_at_once():
     assert "optimizer.learning_rates: '(' is not a regular expression" in text
     assert "optimizer.learning_rates: no row covers text/kernel, text/scale" in text
     assert "optimizer.weight_decays: no row covers image/bias, text/scale" in text
+
+
+def test_layers_of_the_image_encoder_learn_slower_towards_the_pixels():
+    layers = {"layers": {"kernel": jnp.zeros((3, 2, 2)), "bias": jnp.zeros((3, 2))}}
+    params = {
+        "image_encoder": {"positions": jnp.zeros(2), "transformer": layers, "norm": {"scale": 1.0}},
+        "decoder": {"norm": {"scale": 1.0}},
+    }
+    factors = layer_factors(params, 0.5)
+    assert factors["decoder"]["norm"]["scale"] == 1
+    assert factors["image_encoder"]["norm"]["scale"] == 1
+    assert factors["image_encoder"]["positions"] == 0.5**4
+    found = factors["image_encoder"]["transformer"]["layers"]
+    np.testing.assert_array_equal(found["kernel"].ravel(), [0.125, 0.25, 0.5])
+    assert found["kernel"].shape == (3, 1, 1) and found["bias"].shape == (3, 1)
+    settings = config(name="lion", layer_decay=0.5, weight_decay=0.0)
+    optimizer, _ = make_optimizer(settings, 10, params)
+    ones = jax.tree.map(lambda x: jnp.ones_like(jnp.asarray(x)), params)
+    updates, _ = optimizer.update(ones, optimizer.init(params), params)
+    expected = jax.tree.map(lambda x, f: -0.1 * f * x, ones, factors)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, expected)

@@ -7,11 +7,12 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from coca_jax.config import default_config, model_config, validate
 from coca_jax.errors import UserError
-from coca_jax.models import CoCa, preset
+from coca_jax.models import CoCa, make_model, preset
 from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.planning.flops import executed_flops
 from coca_jax.train.gradient import accumulated_gradient, gradient
@@ -43,13 +44,27 @@ def make_config(**changes):
     return config
 
 
-def make_batch(seed=0):
+HEAD = {
+    "loss.classification.weight": 1.0,
+    "loss.classification.label_smoothing": 0.1,
+    "loss.contrastive.weight": 0.0,
+    "head.classes": ("a", "b", "c"),
+    "head.reads": "text",
+}
+PAIRS = HEAD | {"loss.captioning.weight": 0.0, "data.frames": 2}
+CLIPS = PAIRS | {"head.reads": "image", "optimizer.learning_rates": ((r"head.*", 1.0), (".*", 0.0))}
+
+
+def make_batch(seed=0, frames=()):
     rng = np.random.default_rng(seed)
     ids = rng.integers(1, 64, (16, 12)).astype(np.int32)
     for row, length in zip(ids, rng.integers(2, 13, 16), strict=True):
         row[length:] = 0
-    images = rng.integers(0, 256, (16, 16, 16, 3)).astype(np.uint8)
-    return {"image": images, "text": ids, "bad_image": np.arange(16, dtype=np.int32)}
+    images = rng.integers(0, 256, (16, *frames, 16, 16, 3)).astype(np.uint8)
+    batch = {"image": images, "text": ids, "bad_image": np.arange(16, dtype=np.int32)}
+    # Micro-batches have 0 to 4 labels.
+    label = np.where(np.arange(16) % 4 < 2, rng.integers(0, 3, 16), -1) * (np.arange(16) % 4 != 3)
+    return batch | {"label": label.astype(np.int32), "read": rng.integers(1, 13, 16, np.int32)}
 
 
 def partitioner_of(sizes, config):
@@ -60,7 +75,7 @@ def partitioner_of(sizes, config):
 
 def factory_of(config, partitioner):
     return StateFactory(
-        CoCa(model_config(config)),
+        make_model(model_config(config)),
         lambda params: make_optimizer(config.optimizer, config.train.steps, params),
         partitioner,
         ema=config.optimizer.ema_decay > 0,
@@ -178,15 +193,18 @@ def test_counters_are_summed_over_the_batch():
         ((2, 2, 2), {"loss.contrastive.kind": "sigmoid"}),
         ((1, 1, 1), {"loss.captioning.weight": 0.0}),
         pytest.param((1, 1, 1), {"loss.contrastive.weight": 0.0}, marks=pytest.mark.slow),
+        ((2, 2, 2), HEAD),
+        pytest.param((2, 2, 2), PAIRS, marks=pytest.mark.slow),
     ],
-    ids=["both", "contrastive_only", "captioning_only"],
+    ids=["both", "contrastive_only", "captioning_only", "head", "head_of_pairs"],
 )
 def test_micro_batches_give_the_gradient_of_the_whole_batch(sizes, changes):
     config = make_config(**changes, **{"train.accumulate": 4})
     partitioner = partitioner_of(sizes, config)
-    model = CoCa(model_config(config))
+    model = make_model(model_config(config))
     params = spread(factory_of(config, partitioner).create(0).params)
-    batch, key = partitioner.put_batch(make_batch()), jax.random.key(0)
+    several = (config.data.frames,) if config.data.frames > 1 else ()
+    batch, key = partitioner.put_batch(make_batch(0, several)), jax.random.key(0)
     results = []
     with partitioner.context():
         for function in (gradient, accumulated_gradient):
@@ -272,6 +290,27 @@ def test_a_batch_32_times_as_large_in_micro_batches():
     # Beyond the running sum of the gradients and all embeddings: as for one micro-batch.
     embeddings = 4 * 2 * rows * model.config.text.width * 4
     assert held[1] < held[2] + 2 * state + embeddings < held[0]
+
+
+@pytest.mark.parametrize("changes", [HEAD, PAIRS, CLIPS], ids=["head", "pairs", "clips"])
+def test_a_head_has_the_same_gradient_on_every_mesh(changes):
+    config, results = make_config(**changes), []
+    several = (config.data.frames,) if config.data.frames > 1 else ()
+    model = make_model(model_config(config))
+    for sizes in ((1, 1, 1), (2, 2, 2)):
+        partitioner = partitioner_of(sizes, config)
+        params = spread(factory_of(config, partitioner).create(0).params)
+        batch = partitioner.put_batch(make_batch(0, several))
+        with partitioner.context():
+            compute = jax.jit(functools.partial(gradient, model, config))
+            results.append(jax.device_get(compute(params, batch, jax.random.key(0))))
+    (one, metrics), (many, same) = results
+    assert relative(without_key_biases(many), without_key_biases(one)) < 1e-4
+    assert metrics["classification_loss"] > 0
+    for name, value in metrics.items():
+        np.testing.assert_allclose(same[name], value, rtol=1e-5, err_msg=name)
+    frozen = {name for name, part in one.items() if not optax.tree.norm(part)}
+    assert frozen == ({"image_encoder"} if changes is CLIPS else set())
 
 
 def test_temperature_stops_at_its_floor():

@@ -19,7 +19,7 @@ from coca_jax.config import default_config, load_config, model_config, to_json, 
 from coca_jax.data.sources.tfds import tokenizer_path
 from coca_jax.errors import UserError
 from coca_jax.interop.convert import import_open_clip
-from coca_jax.models import CoCa, preset
+from coca_jax.models import make_model, preset
 from coca_jax.models.presets import as_section
 from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.train.optimizer import make_optimizer
@@ -45,7 +45,7 @@ def factory_of(config):
     key = json.dumps(to_json(config))
     if key not in FACTORIES:
         FACTORIES[key] = StateFactory(
-            CoCa(model_config(config)),
+            make_model(model_config(config)),
             lambda params: make_optimizer(config.optimizer, config.train.steps, params),
             Partitioner(make_mesh(config.mesh)),
             ema=config.optimizer.ema_decay > 0,
@@ -185,18 +185,60 @@ def refused(config, path, file=""):
 
 
 def test_other_shapes_are_all_named(full):
-    config = make_config(**{"model.text.vocab_size": 300, "model.text.length": 20})
+    config = make_config(**{"model.text.vocab_size": 300})
     lines = refused(config, full[0]).splitlines()
     wanted = traverse_util.flatten_dict(factory_of(config).abstract.params, sep="/")
     assert "does not fit this run" in lines[0]
-    names = {line.split(":")[0].strip() for line in lines[1:-2]}
+    names = {line.split(":")[0].strip() for line in lines[1:-1]}
     shapes = {name: leaf.shape for name, leaf in full[1]["ema"].items()}
     assert names == {name for name in shapes if wanted[name].shape != shapes[name]}
     assert any(line.endswith("[64, 32] there, [300, 32] now") for line in lines)
-    assert lines[-2:] == [
-        "  config.model.text.length: 12 there, 20 now",
-        "  config.model.text.vocab_size: 64 there, 300 now",
-    ]
+    assert lines[-1] == "  config.model.text.vocab_size: 64 there, 300 now"
+
+
+@pytest.mark.parametrize("length", [8, 20])
+@pytest.mark.parametrize("changes", [{}, CAPTIONING_ONLY])
+def test_positions_of_longer_or_shorter_texts(full, length, changes):
+    transfer, state, before = start(
+        make_config(**{"model.text.length": length}, **changes), full[0]
+    )
+    old, both = full[1]["ema"][TEXT_POSITIONS], min(12, length)
+    cls = [] if changes else [old[-1:]]
+    expected = np.concatenate([old[:both], before[TEXT_POSITIONS][both:length], *cls])
+    np.testing.assert_array_equal(flat(state.params)[TEXT_POSITIONS], expected)
+    assert f"of {length} tokens, from 12" in transfer.summary()
+
+
+def test_only_what_is_asked_for_is_taken(full):
+    transfer, state, before = start(make_config(**{"init.only": "image_encoder/.*"}), full[0])
+    for name, values in flat(state.params).items():
+        taken = name.startswith("image_encoder/")
+        expected = full[1]["ema"][name] if taken else before[name]
+        np.testing.assert_array_equal(values, expected, err_msg=name)
+    assert "new" in transfer.summary() and transfer.left_out == ()
+    assert "matches none of" in refused(make_config(**{"init.only": "image"}), full[0])
+    assert "config.init.only='('" in refused(make_config(**{"init.only": "("}), full[0])
+
+
+def with_head(*classes):
+    head = {"loss.classification.weight": 1.0, "head.classes": classes, "head.reads": "text"}
+    return make_config(**head, **CAPTIONING_ONLY)
+
+
+def test_a_head_is_new_unless_it_tells_the_same_classes_apart(tmp_path, full):
+    transfer, *_ = start(with_head("a", "b", "c"), full[0])
+    assert {name.split("/")[0] for name in transfer.new} == {"head"}
+    stored = write_run(tmp_path, with_head("a", "b", "c"))["ema"]
+    transfer, state, _ = start(with_head("x", "y", "z"), tmp_path)
+    assert transfer.new == ()
+    np.testing.assert_array_equal(
+        flat(state.params)["head/softmax/kernel"], stored["head/softmax/kernel"]
+    )
+    transfer, state, before = start(with_head("a", "b"), tmp_path)
+    assert {name.split("/")[0] for name in transfer.new} == {"head"}
+    np.testing.assert_array_equal(
+        flat(state.params)["head/softmax/kernel"], before["head/softmax/kernel"]
+    )
 
 
 def test_a_class_token_is_not_made_of_patches(full):

@@ -190,19 +190,25 @@ def hypotheses(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
     text alone tells no more than half.
     """
     shape = scene[rng.integers(len(scene))]
-    if of_size := bool(rng.integers(2)):
-        other = shape._replace(size=1 - shape.size)
-    else:
-        other = shape._replace(place=int(shape.place + rng.integers(1, 4)) % len(PLACES))
+    name, count = CLASS_NAMES[shape.combination], len(scene)
+    if rng.random() < 0.5:
+        true, false = (f"the {name} is {SIZES[size]}" for size in (shape.size, 1 - shape.size))
+    else:  # half of the scenes have one shape, and so do half of the false texts
+        other = 1 if count > 1 else int(rng.integers(2, 4))
+        true, false = (_number_of_shapes(number) for number in (count, other))
     shown = [some.combination for some in scene]
-    absent = rng.choice([one for one in SEEN if one not in shown])
+    absent = CLASS_NAMES[rng.choice([one for one in SEEN if one not in shown])]
     here, gone = rng.choice(UNSEEN, 2)
     return [
-        (shape.words(size=of_size, place=not of_size), "entailment"),
-        (other.words(size=of_size, place=not of_size), "contradiction"),
-        (with_article(f"{here} {CLASS_NAMES[shape.combination]}"), "neutral"),
-        (with_article(f"{gone} {CLASS_NAMES[absent]}"), "contradiction"),
+        (true, "entailment"),
+        (false, "contradiction"),
+        (f"the {name} is {here}", "neutral"),
+        (f"the {absent} is {gone}", "contradiction"),
     ]
+
+
+def _number_of_shapes(number: int) -> str:
+    return "there is one shape" if number == 1 else f"there are {NUMBERS[number - 1]} shapes"
 
 
 def foil(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:

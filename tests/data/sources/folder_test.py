@@ -145,5 +145,32 @@ def test_what_is_no_such_folder_is_said(photos, tmp_path):
     with pytest.raises(UserError, match=r"several tables, a\.csv, b\.jsonl"):
         folder_source(str(tmp_path))
     path = photos("c.csv", "img,caption\na,b\n")
-    with pytest.raises(UserError, match=r"image, file_name, .*; it has img, caption"):
+    with pytest.raises(UserError, match=r"image, .*file_name, .*; it has img, caption"):
         folder_source(path)
+
+
+def test_several_pictures_of_a_record(photos, tmp_path):
+    (tmp_path / "photos/notes.txt").write_bytes(b"no picture")
+    path = photos(
+        "pairs.jsonl",
+        '{"images": ["photos/1.jpg", "photos/0.jpg"], "statements": ["both are cats"]}\n'
+        '{"images": ["photos/1.jpg", "photos/2.jpg"], "statements": []}\n',
+    )
+    source = folder_source(path)
+    assert [record["image"] for record in source] == [[b"1", b"0"], [b"1", b"2"]]
+    assert source[0]["fields"] == {"statements": ["both are cats"]}
+    frames = photos("clips.csv", "video,caption\nphotos,three cats\nphotos/1.jpg,one\n")
+    assert [record["image"] for record in folder_source(frames)] == [[b"0", b"1", b"2"], b"1"]
+
+
+def test_videos_in_folders_of_classes(tmp_path):
+    for name in ("run/a.mp4", "run/b.avi", "sit/c.MP4", "sit/d.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    source = folder_source(str(tmp_path))
+    assert source.class_names == ["run", "sit"]
+    assert [(r["image"], r["label"]) for r in source] == [
+        (b"run/a.mp4", 0),
+        (b"run/b.avi", 0),
+        (b"sit/c.MP4", 1),
+    ]

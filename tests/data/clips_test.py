@@ -1,0 +1,81 @@
+import cv2
+import numpy as np
+import pytest
+
+from coca_jax.data import clips
+from coca_jax.data.bad import BadExample
+
+
+def png(value):
+    return cv2.imencode(".png", np.full((8, 8, 3), value, np.uint8))[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "expected"),
+    [
+        (2, 2, [0, 1]),
+        (8, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (8, 2, [2, 6]),
+        (10, 4, [1, 3, 6, 8]),
+        (100, 1, [50]),
+        (1, 3, [0, 0, 0]),
+        (2, 4, [0, 0, 1, 1]),
+    ],
+)
+def test_places_are_evenly_spaced(total, count, expected):
+    assert clips.evenly_spaced(total, count) == expected
+
+
+def test_pictures_of_a_list_and_of_one_image():
+    found = clips.pictures([png(v) for v in (10, 20, 30, 40)], 2)
+    assert [picture[0, 0, 0] for picture in found] == [20, 40]
+    assert [picture[0, 0, 0] for picture in clips.pictures(png(7), 2)] == [7, 7]
+    with pytest.raises(BadExample, match="no picture"):
+        clips.pictures([], 1)
+    with pytest.raises(BadExample):
+        clips.pictures([png(1), b"damaged"], 2)
+    assert len(clips.pictures([b"damaged", png(1), b"damaged"], 1)) == 1  # the middle one
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """Twenty frames, each brighter than the one before."""
+    path = str(tmp_path_factory.mktemp("video") / "clip.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 24))
+    for i in range(20):
+        frame = np.zeros((24, 32, 3), np.uint8)
+        frame[..., 2] = 12 * i  # red
+        writer.write(frame)
+    writer.release()
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def test_frames_of_a_video_are_evenly_spaced_and_rgb(video):
+    assert clips.is_video(video)
+    found = clips.pictures(video, 4)
+    assert [picture.shape for picture in found] == [(24, 32, 3)] * 4
+    for picture, place in zip(found, [2, 7, 12, 17], strict=True):
+        red, green, blue = picture.reshape(-1, 3).mean(axis=0)
+        assert abs(red - 12 * place) < 8 and green < 8 and blue < 8
+    assert len(clips.pictures(video, 50)) == 50
+
+
+def test_a_video_that_is_cut_or_none_is_a_bad_example(video):
+    with pytest.raises(BadExample, match="video"):
+        clips.pictures(video[:100], 2)
+    assert len(clips.pictures(video[: len(video) * 2 // 3], 2)) == 2  # what is left of it
+
+
+def test_other_files_are_no_videos():
+    avif = b"\0\0\0\x20ftypavif" + bytes(20)
+    assert not any(map(clips.is_video, (png(1), avif, b"", b"RIFF\0\0\0\0WEBPVP8 ")))
+    assert clips.is_video(b"\0\0\0\x20ftypisom" + bytes(20))
+
+
+def test_strips():
+    batch = np.arange(2 * 3 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 3, 2, 2, 3)
+    strips = clips.side_by_side(batch)
+    assert strips.shape == (2, 2, 6, 3)
+    np.testing.assert_array_equal(strips[1][:, 2:4], batch[1, 1])
+    np.testing.assert_array_equal(clips.side_by_side(batch[:, 0]), batch[:, 0])
