@@ -4,7 +4,8 @@
     coca train --config configs/shapes_entailment.py --workdir runs/entailment
 
 A head on the decoder's outputs tells whether a hypothesis follows from the picture, contradicts it,
-or neither. The decoder goes on learning captions, and judgements as texts, beside it. `:smoke` runs a few steps of a smaller model, from random parameters.
+or neither. Beside it the decoder goes on learning captions, and judgements as texts. `:smoke` runs
+a few steps of a smaller model, from random parameters.
 """
 
 from coca_jax.config import finish
@@ -15,7 +16,7 @@ FIELDS = ("hypotheses", "judgements")
 
 def get_config(argument=None):
     """The experiment; `argument` is None or `smoke`."""
-    config = shapes_finetuning(steps=1200)
+    config = shapes_finetuning(steps=1300)
     with_head(config, "text", ("entailment", "neutral", "contradiction"))
     config.loss.captioning.weight = 1.0  # or comparing text and picture takes thousands of steps
     config.data.sources = {

@@ -14,9 +14,17 @@ COMPARISON = pathlib.Path(__file__).parent.parent / "configs/compare.py"
 FILES = sorted({*COMPARISON.parent.glob("*.py")} - {COMPARISON})
 
 
+CLASSES = {"vqav2": 3129, "imagenet": 1000}  # whose names are in a file of the user's
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_is_right_at_both_sizes(file):
-    config = load_config(str(file))
+def test_is_right_at_both_sizes(file, tmp_path):
+    overrides = []
+    if count := CLASSES.get(file.stem):
+        (tmp_path / "classes.txt").write_text("\n".join(map(str, range(count))))
+        overrides = [f"--config.head.class_file={tmp_path / 'classes.txt'}"]
+    config = load_config(str(file), overrides)
+    assert len(config.head.classes) == count or not count
     validate(config, 8, [*mistakes(config.eval), *checks.mistakes(config.data)])
     smoke = load_config(f"{file}:smoke")
     validate(smoke, 1, mistakes(smoke.eval))
@@ -33,3 +41,12 @@ def test_the_papers_recipe_trains_shrunk(prepared, tmp_path):
     config = load_config("configs/coca_2b.py:smoke", [f"--config.data.dir={prepared}"])
     loop.train(config, tmp_path)
     assert (tmp_path / "checkpoints/4").is_dir()
+
+
+@pytest.mark.parametrize("name", ["imagenet", "shapes_classification"])
+def test_a_frozen_model_learns_its_head_only(name, tmp_path):
+    (tmp_path / "classes.txt").write_text("cat\ndog")
+    file = [f"--config.head.class_file={tmp_path / 'classes.txt'}"] * (name == "imagenet")
+    config = load_config(f"configs/{name}.py:frozen", file)
+    validate(config, 8)
+    assert config.optimizer.learning_rates[-1] == (".*", 0.0)

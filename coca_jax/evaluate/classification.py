@@ -34,7 +34,8 @@ def evaluate(
       see `vqa.blind_accuracy`); for the report the confusion counts and some texts with answers.
 
     Raises:
-      UserError: no example has a label, or an answer is none of the classes.
+      UserError: no example has a label, or an answer is none of the classes; or the head reads
+        texts, and `questions` does not say where they are.
     """
     scores, labels, asked, bad = [], [], [], 0
     for batch in batches:

@@ -3,13 +3,13 @@
 import copy
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int, Int32, UInt8
+from jaxtyping import Float32, Int, Int32, UInt8
 
 from coca_jax.data import clips, images
 from coca_jax.data.bad import BadExample
@@ -17,14 +17,14 @@ from coca_jax.data.examples import lengths
 from coca_jax.data.sources.folder import read_pictures
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import UserError
-from coca_jax.generate import Decoding, Generated, Method, Prompt, generate, make_method, score
+from coca_jax.generate import Decoding, make_method
+from coca_jax.inference.compiled import Compiled
 from coca_jax.inference.words import mean_by_word
-from coca_jax.models import CoCa, attention_maps, normalize_pixels
+from coca_jax.models import CoCa, normalize_pixels
 from coca_jax.parallel import Partitioner
 
 SCORING_BYTES = 2**28  # of logits at a time
 ROUND = 8  # candidates are padded to a multiple of this many tokens, so that few sizes compile
-STATIC = {"caption": ("decoding", "method"), "score": ("even", "chunk")}
 Pixels = UInt8[np.ndarray, "b *several h w 3"] | Float32[np.ndarray, "b *several h w 3"]
 
 
@@ -56,13 +56,7 @@ class LoadedModel:
         self.config, self.step = model.config, step
         self.identity = identity  # tells these parameters from others; empty: they may change
         self.params, self.tokenizer = params, tokenizer
-        self._model, self._partitioner = model, partitioner
-        self._compiled = {
-            name: jax.jit(
-                function, out_shardings=partitioner.replicated, static_argnames=STATIC.get(name)
-            )
-            for name, function in self._functions().items()
-        }
+        self._compiled = Compiled(model, partitioner)
 
     def with_params(self, params: Any) -> "LoadedModel":
         """The same model with other parameters; nothing is compiled anew."""
@@ -214,6 +208,8 @@ class LoadedModel:
         if head.reads == "image":
             ids = np.zeros((len(pixels), 1), np.int32)
             return self._run("classify", (pixels, ids, np.zeros(len(pixels), np.int32)))
+        if not texts:
+            raise UserError("the model's head reads texts about the images, and there are none")
         ids = self.tokenize([texts] * len(pixels) if isinstance(texts, str) else texts)
         read = lengths(ids, self.tokenizer).astype(np.int32)
         return self._run("classify", (pixels, ids, read))
@@ -258,7 +254,7 @@ class LoadedModel:
             even=bool((known == known[0]).all()),
             chunk=min(
                 candidates.shape[1],
-                max(1, SCORING_BYTES // (per_image * self._padded_size(len(pixels)))),
+                max(1, SCORING_BYTES // (per_image * self._compiled.padded_size(len(pixels)))),
             ),
         )
 
@@ -311,89 +307,8 @@ class LoadedModel:
         ends = [len(row) - row[::-1].index(self.tokenizer.eos_id) for row in rows]
         return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
-    def _functions(self) -> dict[str, Callable]:
-        """What is compiled: of parameters and a batch; uint8 images are normalised there."""
-        image = self.config.image
-
-        def apply(method: str, params: Any, *args: Array) -> Array:
-            return self._model.apply({"params": params}, *args, method=method)
-
-        def normalized(pixels: Array) -> Array:
-            if pixels.dtype != jnp.uint8:
-                return pixels
-            return normalize_pixels(pixels, image.mean, image.std)
-
-        def caption(
-            params: Any,
-            pixels: Array,
-            ids: Array,
-            known: Array,
-            key: Array,
-            *,
-            decoding: Decoding,
-            method: Method,
-        ) -> Generated:
-            prompt, pixels = Prompt(ids, known), normalized(pixels)
-            return generate(self._model, params, pixels, decoding, method, prompt, key)
-
-        def likelihood(
-            params: Any,
-            pixels: Array,
-            ids: Array,
-            known: Array,
-            candidates: Array,
-            lengths: Array,
-            *,
-            even: bool,
-            chunk: int,
-        ) -> Array:
-            prompt, pixels = Prompt(ids, None if even else known), normalized(pixels)
-            scores = score(self._model, params, pixels, prompt, candidates, lengths, chunk)
-            return scores.log_probabilities
-
-        return {
-            "encode_image": lambda params, x: apply("encode_image", params, normalized(x)),
-            "image_tokens": lambda params, x: apply("image_tokens", params, normalized(x)),
-            "classify": lambda params, x, ids, read: apply(
-                "classify", params, normalized(x), ids, read
-            ),
-            "encode_text": lambda params, ids: apply("encode_text", params, ids),
-            "caption_logits": lambda params, x, ids: apply(
-                "caption_logits", params, normalized(x), ids
-            ),
-            "attention_maps": lambda params, x, ids: attention_maps(
-                self._model, params, normalized(x), ids
-            ),
-            "caption": caption,
-            "score": likelihood,
-        }
-
-    def _run(
-        self, name: str, batch: Sequence[np.ndarray], others: Sequence[Any] = (), **static: Any
-    ) -> Any:
-        """Runs a compiled function on a batch, padded as the class says.
-
-        Args:
-          name: of the function.
-          batch: arrays with one row for each image or text.
-          others: arrays that are not split over the mesh.
-          **static: what the function is compiled for.
-        """
-        sizes = [len(array) for array in batch]
-        if len(set(sizes)) > 1 or not sizes[0]:
-            raise UserError(f"images and texts should be as many, and at least one; are {sizes}")
-        size, padded = sizes[0], self._padded_size(sizes[0])
-        grown = [np.concatenate([a, np.repeat(a[:1], padded - size, axis=0)]) for a in batch]
-        with self._partitioner.context():
-            arrays = self._partitioner.put_whole(grown)
-            result = self._compiled[name](self.params, *arrays, *others, **static)
-        return jax.tree.map(lambda x: np.asarray(x)[:size], result)
-
-    def _padded_size(self, size: int) -> int:
-        padded = self._partitioner.batch_shards
-        while padded < size:
-            padded *= 2
-        return padded
+    def _run(self, name: str, batch: Sequence[np.ndarray], *others: Any, **static: Any) -> Any:
+        return self._compiled.run(name, self.params, batch, *others, **static)
 
     def _require_vocabulary(self) -> None:
         has, needed = self.config.text.vocab_size, self.tokenizer.vocab_size

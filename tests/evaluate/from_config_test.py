@@ -1,5 +1,6 @@
 """Evaluations on real data by a real, untrained model."""
 
+import dataclasses
 import json
 
 import cv2
@@ -7,13 +8,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from coca_jax.config import load_config, model_config
 from coca_jax.data.tokenizers import make_tokenizer
 from coca_jax.errors import UserError
 from coca_jax.evaluate import from_config
 from coca_jax.inference import LoadedModel
-from coca_jax.models import CoCa, init_params
+from coca_jax.models import CoCa, HeadConfig, init_params
 from coca_jax.parallel import Partitioner, make_mesh
 
 PROBE = {
@@ -133,3 +135,40 @@ def test_an_absent_image_is_left_out_counted_and_named(config, handle, table, ca
     assert metrics["mine"]["bad_images"] == metrics["mine"]["images"] == 1
     told = capsys.readouterr().err
     assert "1 of 2 images are left out: record 1 of " in told and "absent.png" in told
+
+
+HEAD = {
+    "loss.classification.weight": 1.0,
+    "head.classes": ("a", "b"),
+    "data.train.captions": "first",
+}
+
+
+def with_head(config, **changes):
+    config = ConfigDict(config.to_dict())
+    config.update_from_flattened_dict(HEAD | changes)
+    config.eval = {"mine": {"kind": "classification", "name": "shapes", "split": "test"}}
+    return config
+
+
+def test_a_head_that_is_not_there_is_said(config, handle):
+    with pytest.raises(UserError, match=r"config\.eval\.mine needs a head, and the model has none"):
+        from_config.evaluate(handle, with_head(config))
+    model = dataclasses.replace(handle.config, head=HeadConfig(3))
+    with pytest.raises(UserError, match=r"classes are 2, and the model's head has 3"):
+        from_config.possible(with_head(config), model)
+
+
+def test_clips_and_blank_pictures(config, handle, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        handle, "encode_image", lambda x: seen.append(x) or np.ones((len(x), 2), np.float32)
+    )
+    monkeypatch.setattr(handle, "encode_text", lambda x: np.ones((len(x), 2), np.float32))
+    config = ConfigDict(config.to_dict())
+    config.eval = {"mine": {"kind": "retrieval", "name": "shapes", "split": "test", "frames": 3}}
+    from_config.evaluate(handle, config)
+    assert seen[-1].shape[1:] == (3, 32, 32, 3) and seen[-1].std() > 0
+    config.data.blank = True
+    from_config.evaluate(handle, config)
+    assert (seen[-1] == 128).all()

@@ -132,3 +132,10 @@ def test_mistakes_in_the_configuration():
     assert found[0] == "eval.bad.by is 'captions'; it is 'generation' or 'candidates' or 'head'"
     assert "eval.worse" in found[1]
     assert needs(ConfigDict({"kind": "vqa"})) == "captioning"
+
+
+def test_answers_of_a_head(monkeypatch):
+    monkeypatch.setattr(vqa, "ROWS", 2)
+    metrics, _ = vqa.evaluate(Parrot(KNOWN), batches(), "head", classes=CLASSES)
+    assert metrics["accuracy"] == pytest.approx(4 / 5)
+    assert needs(ConfigDict({"kind": "vqa", "by": "head"})) == "classification"

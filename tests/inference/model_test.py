@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import cv2
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,9 @@ from coca_jax.train import loop
 
 # That of the tokenizer of `shapes`.
 DECODING = Decoding(bos_id=2, eos_id=3, pad_id=0, length=28, suppress=(0, 2))
+
+
+KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +85,9 @@ def test_attention_maps_are_those_of_the_positions_that_predict_a_word(model, pi
     found = model.attention_maps(pixels, texts)
     assert [[word for word, _ in words] for words in found] == [text.split() for text in texts]
     ids = model.tokenize(texts)
-    maps = models.attention_maps(model._model, model.params, jnp.array(pixels), jnp.array(ids))
+    maps = models.attention_maps(
+        models.make_model(model.config), model.params, jnp.array(pixels), jnp.array(ids)
+    )
     assert maps.shape == (3, 28, *model.config.image.grid)
     # By the tokenizer itself, the begin token is in front of what it says of each text.
     pieces = model.tokenizer._model.encode("stars")
@@ -260,3 +266,45 @@ def test_a_part_that_was_not_trained_is_named(model):
     ]:
         with pytest.raises(UserError, match=f"trained without the {loss} loss"):
             call()
+
+
+def test_a_clip_is_embedded_as_the_mean_of_its_frames(model, pictures, tmp_path):
+    frames = model.preprocess(pictures)
+    clip = model.preprocess([tmp_path], frames=3)  # the folder that the pictures are in
+    np.testing.assert_array_equal(clip, frames[None])
+    mean = np.asarray(model.encode_image(frames)).mean(axis=0)
+    found = model.encode_image(np.stack([clip[0], clip[0]]))
+    np.testing.assert_allclose(found, [mean / np.linalg.norm(mean)] * 2, atol=1e-6)
+    assert model.preprocess(pictures[:1], frames=2).shape == (1, 2, 32, 32, 3)
+
+
+def with_head(model, **head):
+    """The same model with a new head."""
+    config = dataclasses.replace(model.config, head=models.HeadConfig(3, **head))
+    new = jax.jit(lambda: nn.meta.unbox(models.init_params(models.make_model(config), KEY)))()
+    params = {**model.params, **{n: new[n] for n in new if n.startswith("head")}}
+    partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}))
+    params = jax.device_put(params, partitioner.replicated)
+    return LoadedModel(models.make_model(config), params, model.tokenizer, partitioner)
+
+
+def test_a_head_classifies_images_and_texts(model, pictures):
+    pixels, texts = model.preprocess(pictures), ["a red circle", "a star", "a blue ring"]
+    alone = with_head(model)
+    scores = alone.classify(pixels)
+    assert scores.shape == (3, 3) and np.ptp(scores, axis=0).min() > 0
+    np.testing.assert_allclose(alone.classify(pixels, texts), scores, atol=1e-6)
+    reading = with_head(model, reads="text")
+    scores = reading.classify(pixels, texts)
+    ids = model.tokenize(texts)
+    read = (ids != 0).sum(axis=1) - 1  # all but the end
+    expected = models.make_model(reading.config).apply(
+        {"params": reading.params}, jnp.array(pixels), jnp.array(ids), jnp.array(read)
+    )
+    np.testing.assert_allclose(scores, expected.class_logits, atol=1e-5)
+    with pytest.raises(UserError, match="trained without the classification loss"):
+        model.classify(pixels)
+    with pytest.raises(UserError, match="reads 1 pictures of an example, and these have 2"):
+        alone.classify(np.stack([pixels, pixels], axis=1))
+    with pytest.raises(UserError, match="the model's head reads texts"):
+        reading.classify(pixels)

@@ -189,21 +189,23 @@ def hypotheses(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
     true as often as false, and what cannot be seen is of a shape that is there as often as not: the
     text alone tells no more than half.
     """
-    shape = scene[rng.integers(len(scene))]
-    name, count = CLASS_NAMES[shape.combination], len(scene)
+    shape, count = scene[rng.integers(len(scene))], len(scene)
+    shown = [some.combination for some in scene]
+    # Asking training about a held-out combination would tell that it is never there.
+    absent = [combination for combination in SEEN if combination not in shown]
     if rng.random() < 0.5:
-        true, false = (f"the {name} is {SIZES[size]}" for size in (shape.size, 1 - shape.size))
+        others = [combination for combination in absent if combination % len(KINDS) == shape.kind]
+        pair = (shape.combination, rng.choice(others))
+        true, false = ("the {1} is {0}".format(*CLASS_NAMES[one].split()) for one in pair)
     else:  # half of the scenes have one shape, and so do half of the false texts
         other = 1 if count > 1 else int(rng.integers(2, 4))
         true, false = (_number_of_shapes(number) for number in (count, other))
-    shown = [some.combination for some in scene]
-    absent = CLASS_NAMES[rng.choice([one for one in SEEN if one not in shown])]
     here, gone = rng.choice(UNSEEN, 2)
     return [
         (true, "entailment"),
         (false, "contradiction"),
-        (f"the {name} is {here}", "neutral"),
-        (f"the {absent} is {gone}", "contradiction"),
+        (f"the {CLASS_NAMES[shape.combination]} is {here}", "neutral"),
+        (f"the {CLASS_NAMES[rng.choice(absent)]} is {gone}", "contradiction"),
     ]
 
 

@@ -171,3 +171,63 @@ def test_kinds_differ_when_small():
     for first in range(8):
         for second in range(first):
             assert np.abs(drawn[first] - drawn[second]).sum() > 1000  # about five whole pixels
+
+
+def judged(count=400, split="train"):
+    rng = np.random.default_rng(0)
+    return [(scene, shapes.hypotheses(scene, rng)) for scene in sample(split, count)]
+
+
+def test_hypotheses_stand_to_the_scene_as_is_said():
+    for scene, found in judged():
+        names = {CLASS_NAMES[shape.combination] for shape in scene}
+        for text, judgement in found:
+            if number := re.fullmatch("there (?:is|are) (one|two|three) shapes?", text):
+                true = shapes.NUMBERS[len(scene) - 1] == number[1]
+                assert judgement == ("entailment" if true else "contradiction")
+                continue
+            words = text.split()
+            if words[-1] in shapes.UNSEEN:
+                there = " ".join(words[1:3]) in names
+                assert judgement == ("neutral" if there else "contradiction")
+            else:  # the circle is red
+                true = f"{words[3]} {words[1]}" in names
+                assert judgement == ("entailment" if true else "contradiction")
+
+
+def test_the_text_alone_tells_no_more_than_half():
+    answers = {}
+    for _, found in judged(3000):
+        for text, judgement in found:
+            kind = "unseen" if text.split()[-1] in shapes.UNSEEN else text.split()[1] + text[-4:]
+            kind = text if text.startswith("there") else kind
+            answers.setdefault(kind, []).append(judgement)
+    for some in answers.values():
+        shares = np.unique(some, return_counts=True)[1] / len(some)
+        assert shares.max() < 0.5 + 2 / np.sqrt(len(some))
+
+
+def test_training_is_not_asked_about_held_out_combinations():
+    novel = {CLASS_NAMES[i] for i in NOVEL}
+    for _, found in judged():
+        for text, _ in found:
+            words = text.split()
+            assert not {f"{words[-1]} {words[1]}", " ".join(words[1:3])} & novel
+
+
+def test_foils_are_wrong_in_a_detail():
+    rng = np.random.default_rng(0)
+    for scene in sample("test", 200):
+        right, wrong = shapes.foil(scene, rng)
+        assert right in shapes.captions(scene)
+        assert wrong not in shapes.captions(scene) and wrong != right
+        kinds = [[text.count(kind) for kind in KIND_NAMES] for text in (right, wrong)]
+        assert kinds[0] == kinds[1]
+
+
+def test_version_1_1_draws_what_version_1_0_drew():
+    rng = np.random.default_rng([shapes.SEED, 0, 0])
+    scene = shapes.sample_scene(rng, "train")
+    shapes.questions(scene, rng)
+    image = shapes.render(scene, rng)
+    assert (int(image.sum()), image[16, 8].tolist()) == (710967, [246, 224, 231])

@@ -1,0 +1,123 @@
+"""What a loaded model computes, compiled for batches of few sizes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from coca_jax.errors import UserError
+from coca_jax.generate import Decoding, Generated, Method, Prompt, generate, score
+from coca_jax.models import CoCa, attention_maps, normalize_pixels
+from coca_jax.parallel import Partitioner
+
+STATIC = {"caption": ("decoding", "method"), "score": ("even", "chunk")}
+
+
+class Compiled:
+    """A model's functions; batches are split over the mesh, padded to a power of two a shard."""
+
+    def __init__(self, model: CoCa, partitioner: Partitioner):
+        """Compiles nothing yet: that waits for the first batch of each size."""
+        self._partitioner = partitioner
+        self._functions = {
+            name: jax.jit(
+                function, out_shardings=partitioner.replicated, static_argnames=STATIC.get(name)
+            )
+            for name, function in _functions(model).items()
+        }
+
+    def run(
+        self,
+        name: str,
+        params: Any,
+        batch: Sequence[np.ndarray],
+        others: Sequence[Any] = (),
+        **static: Any,
+    ) -> Any:
+        """Runs a function on a batch of any size.
+
+        Args:
+          name: of the function.
+          params: the model's.
+          batch: arrays with one row for each image or text.
+          others: arrays that are not split over the mesh.
+          **static: what the function is compiled for.
+
+        Raises:
+          UserError: the arrays of the batch are not of one length, or empty.
+        """
+        sizes = [len(array) for array in batch]
+        if len(set(sizes)) > 1 or not sizes[0]:
+            raise UserError(f"images and texts should be as many, and at least one; are {sizes}")
+        size, padded = sizes[0], self.padded_size(sizes[0])
+        grown = [np.concatenate([a, np.repeat(a[:1], padded - size, axis=0)]) for a in batch]
+        with self._partitioner.context():
+            arrays = self._partitioner.put_whole(grown)
+            result = self._functions[name](params, *arrays, *others, **static)
+        return jax.tree.map(lambda x: np.asarray(x)[:size], result)
+
+    def padded_size(self, size: int) -> int:
+        """What a batch of this size grows to."""
+        padded = self._partitioner.batch_shards
+        while padded < size:
+            padded *= 2
+        return padded
+
+
+def _functions(model: CoCa) -> dict[str, Callable]:
+    """What is compiled: of parameters and a batch; uint8 images are normalised there."""
+    image = model.config.image
+
+    def apply(method: str, params: Any, *args: Array) -> Array:
+        return model.apply({"params": params}, *args, method=method)
+
+    def normalized(pixels: Array) -> Array:
+        if pixels.dtype != jnp.uint8:
+            return pixels
+        return normalize_pixels(pixels, image.mean, image.std)
+
+    def caption(
+        params: Any,
+        pixels: Array,
+        ids: Array,
+        known: Array,
+        key: Array,
+        *,
+        decoding: Decoding,
+        method: Method,
+    ) -> Generated:
+        prompt, pixels = Prompt(ids, known), normalized(pixels)
+        return generate(model, params, pixels, decoding, method, prompt, key)
+
+    def likelihood(
+        params: Any,
+        pixels: Array,
+        ids: Array,
+        known: Array,
+        candidates: Array,
+        lengths: Array,
+        *,
+        even: bool,
+        chunk: int,
+    ) -> Array:
+        prompt, pixels = Prompt(ids, None if even else known), normalized(pixels)
+        scores = score(model, params, pixels, prompt, candidates, lengths, chunk)
+        return scores.log_probabilities
+
+    return {
+        "encode_image": lambda params, x: apply("encode_image", params, normalized(x)),
+        "image_tokens": lambda params, x: apply("image_tokens", params, normalized(x)),
+        "classify": lambda params, x, ids, read: apply(
+            "classify", params, normalized(x), ids, read
+        ),
+        "encode_text": lambda params, ids: apply("encode_text", params, ids),
+        "caption_logits": lambda params, x, ids: apply(
+            "caption_logits", params, normalized(x), ids
+        ),
+        "attention_maps": lambda params, x, ids: attention_maps(model, params, normalized(x), ids),
+        "caption": caption,
+        "score": likelihood,
+    }

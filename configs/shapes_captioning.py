@@ -1,0 +1,27 @@
+"""Captioning alone, from a run of `configs/shapes.py`, with as much contrast as keeps retrieval.
+
+    coca train --config configs/shapes.py --workdir runs/shapes
+    coca train --config configs/shapes_captioning.py --workdir runs/captioning
+
+`--config.loss.contrastive.weight=0` is cross-entropy alone, after which there are no embeddings.
+`:smoke` runs a few steps of a smaller model, from random parameters.
+"""
+
+from coca_jax.config import finish
+from coca_jax.config.recipes import SHAPES_SMOKE, shapes_finetuning
+
+
+def get_config(argument=None):
+    """The experiment; `argument` is None or `smoke`."""
+    config = shapes_finetuning(steps=800)
+    config.loss.contrastive.weight = 0.1
+    config.loss.captioning.weight = 1.0
+    test, novel = ({"name": "shapes", "split": split} for split in ("test", "test_novel"))
+    config.eval = {
+        "captioning": test | {"kind": "captioning", "limit": 500},
+        "captioning_novel": novel | {"kind": "captioning", "limit": 500},
+        "retrieval": test | {"kind": "retrieval", "limit": 1000, "captions": "first"},
+        "zero_shot": test | {"kind": "zero_shot", "templates": ("a {}",)},
+    }
+    smoke = {f"eval.{name}.limit": 16 for name in ("captioning", "captioning_novel", "retrieval")}
+    return finish(config, argument, SHAPES_SMOKE | smoke)

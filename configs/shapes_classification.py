@@ -1,0 +1,34 @@
+"""Classification of single shapes, from a run of `configs/shapes.py`: a new pooler, fine-tuned.
+
+    coca train --config configs/shapes.py --workdir runs/shapes
+    coca train --config configs/shapes_classification.py --workdir runs/classification
+
+The paper's recipe in small: label smoothing, RandAugment, an average of the parameters, and rates
+that fall towards the pixels. `:frozen` trains the pooler and the softmax only; `:smoke` runs a few
+steps of a smaller model, from random parameters.
+"""
+
+from coca_jax.config import finish
+from coca_jax.config.recipes import SHAPES_SMOKE, shapes_finetuning, with_head
+
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "pink", "black")
+KINDS = ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "crescent")
+
+
+def get_config(argument=None):
+    """The experiment; `argument` is None, `frozen` or `smoke`."""
+    config = shapes_finetuning(steps=500)
+    classes = [f"{colour} {kind}" for colour in COLOURS for kind in KINDS]
+    frozen = argument == "frozen"
+    with_head(config, "image", classes, label_smoothing=0.2 if frozen else 0.5)
+    if frozen:
+        config.optimizer.learning_rates = ((r"head.*", 1.0), (r".*", 0.0))
+    else:
+        config.optimizer.layer_decay = 0.75
+    config.optimizer.ema_decay = 0.99
+    # One label is known of a scene with one shape only; colours must stay what they are.
+    config.data.train.update({"captions": "none", "min_crop_area": 0.6, "flip": True})
+    config.data.train.color_jitter = (0.1, 0.1, 0.1, 0.0)
+    config.eval = {"test": {"kind": "classification", "name": "shapes", "split": "test"}}
+    smoke = {"eval.test.limit": 32}
+    return finish(config, None if frozen else argument, SHAPES_SMOKE | smoke)

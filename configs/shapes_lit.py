@@ -1,0 +1,26 @@
+"""LiT (arXiv 2111.07991): the image tower of a run stays as it is, a new text tower learns to fit.
+
+    coca train --config configs/shapes.py --workdir runs/shapes
+    coca train --config configs/shapes_lit.py --workdir runs/lit
+
+Only the encoder's parameters are taken from the run, and none of them changes; poolers and text
+decoder begin at random. `:smoke` runs a few steps of a smaller model, from random parameters.
+"""
+
+from coca_jax.config import finish
+from coca_jax.config.recipes import SHAPES_SMOKE, shapes_finetuning
+
+
+def get_config(argument=None):
+    """The experiment; `argument` is None or `smoke`."""
+    config = shapes_finetuning(steps=1000)
+    config.init.only = r"image_encoder/.*"
+    config.optimizer.learning_rates = ((r"image_encoder/.*", 0.0), (r".*", 1.0))
+    config.loss.captioning.weight = 0.0
+    test = {"name": "shapes", "split": "test"}
+    config.eval = {
+        "zero_shot": test | {"kind": "zero_shot", "templates": ("a {}",)},
+        "retrieval": test | {"kind": "retrieval", "limit": 1000, "captions": "first"},
+    }
+    smoke = {"init.only": ".*", "eval.retrieval.limit": 64}
+    return finish(config, argument, SHAPES_SMOKE | smoke)

@@ -1,0 +1,32 @@
+"""What a run of `configs/shapes.py` can do without further training, beside its own evaluations.
+
+    coca data prepare shapes_clips
+    coca evaluate --config configs/shapes_zero_shot.py --workdir runs/shapes
+
+Which of two texts is about a scene, by the embeddings and by the decoder; captions of combinations
+that training never showed; and clips found by the mean embedding of their frames.
+"""
+
+import pathlib
+
+from coca_jax.config import load_config
+
+
+def get_config(argument=None):
+    """That experiment with other evaluations; `argument` is None or `smoke`."""
+    shapes = pathlib.Path(__file__).with_name("shapes.py")
+    config = load_config(f"{shapes}:{argument or ''}")
+    test, novel = ({"name": "shapes", "split": split} for split in ("test", "test_novel"))
+    clips = {"name": "shapes_clips", "split": "test", "frames": 8}
+    config.eval = {
+        "matching": test | {"kind": "matching"},
+        "matching_by_captions": test | {"kind": "matching", "by": "captions"},
+        "matching_novel": novel | {"kind": "matching"},
+        "captioning_novel": novel | {"kind": "captioning", "limit": 500},
+        "clips": clips | {"kind": "retrieval"},
+        "one_frame": clips | {"kind": "retrieval", "frames": 1},
+    }
+    if argument == "smoke":
+        for evaluation in config.eval.values():
+            evaluation.limit = 16
+    return config
