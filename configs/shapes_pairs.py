@@ -16,8 +16,9 @@ FIELDS = ("statements", "truths")
 
 def get_config(argument=None):
     """The experiment; `argument` is None or `smoke`."""
-    config = shapes_finetuning(steps=1000)
+    config = shapes_finetuning(steps=1200)
     with_head(config, "text", ("true", "false"))
+    config.model.text.length = 16  # statements are short
     config.data.frames = 2
     config.data.train.update({"name": "shapes_pairs", "captions": "questions", "questions": FIELDS})
     config.eval = {

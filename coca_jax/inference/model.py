@@ -172,7 +172,11 @@ class LoadedModel:
             pad_id=tokenizer.pad_id,
             length=self.config.text.length if length is None else length,
             min_length=min_length,
-            suppress=(tokenizer.pad_id, tokenizer.bos_id),
+            # Also what the tokenizer has no word for, where the model's vocabulary is larger.
+            suppress=(
+                *(tokenizer.pad_id, tokenizer.bos_id),
+                *range(tokenizer.vocab_size, self.config.text.vocab_size),
+            ),
             repetition_penalty=repetition_penalty,
         )
         made = self._run(

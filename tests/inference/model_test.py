@@ -11,6 +11,7 @@ import pytest
 import coca_jax
 from coca_jax import cli, models
 from coca_jax.config import load_config
+from coca_jax.data.tokenizers import make_tokenizer
 from coca_jax.errors import UserError
 from coca_jax.evaluate.handle import Handle
 from coca_jax.generate import Decoding, make_method
@@ -308,3 +309,13 @@ def test_a_head_classifies_images_and_texts(model, pictures):
         alone.classify(np.stack([pixels, pixels], axis=1))
     with pytest.raises(UserError, match="the model's head reads texts"):
         reading.classify(pixels)
+
+
+def test_what_the_tokenizer_has_no_word_for_is_never_written(model, pictures, monkeypatch):
+    partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}))
+    bytes_only, seen = make_tokenizer("byte", ""), []  # 259 ids, of the model's 400
+    monkeypatch.setattr(bytes_only, "decode", lambda ids: seen.append(ids) or [""] * len(ids))
+    other = LoadedModel(models.make_model(model.config), model.params, bytes_only, partitioner)
+    other.caption(model.preprocess(pictures), method="sample", samples=4, temperature=5.0)
+    ids = np.concatenate(seen)
+    assert ids.max() < bytes_only.vocab_size and len(np.unique(ids)) > 30

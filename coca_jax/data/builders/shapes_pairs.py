@@ -4,59 +4,75 @@ As in NLVR2. Each statement is true of half of the pairs it is made about, so th
 tells nothing.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from coca_jax.data.builders import shapes
-from coca_jax.data.builders.shapes import COLOURS, KINDS, Scene
+from coca_jax.data.builders.shapes import (
+    CLASS_NAMES,
+    COLOURS,
+    NOVEL,
+    SEEN,
+    Scene,
+    Shape,
+    sample_scene,
+    with_article,
+)
 
-COUNTS = {"train": 20_000, "test": 2_000, "test_novel": 2_000}
+COUNTS = {"train": 12_000, "test": 2_000, "test_novel": 2_000}
+COMPARISONS = {
+    "the left shows more": lambda left, right: left > right,
+    "the right shows more": lambda left, right: left < right,
+    "both show as many": lambda left, right: left == right,
+}  # of the numbers of shapes
+RULES = {
+    "both show {}": lambda left, right: left and right,
+    "only the left shows {}": lambda left, right: left and not right,
+    "only the right shows {}": lambda left, right: right and not left,
+}  # of whether each shows it
+COMPARED, COLOURED = 1 / 8, 3 / 8  # shares of the statements about numbers and about colours
 
-
-class Statement(NamedTuple):
-    """A text about two scenes, and when it is true."""
-
-    text: str
-    holds: Callable[[Scene, Scene], bool]
-
-
-def _has(**wanted: int) -> Callable[[Scene], bool]:
-    return lambda scene: any(
-        all(getattr(shape, name) == value for name, value in wanted.items()) for shape in scene
-    )
-
-
-def _about(name: str, has: Callable[[Scene], bool]) -> list[Statement]:
-    return [
-        Statement(f"both show {name}", lambda left, right: has(left) and has(right)),
-        Statement(f"only the left shows {name}", lambda left, right: has(left) and not has(right)),
-        Statement(f"only the right shows {name}", lambda left, right: has(right) and not has(left)),
-    ]
-
-
-STATEMENTS = [
-    *(s for i, kind in enumerate(KINDS) for s in _about(shapes.with_article(kind), _has(kind=i))),
-    *(
-        s
-        for i, colour in enumerate(COLOURS)
-        for s in _about(f"{shapes.with_article(colour)} one", _has(colour=i))
-    ),
-    Statement("the left shows more", lambda left, right: len(left) > len(right)),
-    Statement("the right shows more", lambda left, right: len(left) < len(right)),
-    Statement("both show as many", lambda left, right: len(left) == len(right)),
-]
+Pair = tuple[Scene, Scene, str, bool]
 
 
-def sample_pair(rng: np.random.Generator, split: str) -> tuple[Scene, Scene, str, bool]:
+def sample_pair(rng: np.random.Generator, split: str) -> Pair:
     """Draws a statement, whether it is true, and two scenes of a split of which it is so."""
-    statement, truth = STATEMENTS[rng.integers(len(STATEMENTS))], bool(rng.integers(2))
+    truth = bool(rng.integers(2))
+    if (kind := rng.random()) < COMPARED:
+        return _compared(rng, split, truth)
+    if kind < COMPARED + COLOURED:
+        colour = int(rng.integers(len(COLOURS)))
+        name = f"{with_article(list(COLOURS)[colour])} one"
+        return _shown(rng, split, truth, name, lambda shape: shape.colour == colour)
+    novel = split == "test_novel" and rng.random() < 0.5
+    combination = rng.choice(NOVEL if novel else SEEN)
+    name = with_article(CLASS_NAMES[combination])
+    return _shown(rng, split, truth, name, lambda shape: shape.combination == combination)
+
+
+def _compared(rng: np.random.Generator, split: str, truth: bool) -> Pair:
+    text, holds = list(COMPARISONS.items())[rng.integers(len(COMPARISONS))]
     while True:
-        left, right = (shapes.sample_scene(rng, split) for _ in range(2))
-        if statement.holds(left, right) == truth:
-            return left, right, statement.text, truth
+        left, right = (sample_scene(rng, split) for _ in range(2))
+        if holds(len(left), len(right)) == truth:
+            return left, right, text, truth
+
+
+def _shown(
+    rng: np.random.Generator, split: str, truth: bool, name: str, is_it: Callable[[Shape], bool]
+) -> Pair:
+    text, holds = list(RULES.items())[rng.integers(len(RULES))]
+    cases = [case for case in itertools.product((False, True), repeat=2) if holds(*case) == truth]
+    scenes = []
+    for wanted in cases[rng.integers(len(cases))]:
+        while any(map(is_it, scene := sample_scene(rng, split))) != wanted:
+            pass
+        scenes.append(scene)
+    return *scenes, text.format(name), truth
 
 
 class ShapesPairs(tfds.core.GeneratorBasedBuilder):
