@@ -5,7 +5,7 @@
     coca train --config configs/coco_captioning.py --workdir runs/coco
 
 With `--config.loss.contrastive.weight=0.1` the embeddings stay of use: without, they are left out
-of the model. No warm-up, decay or average is given for this task in the paper; these are as in its
+of the model. No warm-up or weight decay is given for this task in the paper; these are as in its
 other tasks. It reports CIDEr 143.6 (2.1B parameters). `:smoke` runs on `shapes`.
 """
 

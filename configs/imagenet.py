@@ -20,6 +20,7 @@ def get_config(argument=None):
     frozen = argument == "frozen"
     config = finetuning("base", 200_000, 512, learning_rate=5e-4, encoder=5e-5, decay=0.01)
     with_head(config, "image", (), label_smoothing=0.2 if frozen else 0.5)
+    config.optimizer.ema_decay = 0.9999
     if frozen:
         config.optimizer.learning_rates = ((r"head.*", 1.0), (r".*", 0.0))
     else:

@@ -7,9 +7,9 @@
     coca data answers data/vqav2/train.jsonl data/vqav2/val.jsonl data/vqav2/answers.txt
     coca train --config configs/vqav2.py --workdir runs/vqav2
 
-One query pools the decoder's outputs for the question. Of the ten answers each step draws one,
-whose expected gradient is that of the soft scores. `loss.captioning.weight` above 0 teaches the
-decoder to write the answer, too. The paper: 82.3% (2.1B parameters). `:smoke` runs on `shapes`.
+One query pools the decoder's outputs for the question. Of the ten answers each step draws one: on
+average the target is the share of the people who gave an answer. `loss.captioning.weight` above 0
+teaches the decoder to write it, too. The paper: 82.3% (2.1B parameters). `:smoke` runs on `shapes`.
 """
 
 from coca_jax.config.recipes import finetuning, finish_on_shapes, with_head

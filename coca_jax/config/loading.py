@@ -37,7 +37,12 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
 def _name_classes(config: ConfigDict) -> None:
     """Puts the names of `head.class_file` into `head.classes`, so that a run's record has them."""
     file = config.get("head", {}).get("class_file")
-    if file and not config.head.classes:
+    if file and config.head.classes:
+        raise UserError(
+            f"config.head.class_file={file!r} and config.head.classes both name the classes; set "
+            "one of them to be empty"
+        )
+    if file:
         try:
             lines = pathlib.Path(file).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:

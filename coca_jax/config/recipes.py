@@ -131,9 +131,8 @@ def finetuning(
 ) -> ConfigDict:
     """The paper's fine-tuning (arXiv 2205.01917, section 4.2 and its appendix) of a run of ours.
 
-    Adafactor, gradients clipped at 1, a cosine to 0, and for the evaluations an average of the
-    parameters with 0.9999. The paper gives the warm-up for question answering only (1,000 steps);
-    we take it for all.
+    Adafactor, gradients clipped at 1, a cosine to 0. The paper gives the warm-up for question
+    answering only (1,000 steps); we take it for all.
 
     Args:
       name: base, large or 2b; the run is `runs/<name>`.
@@ -147,7 +146,7 @@ def finetuning(
     config.init.path = f"runs/{name}"
     config.data.tokenizer.path = f"runs/{name}/tokenizer.model"
     config.optimizer.update({"learning_rate": learning_rate, "schedule": "cosine"})
-    config.optimizer.update({"warmup_steps": 1000, "clip_norm": 1.0, "ema_decay": 0.9999})
+    config.optimizer.update({"warmup_steps": 1000, "clip_norm": 1.0})
     config.optimizer.weight_decay = decay
     if encoder != learning_rate:
         config.optimizer.learning_rates = ((r"head.*", 1.0), (r".*", encoder / learning_rate))
@@ -173,6 +172,6 @@ def finish_on_shapes(
         config.data.train.update({"format": "tfds", "path": "", "name": name, "split": "train"})
         for key, evaluation in config.eval.items():
             kept = {k: v for k, v in evaluation.items() if k not in ("format", "path", "templates")}
-            config.eval[key] = ConfigDict({**kept, "name": name, "split": "test", "limit": 4})
+            config.eval[key] = ConfigDict({**kept, "name": name, "split": "test", "limit": 16})
     smoke = {"init.path": "", "data.tokenizer.kind": "byte", "data.tokenizer.path": ""}
     return finish(config, argument, SMOKE | {"data.train.name": name} | smoke)

@@ -174,6 +174,10 @@ def _values(config: ConfigDict) -> Iterator[str]:
             f"config.optimizer.warmup_steps={flat['optimizer.warmup_steps']} should be less than "
             f"config.train.steps={flat['train.steps']}"
         )
+    if flat["init.only"] != ".*" and not flat["init.path"]:
+        yield f"config.init.only={flat['init.only']!r} is of no use without config.init.path"
+    if flat["optimizer.layer_decay"] > 1:
+        yield f"config.optimizer.layer_decay={flat['optimizer.layer_decay']!r} should be at most 1"
     for row in flat["compiler_options"]:
         if not isinstance(row, (list, tuple)) or len(row) != 2 or not isinstance(row[0], str):
             yield f"config.compiler_options: {row!r} should be (name, value)"
@@ -192,12 +196,18 @@ def _head(config: ConfigDict) -> Iterator[str]:
         if config.head.classes or config.head.class_file:
             yield "config.head.classes is of no use: config.loss.classification.weight=0.0"
     elif len(classes) < 2 or len(set(classes)) < len(classes):
+        twice = sorted({name for name in classes if list(classes).count(name) > 1})[:5]
+        found = f"{len(classes)} names, of which these are there twice: {', '.join(twice)}"
         yield (
-            f"config.head.classes={classes!r} should be the names of two or more different classes"
+            "config.head.classes should be the names of two or more different classes, and are "
+            f"{found if twice else list(classes)}"
         )
-    of_texts = loss.contrastive.weight or loss.captioning.weight or config.head.reads == "text"
     sections = config.data.sources.values() or [config.data.train]
-    if of_texts and any(s.get("captions", config.data.train.captions) == "none" for s in sections):
+    captions = [section.get("captions", config.data.train.captions) for section in sections]
+    if loss.classification.weight and config.head.reads == "image" and "questions" in captions:
+        yield "config.head.reads=image sees no questions, and data.train.captions=questions"
+    of_texts = loss.contrastive.weight or loss.captioning.weight or config.head.reads == "text"
+    if of_texts and "none" in captions:
         yield "config.data.train.captions=none is for a head that reads images, and no other loss"
     if frames > 1 and (loss.contrastive.weight or loss.captioning.weight):
         yield (

@@ -89,7 +89,7 @@ class CaptionMaker:
         for row in self._filters:
             _require(fields, *row)
         if self._captions == "none":
-            return self._text("", "", record["label"])
+            return self._text("", "", _label(record))
         if self._captions == "questions":
             question, answer = _question(fields, *self._questions, rng)
             return self._text(self._checked(f"{question} {answer}"), question, answer)
@@ -99,7 +99,7 @@ class CaptionMaker:
                 text = self._template.format_map(_Fields(fields, text))
             except (LookupError, ValueError, TypeError, AttributeError) as error:
                 raise BadExample("bad_text", f"{self._template!r} lacks {error}") from error
-        return self._text(self._checked(text), "", record["label"])
+        return self._text(self._checked(text), "", _label(record))
 
     def _text(self, text: str, question: str, answer: str | int) -> Text:
         return Text(text, question, answer if self._labelled else None)
@@ -126,6 +126,12 @@ class CaptionMaker:
         if self._captions == "sampled":
             return captions[rng.integers(len(captions))]
         return captions[visit % len(captions) if self._captions == "all" else 0]
+
+
+def _label(record: Record) -> str | int:
+    """The number of its class; or, of a source that does not number them, its name."""
+    named = record["label"] < 0 and len(record["labels"]) == 1
+    return record["labels"][0] if named else record["label"]
 
 
 def listed(value: Any) -> list[Any]:

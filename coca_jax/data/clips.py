@@ -77,11 +77,12 @@ def _frames(data: bytes, count: int) -> list[Picture]:
         file.write(data)
         file.flush()
         total = int(_open(file.name).get(cv2.CAP_PROP_FRAME_COUNT))
-        found, read = _read(file.name, evenly_spaced(max(total, 1), count))
-        if read < total or total < 1:  # the container's own count was wrong
-            found, read = _read(file.name, evenly_spaced(_length(file.name), count))
+        found = _read(file.name, evenly_spaced(max(total, 1), count))
+        if len(found) < count or total < 1:  # the container's own count was wrong
+            total = _length(file.name)
+            found = _read(file.name, evenly_spaced(total, count))
     if len(found) < count:
-        raise BadExample("bad_image", f"a video of {read} frames that can be decoded")
+        raise BadExample("bad_image", f"a video of which {total} frames can be decoded")
     return found
 
 
@@ -99,8 +100,8 @@ def _length(path: str) -> int:
     return total
 
 
-def _read(path: str, places: Sequence[int]) -> tuple[list[Picture], int]:
-    """The frames at these places, in rising order, and how many frames were gone through."""
+def _read(path: str, places: Sequence[int]) -> list[Picture]:
+    """The frames at these places, in rising order, as far as the video goes."""
     video, found, at = _open(path), {}, 0
     for place in sorted(set(places)):
         while at <= place and video.grab():
@@ -111,4 +112,4 @@ def _read(path: str, places: Sequence[int]) -> tuple[list[Picture], int]:
         if not ok:
             break
         found[place] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-    return [found[place] for place in places if place in found], at
+    return [found[place] for place in places if place in found]

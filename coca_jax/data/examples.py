@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from coca_jax.data import clips
+from coca_jax.data.answers import normalized
 from coca_jax.data.augment import Augment
 from coca_jax.data.bad import KINDS, BadExample
 from coca_jax.data.captions import CaptionMaker, Text
@@ -66,6 +67,7 @@ class BatchMaker:
         self.parts, self.tokenizer, self._frames, self._blank = parts, tokenizer, frames, blank
         self._image_size, self._text_length = image_size, text_length
         self._classes = {name: number for number, name in enumerate(classes)}
+        self._names = tuple(classes)
 
     def __call__(
         self, picks: Sequence[Pick], rngs: Sequence[np.random.Generator]
@@ -126,11 +128,14 @@ class BatchMaker:
 
     def _label(self, answer: str | int | None) -> int:
         if isinstance(answer, str):
-            return self._classes.get(answer, -1)
+            known = self._classes.get(answer)
+            # Lists of classes have answers as the VQA challenge spells them.
+            return self._classes.get(normalized(answer), -1) if known is None else known
         if answer is None or answer < len(self._classes):
             return -1 if answer is None else answer
         raise UserError(
-            f"config.head.classes: label {answer} is none of its {len(self._classes)} classes"
+            f"config.head.classes are {len(self._classes)}, for labels 0 to "
+            f"{len(self._classes) - 1}, and an example of config.data has the label {answer}"
         )
 
     def _read(self, pick: Pick, rng: np.random.Generator) -> tuple[Any, Text] | BadExample:
@@ -150,7 +155,9 @@ class BatchMaker:
             return BadExample("bad_record", error)
 
     def _image(self, part: Part, data: Any, text: Text, rng: np.random.Generator) -> np.ndarray:
-        may_flip = not _SIDED.search(text.text)
+        named = isinstance(text.answer, int) and 0 <= text.answer < len(self._names)
+        answer = self._names[text.answer] if named else text.answer
+        may_flip = not _SIDED.search(f"{text.text} {answer}")
         found = clips.pictures(data, self._frames, part.augment.least_side)
         return clips.stacked(part.augment.alike(found, rng, may_flip))
 

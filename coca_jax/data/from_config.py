@@ -179,15 +179,35 @@ def make_train_stream(
 
 
 def _check_classes(data: ConfigDict, parts: dict[str, Part], classes: Sequence[str]) -> None:
-    """Refuses a head whose classes are not as many as those of labelled data."""
-    for name, section in sections(data).items():
-        known = parts[name].source.class_names
-        by_number = section.labelled and section.captions != "questions"
-        if classes and by_number and len(known) not in (0, len(classes)):
-            raise UserError(
-                f"config.head.classes are {len(classes)}, and config.{_where(name)} has "
-                f"{len(known)} classes: {', '.join(known[:3])}, ..."
-            )
+    labelled = {name: s for name, s in sections(data).items() if s.labelled}
+    if classes and not labelled:
+        raise UserError("config.data: no data set is `labelled`, and a head learns from these only")
+    for name, section in labelled.items():
+        if classes and section.captions != "questions":
+            check_classes(f"config.{_where(name)}", parts[name].source.class_names, classes)
+
+
+def check_classes(where: str, known: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuses a head whose classes are not those of data with numbers for labels.
+
+    Args:
+      where: the data are, for the message.
+      known: names of their classes; none if they have no names.
+      classes: the head's. Other names for as many classes are taken to be in the same order.
+
+    Raises:
+      UserError: they are not as many, or the same in another order.
+    """
+    if not known or list(known) == list(classes):
+        return
+    differ = [(a, b) for a, b in zip(known, classes, strict=False) if a != b]
+    if len(known) != len(classes):
+        found = f"{len(known)} classes: {', '.join(known[:3])}, ..."
+    elif set(known) == set(classes):
+        found = f"the same in another order, such as {differ[0][0]!r} where {differ[0][1]!r} is"
+    else:
+        return
+    raise UserError(f"config.head.classes are {len(classes)}, and {where} has {found}")
 
 
 def _where(name: str) -> str:

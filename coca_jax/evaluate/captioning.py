@@ -15,6 +15,7 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate.embed import thumbnail
 from coca_jax.evaluate.handle import Caption, Handle
 from coca_jax.evaluate.ptb import tokenize
+from coca_jax.evaluate.spaced import EvenlySpaced
 
 SAMPLES = 16
 # Of a record (TFDS has COCO's id in "image/id"); without one, images are numbered from 0.
@@ -59,7 +60,8 @@ def evaluate(
             generated.append(caption.text)
             references.append(texts)
             log_probabilities.append(float(caption.log_probability))
-            samples.offer((np.array(image), caption.text, log_probabilities[-1], texts))
+            known = (caption.text, log_probabilities[-1], texts)
+            samples.offer(lambda image=image, known=known: (np.array(image), *known))
     if not generated:
         raise UserError("captioning needs reference captions, and no example has one")
     metrics = caption_metrics(generated, references)
@@ -68,31 +70,6 @@ def evaluate(
     metrics["bad_images"] = float(bad)
     files = {"results": results} | ({"n_best": several} if several else {})
     return metrics, {"samples": _drawn(handle, samples.chosen()), "files": files}
-
-
-class EvenlySpaced:
-    """Picks evenly spaced ones of a stream that it does not know the length of.
-
-    Less than twice as many as are wanted are kept meanwhile: whenever there would be more, every
-    second one is dropped, and only every second one is kept from then on.
-    """
-
-    def __init__(self, wanted: int):
-        self._wanted, self._kept, self._offered, self._stride = wanted, [], 0, 1
-
-    def offer(self, item: Any) -> None:
-        """Takes the next one of the stream."""
-        if self._offered % self._stride == 0:
-            self._kept.append(item)
-        if len(self._kept) == 2 * self._wanted:
-            self._kept, self._stride = self._kept[::2], 2 * self._stride
-        self._offered += 1
-
-    def chosen(self) -> list[Any]:
-        """As many as are wanted, or all if there are less."""
-        count = len(self._kept)
-        taken = min(count, self._wanted)
-        return [self._kept[i * count // taken] for i in range(taken)]
 
 
 def caption_metrics(

@@ -11,7 +11,16 @@ import numpy as np
 
 from coca_jax.errors import UserError
 from coca_jax.evaluate.handle import Handle
-from coca_jax.evaluate.vqa import Question, answer_by_head, blind_accuracy, questions_of, samples
+from coca_jax.evaluate.spaced import EvenlySpaced
+from coca_jax.evaluate.vqa import (
+    SAMPLES,
+    Question,
+    answer_by_head,
+    blind_accuracy,
+    in_parts,
+    keep,
+    questions_of,
+)
 from coca_jax.evaluate.zero_shot import judge
 
 
@@ -37,29 +46,28 @@ def evaluate(
       UserError: no example has a label, or an answer is none of the classes; or the head reads
         texts, and `questions` does not say where they are.
     """
-    scores, labels, asked, bad = [], [], [], 0
+    scores, labels, asked, bad, drawn = [], [], [], 0, EvenlySpaced(SAMPLES)
     for batch in batches:
         bad += batch.get("bad_image", 0)
         if not questions:
             scores.append(np.asarray(handle.classify(batch["image"])))
             labels.append(np.asarray(batch["label"]))
             continue
-        rows = list(questions_of(batch, *questions))
-        if rows:
+        for rows in in_parts(list(questions_of(batch, *questions))):
             scores.append(answer_by_head(handle, rows))
             labels.append(np.array([_number(row, class_names) for row in rows], np.int64))
-            asked += rows
+            best = scores[-1].argmax(axis=1)
+            right, found = (best == labels[-1]).astype(float), [class_names[i] for i in best]
+            asked += keep(rows, found, right.tolist(), drawn)
     if not scores:
-        raise UserError(f"classification needs the fields {', '.join(questions)}; no example has")
-    scores, labels = np.concatenate(scores), np.concatenate(labels)
-    metrics, artefacts = judge(scores, labels, class_names, bad)
-    if not asked:
-        commonest = np.bincount(labels[labels >= 0]).max() / max(1, (labels >= 0).sum())
-        return metrics | {"blind": float(commonest)}, artefacts
-    found = [class_names[i] for i in scores.argmax(axis=1)]
-    right = (scores.argmax(axis=1) == labels).astype(float).tolist()
-    artefacts |= {"questions": samples(asked, found, right)}
-    return metrics | {"blind": blind_accuracy(asked)}, artefacts
+        raise UserError(f"no example has {' and '.join(questions) or 'an image'} to be classified")
+    metrics, artefacts = judge(np.concatenate(scores), np.concatenate(labels), class_names, bad)
+    if asked:
+        blind, artefacts["questions"] = blind_accuracy(asked), drawn.chosen()
+    else:
+        known = np.concatenate(labels)
+        blind = np.bincount(known[known >= 0]).max() / (known >= 0).sum()
+    return metrics | {"blind": float(blind)}, artefacts
 
 
 def _number(question: Question, class_names: Sequence[str]) -> int:

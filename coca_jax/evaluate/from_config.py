@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.data import clips
 from coca_jax.data.files import cache_folder
+from coca_jax.data.from_config import check_classes
 from coca_jax.data.sources import Source, open_source
 from coca_jax.data.stream import Batch, evaluation_batches
 from coca_jax.errors import UserError
@@ -41,17 +42,24 @@ def possible(config: ConfigDict, model: CoCaConfig) -> ConfigDict:
 
 
 def _require_head(name: str, config: ConfigDict, model: CoCaConfig) -> None:
-    """Raises a UserError unless the model has the head that the configuration describes."""
-    here, there = len(config.head.classes), model.head.classes if model.head else 0
-    if not there:
-        raise UserError(
-            f"config.eval.{name} needs a head, and the model has none: it is trained with "
-            "config.loss.classification.weight above 0"
-        )
-    if here != there:
-        raise UserError(
-            f"config.eval.{name}: config.head.classes are {here}, and the model's head has {there}"
-        )
+    """Raises a UserError unless the model has the head that the evaluation needs."""
+    here, head = len(config.head.classes), model.head
+    evaluation, where = config.eval[name], f"config.eval.{name}"
+    frames = evaluation.get("frames", config.data.frames)
+    reads_text = evaluation.kind == "vqa" or "questions" in evaluation
+    if head is None:
+        wrong = "needs a head, and the model has none: config.loss.classification.weight trains one"
+    elif here != head.classes:
+        wrong = f"config.head.classes are {here}, and the model's head has {head.classes}"
+    elif frames != head.images:
+        wrong = f"has {frames} pictures of an example, and the model's head reads {head.images}"
+    elif reads_text and head.reads == "image":
+        wrong = "asks questions, and the model's head reads images alone (config.head.reads)"
+    elif not reads_text and head.reads == "text":
+        wrong = "needs `questions`, the fields with the texts that the model's head reads"
+    else:
+        return
+    raise UserError(f"{where}: {wrong}")
 
 
 def _blank(batch: Batch) -> Batch:
@@ -92,6 +100,11 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
       UserError: an evaluation needs a head, and the model has none or another.
     """
     evaluations, image_size = possible(config, handle.config), handle.config.image.pixels
+    if handle.classes and config.head.classes and handle.classes != tuple(config.head.classes):
+        raise UserError(
+            "config.head.classes are not those that the model's head was trained with: "
+            f"{', '.join(handle.classes[:5])}, ..."
+        )
     for name in set(config.eval) - set(evaluations):
         print(f"eval.{name} is left out: the model was not trained for it", file=sys.stderr)
 
@@ -110,7 +123,10 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
         size = max(1, BATCH_SIZE // frames)
         found = evaluation_batches(data, image_size, size, limit, threads, frames)
         found = map(_blank, found) if config.data.blank else found
-        return _with_known_classes(found, data.class_names)
+        if evaluation.kind == "classification" and "questions" not in evaluation:
+            check_classes("its data", data.class_names, config.head.classes)
+        by_label = evaluation.kind in ("zero_shot", "classification", "probe")
+        return _with_known_classes(found, data.class_names) if by_label else found
 
     def features(evaluation: ConfigDict) -> Features:
         kept = cache_folder("features", config.data.cache_dir)

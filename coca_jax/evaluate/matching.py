@@ -15,6 +15,7 @@ from coca_jax.evaluate.embed import embed_texts, thumbnail
 from coca_jax.evaluate.handle import Handle
 
 SAMPLES = 24
+ROWS = 256  # pairs at a time, where each is scored beside its image
 
 
 def evaluate(
@@ -46,7 +47,7 @@ def evaluate(
         pairs = [pair for some in rows for pair in some]
         if not pairs:
             continue
-        scores = _scores(handle, batch["image"][images], pairs, by)
+        scores = _scores(handle, batch["image"], images, pairs, by)
         margins += (scores[:, 0] - scores[:, 1]).tolist()
         wins += (scores[:, 0] > scores[:, 1]).tolist()
         if len(drawn) < SAMPLES:
@@ -67,11 +68,18 @@ def _pairs(fields: dict[str, Any], names: Sequence[str]) -> list[tuple[str, str]
 
 
 def _scores(
-    handle: Handle, pixels: np.ndarray, pairs: Sequence[tuple[str, str]], by: str
+    handle: Handle,
+    pixels: np.ndarray,
+    images: Sequence[int],
+    pairs: Sequence[tuple[str, str]],
+    by: str,
 ) -> Float[np.ndarray, "n 2"]:
+    """Of each pair about the image of this number."""
     if by == "captions":
-        return np.asarray(handle.log_probabilities(pixels, pairs))
-    images = np.asarray(handle.encode_image(pixels), np.float32)
+        parts = [slice(i, i + ROWS) for i in range(0, len(pairs), ROWS)]
+        found = [handle.log_probabilities(pixels[images[part]], pairs[part]) for part in parts]
+        return np.concatenate([np.asarray(nats) for nats in found])
+    images = np.asarray(handle.encode_image(pixels), np.float32)[images]
     embedded = embed_texts(handle, [text for pair in pairs for text in pair])
     return np.einsum("ne,nte->nt", images, embedded.reshape(len(pairs), 2, -1))
 

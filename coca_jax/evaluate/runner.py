@@ -217,6 +217,10 @@ def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
         limit = evaluation.get(key)
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             wrong.append(f"{path}.{key} is {limit!r}; it should be a positive integer")
+    penalties = evaluation.get("l2", 0.0)
+    penalties = penalties if isinstance(penalties, (list, tuple)) else [penalties]
+    if not penalties or not all(isinstance(x, (int, float)) and x >= 0 for x in penalties):
+        wrong.append(f"{path}.l2 is {evaluation.l2!r}; it should be a number, or several to try")
     if kind == "probe" and not {"train_split", "train_path"} & set(evaluation):
         wrong.append(f"{path} needs train_split or train_path: what the probe learns from")
     if kind in ("captioning", "vqa"):

@@ -1,7 +1,7 @@
 """Questions about images, answered by the decoder, written or chosen, or by a head's classes."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate import answers
 from coca_jax.evaluate.embed import thumbnail
 from coca_jax.evaluate.handle import Handle
+from coca_jax.evaluate.spaced import EvenlySpaced
 
 ROWS = 256  # questions at a time
 SAMPLES = 24
@@ -55,26 +56,57 @@ def evaluate(
     Raises:
       UserError: there are no questions, or not as many answers, or one that is no text.
     """
-    asked, bad = [], 0
+    if by == "candidates" and not candidates:
+        batches = list(batches)
+        candidates = _all_answers([q for batch in batches for q in questions_of(batch, *questions)])
+    asked, scores, drawn, bad = [], [], EvenlySpaced(SAMPLES), 0
     for batch in batches:
         bad += batch.get("bad_image", 0)
-        asked += questions_of(batch, *questions)
+        for rows in in_parts(list(questions_of(batch, *questions))):
+            if by == "head":
+                found = [classes[i] for i in answer_by_head(handle, rows).argmax(axis=1)]
+            elif by == "candidates":
+                found = _chosen(handle, rows, candidates)
+            else:
+                found = _generated(handle, rows, options)
+            scores += [answers.accuracy(a, q.given) for a, q in zip(found, rows, strict=True)]
+            asked += keep(rows, found, scores[-len(rows) :], drawn)
     if not asked:
         raise UserError(f"vqa needs questions, and no example has the field {questions[0]}")
-    candidates = list(candidates) or _all_answers(asked)
-    found: list[str] = []
-    for start in range(0, len(asked), ROWS):
-        rows = asked[start : start + ROWS]
-        if by == "head":
-            found += [classes[i] for i in answer_by_head(handle, rows).argmax(axis=1)]
-        elif by == "candidates":
-            found += _chosen(handle, rows, candidates)
-        else:
-            found += _generated(handle, rows, options)
-    scores = [answers.accuracy(a, q.given) for a, q in zip(found, asked, strict=True)]
     metrics = {"accuracy": float(np.mean(scores)), "blind": blind_accuracy(asked)}
     metrics |= _by_kind(asked, scores) | {"count": float(len(asked))}
-    return metrics | {"bad_images": float(bad)}, {"questions": samples(asked, found, scores)}
+    return metrics | {"bad_images": float(bad)}, {"questions": drawn.chosen()}
+
+
+def in_parts(rows: Sequence[Question]) -> Iterator[Sequence[Question]]:
+    """As many at a time as have ROWS pictures."""
+    size = max(1, ROWS // (len(rows[0].image) if rows and rows[0].image.ndim == 4 else 1))
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def keep(
+    rows: Sequence[Question], found: Sequence[str], scores: Sequence[float], drawn: EvenlySpaced
+) -> list[Question]:
+    """The questions without their images, of which some are offered to the report.
+
+    Args:
+      rows: what was asked.
+      found: the answers.
+      scores: how right each is, from 0 to 1.
+      drawn: takes what is drawn of them.
+    """
+    for question, answer, score in zip(rows, found, scores, strict=True):
+        drawn.offer(
+            lambda question=question, answer=answer, score=score: {
+                "image": thumbnail(question.image, 128),
+                "question": question.text,
+                "answer": answer,
+                "given": answers.commonest(question.given),
+                "accuracy": score,
+            }
+        )
+    return [question._replace(image=None) for question in rows]
 
 
 def blind_accuracy(questions: Sequence[Question]) -> float:
@@ -153,20 +185,3 @@ def _by_kind(questions: Sequence[Question], scores: Sequence[float]) -> dict[str
     for kind, score in zip(kinds, scores, strict=True):
         by_kind[kind].append(score)
     return {f"accuracy_{kind}": float(np.mean(some)) for kind, some in by_kind.items()}
-
-
-def samples(
-    questions: Sequence[Question], found: Sequence[str], scores: Sequence[float]
-) -> list[dict[str, Any]]:
-    """Evenly spaced questions with what was found, for the report."""
-    places = np.unique(np.linspace(0, len(questions) - 1, SAMPLES).astype(int))
-    return [
-        {
-            "image": thumbnail(questions[i].image, 128),
-            "question": questions[i].text,
-            "answer": found[i],
-            "given": answers.commonest(questions[i].given),
-            "accuracy": scores[i],
-        }
-        for i in places
-    ]

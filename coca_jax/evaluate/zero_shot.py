@@ -82,7 +82,7 @@ def judge(
     """
     scores, labels = scores[labels >= 0], labels[labels >= 0]
     if not len(labels):
-        raise UserError("zero-shot classification needs labels, and no example has one (>= 0)")
+        raise UserError("classification needs labels, and no example has one (>= 0)")
     if labels.max() >= len(class_names):
         raise UserError(
             f"label {labels.max()} has no class name: there are {len(class_names)} names, "

@@ -172,6 +172,8 @@ class ImageIndex:
         except (OSError, ValueError, KeyError, TypeError):
             pass
         self._path.mkdir(parents=True, exist_ok=True)
+        # First, or the rows of another model would pass for this one's after an interruption.
+        (self._path / "index.json").unlink(missing_ok=True)
         forget(self._path)
         self._file.write_bytes(b"")
 

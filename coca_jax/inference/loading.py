@@ -49,7 +49,8 @@ def load(
     model = make_model(dataclasses.replace(model_config(config), stacked=False))
     params = jax.jit(unstack, out_shardings=partitioner.replicated)(params)
     name = f"{checkpoint.identity} {checkpoint.item(average)}"
-    return LoadedModel(model, params, tokenizer, partitioner, checkpoint.step, name)
+    classes = config.head.classes if model.config.head else ()
+    return LoadedModel(model, params, tokenizer, partitioner, checkpoint.step, name, classes)
 
 
 @dataclasses.dataclass(frozen=True)

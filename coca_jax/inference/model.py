@@ -52,8 +52,10 @@ class LoadedModel:
         partitioner: Partitioner,
         step: int | None = None,
         identity: str = "",
+        classes: Sequence[str] = (),
     ):
         self.config, self.step = model.config, step
+        self.classes = tuple(classes)  # names of those that its head tells apart
         self.identity = identity  # tells these parameters from others; empty: they may change
         self.params, self.tokenizer = params, tokenizer
         self._compiled = Compiled(model, partitioner)
@@ -193,7 +195,7 @@ class LoadedModel:
     def classify(
         self, pixels: Pixels, texts: str | Sequence[str] = ""
     ) -> Float32[np.ndarray, "b classes"]:
-        """Logits of the classes that the model's head tells apart.
+        """Logits of the classes that the model's head tells apart, named by `classes`.
 
         Args:
           pixels: of b examples, [b, h, w, 3]; of several pictures each, [b, pictures, h, w, 3].

@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import pathlib
+import uuid
 from typing import Any
 
 import numpy as np
@@ -73,9 +74,9 @@ class FaissSearch:
             return
         name = hashlib.sha256(np.int64(stored.shape[1]).tobytes() + live.tobytes()).hexdigest()
         path = folder / f"{PREFIX}{name[:32]}{SUFFIX}"
-        if _read(self._faiss, path) is None:
-            self._write(path, self._updated(folder, stored, live))
         self._index = _read(self._faiss, path)
+        if self._index is None:
+            self._index = self._write(path, self._updated(folder, stored, live))
         # Threads that read ahead cost more than they gain, once the file is in the system's memory.
         self._faiss.downcast_InvertedLists(self._index.invlists).prefetch_nthread = 0
 
@@ -118,12 +119,18 @@ class FaissSearch:
         index.train(stored[live[np.sort(chosen)]])
         return index
 
-    def _write(self, path: pathlib.Path, index: Any) -> None:
-        partial = path.with_name(f"{PREFIX}partial")
-        self._faiss.write_index(index, str(partial))
-        os.replace(partial, path)
+    def _write(self, path: pathlib.Path, index: Any) -> Any:
+        """Puts it in its place and returns it as mapped from there; the others are deleted."""
+        partial = path.with_name(f"{PREFIX}partial-{uuid.uuid4().hex}")
+        try:
+            self._faiss.write_index(index, str(partial))
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        mapped = _read(self._faiss, path)
         for other in set(_files(path.parent)) - {path}:
             other.unlink(missing_ok=True)
+        return index if mapped is None else mapped  # another process may have deleted it already
 
 
 SEARCHES = {"exact": ExactSearch, "faiss": FaissSearch}

@@ -64,7 +64,8 @@ def compare(
 
     All rows of one seed come before the next seed, so that a machine's moods spread over them, and
     an unfinished comparison has whole tables. Several processes may share the folder, each with a
-    part of its own; each of them writes what all have finished.
+    part of its own; each of them writes what all have finished when it looks. Two that train the
+    same run at once would spoil it.
 
     Args:
       config: the comparison.
@@ -79,14 +80,24 @@ def compare(
       Preempted: a signal asked to stop; the same call goes on.
       UserError: the comparison, or one of its experiments, is wrong.
     """
-    if wrong := mistakes(config, len(jax.devices())):
+    wrong = mistakes(config, len(jax.devices()))
+    if part != (1, 1) and not wrong:
+        wrong = [
+            f"config.stages.{name}.train.epochs: parts need config.train.steps instead, by which "
+            "they know what others have finished"
+            for name, stage in config.stages.items()
+            if stage.train.epochs
+        ]
+    if wrong:
         raise UserError("\n".join(wrong))
     runs = {run: stages(config, run, workdir) for run in planned(config)}
-    trained: set[Run] = set()
+    trained, rows = set[Run](), len(runs) // len(config.seeds)
     for number, (run, made) in enumerate(runs.items(), 1):
         # Hosts could see the files of another's run at different times, and part here.
         known = jax.process_count() == 1 and _is_finished(made)
-        if not _is_in(part, number) or known:
+        # Where every part would get the same rows of each seed, they move on with the seeds.
+        moved = config.seeds.index(run.seed) if rows % max(1, part[1]) == 0 else 0
+        if not _is_in(part, number + moved) or known:
             continue
         for stage in made:
             if jax.process_index() == 0:

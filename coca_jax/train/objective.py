@@ -50,4 +50,7 @@ def classification_objective(
     if output.class_logits is None:
         return jnp.zeros(()), {}
     loss, accuracy = losses.classification_loss(output.class_logits, labels, config.label_smoothing)
-    return config.weight * loss, {"classification_loss": loss, "classification_accuracy": accuracy}
+    return config.weight * loss, {
+        "classification_loss": loss,
+        "classification_accuracy": accuracy,
+    }

@@ -46,6 +46,8 @@ def make_train_step(
         params = floor_temperature(params, floor)
         metrics |= {"learning_rate": schedule(state.step), **_norms(gradients)}
         metrics |= {"param_norm": optax.tree.norm(params)}
+        if "label" in batch:
+            metrics["labelled"] = jnp.mean(batch["label"] >= 0)  # of which a head learns
         metrics |= {kind: jnp.sum(batch[kind]) for kind in (*KINDS, STOP) if kind in batch}
         ema = state.ema
         if ema is not None:

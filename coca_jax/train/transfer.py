@@ -166,8 +166,7 @@ def plan(source: Checkpoint, config: ConfigDict, params: Any, tokenizer_file: st
     store, item = source.store, source.item(config.init.average)
     wanted = traverse_util.flatten_dict(params, sep="/")
     stored = _chosen(store.shapes(source.step, item), config)
-    if models[0].head != models[1].head:
-        stored = {name: leaf for name, leaf in stored.items() if not name.startswith("head")}
+    stored = {n: leaf for n, leaf in stored.items() if not _of_another_head(n, source, config)}
     reads = {name: _read_as(name, leaf, *models) for name, leaf in wanted.items() if name in stored}
     problems = _tokenizer_problems(source, config, tokenizer_file)
     problems += _shape_problems(stored, reads, wanted)
@@ -197,6 +196,17 @@ def _chosen(stored: Shapes, config: ConfigDict) -> Shapes:
             f"config.init.only={config.init.only!r} matches none of {_folded(tuple(stored))}"
         )
     return chosen
+
+
+def _of_another_head(name: str, source: Checkpoint, config: ConfigDict) -> bool:
+    """Whether this is a head's parameter that has no place here: its classes or inputs differ."""
+    old, new = (model_config(some).head for some in (source.config, config))
+    if not name.startswith("head") or old is None or new is None:
+        return False
+    if old.reads != new.reads or [*source.config.head.classes] != [*config.head.classes]:
+        return True
+    of_pictures = "head_frames" if new.reads == "image" else "head/softmax/kernel"
+    return old.images != new.images and name == of_pictures
 
 
 def _read_as(

@@ -79,8 +79,9 @@ def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
     stored = _config_of(workdir / NAME)
     if not stored or config.train.epochs or differences(stored, to_json(config), FREE):
         return False
-    last = f"eval/{config.train.steps}.json" if config.eval else f"checkpoints/{config.train.steps}"
-    return (workdir / last).exists()
+    steps = config.train.steps
+    evaluated = not config.eval or (workdir / f"eval/{steps}.json").exists()
+    return evaluated and (workdir / f"checkpoints/{steps}/manifest.json").exists()
 
 
 def _config_of(record: pathlib.Path) -> dict:

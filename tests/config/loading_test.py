@@ -102,5 +102,7 @@ def test_names_of_classes_are_read_from_their_file(tmp_path):
     file.write_text("cat\n\n dog \n")
     config = load_config("configs/shapes.py", [f"--config.head.class_file={file}"])
     assert config.head.classes == ("cat", "dog")
+    with pytest.raises(UserError, match="both name the classes"):
+        load_config("configs/shapes_vqa.py", [f"--config.head.class_file={file}"])
     with pytest.raises(UserError, match=r"class_file='nowhere\.txt' cannot be read"):
         load_config("configs/shapes.py", ["--config.head.class_file=nowhere.txt"])

@@ -106,7 +106,7 @@ def test_a_head_that_is_right():
     ("changes", "message"),
     [
         ({"head.classes": ("a", "b")}, "is of no use: config.loss.classification.weight=0.0"),
-        (HEAD | {"head.classes": ("a", "a")}, "should be the names of two or more different"),
+        (HEAD | {"head.classes": ("a", "a")}, "and are 2 names, of which these are there twice: a"),
         (HEAD | {"head.reads": "video"}, "config.head.reads='video' should be one of image, text"),
         (HEAD | {"data.frames": 2}, "config.data.frames=2 is for a head alone"),
         (HEAD | {"data.train.captions": "none"}, "captions=none is for a head that reads images"),
@@ -116,6 +116,9 @@ def test_a_head_that_is_right():
         ),
         (HEAD | {"model.pooler.heads": 3}, "should be a multiple of config.model.pooler.heads=3"),
         ({"loss.classification.label_smoothing": 1.0}, "should be at least 0 and below 1"),
+        (HEAD | {"data.train.captions": "questions"}, "config.head.reads=image sees no questions"),
+        (HEAD | {"init.only": "a.*"}, "config.init.only='a.*' is of no use without"),
+        ({"optimizer.layer_decay": 1.5}, "config.optimizer.layer_decay=1.5 should be at most 1"),
         ({"optimizer.layer_decay": 0.0}, "config.optimizer.layer_decay=0.0 should be positive"),
     ],
 )

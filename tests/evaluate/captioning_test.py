@@ -90,15 +90,3 @@ def test_several_captions_of_an_image_are_kept_beside_the_results(fake_handle, b
             {"caption": "other 1", "log_probability": -3.0},
         ],
     }
-
-
-@pytest.mark.parametrize("length", [1, 3, 4, 7, 8, 9, 23, 100])
-def test_a_few_of_a_stream_are_evenly_spaced(length):
-    spaced = captioning.EvenlySpaced(4)
-    for i in range(length):
-        spaced.offer(i)
-        assert len(spaced._kept) < 8
-    chosen = spaced.chosen()
-    assert len(chosen) == min(4, length)
-    steps = np.diff([*chosen, length])
-    assert chosen[0] == 0 and steps.max() <= 2 * steps[:-1].min(initial=length)

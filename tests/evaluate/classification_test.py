@@ -59,7 +59,7 @@ def test_mistakes_of_the_data(fake_handle, batches):
         classification.evaluate(handle, texts(batches, [[("a", "maybe")]]), NAMES, fields)
     made = list(batches([[]], [-1], [1]))
     made[0]["fields"] = [{}]
-    with pytest.raises(UserError, match="needs the fields hypotheses, judgements"):
+    with pytest.raises(UserError, match="no example has hypotheses and judgements"):
         classification.evaluate(handle, made, NAMES, fields)
     with pytest.raises(UserError, match="no example has one"):
         classification.evaluate(handle, made, NAMES)

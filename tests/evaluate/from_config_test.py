@@ -152,7 +152,7 @@ def with_head(config, **changes):
 
 
 def test_a_head_that_is_not_there_is_said(config, handle):
-    with pytest.raises(UserError, match=r"config\.eval\.mine needs a head, and the model has none"):
+    with pytest.raises(UserError, match=r"eval\.mine: needs a head, and the model has none"):
         from_config.evaluate(handle, with_head(config))
     model = dataclasses.replace(handle.config, head=HeadConfig(3))
     with pytest.raises(UserError, match=r"classes are 2, and the model's head has 3"):

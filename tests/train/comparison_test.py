@@ -46,7 +46,9 @@ class Trained:
         if len(self.calls) == self._stop_at:
             raise Preempted("stopped by SIGTERM")
         self.calls.append(workdir)
-        (workdir / "eval").mkdir(parents=True, exist_ok=True)
+        for folder in ("eval", "checkpoints/4"):
+            (workdir / folder).mkdir(parents=True, exist_ok=True)
+        (workdir / "checkpoints/4/manifest.json").write_text("{}")
         write_config(workdir, config)
         found = {"zero_shot": {"top1": 0.5 + 0.25 * config.seed}, "vqa": {"accuracy": 0.25}}
         if config.loss.captioning.weight:
@@ -113,6 +115,20 @@ def test_parts_train_every_run_once_and_each_tells_of_all(tmp_path, monkeypatch)
     assert json.loads((tmp_path / "compare.json").read_text()) == json.loads(json.dumps(whole))
 
 
+def test_parts_do_not_get_the_same_rows_of_every_seed(tmp_path, monkeypatch):
+    trained = Trained(monkeypatch)
+    comparison.compare(make_config(), tmp_path, part=(1, 2))
+    calls = dict.fromkeys(str(path.relative_to(tmp_path).parent) for path in trained.calls)
+    assert list(calls) == ["contrastive/0", "coca/1"]
+
+
+def test_parts_need_steps(tmp_path):
+    config = make_config()
+    config.stages.first.train.epochs = 1.0
+    with pytest.raises(UserError, match=r"stages\.first\.train\.epochs: parts need"):
+        comparison.compare(config, tmp_path, part=(1, 2))
+
+
 def test_what_was_trained_otherwise_is_not_in_the_tables(tmp_path, monkeypatch):
     trained = Trained(monkeypatch)
     comparison.compare(make_config(), tmp_path)
@@ -122,6 +138,8 @@ def test_what_was_trained_otherwise_is_not_in_the_tables(tmp_path, monkeypatch):
     (tmp_path / "coca/1/again/eval/4.json").unlink()  # still being evaluated
     found = comparison.compare(make_config(), tmp_path, part=(0, 1))
     assert list(found["rows"]["coca"]["seeds"]) == ["0"]
+    (tmp_path / "coca/0/again/checkpoints/4/manifest.json").unlink()  # or still being saved
+    assert "coca" not in comparison.compare(make_config(), tmp_path, part=(0, 1))["rows"]
     assert len(trained.calls) == 8
 
 

@@ -22,8 +22,8 @@ LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL, PAX_SUN = b"L", b"K", b"x", b"g", b"X"
 EXTENDED = (PAX, LONG_NAME, LONG_LINK, PAX_GLOBAL, PAX_SUN)
 MAX_EXTENDED = 1 << 20  # bytes of an extended header; one that has more is damaged
 
+VIDEOS = ("mp4", "m4v", "mov", "avi", "webm", "mkv", "mpg", "mpeg")  # of no use beside an image
 # Of a row: where the offset of a part is; its size follows, and is -1 if there is no such part.
-VIDEOS = ("mp4", "avi", "webm", "mov", "mkv")
 COLUMNS = {"jpg": 0, "jpeg": 0, "png": 0, "webp": 0, "txt": 2, "json": 4, "cls": 6}
 COLUMNS |= dict.fromkeys(VIDEOS, 0)
 ABSENT = (0, -1) * 4
@@ -31,6 +31,7 @@ CHUNK, MAX_CHUNK = 3 << 10, 12 << 10  # bytes: what mostly lies between two imag
 REPLY = struct.Struct("<qq?")  # bytes of rows that follow (-1: it failed), samples, torn
 
 _COLUMN = {name.encode(): column for name, column in COLUMNS.items()}
+_VIDEOS = {name.encode() for name in VIDEOS}
 
 # Name, size and the last byte of its field, type, magic, the first byte of the name's prefix.
 _HEADER = struct.Struct("100s24x11ss20xs100x6s82xs166x")
@@ -151,8 +152,9 @@ def samples(
             column = _COLUMN.get(extension)
             if column is None:
                 column = _COLUMN.get(extension.lower())
-            if column is not None:
-                row[column], row[column + 1] = offset, length
+            if column is None or (row[1] >= 0 and extension.lower() in _VIDEOS):
+                continue
+            row[column], row[column + 1] = offset, length
     except (ValueError, EOFError):
         torn = True
     if offset + length > size:

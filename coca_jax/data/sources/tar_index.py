@@ -30,7 +30,7 @@ from coca_jax.data.sources.tar_headers import Samples
 from coca_jax.errors import UserError
 
 SUFFIX = ".coca_index"  # after the name of the tar
-FORMAT = 0x636F_6361_0001  # "coca", and a number that grows with every change of the layout
+FORMAT = 0x636F_6361_0002  # "coca", and a number that grows with every change of the layout
 URL_CHUNK = 1 << 20
 THREADS = 16  # which wait for storage
 TARS_AT_ONCE = 64  # whose indices a thread looks for: there may be very many

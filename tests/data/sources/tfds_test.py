@@ -76,7 +76,7 @@ def test_name_version_and_path_open_the_same(prepared):
         tfds_source(*arguments)[7]
         for arguments in (
             ("shapes", "train", prepared),
-            ("shapes:1.0.0", "train", prepared),
+            ("shapes:1.1.0", "train", prepared),
             ("shapes:1.*.*", "train", prepared),
             ("", "train", None, f"{prepared}/shapes/1.0.0"),
         )
@@ -138,7 +138,7 @@ def test_a_spawned_process_reads_it(prepared):
 def test_mistakes_are_named(prepared, folder, tmp_path):
     with pytest.raises(UserError, match=r"'shapes' is not prepared.*`coca data prepare shapes`"):
         tfds_source("shapes", "train", str(tmp_path))
-    with pytest.raises(UserError, match=r"'shapes:9.0.0' is not prepared.*makes shapes:1.0.0"):
+    with pytest.raises(UserError, match=r"'shapes:9.0.0' is not prepared.*makes shapes:1.1.0"):
         tfds_source("shapes:9.0.0", "train", prepared)
     with pytest.raises(UserError, match=r"'cifar10' is not prepared.*download_and_prepare"):
         tfds_source("cifar10", "train", str(tmp_path))
