@@ -1,11 +1,16 @@
 """Every experiment is a right configuration, at its own size and at the smoke test's."""
 
+import json
 import pathlib
 
 import pytest
 
+import coca_jax
 from coca_jax.config import load_config, model_config, validate
 from coca_jax.data import checks
+from coca_jax.data.builders import shapes_clips, shapes_pairs
+from coca_jax.data.prepare import prepare
+from coca_jax.evaluate.from_config import evaluate
 from coca_jax.evaluate.runner import mistakes
 from coca_jax.planning import parameter_counts
 from coca_jax.train import comparison, loop
@@ -50,3 +55,44 @@ def test_a_frozen_model_learns_its_head_only(name, tmp_path):
     config = load_config(f"configs/{name}.py:frozen", file)
     validate(config, 8)
     assert config.optimizer.learning_rates[-1] == (".*", 0.0)
+
+
+@pytest.fixture(scope="module")
+def all_shapes(prepared):
+    """The folder with all three embedded data sets of shapes, small."""
+    counts = {"train": 40, "test": 16, "test_novel": 8}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (shapes_pairs, shapes_clips):
+            patch.setattr(module, "COUNTS", counts)
+        prepare("shapes_pairs", prepared)
+        prepare("shapes_clips", prepared)
+    return prepared
+
+
+OTHERS = ("shapes_entailment", "shapes_clips", "shapes_vqa", "shapes_captioning", "shapes_lit")
+PUBLISHED = ("vqav2", "snli_ve", "nlvr2", "imagenet", "coco_captioning")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shapes_pairs",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (*OTHERS, "shapes_classification", *PUBLISHED)
+        ),
+    ],
+)
+def test_a_task_trains_and_evaluates_and_its_model_loads(name, all_shapes, tmp_path):
+    overrides = [f"--config.data.dir={all_shapes}", "--config.train.steps=3"]
+    config = load_config(f"configs/{name}.py:smoke", overrides)
+    loop.train(config, tmp_path)
+    results = json.loads((tmp_path / "eval/3.json").read_text())
+    assert results.keys() == set(loop.possible(config, model_config(config)))
+    assert all(values["count"] > 0 for values in results.values() if "count" in values)
+    model = coca_jax.load(tmp_path)
+    assert model.classes == tuple(config.head.classes) * bool(config.loss.classification.weight)
+    # Evaluated again, from the folder, it is the same.
+    metrics, _ = evaluate(model, config)
+    for evaluation, values in metrics.items():
+        assert values == pytest.approx(results[evaluation], abs=1e-4), evaluation

@@ -64,11 +64,16 @@ def stacked(rows: Sequence[Picture]) -> UInt8[np.ndarray, "..."]:
 
 
 def side_by_side(batch: UInt8[np.ndarray, "b ..."]) -> UInt8[np.ndarray, "b h w 3"]:
-    """Examples of several pictures [b, pictures, h, w, 3] as strips, to be looked at."""
+    """Examples of several pictures [b, pictures, h, w, 3] as strips, to be looked at.
+
+    White is between two pictures, a sixteenth of their width.
+    """
     if batch.ndim == 4:
         return batch
-    size, count, height, width, _ = batch.shape
-    return batch.transpose(0, 2, 1, 3, 4).reshape(size, height, count * width, 3)
+    size, _, height, width, _ = batch.shape
+    gap = max(1, width // 16)
+    spaced = np.pad(batch, [(0, 0)] * 3 + [(0, gap), (0, 0)], constant_values=255)
+    return spaced.swapaxes(1, 2).reshape(size, height, -1, 3)[:, :, :-gap]
 
 
 def _frames(data: bytes, count: int) -> list[Picture]:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from coca_jax.data.clips import evenly_spaced
+from coca_jax.data.clips import evenly_spaced, side_by_side
 from coca_jax.errors import UserError
 from coca_jax.evaluate.handle import Handle
 
@@ -67,7 +67,7 @@ def thumbnail(image: UInt8[np.ndarray, "*several h w 3"], side: int) -> bytes:
     """
     if image.ndim == 4:
         chosen = image[evenly_spaced(len(image), min(STRIP, len(image)))]
-        image, side = np.concatenate(list(chosen), axis=1), side * len(chosen) // 2
+        image, side = side_by_side(chosen[None])[0], side * len(chosen) // 2
     height, width, _ = image.shape
     scale = side / max(height, width)
     if scale < 1:

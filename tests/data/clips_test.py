@@ -76,6 +76,7 @@ def test_other_files_are_no_videos():
 def test_strips():
     batch = np.arange(2 * 3 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 3, 2, 2, 3)
     strips = clips.side_by_side(batch)
-    assert strips.shape == (2, 2, 6, 3)
-    np.testing.assert_array_equal(strips[1][:, 2:4], batch[1, 1])
+    assert strips.shape == (2, 2, 2 + 1 + 2 + 1 + 2, 3)
+    np.testing.assert_array_equal(strips[1][:, 3:5], batch[1, 1])
+    assert (strips[:, :, [2, 5]] == 255).all()
     np.testing.assert_array_equal(clips.side_by_side(batch[:, 0]), batch[:, 0])
