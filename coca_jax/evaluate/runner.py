@@ -217,6 +217,11 @@ def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
         limit = evaluation.get(key)
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             wrong.append(f"{path}.{key} is {limit!r}; it should be a positive integer")
+    return wrong + _wrong_options(path, kind, evaluation)
+
+
+def _wrong_options(path: str, kind: str, evaluation: ConfigDict) -> list[str]:
+    wrong: list[str] = []
     penalties = evaluation.get("l2", 0.0)
     penalties = penalties if isinstance(penalties, (list, tuple)) else [penalties]
     if not penalties or not all(isinstance(x, (int, float)) and x >= 0 for x in penalties):

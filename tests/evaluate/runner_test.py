@@ -135,4 +135,9 @@ def test_mistakes_of_probes():
     assert (
         found[1].startswith("eval.b.l2 is unknown; probe has: ") and "label_smoothing" in found[1]
     )
+    for penalty in ((), "1e-4", -1.0):
+        config = evaluations(a={"kind": "probe", "train_split": "a", "l2": penalty})
+        assert runner.mistakes(config) == [
+            f"eval.a.l2 is {penalty!r}; it should be a number, or several to try"
+        ]
     assert "eval.c.train_limit is 0" in found[2] and "eval.c.by is 'guess'" in found[3]
