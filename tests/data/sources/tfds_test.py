@@ -78,11 +78,11 @@ def test_name_version_and_path_open_the_same(prepared):
             ("shapes", "train", prepared),
             ("shapes:1.1.0", "train", prepared),
             ("shapes:1.*.*", "train", prepared),
-            ("", "train", None, f"{prepared}/shapes/1.0.0"),
+            ("", "train", None, f"{prepared}/shapes/1.1.0"),
         )
     ]
     assert all(record == records[0] for record in records)
-    path = f"{prepared}/shapes/1.0.0"
+    path = f"{prepared}/shapes/1.1.0"
     assert tokenizer_path("", path=path) == Path(path) / "tokenizer.model"
 
 
