@@ -3,9 +3,10 @@
     coca train --config configs/shapes.py --workdir runs/shapes
     coca train --config configs/shapes_classification.py --workdir runs/classification
 
-The paper's recipe in small: label smoothing, RandAugment, an average of the parameters, and rates
-that fall towards the pixels. `:frozen` trains the pooler and the softmax only; `:smoke` runs a few
-steps of a smaller model, from random parameters.
+The paper's recipe in small: label smoothing, an average of the parameters, and rates that fall
+towards the pixels; instead of RandAugment, which would change colours, crops and flips. `:frozen`
+trains the pooler and the softmax only; `:smoke` runs a few steps of a smaller model, from random
+parameters.
 """
 
 from coca_jax.config import finish
@@ -17,7 +18,7 @@ KINDS = ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "cr
 
 def get_config(argument=None):
     """The experiment; `argument` is None, `frozen` or `smoke`."""
-    config = shapes_finetuning(steps=500)
+    config = shapes_finetuning(steps=2000)
     classes = [f"{colour} {kind}" for colour in COLOURS for kind in KINDS]
     frozen = argument == "frozen"
     with_head(config, "image", classes, label_smoothing=0.2 if frozen else 0.5)

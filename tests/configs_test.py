@@ -8,7 +8,7 @@ import pytest
 import coca_jax
 from coca_jax.config import load_config, model_config, validate
 from coca_jax.data import checks
-from coca_jax.data.builders import shapes_clips, shapes_pairs
+from coca_jax.data.builders import ShapesClips, ShapesPairs
 from coca_jax.data.prepare import prepare
 from coca_jax.evaluate.from_config import evaluate
 from coca_jax.evaluate.runner import mistakes
@@ -62,8 +62,8 @@ def all_shapes(prepared):
     """The folder with all three embedded data sets of shapes, small."""
     counts = {"train": 40, "test": 16, "test_novel": 8}
     with pytest.MonkeyPatch.context() as patch:
-        for module in (shapes_pairs, shapes_clips):
-            patch.setattr(module, "COUNTS", counts)
+        for module in (ShapesPairs, ShapesClips):
+            patch.setattr(module, "counts", counts)
         prepare("shapes_pairs", prepared)
         prepare("shapes_clips", prepared)
     return prepared

@@ -22,6 +22,6 @@ def prepared(tmp_path_factory):
     """The folder of TFDS data sets with a small `shapes` and its tokenizer."""
     folder = str(tmp_path_factory.mktemp("tfds"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "COUNTS", COUNTS)
+        patch.setattr(shapes.Shapes, "counts", COUNTS)
         prepare("shapes", folder)
     return folder

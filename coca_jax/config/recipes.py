@@ -171,7 +171,7 @@ def finish_on_shapes(
         config.head.update({"class_file": "", **changes})
         config.data.train.update({"format": "tfds", "path": "", "name": name, "split": "train"})
         for key, evaluation in config.eval.items():
-            kept = {k: v for k, v in evaluation.items() if k not in ("format", "path", "templates")}
+            kept = {k: v for k, v in evaluation.items() if k not in ("format", "path")}
             config.eval[key] = ConfigDict({**kept, "name": name, "split": "test", "limit": 16})
     smoke = {"init.path": "", "data.tokenizer.kind": "byte", "data.tokenizer.path": ""}
     return finish(config, argument, SMOKE | {"data.train.name": name} | smoke)

@@ -19,6 +19,7 @@ FREE = (
     "checkpoint.",
     "eval",
     "init.",  # read by a new run only
+    "head.class_file",  # what it says is in head.classes
     "profile.",
     "processes.",
     "watchdog.",

@@ -61,6 +61,11 @@ def test_frames_of_a_video_are_evenly_spaced_and_rgb(video):
     assert len(clips.pictures(video, 50)) == 50
 
 
+def test_a_video_is_gone_through_once(video, monkeypatch):
+    monkeypatch.setattr(clips, "_length", lambda path: pytest.fail("counted, too"))
+    assert len(clips.pictures(video, 2)) == 2
+
+
 def test_a_video_that_is_cut_or_none_is_a_bad_example(video):
     with pytest.raises(BadExample, match="video"):
         clips.pictures(video[:100], 2)

@@ -11,7 +11,7 @@ from coca_jax.errors import UserError
 
 @pytest.fixture
 def few(monkeypatch):
-    monkeypatch.setattr(shapes, "COUNTS", {"train": 30, "test": 4})
+    monkeypatch.setattr(shapes.Shapes, "counts", {"train": 30, "test": 4})
 
 
 def test_prepared_data_sets_are_left_as_they_are(few, tmp_path, capsys):
@@ -44,7 +44,7 @@ def test_an_interrupted_preparation_is_not_taken_for_a_whole_one(tmp_path):
         "    drawn.append(scene)\n"
         "    if len(drawn) == 40: os._exit(9)\n"
         "    return draw(*scene)\n"
-        "shapes.COUNTS = {'train': 30, 'test': 20}\n"
+        "shapes.Shapes.counts = {'train': 30, 'test': 20}\n"
         "shapes.render = die\n"
         "prepare('shapes', sys.argv[1])\n"
     )

@@ -22,6 +22,7 @@ import cv2
 import tensorflow_datasets as tfds
 
 from coca_jax.data import images
+from coca_jax.data.builders.base import Builder
 from coca_jax.errors import UserError
 
 IMAGE_SIZE = 64  # pixels
@@ -122,29 +123,19 @@ def _picture(data: bytes) -> io.BytesIO:
     return io.BytesIO(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
 
 
-class Emoji(tfds.core.GeneratorBasedBuilder):
+class Emoji(Builder):
     """Emoji on white with their names and groups; `test` is a drawing style not in `train`."""
 
     VERSION = tfds.core.Version("1.0.0")
     tokenizer_vocab_size = 3_000
-    url_infos = None  # TFDS downloads nothing; looking it up needs a package it doesn't require
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(file_format="array_record", **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-                    "captions": tfds.features.Sequence(tfds.features.Text()),
-                    "label": tfds.features.ClassLabel(names=CLASS_NAMES),
-                }
-            ),
-            disable_shuffling=True,
-        )
+    def features(self) -> dict[str, Any]:
+        """An image with its names and its group."""
+        return {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+            "captions": tfds.features.Sequence(tfds.features.Text()),
+            "label": tfds.features.ClassLabel(names=CLASS_NAMES),
+        }
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # npm downloads, and checks and caches what it has downloaded

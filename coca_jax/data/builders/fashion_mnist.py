@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
 
+from coca_jax.data.builders.base import Builder
 from coca_jax.errors import UserError
 
 PACKAGE = "dataset-fashion-mnist"
@@ -85,30 +86,22 @@ def find(folder: Path, name: str) -> Path:
     return found[0]
 
 
-class FashionMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class FashionMnist(Builder, skip_registration=True):
     """Fashion-MNIST's photographs with their classes; there are no captions: labels are text."""
 
     VERSION = tfds.core.Version("1.0.0")
-    tokenizer_vocab_size = None  # there are no texts to make one of
-    url_infos = None  # TFDS downloads nothing; looking it up needs a package it doesn't require
 
     def __init__(self, files: str | None = None, **kwargs: Any):
         """Takes the folder of the idx files; None: Debian's package is fetched."""
         self._files = files
-        super().__init__(file_format="array_record", **kwargs)
+        super().__init__(**kwargs)
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(28, 28, 1), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=CLASS_NAMES),
-                }
-            ),
-            disable_shuffling=True,
-        )
+    def features(self) -> dict[str, Any]:
+        """An image and its label; there are no texts to make a tokenizer of."""
+        return {
+            "image": tfds.features.Image(shape=(28, 28, 1), encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=CLASS_NAMES),
+        }
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager

@@ -7,15 +7,16 @@ is kept for `test`: for each combination one of its eight (size, place) pairs wh
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 
-COUNTS = {"train": 20_000, "test": 2_000, "test_novel": 2_000}
+from coca_jax.data.builders.base import Drawn
+
 SEED = 2022
 
 IMAGE_SIZE = 32  # pixels
@@ -184,10 +185,10 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
 def hypotheses(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
     """Texts about the scene, each with how it stands to it, as in SNLI-VE.
 
-    One is true (entailment), one is false of a shape that is there (contradiction), one cannot be
-    seen (neutral), and one is about a shape that is not there (contradiction). What can be seen is
-    true as often as false, and what cannot be seen is of a shape that is there as often as not: the
-    text alone tells no more than half.
+    Of a colour or of the number of shapes one is true (entailment) and one false (contradiction);
+    of what cannot be seen one is about a shape that is there (neutral) and one about a shape that
+    is not (contradiction). Each text is the one as often as the other: alone it tells no more than
+    half.
     """
     shape, count = scene[rng.integers(len(scene))], len(scene)
     shown = [some.combination for some in scene]
@@ -280,7 +281,7 @@ def encode_png(image: UInt8[np.ndarray, "h w 3"]) -> io.BytesIO:
     return io.BytesIO(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
 
 
-class Shapes(tfds.core.GeneratorBasedBuilder):
+class Shapes(Drawn):
     """Scenes of one to three coloured shapes with captions, questions and class labels.
 
     Also hypotheses with how they stand to the scene, and a text with a foil.
@@ -290,55 +291,34 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.1.0")
     tokenizer_vocab_size = 400
-    url_infos = None  # nothing to download; looking it up needs a package that TFDS doesn't require
+    counts: ClassVar = {"train": 20_000, "test": 2_000, "test_novel": 2_000}
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(file_format="array_record", **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
+    def features(self) -> dict[str, Any]:
+        """An image and its texts; a scene of one shape has a label."""
         texts = tfds.features.Sequence(tfds.features.Text())
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-                    "captions": texts,
-                    "questions": texts,
-                    "answers": texts,
-                    "hypotheses": texts,
-                    "judgements": texts,
-                    "texts": texts,
-                    "foils": texts,
-                    "label": tfds.features.ClassLabel(names=CLASS_NAMES),
-                }
-            ),
-            disable_shuffling=True,
-        )
+        names = ("captions", "questions", "answers", "hypotheses", "judgements", "texts", "foils")
+        return {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+            **dict.fromkeys(names, texts),
+            "label": tfds.features.ClassLabel(names=CLASS_NAMES),
+        }
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        del dl_manager
-        return {split: self._generate_examples(split) for split in COUNTS}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index in range(COUNTS[split]):
-            rng = np.random.default_rng([SEED, list(COUNTS).index(split), index])
-            scene = sample_scene(rng, split)
-            pairs = questions(scene, rng)
-            # Of another generator, so that the pictures of version 1.0.0 stay as they were.
-            more = np.random.default_rng([SEED, list(COUNTS).index(split), index, 1])
-            judged, (text, wrong) = hypotheses(scene, more), foil(scene, more)
-            yield (
-                index,
-                {
-                    "image": encode_png(render(scene, rng)),
-                    "captions": captions(scene),
-                    "questions": [question for question, _ in pairs],
-                    "answers": [answer for _, answer in pairs],
-                    "hypotheses": [hypothesis for hypothesis, _ in judged],
-                    "judgements": [judgement for _, judgement in judged],
-                    "texts": [text],
-                    "foils": [wrong],
-                    "label": scene[0].combination if len(scene) == 1 else -1,
-                },
-            )
+    def record(self, split: str, *seed: int) -> dict[str, Any]:
+        """Draws a scene and says what there is to say of it."""
+        rng = np.random.default_rng([SEED, *seed])
+        scene = sample_scene(rng, split)
+        pairs = questions(scene, rng)
+        # Of another generator, so that the pictures of version 1.0.0 stay as they were.
+        more = np.random.default_rng([SEED, *seed, 1])
+        judged, (text, wrong) = hypotheses(scene, more), foil(scene, more)
+        return {
+            "image": encode_png(render(scene, rng)),
+            "captions": captions(scene),
+            "questions": [question for question, _ in pairs],
+            "answers": [answer for _, answer in pairs],
+            "hypotheses": [hypothesis for hypothesis, _ in judged],
+            "judgements": [judgement for _, judgement in judged],
+            "texts": [text],
+            "foils": [wrong],
+            "label": scene[0].combination if len(scene) == 1 else -1,
+        }

@@ -5,13 +5,14 @@ tells nothing.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from coca_jax.data.builders import shapes
+from coca_jax.data.builders.base import Drawn
 from coca_jax.data.builders.shapes import (
     CLASS_NAMES,
     COLOURS,
@@ -23,7 +24,6 @@ from coca_jax.data.builders.shapes import (
     with_article,
 )
 
-COUNTS = {"train": 12_000, "test": 2_000, "test_novel": 2_000}
 COMPARISONS = {
     "the left shows more": lambda left, right: left > right,
     "the right shows more": lambda left, right: left < right,
@@ -75,45 +75,24 @@ def _shown(
     return *scenes, text.format(name), truth
 
 
-class ShapesPairs(tfds.core.GeneratorBasedBuilder):
+class ShapesPairs(Drawn):
     """Two scenes of coloured shapes, and a statement about them that is true or false."""
 
     VERSION = tfds.core.Version("1.0.0")
-    tokenizer_vocab_size = 0  # it has that of `shapes`
-    url_infos = None  # nothing to download; looking it up needs a package that TFDS doesn't require
+    counts: ClassVar = {"train": 12_000, "test": 2_000, "test_novel": 2_000}
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(file_format="array_record", **kwargs)
+    def features(self) -> dict[str, Any]:
+        """Two images, and lists of one statement and of its truth."""
+        image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+        texts = tfds.features.Sequence(tfds.features.Text())
+        return {"images": tfds.features.Sequence(image), "statements": texts, "truths": texts}
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features
-        image, text = features.Image(shape=(None, None, 3), encoding_format="png"), features.Text()
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=features.FeaturesDict(
-                {
-                    "images": features.Sequence(image),
-                    "statements": features.Sequence(text),
-                    "truths": features.Sequence(text),
-                }
-            ),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        del dl_manager
-        return {split: self._generate_examples(split) for split in COUNTS}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index in range(COUNTS[split]):
-            rng = np.random.default_rng([shapes.SEED, list(COUNTS).index(split), index, 2])
-            *scenes, text, truth = sample_pair(rng, split)
-            yield (
-                index,
-                {
-                    "images": [shapes.encode_png(shapes.render(s, rng)) for s in scenes],
-                    "statements": [text],
-                    "truths": ["true" if truth else "false"],
-                },
-            )
+    def record(self, split: str, *seed: int) -> dict[str, Any]:
+        """Draws a statement and both scenes."""
+        rng = np.random.default_rng([shapes.SEED, *seed, 2])
+        *scenes, text, truth = sample_pair(rng, split)
+        return {
+            "images": [shapes.encode_png(shapes.render(scene, rng)) for scene in scenes],
+            "statements": [text],
+            "truths": ["true" if truth else "false"],
+        }

@@ -42,7 +42,7 @@ def test_what_grows_or_shrinks():
 
 def test_records(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes_clips, "COUNTS", {"train": 3, "test": 2, "test_novel": 1})
+        patch.setattr(shapes_clips.ShapesClips, "counts", {"train": 3, "test": 2, "test_novel": 1})
         builder = shapes_clips.ShapesClips(data_dir=str(tmp_path))
         builder.download_and_prepare()
     source = tfds_source("shapes_clips", "train", str(tmp_path))

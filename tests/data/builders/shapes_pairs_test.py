@@ -52,7 +52,7 @@ def test_training_makes_no_statement_about_held_out_combinations():
 def folder(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("tfds"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes_pairs, "COUNTS", {"train": 3, "test": 2, "test_novel": 1})
+        patch.setattr(shapes_pairs.ShapesPairs, "counts", {"train": 3, "test": 2, "test_novel": 1})
         builder = shapes_pairs.ShapesPairs(data_dir=folder)
         builder.download_and_prepare()
     return folder

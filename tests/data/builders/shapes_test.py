@@ -46,7 +46,7 @@ def test_splits_have_the_combinations_they_promise():
 
 
 def test_no_scene_is_in_two_splits():
-    told = [{shapes.captions(scene)[0] for scene in sample(s)} for s in shapes.COUNTS]
+    told = [{shapes.captions(scene)[0] for scene in sample(s)} for s in shapes.Shapes.counts]
     assert not (told[0] & told[1] or told[0] & told[2] or told[1] & told[2])
 
 
