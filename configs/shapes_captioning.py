@@ -8,7 +8,7 @@
 """
 
 from coca_jax.config import finish
-from coca_jax.config.recipes import SHAPES_SMOKE, shapes_finetuning
+from coca_jax.config.recipes import SHAPES_TASK_SMOKE, shapes_finetuning
 
 
 def get_config(argument=None):
@@ -25,4 +25,4 @@ def get_config(argument=None):
         "zero_shot": test | {"kind": "zero_shot", "templates": ("a {}",)},
     }
     smoke = {f"eval.{name}.limit": 16 for name in ("captioning", "captioning_novel", "retrieval")}
-    return finish(config, argument, SHAPES_SMOKE | smoke)
+    return finish(config, argument, SHAPES_TASK_SMOKE | smoke)

@@ -10,7 +10,7 @@ parameters.
 """
 
 from coca_jax.config import finish
-from coca_jax.config.recipes import SHAPES_SMOKE, shapes_finetuning, with_head
+from coca_jax.config.recipes import SHAPES_TASK_SMOKE, shapes_finetuning, with_head
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "pink", "black")
 KINDS = ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "crescent")
@@ -32,4 +32,4 @@ def get_config(argument=None):
     config.data.train.color_jitter = (0.1, 0.1, 0.1, 0.0)
     config.eval = {"test": {"kind": "classification", "name": "shapes", "split": "test"}}
     smoke = {"eval.test.limit": 32}
-    return finish(config, None if frozen else argument, SHAPES_SMOKE | smoke)
+    return finish(config, None if frozen else argument, SHAPES_TASK_SMOKE | smoke)

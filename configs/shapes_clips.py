@@ -10,7 +10,7 @@ few steps of a smaller model, from random parameters.
 """
 
 from coca_jax.config import finish
-from coca_jax.config.recipes import SHAPES_SMOKE, shapes_finetuning, with_head
+from coca_jax.config.recipes import SHAPES_TASK_SMOKE, shapes_finetuning, with_head
 
 CLASSES = (
     *("moves left", "moves right", "moves up", "moves down"),
@@ -33,4 +33,4 @@ def get_config(argument=None):
         for split in ("test", "test_novel")
     }
     smoke = {f"eval.{name}.limit": 8 for name in config.eval}
-    return finish(config, argument, SHAPES_SMOKE | smoke)
+    return finish(config, argument, SHAPES_TASK_SMOKE | smoke)

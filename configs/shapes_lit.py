@@ -8,7 +8,7 @@ decoder begin at random. `:smoke` runs a few steps of a smaller model, from rand
 """
 
 from coca_jax.config import finish
-from coca_jax.config.recipes import SHAPES_SMOKE, shapes_finetuning
+from coca_jax.config.recipes import SHAPES_TASK_SMOKE, shapes_finetuning
 
 
 def get_config(argument=None):
@@ -23,4 +23,4 @@ def get_config(argument=None):
         "retrieval": test | {"kind": "retrieval", "limit": 1000, "captions": "first"},
     }
     smoke = {"init.only": ".*", "eval.retrieval.limit": 64}
-    return finish(config, argument, SHAPES_SMOKE | smoke)
+    return finish(config, argument, SHAPES_TASK_SMOKE | smoke)

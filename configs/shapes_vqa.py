@@ -9,7 +9,7 @@ all answers, and captions go on being learned from an eighth of the pictures; no
 """
 
 from coca_jax.config import finish
-from coca_jax.config.recipes import SHAPES_SMOKE, shapes_finetuning, with_head
+from coca_jax.config.recipes import SHAPES_TASK_SMOKE, shapes_finetuning, with_head
 
 ANSWERS = (
     *("red", "orange", "yellow", "green", "cyan", "blue", "pink", "black"),
@@ -40,4 +40,4 @@ def get_config(argument=None):
         "vqa_candidates": test | {"by": "candidates", "limit": 50},
     }
     smoke = {f"eval.{name}.limit": 4 for name in config.eval}
-    return finish(config, argument, SHAPES_SMOKE | smoke)
+    return finish(config, argument, SHAPES_TASK_SMOKE | smoke)

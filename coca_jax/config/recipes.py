@@ -74,12 +74,8 @@ def high_resolution(name: str) -> ConfigDict:
     return config
 
 
-# The embedded tasks' size that runs in seconds: from random parameters, with a tokenizer of bytes.
+# The embedded default's size that runs in seconds.
 SHAPES_SMOKE = {
-    "init.path": "",
-    "data.tokenizer.kind": "byte",
-    "data.tokenizer.path": "",
-    "model.text.length": 64,
     "model.image.layers": 1,
     "model.text.unimodal_layers": 1,
     "model.text.multimodal_layers": 1,
@@ -88,6 +84,28 @@ SHAPES_SMOKE = {
     "train.log_every": 2,
     "optimizer.warmup_steps": 2,
 }
+# The same of its tasks: from random parameters, with a tokenizer of bytes.
+SHAPES_TASK_SMOKE = SHAPES_SMOKE | {
+    "init.path": "",
+    "data.tokenizer.kind": "byte",
+    "data.tokenizer.path": "",
+    "model.text.length": 64,
+}
+
+
+def shapes_training(steps: int) -> ConfigDict:
+    """How the embedded default learns, and what is fine-tuned from it.
+
+    Args:
+      steps: of 96 examples.
+    """
+    config = default_config()
+    config.optimizer.name = "adamw"
+    config.optimizer.b2 = 0.99
+    config.optimizer.weight_decay = 0.1
+    config.train.steps = steps
+    config.train.batch_size = 96
+    return config
 
 
 def shapes_finetuning(steps: int) -> ConfigDict:
@@ -96,14 +114,9 @@ def shapes_finetuning(steps: int) -> ConfigDict:
     Args:
       steps: of 96 examples.
     """
-    config = default_config()
+    config = shapes_training(steps)
     config.init.path = "runs/shapes"
     config.data.tokenizer.path = "runs/shapes/tokenizer.model"
-    config.optimizer.name = "adamw"
-    config.optimizer.b2 = 0.99
-    config.optimizer.weight_decay = 0.1
-    config.train.steps = steps
-    config.train.batch_size = 96
     return config
 
 
