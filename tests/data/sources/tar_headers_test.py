@@ -4,7 +4,8 @@ import tarfile
 
 import pytest
 
-from coca_jax.data.sources.tar_headers import members, number
+from coca_jax.data.clips import VIDEO_SUFFIXES
+from coca_jax.data.sources.tar_headers import VIDEOS, members, number, samples_of_file
 
 NAMES = [
     "plain.jpg",
@@ -130,3 +131,22 @@ def test_damaged_pax_headers_are_no_endless_loop(tmp_path, record):
     path.write_bytes(info.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0") + bytes(1024))
     with pytest.raises(ValueError):
         walk(path)
+
+
+def test_the_formats_of_videos_are_those_of_folders():
+    assert tuple(f".{name}" for name in VIDEOS) == VIDEO_SUFFIXES
+
+
+@pytest.mark.parametrize("order", [("MP4", "jpg"), ("jpg", "MP4")])
+def test_a_video_stands_in_for_an_image_that_is_not_there(tmp_path, order):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in order:
+            add(tar, f"both.{name}", name.encode() * 2)
+        add(tar, "alone.webm", b"a video")
+    found = samples_of_file(str(path), path.stat().st_size)
+    data = path.read_bytes()
+    images = [
+        data[at : at + size] for at, size in zip(found.rows[::8], found.rows[1::8], strict=True)
+    ]
+    assert images == [b"jpgjpg", b"a video"]
