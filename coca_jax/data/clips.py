@@ -81,12 +81,13 @@ def _frames(data: bytes, count: int) -> list[Picture]:
     with tempfile.NamedTemporaryFile(suffix=".video") as file:
         file.write(data)
         file.flush()
-        total = int(_open(file.name).get(cv2.CAP_PROP_FRAME_COUNT))
-        found = _read(file.name, evenly_spaced(max(total, 1), count))
-        if len(found) < count or total < 1:  # the container's own count was wrong
-            total = _length(file.name)
-            found = _read(file.name, evenly_spaced(total, count))
-    if len(found) < count:
+        claimed = int(_open(file.name).get(cv2.CAP_PROP_FRAME_COUNT))
+        places = evenly_spaced(max(claimed, 1), count)
+        found, total = _read(file.name, places)
+        # A container may know no count (MPEG programme streams), or a wrong one.
+        if places != (places := evenly_spaced(total, count)):
+            found, _ = _read(file.name, places)
+    if len(found) < count or not total:
         raise BadExample("bad_image", f"a video of which {total} frames can be decoded")
     return found
 
@@ -98,23 +99,13 @@ def _open(path: str) -> Any:
     return video
 
 
-def _length(path: str) -> int:
-    video, total = _open(path), 0
-    while video.grab():
-        total += 1
-    return total
-
-
-def _read(path: str, places: Sequence[int]) -> list[Picture]:
-    """The frames at these places, in rising order, as far as the video goes."""
+def _read(path: str, places: Sequence[int]) -> tuple[list[Picture], int]:
+    """The frames at these places, as far as they can be decoded, and how many the video has."""
     video, found, at = _open(path), {}, 0
-    for place in sorted(set(places)):
-        while at <= place and video.grab():
-            at += 1
-        if at <= place:
-            break
-        ok, frame = video.retrieve()
-        if not ok:
-            break
-        found[place] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-    return [found[place] for place in places if place in found]
+    while video.grab():
+        if at in places:
+            ok, frame = video.retrieve()
+            if ok:
+                found[at] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        at += 1
+    return [found[place] for place in places if place in found], at
