@@ -15,8 +15,8 @@ from coca_jax.evaluate.runner import mistakes
 from coca_jax.planning import parameter_counts
 from coca_jax.train import comparison, loop
 
-COMPARISON = pathlib.Path(__file__).parent.parent / "configs/compare.py"
-FILES = sorted({*COMPARISON.parent.glob("*.py")} - {COMPARISON})
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+FILES = [file for file in sorted(CONFIGS.glob("*.py")) if not file.stem.startswith("compare")]
 
 
 CLASSES = {"vqav2": 3129, "imagenet": 1000}  # whose names are in a file of the user's
@@ -37,9 +37,14 @@ def test_is_right_at_both_sizes(file, tmp_path):
     assert sum(parameter_counts(model_config(smoke)).values()) < 5e6
 
 
-@pytest.mark.parametrize("argument", ["", ":objectives", ":training", ":architecture", ":smoke"])
-def test_the_comparison_is_right(argument):
-    assert comparison.mistakes(load_config(f"{COMPARISON}{argument}"), 1) == []
+ARGUMENTS = ("", ":objectives", ":training", ":architecture", ":smoke")
+COMPARISONS = [f"compare.py{argument}" for argument in ARGUMENTS]
+COMPARISONS += ["compare_fashion_mnist.py", "compare_fashion_mnist.py:smoke"]
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_a_comparison_is_right(name):
+    assert comparison.mistakes(load_config(str(CONFIGS / name)), 1) == []
 
 
 def test_the_papers_recipe_trains_shrunk(prepared, tmp_path):

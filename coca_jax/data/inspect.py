@@ -17,6 +17,7 @@ from coca_jax.data import clips
 from coca_jax.data.examples import Part
 from coca_jax.data.from_config import make_train_stream, sections, weights
 from coca_jax.data.mixture import Mixture, describe
+from coca_jax.data.stream import TrainStream
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import UserError
 
@@ -24,6 +25,7 @@ STAGES = ("read", "caption", "decode", "augment", "tokenize")
 BATCH = 32
 PICTURES = 24  # of the contact sheet
 BARS = 10  # of the histogram
+COMMONEST = 8  # classes that are printed
 LONGEST = 2**14  # tokens that a caption is counted to
 
 
@@ -34,6 +36,7 @@ def inspect(
     text_length: int,
     seed: int,
     examples: int,
+    classes: Sequence[str] = (),
     sheet: Path | None = None,
 ) -> dict[str, Any]:
     """Reads the first examples of the stream and measures them.
@@ -44,11 +47,13 @@ def inspect(
       text_length: ids of a text, bos and eos included.
       seed: of the stream.
       examples: how many to read.
+      classes: names of those that a head tells apart; none: there is no head.
       sheet: where to draw the first of them with their captions, as a PNG.
 
     Returns:
-      "sources" (name -> records, share, passes an epoch), "captions" (lengths), "replaced" (kind ->
-      examples), "worst_shards", "examples_per_second" of the whole stream, and of each stage alone
+      "sources" (name -> records, share, passes an epoch), "captions" (lengths), "classes" (name ->
+      examples; "": of none of them; without a head it is empty), "replaced" (kind -> examples),
+      "worst_shards", "examples_per_second" of the whole stream, and of each stage alone
       on one thread, "microseconds" an example.
 
     Raises:
@@ -57,7 +62,12 @@ def inspect(
     if examples < 1:
         raise UserError(f"the number of examples to inspect should be positive, not {examples}")
     stream = make_train_stream(
-        data, image_size=image_size, text_length=text_length, batch_size=BATCH, seed=seed
+        data,
+        image_size=image_size,
+        text_length=text_length,
+        batch_size=BATCH,
+        seed=seed,
+        classes=classes,
     )
     parts, tokenizer = stream.make_batch.parts, stream.make_batch.tokenizer
     sizes = {name: len(part.source) for name, part in zip(sections(data), parts, strict=True)}
@@ -69,23 +79,37 @@ def inspect(
         parts, stream.mixture, tokenizer, seed, examples, text_length, data.frames
     )
     result["captions"] = lengths(captions, tokenizer, text_length)
-    batches, count = stream.batches(), math.ceil(examples / BATCH)
-    begin, drawn = time.perf_counter(), []
-    for batch in itertools.islice(batches, count):
-        if len(drawn) * BATCH < PICTURES:
-            drawn.append(batch)
-    result["examples_per_second"] = count * BATCH / (time.perf_counter() - begin)
-    batches.close()
-    kinds: Counter[str] = Counter()
-    for fault, times in stream.faults.items():
-        kinds[fault.kind] += times
-    result |= {"replaced": dict(kinds), "worst_shards": stream.worst_shards()}
+    measured, drawn = _streamed(stream, math.ceil(examples / BATCH), classes)
+    result |= measured
     if sheet is not None:
         image = np.concatenate([batch["image"] for batch in drawn])[:PICTURES]
         image = clips.side_by_side(image)
         texts = tokenizer.decode(np.concatenate([batch["text"] for batch in drawn])[:PICTURES])
         draw_sheet(image, texts, sheet)
     return result
+
+
+def _streamed(
+    stream: TrainStream, count: int, classes: Sequence[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the first `count` batches show, and those of them that are drawn."""
+    batches, drawn, labels = stream.batches(), [], Counter[int]()
+    begin = time.perf_counter()
+    for batch in itertools.islice(batches, count):
+        if len(drawn) * BATCH < PICTURES:
+            drawn.append(batch)
+        labels.update(batch["label"].tolist() if classes else ())
+    seconds = time.perf_counter() - begin
+    batches.close()
+    kinds: Counter[str] = Counter()
+    for fault, times in stream.faults.items():
+        kinds[fault.kind] += times
+    return {
+        "classes": {classes[i] if i >= 0 else "": n for i, n in labels.most_common()},
+        "examples_per_second": count * BATCH / seconds,
+        "replaced": dict(kinds),
+        "worst_shards": stream.worst_shards(),
+    }, drawn
 
 
 def _stages(
@@ -156,6 +180,14 @@ def _spread(values: np.ndarray) -> dict[str, float]:
     return {"median": float(np.median(values)), "p95": float(np.percentile(values, 95))}
 
 
+def _classes(counts: dict[str, int]) -> str:
+    """The commonest classes with their shares, and of how many examples the head learns nothing."""
+    total, known = sum(counts.values()), [name for name in counts if name]
+    shares = ", ".join(f"{name} {counts[name] / total:.1%}" for name in known[:COMMONEST])
+    more = f", and {len(known) - COMMONEST:,} more" if len(known) > COMMONEST else ""
+    return f"classes: {shares or 'none'}{more}; of none: {counts.get('', 0) / total:.1%}"
+
+
 def draw_sheet(image: UInt8[np.ndarray, "n h w 3"], texts: Sequence[str], path: Path) -> None:
     """Draws the images in a grid, each above its text, as a PNG."""
     from matplotlib.figure import Figure
@@ -193,6 +225,8 @@ def format_inspection(result: dict[str, Any], text_length: int) -> str:
         most = max(count for _, _, count in captions["histogram"])
         for low, high, count in captions["histogram"]:
             lines.append(f"{low:>6} to {high - 1:<6}{count:>8,}  {'█' * round(40 * count / most)}")
+    if classes := result["classes"]:
+        lines.append(f"\n{_classes(classes)}")
     replaced = result["replaced"]
     lines.append(f"\nreplaced: {', '.join(f'{k} {n:,}' for k, n in replaced.items()) or 'none'}")
     if result["worst_shards"]:

@@ -37,6 +37,26 @@ def test_what_is_seen_is_what_is_there(tmp_path):
     assert "bad_image" in text and "examples a second" in text and "broken.tar" in text
 
 
+def test_what_a_head_is_to_say_is_counted(tmp_path):
+    image = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    for number, name in enumerate(["cat"] * 8 + ["dog"] * 24):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / f"{number}.png").write_bytes(image)
+    data = default_config().data
+    data.train.update({"format": "folder", "path": str(tmp_path), "captions": "none"})
+    data.tokenizer.kind = "byte"
+    options = {"image_size": (4, 4), "text_length": 8, "seed": 0, "examples": 32}
+    result = inspect(data, classes=("cat", "dog"), **options)
+    assert result["classes"] == {"dog": 24, "cat": 8}
+    assert "classes: dog 75.0%, cat 25.0%; of none: 0.0%" in format_inspection(result, 8)
+    assert inspect(data, **options)["classes"] == {}
+    with pytest.raises(UserError, match=r"head\.classes are 3"):
+        inspect(data, classes=("cat", "dog", "bird"), **options)
+    data.train.labelled = False
+    with pytest.raises(UserError, match="labelled"):
+        inspect(data, classes=("cat", "dog"), **options)
+
+
 def test_lengths_are_counted_with_the_ends():
     found = lengths(["ab", "abcd", "a" * 8], ByteTokenizer(), 6)
     assert found["tokens"]["median"] == 6 and found["characters"]["median"] == 4

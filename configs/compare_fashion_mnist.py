@@ -1,0 +1,31 @@
+"""The objectives compared on photographs: contrastive, sigmoid, captioning and CoCa.
+
+    coca data prepare fashion_mnist
+    coca compare --config configs/compare_fashion_mnist.py --workdir runs/compare_fashion
+
+What each trains for is measured as accuracy on 10,000 photographs: of a class by its text's
+embedding, and of a class by how probable the decoder finds its text. `:smoke` runs a few steps of
+two rows.
+"""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from coca_jax.config import load_config
+
+FOLDER = pathlib.Path(__file__).parent
+
+
+def get_config(argument=None):
+    """The comparison; `argument` is None or `smoke`."""
+    config = load_config(f"{FOLDER / 'compare.py'}:{argument or 'objectives'}")
+    stage = load_config(str(FOLDER / "fashion_mnist.py") + (f":{argument}" if argument else ""))
+    if not argument:
+        stage.train.steps = 500
+    config.stages = ConfigDict({"pretraining": stage})
+    config.metrics = (
+        ("zero-shot by embeddings", "pretraining", "zero_shot/top1"),
+        ("zero-shot by captions", "pretraining", "captions/top1"),
+    )
+    return config
