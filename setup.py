@@ -58,6 +58,7 @@ setup(
         "s3": ["s3fs>=2024.6"],
         "dev": [
             "pytest>=9,<10",
+            "pytest-xdist>=3.8,<4",
             "beartype>=0.22,<0.24",
             "ruff>=0.14,<1",
             "tensorboard>=2.20,<3",

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv with the development tools and passes the tests; further words go to pytest.
+# Sets up .venv with the development tools and passes the tests, a file of them on each core;
+# further words go to pytest (`-n 0`: in one process, as a debugger needs it).
 EXTRAS=dev source "$(dirname "$0")/setup.sh"
-.venv/bin/python -m pytest "$@"
+.venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile "$@"

@@ -13,6 +13,7 @@ HERE = pathlib.Path(__file__).parent.parent / "fixtures/coco"
 ANNOTATIONS, RESULTS = HERE / "annotations.json", HERE / "results.json"
 
 
+@pytest.mark.meteor
 def test_scores_are_those_recorded(tmp_path, capsys):
     recorded = json.loads((HERE / "scores.json").read_text())
     if not shutil.which("java"):
