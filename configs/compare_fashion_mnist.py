@@ -3,9 +3,9 @@
     coca data prepare fashion_mnist
     coca compare --config configs/compare_fashion_mnist.py --workdir runs/compare_fashion
 
-What each trains for is measured as accuracy on 10,000 photographs: of a class by its text's
-embedding, and of a class by how probable the decoder finds its text. `:smoke` runs a few steps of
-two rows.
+What each trains for is measured as accuracy on test photographs: on 10,000 by the embeddings of the
+classes' texts, on 2,000 by how probable the decoder finds them. `:smoke` runs a few steps of two
+rows.
 """
 
 import pathlib
@@ -19,8 +19,8 @@ FOLDER = pathlib.Path(__file__).parent
 
 def get_config(argument=None):
     """The comparison; `argument` is None or `smoke`."""
-    config = load_config(f"{FOLDER / 'compare.py'}:{argument or 'objectives'}")
     stage = load_config(str(FOLDER / "fashion_mnist.py") + (f":{argument}" if argument else ""))
+    config = load_config(f"{FOLDER / 'compare.py'}:{argument or 'objectives'}")
     if not argument:
         stage.train.steps = 500
     config.stages = ConfigDict({"pretraining": stage})

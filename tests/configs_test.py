@@ -17,6 +17,10 @@ from coca_jax.train import comparison, loop
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 FILES = [file for file in sorted(CONFIGS.glob("*.py")) if not file.stem.startswith("compare")]
+COMPARISONS = [
+    f"{file}{of}" for file in sorted(CONFIGS.glob("compare*.py")) for of in ("", ":smoke")
+]
+COMPARISONS += [f"{CONFIGS / 'compare.py'}:{t}" for t in ("objectives", "training", "architecture")]
 
 
 CLASSES = {"vqav2": 3129, "imagenet": 1000}  # whose names are in a file of the user's
@@ -37,14 +41,9 @@ def test_is_right_at_both_sizes(file, tmp_path):
     assert sum(parameter_counts(model_config(smoke)).values()) < 5e6
 
 
-ARGUMENTS = ("", ":objectives", ":training", ":architecture", ":smoke")
-COMPARISONS = [f"compare.py{argument}" for argument in ARGUMENTS]
-COMPARISONS += ["compare_fashion_mnist.py", "compare_fashion_mnist.py:smoke"]
-
-
-@pytest.mark.parametrize("name", COMPARISONS)
+@pytest.mark.parametrize("name", COMPARISONS, ids=lambda name: pathlib.Path(name).name)
 def test_a_comparison_is_right(name):
-    assert comparison.mistakes(load_config(str(CONFIGS / name)), 1) == []
+    assert comparison.mistakes(load_config(name), 1) == []
 
 
 def test_the_papers_recipe_trains_shrunk(prepared, tmp_path):

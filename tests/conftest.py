@@ -1,4 +1,4 @@
-"""Every test runs on eight CPU devices; what several tests need is made once."""
+"""Every test runs on eight CPU devices; what several tests need is made once in each process."""
 
 import os
 import types
@@ -24,7 +24,10 @@ from coca_jax.data.prepare import prepare
 
 @pytest.fixture(autouse=True)
 def meteor(request, monkeypatch):
-    """METEOR starts a Java machine for ten seconds each time: only where `meteor` is marked."""
+    """METEOR starts a Java machine for ten seconds each time: only where `meteor` is marked.
+
+    Fixtures of modules, and other processes, still have it.
+    """
     if not request.node.get_closest_marker("meteor"):
         hidden = types.SimpleNamespace(which=lambda name: None)
         monkeypatch.setattr("coca_jax.evaluate.captioning.shutil", hidden)

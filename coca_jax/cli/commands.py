@@ -181,7 +181,7 @@ def data_inspect(options: argparse.Namespace) -> None:
         text_length=model.text.length,
         seed=config.seed,
         examples=options.examples,
-        classes=config.head.classes if model.head else (),
+        classes=config.head.classes,
         sheet=options.sheet,
     )
     print(format_inspection(result, model.text.length))

@@ -57,7 +57,7 @@ def inspect(
       on one thread, "microseconds" an example.
 
     Raises:
-      UserError: the data cannot be opened, or hold no usable example.
+      UserError: the data cannot be opened, hold no usable example, or have other classes.
     """
     if examples < 1:
         raise UserError(f"the number of examples to inspect should be positive, not {examples}")

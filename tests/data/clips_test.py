@@ -65,17 +65,51 @@ def test_frames_of_a_video_are_evenly_spaced_and_rgb(video):
     assert len(clips.pictures(video, 50)) == 50
 
 
-def test_a_video_that_is_cut_or_none_is_a_bad_example(video):
+def test_a_video_is_gone_through_once_if_its_count_is_right(video, monkeypatch):
+    read, calls = clips._read, []
+    monkeypatch.setattr(clips, "_read", lambda *a: calls.append(a) or read(*a))
+    clips.pictures(video, 4)
+    assert len(calls) == 1 + video.startswith(b"\0\0\x01\xba")  # .mpg
+
+
+def test_the_header_of_a_video_is_a_bad_example(video):
     with pytest.raises(BadExample, match="video"):
         clips.pictures(video[:40], 2)
 
 
 def test_what_is_left_of_a_video_is_taken(video):
-    if b"moov" in video:
-        pytest.skip("its index is at its end")
-    left = clips.pictures(video[: len(video) * 2 // 3], 2)
+    cut = video[: len(video) * 2 // 3]
+    if b"moov" in video:  # the index of a .mp4, at its end
+        with pytest.raises(BadExample, match="OpenCV cannot read"):
+            clips.pictures(cut, 2)
+        return
+    left = clips.pictures(cut, 2)
     dark, bright = (picture[..., 0].mean() for picture in left)
     assert dark < bright < 17 * 12
+
+
+class Damaged:
+    """A video of so many frames, of which none but the first can be decoded."""
+
+    def __init__(self, frames):
+        self._frames, self._at = frames, -1
+
+    def get(self, key):
+        return 4.0
+
+    def grab(self):
+        self._at += 1
+        return self._at < self._frames
+
+    def retrieve(self):
+        return self._at == 0, np.zeros((4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize("frames", [0, 4])
+def test_frames_that_cannot_be_decoded_make_a_bad_example(frames, monkeypatch):
+    monkeypatch.setattr(clips, "_open", lambda path: Damaged(frames))
+    with pytest.raises(BadExample, match=f"a video of {frames} frames"):
+        clips.pictures(b"\0\0\0\x20ftypisom", 2)
 
 
 def test_other_files_are_no_videos():

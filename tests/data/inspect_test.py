@@ -52,9 +52,17 @@ def test_what_a_head_is_to_say_is_counted(tmp_path):
     assert inspect(data, **options)["classes"] == {}
     with pytest.raises(UserError, match=r"head\.classes are 3"):
         inspect(data, classes=("cat", "dog", "bird"), **options)
+    data.sources = {name: {"weight": 0.5, "labelled": name == "known"} for name in ("known", "not")}
+    result = inspect(data, classes=("cat", "dog"), **options)
+    assert abs(result["classes"][""] - 16) <= 1 and sum(result["classes"].values()) == 32
+    data.sources = {}
     data.train.labelled = False
     with pytest.raises(UserError, match="labelled"):
         inspect(data, classes=("cat", "dog"), **options)
+    many = result | {"classes": {"": 10} | {f"c{i}": 1 for i in range(10)}}
+    assert "c7 5.0%, and 2 more; of none: 50.0%" in format_inspection(many, 8)
+    none = format_inspection(result | {"classes": {"": 3}}, 8)
+    assert "classes: none; of none: 100.0%" in none
 
 
 def test_lengths_are_counted_with_the_ends():
