@@ -21,8 +21,6 @@ COMPARISONS = [
     f"{file}{of}" for file in sorted(CONFIGS.glob("compare*.py")) for of in ("", ":smoke")
 ]
 COMPARISONS += [f"{CONFIGS / 'compare.py'}:{t}" for t in ("objectives", "training", "architecture")]
-
-
 CLASSES = {"vqav2": 3129, "imagenet": 1000}  # whose names are in a file of the user's
 
 

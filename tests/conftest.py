@@ -21,6 +21,8 @@ import pytest
 from coca_jax.data.builders import shapes
 from coca_jax.data.prepare import prepare
 
+COUNTS = {"train": 60, "test": 20, "test_novel": 10}
+
 
 @pytest.fixture(autouse=True)
 def meteor(request, monkeypatch):
@@ -31,9 +33,6 @@ def meteor(request, monkeypatch):
     if not request.node.get_closest_marker("meteor"):
         hidden = types.SimpleNamespace(which=lambda name: None)
         monkeypatch.setattr("coca_jax.evaluate.captioning.shutil", hidden)
-
-
-COUNTS = {"train": 60, "test": 20, "test_novel": 10}
 
 
 @pytest.fixture(scope="session")

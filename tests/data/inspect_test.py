@@ -1,8 +1,11 @@
+import json
+
 import broken_data
 import cv2
 import numpy as np
 import pytest
 
+from coca_jax import cli
 from coca_jax.config import default_config
 from coca_jax.data.inspect import draw_sheet, format_inspection, inspect, lengths
 from coca_jax.data.tokenizers import ByteTokenizer, ClipTokenizer
@@ -63,6 +66,19 @@ def test_what_a_head_is_to_say_is_counted(tmp_path):
     assert "c7 5.0%, and 2 more; of none: 50.0%" in format_inspection(many, 8)
     none = format_inspection(result | {"classes": {"": 3}}, 8)
     assert "classes: none; of none: 100.0%" in none
+
+
+def test_the_command_shows_what_the_configurations_head_is_told(prepared, tmp_path, capsys):
+    found = tmp_path / "found.json"
+    words = ["--config", "configs/shapes_entailment.py:smoke", f"--config.data.dir={prepared}"]
+    files = ["--sheet", str(tmp_path / "sheet.png"), "--json", str(found)]
+    assert cli.main(["data", "inspect", *words, "--examples", "32", *files]) == 0
+    counts = json.loads(found.read_text())["classes"]
+    assert sum(counts.values()) == 32
+    assert abs(counts.pop("") - 8) <= 1  # a quarter are captions, which teach the head nothing
+    assert counts.keys() == {"entailment", "neutral", "contradiction"}
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("classes: ", *counts))
 
 
 def test_lengths_are_counted_with_the_ends():

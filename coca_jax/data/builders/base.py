@@ -1,5 +1,6 @@
 """What the builders of this project's data sets share."""
 
+import abc
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -15,9 +16,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def __init__(self, **kwargs: Any):
         super().__init__(file_format="array_record", **kwargs)
 
+    @abc.abstractmethod
     def features(self) -> dict[str, Any]:
         """Names and TFDS features of a record."""
-        raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -33,9 +34,9 @@ class Drawn(Builder, skip_registration=True):
 
     counts: ClassVar[dict[str, int]]  # records of each split
 
+    @abc.abstractmethod
     def record(self, split: str, *seed: int) -> dict[str, Any]:
         """A record; `seed` tells it from the others of all splits."""
-        raise NotImplementedError
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager
