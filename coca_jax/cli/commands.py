@@ -52,11 +52,13 @@ def evaluate(options: argparse.Namespace) -> None:
     from coca_jax.evaluate.results import format_table, write_results
     from coca_jax.evaluate.runner import mistakes
     from coca_jax.inference import load
+    from coca_jax.train.compile_cache import use_compile_cache
 
     if wrong := mistakes(config.eval):
         raise UserError("\n".join(wrong))
     if not config.eval:
         raise UserError(f"config.eval of {options.config} names no evaluation")
+    use_compile_cache(config.compile_cache, options.workdir)
     handle = load(options.workdir, options.step, devices=jax.devices())
     check(config)
     metrics, artefacts = evaluate(handle, config)

@@ -76,7 +76,8 @@ def default_config() -> ConfigDict:
                 "start_seconds": 300,  # to wait for all processes when a run starts
                 "heartbeat_seconds": 100,  # a process silent for so long is dead, and the run ends
             },
-            # A folder of compiled programs; auto: .compile_cache beside the workdir, but for CPUs.
+            # A folder of compiled programs; auto: .compile_cache beside the workdir, but not for
+            # several CPU devices.
             "compile_cache": "auto",
             # Rows (name, value) for the compiler of the train step, such as
             # (("xla_gpu_enable_pipelined_all_gather", True),); coca_jax/accelerators.py has others.

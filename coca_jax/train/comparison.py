@@ -29,7 +29,7 @@ from coca_jax.evaluate.results import read_newest, write_json
 from coca_jax.observe.metrics import read_metrics
 from coca_jax.observe.report.comparison import FILE
 from coca_jax.planning import training_flops
-from coca_jax.train.compile_cache import cache_folder
+from coca_jax.train.compile_cache import resolve_cache
 from coca_jax.train.loop import train
 from coca_jax.train.workdir import is_finished
 
@@ -144,7 +144,7 @@ def stages(config: ConfigDict, run: Run, workdir: pathlib.Path) -> list[Stage]:
         changed = ConfigDict(config.stages[name].to_dict())
         changed.seed = run.seed
         if changed.compile_cache == "auto":  # one for all runs: the seed is in no large program
-            changed.compile_cache = cache_folder("auto", workdir / run.name, jax.default_backend())
+            changed.compile_cache = resolve_cache("auto", workdir / run.name)
         for key, value in run.changes:
             stage, _, rest = key.partition(".")
             if stage not in config.stages:

@@ -8,23 +8,31 @@ import jax
 NAME = ".compile_cache"
 
 
-def cache_folder(setting: str, workdir: pathlib.Path, platform: str) -> str:
+def cache_folder(setting: str, workdir: pathlib.Path, platform: str, devices: int) -> str:
     """Where compiled programs are kept; empty for nowhere.
 
     Args:
       setting: a folder; `auto` for one beside the workdir, shared by all runs there, where the
-        platform can use it; empty for none.
+        devices can use it; empty for none.
       workdir: the run's folder.
-      platform: JAX's name of it. `auto` leaves out `cpu`: with several CPU devices, programs that
-        jaxlib 0.10.2 loads from the cache start their collectives in different orders, and hang.
+      platform: JAX's name of the devices' platform.
+      devices: how many there are, of all processes. `auto` leaves out several of `cpu`: programs
+        that jaxlib 0.10.2 loads from the cache start their collectives in different orders there,
+        and hang.
     """
     if setting != "auto":
         return setting
-    return "" if platform == "cpu" else str(workdir.absolute().parent / NAME)
+    hangs = platform == "cpu" and devices > 1
+    return "" if hangs else str(workdir.absolute().parent / NAME)
+
+
+def resolve_cache(setting: str, workdir: pathlib.Path) -> str:
+    """`cache_folder` for the devices that JAX has."""
+    return cache_folder(setting, workdir, jax.default_backend(), jax.device_count())
 
 
 def use_compile_cache(setting: str, workdir: pathlib.Path) -> None:
-    """Sets JAX's persistent cache to `cache_folder`, unless the environment has set one already."""
-    folder = cache_folder(setting, workdir, jax.default_backend())
+    """Sets JAX's persistent cache to `resolve_cache`, unless the environment has set one."""
+    folder = resolve_cache(setting, workdir)
     if folder and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", folder)
