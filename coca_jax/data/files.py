@@ -4,10 +4,13 @@ A URL is anything with "://" that fsspec knows: `gs://` and `s3://` (extras `gcs
 `https://`, `memory://`. Reading a part asks for no more than that part.
 """
 
+import contextlib
+import fcntl
 import functools
 import os
+import platform
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,6 +135,35 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike, doing: str) -> Iterator[None]:
+    """Keeps a local folder from other processes, until the context or this process ends.
+
+    On a file system that has no locks nobody is kept away.
+
+    Args:
+      folder: it is made; the lock is a file `.lock` in it.
+      doing: what is done to it, such as "trained", for the message.
+
+    Raises:
+      UserError: another process has it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{folder} is being {doing} by {file.read()}") from None
+        except OSError:
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 class _Local:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Float, Float32
 
+from coca_jax.data import files
 from coca_jax.errors import UserError
 from coca_jax.inference.loading import Checkpoint
 from coca_jax.inference.nearest import SEARCHES, forget
@@ -54,7 +55,7 @@ class ImageIndex:
           model: what tells a model from others; the index of another is begun anew.
         """
         self._path, self._folder = pathlib.Path(path), pathlib.Path(folder)
-        self._model, self._rows, self.unreadable = model, {}, []
+        self._model, self.unreadable = model, []
         self._names: dict[int, str] = {}  # of live rows
         self._searches: dict[str, Callable] = {}  # of these
         self._read()
@@ -78,17 +79,29 @@ class ImageIndex:
           How many were `added` (changed ones, too), `kept` and `removed`.
 
         Raises:
-          UserError: the folder holds no images.
+          UserError: the folder holds no images, or another process updates the index.
         """
         there = list_images(self._folder)
+        if self._read() and there == {name: stamp for name, (stamp, _) in self._rows.items()}:
+            counts = {"added": 0, "kept": len(there), "removed": 0}
+        else:
+            with files.locked(self._path, "updated"):
+                counts = self._bring_up_to(there, embed, progress)
+        self._searches = {}
+        self.unreadable = [name for name, (_, row) in self._rows.items() if row < 0]
+        return counts
+
+    def _bring_up_to(
+        self, there: dict[str, Stamp], embed: Callable, progress: Callable
+    ) -> dict[str, int]:
+        if self._read():
+            os.truncate(self._file, 4 * self._next_row * self._width)  # of an interrupted update
+        else:
+            self._begin()
         kept = {n: known for n, known in self._rows.items() if there.get(n) == known[0]}
         todo = [name for name in there if name not in kept]
-        counts = {
-            "added": len(todo),
-            "kept": len(kept),
-            "removed": len(self._rows.keys() - there.keys()),
-        }
-        self._rows, self._searches = kept, {}
+        removed = len(self._rows.keys() - there.keys())
+        self._rows = kept
         waiting: list[str] = []
         for count, name in enumerate(progress(todo), 1):
             waiting.append(name)
@@ -98,8 +111,7 @@ class ImageIndex:
             if count % SAVE_EVERY == 0:
                 self._save()
         self._save()
-        self.unreadable = [name for name, (_, row) in self._rows.items() if row < 0]
-        return counts
+        return {"added": len(todo), "kept": len(there) - len(todo), "removed": removed}
 
     def search(
         self, query: Float[np.ndarray, "e"], top: int, by: str = "exact"
@@ -158,20 +170,22 @@ class ImageIndex:
             return np.zeros((0, width), np.float32)
         return np.memmap(self._file, np.float32, "r", shape=(self._next_row, width))
 
-    def _read(self) -> None:
-        self._next_row, self._width = 0, 0
+    def _read(self) -> bool:
+        """Takes over what is on disk; False, and nothing, if that is no index of this model's."""
+        self._rows, self._next_row, self._width = {}, 0, 0
         try:
             found = json.loads((self._path / "index.json").read_text())
             known = (found["model"], found["folder"]) == (self._model, str(self._folder.absolute()))
             size = 4 * found["rows"] * found["width"]
-            if known and self._file.stat().st_size >= size:
-                self._next_row, self._width = found["rows"], found["width"]
-                self._rows = {n: ((t, s), row) for n, (t, s, row) in found["files"].items()}
-                os.truncate(self._file, size)  # what an interrupted update left behind it
-                return
+            if not known or self._file.stat().st_size < size:
+                return False
+            self._rows = {n: ((t, s), row) for n, (t, s, row) in found["files"].items()}
+            self._next_row, self._width = found["rows"], found["width"]
         except (OSError, ValueError, KeyError, TypeError):
-            pass
-        self._path.mkdir(parents=True, exist_ok=True)
+            return False
+        return True
+
+    def _begin(self) -> None:
         # First, or the rows of another model would pass for this one's after an interruption.
         (self._path / "index.json").unlink(missing_ok=True)
         forget(self._path)

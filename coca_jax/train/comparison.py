@@ -64,8 +64,7 @@ def compare(
 
     All rows of one seed come before the next seed, so that a machine's moods spread over them, and
     an unfinished comparison has whole tables. Several processes may share the folder, each with a
-    part of its own; each of them writes what all have finished when it looks. Two that train the
-    same run at once would spoil it.
+    part of its own; each of them writes what all have finished when it looks.
 
     Args:
       config: the comparison.

@@ -17,6 +17,7 @@ from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import model_config, to_json, validate
 from coca_jax.config.validation import structure
 from coca_jax.data import checks
+from coca_jax.data.files import locked
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import Preempted, UserError
@@ -101,11 +102,13 @@ class Trainer:
 
         Raises:
           Preempted: a signal asked to stop, and the state was saved.
-          UserError: a step was not finite, the data turned bad, or a save failed.
+          UserError: a step was not finite, the data turned bad, a save failed, or another process
+            trains in this folder.
         """
         config, steps = self.config, self.config.train.steps
         checkpoints = CheckpointStore(self.workdir / "checkpoints", keep=config.checkpoint.keep)
-        with stop_request() as stop, checkpoints as store:
+        alone = locked(self.workdir, "trained") if self._first else contextlib.nullcontext()
+        with alone, stop_request() as stop, checkpoints as store:
             state, done = self._start(store)
             if config.eval and done and _due(done, steps, config.train.evaluate_every):
                 self._make_up_evaluation(done, state)

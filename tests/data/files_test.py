@@ -1,3 +1,6 @@
+import errno
+import subprocess
+import sys
 import threading
 
 import fsspec
@@ -123,3 +126,34 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(OSError):
         files.write_whole(tmp_path / "taken", b"1")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
+
+
+HOLDER = """
+import sys
+from coca_jax.data.files import locked
+with locked(sys.argv[1], "trained"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_kept_from_other_processes_until_its_process_ends(tmp_path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as holder:
+        assert holder.stdout.readline() == "held\n"
+        message = f"run is being tested by process {holder.pid} on"
+        with pytest.raises(UserError, match=message), files.locked(tmp_path / "run", "tested"):
+            raise AssertionError("two have it")
+        holder.kill()
+    with files.locked(tmp_path / "run", "tested"):
+        pass
+
+
+def test_without_locks_nobody_is_kept_away(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with files.locked(tmp_path, "tested"), files.locked(tmp_path, "tested"):
+        pass

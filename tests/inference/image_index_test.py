@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from coca_jax.data.files import locked
 from coca_jax.errors import UserError
 from coca_jax.inference import image_index, nearest
 from coca_jax.inference.image_index import ImageIndex
@@ -118,6 +119,23 @@ def test_an_interrupted_update_goes_on(folder, tmp_path, monkeypatch):
     index = ImageIndex(tmp_path / "index", folder, "m")
     assert index.update(model) == {"added": 3, "kept": 2, "removed": 0}
     assert names(index.search(direction(0), 5)) == [f"{i}.png" for i in range(5)]
+
+
+def test_an_index_that_another_process_updates_can_be_read_but_not_updated(folder, tmp_path):
+    model, place = Model(), tmp_path / "index"
+    ImageIndex(place, folder, "m").update(model)
+    with locked(place, "updated"):
+        index = ImageIndex(place, folder, "m")
+        assert index.update(model) == {"added": 0, "kept": 5, "removed": 0}
+        assert names(index.search(direction(0), 1)) == ["0.png"]
+        (folder / "7.png").write_text("7")
+        with pytest.raises(UserError, match="index is being updated by process"):
+            index.update(model)
+        (place / "embeddings.f32").open("ab").write(bytes(8))  # by the other process
+        assert names(ImageIndex(place, folder, "m").search(direction(0), 1)) == ["0.png"]
+    assert (place / "embeddings.f32").stat().st_size == 6 * 8  # an opened index leaves them alone
+    assert ImageIndex(place, folder, "m").update(model)["added"] == 1
+    assert (place / "embeddings.f32").stat().st_size == 6 * 8
 
 
 @pytest.mark.parametrize("file", ["index.json", "embeddings.f32"])

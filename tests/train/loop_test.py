@@ -15,6 +15,7 @@ import pytest
 
 from coca_jax.config import load_config
 from coca_jax.data.bad import KINDS
+from coca_jax.data.files import locked
 from coca_jax.errors import Preempted, UserError
 from coca_jax.observe.metrics import read_metrics
 from coca_jax.observe.progress import Progress
@@ -94,6 +95,12 @@ def test_a_finished_run_is_left_alone(whole, prepared, capsys):
     loop.train(make_config(prepared), whole)
     assert "trained to its last step, 6" in capsys.readouterr().out
     assert (whole / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_that_another_process_trains_is_refused(whole, prepared):
+    refused = pytest.raises(UserError, match="whole0/run is being trained by process")
+    with locked(whole, "trained"), refused:
+        loop.train(make_config(prepared), whole)
 
 
 @pytest.mark.parametrize(
