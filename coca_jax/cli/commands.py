@@ -48,7 +48,7 @@ def evaluate(options: argparse.Namespace) -> None:
     _join(config)
     import jax
 
-    from coca_jax.evaluate.from_config import check, evaluate
+    from coca_jax.evaluate.from_config import check, evaluate, require
     from coca_jax.evaluate.results import format_table, write_results
     from coca_jax.evaluate.runner import mistakes
     from coca_jax.inference import load
@@ -60,6 +60,7 @@ def evaluate(options: argparse.Namespace) -> None:
         raise UserError(f"config.eval of {options.config} names no evaluation")
     use_compile_cache(config.compile_cache, options.workdir)
     handle = load(options.workdir, options.step, devices=jax.devices())
+    require(config, handle.config)
     check(config)
     metrics, artefacts = evaluate(handle, config)
     if jax.process_index() == 0:

@@ -4,7 +4,7 @@ import hashlib
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -33,12 +33,42 @@ BATCH_SIZE = 256
 
 
 def possible(config: ConfigDict, model: CoCaConfig) -> ConfigDict:
-    """The evaluations of `config.eval` that need no part which the model was not trained with."""
+    """The evaluations of `config.eval` that need no part which the model was not trained with.
+
+    Raises:
+      UserError: one of them needs a head, and the model has none or another.
+    """
     lacking = {"contrastive": model.contrastive == "none", "captioning": not model.captioning}
     for name, evaluation in config.eval.items():
         if needs(evaluation) == "classification":
             _require_head(name, config, model)
     return ConfigDict({n: e for n, e in config.eval.items() if not lacking.get(needs(e))})
+
+
+def require(config: ConfigDict, model: CoCaConfig) -> None:
+    """Makes sure that there is an evaluation which the model can do.
+
+    Raises:
+      UserError: there is none; names what each of them needs.
+    """
+    if not possible(config, model):
+        wrong = [
+            f"config.eval.{name} needs a model that was trained with the {needs(e)} loss"
+            for name, e in config.eval.items()
+        ]
+        raise UserError("\n".join(wrong))
+
+
+def missing(config: ConfigDict, model: CoCaConfig, done: Container[str]) -> ConfigDict:
+    """The evaluations that are possible and not done yet.
+
+    Args:
+      config: the whole configuration.
+      model: the model's.
+      done: names of those that are.
+    """
+    found = possible(config, model)
+    return ConfigDict({name: e for name, e in found.items() if name not in done})
 
 
 def _require_head(name: str, config: ConfigDict, model: CoCaConfig) -> None:
@@ -86,12 +116,15 @@ def check(config: ConfigDict) -> None:
         raise UserError("\n".join(wrong))
 
 
-def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefacts]:
+def evaluate(
+    handle: LoadedModel, config: ConfigDict, evaluations: ConfigDict | None = None
+) -> tuple[Metrics, Artefacts]:
     """Runs everything in `config.eval` that the model has the parts for.
 
     Args:
       handle: the model.
       config: the whole configuration.
+      evaluations: some of `possible(config, model)`; None: all of them.
 
     Returns:
       Metrics by evaluation, and what the report draws of them.
@@ -99,14 +132,16 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
     Raises:
       UserError: an evaluation needs a head, and the model has none or another.
     """
-    evaluations, image_size = possible(config, handle.config), handle.config.image.pixels
+    image_size = handle.config.image.pixels
+    if evaluations is None:
+        evaluations = possible(config, handle.config)
+        for name in set(config.eval) - set(evaluations):
+            print(f"eval.{name} is left out: the model was not trained for it", file=sys.stderr)
     if handle.classes and config.head.classes and handle.classes != tuple(config.head.classes):
         raise UserError(
             "config.head.classes are not those that the model's head was trained with: "
             f"{', '.join(handle.classes[:5])}, ..."
         )
-    for name in set(config.eval) - set(evaluations):
-        print(f"eval.{name} is left out: the model was not trained for it", file=sys.stderr)
 
     opened: dict[tuple, Source] = {}
 
@@ -126,11 +161,16 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
         if evaluation.kind == "classification" and "questions" not in evaluation:
             check_classes("its data", data.class_names, config.head.classes)
         by_label = evaluation.kind in ("zero_shot", "classification", "probe")
-        return _with_known_classes(found, data.class_names) if by_label else found
+        return _with_known_classes(found, names(evaluation)) if by_label else found
+
+    def names(evaluation: ConfigDict) -> Sequence[str]:
+        head = config.head.classes if evaluation.kind == "classification" else ()
+        return source(evaluation).class_names or head
 
     def features(evaluation: ConfigDict) -> Features:
         kept = cache_folder("features", config.data.cache_dir)
-        parts = [handle.identity, config.data.dir, config.data.blank, len(source(evaluation))]
+        data = source(evaluation)
+        parts = [handle.identity, config.data.dir, config.data.blank, len(data), data.class_names]
         parts += [str(evaluation.get(key)) for key in DATA_KEYS]
         name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         # Of parameters that go on changing they would never be read again; and where only some of
@@ -144,25 +184,29 @@ def evaluate(handle: LoadedModel, config: ConfigDict) -> tuple[Metrics, Artefact
             handle,
             evaluations,
             batches,
-            lambda e: source(e).class_names,
+            names,
             features,
             tuple(config.head.classes),
         )
 
 
 def _with_known_classes(batches: Iterable[Batch], class_names: Sequence[str]) -> Iterator[Batch]:
-    """The batches, unless an example's only label is a name that is not among those given.
-
-    Without this it would pass for an example that has no label.
+    """The batches, with the numbers of labels that are the name of a class.
 
     Raises:
-      UserError: such an example.
+      UserError: an example's only label is a name that is not among those given; it would pass for
+        an example that has no label.
     """
+    numbers = {name: number for number, name in enumerate(class_names)}
     for batch in batches:
-        for label, names in zip(batch["label"], batch["labels"], strict=True):
-            if class_names and label < 0 and len(names) == 1 and names[0] not in class_names:
+        labels = np.array(batch["label"])
+        for i, names in enumerate(batch["labels"]):
+            if not numbers or labels[i] >= 0 or len(names) != 1:
+                continue
+            if names[0] not in numbers:
                 raise UserError(
                     f"an example has the label {names[0]!r}, which is none of the "
                     f"{len(class_names)} class names: {', '.join(class_names[:5])}, ..."
                 )
-        yield batch
+            labels[i] = numbers[names[0]]
+        yield batch | {"label": labels}

@@ -1,12 +1,12 @@
 """Evaluation results on paper: the printed table, the JSON file, and the report's artefacts."""
 
+import glob
 import hashlib
 import json
 import math
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,33 +44,52 @@ def write_results(
 ) -> pathlib.Path:
     """Writes `eval/<step>.json` and, for the report, `eval/<step>/artefacts.json` with pictures.
 
-    A number that is not finite becomes null. A bytes value in the artefacts is a JPEG file: it is
-    written beside the JSON, named after its content, and replaced by that name. Each of an
-    evaluation's `files` is one of its own, `<evaluation>.<name>.json`.
+    What other evaluations have left there of this step stays. A number that is not finite becomes
+    null. A bytes value in the artefacts is a JPEG file: it is written beside the JSON, named after
+    its content, and replaced by that name. Each of an evaluation's `files` is one of its own,
+    `<evaluation>.<name>.json`.
 
     Returns:
       The path of `eval/<step>.json`.
     """
     folder = pathlib.Path(workdir) / "eval" / str(step)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for evaluation, found in artefacts.items():
+        for old in folder.glob(f"{glob.escape(evaluation)}.*.json"):
+            old.unlink()
         for name, content in found.get("files", {}).items():
             write_json(content, folder / f"{evaluation}.{name}.json")
     drawn = {
         name: {key: value for key, value in found.items() if key != "files"}
         for name, found in artefacts.items()
     }
-    write_json(_with_files(drawn, folder), folder / "artefacts.json")
+    drawn = _read(folder / "artefacts.json") | _with_files(drawn, folder)
+    write_json(drawn, folder / "artefacts.json")
+    shown = (folder / "artefacts.json").read_text()
+    for picture in folder.glob("*.jpg"):
+        if picture.name not in shown:
+            picture.unlink()
     path = folder.with_suffix(".json")
-    write_json(metrics, path)
+    write_json(read_step(workdir, step) | metrics, path)
     return path
+
+
+def read_step(workdir: str | os.PathLike, step: int) -> dict[str, dict[str, float | None]]:
+    """Returns what `eval/<step>.json` holds; nothing if it is not there, or damaged."""
+    return _read(pathlib.Path(workdir) / f"eval/{step}.json")
 
 
 def read_newest(workdir: str | os.PathLike) -> dict[str, dict[str, float | None]]:
     """Returns the `eval/<step>.json` of the last step that has one; empty if none has."""
-    files = sorted(pathlib.Path(workdir).glob("eval/[0-9]*.json"), key=lambda path: int(path.stem))
-    return json.loads(files[-1].read_text()) if files else {}
+    steps = [int(path.stem) for path in pathlib.Path(workdir).glob("eval/[0-9]*.json")]
+    return read_step(workdir, max(steps)) if steps else {}
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def write_json(value: Any, path: str | os.PathLike) -> None:

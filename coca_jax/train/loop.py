@@ -21,8 +21,8 @@ from coca_jax.data.files import locked
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import Preempted, UserError
-from coca_jax.evaluate.from_config import check, evaluate, possible
-from coca_jax.evaluate.results import format_table, write_results
+from coca_jax.evaluate.from_config import check, evaluate, missing, possible
+from coca_jax.evaluate.results import format_table, read_step, write_results
 from coca_jax.evaluate.runner import mistakes
 from coca_jax.inference import LoadedModel
 from coca_jax.models import make_model
@@ -242,21 +242,26 @@ class Trainer:
         return compiled
 
     def _make_up_evaluation(self, step: int, state: TrainState) -> None:
-        """Evaluates a step after which the run was stopped before it could."""
-        if not (self.workdir / "eval" / f"{step}.json").exists():
+        """Evaluates what the run was stopped before, or what has come to its configuration."""
+        done = read_step(self.workdir, step)
+        if evaluations := missing(self.config, self.model.config, done):
             steps, silent = self.config.train.steps, not self._first
             with Recorder(self.workdir, steps, step, silent) as recorder:
-                recorder.write(step, self._evaluate(step, state, recorder.print))
+                recorder.write(step, self._evaluate(step, state, recorder.print, evaluations))
 
     def _evaluate(
-        self, step: int, state: TrainState, report: Callable[[str], None]
+        self,
+        step: int,
+        state: TrainState,
+        report: Callable[[str], None],
+        evaluations: ConfigDict | None = None,
     ) -> dict[str, float]:
-        """Runs the evaluations, writes their files, and returns their metrics by full name."""
+        """Runs the evaluations, or some, writes their files; returns their metrics by full name."""
         params = state.params if state.ema is None else state.ema
         if self._handle is None:
             self._handle = LoadedModel(self.model, params, self.tokenizer, self.partitioner)
         handle = self._handle.with_params(params)
-        metrics, artefacts = evaluate(handle, self.config)
+        metrics, artefacts = evaluate(handle, self.config, evaluations)
         if self._first:
             write_results(self.workdir, step, metrics, artefacts)
             report(format_table(metrics))

@@ -6,11 +6,13 @@ import pathlib
 import jax
 from ml_collections import ConfigDict
 
-from coca_jax.config import differences, to_json, write_config
+from coca_jax.config import differences, model_config, to_json, write_config
 from coca_jax.config.record import NAME, with_defaults
 from coca_jax.data import files
 from coca_jax.data.tokenizers import MODEL_FILES, model_file
 from coca_jax.errors import UserError
+from coca_jax.evaluate.from_config import missing
+from coca_jax.evaluate.results import read_step
 
 # What may change between attempts of one run: where and how fast it computes, not what.
 FREE = (
@@ -81,8 +83,8 @@ def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
     if not stored or config.train.epochs or differences(stored, to_json(config), FREE):
         return False
     steps = config.train.steps
-    evaluated = not config.eval or (workdir / f"eval/{steps}.json").exists()
-    return evaluated and (workdir / f"checkpoints/{steps}/manifest.json").exists()
+    left = missing(config, model_config(config), read_step(workdir, steps))
+    return not left and (workdir / f"checkpoints/{steps}/manifest.json").exists()
 
 
 def _config_of(record: pathlib.Path) -> dict:

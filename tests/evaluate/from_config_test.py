@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import cv2
 import flax.linen as nn
@@ -149,6 +150,33 @@ def with_head(config, **changes):
     config.update_from_flattened_dict(HEAD | changes)
     config.eval = {"mine": {"kind": "classification", "name": "shapes", "split": "test"}}
     return config
+
+
+def test_labels_of_a_table_may_be_names_of_the_heads_classes(
+    config, handle, table, tmp_path, monkeypatch
+):
+    shutil.copy(tmp_path / "grey.png", tmp_path / "too.png")
+    model = dataclasses.replace(handle.config, head=HeadConfig(2))
+    monkeypatch.setattr(handle, "config", model)
+    monkeypatch.setattr(handle, "classify", lambda pixels: np.array([[0.0, 1.0]] * len(pixels)))
+    changed = with_head(config)
+    evaluation = table({"label": "b"}, {"label": "a", "image": "too.png"}) | {
+        "kind": "classification"
+    }
+    metrics, _ = evaluated(changed, handle, evaluation)
+    assert metrics["mine"]["top1"] == 0.5 and metrics["mine"]["count"] == 2
+    with pytest.raises(UserError, match="has the label 'c', which is none of the 2 class names"):
+        evaluated(changed, handle, table({"label": "c"}) | {"kind": "classification"})
+
+
+def test_what_no_evaluation_can_do_with_a_model_is_said(config):
+    config = ConfigDict(config.to_dict())
+    model = dataclasses.replace(model_config(config), captioning=False)
+    from_config.require(config, model)
+    config.eval = {"mine": {"kind": "captioning", "name": "shapes", "split": "test"}}
+    message = r"config\.eval\.mine needs a model that was trained with the captioning loss"
+    with pytest.raises(UserError, match=message):
+        from_config.require(config, model)
 
 
 def test_a_head_that_is_not_there_is_said(config, handle):

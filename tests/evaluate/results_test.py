@@ -29,11 +29,31 @@ def test_results_are_valid_json_with_pictures_beside_them(tmp_path):
     assert [(folder / s["image"]).read_bytes() for s in samples] == [b"jpeg one", b"jpeg two"]
 
 
-def test_a_second_evaluation_replaces_the_first(tmp_path):
-    results.write_results(tmp_path, 3, {}, {"a": {"image": b"old"}})
-    results.write_results(tmp_path, 3, {"a": {"top1": 0.5}}, {"a": {"image": b"new"}})
-    assert json.loads((tmp_path / "eval/3.json").read_text()) == {"a": {"top1": 0.5}}
-    assert [p.read_bytes() for p in (tmp_path / "eval/3").glob("*.jpg")] == [b"new"]
+def test_an_evaluation_is_replaced_and_others_of_its_step_stay(tmp_path):
+    files = {"results": [], "n_best": []}
+    first = {"a": {"image": b"old"}, "ab": {"image": b"kept", "files": files}}
+    results.write_results(tmp_path, 3, {"a": {"top1": 0.1}, "ab": {"r1": 0.2}}, first)
+    again = {"a": {"image": b"new"}, "c": {"files": {"results": []}}}
+    results.write_results(tmp_path, 3, {"a": {"top1": 0.5}}, again)
+    assert results.read_step(tmp_path, 3) == {"a": {"top1": 0.5}, "ab": {"r1": 0.2}}
+    folder = tmp_path / "eval/3"
+    drawn = json.loads((folder / "artefacts.json").read_text())
+    assert drawn.keys() == {"a", "ab", "c"}
+    assert {p.read_bytes() for p in folder.glob("*.jpg")} == {b"new", b"kept"}
+    results.write_results(tmp_path, 3, {}, {"ab": {"files": {"results": []}}})
+    names = sorted(p.name for p in folder.glob("*.results.json"))
+    assert names == ["ab.results.json", "c.results.json"]
+    assert not list(folder.glob("*.n_best.json"))  # of an evaluation that has none any more
+    assert [p.read_bytes() for p in folder.glob("*.jpg")] == [b"new"]
+
+
+def test_damaged_results_are_begun_anew(tmp_path):
+    (tmp_path / "eval/3").mkdir(parents=True)
+    for file in ("3.json", "3/artefacts.json"):
+        (tmp_path / "eval" / file).write_text("{")
+    assert results.read_newest(tmp_path) == {}
+    results.write_results(tmp_path, 3, {"a": {"top1": 0.5}}, {"a": {}})
+    assert results.read_newest(tmp_path) == {"a": {"top1": 0.5}}
 
 
 def test_files_of_an_evaluation_are_files_of_their_own(tmp_path):
