@@ -75,11 +75,10 @@ class FolderSource:
 
 
 def read_pictures(path: str) -> bytes | list[bytes]:
-    """A file, or the image files of a folder of frames, by their names."""
+    """A file, or the image files of a folder of frames: by their names, 2 before 10."""
     if not files.is_url(path) and os.path.isdir(path):
-        return [
-            read_pictures(os.path.join(path, os.fsdecode(n))) for n in _named(path, IMAGE_SUFFIXES)
-        ]
+        frames = sorted(_named(path, IMAGE_SUFFIXES), key=_counted)
+        return [read_pictures(os.path.join(path, os.fsdecode(name))) for name in frames]
     with files.open_binary(path) as file:
         return file.read()
 
@@ -162,14 +161,16 @@ def _number(text: str) -> str | int | float:
 
 
 class _Classes:
-    """Entries of a folder with a folder for each class; names of files are kept as one string."""
+    """Entries of a folder with a folder for each class; names of files are kept as one string.
+
+    A folder of images within that of a class is one entry: the frames of a clip.
+    """
 
     def __init__(self, folder: str):
         self._folder = folder
         folders = (e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
         self.names = sorted(folders)
-        kinds = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-        listed = [_named(os.path.join(folder, name), kinds) for name in self.names]
+        listed = [_examples(os.path.join(folder, name)) for name in self.names]
         names = [name for images in listed for name in images]
         self._class_ends = np.cumsum([len(images) for images in listed], dtype=np.int64)
         self._ends = np.cumsum([len(name) for name in names], dtype=np.int64)
@@ -189,6 +190,20 @@ class _Classes:
 
     def _label(self, index: int) -> int:
         return int(np.searchsorted(self._class_ends, index, side="right"))
+
+
+def _examples(folder: str) -> list[bytes]:
+    """Images, videos and folders of frames in a class's folder."""
+    folders = [e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")]
+    clips = [name for name in folders if _named(os.path.join(folder, name), IMAGE_SUFFIXES)]
+    single = _named(folder, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+    return sorted(single + [os.fsencode(name) for name in clips])
+
+
+def _counted(name: bytes) -> list[tuple[int, bytes]]:
+    """Orders numbers in names by their value."""
+    parts = re.split(rb"([0-9]+)", name)
+    return [(int(part), b"") if i % 2 else (-1, part) for i, part in enumerate(parts)]
 
 
 def _named(folder: str, suffixes: tuple[str, ...]) -> list[bytes]:

@@ -17,6 +17,7 @@ from coca_jax.data.sources.tar_index import Index, open_indices
 from coca_jax.errors import UserError
 
 CLASS_NAMES = "classnames.txt"
+KIND = "dataset_type.txt"  # CLIP_benchmark's; of "retrieval" a .txt has a caption in each line
 CAPTION_KEYS = ("caption", "captions", "text", "txt")  # of the JSON, where there is no .txt
 _PARTS = [(name, COLUMNS[name]) for name in ("jpg", "txt", "json", "cls")]
 MAX_GAP = 256 << 10  # bytes between parts of a sample that are read and thrown away
@@ -25,8 +26,9 @@ MAX_GAP = 256 << 10  # bytes between parts of a sample that are read and thrown 
 class WebDatasetSource:
     """The samples of tars that have an image, in the order of the tars."""
 
-    def __init__(self, indices: Sequence[Index]):
-        """Joins the indices of tars."""
+    def __init__(self, indices: Sequence[Index], by_line: bool = False):
+        """Joins the indices of tars, whose .txt have one caption or, `by_line`, several."""
+        self._by_line = by_line
         self.class_names: list[str] = []
         self.torn = [index.tar for index in indices if index.torn]
         self.without_image = sum(index.without_image for index in indices)  # left out
@@ -52,7 +54,7 @@ class WebDatasetSource:
         label, labels = _label(parts.get("cls"), self.class_names)
         return {
             "image": parts["jpg"],
-            "captions": _captions(parts.get("txt"), fields),
+            "captions": _captions(parts.get("txt"), fields, self._by_line),
             "label": label,
             "labels": labels,
             "fields": fields,
@@ -76,18 +78,20 @@ def webdataset_source(
     Args:
       path: one or several of: a path or URL, with `{00000..00099}`, `{a,b}`, `*`, `?`, `[0-9]`. Or
         a local folder of tars, or one as CLIP_benchmark's data sets are: `<split>/*.tar`, and
-        `classnames.txt` beside the splits.
+        `classnames.txt` or, for retrieval, `dataset_type.txt` beside the splits.
       cache_dir: for indices that cannot be written beside their tars; empty:
         ~/.cache/coca_jax/tar_index.
       split: of such a folder.
 
     Raises:
-      UserError: a tar is not there, cannot be read or is no tar, or no sample has an image.
+      UserError: a tar is not there, cannot be read or is no tar, or no sample has an image; or
+        the folder's data set is of a kind that cannot be read (several labels an image).
     """
     folder = isinstance(path, str) and os.path.isdir(path) and path
     if folder:
         path = os.path.join(glob.escape(folder), split, "*.tar")
-    source = WebDatasetSource(open_indices(files.expand(path), cache_dir))
+    kind = _kind(folder) if folder else ""
+    source = WebDatasetSource(open_indices(files.expand(path), cache_dir), kind == "retrieval")
     if folder and os.path.isfile(names := os.path.join(folder, CLASS_NAMES)):
         source.class_names = files.read_lines(names)
     if not len(source):
@@ -96,6 +100,15 @@ def webdataset_source(
             f"{source.without_image:,} have none, and {len(source.torn):,} tars are torn"
         )
     return source
+
+
+def _kind(folder: str) -> str:
+    """What CLIP_benchmark says of a data set; empty: nothing."""
+    path = os.path.join(folder, KIND)
+    kind = files.read_lines(path)[0] if os.path.isfile(path) else ""
+    if kind not in ("", "retrieval", "classification"):
+        raise UserError(f"{path} says {kind!r}; retrieval and classification can be read")
+    return kind
 
 
 def _read(tar: str, row: Sequence[int]) -> dict[str, bytes]:
@@ -124,9 +137,10 @@ def _fields(data: bytes | None) -> dict[str, Any]:
     return fields
 
 
-def _captions(data: bytes | None, fields: dict[str, Any]) -> list[str]:
+def _captions(data: bytes | None, fields: dict[str, Any], by_line: bool) -> list[str]:
     if data is not None:
-        found: Any = to_text(data).rstrip("\r\n")
+        text = to_text(data).rstrip("\r\n")
+        found: Any = [line.strip() for line in text.splitlines()] if by_line else text
     else:
         found = next((fields[key] for key in CAPTION_KEYS if fields.get(key)), [])
     texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []

@@ -174,3 +174,18 @@ def test_videos_in_folders_of_classes(tmp_path):
         (b"run/b.avi", 0),
         (b"sit/c.MP4", 1),
     ]
+
+
+def test_frames_are_in_the_order_of_their_numbers(tmp_path):
+    clip = tmp_path / "classes/jump/clip 1"
+    clip.mkdir(parents=True)
+    for name in ("10", "9", "img_2", "img_10", "1", "0011"):
+        (clip / f"{name}.jpg").write_text(name)
+    (tmp_path / "classes/jump/a.jpg").write_text("alone")
+    (tmp_path / "classes/jump/empty").mkdir()
+    (tmp_path / "classes/run").mkdir()
+    source = folder_source(str(tmp_path / "classes"))
+    assert source.class_names == ["jump", "run"] and len(source) == 2
+    assert source[0]["image"] == b"alone"
+    assert source[1]["image"] == [b"1", b"9", b"10", b"0011", b"img_2", b"img_10"]
+    assert source[1]["label"] == 0 and source[1]["fields"] == {"file_name": "clip 1"}

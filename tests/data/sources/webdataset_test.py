@@ -216,6 +216,20 @@ def test_a_folder_of_splits_with_names_of_classes(tmp_path):
         open_source(section | {"split": "val"})
 
 
+def test_retrieval_data_have_a_caption_in_each_line(tmp_path):
+    captions = {"jpg": IMAGE, "txt": "a cat\nein Kätzchen \r\n\na pet\n".encode()}
+    (tmp_path / "x/test").mkdir(parents=True)
+    write(tmp_path / "x/test/0.tar", captions)
+    (tmp_path / "x/dataset_type.txt").write_text("retrieval\n")
+    section = {"format": "webdataset", "path": str(tmp_path / "x"), "split": "test"}
+    assert open_source(section)[0]["captions"] == ["a cat", "ein Kätzchen", "a pet"]
+    (tmp_path / "x/dataset_type.txt").write_text("multilabel\n")
+    with pytest.raises(UserError, match=r"dataset_type\.txt says 'multilabel'; retrieval and"):
+        open_source(section)
+    (tmp_path / "x/dataset_type.txt").unlink()
+    assert len(open_source(section)[0]["captions"]) == 1
+
+
 def test_another_number_of_classes_than_the_data_have(tmp_path):
     (tmp_path / "x").mkdir()
     write(tmp_path / "x/0.tar", {"jpg": IMAGE, "cls": b"0"})
