@@ -16,6 +16,7 @@ from coca_jax.evaluate.spaced import EvenlySpaced
 
 ROWS = 256  # questions at a time
 SAMPLES = 24
+QUESTIONS = ("questions", "answers")  # the fields where nobody names others
 
 
 class Question(NamedTuple):
@@ -23,7 +24,9 @@ class Question(NamedTuple):
 
     image: Any  # uint8 [h, w, 3], or of several pictures
     text: str
-    given: tuple[str, ...]
+    given: tuple[str, ...]  # none where nobody has answered, as in a test split
+    number: Any = None  # the data set's id of it
+    kind: str = ""  # of its answers, as the data set has it
 
 
 def evaluate(
@@ -31,7 +34,7 @@ def evaluate(
     batches: Iterable[dict[str, Any]],
     by: str = "generation",
     candidates: Sequence[str] = (),
-    questions: Sequence[str] = ("questions", "answers"),
+    questions: Sequence[str] = QUESTIONS,
     classes: Sequence[str] = (),
     **options: Any,
 ) -> tuple[dict[str, float], dict[str, Any]]:
@@ -40,26 +43,26 @@ def evaluate(
     Args:
       handle: the model.
       batches: of images, whose `fields` have questions and answers: for each question one answer,
-        or the list of those that people gave.
+        or the list of those that people gave. A field of answers may be absent. There may be
+        `question_ids` and `answer_types`, as many.
       by: "generation"; "candidates": the answer that is most probable behind the question; or
         "head": one of its classes.
-      candidates: to choose from; none: all right answers of these examples.
+      candidates: to choose from (`all_answers`).
       questions: names of the two fields.
       classes: names of the head's.
       **options: how answers are generated; see `LoadedModel.caption`.
 
     Returns:
-      Accuracy (`answers.accuracy`), also by kind of answer, and what the best guess would reach
-      that knows how often each answer is right for a question, but sees no image (`blind`). For
-      the report, some questions with their answers.
+      Of the questions that people answered, the accuracy (`answers.accuracy`), also by kind of
+      answer, and what the best guess would reach that knows how often each answer is right for a
+      question, but sees no image (`blind`); and how many others there are (`unanswered`). For the
+      report, some questions with their answers; and `files`: the answers to all questions that have
+      an id, as the VQA challenge takes them (`results`).
 
     Raises:
       UserError: there are no questions, or not as many answers, or one that is no text.
     """
-    if by == "candidates" and not candidates:
-        batches = list(batches)
-        candidates = _all_answers([q for batch in batches for q in questions_of(batch, *questions)])
-    asked, scores, drawn, bad = [], [], EvenlySpaced(SAMPLES), 0
+    asked, scores, results, drawn, bad = [], [], [], EvenlySpaced(SAMPLES), 0
     for batch in batches:
         bad += batch.get("bad_image", 0)
         for rows in in_parts(list(questions_of(batch, *questions))):
@@ -69,13 +72,37 @@ def evaluate(
                 found = _chosen(handle, rows, candidates)
             else:
                 found = _generated(handle, rows, options)
-            scores += [answers.accuracy(a, q.given) for a, q in zip(found, rows, strict=True)]
-            asked += keep(rows, found, scores[-len(rows) :], drawn)
-    if not asked:
+            pairs = list(zip(rows, found, strict=True))
+            results += [{"question_id": q.number, "answer": a} for q, a in pairs]
+            pairs = [(question, answer) for question, answer in pairs if question.given]
+            right = [answers.accuracy(answer, question.given) for question, answer in pairs]
+            asked += keep([q for q, _ in pairs], [a for _, a in pairs], right, drawn)
+            scores += right
+    if not results:
         raise UserError(f"vqa needs questions, and no example has the field {questions[0]}")
-    metrics = {"accuracy": float(np.mean(scores)), "blind": blind_accuracy(asked)}
-    metrics |= _by_kind(asked, scores) | {"count": float(len(asked))}
-    return metrics | {"bad_images": float(bad)}, {"questions": drawn.chosen()}
+    numbered = [row for row in results if row["question_id"] is not None]
+    if not asked and not numbered:
+        raise UserError(
+            f"no example has the field {questions[1]}, nor question_ids to answer under: nothing "
+            "would be left of these answers"
+        )
+    metrics = _metrics(asked, scores) | {"count": float(len(asked))}
+    if len(asked) < len(results):
+        metrics["unanswered"] = float(len(results) - len(asked))
+    metrics["bad_images"] = float(bad)
+    files = {"results": numbered} if numbered else {}
+    return metrics, {"questions": drawn.chosen(), "files": files}
+
+
+def all_answers(batches: Iterable[dict[str, Any]], questions: Sequence[str]) -> list[str]:
+    """The commonest answer to each question, once, in order: candidates for these examples.
+
+    Args:
+      batches: as of `evaluate`.
+      questions: names of the two fields.
+    """
+    found = (q.given for batch in batches for q in questions_of(batch, *questions))
+    return sorted({answers.commonest(given) for given in found if given})
 
 
 def in_parts(rows: Sequence[Question]) -> Iterator[Sequence[Question]]:
@@ -110,18 +137,27 @@ def keep(
 
 
 def blind_accuracy(questions: Sequence[Question]) -> float:
-    """Accuracy of each question's most frequent answer among these very examples.
+    """Accuracy of the answer to each text that is right most often among these very examples.
 
     No text-only model does better on them, but by learning which examples they are.
     """
     by_text = defaultdict(list)
     for question in questions:
         by_text[question.text].append(question.given)
-    total = 0.0
-    for given in by_text.values():
-        guesses = Counter(answers.commonest(some) for some in given)
-        total += max(sum(answers.accuracy(guess, some) for some in given) for guess in guesses)
-    return total / len(questions)
+    return sum(map(_best_guess, by_text.values())) / len(questions)
+
+
+def _best_guess(given: Sequence[Sequence[str]]) -> float:
+    """How often, in sum, the one answer is right that is right most often."""
+    exact, spelled = Counter(), Counter()  # where all people agree, it is compared as it is
+    for some in given:
+        if len(set(some)) == 1:
+            exact[some[0]] += 1
+        else:
+            worth = {answers.normalized(one): answers.accuracy(one, some) for one in some}
+            spelled.update(worth)
+    guesses = {one for some in given for one in some}
+    return float(max(exact[guess] + spelled[answers.normalized(guess)] for guess in guesses))
 
 
 def questions_of(batch: dict[str, Any], asked: str, answered: str) -> Iterable[Question]:
@@ -130,17 +166,22 @@ def questions_of(batch: dict[str, Any], asked: str, answered: str) -> Iterable[Q
     Args:
       batch: with `fields` of each image.
       asked: name of the field with the questions.
-      answered: name of the field with the answers to each.
+      answered: name of the field with the answers to each; where it is absent, they have none.
 
     Raises:
       UserError: they are not as many.
     """
     for image, fields in zip(batch["image"], batch["fields"], strict=True):
-        texts, right = listed(fields.get(asked)), listed(fields.get(answered))
-        if len(texts) != len(right):
-            raise UserError(f"{len(texts)} {asked} of an image have {len(right)} {answered}")
-        for text, given in zip(texts, right, strict=True):
-            yield Question(image, text, _given(text, given))
+        texts = listed(fields.get(asked))
+        columns = []
+        for name, empty in ((answered, None), ("question_ids", None), ("answer_types", "")):
+            values = listed(fields[name]) if name in fields else [empty] * len(texts)
+            if len(values) != len(texts):
+                raise UserError(f"{len(texts)} {asked} of an image have {len(values)} {name}")
+            columns.append(values)
+        for text, given, number, kind in zip(texts, *columns, strict=True):
+            known = () if given is None else _given(text, given)
+            yield Question(image, text, known, number, kind.replace("/", "_"))
 
 
 def _given(question: str, answer: Any) -> tuple[str, ...]:
@@ -156,10 +197,6 @@ def answer_by_head(handle: Handle, rows: Sequence[Question]) -> Float[np.ndarray
     return np.asarray(handle.classify(np.stack([q.image for q in rows]), [q.text for q in rows]))
 
 
-def _all_answers(questions: Sequence[Question]) -> list[str]:
-    return sorted({answers.commonest(question.given) for question in questions})
-
-
 def _chosen(handle: Handle, rows: Sequence[Question], candidates: Sequence[str]) -> list[str]:
     pixels, prompts = np.stack([q.image for q in rows]), [q.text for q in rows]
     nats = np.asarray(handle.log_probabilities(pixels, candidates, prompt=prompts))
@@ -173,15 +210,23 @@ def _generated(handle: Handle, rows: Sequence[Question], options: dict[str, Any]
 
 
 def _behind(text: str, question: str) -> str:
-    """What was written behind the question (which a tokenizer may spell in another way)."""
-    if text.startswith(question):
-        return text[len(question) :].strip()
-    return text.rpartition(question[-1])[2].strip()
+    """What was written behind the question, which a tokenizer may have spelled in another way."""
+    wanted, met = "".join(question.split()).casefold(), 0
+    for place, character in enumerate(text):
+        if met == len(wanted):
+            return text[place:].strip()
+        if not character.isspace():
+            if not wanted.startswith(character.casefold(), met):
+                return text.rpartition(question[-1])[2].strip()
+            met += len(character.casefold())
+    return ""
 
 
-def _by_kind(questions: Sequence[Question], scores: Sequence[float]) -> dict[str, float]:
-    kinds = [answers.kind(question.given) for question in questions]
-    by_kind = {kind: [] for kind in answers.KINDS if kind in kinds}
-    for kind, score in zip(kinds, scores, strict=True):
-        by_kind[kind].append(score)
-    return {f"accuracy_{kind}": float(np.mean(some)) for kind, some in by_kind.items()}
+def _metrics(questions: Sequence[Question], scores: Sequence[float]) -> dict[str, float]:
+    if not questions:
+        return {}
+    by_kind: dict[str, list[float]] = {kind: [] for kind in answers.KINDS}
+    for question, score in zip(questions, scores, strict=True):
+        by_kind.setdefault(question.kind or answers.kind(question.given), []).append(score)
+    metrics = {"accuracy": float(np.mean(scores)), "blind": blind_accuracy(questions)}
+    return metrics | {f"accuracy_{k}": float(np.mean(some)) for k, some in by_kind.items() if some}

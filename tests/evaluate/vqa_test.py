@@ -6,7 +6,8 @@ from ml_collections import ConfigDict
 
 from coca_jax.errors import UserError
 from coca_jax.evaluate import vqa
-from coca_jax.evaluate.runner import mistakes, needs
+from coca_jax.evaluate.answers import accuracy
+from coca_jax.evaluate.runner import mistakes, needs, run_evaluations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ QUESTIONS = [
     (("how many?",), ("two",)),
     ((), ()),
 ]
+DATA = {"kind": "vqa", "name": "shapes", "split": "test"}
 CLASSES = ("one", "two", "blue", "red", "Yes.")
 KNOWN = {
     (0, "how many?"): "two",
@@ -89,14 +91,72 @@ def test_answers_are_scored(by, monkeypatch):
         assert [rows for rows, _ in parrot.calls] == [2, 2, 1]
 
 
-def test_candidates_are_all_right_answers_unless_named():
-    metrics, _ = vqa.evaluate(Parrot(KNOWN | {(1, "is it big?"): "yes"}), batches(), "candidates")
+def test_candidates_are_all_right_answers_unless_named(tmp_path):
+    parrot = Parrot(KNOWN | {(1, "is it big?"): "yes"})
+    data = DATA | {"by": "candidates"}
+    (tmp_path / "answers.txt").write_text("no\ntwo\none\n")
     # "blue" is nobody's answer: the first candidate stands in for it, and is wrong, too.
-    assert metrics["accuracy"] == pytest.approx(4 / 5)
+    named = {"answers": ("no", "two", "one"), "file": str(tmp_path / "answers.txt")}
+    sections = {"all": data} | {key: data | {"candidates": c} for key, c in named.items()}
+    made = ConfigDict(sections)
+    metrics, _ = run_evaluations(parrot, made, lambda _: batches(), lambda _: [])
+    assert vqa.all_answers(batches(), vqa.QUESTIONS) == ["one", "red", "two", "yes"]
+    assert metrics["all"]["accuracy"] == pytest.approx(4 / 5)
+    # "no" instead of "yes" is right of four in ten, all but one of whom agree.
+    assert metrics["answers"] == metrics["file"]
+    assert metrics["file"]["accuracy"] == pytest.approx((3 + 1) / 5)
 
 
-def test_what_is_behind_a_question_that_was_spelled_anew():
-    assert vqa._behind("how many ? two", "how many?") == "two"
+@pytest.mark.parametrize(
+    ("text", "question", "answer"),
+    [
+        ("how many ? two", "how many?", "two"),
+        ("name the colors red and blue stripes", "Name the  colors", "red and blue stripes"),
+        ("what ' s it ? a cat ?", "What's it?", "a cat ?"),
+        ("is it", "is it", ""),
+        ("was it? no", "is it?", "no"),  # it did not say the question again
+    ],
+)
+def test_what_is_behind_a_question_that_was_spelled_anew(text, question, answer):
+    assert vqa._behind(text, question) == answer
+
+
+def test_answers_to_numbered_questions_are_what_the_challenge_takes():
+    rows = list(batches())[:2]
+    rows[0]["fields"][0] |= {"question_ids": [7, 8], "answer_types": ["other", "yes/no"]}
+    del rows[1]["fields"][0]["answers"]
+    rows[1]["fields"][0]["question_ids"] = [9, 10]
+    metrics, artefacts = vqa.evaluate(Parrot(KNOWN), rows)
+    assert artefacts["files"]["results"] == [
+        {"question_id": 7, "answer": "two"},
+        {"question_id": 8, "answer": "blue"},
+        {"question_id": 9, "answer": "one"},
+        {"question_id": 10, "answer": "Yes."},
+    ]
+    assert (metrics["count"], metrics["unanswered"], metrics["accuracy"]) == (2, 2, 0.5)
+    assert (metrics["accuracy_other"], metrics["accuracy_yes_no"]) == (1, 0)  # as the data say
+    metrics, artefacts = vqa.evaluate(Parrot(KNOWN), rows[1:])
+    assert metrics == {"count": 0, "unanswered": 2, "bad_images": 0}
+    del rows[1]["fields"][0]["question_ids"]
+    with pytest.raises(UserError, match="no example has the field answers, nor question_ids"):
+        vqa.evaluate(Parrot(KNOWN), rows[1:])
+    rows[0]["fields"][0]["question_ids"] = [7]
+    with pytest.raises(UserError, match="2 questions of an image have 1 question_ids"):
+        vqa.evaluate(Parrot(KNOWN), rows)
+
+
+def test_blind_is_what_the_best_constant_answer_reaches():
+    people = [
+        ["red"] * 4 + ["blue"] * 3 + ["dark"] * 3,
+        ["green"] * 4 + ["Blue!"] * 3 + ["light"] * 3,
+        ["blue"] * 10,
+        ["Blue!"] * 10,  # all agree, and are compared as they are
+    ]
+    questions = [vqa.Question(None, "what colour?", tuple(given)) for given in people]
+    guesses = {one for given in people for one in given}
+    best = max(np.mean([accuracy(guess, given) for given in people]) for guess in guesses)
+    assert vqa.blind_accuracy(questions) == pytest.approx(best)
+    assert best > np.mean([accuracy("red", given) for given in people])
 
 
 def test_no_questions_is_an_error_of_the_user():
@@ -122,15 +182,19 @@ def test_mistakes_in_the_configuration():
     found = mistakes(
         ConfigDict(
             {
-                "good": {"kind": "vqa", "name": "shapes", "split": "test", "by": "candidates"},
-                "bad": {"kind": "vqa", "name": "shapes", "split": "test", "by": "captions"},
-                "worse": {"kind": "vqa", "name": "shapes", "split": "test", "beams": 0},
+                "good": DATA | {"by": "candidates"},
+                "bad": DATA | {"by": "captions"},
+                "worse": DATA | {"beams": 0},
+                "wrong": DATA | {"by": "candidates", "candidates": "absent.txt"},
+                "none": DATA | {"questions": None},
             }
         )
     )
-    assert len(found) == 2
-    assert found[0] == "eval.bad.by is 'captions'; it is 'generation' or 'candidates' or 'head'"
-    assert "eval.worse" in found[1]
+    bad, none, worse, wrong = found
+    assert bad == "eval.bad.by is 'captions'; it is 'generation' or 'candidates' or 'head'"
+    assert none == "eval.none.questions is None; it should name two fields"
+    assert "eval.worse" in worse
+    assert wrong.startswith("eval.wrong.candidates: absent.txt cannot be read: ")
     assert needs(ConfigDict({"kind": "vqa"})) == "captioning"
 
 

@@ -49,8 +49,8 @@ def is_of_vqa(content: Any) -> bool:
 def question_rows(
     questions: str | os.PathLike,
     asking: Any,
-    annotations: str | os.PathLike,
-    answering: Any,
+    annotations: str | os.PathLike = "",
+    answering: Any = None,
 ) -> Rows:
     """A row for each image that is asked about, from the two files of VQAv2, in either order.
 
@@ -58,36 +58,37 @@ def question_rows(
       questions: path of the one file, for messages.
       asking: its content.
       annotations: path of the other.
-      answering: its content.
+      answering: its content; None: there are no answers, as of a test split.
 
     Raises:
       UserError: one is no such file, or they are not about the same questions.
     """
+    if has_answers(asking) and answering is None:
+        raise UserError(f"{questions} has VQAv2's answers: give the file of the questions, too")
     if has_answers(asking):
         questions, annotations, asking, answering = annotations, questions, answering, asking
-    answers, rows = answers_of(annotations, answering), _listed(questions, asking, "questions")
+    answers = None if answering is None else answers_of(annotations, answering)
+    rows = _listed(questions, asking, "questions")
     asked = [
         fields(number_of(questions, i, "rows"), row, question_id=Id, image_id=int, question=str)
         for i, row in enumerate(rows)
     ]
     refuse(questions, "of questions are there twice", twice(row[0] for row in asked))
-    known = {row[0] for row in asked}
-    refuse(annotations, "of questions are answered and not asked", answers.keys() - known)
-    refuse(annotations, "of questions have no answer", known - answers.keys())
+    if answers is not None:
+        known = {row[0] for row in asked}
+        refuse(annotations, "of questions are answered and not asked", answers.keys() - known)
+        refuse(annotations, "of questions have no answer", known - answers.keys())
     (kind,) = fields(str(questions), asking, data_subtype=str)
+    kind = kind.replace("test-dev", "test")  # a part of the test split's images
     by_image: dict[Any, dict[str, Any]] = {}
     for question, image, text in asked:
-        empty = {
-            "image": f"COCO_{kind}_{image:012}.jpg",
-            "image_id": image,
-            "questions": [],
-            "answers": [],
-            "question_ids": [],
-        }
+        empty = {"image": f"COCO_{kind}_{image:012}.jpg", "image_id": image}
         row = by_image.setdefault(image, empty)
-        row["questions"].append(text)
-        row["answers"].append(answers[question][0])
-        row["question_ids"].append(question)
+        row.setdefault("questions", []).append(text)
+        row.setdefault("question_ids", []).append(question)
+        if answers is not None:
+            row.setdefault("answers", []).append(answers[question][0])
+            row.setdefault("answer_types", []).append(answers[question][1])
     return Rows(list(by_image.values()))
 
 

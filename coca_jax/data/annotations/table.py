@@ -19,7 +19,7 @@ from coca_jax.errors import UserError
 FORMATS = {
     "COCO": "`images` and `annotations` with captions",
     "Karpathy's COCO and Flickr30K": "`images` with `sentences`",
-    "VQAv2": "two files, `questions` and `annotations`",
+    "VQAv2": "two files, `questions` and `annotations`; of a test split the first",
     "MSR-VTT": "`videos` and `sentences`",
     "SNLI-VE": "lines with `Flickr30K_ID` and `sentence2`",
     "NLVR2": "lines with `identifier` and `sentence`",
@@ -44,8 +44,8 @@ def write_table(
     """Writes a row for each image, pair of images or video, with all that is said of it.
 
     A row has the path (`image`, `images` of a pair, or `video`), `image_id`, and `captions`;
-    `questions`, `answers` and `question_ids`; `hypotheses`, `judgements` and `pair_ids`; or
-    `statements`, `truths` and `identifiers`.
+    `questions`, `question_ids`, `answers` and `answer_types`; `hypotheses`, `judgements` and
+    `pair_ids`; or `statements`, `truths` and `identifiers`.
 
     Args:
       paths: one file of one of FORMATS, or VQAv2's two.
@@ -90,7 +90,9 @@ def _rows(paths: Sequence[str | os.PathLike], split: str) -> Rows:
     if has_videos(content):
         return video_rows(path, content, split)
     if is_of_vqa(content):
-        raise UserError(f"{path} is one of VQAv2's two files: give both, questions and answers")
+        if split:
+            raise UserError(f"{path} is one whole split: it has no split {split!r}")
+        return question_rows(path, content)
     if isinstance(content, dict) and "images" in content:
         return caption_rows(path, content, split)
     kinds = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())

@@ -40,10 +40,28 @@ def test_a_table_of_vqav2(tmp_path, write, draw, swapped):
         "questions": ["Is it grey?", "How many?"],
         "answers": [["yes"] * 10, ["1"] * 10],
         "question_ids": [1000, 1001],
+        "answer_types": ["yes/no", "number"],
     }
     make = CaptionMaker(captions="questions")
     texts = {make(record, 0, np.random.default_rng(seed)).text for seed in range(20)}
     assert texts == {"Is it grey? yes", "How many? 1"}
+
+
+def test_questions_of_a_test_split(tmp_path, write, draw):
+    pictures = draw(*(f"COCO_test2015_{number:012}.jpg" for number in (1, 2)))
+    questions = write(QUESTIONS | {"data_subtype": "test-dev2015"}, "q.json")
+    output = tmp_path / "out.jsonl"
+    assert write_table([questions], pictures, output).rows == 2
+    record = open_source({"format": "folder", "path": str(output)})[1]
+    assert record["fields"] == {
+        "image_id": 2,
+        "questions": ["What is it?"],
+        "question_ids": [2000],
+    }
+    with pytest.raises(UserError, match=r"a\.json has VQAv2's answers: give the file of the quest"):
+        write_table([write(ANSWERS, "a.json")], pictures, output)
+    with pytest.raises(UserError, match="has no split 'val'"):
+        write_table([questions], pictures, output, "val")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ COCO = {
         (({"a": 1}, {"a": 2}), "", "is of no format that is known. It has a."),
         ("", "", "cannot be read"),
         ("{", "", "cannot be read"),
-        (QUESTIONS, "", "is one of VQAv2's two files: give both"),
         (({"identifier": "dev-1-0-0", "sentence": "a"},), "dev", "it has no split 'dev'"),
     ],
 )
