@@ -146,10 +146,12 @@ def stages(config: ConfigDict, run: Run, workdir: pathlib.Path) -> list[Stage]:
             changed.compile_cache = resolve_cache("auto", workdir / run.name)
         for key, value in run.changes:
             stage, _, rest = key.partition(".")
-            if stage not in config.stages:
-                changed.update_from_flattened_dict({key: value})
-            elif stage == name:
-                changed.update_from_flattened_dict({rest: value})
+            if stage in config.stages and stage != name:
+                continue
+            try:
+                changed.update_from_flattened_dict({rest if stage == name else key: value})
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{run.name}: {key}={value!r}: {error}") from error
         if source := made.get(changed.init.path):
             kind = changed.data.tokenizer.kind
             changed.init.path = str(source.workdir)
@@ -184,7 +186,8 @@ def mistakes(config: ConfigDict, devices: int | None = None) -> list[str]:
     if lacking or unknown:
         return lacking + unknown
     wrong = [f"{name}: {text}" for name in config.stages for text in structure(config.stages[name])]
-    wrong = wrong or [*_wrong_metrics(config), *_wrong_rows(config)]
+    wrong = wrong or [*_wrong_metrics(config), *_misshapen(config)]
+    wrong = wrong or list(_wrong_rows(config))
     if wrong:
         return wrong
     for run in planned(config):
@@ -203,6 +206,25 @@ def _wrong_metrics(config: ConfigDict) -> Iterator[str]:
         elif row[2].partition("/")[0] not in config.stages[row[1]].eval:
             known = ", ".join(config.stages[row[1]].eval)
             yield f"config.metrics: {row[2]!r} names none of the evaluations {known}"
+
+
+def _misshapen(config: ConfigDict) -> Iterator[str]:
+    for table in config.tables:
+        if not _is_pair(table):
+            yield f"config.tables: {table!r} should be (title, rows)"
+            continue
+        for row in table[1]:
+            if not _is_pair(row):
+                yield f"config.tables.{table[0]}: {row!r} should be (name, changes)"
+            elif not all(map(_is_pair, row[1])):
+                yield (
+                    f"config.tables.{table[0]}.{row[0]}: {row[1]!r} should be several of (key, "
+                    "value); one alone is written ((key, value),)"
+                )
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str)
 
 
 def _wrong_rows(config: ConfigDict) -> Iterator[str]:
@@ -255,7 +277,10 @@ def _measured(config: ConfigDict, made: list[Stage]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for title, stage, path in config.metrics:
         evaluation, _, metric = path.partition("/")
-        values[title] = evaluated[stage].get(evaluation, {}).get(metric)
+        there = evaluated[stage].get(evaluation, {metric: None})
+        if metric not in there:
+            raise UserError(f"config.metrics: {path!r}: {evaluation} has {', '.join(there)}")
+        values[title] = there[metric]
     logged = [r["train/step_seconds"] for r in read_metrics(made[0].workdir) if "train/loss" in r]
     return values | {
         "step_seconds": statistics.median(logged[1:] or logged),

@@ -6,8 +6,9 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
-from coca_jax.config import load_config, read_config, write_config
+from coca_jax.config import load_config, model_config, read_config, write_config
 from coca_jax.errors import Preempted, UserError
+from coca_jax.evaluate.from_config import possible
 from coca_jax.observe.report.comparison import format_comparison
 from coca_jax.train import comparison
 
@@ -50,9 +51,8 @@ class Trained:
             (workdir / folder).mkdir(parents=True, exist_ok=True)
         (workdir / "checkpoints/4/manifest.json").write_text("{}")
         write_config(workdir, config)
-        found = {"zero_shot": {"top1": 0.5 + 0.25 * config.seed}, "vqa": {"accuracy": 0.25}}
-        if config.loss.captioning.weight:
-            found["captioning"] = {"cider": 2.0}
+        values = {"top1": 0.5 + 0.25 * config.seed, "accuracy": 0.25, "cider": 2.0}
+        found = {name: values for name in possible(config, model_config(config))}
         (workdir / "eval/4.json").write_text(json.dumps(found))
         seconds = 0.2 if config.loss.captioning.weight else 0.1
         lines = [{"step": i, "train/loss": 1.0, "train/step_seconds": seconds} for i in (2, 3, 4)]
@@ -143,6 +143,24 @@ def test_what_was_trained_otherwise_is_not_in_the_tables(tmp_path, monkeypatch):
     assert len(trained.calls) == 8
 
 
+def test_a_metric_that_an_evaluation_has_not(tmp_path, monkeypatch):
+    Trained(monkeypatch)
+    config = make_config()
+    config.metrics = (("CIDEr", "first", "captioning/cidr"),)
+    with pytest.raises(UserError, match=r"metrics: 'captioning/cidr': captioning has top1, acc"):
+        comparison.compare(config, tmp_path)
+
+
+def test_an_evaluation_that_comes_later_is_made_up(tmp_path, monkeypatch):
+    trained = Trained(monkeypatch)
+    comparison.compare(make_config(), tmp_path)
+    done = len(trained.calls)
+    config = make_config()
+    config.stages.again.eval.captioning = config.stages.first.eval.captioning
+    comparison.compare(config, tmp_path)
+    assert len(trained.calls) == 2 * done  # each run, whose training knows what is left to do
+
+
 def test_printed_numbers_are_means_and_deviations(tmp_path, monkeypatch):
     Trained(monkeypatch)
     lines = format_comparison(comparison.compare(make_config(), tmp_path)).splitlines()
@@ -179,6 +197,10 @@ def test_changes_are_of_one_stage_or_of_all(tmp_path):
         ({"tables": (("t", (("a/b", ()),)),)}, "names a folder"),
         ({"tables": (("t", (("a", (("loss.weight", 1.0),)),)),)}, "no key 'loss.weight'"),
         ({"tables": (("t", (("a", (("train.steps", 0),)),)),)}, "a, first: .*should be positive"),
+        ({"tables": (("t", (("a", (("train.steps", "x"),)),)),)}, "a: train.steps='x': "),
+        ({"tables": (("t", (("a", ("train.steps", 0)),)),)}, r"t\.a: .* should be several of"),
+        ({"tables": (("t", ("a", ())),)}, r"config\.tables\.t: 'a' should be \(name, changes\)"),
+        ({"tables": ("t", ())}, r"config\.tables: 't' should be \(title, rows\)"),
         (
             {"tables": (("t", (("a", ()),)), ("u", (("a", (("seed", 3),)),)))},
             "another table has a row of this name",
