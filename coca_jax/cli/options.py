@@ -25,6 +25,17 @@ CAPTION_OPTIONS = {
 }
 
 
+def count(text: str) -> int:
+    """A number from 1 on.
+
+    Raises:
+      ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number, 1 or more")
+    return int(text)
+
+
 def part(text: str) -> tuple[int, int]:
     """`2/8` as (2, 8).
 

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 from coca_jax.cli import commands
-from coca_jax.cli.options import CAPTION_OPTIONS, part
+from coca_jax.cli.options import CAPTION_OPTIONS, count, part
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     command = add("search", commands.search)
     command.add_argument("--model", required=True, type=pathlib.Path, help="a workdir")
     command.add_argument("--images", required=True, type=pathlib.Path, metavar="DIR")
-    command.add_argument("--top", type=int, default=5)
+    command.add_argument("--top", type=count, default=5, help="how many")
     command.add_argument(
         "--by", choices=("exact", "faiss"), default="exact", help="faiss: for many images"
     )

@@ -150,6 +150,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Every record once, in order: uint8 images [b, h, w, 3], labels [b] and the lists of texts.
 
+    `index` is a list of the records' numbers in the source.
+
     With several `frames`, these are of each record's pictures, evenly spaced: [b, frames, h, w, 3].
 
     The last batch may be smaller. Records that cannot be read or decoded are left out and counted
@@ -171,7 +173,7 @@ def evaluation_batches(
         except Exception as error:  # whatever a reader raises for a damaged record
             reasons.append(f"record {index} of {source.shard(index)}: {error}")
             return None
-        return record | {"image": clips.stacked(found)}
+        return record | {"image": clips.stacked(found), "index": index}
 
     size = len(source) if limit is None else min(limit, len(source))
     loaded = grain.MapDataset.range(size).map(lambda index: (load(index),))

@@ -18,14 +18,14 @@ from coca_jax.evaluate.ptb import tokenize
 from coca_jax.evaluate.spaced import EvenlySpaced
 
 SAMPLES = 16
-# Of a record (TFDS has COCO's id in "image/id"); without one, images are numbered from 0.
+# Of a record (TFDS has COCO's id in "image/id"); without one, its number in the data set, from 0.
 ID_FIELDS = ("image_id", "cocoid", "image/id")
 
 
 def evaluate(
     handle: Handle, batches: Iterable[dict[str, Any]], **options: Any
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Captions every image that has a reference; an example's first caption is its complete one.
+    """Captions every image, and judges those that have a reference; the first is the complete one.
 
     Args:
       handle: the model.
@@ -48,9 +48,10 @@ def evaluate(
         bad += batch.get("bad_image", 0)
         captions = handle.caption(batch["image"], **options)
         fields = batch.get("fields", [{}] * len(captions))
-        rows = zip(batch["image"], captions, batch["captions"], fields, strict=True)
-        for image, caption, texts, known in rows:
-            number = next((known[key] for key in ID_FIELDS if key in known), len(results))
+        places = batch.get("index", range(len(results), len(results) + len(captions)))
+        rows = zip(batch["image"], captions, batch["captions"], fields, places, strict=True)
+        for image, caption, texts, known, place in rows:
+            number = next((known[key] for key in ID_FIELDS if key in known), place)
             results.append({"image_id": number, "caption": caption.text})
             if caption.others:
                 several.append({"image_id": number, "captions": _listed(caption)})

@@ -71,6 +71,8 @@ def evaluate(
 
 
 def _number(question: Question, class_names: Sequence[str]) -> int:
+    if not question.given:
+        raise UserError(f"there is no answer to {question.text!r}")
     if question.given[0] not in class_names:
         raise UserError(
             f"the answer {question.given[0]!r} to {question.text!r} is none of the head's classes "

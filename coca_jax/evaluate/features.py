@@ -1,7 +1,8 @@
 """Features of frozen images: every token of the image encoder's output, kept on disk.
 
-A folder of them holds `tokens.npy` (float16, mapped and not read) and `labels.npy`. It is written
-beside its place and renamed, so that it is there whole or not at all.
+A folder of them holds `tokens.npy` (float16, mapped and not read), `labels.npy` and
+`bad_images.npy`. It is written beside its place and renamed, so that it is there whole or not at
+all.
 """
 
 import pathlib
@@ -23,6 +24,7 @@ class Features(NamedTuple):
 
     tokens: Float16[np.ndarray, "n t d"]
     labels: Int[np.ndarray, " n"]
+    bad_images: int = 0  # how many more could not be read and are left out
 
 
 def read_features(
@@ -47,13 +49,18 @@ def read_features(
                 partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return Features(np.load(folder / "tokens.npy", mmap_mode="r"), np.load(folder / "labels.npy"))
+    return Features(
+        np.load(folder / "tokens.npy", mmap_mode="r"),
+        np.load(folder / "labels.npy"),
+        int(np.load(folder / "bad_images.npy")),
+    )
 
 
 def _write(handle: Handle, batches: Iterable[dict[str, Any]], folder: pathlib.Path) -> None:
-    labels, shape = [], ()
+    labels, shape, bad = [], (), 0
     with (folder / "tokens").open("wb") as file:
         for batch in tqdm.tqdm(batches, "features", unit="batch", disable=None, leave=False):
+            bad += batch.get("bad_image", 0)
             has_label = np.asarray(batch["label"]) >= 0
             if has_label.any():
                 tokens = handle.image_tokens(batch["image"][has_label])
@@ -70,3 +77,4 @@ def _write(handle: Handle, batches: Iterable[dict[str, Any]], folder: pathlib.Pa
         shutil.copyfileobj(body, file)
     (folder / "tokens").unlink()
     np.save(folder / "labels.npy", np.concatenate(labels))
+    np.save(folder / "bad_images.npy", bad)

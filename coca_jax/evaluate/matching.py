@@ -13,6 +13,7 @@ from coca_jax.data.captions import listed
 from coca_jax.errors import UserError
 from coca_jax.evaluate.embed import embed_texts, thumbnail
 from coca_jax.evaluate.handle import Handle
+from coca_jax.evaluate.spaced import EvenlySpaced
 
 SAMPLES = 24
 ROWS = 256  # pairs at a time, where each is scored beside its image
@@ -39,7 +40,7 @@ def evaluate(
     Raises:
       UserError: there are no such texts, or not as many of both.
     """
-    wins, margins, drawn, bad = [], [], [], 0
+    wins, margins, drawn, bad = [], [], EvenlySpaced(SAMPLES), 0
     for batch in batches:
         bad += batch.get("bad_image", 0)
         rows = [_pairs(fields, texts) for fields in batch["fields"]]
@@ -49,15 +50,16 @@ def evaluate(
             continue
         scores = _scores(handle, batch["image"], images, pairs, by)
         margins += (scores[:, 0] - scores[:, 1]).tolist()
-        wins += (scores[:, 0] > scores[:, 1]).tolist()
-        if len(drawn) < SAMPLES:
-            new = zip(images, pairs, wins[-len(pairs) :], strict=True)
-            drawn += [_sample(batch["image"][i], *pair, won) for i, pair, won in new]
+        won = (scores[:, 0] > scores[:, 1]).tolist()
+        for image, pair, right in zip(images, pairs, won, strict=True):
+            sample = batch["image"][image], *pair, right
+            drawn.offer(lambda sample=sample: _sample(*sample))
+        wins += won
     if not wins:
         raise UserError(f"matching needs the fields {' and '.join(texts)}, and no example has them")
     metrics = {"accuracy": float(np.mean(wins)), "chance": 0.5, "margin": float(np.mean(margins))}
     metrics |= {"count": float(len(wins)), "bad_images": float(bad)}
-    return metrics, {"questions": drawn[:SAMPLES]}
+    return metrics, {"questions": drawn.chosen()}
 
 
 def _pairs(fields: dict[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:

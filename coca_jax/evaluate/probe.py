@@ -53,7 +53,8 @@ def evaluate(
             )
     fit = {"linear": fit_linear, "pooler": fit_pooler}[by]
     classify, chosen = fit(train, count, **options)
-    metrics, artefacts = judge(_scores(classify, test), test.labels, class_names, 0)
+    scores = _scores(classify, test)
+    metrics, artefacts = judge(scores, test.labels, class_names, test.bad_images)
     fitted = _scores(classify, train).argmax(axis=1) == train.labels
     return metrics | {
         "train_top1": float(fitted.mean()),
@@ -120,7 +121,7 @@ def fit_pooler(
     width = features.tokens.shape[-1]
     head = PooledClassifier(classes, width, heads)
     optimizer = optax.adamw(
-        optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, steps // 20), steps),
+        optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 20, steps),
         weight_decay=weight_decay,
     )
     rng = np.random.default_rng(seed)

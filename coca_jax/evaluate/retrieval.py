@@ -87,10 +87,10 @@ def best_ranks(
     pairs: Int[np.ndarray, "p 2"],
     scores_in_memory: int = SCORES_IN_MEMORY,
 ) -> Int[np.ndarray, "n"]:
-    """Returns, for each query, how many wrong items score at least as high as its best right one.
+    """Returns, for each query, how many wrong items do not score lower than its best right one.
 
-    So a tie counts against the model, and one that maps everything to a point finds nothing. A
-    query without a right item gets rank m. The n x m scores never exist at once.
+    So a tie counts against the model, and one that maps everything to a point, or to NaN, finds
+    nothing. A query without a right item gets rank m. The n x m scores never exist at once.
 
     Args:
       queries: embeddings to search with.
@@ -115,9 +115,10 @@ def _block_ranks(
 ) -> Int[np.ndarray, "r"]:
     of_right = scores[right[:, 0], right[:, 1]]
     best = np.full(len(scores), -np.inf, scores.dtype)
-    np.maximum.at(best, right[:, 0], of_right)
-    ranks = (scores >= best[:, None]).sum(axis=1)
-    np.subtract.at(ranks, right[:, 0], of_right >= best[right[:, 0]])  # they are not wrong
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        np.maximum.at(best, right[:, 0], of_right)
+    ranks = (~(scores < best[:, None])).sum(axis=1)
+    np.subtract.at(ranks, right[:, 0], ~(of_right < best[right[:, 0]]))  # they are not wrong
     return ranks
 
 

@@ -1,12 +1,14 @@
 """Runs the evaluations that a config names: one model, several data sets and tasks."""
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from coca_jax.data.files import read_lines
 from coca_jax.errors import UserError
 from coca_jax.evaluate import (
     captioning,
@@ -48,7 +50,8 @@ class _Inputs:
 
 
 def _zero_shot(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
-    templates = find_templates(evaluation.get("templates"), evaluation.get("path", ""))
+    path = evaluation.get("path", "")
+    templates = find_templates(evaluation.get("templates"), path if isinstance(path, str) else "")
     names = inputs.class_names(evaluation)
     if evaluation.get("by", "embeddings") == "captions":
         batches = inputs.make_batches(evaluation)
@@ -68,8 +71,19 @@ def _captioning(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
 
 def _vqa(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
     options = {key: evaluation[key] for key in evaluation if key in OPTIONS["vqa"]}
+    if evaluation.get("by") == "candidates":
+        options["candidates"] = _candidates(inputs, evaluation)
     batches = inputs.make_batches(evaluation)
     return vqa.evaluate(inputs.handle, batches, classes=inputs.classes, **options)
+
+
+def _candidates(inputs: _Inputs, evaluation: ConfigDict) -> Sequence[str]:
+    """Those that are named, or in a file, or all answers of the examples, read once for them."""
+    given = evaluation.get("candidates") or ()
+    if isinstance(given, str):
+        return read_lines(given)
+    questions = evaluation.get("questions", vqa.QUESTIONS)
+    return given or vqa.all_answers(inputs.make_batches(evaluation), questions)
 
 
 def _classification(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
@@ -84,9 +98,18 @@ def _matching(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
 
 def _probe(inputs: _Inputs, evaluation: ConfigDict) -> tuple[dict, dict]:
     options = {key: evaluation[key] for key in evaluation if key in _options("probe", evaluation)}
-    train, test = (inputs.features(e) for e in (training_part(evaluation), evaluation))
+    parts = training_part(evaluation), evaluation
+    learned, names = (list(inputs.class_names(part)) for part in parts)
+    if learned and names and learned != names:
+        pairs = itertools.zip_longest(learned, names)
+        number, (one, other) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
+        raise UserError(
+            f"the classes that the probe learns, {len(learned)}, are not the {len(names)} that it "
+            f"is tested on: label {number} is {one!r} and {other!r}"
+        )
+    train, test = map(inputs.features, parts)
     options = {key: value for key, value in options.items() if key not in TRAIN_KEYS}
-    return probe.evaluate(train, test, inputs.class_names(evaluation), **options)
+    return probe.evaluate(train, test, names or learned, **options)
 
 
 def training_part(evaluation: ConfigDict) -> ConfigDict:
@@ -127,6 +150,8 @@ PROBES = {
         *("weight_decay", "label_smoothing", "seed"),
     ],
 }
+COUNTS = ("limit", "train_limit", "frames", "steps", "heads", "batch_size")
+NUMBERS = ("learning_rate", "weight_decay", "label_smoothing")
 BY = {
     "zero_shot": ("embeddings", "captions"),
     "matching": ("embeddings", "captions"),
@@ -208,15 +233,18 @@ def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
     needed = ["path"] if evaluation.get("format", "tfds") != "tfds" else ["split"]
     needed += ["name"] if needed == ["split"] and "path" not in evaluation else []
     wrong += [f"{path}.{key} is missing" for key in needed if key not in evaluation]
-    for key in ("questions", "texts"):
-        if key in known and len(evaluation.get(key, (1, 2))) != 2:
+    for key in (key for key in ("questions", "texts") if key in known and key in evaluation):
+        if not _are_texts(evaluation[key]) or len(evaluation[key]) != 2:
             wrong.append(f"{path}.{key} is {evaluation[key]!r}; it should name two fields")
     if evaluation.get("frames", 1) != 1 and not takes_frames(evaluation):
         wrong.append(f"{path}.frames={evaluation.frames!r}: {kind} takes one picture of an example")
-    for key in ("limit", "train_limit", "frames"):
-        limit = evaluation.get(key)
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
-            wrong.append(f"{path}.{key} is {limit!r}; it should be a positive integer")
+    for key in (key for key in COUNTS if key in evaluation):
+        count = evaluation[key]
+        if count is not None and (not isinstance(count, int) or count < 1):
+            wrong.append(f"{path}.{key} is {count!r}; it should be a positive integer")
+    for key in (key for key in NUMBERS if key in evaluation):
+        if not isinstance(evaluation[key], (int, float)) or evaluation[key] < 0:
+            wrong.append(f"{path}.{key} is {evaluation[key]!r}; it should be a number, 0 or more")
     return wrong + _wrong_options(path, kind, evaluation)
 
 
@@ -236,6 +264,14 @@ def _wrong_options(path: str, kind: str, evaluation: ConfigDict) -> list[str]:
             Decoding(0, 1, 2, **({"length": sys.maxsize} | limits))
         except UserError as error:
             wrong.append(f"{path}: {error}")
+    candidates = evaluation.get("candidates") or ()
+    try:
+        if isinstance(candidates, str):
+            read_lines(candidates)
+        elif not _are_texts(candidates):
+            wrong.append(f"{path}.candidates are {candidates!r}; they should be texts, or a file's")
+    except UserError as error:
+        wrong.append(f"{path}.candidates: {error}")
     if kind in BY and evaluation.get("by", BY[kind][0]) not in BY[kind]:
         wrong.append(f"{path}.by is {evaluation.by!r}; it is " + " or ".join(map(repr, BY[kind])))
     if evaluation.get("captions", "all") not in ("all", "first"):
@@ -246,6 +282,10 @@ def _wrong_options(path: str, kind: str, evaluation: ConfigDict) -> list[str]:
     except UserError as error:
         wrong.append(f"{path}.{error}")
     return wrong
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
 
 
 def _options(kind: str, evaluation: ConfigDict) -> list[str]:

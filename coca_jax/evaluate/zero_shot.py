@@ -12,6 +12,7 @@ from coca_jax.evaluate.embed import EmbeddedExamples, embed_texts
 from coca_jax.evaluate.handle import Handle
 
 MOST_CLASSES_DRAWN = 64
+MOST_CONFUSED = 20  # pairs of more classes than that
 
 
 def evaluate(
@@ -23,7 +24,8 @@ def evaluate(
     """Classifies the examples that have a label (one that is not negative).
 
     Returns:
-      The metrics; and every class's accuracy, and the confusion counts (of up to 64 classes).
+      The metrics; and every class's accuracy, and the confusion counts (of up to 64 classes) or
+      what was confused most often.
 
     Raises:
       UserError: no example has a label, there are no class names, or a label has none.
@@ -98,6 +100,8 @@ def judge(
     if len(class_names) <= MOST_CLASSES_DRAWN:
         confusion = confusion_counts(predictions, labels, len(class_names))
         artefacts |= {"class_names": list(class_names), "confusion": confusion.tolist()}
+    else:
+        artefacts["confused"] = most_confused(predictions, labels, class_names)
     return accuracies(scores, labels) | {"bad_images": float(bad_images)}, artefacts
 
 
@@ -115,12 +119,12 @@ def class_embeddings(
 
 
 def accuracies(scores: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n"]) -> dict[str, float]:
-    """Returns top-1, top-5 and mean per-class accuracy; a tie counts against the label.
+    """Returns top-1, top-5 and mean per-class accuracy; a tie, and NaN, count against the label.
 
     The mean per-class accuracy is over the classes that occur among the labels.
     """
     of_label = np.take_along_axis(scores, labels[:, None], axis=1)
-    ranks = (scores >= of_label).sum(axis=1) - 1  # the label itself is not its own rival
+    ranks = (~(scores < of_label)).sum(axis=1) - 1  # the label itself is not its own rival
     right = ranks == 0
     per_class = [right[labels == label].mean() for label in np.unique(labels)]
     return {
@@ -139,3 +143,23 @@ def confusion_counts(
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (labels, predictions), 1)
     return counts
+
+
+def most_confused(
+    predictions: Int[np.ndarray, "n"], labels: Int[np.ndarray, "n"], class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Returns the labels that were taken for another class most often, and for which."""
+    wrong = predictions != labels
+    pairs, counts = np.unique(
+        np.stack([labels[wrong], predictions[wrong]]), axis=1, return_counts=True
+    )
+    of_label = np.bincount(labels)
+    return [
+        {
+            "label": class_names[pairs[0, i]],
+            "prediction": class_names[pairs[1, i]],
+            "count": int(counts[i]),
+            "of": int(of_label[pairs[0, i]]),
+        }
+        for i in np.argsort(-counts, kind="stable")[:MOST_CONFUSED]
+    ]

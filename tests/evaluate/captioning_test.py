@@ -76,6 +76,13 @@ def test_all_captions_are_results_by_the_ids_of_their_records(fake_handle, batch
     }
 
 
+def test_images_without_an_id_have_their_number_in_the_data_set(fake_handle, batches):
+    handle = fake_handle({}, {"x": [1]}, {0: "a cat", 1: "a dog"})
+    (made,) = batches([["a cat"], ["a dog"]], [0, 0], [2])
+    found = captioning.evaluate(handle, [made | {"index": [0, 2]}])[1]["files"]["results"]
+    assert [row["image_id"] for row in found] == [0, 2]  # number 1 could not be read
+
+
 def test_several_captions_of_an_image_are_kept_beside_the_results(fake_handle, batches):
     handle = fake_handle({}, {"x": [1]}, {0: "a cat", 1: "a dog"})
     made = batches([["a cat"], ["a dog"]], [0, 0], [1, 1])

@@ -44,6 +44,9 @@ def test_the_right_text_scores_higher(fake_handle, batches, by, monkeypatch):
     drawn = artefacts["questions"]
     assert [row["answer"] for row in drawn] == ["a cat", "a cat", "a cat", "both"]
     assert [row["accuracy"] for row in drawn] == [1, 1, 0, 0]
+    monkeypatch.setattr(matching, "SAMPLES", 2)
+    drawn = matching.evaluate(handle, made(batches, ROWS), by)[1]["questions"]
+    assert [row["accuracy"] for row in drawn] == [1, 0]  # evenly spaced
 
 
 def test_mistakes_of_the_data(fake_handle, batches):

@@ -76,11 +76,18 @@ def test_the_pooler_sees_what_the_mean_does_not():
     tokens[..., 1] = 2 * sign
     features = Features(tokens.astype(np.float16), labels)
     train, test = (
-        Features(*(part[rows] for part in features)) for rows in (slice(400), slice(400, None))
+        Features(features.tokens[rows], features.labels[rows])
+        for rows in (slice(400), slice(400, None))
     )
     assert probe.evaluate(train, test, ["a", "b"])[0]["top1"] < 0.65
     options = {"by": "pooler", "steps": 300, "heads": 2, "learning_rate": 5e-3}
     assert probe.evaluate(train, test, ["a", "b"], **options)[0]["top1"] > 0.95
+
+
+def test_a_single_step_and_images_that_could_not_be_read():
+    features = make_features(20, seed=0)._replace(bad_images=3)
+    options = {"by": "pooler", "steps": 1, "heads": 2}
+    assert probe.evaluate(features, features, [], **options)[0]["bad_images"] == 3
 
 
 def test_labels_and_names():

@@ -49,6 +49,16 @@ def test_a_model_that_maps_everything_to_a_point_finds_nothing():
     assert retrieval.recalls(same, same, pairs)["r10"] == 0
 
 
+def test_a_model_that_gives_nan_finds_nothing():
+    points = np.eye(12, dtype=np.float32)
+    pairs = np.stack([np.arange(12)] * 2, axis=1)
+    nowhere = np.full_like(points, np.nan)
+    assert retrieval.recalls(points, points, pairs)["r1"] == 1
+    assert retrieval.recalls(nowhere, points, pairs)["r10"] == 0
+    points[3] = np.nan  # among the items, and so is never known to be worse
+    assert retrieval.recalls(np.eye(12, dtype=np.float32), points, pairs)["r1"] == 0
+
+
 def test_identical_captions_are_one_text():
     texts, pairs = retrieval.unique_texts([["a", "b", "a"], [], ["c", "a"]])
     assert texts == ["a", "b", "c"]

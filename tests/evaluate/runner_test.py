@@ -6,6 +6,7 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate import runner
 from coca_jax.evaluate.features import Features
 from coca_jax.evaluate.handle import Handle
+from coca_jax.evaluate.prompts import DEFAULT
 
 DATA = {"name": "things", "split": "test", "limit": 2}
 
@@ -141,3 +142,31 @@ def test_mistakes_of_probes():
             f"eval.a.l2 is {penalty!r}; it should be a number, or several to try"
         ]
     assert "eval.c.train_limit is 0" in found[2] and "eval.c.by is 'guess'" in found[3]
+    config = evaluations(
+        a={"kind": "probe", "train_split": "a", "by": "pooler", "heads": 0, "batch_size": "x"},
+        b={"kind": "probe", "train_split": "a", "by": "pooler", "learning_rate": -1e-3},
+    )
+    assert runner.mistakes(config) == [
+        "eval.a.heads is 0; it should be a positive integer",
+        "eval.a.batch_size is 'x'; it should be a positive integer",
+        "eval.b.learning_rate is -0.001; it should be a number, 0 or more",
+    ]
+
+
+def test_a_probe_learns_the_classes_that_it_is_tested_on(fake_handle):
+    config = evaluations(probe={"kind": "probe", "train_split": "train"})
+    names = {"train": ["ant", "bee", "cow"], "test": ["ant", "cow"]}
+    message = "eval.probe: the classes .*, 3, are not the 2 .*: label 1 is 'bee' and 'cow'"
+    with pytest.raises(UserError, match=message):
+        runner.run_evaluations(
+            fake_handle({}, {"x": [1]}), config, lambda _: [], lambda e: names[e.split]
+        )
+
+
+def test_templates_are_beside_data_that_are_a_folder_only(fake_handle, batches):
+    config = evaluations(classes={"kind": "zero_shot", "path": ("a.tar", "b.tar")})
+    assert runner.mistakes(config) == []
+    unit = {"cat": [1, 0], "dog": [0, 1]}
+    handle = fake_handle({0: [1, 0]}, {t.format(n): v for t in DEFAULT for n, v in unit.items()})
+    made = (lambda _: batches([[]], [0], [1])), (lambda _: ["cat", "dog"])
+    assert runner.run_evaluations(handle, config, *made)[0]["classes"]["top1"] == 1

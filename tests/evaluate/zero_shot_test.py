@@ -34,9 +34,25 @@ def test_a_tie_counts_against_the_label():
     assert zero_shot.accuracies(np.ones((2, 3)), np.array([0, 2]))["top1"] == 0
 
 
+def test_nan_counts_against_the_label():
+    found = zero_shot.accuracies(np.full((2, 9), np.nan), np.array([0, 2]))
+    assert found["top1"] == found["top5"] == 0
+
+
 def test_confusion_counts_have_the_label_as_the_row():
     counts = zero_shot.confusion_counts(np.array([1, 1, 0, 1]), np.array([0, 0, 0, 1]), 2)
     assert counts.tolist() == [[1, 2], [0, 1]]
+
+
+def test_of_many_classes_the_most_confused_are_named(monkeypatch):
+    monkeypatch.setattr(zero_shot, "MOST_CLASSES_DRAWN", 2)
+    scores, labels = np.eye(3)[[0, 1, 1, 2, 2, 2]], np.array([0, 0, 0, 1, 2, 2])
+    artefacts = zero_shot.judge(scores, labels, ["cat", "dog", "cow"], 0)[1]
+    assert "confusion" not in artefacts
+    assert artefacts["confused"] == [
+        {"label": "cat", "prediction": "dog", "count": 2, "of": 3},
+        {"label": "dog", "prediction": "cow", "count": 1, "of": 1},
+    ]
 
 
 def test_evaluate_ignores_examples_without_a_label(fake_handle, batches):

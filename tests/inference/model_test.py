@@ -215,6 +215,13 @@ def test_search_command_ranks_by_similarity(model, workdir, pictures, tmp_path, 
     assert cli.main([*command[:4], str(workdir / "eval"), "a"]) == 2
 
 
+def test_search_command_wants_a_number_of_images(workdir, tmp_path, capsys):
+    command = ["search", "--model", str(workdir), "--images", str(tmp_path), "--top", "-1", "a"]
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert "'-1' should be a whole number, 1 or more" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

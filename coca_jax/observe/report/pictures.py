@@ -6,7 +6,7 @@ from typing import Any
 from coca_jax.observe.report.captions import attention, captions, through_training
 from coca_jax.observe.report.charts import confusion_chart
 from coca_jax.observe.report.run import Run
-from coca_jax.observe.report.text import esc, image, section
+from coca_jax.observe.report.text import esc, image, section, table
 
 
 def pictures(run: Run) -> str:
@@ -23,6 +23,8 @@ def pictures(run: Run) -> str:
             sections.append(_searches(name, found, run.artefacts_folder))
         if "confusion" in found:
             sections.append(_confusion(name, found))
+        if pairs := found.get("confused"):
+            sections.append(_most_confused(name, pairs))
     return "".join(sections)
 
 
@@ -92,3 +94,12 @@ def _confusion(name: str, found: dict[str, Any]) -> str:
     )
     chart = confusion_chart(found["confusion"], found["class_names"])
     return section("Confusion", lead, f'<div class="scroll">{chart}</div>')
+
+
+def _most_confused(name: str, pairs: list[dict[str, Any]]) -> str:
+    lead = f"What {name} has taken for another class most often: the label, and for what."
+    rows = {
+        esc(f"{pair['label']} → {pair['prediction']}"): f"{pair['count']:,} of {pair['of']:,}"
+        for pair in pairs
+    }
+    return section("Confusion", lead, table(rows))

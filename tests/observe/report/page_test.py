@@ -76,6 +76,7 @@ ARTEFACTS = {
         ],
     },
     "classes": {"class_names": ["cat", "dog"], "confusion": [[3, 1], [0, 4]]},
+    "many": {"confused": [{"label": "<cow>", "prediction": "ox", "count": 12, "of": 1050}]},
     "vqa": {"questions": [answered("red", 1.0), answered("<blue>", 0.3)]},
 }
 
