@@ -161,6 +161,7 @@ def evaluate(
         if evaluation.kind == "classification" and "questions" not in evaluation:
             check_classes("its data", data.class_names, config.head.classes)
         by_label = evaluation.kind in ("zero_shot", "classification", "probe")
+        by_label = by_label and "questions" not in evaluation
         return _with_known_classes(found, names(evaluation)) if by_label else found
 
     def names(evaluation: ConfigDict) -> Sequence[str]:

@@ -10,7 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from coca_jax.data.files import write_whole
+from coca_jax.data.files import locked, write_whole
+
+PATIENCE = 60.0  # seconds for another process that evaluates the same step
 
 # A list of numbers, one a line: within strings there are no line breaks.
 NUMBERS = re.compile(r"\[\n *[-+.\de]+(,\n *[-+.\de]+)*\n *\]")
@@ -53,7 +55,13 @@ def write_results(
       The path of `eval/<step>.json`.
     """
     folder = pathlib.Path(workdir) / "eval" / str(step)
-    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, "written", PATIENCE):
+        return _write(folder, metrics, artefacts)
+
+
+def _write(
+    folder: pathlib.Path, metrics: Mapping[str, Mapping[str, float]], artefacts: Mapping[str, Any]
+) -> pathlib.Path:
     for evaluation, found in artefacts.items():
         for old in folder.glob(f"{glob.escape(evaluation)}.*.json"):
             old.unlink()
@@ -70,7 +78,7 @@ def write_results(
         if picture.name not in shown:
             picture.unlink()
     path = folder.with_suffix(".json")
-    write_json(read_step(workdir, step) | metrics, path)
+    write_json(_read(path) | metrics, path)
     return path
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -240,10 +241,11 @@ def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
         wrong.append(f"{path}.frames={evaluation.frames!r}: {kind} takes one picture of an example")
     for key in (key for key in COUNTS if key in evaluation):
         count = evaluation[key]
-        if count is not None and (not isinstance(count, int) or count < 1):
-            wrong.append(f"{path}.{key} is {count!r}; it should be a positive integer")
+        if (count is None and key in DATA_KEYS + TRAIN_KEYS) or _is_number(count, int, 1):
+            continue
+        wrong.append(f"{path}.{key} is {count!r}; it should be a positive integer")
     for key in (key for key in NUMBERS if key in evaluation):
-        if not isinstance(evaluation[key], (int, float)) or evaluation[key] < 0:
+        if not _is_number(evaluation[key], (int, float), 0):
             wrong.append(f"{path}.{key} is {evaluation[key]!r}; it should be a number, 0 or more")
     return wrong + _wrong_options(path, kind, evaluation)
 
@@ -282,6 +284,10 @@ def _wrong_options(path: str, kind: str, evaluation: ConfigDict) -> list[str]:
     except UserError as error:
         wrong.append(f"{path}.{error}")
     return wrong
+
+
+def _is_number(value: Any, kinds: Any, least: int) -> bool:
+    return isinstance(value, kinds) and math.isfinite(value) and value >= least
 
 
 def _are_texts(value: Any) -> bool:

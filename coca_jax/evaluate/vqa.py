@@ -100,9 +100,14 @@ def all_answers(batches: Iterable[dict[str, Any]], questions: Sequence[str]) -> 
     Args:
       batches: as of `evaluate`.
       questions: names of the two fields.
+
+    Raises:
+      UserError: there are none.
     """
-    found = (q.given for batch in batches for q in questions_of(batch, *questions))
-    return sorted({answers.commonest(given) for given in found if given})
+    given = (q.given for batch in batches for q in questions_of(batch, *questions))
+    if not (found := sorted({answers.commonest(some) for some in given if some})):
+        raise UserError("no question has an answer that could be a candidate: set `candidates`")
+    return found
 
 
 def in_parts(rows: Sequence[Question]) -> Iterator[Sequence[Question]]:
@@ -152,7 +157,7 @@ def _best_guess(given: Sequence[Sequence[str]]) -> float:
     exact, spelled = Counter(), Counter()  # where all people agree, it is compared as it is
     for some in given:
         if len(set(some)) == 1:
-            exact[some[0]] += 1
+            exact[some[0]] += answers.accuracy(some[0], some)
         else:
             worth = {answers.normalized(one): answers.accuracy(one, some) for one in some}
             spelled.update(worth)
@@ -175,13 +180,14 @@ def questions_of(batch: dict[str, Any], asked: str, answered: str) -> Iterable[Q
         texts = listed(fields.get(asked))
         columns = []
         for name, empty in ((answered, None), ("question_ids", None), ("answer_types", "")):
-            values = listed(fields[name]) if name in fields else [empty] * len(texts)
+            absent = fields.get(name) is None
+            values = [empty] * len(texts) if absent else listed(fields[name])
             if len(values) != len(texts):
                 raise UserError(f"{len(texts)} {asked} of an image have {len(values)} {name}")
             columns.append(values)
         for text, given, number, kind in zip(texts, *columns, strict=True):
             known = () if given is None else _given(text, given)
-            yield Question(image, text, known, number, kind.replace("/", "_"))
+            yield Question(image, text, known, number, str(kind or "").replace("/", "_"))
 
 
 def _given(question: str, answer: Any) -> tuple[str, ...]:

@@ -47,12 +47,12 @@ class ImageIndex:
     """
 
     def __init__(self, path: str | os.PathLike, folder: str | os.PathLike, model: str):
-        """Opens it, or begins one.
+        """Opens it; what is not there, or another model's, is empty until `update` begins it.
 
         Args:
           path: where it lies, a folder.
           folder: of the images.
-          model: what tells a model from others; the index of another is begun anew.
+          model: what tells a model from others.
         """
         self._path, self._folder = pathlib.Path(path), pathlib.Path(folder)
         self._model, self.unreadable = model, []

@@ -122,6 +122,7 @@ def _collect(
 ) -> dict[str, Any]:
     """Writes `compare.json` of what was trained here and of what others have finished."""
     made = {run: made for run, made in runs.items() if run in trained or _is_finished(made)}
+    _require_metrics(config, list(made.values()))
     found = results(config, {run: _measured(config, stages) for run, stages in made.items()})
     if jax.process_index() == 0:
         write_json(found, workdir / FILE)
@@ -210,13 +211,13 @@ def _wrong_metrics(config: ConfigDict) -> Iterator[str]:
 
 def _misshapen(config: ConfigDict) -> Iterator[str]:
     for table in config.tables:
-        if not _is_pair(table):
+        if not _is_pair(table) or not isinstance(table[1], tuple | list):
             yield f"config.tables: {table!r} should be (title, rows)"
             continue
         for row in table[1]:
             if not _is_pair(row):
                 yield f"config.tables.{table[0]}: {row!r} should be (name, changes)"
-            elif not all(map(_is_pair, row[1])):
+            elif not isinstance(row[1], tuple | list) or not all(map(_is_pair, row[1])):
                 yield (
                     f"config.tables.{table[0]}.{row[0]}: {row[1]!r} should be several of (key, "
                     "value); one alone is written ((key, value),)"
@@ -272,15 +273,24 @@ def results(config: ConfigDict, found: dict[Run, dict[str, Any]]) -> dict[str, A
     }
 
 
+def _require_metrics(config: ConfigDict, made: list[list[Stage]]) -> None:
+    """Raises a UserError if an evaluation was done, and by no run has given a metric."""
+    for _, stage, path in config.metrics:
+        evaluation, _, metric = path.partition("/")
+        found = [read_newest(s.workdir) for stages in made for s in stages if s.name == stage]
+        there = {name for values in found for name in values.get(evaluation, ())}
+        if there and metric not in there:
+            raise UserError(
+                f"config.metrics: {path!r}: {evaluation} has {', '.join(sorted(there))}"
+            )
+
+
 def _measured(config: ConfigDict, made: list[Stage]) -> dict[str, Any]:
     evaluated = {stage.name: read_newest(stage.workdir) for stage in made}
     values: dict[str, Any] = {}
     for title, stage, path in config.metrics:
         evaluation, _, metric = path.partition("/")
-        there = evaluated[stage].get(evaluation, {metric: None})
-        if metric not in there:
-            raise UserError(f"config.metrics: {path!r}: {evaluation} has {', '.join(there)}")
-        values[title] = there[metric]
+        values[title] = evaluated[stage].get(evaluation, {}).get(metric)
     logged = [r["train/step_seconds"] for r in read_metrics(made[0].workdir) if "train/loss" in r]
     return values | {
         "step_seconds": statistics.median(logged[1:] or logged),

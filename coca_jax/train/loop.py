@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from coca_jax import accelerators
@@ -43,6 +44,8 @@ from coca_jax.train.step import compile_train_step, make_train_step
 from coca_jax.train.transfer import find_source, plan
 from coca_jax.train.workdir import claim
 
+PATIENCE = 120.0  # seconds for the attempt before to save, or for its node's lock to run out
+
 
 class Trainer:
     """Everything a run needs, made before anything is computed."""
@@ -56,7 +59,8 @@ class Trainer:
           began: `time.time()` when the program did, for goodput; None: now.
 
         Raises:
-          UserError: the configuration, the data or the folder cannot be used.
+          UserError: the configuration, the data or the folder cannot be used, or another run
+            uses the folder.
         """
         self.goodput = Goodput(workdir, time.time() if began is None else began)
         wrong = []
@@ -93,22 +97,37 @@ class Trainer:
         )
         file, params = tokenizer_file(config.data), self.factory.abstract.params
         self.transfer = source and plan(source, config, params, file)
-        claim(self.workdir, config, file)
         self._first, self._several = jax.process_index() == 0, jax.process_count() > 1
+        with self._hold() as held:
+            claim(self.workdir, config, file)
+            self._held = held.pop_all()  # until `run` is over
         self._handle: LoadedModel | None = None
+
+    def _hold(self) -> contextlib.ExitStack:
+        """Keeps other runs from the folder; all processes fail if one of them has it."""
+        held, refused = contextlib.ExitStack(), None
+        if self._first:
+            try:
+                held.enter_context(locked(self.workdir, "trained", PATIENCE))
+            except UserError as error:
+                refused = error
+        failed = np.int32(refused is not None)
+        if self._several:
+            failed = multihost_utils.broadcast_one_to_all(failed)
+        if failed:
+            raise refused or UserError(f"{self.workdir} is being trained by another run")
+        return held
 
     def run(self) -> None:
         """Trains to the last step.
 
         Raises:
           Preempted: a signal asked to stop, and the state was saved.
-          UserError: a step was not finite, the data turned bad, a save failed, or another process
-            trains in this folder.
+          UserError: a step was not finite, the data turned bad, or a save failed.
         """
         config, steps = self.config, self.config.train.steps
         checkpoints = CheckpointStore(self.workdir / "checkpoints", keep=config.checkpoint.keep)
-        alone = locked(self.workdir, "trained") if self._first else contextlib.nullcontext()
-        with alone, stop_request() as stop, checkpoints as store:
+        with self._held, stop_request() as stop, checkpoints as store:
             state, done = self._start(store)
             if config.eval and done and _due(done, steps, config.train.evaluate_every):
                 self._make_up_evaluation(done, state)

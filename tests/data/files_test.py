@@ -137,7 +137,7 @@ with locked(sys.argv[1], "trained"):
 """
 
 
-def test_a_folder_is_kept_from_other_processes_until_its_process_ends(tmp_path):
+def test_a_folder_is_kept_from_other_processes_until_its_process_ends(tmp_path, capsys):
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as holder:
@@ -145,9 +145,11 @@ def test_a_folder_is_kept_from_other_processes_until_its_process_ends(tmp_path):
         message = f"run is being tested by process {holder.pid} on"
         with pytest.raises(UserError, match=message), files.locked(tmp_path / "run", "tested"):
             raise AssertionError("two have it")
-        holder.kill()
-    with files.locked(tmp_path / "run", "tested"):
-        pass
+        threading.Timer(0.3, holder.kill).start()
+        with files.locked(tmp_path / "run", "tested", patience=60.0):
+            pass
+    assert f"by process {holder.pid} on" in (told := capsys.readouterr().err)
+    assert "waiting up to 60 s" in told
 
 
 def test_without_locks_nobody_is_kept_away(tmp_path, monkeypatch):

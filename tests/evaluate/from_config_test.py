@@ -165,6 +165,15 @@ def test_labels_of_a_table_may_be_names_of_the_heads_classes(
     }
     metrics, _ = evaluated(changed, handle, evaluation)
     assert metrics["mine"]["top1"] == 0.5 and metrics["mine"]["count"] == 2
+    asked = {"questions": ["is it?"], "answers": ["b"], "label": "c"}  # labels do not matter here
+    monkeypatch.setattr(handle, "classify", lambda pixels, texts: np.array([[0.0, 1.0]]))
+    changed.head.reads = "text"
+    model = dataclasses.replace(model, head=dataclasses.replace(model.head, reads="text"))
+    monkeypatch.setattr(handle, "config", model)
+    by_text = {"kind": "classification", "questions": ("questions", "answers")}
+    assert evaluated(changed, handle, table(asked) | by_text)[0]["mine"]["top1"] == 1
+    changed.head.reads, model = "image", dataclasses.replace(model, head=HeadConfig(2))
+    monkeypatch.setattr(handle, "config", model)
     with pytest.raises(UserError, match="has the label 'c', which is none of the 2 class names"):
         evaluated(changed, handle, table({"label": "c"}) | {"kind": "classification"})
 

@@ -144,12 +144,14 @@ def test_mistakes_of_probes():
     assert "eval.c.train_limit is 0" in found[2] and "eval.c.by is 'guess'" in found[3]
     config = evaluations(
         a={"kind": "probe", "train_split": "a", "by": "pooler", "heads": 0, "batch_size": "x"},
+        c={"kind": "probe", "train_split": "a", "steps": None},
         b={"kind": "probe", "train_split": "a", "by": "pooler", "learning_rate": -1e-3},
     )
     assert runner.mistakes(config) == [
         "eval.a.heads is 0; it should be a positive integer",
         "eval.a.batch_size is 'x'; it should be a positive integer",
         "eval.b.learning_rate is -0.001; it should be a number, 0 or more",
+        "eval.c.steps is None; it should be a positive integer",
     ]
 
 

@@ -124,7 +124,7 @@ def test_what_is_behind_a_question_that_was_spelled_anew(text, question, answer)
 def test_answers_to_numbered_questions_are_what_the_challenge_takes():
     rows = list(batches())[:2]
     rows[0]["fields"][0] |= {"question_ids": [7, 8], "answer_types": ["other", "yes/no"]}
-    del rows[1]["fields"][0]["answers"]
+    rows[1]["fields"][0]["answers"] = None  # as absent columns of a table are
     rows[1]["fields"][0]["question_ids"] = [9, 10]
     metrics, artefacts = vqa.evaluate(Parrot(KNOWN), rows)
     assert artefacts["files"]["results"] == [
@@ -137,6 +137,8 @@ def test_answers_to_numbered_questions_are_what_the_challenge_takes():
     assert (metrics["accuracy_other"], metrics["accuracy_yes_no"]) == (1, 0)  # as the data say
     metrics, artefacts = vqa.evaluate(Parrot(KNOWN), rows[1:])
     assert metrics == {"count": 0, "unanswered": 2, "bad_images": 0}
+    with pytest.raises(UserError, match="no question has an answer that could be a candidate"):
+        vqa.all_answers(rows[1:], vqa.QUESTIONS)
     del rows[1]["fields"][0]["question_ids"]
     with pytest.raises(UserError, match="no example has the field answers, nor question_ids"):
         vqa.evaluate(Parrot(KNOWN), rows[1:])
@@ -151,6 +153,7 @@ def test_blind_is_what_the_best_constant_answer_reaches():
         ["green"] * 4 + ["Blue!"] * 3 + ["light"] * 3,
         ["blue"] * 10,
         ["Blue!"] * 10,  # all agree, and are compared as they are
+        ["blue "] * 10,  # which with a space at the end is nothing that can be said
     ]
     questions = [vqa.Question(None, "what colour?", tuple(given)) for given in people]
     guesses = {one for given in people for one in given}

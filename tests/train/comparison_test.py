@@ -147,8 +147,22 @@ def test_a_metric_that_an_evaluation_has_not(tmp_path, monkeypatch):
     Trained(monkeypatch)
     config = make_config()
     config.metrics = (("CIDEr", "first", "captioning/cidr"),)
-    with pytest.raises(UserError, match=r"metrics: 'captioning/cidr': captioning has top1, acc"):
+    with pytest.raises(
+        UserError, match=r"metrics: 'captioning/cidr': captioning has accuracy, cid"
+    ):
         comparison.compare(config, tmp_path)
+
+
+def test_a_metric_that_some_runs_have_not(tmp_path, monkeypatch):
+    Trained(monkeypatch)
+    config = make_config()
+    comparison.compare(config, tmp_path)
+    file = tmp_path / "coca/0/first/eval/4.json"
+    found = json.loads(file.read_text())
+    del found["captioning"]["cider"]  # as METEOR, where there is no Java
+    file.write_text(json.dumps(found))
+    seeds = comparison.compare(config, tmp_path)["rows"]["coca"]["seeds"]
+    assert (seeds["0"]["CIDEr"], seeds["1"]["CIDEr"]) == (None, 2.0)
 
 
 def test_an_evaluation_that_comes_later_is_made_up(tmp_path, monkeypatch):
@@ -200,6 +214,8 @@ def test_changes_are_of_one_stage_or_of_all(tmp_path):
         ({"tables": (("t", (("a", (("train.steps", "x"),)),)),)}, "a: train.steps='x': "),
         ({"tables": (("t", (("a", ("train.steps", 0)),)),)}, r"t\.a: .* should be several of"),
         ({"tables": (("t", ("a", ())),)}, r"config\.tables\.t: 'a' should be \(name, changes\)"),
+        ({"tables": (("t", (("a", None),)),)}, r"t\.a: None should be several of"),
+        ({"tables": (("t", 3),)}, r"config\.tables: \('t', 3\) should be \(title, rows\)"),
         ({"tables": ("t", ())}, r"config\.tables: 't' should be \(title, rows\)"),
         (
             {"tables": (("t", (("a", ()),)), ("u", (("a", (("seed", 3),)),)))},

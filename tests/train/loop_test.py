@@ -1,5 +1,6 @@
 """Whole runs of a shrunk `configs/shapes.py`: what they write, and how they go on."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -97,10 +98,39 @@ def test_a_finished_run_is_left_alone(whole, prepared, capsys):
     assert (whole / "metrics.jsonl").read_text() == before
 
 
-def test_a_run_that_another_process_trains_is_refused(whole, prepared):
+def test_a_run_that_another_process_trains_is_refused(whole, prepared, monkeypatch):
+    monkeypatch.setattr(loop, "PATIENCE", 0.0)
+    before = (whole / "config.json").read_text()
     refused = pytest.raises(UserError, match="whole0/run is being trained by process")
     with locked(whole, "trained"), refused:
-        loop.train(make_config(prepared), whole)
+        loop.train(make_config(prepared, **{"train.log_every": 2}), whole)
+    assert (whole / "config.json").read_text() == before
+    with locked(whole, "tested"):  # the one that was refused holds nothing
+        pass
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_all_processes_hear_that_a_run_is_trained_elsewhere(tmp_path, monkeypatch, held):
+    trainer = object.__new__(loop.Trainer)
+    trainer.workdir, trainer._first, trainer._several = tmp_path, False, True
+    monkeypatch.setattr(loop.multihost_utils, "broadcast_one_to_all", lambda _: np.int32(held))
+    refused = pytest.raises(UserError, match="is being trained by another run")
+    with refused if held else contextlib.nullcontext(), trainer._hold():
+        pass
+
+
+def test_evaluations_that_come_later_are_made_up_without_the_others(whole, prepared, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    results = tmp_path / f"run/eval/{STEPS}.json"
+    kept = json.loads(results.read_text()) | {"zero_shot": {"top1": 0.125}}  # left as it is
+    results.write_text(json.dumps(kept))
+    loop.train(make_config(prepared, ("zero_shot", "retrieval")), tmp_path / "run")
+    found = json.loads(results.read_text())
+    assert found.keys() == {"zero_shot", "retrieval"} and found["zero_shot"] == {"top1": 0.125}
+    last = read_metrics(tmp_path / "run")[-1]
+    assert {key.split("/")[1] for key in last if key.startswith("eval/")} == {"retrieval"}
+    loop.train(make_config(prepared, ("zero_shot", "retrieval")), tmp_path / "run")
+    assert read_metrics(tmp_path / "run")[-1] == last
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,8 @@ class FolderSource:
 def read_pictures(path: str) -> bytes | list[bytes]:
     """A file, or the image files of a folder of frames: by their names, 2 before 10."""
     if not files.is_url(path) and os.path.isdir(path):
-        frames = sorted(_named(path, IMAGE_SUFFIXES), key=_counted)
-        return [read_pictures(os.path.join(path, os.fsdecode(name))) for name in frames]
+        names = [e.name for e in os.scandir(path) if _is_named(e.name, IMAGE_SUFFIXES)]
+        return [read_pictures(os.path.join(path, name)) for name in sorted(names, key=_counted)]
     with files.open_binary(path) as file:
         return file.read()
 
@@ -194,18 +194,23 @@ class _Classes:
 
 def _examples(folder: str) -> list[bytes]:
     """Images, videos and folders of frames in a class's folder."""
-    folders = [e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")]
-    clips = [name for name in folders if _named(os.path.join(folder, name), IMAGE_SUFFIXES)]
-    single = _named(folder, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-    return sorted(single + [os.fsencode(name) for name in clips])
+    found = [
+        entry.name
+        for entry in os.scandir(folder)
+        if (
+            any(_is_named(e.name, IMAGE_SUFFIXES) for e in os.scandir(entry.path))
+            if entry.is_dir() and not entry.name.startswith(".")
+            else _is_named(entry.name, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+        )
+    ]
+    return sorted(map(os.fsencode, found))
 
 
-def _counted(name: bytes) -> list[tuple[int, bytes]]:
+def _counted(name: str) -> list[tuple[int, str]]:
     """Orders numbers in names by their value."""
-    parts = re.split(rb"([0-9]+)", name)
-    return [(int(part), b"") if i % 2 else (-1, part) for i, part in enumerate(parts)]
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)]
 
 
-def _named(folder: str, suffixes: tuple[str, ...]) -> list[bytes]:
-    names = (e.name for e in os.scandir(folder))
-    return sorted(os.fsencode(n) for n in names if n.lower().endswith(suffixes))
+def _is_named(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes)

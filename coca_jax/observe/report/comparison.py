@@ -65,7 +65,8 @@ def _table(found: dict[str, Any], title: str) -> str:
     seeds = max(len(found["rows"][name]["seeds"]) for name in names)
     lead = (
         f"{seeds} seed{'s' * (seeds > 1)}: mean ± standard deviation; a dot is a seed, a bar their "
-        f"mean; — where a row was not trained for it. Costs of a step are relative to {names[0]}'s."
+        f"mean; — where a row was not trained for it, or has no finite number. Costs of a step are "
+        f"relative to {names[0]}'s."
     )
     drawn = f'<div class="scroll"><table class="wide"><tr><th></th>{head}</tr>{body}</table></div>'
     charts = f'<br><div class="grid charts">{cards}</div>'

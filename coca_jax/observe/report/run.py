@@ -6,7 +6,8 @@
 - `eval/<step>.json`: evaluation -> metric -> value; an evaluation's first metric is its headline.
 - `eval/<step>/artefacts.json`: evaluation -> any of `samples` (image, caption, log_probability,
   references, exact, attention), `questions` (image, question, answer, given, accuracy),
-  `text_to_image` (text, items), `image_to_text` (image, items), and `confusion` with `class_names`.
+  `text_to_image` (text, items), `image_to_text` (image, items), and `confusion` with `class_names`
+  or, of many classes, `confused` (label, prediction, count, of).
   An image is the name of a file beside it, which is of its content: the same at every step.
   Attention is a list of (word, map), a map the weights of rows of patches.
 """

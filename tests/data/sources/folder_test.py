@@ -183,9 +183,11 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path):
         (clip / f"{name}.jpg").write_text(name)
     (tmp_path / "classes/jump/a.jpg").write_text("alone")
     (tmp_path / "classes/jump/empty").mkdir()
-    (tmp_path / "classes/run").mkdir()
+    (tmp_path / "classes/run/b.avi").mkdir(parents=True)  # frames of it
+    (tmp_path / "classes/run/b.avi/1.png").write_text("b")
     source = folder_source(str(tmp_path / "classes"))
-    assert source.class_names == ["jump", "run"] and len(source) == 2
+    assert source.class_names == ["jump", "run"] and len(source) == 3
     assert source[0]["image"] == b"alone"
     assert source[1]["image"] == [b"1", b"9", b"10", b"0011", b"img_2", b"img_10"]
+    assert (source[2]["image"], source[2]["label"]) == ([b"b"], 1)
     assert source[1]["label"] == 0 and source[1]["fields"] == {"file_name": "clip 1"}
