@@ -62,9 +62,11 @@ def _table(found: dict[str, Any], title: str) -> str:
         for metric, column in columns.items()
         if any(column.values())
     )
-    seeds = max(len(found["rows"][name]["seeds"]) for name in names)
+    counts = [len(found["rows"][name]["seeds"]) for name in names]
+    fewest, most = min(counts), max(counts)
+    seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
     lead = (
-        f"{seeds} seed{'s' * (seeds > 1)}: mean ± standard deviation; a dot is a seed, a bar their "
+        f"{seeds} seed{'s' * (most > 1)}: mean ± standard deviation; a dot is a seed, a bar their "
         f"mean; — where a row was not trained for it, or has no finite number. Costs of a step are "
         f"relative to {names[0]}'s."
     )

@@ -31,6 +31,7 @@ def test_the_page_has_every_number(tmp_path):
     text = write_report(tmp_path).read_text()
     assert "<td>0.600 ±0.141</td><td>—</td><td>1.000 ±0.000</td>" in text
     assert "<td>0.900</td><td>1.500</td><td>1.200</td><td>1.300</td>" in text
+    assert "1 to 2 seeds: mean" in text
     assert "loss.captioning.weight=0.0" in text and "no change" in text
     assert "a &lt;b&gt;" in text and "a_<b>" not in text
     assert "500 steps of pretraining, then 250 steps of questions" in text
