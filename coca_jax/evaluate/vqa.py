@@ -43,8 +43,8 @@ def evaluate(
     Args:
       handle: the model.
       batches: of images, whose `fields` have questions and answers: for each question one answer,
-        or the list of those that people gave. A field of answers may be absent. There may be
-        `question_ids` and `answer_types`, as many.
+        or the list of those that people gave. A field of answers may be absent. Beside
+        `questions` there may be `question_ids` and `answer_types`, as many.
       by: "generation"; "candidates": the answer that is most probable behind the question; or
         "head": one of its classes.
       candidates: to choose from (`all_answers`).
@@ -180,7 +180,8 @@ def questions_of(batch: dict[str, Any], asked: str, answered: str) -> Iterable[Q
         texts = listed(fields.get(asked))
         columns = []
         for name, empty in ((answered, None), ("question_ids", None), ("answer_types", "")):
-            absent = fields.get(name) is None
+            # A record may have other texts, too, which the ids are not of.
+            absent = fields.get(name) is None or (name != answered and asked != QUESTIONS[0])
             values = [empty] * len(texts) if absent else listed(fields[name])
             if len(values) != len(texts):
                 raise UserError(f"{len(texts)} {asked} of an image have {len(values)} {name}")

@@ -147,6 +147,13 @@ def test_answers_to_numbered_questions_are_what_the_challenge_takes():
         vqa.evaluate(Parrot(KNOWN), rows)
 
 
+def test_ids_are_of_the_questions_and_of_no_other_texts():
+    (row,) = list(batches())[2:3]
+    row["fields"][0] |= {"question_ids": [7], "hypotheses": ["a", "b"], "judgements": ["c", "d"]}
+    assert [q.number for q in vqa.questions_of(row, *vqa.QUESTIONS)] == [7]
+    assert [q.number for q in vqa.questions_of(row, "hypotheses", "judgements")] == [None, None]
+
+
 def test_blind_is_what_the_best_constant_answer_reaches():
     people = [
         ["red"] * 4 + ["blue"] * 3 + ["dark"] * 3,
