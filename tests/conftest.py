@@ -11,12 +11,14 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_optimization_level=0"
     + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10.")
 )
-# No persistent compilation cache: programs of several CPU devices that are loaded from it start
-# their collectives in different orders, and hang (jaxlib 0.10.2).
+# No persistent compilation cache but in `compiled_once`: programs of several CPU devices that are
+# loaded from it start their collectives in different orders, and hang (jaxlib 0.10.2).
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from coca_jax.data.builders import shapes
 from coca_jax.data.prepare import prepare
@@ -43,3 +45,28 @@ def prepared(tmp_path_factory):
         patch.setattr(shapes.Shapes, "counts", COUNTS)
         prepare("shapes", folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """Programs of a module whose runs have one device each: the first one compiles, here or there.
+
+    Other processes that it starts find them, too. `uncached` is for what has more devices.
+    """
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+        compilation_cache.set_cache_dir(folder)
+        yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def uncached():
+    """Compiles without the cache, within a module that is `compiled_once`."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()

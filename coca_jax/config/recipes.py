@@ -108,13 +108,17 @@ def shapes_training(steps: int) -> ConfigDict:
     return config
 
 
-def shapes_finetuning(steps: int) -> ConfigDict:
+def shapes_finetuning(steps: int, batch_size: int = 96, learning_rate: float = 1e-3) -> ConfigDict:
     """What the tasks on `shapes` share: they start from a run of `configs/shapes.py`.
 
     Args:
-      steps: of 96 examples.
+      steps: of the task.
+      batch_size: examples a step.
+      learning_rate: the peak.
     """
     config = shapes_training(steps)
+    config.train.batch_size = batch_size
+    config.optimizer.learning_rate = learning_rate
     config.init.path = "runs/shapes"
     config.data.tokenizer.path = "runs/shapes/tokenizer.model"
     return config

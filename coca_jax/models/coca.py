@@ -82,7 +82,7 @@ class CoCa(nn.Module):
         """One pass over image-text pairs, computing all that the trained losses need."""
         return self._output(self.image_encoder(pixels), ids)
 
-    def _output(self, tokens: Float[Array, "b n c"], ids: Int[Array, "b t"]) -> CoCaOutput:
+    def _output(self, tokens: Float[Array, "pictures n c"], ids: Int[Array, "b t"]) -> CoCaOutput:
         config = self.config
         image_embeddings = text_embeddings = vocabulary = scale = bias = None
         if config.contrastive == "none" and not config.multimodal:  # a head that reads the image
@@ -94,9 +94,17 @@ class CoCa(nn.Module):
             text_embeddings = self._text_embedding(cls)
             scale = jnp.exp(self.logit_scale)
             bias = self.logit_bias if config.contrastive == "sigmoid" else None
-        features = self.decoder.describe(features, context) if config.multimodal else None
+        features = self._describe(features, context) if config.multimodal else None
         vocabulary = self.decoder.vocabulary() if config.captioning else None
         return CoCaOutput(image_embeddings, text_embeddings, features, vocabulary, scale, bias)
+
+    def _describe(
+        self, features: Float[Array, "b t d"], context: Float[Array, "pictures n d2"]
+    ) -> Float[Array, "pictures t d"]:
+        """Features of texts, read beside each of their pictures, of which each has as many."""
+        if (pictures := context.shape[0] // features.shape[0]) > 1:
+            features = jnp.repeat(features, pictures, axis=0)
+        return self.decoder.describe(features, context)
 
     def encode_image(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b e"]:
         """Image embeddings of unit length, float32."""

@@ -72,7 +72,7 @@ class CoCaClassifier(CoCa):
           read: how many tokens of its text the head may read; None: all but padding.
         """
         tokens = self._tokens(pixels)
-        output = self._output(tokens, self._for_each_picture(ids))
+        output = self._output(tokens, ids)
         return output.replace(class_logits=self._classify(tokens, output.features, ids, read))
 
     def classify(
@@ -84,15 +84,11 @@ class CoCaClassifier(CoCa):
         """Logits of the classes, float32; a head that reads the image ignores the texts."""
         tokens, features = self._tokens(pixels), None
         if self.config.head.reads == "text":
-            features = self.decoder.encode(self._for_each_picture(ids))[0]
-            features = self.decoder.describe(features, self._context(tokens))
+            features = self._describe(self.decoder.encode(ids)[0], self._context(tokens))
         return self._classify(tokens, features, ids, read)
 
     def _tokens(self, pixels: Float[Array, "b *several h w c"]) -> Float[Array, "pictures n c2"]:
         return self.image_encoder(pixels.reshape(-1, *pixels.shape[-3:]))
-
-    def _for_each_picture(self, ids: Int[Array, "b t"]) -> Int[Array, "pictures t"]:
-        return jnp.repeat(ids, self.config.head.images, axis=0)
 
     def _classify(
         self,

@@ -58,6 +58,9 @@ def _with_head(parts: dict[str, int], config: CoCaConfig, tokens: int) -> dict[s
     if config.contrastive == "none" and not config.multimodal:
         parts = {"image_encoder": parts["image_encoder"]}
     parts = {name: head.images * flops for name, flops in parts.items()}
+    if "decoder" in parts:  # its unimodal half reads the text once for all pictures
+        layer = _layer(text.length, text.width, text.mlp, causal=True)
+        parts["decoder"] -= (head.images - 1) * text.unimodal_layers * layer
     width = text.width if head.reads == "text" else config.image.width
     keys, groups = (text.length, head.images) if head.reads == "text" else (head.images * tokens, 1)
     softmax = 2 * groups * width * head.classes

@@ -55,7 +55,7 @@ class StateFactory:
             boxed = jax.eval_shape(lambda: self._init_params(jax.random.key(0)))
             params = partitioner.abstract(boxed)
             self.optimizer, self.schedule = make_optimizer(params)
-            shapes = jax.eval_shape(lambda: self._init(jax.random.key(0)))
+            shapes = jax.eval_shape(self._state_of, params)
         rules = (*optimizer_rules, *partitioner.rules)
         kept = Partitioner(partitioner.mesh, rules).abstract(boxed)
         self.shardings = TrainState(
@@ -79,7 +79,9 @@ class StateFactory:
         return init_params(self._model, key, self._partitioner.batch_shards)
 
     def _init(self, key: jax.Array) -> TrainState:
-        params = nn.meta.unbox(self._init_params(key))
+        return self._state_of(nn.meta.unbox(self._init_params(key)))
+
+    def _state_of(self, params: Any) -> TrainState:
         ema = jax.tree.map(jnp.copy, params) if self._ema else None
         return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params), ema)
 

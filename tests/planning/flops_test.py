@@ -56,8 +56,8 @@ def test_formula_counts_what_the_program_multiplies(changes):
     # The program computes masked attention in full, the rule counts half of it.
     halved = lambda layers, length: layers * 2 * length**2 * text.width  # noqa: E731
     masked = halved(text.unimodal_layers, text.length + (config.contrastive != "none"))
-    masked += halved(text.multimodal_layers, text.length) * config.multimodal
-    masked *= head.images * (config.multimodal or config.contrastive != "none")
+    masked *= config.multimodal or config.contrastive != "none"
+    masked += halved(text.multimodal_layers, text.length) * config.multimodal * head.images
     assert sum(forward_flops(config).values()) + masked == executed_flops(program)
     assert forward_flops(config, 0.5)["image_encoder"] < forward_flops(config)["image_encoder"]
     assert training_flops(config) == 3 * sum(forward_flops(config).values())

@@ -22,6 +22,9 @@ from coca_jax.observe.metrics import read_metrics
 from coca_jax.observe.progress import Progress
 from coca_jax.train import loop
 
+# All runs but one have one device.
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 STEPS = 6
 SMALL = {
@@ -146,7 +149,7 @@ def test_an_interrupted_run_goes_on_to_the_bit(whole, prepared, tmp_path, monkey
     assert losses(tmp_path) == losses(whole)
 
 
-def test_a_run_goes_on_on_another_mesh(whole, prepared, tmp_path):
+def test_a_run_goes_on_on_another_mesh(whole, prepared, tmp_path, uncached):
     shutil.copytree(whole, tmp_path / "run")
     for step in ("4", "6"):
         shutil.rmtree(tmp_path / "run/checkpoints" / step)

@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 
 from coca_jax.config import default_config, model_config, validate
 from coca_jax.errors import UserError
-from coca_jax.models import CoCa, make_model, preset
+from coca_jax.models import CoCa, init_params, make_model, preset
 from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.planning.flops import executed_flops
 from coca_jax.train.gradient import accumulated_gradient, gradient
@@ -88,10 +89,21 @@ def spread(params):
     rng = np.random.default_rng(0)
 
     def move(x):
-        noise = 0.1 * rng.standard_normal(x.shape).astype(np.float32)
-        return jax.device_put(np.asarray(x) + noise, x.sharding)
+        return np.asarray(x) + 0.1 * rng.standard_normal(x.shape).astype(np.float32)
 
     return jax.tree.map(move, params)
+
+
+@functools.cache
+def initial(config):
+    """Of a model's configuration; on the host, since each mesh would compile them again."""
+    create = jax.jit(functools.partial(init_params, make_model(config)))
+    return spread(nn.meta.unbox(create(jax.random.key(0))))
+
+
+def params_on(partitioner, config):
+    shardings = factory_of(config, partitioner).shardings
+    return jax.device_put(initial(model_config(config)), shardings.params)
 
 
 @functools.cache
@@ -104,7 +116,8 @@ def three_steps(sizes, optimizer_rules=()):
     partitioner = partitioner_of(sizes, config)
     factory = factory_of(config, partitioner)
     state = factory.create(config.seed)
-    state = state.replace(params=spread(state.params))
+    params = jax.device_put(spread(state.params), factory.shardings.params)
+    state = state.replace(params=params)
     batches = [partitioner.put_batch(make_batch(seed)) for seed in range(3)]
     step = make_train_step(CoCa(model_config(config)), factory.optimizer, factory.schedule, config)
     compiled = compile_train_step(step, state, batches[0], partitioner)
@@ -202,7 +215,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(sizes, changes):
     config = make_config(**changes, **{"train.accumulate": 4})
     partitioner = partitioner_of(sizes, config)
     model = make_model(model_config(config))
-    params = spread(factory_of(config, partitioner).create(0).params)
+    params = params_on(partitioner, config)
     several = (config.data.frames,) if config.data.frames > 1 else ()
     batch, key = partitioner.put_batch(make_batch(0, several)), jax.random.key(0)
     results = []
@@ -228,7 +241,7 @@ def test_what_is_computed_again_changes_no_gradient(changes):
     batch, results = make_batch(), []
     for config in (make_config(), make_config(**changes)):
         model, partitioner = CoCa(model_config(config)), partitioner_of((2, 2, 1), config)
-        params = spread(factory_of(config, partitioner).create(0).params)
+        params = params_on(partitioner, config)
         with partitioner.context():
             compute = jax.jit(functools.partial(gradient, model, config))
             results.append(compute(params, partitioner.put_batch(batch), jax.random.key(0))[0])
@@ -265,7 +278,7 @@ def test_a_batch_32_times_as_large_in_micro_batches():
     config.loss.contrastive.chunk = 8  # rows of the similarity matrix at a time
     partitioner = partitioner_of((1, 1, 1), config)
     model = CoCa(model_config(config))
-    params = spread(factory_of(config, partitioner).create(0).params)
+    params = params_on(partitioner, config)
     batch = jax.tree.map(lambda x: np.concatenate([x] * 4), make_batch())
     batch["image"] = np.random.default_rng(0).integers(0, 256, batch["image"].shape, np.uint8)
     key, results, held = jax.random.key(0), [], []
@@ -299,7 +312,7 @@ def test_a_head_has_the_same_gradient_on_every_mesh(changes):
     model = make_model(model_config(config))
     for sizes in ((1, 1, 1), (2, 2, 2)):
         partitioner = partitioner_of(sizes, config)
-        params = spread(factory_of(config, partitioner).create(0).params)
+        params = params_on(partitioner, config)
         batch = partitioner.put_batch(make_batch(0, several))
         with partitioner.context():
             compute = jax.jit(functools.partial(gradient, model, config))
