@@ -13,10 +13,10 @@ from coca_jax.config.recipes import SHAPES_TASK_SMOKE, shapes_finetuning
 
 def get_config(argument=None):
     """The experiment; `argument` is None or `smoke`."""
-    config = shapes_finetuning(steps=1800, batch_size=32)
+    config = shapes_finetuning(steps=1500, batch_size=32)
     # Without these, combinations never seen are often called by seen ones.
     config.model.stochastic_depth = 0.2
-    config.optimizer.weight_decay = 0.5
+    config.optimizer.weight_decay = 1.0
     config.loss.contrastive.weight = 0.1
     config.loss.captioning.weight = 1.0
     test, novel = ({"name": "shapes", "split": split} for split in ("test", "test_novel"))

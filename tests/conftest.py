@@ -13,6 +13,7 @@ os.environ["XLA_FLAGS"] = (
 )
 # No persistent compilation cache but in `compiled_once`: programs of several CPU devices that are
 # loaded from it start their collectives in different orders, and hang (jaxlib 0.10.2).
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -56,17 +57,19 @@ def compiled_once(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("compiled"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
-        compilation_cache.set_cache_dir(folder)
+        _configure_cache("jax_compilation_cache_dir", folder)
         yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
+    _configure_cache("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture
 def uncached():
-    """Compiles without the cache, within a module that is `compiled_once`."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
+    """Compiles without the cache in this process, within a module that is `compiled_once`."""
+    _configure_cache("jax_enable_compilation_cache", False)
     yield
-    jax.config.update("jax_enable_compilation_cache", True)
-    compilation_cache.reset_cache()
+    _configure_cache("jax_enable_compilation_cache", True)
+
+
+def _configure_cache(name, value):
+    jax.config.update(name, value)
+    compilation_cache.reset_cache()  # or what was opened before stays

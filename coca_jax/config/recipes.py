@@ -93,18 +93,19 @@ SHAPES_TASK_SMOKE = SHAPES_SMOKE | {
 }
 
 
-def shapes_training(steps: int) -> ConfigDict:
+def shapes_training(steps: int, batch_size: int = 96) -> ConfigDict:
     """How the embedded default learns, and what is fine-tuned from it.
 
     Args:
-      steps: of 96 examples.
+      steps: how many.
+      batch_size: examples a step.
     """
     config = default_config()
     config.optimizer.name = "adamw"
     config.optimizer.b2 = 0.99
     config.optimizer.weight_decay = 0.1
     config.train.steps = steps
-    config.train.batch_size = 96
+    config.train.batch_size = batch_size
     return config
 
 
@@ -112,12 +113,11 @@ def shapes_finetuning(steps: int, batch_size: int = 96, learning_rate: float = 1
     """What the tasks on `shapes` share: they start from a run of `configs/shapes.py`.
 
     Args:
-      steps: of the task.
+      steps: how many.
       batch_size: examples a step.
       learning_rate: the peak.
     """
-    config = shapes_training(steps)
-    config.train.batch_size = batch_size
+    config = shapes_training(steps, batch_size)
     config.optimizer.learning_rate = learning_rate
     config.init.path = "runs/shapes"
     config.data.tokenizer.path = "runs/shapes/tokenizer.model"

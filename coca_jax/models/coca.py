@@ -25,7 +25,9 @@ class CoCaOutput:
 
     image_embeddings: Any  # [b, e], unit length
     text_embeddings: Any  # [b, e], unit length
-    features: Any  # [b, t, d], in the activations' type; position t predicts token t + 1
+    # [b, t, d], in the activations' type; position t predicts token t + 1. Of several pictures of
+    # a text each has a row.
+    features: Any
     vocabulary: Any  # [d, v], likewise; its products with the features are the logits
     logit_scale: Any  # [], 1 / temperature
     logit_bias: Any  # [], of the sigmoid loss
@@ -101,9 +103,9 @@ class CoCa(nn.Module):
     def _describe(
         self, features: Float[Array, "b t d"], context: Float[Array, "pictures n d2"]
     ) -> Float[Array, "pictures t d"]:
-        """Features of texts, read beside each of their pictures, of which each has as many."""
-        if (pictures := context.shape[0] // features.shape[0]) > 1:
-            features = jnp.repeat(features, pictures, axis=0)
+        """The decoder's outputs; of p pictures, p / b in a row belong to the same text."""
+        if self.config.head and self.config.head.images > 1:
+            features = jnp.repeat(features, self.config.head.images, axis=0)
         return self.decoder.describe(features, context)
 
     def encode_image(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b e"]:

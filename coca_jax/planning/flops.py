@@ -58,7 +58,8 @@ def _with_head(parts: dict[str, int], config: CoCaConfig, tokens: int) -> dict[s
     if config.contrastive == "none" and not config.multimodal:
         parts = {"image_encoder": parts["image_encoder"]}
     parts = {name: head.images * flops for name, flops in parts.items()}
-    if "decoder" in parts:  # its unimodal half reads the text once for all pictures
+    # The decoder's unimodal half reads a text once for all pictures; several have no [CLS].
+    if "decoder" in parts:
         layer = _layer(text.length, text.width, text.mlp, causal=True)
         parts["decoder"] -= (head.images - 1) * text.unimodal_layers * layer
     width = text.width if head.reads == "text" else config.image.width

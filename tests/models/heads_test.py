@@ -140,6 +140,8 @@ def test_two_pictures_are_read_each_beside_the_text():
     head = PooledClassifier(3, 32, 4)
     expected = head.apply({"params": params["head"]}, jnp.stack(features, axis=1))
     np.testing.assert_allclose(classify(config, image, ids), expected, atol=1e-5)
+    trained = applied(config, image, ids, params=params).class_logits
+    np.testing.assert_allclose(trained, expected, atol=1e-5)
 
 
 def test_frames_have_an_order_once_it_is_learned():

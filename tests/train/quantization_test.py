@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
-from train.step_test import factory_of, make_batch, make_config, partitioner_of, spread
+from train.step_test import factory_of, host_params, make_batch, make_config, partitioner_of
 
 from coca_jax.config import model_config
 from coca_jax.errors import UserError
@@ -21,8 +21,7 @@ TOLERANCE = {"int8": 0.05, "fp8": 0.25}
 
 @pytest.fixture(scope="module")
 def params():
-    config = make_config()
-    return spread(factory_of(config, partitioner_of((1, 1, 1), config)).create(0).params)
+    return host_params(model_config(make_config()))
 
 
 def gradients(params, name, **changes):

@@ -85,7 +85,7 @@ def factory_of(config, partitioner):
 
 
 def spread(params):
-    """Parameters off their initial values, where attention is uniform and gradients are noise."""
+    """Parameters, on the host, off the initial ones, whose attention and gradients say little."""
     rng = np.random.default_rng(0)
 
     def move(x):
@@ -95,15 +95,15 @@ def spread(params):
 
 
 @functools.cache
-def initial(config):
-    """Of a model's configuration; on the host, since each mesh would compile them again."""
+def host_params(config):
+    """A model's parameters, `spread`, on the host: every mesh would compile their making again."""
     create = jax.jit(functools.partial(init_params, make_model(config)))
     return spread(nn.meta.unbox(create(jax.random.key(0))))
 
 
 def params_on(partitioner, config):
     shardings = factory_of(config, partitioner).shardings
-    return jax.device_put(initial(model_config(config)), shardings.params)
+    return jax.device_put(host_params(model_config(config)), shardings.params)
 
 
 @functools.cache
