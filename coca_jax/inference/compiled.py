@@ -1,33 +1,34 @@
 """What a loaded model computes, compiled for batches of few sizes."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, Generated, Method, Prompt, generate, score
 from coca_jax.models import CoCa, attention_maps, normalize_pixels
 from coca_jax.parallel import Partitioner
+from coca_jax.parallel.sharding import Rules
 
 STATIC = {"caption": ("decoding", "method"), "score": ("even", "chunk")}
 
 
 class Compiled:
-    """A model's functions; batches are split over the mesh, padded to a power of two a shard."""
+    """A model's functions; batches are split over the mesh, padded to a power of two a shard.
+
+    Models of one configuration, on one mesh, share what is compiled.
+    """
 
     def __init__(self, model: CoCa, partitioner: Partitioner):
         """Compiles nothing yet: that waits for the first batch of each size."""
         self._partitioner = partitioner
-        self._functions = {
-            name: jax.jit(
-                function, out_shardings=partitioner.replicated, static_argnames=STATIC.get(name)
-            )
-            for name, function in _functions(model).items()
-        }
+        self._functions = _jitted(model, partitioner.mesh, partitioner.rules)
 
     def run(
         self,
@@ -65,6 +66,16 @@ class Compiled:
         while padded < size:
             padded *= 2
         return padded
+
+
+@functools.lru_cache(maxsize=8)
+def _jitted(model: CoCa, mesh: Mesh, rules: Rules) -> dict[str, Callable]:
+    """The functions of equal models; `rules` are the ones that tracing finds in its context."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return {
+        name: jax.jit(function, out_shardings=replicated, static_argnames=STATIC.get(name))
+        for name, function in _functions(model).items()
+    }
 
 
 def _functions(model: CoCa) -> dict[str, Callable]:

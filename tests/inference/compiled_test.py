@@ -1,0 +1,58 @@
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from coca_jax.config import load_config, model_config
+from coca_jax.inference.compiled import Compiled
+from coca_jax.models import init_params, make_model
+from coca_jax.parallel import Partitioner, make_mesh
+from coca_jax.parallel.sharding import RULES
+
+TEXTS = np.arange(1, 29, dtype=np.int32)[None]
+
+
+@pytest.fixture
+def compilations():
+    """Names of the functions that are compiled from here on."""
+    seen = []
+
+    def note(event, seconds, fun_name="", **_):
+        if event.endswith("backend_compile_duration"):
+            seen.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.fixture(scope="module")
+def params():
+    config = model_config(load_config("configs/shapes.py:smoke"))
+    return jax.jit(lambda: nn.meta.unbox(init_params(make_model(config), jax.random.key(0))))()
+
+
+def encode(params, rules=RULES, **changes):
+    """Embeds a text with a model as another `load` would make it."""
+    config = load_config("configs/shapes.py:smoke")
+    config.model.update(changes)
+    partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}), rules)
+    compiled = Compiled(make_model(model_config(config)), partitioner)
+    return compiled.run("encode_text", jax.device_put(params, partitioner.replicated), [TEXTS])
+
+
+def test_models_of_one_configuration_compile_once(params, compilations):
+    first = encode(params)
+    compilations.clear()
+    np.testing.assert_array_equal(encode(params), first)
+    other = encode(jax.tree.map(lambda x: -np.asarray(x), params))
+    assert not compilations
+    assert np.abs(other - first).max() > 0.01
+
+
+@pytest.mark.parametrize("changes", [{"dtype": "bfloat16"}, {"rules": (("batch", "data"),)}])
+def test_what_is_computed_or_laid_out_otherwise_compiles_anew(params, compilations, changes):
+    encode(params)
+    compilations.clear()
+    encode(params, **changes)
+    assert len(compilations) == 1
