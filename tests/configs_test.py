@@ -86,8 +86,8 @@ PUBLISHED = ("vqav2", "snli_ve", "nlvr2", "imagenet", "coco_captioning")
     ],
 )
 def test_a_task_trains_and_evaluates_and_its_model_loads(name, all_shapes, tmp_path):
-    overrides = [f"--config.data.dir={all_shapes}", "--config.train.steps=3"]
-    config = load_config(f"configs/{name}.py:smoke", overrides)
+    config = load_config(f"configs/{name}.py:smoke", [f"--config.data.dir={all_shapes}"])
+    config.update_from_flattened_dict({"train.steps": 3, "mesh.data": 1})
     loop.train(config, tmp_path)
     results = json.loads((tmp_path / "eval/3.json").read_text())
     assert results.keys() == set(loop.possible(config, model_config(config)))

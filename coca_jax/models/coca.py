@@ -87,7 +87,7 @@ class CoCa(nn.Module):
     def _output(self, tokens: Float[Array, "pictures n c"], ids: Int[Array, "b t"]) -> CoCaOutput:
         config = self.config
         image_embeddings = text_embeddings = vocabulary = scale = bias = None
-        if config.contrastive == "none" and not config.multimodal:  # a head that reads the image
+        if not config.reads_text:
             return CoCaOutput(None, None, None, None, None, None)
         context = self._context(tokens) if config.multimodal else None
         features, cls = self.decoder.encode(ids)
@@ -104,8 +104,8 @@ class CoCa(nn.Module):
         self, features: Float[Array, "b t d"], context: Float[Array, "pictures n d2"]
     ) -> Float[Array, "pictures t d"]:
         """The decoder's outputs; of p pictures, p / b in a row belong to the same text."""
-        if self.config.head and self.config.head.images > 1:
-            features = jnp.repeat(features, self.config.head.images, axis=0)
+        if self.config.pictures > 1:
+            features = jnp.repeat(features, self.config.pictures, axis=0)
         return self.decoder.describe(features, context)
 
     def encode_image(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b e"]:
@@ -184,10 +184,10 @@ def init_params(model: CoCa, key: jax.Array, batch: int = 1) -> Any:
       key: of their random values.
       batch: size of the dummy batch that the model is traced with; a mesh must divide it.
     """
-    image, text, head = model.config.image, model.config.text, model.config.head
-    several = (head.images,) if head and head.images > 1 else ()
-    pixels = jnp.zeros((batch, *several, *image.pixels, 3))
-    ids = jnp.zeros((batch, text.length), jnp.int32)
+    config = model.config
+    several = (config.pictures,) * (config.pictures > 1)
+    pixels = jnp.zeros((batch, *several, *config.image.pixels, 3))
+    ids = jnp.zeros((batch, config.text.length), jnp.int32)
     return model.init(key, pixels, ids)["params"]
 
 

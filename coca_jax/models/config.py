@@ -116,6 +116,16 @@ class CoCaConfig:
         """Whether the decoder's second half is there: to caption, or for a head that reads it."""
         return self.captioning or (self.head is not None and self.head.reads == "text")
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether the decoder is computed: all but a head that reads the image needs it."""
+        return self.contrastive != "none" or self.multimodal
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures an example has, for one text."""
+        return 1 if self.head is None else self.head.images
+
     @classmethod
     def from_dict(cls, values: dict[str, Any], **derived: Any) -> "CoCaConfig":
         """Builds the dataclasses from nested dictionaries; `derived` overrides the top level."""

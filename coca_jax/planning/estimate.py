@@ -116,10 +116,13 @@ def exchanges(
 
 def _activations(model: CoCaConfig, rows: int) -> Iterator[tuple[int, int]]:
     """Bytes of the residual stream of each tower, and how often a pass adds it up."""
-    image, text = model.image, model.text
-    yield rows * image.tokens * image.width * WEIGHT, 2 * image.layers
-    yield rows * text.length * text.width * WEIGHT, 2 * text.unimodal_layers
-    yield rows * text.length * text.width * WEIGHT, 3 * text.multimodal_layers * model.captioning
+    image, text, pictures = model.image, model.text, model.pictures
+    yield pictures * rows * image.tokens * image.width * WEIGHT, 2 * image.layers
+    words = rows * text.length * text.width * WEIGHT
+    if model.reads_text:
+        yield words, 2 * text.unimodal_layers
+    if model.multimodal:
+        yield pictures * words, 3 * text.multimodal_layers
 
 
 def _first_group(mesh: Mesh, axes: tuple[str, ...]) -> tuple[int, ...]:

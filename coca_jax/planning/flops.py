@@ -17,6 +17,8 @@ RULE = "matrix products only, causal attention at half, training = 3 x forward, 
 def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, int]:
     """FLOPs of one example's forward pass, by part; the text is of full length.
 
+    Of several pictures, all parts but the decoder's unimodal half and the head run for each.
+
     Args:
       config: the model.
       patch_dropout: share of the image's tokens that are left out after their embedding.
@@ -27,9 +29,7 @@ def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, i
     queries = pooler.caption_queries if config.multimodal else 0
     parts = {
         "image_encoder": 2 * image.patches * image.patch**2 * 3 * image.width
-        + image.layers * _layer(tokens, image.width, image.mlp, causal=False),
-        "decoder": text.unimodal_layers
-        * _layer(text.length + contrastive, text.width, text.mlp, causal=True),
+        + image.layers * _layer(tokens, image.width, image.mlp, causal=False)
     }
     context = (queries, text.width) if queries else (tokens, image.width)
     if pooler.kind == "shared":
@@ -43,29 +43,38 @@ def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, i
     if contrastive and config.embedding:
         projection = 2 * text.width * config.embedding
         parts |= {"image_projection": projection, "text_projection": projection}
-    if config.multimodal:
-        layer = _layer(text.length, text.width, text.mlp, causal=True)
-        layer += _cross(text.length, text.width, *context)
-        layer += _mlp(text.length, text.width, text.mlp) * text.interleaved
-        parts["decoder"] += text.multimodal_layers * layer
-        parts["decoder"] += 2 * text.length * text.width * text.vocab_size * config.captioning
-    return parts if config.head is None else _with_head(parts, config, tokens)
-
-
-def _with_head(parts: dict[str, int], config: CoCaConfig, tokens: int) -> dict[str, int]:
-    """The parts of an example of several pictures, with those of its head."""
-    head, text = config.head, config.text
-    if config.contrastive == "none" and not config.multimodal:
+    if not config.reads_text:
         parts = {"image_encoder": parts["image_encoder"]}
-    parts = {name: head.images * flops for name, flops in parts.items()}
-    # The decoder's unimodal half reads a text once for all pictures; several have no [CLS].
-    if "decoder" in parts:
-        layer = _layer(text.length, text.width, text.mlp, causal=True)
-        parts["decoder"] -= (head.images - 1) * text.unimodal_layers * layer
-    width = text.width if head.reads == "text" else config.image.width
-    keys, groups = (text.length, head.images) if head.reads == "text" else (head.images * tokens, 1)
-    softmax = 2 * groups * width * head.classes
-    return parts | {"head": groups * _cross(1, width, keys, width) + softmax}
+    parts = {name: config.pictures * flops for name, flops in parts.items()}
+    if config.reads_text:
+        parts["decoder"] = _decoder(config, context)
+    return parts if config.head is None else parts | {"head": _head(config, tokens)}
+
+
+def _decoder(config: CoCaConfig, context: tuple[int, int]) -> int:
+    """Both halves: the first one reads a text once, the second one beside each picture."""
+    text, contrastive = config.text, config.contrastive != "none"
+    unimodal = text.unimodal_layers * _layer(
+        text.length + contrastive, text.width, text.mlp, causal=True
+    )
+    if not config.multimodal:
+        return unimodal
+    layer = _layer(text.length, text.width, text.mlp, causal=True)
+    layer += _cross(text.length, text.width, *context)
+    layer += _mlp(text.length, text.width, text.mlp) * text.interleaved
+    vocabulary = 2 * text.length * text.width * text.vocab_size * config.captioning
+    return unimodal + config.pictures * (text.multimodal_layers * layer + vocabulary)
+
+
+def _head(config: CoCaConfig, tokens: int) -> int:
+    """A query for each picture's text, or one for the tokens of all pictures; the softmax layer."""
+    head, text, image = config.head, config.text, config.image
+    width, keys, groups = (
+        (text.width, text.length, head.images)
+        if head.reads == "text"
+        else (image.width, head.images * tokens, 1)
+    )
+    return groups * (_cross(1, width, keys, width) + 2 * width * head.classes)
 
 
 def training_flops(config: CoCaConfig) -> int:

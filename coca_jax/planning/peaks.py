@@ -1,5 +1,6 @@
 """Peak rates of devices: what a model FLOPs utilisation is measured against."""
 
+import functools
 import time
 
 import jax
@@ -34,6 +35,7 @@ def peak_flops(devices: int) -> tuple[float, str]:
     return count * _measured(), f"{kind}, float32 matrix product, measured"
 
 
+@functools.cache  # a second, which each run of a comparison would wait
 def _measured(size: int = 1536, repeats: int = 4) -> float:
     x = jnp.ones((size, size))
     product = jax.jit(jnp.matmul)

@@ -138,11 +138,11 @@ def abstract_batch(
     def array(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=partitioner.batch)
 
-    head = model.config.head
-    several = (head.images,) if head and head.images > 1 else ()
+    pictures = model.config.pictures
+    several = (pictures,) * (pictures > 1)
     batch = {
         "image": array(np.uint8, *several, *model.config.image.pixels, 3),
         "text": array(np.int32, config.model.text.length),
     }
-    asked = {name: array(np.int32) for name in ("label", "read")} if head else {}
+    asked = {name: array(np.int32) for name in ("label", "read") if model.config.head}
     return batch | asked | {kind: array(np.int32) for kind in KINDS}

@@ -1,16 +1,19 @@
 """Estimates of programs small enough to count by hand."""
 
+import dataclasses
 import math
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from coca_jax.models import PRESETS
+from coca_jax.models import PRESETS, HeadConfig
 from coca_jax.parallel import make_mesh
 from coca_jax.planning.estimate import Split, exchanges, split_of, temporaries, traffic
 
+NONE = {"captioning": False, "contrastive": "none"}  # of the losses of pretraining
 ROWS = 16
 WHOLE = Split(frozenset({ROWS}), 1, {})
 X, KERNELS = jnp.ones((ROWS, 8)), jnp.ones((5, 8, 8))
@@ -79,6 +82,33 @@ def test_exchanges(accumulate):
     }
     expected += [("all-reduce", size, (0, 1), times * passes) for size, times in sizes.items()]
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"captioning": False}, {"image": 1, "unimodal": 1}),
+        ({**NONE, "head": HeadConfig(5, "text", 2)}, {"image": 2, "unimodal": 1, "multimodal": 2}),
+        ({**NONE, "head": HeadConfig(5, images=3)}, {"image": 3}),
+    ],
+    ids=["contrastive", "pairs", "clips"],
+)
+def test_exchanged_activations_are_of_what_is_computed(changes, expected):
+    """How many rows each tower has of an example."""
+    model = dataclasses.replace(PRESETS["tiny"], **changes)
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 8})
+    found = Counter()
+    for collective in exchanges([], model, mesh, 16, 1):
+        found[collective.size] += collective.times
+    image, text = model.image, model.text
+    row = {"image": image.tokens * image.width, "unimodal": text.length * text.width}
+    row["multimodal"] = row["unimodal"]
+    times = {"image": 2 * image.layers, "unimodal": 2 * text.unimodal_layers}
+    times["multimodal"] = 3 * text.multimodal_layers
+    wanted = Counter()
+    for tower, rows in expected.items():  # of 16 examples, in bfloat16, forward and backward
+        wanted[16 * rows * row[tower] * 2] += 2 * times[tower]
+    assert found == wanted
 
 
 def test_how_arrays_are_split():

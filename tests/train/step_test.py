@@ -138,7 +138,13 @@ def relative(found, expected):
     return max(jax.tree.leaves(ratios))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param(strategy, marks=[pytest.mark.slow] * (name == "fsdp"), id=name)
+        for name, strategy in STRATEGIES.items()
+    ],
+)
 def test_every_strategy_trains_as_one_device(strategy):
     one, expected, _ = three_steps((1, 1, 1))
     many, found, _ = three_steps(*strategy)
