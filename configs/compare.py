@@ -85,8 +85,10 @@ def get_config(argument=None):
         raise UserError(f"configuration argument {argument!r} is not known; there is {known}")
     pretraining = load_config(str(FOLDER / "shapes.py"))
     questions = load_config(str(FOLDER / "shapes_vqa.py"))
+    questions.optimizer.learning_rate = 1e-3
+    questions.model.text.length = pretraining.model.text.length
     for config in (pretraining, questions):
-        config.train.steps = 500
+        config.train.update({"steps": 500, "batch_size": 96})
         for evaluation in config.eval.values():
             evaluation.limit = min(evaluation.get("limit", 1000), 1000)
     pretraining.eval.captioning.limit = 200

@@ -22,7 +22,7 @@ ANSWERS = (
 def get_config(argument=None):
     """The experiment; `argument` is None or `smoke`."""
     config = shapes_finetuning(steps=1900, batch_size=32, learning_rate=4e-4)
-    config.model.text.length = 20  # those of questions and answers are shorter; 1% of captions cut
+    config.model.text.length = 20  # a question with its answer has less; 1% of captions is cut
     with_head(config, "text", ANSWERS)
     config.loss.captioning.weight = 1.0
     config.data.sources = {

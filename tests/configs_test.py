@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import jax
 import pytest
 
 import coca_jax
@@ -92,7 +93,7 @@ def test_a_task_trains_and_evaluates_and_its_model_loads(name, all_shapes, tmp_p
     results = json.loads((tmp_path / "eval/3.json").read_text())
     assert results.keys() == set(loop.possible(config, model_config(config)))
     assert all(values["count"] > 0 for values in results.values() if "count" in values)
-    model = coca_jax.load(tmp_path)
+    model = coca_jax.load(tmp_path, devices=jax.devices()[:1])
     assert model.classes == tuple(config.head.classes) * bool(config.loss.classification.weight)
     # Evaluated again, from the folder, it is the same.
     metrics, _ = evaluate(model, config)

@@ -68,7 +68,7 @@ class Compiled:
         return padded
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)  # more than a comparison has rows
 def _jitted(model: CoCa, mesh: Mesh, rules: Rules) -> dict[str, Callable]:
     """The functions of equal models; `rules` are the ones that tracing finds in its context."""
     replicated = NamedSharding(mesh, PartitionSpec())

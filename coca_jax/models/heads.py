@@ -97,7 +97,7 @@ class CoCaClassifier(CoCa):
         ids: Int[Array, "b t"],
         read: Int[Array, " b"] | None,
     ) -> Float[Array, "b classes"]:
-        images = self.config.head.images
+        images = self.config.pictures
         if self.config.head.reads == "image":
             tokens = tokens.reshape(-1, images, *tokens.shape[1:])
             if images > 1:

@@ -37,13 +37,19 @@ class Split(NamedTuple):
         return whole // self.shards if self.rows & set(shape[:3]) else whole
 
 
-def split_of(params: Any, batch_size: int, accumulate: int, shards: int) -> Split:
-    """What `Split` needs, of parameters with shardings and a batch over so many shards."""
+def split_of(
+    params: Any, batch_size: int, accumulate: int, shards: int, pictures: int = 1
+) -> Split:
+    """What `Split` needs, of parameters with shardings and a batch over so many shards.
+
+    Arrays have a row for each example, or for each of its pictures.
+    """
     parts = {
         leaf.shape: math.prod(leaf.shape) // math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(params)
     }
-    return Split(frozenset({batch_size, batch_size // accumulate}), shards, parts)
+    examples = (batch_size, batch_size // accumulate)
+    return Split(frozenset(n * times for n in examples for times in (1, pictures)), shards, parts)
 
 
 def temporaries(jaxpr: Any, split: Split) -> int:
@@ -86,13 +92,13 @@ def exchanges(
 ) -> list[Collective]:
     """Exchanges of parameters, gradients and, where `tensor` splits layers, of activations.
 
-    A split parameter is gathered for the forward and for the backward pass (and once more for each
-    micro-batch's embeddings), its gradient is added up and split again; over axes that do not split
-    it the gradient is added up. Each attention and MLP of a layer is added up over `tensor` in both
-    directions.
+    A split parameter is gathered for the forward and for the backward pass (and, to contrast, once
+    more for each micro-batch's embeddings), its gradient is added up and split again; over axes
+    that do not split it the gradient is added up. Each attention and MLP of a layer is added up
+    over `tensor` in both directions.
     """
     counts: Counter[tuple[str, int, tuple[str, ...]]] = Counter()
-    passes = accumulate * (2 if accumulate == 1 else 3)
+    passes = accumulate * (3 if accumulate > 1 and model.contrastive != "none" else 2)
     for leaf in jax.tree.leaves(params):
         axes = [a for entry in leaf.sharding.spec for a in jax.tree.leaves(entry)]
         whole = math.prod(leaf.shape) * WEIGHT

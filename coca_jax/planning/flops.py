@@ -17,7 +17,7 @@ RULE = "matrix products only, causal attention at half, training = 3 x forward, 
 def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, int]:
     """FLOPs of one example's forward pass, by part; the text is of full length.
 
-    Of several pictures, all parts but the decoder's unimodal half and the head run for each.
+    Of several pictures, the encoder, the pooler and the decoder's second half run for each.
 
     Args:
       config: the model.

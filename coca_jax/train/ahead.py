@@ -75,9 +75,10 @@ def estimate_ahead(config: ConfigDict, mesh: Mesh) -> Step:
     if config.model.dtype == "auto":
         config.model.dtype = "bfloat16"  # whatever devices stand for those it will run on
     config.model.attention = "xla"  # what is counted
-    traced, size = _trace(config, mesh), config.train.batch_size
+    traced, model, size = _trace(config, mesh), model_config(config), config.train.batch_size
     accumulate, params = config.train.accumulate, traced.state.params
-    split = split_of(params, size, accumulate, traced.partitioner.batch_shards)
+    shards = traced.partitioner.batch_shards
+    split = split_of(params, size, accumulate, shards, model.pictures)
     jaxpr, given = traced.program.jaxpr, sum(traced.held.values())
     return Step(
         traced.held,
@@ -85,7 +86,7 @@ def estimate_ahead(config: ConfigDict, mesh: Mesh) -> Step:
         temporaries=temporaries(jaxpr, split),
         executed_flops=executed_flops(jaxpr),
         traffic=traffic(jaxpr, split) + 2 * given,  # the state is read and written
-        collectives=exchanges(params, model_config(config), mesh, size, accumulate),
+        collectives=exchanges(params, model, mesh, size, accumulate),
         devices=list(mesh.devices.flat),
         estimated=True,
     )

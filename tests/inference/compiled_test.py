@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coca_jax.config import load_config, model_config
-from coca_jax.inference.compiled import Compiled
+from coca_jax.inference import compiled
 from coca_jax.models import init_params, make_model
 from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.parallel.sharding import RULES
@@ -14,8 +14,9 @@ TEXTS = np.arange(1, 29, dtype=np.int32)[None]
 
 @pytest.fixture
 def compilations():
-    """Names of the functions that are compiled from here on."""
+    """Names of the functions that are compiled from here on, none of which was before."""
     seen = []
+    compiled._jitted.cache_clear()
 
     def note(event, seconds, fun_name="", **_):
         if event.endswith("backend_compile_duration"):
@@ -37,8 +38,8 @@ def encode(params, rules=RULES, **changes):
     config = load_config("configs/shapes.py:smoke")
     config.model.update(changes)
     partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}), rules)
-    compiled = Compiled(make_model(model_config(config)), partitioner)
-    return compiled.run("encode_text", jax.device_put(params, partitioner.replicated), [TEXTS])
+    functions = compiled.Compiled(make_model(model_config(config)), partitioner)
+    return functions.run("encode_text", jax.device_put(params, partitioner.replicated), [TEXTS])
 
 
 def test_models_of_one_configuration_compile_once(params, compilations):

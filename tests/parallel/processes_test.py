@@ -258,7 +258,7 @@ def test_a_stopped_process_is_lost(run):
     began = time.monotonic()
     group.children[1].send_signal(signal.SIGSTOP)
     codes = {i: group.children[i].wait(30) for i in (0, 2)}
-    assert codes == {0: 4, 2: 4} and 3 < time.monotonic() - began < 9
+    assert codes == {0: 4, 2: 4} and 3 < time.monotonic() - began < 20
     for i in (0, 2):
         assert "process 1 (" in group.text(i) and "lost contact: silent for 5 s" in group.text(i)
 

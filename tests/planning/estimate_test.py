@@ -121,4 +121,6 @@ def test_how_arrays_are_split():
 
     assert parts(8, 6) == 4 and parts(7) == 1
     assert parts(64, 5) == parts(12, 32, 5) == parts(2, 1, 32, 5) == 8
-    assert parts(5, 5, 5, 64) == 1
+    assert parts(5, 5, 5, 64) == 1 and parts(128, 5) == 1
+    split = split_of([], 64, 2, 8, pictures=2)
+    assert parts(128, 5) == parts(32, 2, 5) == 8

@@ -37,8 +37,9 @@ OPEN_CLIP = dataclasses.asdict(
         OPEN_CLIP,
         {"contrastive": "none", "captioning": False, "head": HeadConfig(5, images=3)},
         {"contrastive": "none", "captioning": False, "head": HeadConfig(5, "text", 2)},
+        {"contrastive": "none", "head": HeadConfig(5, "text")},
     ],
-    ids=["both", "contrastive_only", "captioning_only", "open_clip", "clips", "pairs"],
+    ids=["both", "contrastive_only", "captioning_only", "open_clip", "clips", "pairs", "questions"],
 )
 def test_formula_counts_what_the_program_multiplies(changes):
     config = CoCaConfig.from_dict(dataclasses.asdict(TINY) | changes)

@@ -106,7 +106,7 @@ def wait_for_step(workdir, step, seconds=120):
 def wait_for_checkpoint(workdir, seconds=120):
     """Until a step is saved whole, which takes longer than the steps that follow it."""
     end = time.monotonic() + seconds
-    while not any(p.name.isdigit() for p in workdir.glob("checkpoints/*")):
+    while not any(workdir.glob("checkpoints/*/manifest.json")):  # what is written last
         assert time.monotonic() < end, "no checkpoint is ever saved"
         time.sleep(0.05)
 
