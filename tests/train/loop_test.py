@@ -13,6 +13,7 @@ import time
 import broken_data
 import numpy as np
 import pytest
+import quiet_config
 
 from coca_jax.config import load_config
 from coca_jax.data.bad import KINDS
@@ -279,17 +280,10 @@ def test_mistakes_are_found_before_anything_is_made(prepared, tmp_path, changes,
 
 def command_of(prepared, workdir, *more):
     """Trains as the whole run, without its evaluation."""
-    file = workdir.parent / "quiet.py"
-    file.write_text(
-        "from coca_jax.config import load_config\n\n\n"
-        "def get_config(argument):\n"
-        "    config = load_config('configs/shapes.py:smoke')\n"
-        "    config.eval = {}\n"
-        "    return config\n"
-    )
     flags = [f"--config.{key}={value}" for key, value in SMALL.items()]
-    command = [sys.executable, "-m", "coca_jax", "train", "--config", str(file)]
-    return [*command, "--workdir", str(workdir), f"--config.data.dir={prepared}", *flags, *more]
+    command = [sys.executable, "-m", "coca_jax", "train", "--config"]
+    command += [quiet_config.write(workdir.parent), "--workdir", str(workdir)]
+    return [*command, f"--config.data.dir={prepared}", *flags, *more]
 
 
 def test_a_real_process_saves_and_exits_with_3_then_goes_on(whole, prepared, tmp_path):

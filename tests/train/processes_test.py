@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+import quiet_config
 
 from coca_jax.config import load_config
 from coca_jax.observe.metrics import read_metrics
@@ -36,16 +37,17 @@ SMALL = {
 SAME = ("train/loss", "train/contrastive_loss", "train/captioning_loss", "train/grad_norm", "eval/")
 
 
-def start(prepared, workdir, processes, devices, *words, **changes):
+def start(prepared, workdir, processes, devices, *words, config=CONFIG, **changes):
     """Starts so many processes on a run, each with so many devices."""
     changes = SMALL | {"data.dir": prepared} | changes
     return subprocess.Popen(
         [
             *(sys.executable, ROOT / "launch/local.py"),
             *(f"--processes={processes}", f"--devices={devices}", *words),
-            *("--", "--config", CONFIG, "--workdir", workdir),
+            *("--", "--config", config, "--workdir", workdir),
             *(f"--config.{key}={value}" for key, value in changes.items()),
         ],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -157,7 +159,8 @@ def test_four_processes_that_share_rows_go_on_as_one_and_back(alone, prepared, t
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step(prepared, tmp_path):
     changes = {"train.steps": 3000, "checkpoint.every": 3000}
-    process = start(prepared, tmp_path / "run", 2, 1, **changes)
+    config = quiet_config.write(tmp_path)
+    process = start(prepared, tmp_path / "run", 2, 1, config=config, **changes)
     wait_for_step(tmp_path / "run", 5)
     os.kill(child(tmp_path / "run", 1), signal.SIGTERM)
     text, code = finish(process)
@@ -171,17 +174,18 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(prepared, tmp_pat
 
 @pytest.mark.slow
 def test_a_killed_process_is_named_and_the_run_started_again(prepared, tmp_path):
-    workdir, changes = tmp_path / "run", {"train.steps": 60, "checkpoint.every": 4}
-    process = start(prepared, workdir, 2, 1, "--restarts=1", **changes)
+    workdir, changes = tmp_path / "run", {"train.steps": 32, "checkpoint.every": 4}
+    config = quiet_config.write(tmp_path)
+    process = start(prepared, workdir, 2, 1, "--restarts=1", config=config, **changes)
     wait_for_checkpoint(workdir)
     os.kill(child(workdir, 1), signal.SIGKILL)
     text, code = finish(process)
     assert code == 0, text
     assert re.search(r"process [01] ended with", text) and "starting again (1 of 1)" in text
     resumed = int(re.search(r"resumed at step (\d+)", text)[1])
-    assert 4 <= resumed < 60 and resumed % 4 == 0
+    assert 4 <= resumed < 32 and resumed % 4 == 0
     steps = [r["step"] for r in read_metrics(workdir) if "train/loss" in r]
-    assert steps == list(range(1, 61))
+    assert steps == list(range(1, 33))
 
 
 def test_processes_with_different_configurations_are_refused(tmp_path):
