@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from coca_jax.errors import UserError
@@ -71,7 +71,7 @@ class Compiled:
 @functools.lru_cache(maxsize=32)  # more than a comparison has rows
 def _jitted(model: CoCa, mesh: Mesh, rules: Rules) -> dict[str, Callable]:
     """The functions of equal models; `rules` are the ones that tracing finds in its context."""
-    replicated = NamedSharding(mesh, PartitionSpec())
+    replicated = Partitioner(mesh, rules).replicated
     return {
         name: jax.jit(function, out_shardings=replicated, static_argnames=STATIC.get(name))
         for name, function in _functions(model).items()

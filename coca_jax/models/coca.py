@@ -185,8 +185,7 @@ def init_params(model: CoCa, key: jax.Array, batch: int = 1) -> Any:
       batch: size of the dummy batch that the model is traced with; a mesh must divide it.
     """
     config = model.config
-    several = (config.pictures,) * (config.pictures > 1)
-    pixels = jnp.zeros((batch, *several, *config.image.pixels, 3))
+    pixels = jnp.zeros((batch, *config.pixels))
     ids = jnp.zeros((batch, config.text.length), jnp.int32)
     return model.init(key, pixels, ids)["params"]
 

@@ -126,6 +126,11 @@ class CoCaConfig:
         """How many pictures an example has, for one text."""
         return 1 if self.head is None else self.head.images
 
+    @property
+    def pixels(self) -> tuple[int, ...]:
+        """Shape of an example's picture, [h, w, 3], or of its pictures, with an axis for them."""
+        return (*[self.pictures] * (self.pictures > 1), *self.image.pixels, 3)
+
     @classmethod
     def from_dict(cls, values: dict[str, Any], **derived: Any) -> "CoCaConfig":
         """Builds the dataclasses from nested dictionaries; `derived` overrides the top level."""

@@ -139,10 +139,8 @@ def abstract_batch(
     def array(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=partitioner.batch)
 
-    pictures = model.config.pictures
-    several = (pictures,) * (pictures > 1)
     batch = {
-        "image": array(np.uint8, *several, *model.config.image.pixels, 3),
+        "image": array(np.uint8, *model.config.pixels),
         "text": array(np.int32, config.model.text.length),
     }
     asked = {name: array(np.int32) for name in ("label", "read") if model.config.head}
