@@ -19,7 +19,7 @@ ALLOWED = {
     "parallel": set(),
     "checkpoints": set(),
     "observe": set(),
-    "config": {"models", "parallel"},
+    "config": {"models", "data", "parallel"},
     "planning": {"models"},
     "generate": {"models"},
     "inference": {"models", "data", "parallel", "checkpoints", "config", "generate"},

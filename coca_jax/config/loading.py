@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from coca_jax.data.files import read_lines
 from coca_jax.errors import UserError
 
 OVERRIDE = "--config."
@@ -44,10 +45,9 @@ def _name_classes(config: ConfigDict) -> None:
         )
     if file:
         try:
-            lines = pathlib.Path(file).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"config.head.class_file={file!r} cannot be read: {error}") from error
-        config.head.classes = tuple(line.strip() for line in lines if line.strip())
+            config.head.classes = tuple(read_lines(file))
+        except UserError as error:
+            raise UserError(f"config.head.class_file={file!r}: {error}") from error
 
 
 def _read(path: str, argument: str | None) -> ConfigDict:

@@ -199,7 +199,7 @@ def read_list(path: str | os.PathLike, size: int) -> Int64[np.ndarray, " m"]:
     """
     try:
         with files.open_binary(os.fspath(path)) as file:
-            lines = file.read().decode("utf-8").splitlines()
+            lines = files.split_lines(file.read().decode("utf-8"))
         head = json.loads(lines[0])["records"]
     except OSError as error:
         raise UserError(f"no list of duplicates can be read from {path}: {error}") from error

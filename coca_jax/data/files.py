@@ -4,6 +4,7 @@ A URL is anything with "://" that fsspec knows: `gs://` and `s3://` (extras `gcs
 `https://`, `memory://`. Reading a part asks for no more than that part.
 """
 
+import codecs
 import contextlib
 import fcntl
 import functools
@@ -104,19 +105,49 @@ def open_binary(path: str) -> Any:
     return system.open(name, "rb")
 
 
-def read_lines(path: str) -> list[str]:
-    """The lines of a text file, such as names of the classes 0, 1, ...
+def text_encoding(data: bytes) -> str:
+    """The encoding of a text by its byte order mark; UTF-8 without one."""
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # before UTF-16's
+    marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    return next((name for mark, name in marks.items() if data.startswith(mark)), "utf-8-sig")
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, which end with \\n, \\r\\n or \\r, without these ends.
+
+    Unlike `str.splitlines`, form feeds, U+0085, U+2028 and the like are characters of their line.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def read_lines(path: str, skip_blank: bool = False) -> list[str]:
+    """The lines of a text file, such as names of the classes 0, 1, ..., without outer white space.
+
+    UTF-8, or UTF-16 with a byte order mark. Blank lines at the end do not count.
+
+    Args:
+      path: of a file.
+      skip_blank: leave out the other blank lines, too, where lines have no numbers.
 
     Raises:
-      UserError: there is no such file, or a line of it is blank.
+      UserError: the file cannot be read, holds nothing or a NUL, or another line is blank.
     """
     try:
         with open_binary(path) as file:
-            lines = [line.strip() for line in file.read().decode("utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+            data = file.read()
+        text = data.decode(text_encoding(data)).replace("\ufeff", "")
+    except (OSError, UnicodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    if not lines or not all(lines):
-        raise UserError(f"{path} should hold a name in every line")
+    lines = [line.strip() for line in split_lines(text.rstrip())]
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise UserError(f"{path}:{number} holds a NUL: it should be text, in UTF-8")
+        if not line and not skip_blank:
+            raise UserError(f"{path}:{number} is blank: every line should hold a name")
+    lines = [line for line in lines if line]
+    if not lines:
+        raise UserError(f"{path} is empty: it should hold a name in every line")
     return lines
 
 

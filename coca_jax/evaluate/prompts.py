@@ -1,10 +1,10 @@
 """Prompt templates: what is said of an image of a class, with {} where the class is named."""
 
 import itertools
-import os
 import pathlib
 from collections.abc import Sequence
 
+from coca_jax.data.files import read_lines
 from coca_jax.errors import UserError
 
 DEFAULT = ("a {}", "a photo of a {}.")
@@ -86,16 +86,15 @@ def find_templates(given: str | Sequence[str] | None, data: str = "") -> tuple[s
     return _checked(_lines(given), given)
 
 
-def _lines(path: str | os.PathLike) -> list[str]:
+def _lines(path: str) -> list[str]:
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(path, skip_blank=True)
+    except UserError as error:
         known = ", ".join(SETS)
         raise UserError(
-            f"templates={path!r} is neither a named set ({known}) nor a file that can be read: "
-            f"{error}"
+            f"templates={path!r} is neither a named set ({known}) nor a file of templates: {error}"
         ) from error
-    return [line.strip().replace("{c}", "{}") for line in text.splitlines() if line.strip()]
+    return [line.replace("{c}", "{}") for line in lines]
 
 
 def _checked(templates: Sequence[str], where: str) -> tuple[str, ...]:

@@ -99,10 +99,13 @@ def test_differences_names_keys_and_values_but_for_the_free_ones():
 
 def test_names_of_classes_are_read_from_their_file(tmp_path):
     file = tmp_path / "classes.txt"
-    file.write_text("cat\n\n dog \n")
+    file.write_text("cat\n dog \n\n")
     config = load_config("configs/shapes.py", [f"--config.head.class_file={file}"])
     assert config.head.classes == ("cat", "dog")
     with pytest.raises(UserError, match="both name the classes"):
         load_config("configs/shapes_vqa.py", [f"--config.head.class_file={file}"])
-    with pytest.raises(UserError, match=r"class_file='nowhere\.txt' cannot be read"):
+    with pytest.raises(UserError, match=r"class_file='nowhere\.txt': .* cannot be read"):
         load_config("configs/shapes.py", ["--config.head.class_file=nowhere.txt"])
+    file.write_text("cat\n\ndog\n")
+    with pytest.raises(UserError, match=r"classes\.txt:2 is blank"):
+        load_config("configs/shapes.py", [f"--config.head.class_file={file}"])

@@ -128,6 +128,48 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
 
 
+ODD = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"  # where str.splitlines ends a line, too
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("last", [0, 1, 3])
+def test_lines_of_names_end_where_editors_end_them(tmp_path, encoding, end, last):
+    path, names = tmp_path / "names", ["Ärger", *(f"a{c}b" for c in ODD), "two words"]
+    path.write_bytes((end.join(names) + end * last).encode(encoding))
+    assert files.read_lines(str(path)) == names
+
+
+def test_utf_16_of_both_byte_orders_and_a_mark_within(tmp_path):
+    path = tmp_path / "names"
+    for mark, order in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
+        path.write_bytes(mark + "cat\n dog \n".encode(order))
+        assert files.read_lines(str(path)) == ["cat", "dog"]
+    path.write_bytes(b"cat\n" + "dog\n".encode("utf-8-sig"))  # two files, one behind the other
+    assert files.read_lines(str(path)) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"cat\n\ndog", "names:2 is blank"),
+        (b"\r\rdog", "names:1 is blank"),
+        (b"cat\r\n \t\r\ndog", "names:2 is blank"),
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"cat\nd\0g\n", "names:2 holds a NUL"),
+        ("cat\n".encode("utf-16-le"), "names:1 holds a NUL"),
+        (b"caf\xe9\n", "cannot be read: .*utf-8"),
+        (b"\xff\xfec", "cannot be read"),
+    ],
+)
+def test_what_is_no_list_of_names(tmp_path, content, message):
+    path = tmp_path / "names"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        files.read_lines(str(path))
+
+
 HOLDER = """
 import sys
 from coca_jax.data.files import locked

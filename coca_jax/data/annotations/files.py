@@ -5,8 +5,9 @@ import os
 import pathlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
+from coca_jax.data.files import text_encoding
 from coca_jax.errors import UserError
 
 MOST_NAMED = 5  # ids in a message
@@ -39,13 +40,13 @@ class Lines:
         """
         number = 0
         try:
-            with open(self.path, encoding="utf-8-sig") as file:
+            with _open(self.path) as file:
                 for number, line in enumerate(file, 1):
                     if line.strip():
                         yield number, json.loads(line)
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error}") from error
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise UserError(f"{self.path} is not UTF-8 behind line {number}: {error}") from error
         except (ValueError, RecursionError) as error:
             raise UserError(f"{self.path}:{number} is no JSON: {error}") from error
@@ -58,9 +59,16 @@ def read_json(path: str | os.PathLike) -> Any:
       UserError: it cannot be read.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8-sig"))
+        return json.loads(pathlib.Path(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _open(path: str | os.PathLike) -> IO[str]:
+    """Opens a text; its lines end with \\n, \\r\\n or \\r."""
+    with open(path, "rb") as file:
+        encoding = text_encoding(file.read(4))
+    return open(path, encoding=encoding)
 
 
 def read(path: str | os.PathLike) -> Any:
@@ -70,14 +78,14 @@ def read(path: str | os.PathLike) -> Any:
       UserError: it cannot be read.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with _open(path) as file:
             lines = (line for line in file if line.strip())
             try:
                 content = json.loads(next(lines, ""))
             except (ValueError, RecursionError):  # the value goes on in the next line, or is none
                 return read_json(path)
             return Lines(path) if next(lines, None) else content
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 

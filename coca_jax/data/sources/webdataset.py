@@ -140,7 +140,7 @@ def _fields(data: bytes | None) -> dict[str, Any]:
 def _captions(data: bytes | None, fields: dict[str, Any], by_line: bool) -> list[str]:
     if data is not None:
         text = to_text(data).rstrip("\r\n")
-        found: Any = [line.strip() for line in text.splitlines()] if by_line else text
+        found: Any = [line.strip() for line in files.split_lines(text)] if by_line else text
     else:
         found = next((fields[key] for key in CAPTION_KEYS if fields.get(key)), [])
     texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []

@@ -1,5 +1,7 @@
 """Files that are of no known format, and tables that should not be written."""
 
+import json
+
 import pytest
 
 from coca_jax import cli
@@ -58,3 +60,15 @@ def test_only_a_table_is_replaced(tmp_path, write, draw):
     other = write(({"Flickr30K_ID": "1"}, {"Flickr30K_ID": "2"}), "snli_ve_dev.jsonl")
     with pytest.raises(UserError, match=r"snli_ve_dev\.jsonl is there, and is no table"):
         write_table([path], folder, other)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_of_windows_programs(tmp_path, draw, encoding):
+    folder = draw("dev-1-0-img0.png", "dev-1-0-img1.png")
+    row = {"identifier": "dev-1-0-0", "sentence": "Zwei\u2028Füße", "label": "True"}
+    lines = [json.dumps(row | {"identifier": f"dev-1-0-{i}"}, ensure_ascii=False) for i in (0, 1)]
+    path = tmp_path / "dev.json"
+    path.write_bytes("\r\n".join(lines).encode(encoding))
+    assert write_table([path], folder, tmp_path / "out.jsonl").rows == 1
+    (made,) = (tmp_path / "out.jsonl").read_text().split("\n")[:-1]
+    assert json.loads(made)["statements"] == ["Zwei\u2028Füße"] * 2

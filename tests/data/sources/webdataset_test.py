@@ -217,12 +217,13 @@ def test_a_folder_of_splits_with_names_of_classes(tmp_path):
 
 
 def test_retrieval_data_have_a_caption_in_each_line(tmp_path):
-    captions = {"jpg": IMAGE, "txt": "a cat\nein Kätzchen \r\n\na pet\n".encode()}
+    text = "a cat\nein\u2028Kätzchen \r\n\na\x85pet\n"
+    captions = {"jpg": IMAGE, "txt": text.encode()}
     (tmp_path / "x/test").mkdir(parents=True)
     write(tmp_path / "x/test/0.tar", captions)
     (tmp_path / "x/dataset_type.txt").write_text("retrieval\n")
     section = {"format": "webdataset", "path": str(tmp_path / "x"), "split": "test"}
-    assert open_source(section)[0]["captions"] == ["a cat", "ein Kätzchen", "a pet"]
+    assert open_source(section)[0]["captions"] == ["a cat", "ein\u2028Kätzchen", "a\x85pet"]
     (tmp_path / "x/dataset_type.txt").write_text("multilabel\n")
     with pytest.raises(UserError, match=r"dataset_type\.txt says 'multilabel'; retrieval and"):
         open_source(section)
