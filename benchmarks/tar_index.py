@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from coca_jax.data import files
 from coca_jax.data.sources.tar_index import SUFFIX, open_indices, scan
 from coca_jax.data.sources.webdataset import webdataset_source
+from coca_jax.io import files
 
 LINKS = 16  # to each tar, indexed in parallel
 SIZES = (100_000, 1_000_000, 100_000_000)

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "coca_jax"
 
-OPEN = {"errors", "accelerators"}  # to all
+OPEN = {"errors", "accelerators", "io"}  # to all
 # Each folder or file of the package, and which others it may import.
 ALLOWED = {
     "models": set(),

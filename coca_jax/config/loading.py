@@ -10,8 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from coca_jax.data.files import read_lines
 from coca_jax.errors import UserError
+from coca_jax.io.files import read_lines
 
 OVERRIDE = "--config."
 

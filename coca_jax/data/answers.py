@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from coca_jax.data.annotations.files import Lines, fields
-from coca_jax.data.files import write_whole
 from coca_jax.errors import UserError
+from coca_jax.io.files import write_whole
 
 NUMBERS = "zero one two three four five six seven eight nine ten".split()  # noqa: SIM905
 SPELLED = {"none": "0"} | {word: str(i) for i, word in enumerate(NUMBERS)}

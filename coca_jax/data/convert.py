@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from coca_jax.data import files, parquet
+from coca_jax.data import parquet
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 NAME = "converted"  # of the data set
 MANIFEST = "conversion.json"

@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt16, UInt64
 from tqdm import tqdm
 
-from coca_jax.data import clips, files
+from coca_jax.data import clips
 from coca_jax.data.sources import Source
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 DISTANCE = 4  # bits; random hashes are as near as that once in 3e13 pairs
 NO_HASH = np.uint64(0)

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from coca_jax.data import files
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 CAPTION_NAMES = ("caption", "captions", "text", "txt", "title")
 BATCH_ROWS = 64  # read at a time

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from coca_jax.data.files import write_whole
 from coca_jax.data.sources import Source
 from coca_jax.data.sources.tfds import tfds_source, tokenizer_path
 from coca_jax.data.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from coca_jax.errors import UserError
+from coca_jax.io.files import write_whole
 
 FROM_FILES = ("fashion_mnist",)  # data sets that can be made from files of the user's
 TOKENIZER_RECORDS = 5_000  # records of train, evenly spaced, whose texts the tokenizer is made of

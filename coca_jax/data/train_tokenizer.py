@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from coca_jax.data import files
 from coca_jax.data.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 MODEL_TYPES = ("unigram", "bpe")
 # Of more, so many are drawn: all are held in memory, and the training time grows with them.

@@ -11,7 +11,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from coca_jax.data import clips
-from coca_jax.data.files import cache_folder
 from coca_jax.data.from_config import check_classes
 from coca_jax.data.sources import Source, open_source
 from coca_jax.data.stream import Batch, evaluation_batches
@@ -27,6 +26,7 @@ from coca_jax.evaluate.runner import (
     training_part,
 )
 from coca_jax.inference import LoadedModel
+from coca_jax.io.files import cache_folder
 from coca_jax.models import CoCaConfig
 
 BATCH_SIZE = 256

@@ -4,8 +4,8 @@ import itertools
 import pathlib
 from collections.abc import Sequence
 
-from coca_jax.data.files import read_lines
 from coca_jax.errors import UserError
+from coca_jax.io.files import read_lines
 
 DEFAULT = ("a {}", "a photo of a {}.")
 BESIDE_DATA = "zeroshot_classification_templates.txt"  # as CLIP_benchmark's data sets have it

@@ -9,7 +9,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from coca_jax.data.files import read_lines
 from coca_jax.errors import UserError
 from coca_jax.evaluate import (
     captioning,
@@ -25,6 +24,7 @@ from coca_jax.evaluate.features import Features
 from coca_jax.evaluate.handle import Handle
 from coca_jax.evaluate.prompts import find_templates
 from coca_jax.generate import METHODS, Decoding, make_method
+from coca_jax.io.files import read_lines
 
 Metrics = dict[str, dict[str, float]]
 """Evaluation name -> metric name -> value; the first metric is the headline."""

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Float, Float32
 
-from coca_jax.data import files
 from coca_jax.errors import UserError
 from coca_jax.inference.loading import Checkpoint
 from coca_jax.inference.nearest import SEARCHES, forget
+from coca_jax.io import files
 
 KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 BATCH = 64  # images read at a time

@@ -18,7 +18,6 @@ from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import model_config, to_json, validate
 from coca_jax.config.validation import structure
 from coca_jax.data import checks
-from coca_jax.data.files import locked
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import Preempted, UserError
@@ -26,6 +25,7 @@ from coca_jax.evaluate.from_config import check, evaluate, missing, possible
 from coca_jax.evaluate.results import format_table, read_step, write_results
 from coca_jax.evaluate.runner import mistakes
 from coca_jax.inference import LoadedModel
+from coca_jax.io.files import locked
 from coca_jax.models import make_model
 from coca_jax.observe.goodput import Goodput
 from coca_jax.observe.profiler import Profiler

@@ -8,11 +8,11 @@ from ml_collections import ConfigDict
 
 from coca_jax.config import differences, model_config, to_json, write_config
 from coca_jax.config.record import NAME, with_defaults
-from coca_jax.data import files
 from coca_jax.data.tokenizers import MODEL_FILES, model_file
 from coca_jax.errors import UserError
 from coca_jax.evaluate.from_config import missing
 from coca_jax.evaluate.results import read_step
+from coca_jax.io import files
 
 # What may change between attempts of one run: where and how fast it computes, not what.
 FREE = (

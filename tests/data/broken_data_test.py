@@ -6,10 +6,10 @@ import pytest
 
 from coca_jax.config import default_config
 from coca_jax.data.bad import KINDS
-from coca_jax.data.files import forget
 from coca_jax.data.from_config import make_train_stream
 from coca_jax.data.sources import open_source
 from coca_jax.data.stream import evaluation_batches
+from coca_jax.io.files import forget
 
 BATCH = 16
 

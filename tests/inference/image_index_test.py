@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from coca_jax.data.files import locked
 from coca_jax.errors import UserError
 from coca_jax.inference import image_index, nearest
 from coca_jax.inference.image_index import ImageIndex
+from coca_jax.io.files import locked
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
-from coca_jax.data.files import text_encoding
 from coca_jax.errors import UserError
+from coca_jax.io.files import text_encoding
 
 MOST_NAMED = 5  # ids in a message
 MOST_SHOWN = 80  # characters of a value in a message

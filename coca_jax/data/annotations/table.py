@@ -12,8 +12,8 @@ from coca_jax.data.annotations.files import Lines, Rows, read, refuse
 from coca_jax.data.annotations.pairs import is_pairs, pair_rows
 from coca_jax.data.annotations.questions import is_of_vqa, question_rows
 from coca_jax.data.annotations.videos import has_videos, video_rows
-from coca_jax.data.files import write_whole
 from coca_jax.errors import UserError
+from coca_jax.io.files import write_whole
 
 # What each format is known by.
 FORMATS = {

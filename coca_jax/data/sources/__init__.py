@@ -5,9 +5,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from coca_jax.data.files import read_lines
 from coca_jax.data.sources.base import Record, Source
 from coca_jax.errors import UserError
+from coca_jax.io.files import read_lines
 
 FORMATS = ("tfds", "array_record", "webdataset", "folder")
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from coca_jax.data import files
 from coca_jax.data.sources.base import Record
 from coca_jax.data.sources.tf_example import to_record
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 OPENING_THREADS = 32  # which wait for the store, not for the CPU
 

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from coca_jax.data import files
 from coca_jax.data.bad import BadExample
 from coca_jax.data.clips import VIDEO_SUFFIXES
 from coca_jax.data.sources import tables
 from coca_jax.data.sources.base import Record, to_labels
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 # Columns of a table; the first that is there is taken.
 IMAGE_COLUMNS = (

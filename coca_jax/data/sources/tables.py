@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-from coca_jax.data import files
 from coca_jax.data.bad import BadExample
 from coca_jax.data.sources.base import to_text
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _BOM = b"\xef\xbb\xbf"

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from coca_jax.data import files
 from coca_jax.data.sources import tar_headers
 from coca_jax.data.sources.tar_headers import Samples
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 SUFFIX = ".coca_index"  # after the name of the tar
 FORMAT = 0x636F_6361_0002  # "coca", and a number that grows with every change of the layout

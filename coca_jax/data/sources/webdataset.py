@@ -9,12 +9,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from coca_jax.data import files
 from coca_jax.data.bad import BadExample
 from coca_jax.data.sources.base import Record, to_labels, to_text
 from coca_jax.data.sources.tar_headers import COLUMNS
 from coca_jax.data.sources.tar_index import Index, open_indices
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 CLASS_NAMES = "classnames.txt"
 KIND = "dataset_type.txt"  # CLIP_benchmark's; of "retrieval" a .txt has a caption in each line

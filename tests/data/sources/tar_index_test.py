@@ -9,10 +9,10 @@ import tarfile
 import numpy as np
 import pytest
 
-from coca_jax.data import files
 from coca_jax.data.sources import tar_index
 from coca_jax.data.sources.tar_index import open_indices
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,11 @@ import tarfile
 
 import pytest
 
-from coca_jax.data import files
 from coca_jax.data.bad import BadExample
 from coca_jax.data.sources import Source, open_source
 from coca_jax.data.sources.webdataset import webdataset_source
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 IMAGE = b"\xff\xd8 no real picture \xff\xd9"
 

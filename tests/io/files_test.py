@@ -6,8 +6,8 @@ import threading
 import fsspec
 import pytest
 
-from coca_jax.data import files
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_what_is_no_list_of_names(tmp_path, content, message):
 
 HOLDER = """
 import sys
-from coca_jax.data.files import locked
+from coca_jax.io.files import locked
 with locked(sys.argv[1], "trained"):
     print("held", flush=True)
     sys.stdin.read()
