@@ -2,14 +2,13 @@
 
 import ast
 import difflib
-import importlib.util
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from coca_jax.config.python_file import run_file
 from coca_jax.errors import UserError
 from coca_jax.io.files import read_lines
 
@@ -20,14 +19,13 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Runs `get_config` of a Python file and applies overrides.
 
     Args:
-      spec: `FILE` or `FILE:argument`.
+      spec: `FILE` or `FILE:argument`; the longest beginning that is a file is the file.
       overrides: as on the command line, `--config.optimizer.learning_rate=3e-4`.
 
     Raises:
       UserError: the file cannot be used, or keys or values are wrong; all of them at once.
     """
-    path, _, argument = spec.partition(":")
-    config = _read(path, argument or None)
+    config = run_file(spec)
     problems = [problem for override in overrides if (problem := _apply(config, override))]
     if problems:
         raise UserError("\n".join(problems))
@@ -48,25 +46,6 @@ def _name_classes(config: ConfigDict) -> None:
             config.head.classes = tuple(read_lines(file))
         except UserError as error:
             raise UserError(f"config.head.class_file={file!r}: {error}") from error
-
-
-def _read(path: str, argument: str | None) -> ConfigDict:
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"configuration file {path!r} does not exist")
-    spec = importlib.util.spec_from_file_location("coca_config", path)
-    if spec is None:
-        raise UserError(f"configuration file {path!r} must be a Python file (.py)")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config(argument)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # whatever a user's own file may raise
-        raise UserError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"get_config of {path} should return a ConfigDict, not {config!r}")
-    return config
 
 
 def _apply(config: ConfigDict, override: str) -> str | None:

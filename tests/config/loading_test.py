@@ -64,24 +64,6 @@ def test_every_mistake_is_in_one_message():
     assert lines[4].startswith("config.data.train.flip='perhaps' should be of type bool")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "does not exist"),
-        ("x = (", "cannot be used: SyntaxError"),
-        ("x = 1", "cannot be used: AttributeError: .*get_config"),
-        ("def get_config(argument=None): return {}['a']", "KeyError"),
-        ("def get_config(argument=None): return {}", "should return a ConfigDict, not {}"),
-    ],
-)
-def test_unusable_files(tmp_path, content, message):
-    path = tmp_path / "config.py"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError, match=message):
-        load_config(str(path))
-
-
 def test_unknown_argument():
     with pytest.raises(UserError, match="'tiny' is not known; there is 'smoke'"):
         load_config(f"{SHAPES}:tiny")

@@ -1,0 +1,109 @@
+import pathlib
+
+import pytest
+from ml_collections import FrozenConfigDict
+
+from coca_jax.config import load_config
+from coca_jax.config.python_file import run_file, split_spec
+from coca_jax.errors import UserError
+
+SAYS_ARGUMENT = """
+from ml_collections import ConfigDict
+def get_config(argument=None):
+    return ConfigDict({"argument": repr(argument)})
+"""
+
+
+@pytest.mark.parametrize("folder", ["plain", "a:b", "a:b.py:c", "a b#%?[x]{y}"])
+def test_the_longest_beginning_that_is_a_file_is_the_file(tmp_path, folder):
+    file = tmp_path / folder / "c.py"
+    file.parent.mkdir()
+    file.write_text(SAYS_ARGUMENT)
+    assert run_file(str(file)).argument == "None"
+    assert run_file(f"{file}:").argument == "None"
+    assert run_file(f"{file}:smoke").argument == "'smoke'"
+    assert run_file(f"{file}:a:~/b").argument == "'a:~/b'"
+    (file.parent / "c.py:smoke").write_text(SAYS_ARGUMENT)
+    assert run_file(f"{file}:smoke").argument == "None"
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.py").write_text(SAYS_ARGUMENT)
+    assert split_spec("~/c.py:smoke") == (str(tmp_path / "c.py"), "smoke")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("absent/c.py:smoke", "configuration file 'absent/c.py' does not exist"),
+        ("a:b/c.py", "configuration file 'a:b/c.py' does not exist"),
+        ("", "configuration file '' does not exist"),
+        ("a\0b.py", r"configuration file 'a\\x00b.py' does not exist"),
+        (".", r"--config '\.' is a folder; it should be a Python file"),
+        (".:smoke", r"--config '\.' is a folder; it should be a Python file"),
+    ],
+)
+def test_a_file_that_is_not_there(tmp_path, monkeypatch, spec, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        run_file(spec)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"x = (", "no Python program: SyntaxError"),
+        (b"x = '\xff'", "no Python program: SyntaxError: .*utf-8"),
+        (b"x = '\0'", "no Python program: "),
+        (b"def get_config(): pass\n  x = 1", "no Python program: IndentationError"),
+        (b"x = 1", r"should define get_config\(argument=None\)"),
+        (b"get_config = 5", r"should define get_config\(argument=None\)"),
+        (b"def get_config(argument=None): return {}['a']", "cannot be used: KeyError"),
+        (b"import absent_module", "cannot be used: ModuleNotFoundError"),
+        (b"raise SystemExit(3)", "cannot be used: SystemExit: 3"),
+        (b"def get_config(argument): raise KeyboardInterrupt", "was interrupted"),
+        (b"def get_config(argument): return get_config(argument)", "cannot be used: Recursion"),
+        (b"def get_config(argument): return {}", "should return a ConfigDict, not dict"),
+        (b"def get_config(argument): pass", "should return a ConfigDict, not NoneType"),
+        (b"def get_config(a, b): pass", "cannot be used: TypeError: .*missing 2"),
+    ],
+)
+def test_a_file_that_cannot_be_used(tmp_path, content, message):
+    path = tmp_path / "config.py"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        run_file(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_function_without_parameter_takes_no_argument(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("from coca_jax.config import default_config as get_config")
+    assert run_file(str(path)).train.steps == 1000
+    with pytest.raises(UserError, match="get_config takes no argument, and 'smoke' is given"):
+        run_file(f"{path}:smoke")
+
+
+def test_a_file_that_was_changed_is_read_anew(tmp_path):
+    path = tmp_path / "config.py"
+    for number in "123":  # within a second, and of one size: compiled files would not differ
+        path.write_text(
+            f"from ml_collections import ConfigDict\ndef get_config(argument):\n"
+            f"    return ConfigDict({{'number': {number}}})\n"
+        )
+        assert run_file(str(path)).number == int(number)
+    assert not list(pathlib.Path(tmp_path).glob("__pycache__"))
+
+
+def test_frozen_and_locked_configurations_take_overrides(tmp_path):
+    path = tmp_path / "config.py"
+    for end in ("FrozenConfigDict(default_config())", "default_config().lock()"):
+        path.write_text(
+            "from ml_collections import FrozenConfigDict\n"
+            "from coca_jax.config import default_config\n"
+            f"def get_config(argument): return {end}\n"
+        )
+        config = load_config(str(path), ["--config.train.steps=5"])
+        assert config.train.steps == 5 and not isinstance(config, FrozenConfigDict)
+        config.eval.new = {"kind": "retrieval"}
