@@ -10,3 +10,10 @@ class UserError(Exception):
 
 class Preempted(Exception):
     """The run was asked to stop and has saved its state; the CLI exits with 3."""
+
+
+class Incomplete(Exception):
+    """All is done but for some inputs that could not be used; the CLI exits with 5.
+
+    Each of those is named before this is raised.
+    """

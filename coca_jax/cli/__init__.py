@@ -5,11 +5,14 @@ import sys
 from collections.abc import Sequence
 
 from coca_jax.cli.parser import make_parser
-from coca_jax.errors import Preempted, UserError
+from coca_jax.errors import Incomplete, Preempted, UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one subcommand and returns its exit code: 0 done, 2 a user's mistake, 3 preempted."""
+    """Runs one subcommand and returns its exit code.
+
+    0: done, 2: a user's mistake, 3: preempted, 5: done, but some inputs could not be used.
+    """
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
     overrides = [word for word in rest if word.startswith("--config.")]
@@ -37,6 +40,9 @@ def _run(options: argparse.Namespace) -> int:
     except Preempted as error:
         print(f"coca {options.command}: {error}; run it again to go on", file=sys.stderr)
         return 3
+    except Incomplete as error:
+        print(f"coca {options.command}: {error}", file=sys.stderr)
+        return 5
     except OSError as error:
         print(f"coca {options.command}: {error}", file=sys.stderr)
         return 2

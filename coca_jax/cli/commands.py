@@ -7,7 +7,7 @@ import sys
 import time
 
 from coca_jax.cli.options import BEAM_OPTIONS, CAPTION_OPTIONS, SAMPLING_OPTIONS
-from coca_jax.errors import UserError
+from coca_jax.errors import Incomplete, UserError
 
 BEGAN = time.time()  # this process, but for its interpreter
 BATCH = 64  # images read at a time
@@ -191,6 +191,8 @@ def data_inspect(options: argparse.Namespace) -> None:
     print(options.sheet)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
+    if options.strict and result["lost"]:
+        raise Incomplete("some of the data are lost to training; the lines above say what and why")
 
 
 def data_train_tokenizer(options: argparse.Namespace) -> None:

@@ -74,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--examples", type=int, default=1000, help="how many to read")
     command.add_argument("--sheet", type=pathlib.Path, default="data.png", metavar="PNG")
     command.add_argument("--json", type=pathlib.Path, metavar="FILE")
+    command.add_argument("--strict", action="store_true", help="exit with 5 if anything is lost")
     command = add("train-tokenizer", commands.data_train_tokenizer, "config", under=data)
     command.add_argument("--vocab-size", type=int, default=64_000, help="pieces")
     command.add_argument("--type", choices=("unigram", "bpe"), default="unigram")

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.data.duplicates import find_duplicates, write_list
 from coca_jax.data.from_config import sections
-from coca_jax.data.sources import Source, open_source
+from coca_jax.data.sources import Source, open_source, warn_of_lost
 from coca_jax.errors import UserError
 
 KEYS = ("format", "name", "split", "path")  # what tells a data set from others
@@ -40,6 +40,7 @@ def deduplicate(
         raise UserError("config.eval names no evaluation to compare the training images with")
     section = known[name]
     train = open_source(section, data.dir, data.cache_dir)
+    warn_of_lost(f"config.data.sources.{name}" if name else "config.data.train", train)
     found = find_duplicates(train, references, distance, data.threads)
     write_list(output, found, _identity(section))
     key = f"config.data.sources.{name}" if name else "config.data.train"
@@ -60,6 +61,7 @@ def _references(data: ConfigDict, evaluations: ConfigDict) -> dict[str, Source]:
         if identity not in seen:
             seen.append(identity)
             opened[name] = open_source(evaluation, data.dir, data.cache_dir)
+            warn_of_lost(f"config.eval.{name}", opened[name])
     return opened
 
 

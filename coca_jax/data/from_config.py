@@ -11,7 +11,7 @@ from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.duplicates import read_list
 from coca_jax.data.examples import BatchMaker, Part
 from coca_jax.data.mixture import Mixture
-from coca_jax.data.sources import Source, open_source
+from coca_jax.data.sources import Source, open_source, warn_of_lost
 from coca_jax.data.stream import TrainStream
 from coca_jax.data.tokenizers import Tokenizer, make_tokenizer
 from coca_jax.errors import UserError
@@ -94,7 +94,10 @@ def caption_texts(data: ConfigDict, most: int) -> tuple[Iterator[str], int]:
     Raises:
       UserError: a data set cannot be opened, or the weights make no mixture.
     """
-    sources = list(open_sources(data).values())
+    opened = open_sources(data)
+    for name, source in opened.items():
+        warn_of_lost(f"config.{_where(name)}", source)
+    sources = list(opened.values())
     makers = [CaptionMaker(**_options(s, CAPTION_OPTIONS)) for s in sections(data).values()]
     sizes = {name: len(source) for name, source in zip(sections(data), sources, strict=True)}
     mixture = Mixture(sizes, weights(data), seed=0)

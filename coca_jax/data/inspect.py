@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from coca_jax.data import clips
+from coca_jax.data.bad import BAD_KINDS
 from coca_jax.data.examples import Part
 from coca_jax.data.from_config import make_train_stream, sections, weights
 from coca_jax.data.mixture import Mixture, describe
@@ -51,10 +52,11 @@ def inspect(
       sheet: where to draw the first of them with their captions, as a PNG.
 
     Returns:
-      "sources" (name -> records, share, passes an epoch), "captions" (lengths), "classes" (name ->
-      examples; "": of none of them; without a head it is empty), "replaced" (kind -> examples),
-      "worst_shards", "examples_per_second" of the whole stream, and of each stage alone
-      on one thread, "microseconds" an example.
+      "sources" (name -> records, share, passes an epoch), "notes" (name -> what its reader noted:
+      kind -> count, text, lost), "lost" (whether any of these are, or an example was bad),
+      "captions" (lengths), "classes" (name -> examples; "": of none of them; without a head it is
+      empty), "replaced" (kind -> examples), "worst_shards", "examples_per_second" of the whole
+      stream, and of each stage alone on one thread, "microseconds" an example.
 
     Raises:
       UserError: the data cannot be opened, hold no usable example, or have other classes.
@@ -75,12 +77,20 @@ def inspect(
     result: dict[str, Any] = {
         "sources": {name or "train": {"records": sizes[name]} | shares[name] for name in sizes}
     }
+    result["notes"] = {
+        name or "train": {note.kind: note._asdict() for note in part.source.notes}
+        for name, part in zip(sizes, parts, strict=True)
+    }
     captions, result["microseconds"] = _stages(
         parts, stream.mixture, tokenizer, seed, examples, text_length, data.frames
     )
     result["captions"] = lengths(captions, tokenizer, text_length)
     measured, drawn = _streamed(stream, math.ceil(examples / BATCH), classes)
     result |= measured
+    noted = [note for notes in result["notes"].values() for note in notes.values()]
+    result["lost"] = any(note["lost"] for note in noted) or any(
+        result["replaced"].get(kind) for kind in BAD_KINDS
+    )
     if sheet is not None:
         image = np.concatenate([batch["image"] for batch in drawn])[:PICTURES]
         image = clips.side_by_side(image)
@@ -212,6 +222,8 @@ def format_inspection(result: dict[str, Any], text_length: int) -> str:
     lines = [f"{'data set':<24}{'records':>14}{'share':>9}{'passes an epoch':>18}"]
     for name, row in result["sources"].items():
         lines.append(f"{name:<24}{row['records']:>14,}{row['share']:>9.1%}{row['passes']:>18.2f}")
+    for name, notes in result["notes"].items():
+        lines += [f"{name}: {note['text']}" for note in notes.values()]
     captions = result["captions"]
     if captions["count"]:
         characters, tokens = captions["characters"], captions["tokens"]

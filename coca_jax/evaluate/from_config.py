@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.data import clips
 from coca_jax.data.from_config import check_classes
-from coca_jax.data.sources import Source, open_source
+from coca_jax.data.sources import Source, open_source, warn_of_lost
 from coca_jax.data.stream import Batch, evaluation_batches
 from coca_jax.errors import UserError
 from coca_jax.evaluate.features import Features, read_features
@@ -99,6 +99,8 @@ def _blank(batch: Batch) -> Batch:
 def check(config: ConfigDict) -> None:
     """Opens the data of every evaluation, so that a mistake does not wait for the first of them.
 
+    What is lost of them is told on standard error, once for all processes.
+
     Raises:
       UserError: names each evaluation whose data set or split cannot be opened, and why.
     """
@@ -109,7 +111,9 @@ def check(config: ConfigDict) -> None:
             if evaluation.kind == "probe":
                 parts.append(training_part(evaluation))
             for part in parts:
-                open_source(part, config.data.dir, config.data.cache_dir)
+                source = open_source(part, config.data.dir, config.data.cache_dir)
+                if jax.process_index() == 0:
+                    warn_of_lost(f"config.eval.{name}", source)
         except UserError as error:
             wrong.append(f"config.eval.{name}: {error}")
     if wrong:

@@ -7,6 +7,8 @@ import jax
 from ml_collections import ConfigDict
 
 from coca_jax.accelerators import compiler_options, default
+from coca_jax.data.from_config import sections
+from coca_jax.data.stream import TrainStream
 from coca_jax.models.coca import activation_dtype
 from coca_jax.planning import parameter_counts, training_flops
 from coca_jax.planning.flops import RULE
@@ -36,7 +38,7 @@ def describe(trainer: Any, state: TrainState, compiled: Any, seconds: float, pea
         "computing": _computing(config, device),
         "mesh": axes,
         "parameters": f"{sum(counts.values()):,} ({_parts(counts)})",
-        "data": _data(config, trainer.stream.mixture.size),
+        "data": _data(config, trainer.stream),
         "batch": f"{config.train.batch_size} pairs a step, {config.train.steps:,} steps",
         "memory": f"{_held(state) / GIB:.3f} GiB of state, {_temporary(compiled)} a device",
         "compiled": f"in {seconds:.1f} s",
@@ -58,10 +60,15 @@ def _computing(config: ConfigDict, device: Any) -> str:
     return ", ".join(parts + [f"{name}={value}" for name, value in options.items()])
 
 
-def _data(config: ConfigDict, size: int) -> str:
-    train, epochs = config.data.train, config.train.steps * config.train.batch_size / size
+def _data(config: ConfigDict, stream: TrainStream) -> str:
+    """The data sets and their sizes, and below them what their readers noted."""
+    train, size = config.data.train, stream.mixture.size
+    epochs = config.train.steps * config.train.batch_size / size
     names = ", ".join(config.data.sources) or train.path or f"{train.name}/{train.split}"
-    return f"{names}, {size:,} examples, {epochs:.1f} epochs"
+    lines = [f"{names}, {size:,} examples, {epochs:.1f} epochs"]
+    for name, part in zip(sections(config.data), stream.make_batch.parts, strict=True):
+        lines += [f"{name}: {note.text}" if name else note.text for note in part.source.notes]
+    return f"\n{'':12}".join(lines)
 
 
 def _parts(counts: dict[str, int]) -> str:

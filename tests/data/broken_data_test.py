@@ -77,11 +77,11 @@ def test_evaluation_leaves_out_and_counts_what_cannot_be_read(folder):
     assert batch["bad_image"] == len(source) - len(batch["image"])
 
 
-def test_a_torn_tar_is_reported_and_the_rest_of_it_used(folder, tmp_path, capfd):
+def test_a_torn_tar_is_noted_and_the_rest_of_it_used(folder, tmp_path):
     broken_data.write(folder)
     made = stream(str(folder / "torn.tar"), tmp_path)
     assert made.mixture.size == broken_data.ENTIRE
-    assert "torn.tar" in capfd.readouterr().err
+    assert any("torn.tar" in note.text for note in made.make_batch.parts[0].source.notes)
     batch = next(made.batches())
     assert all(not batch[kind].any() for kind in KINDS)
     assert np.unique(batch["text"], axis=0).shape[0] == BATCH

@@ -8,6 +8,8 @@ import pytest
 from coca_jax import cli
 from coca_jax.config import default_config
 from coca_jax.data.inspect import draw_sheet, format_inspection, inspect, lengths
+from coca_jax.data.sources import Note
+from coca_jax.data.sources.tfds import TfdsSource
 from coca_jax.data.tokenizers import ByteTokenizer, ClipTokenizer
 from coca_jax.errors import UserError
 
@@ -30,6 +32,7 @@ def test_what_is_seen_is_what_is_there(tmp_path):
     longer = [text for text in ("a PNG named jpg",) if len(text) > 10]
     assert captions["truncated"] == pytest.approx(len(longer) / captions["count"])
     assert sum(count for _, _, count in captions["histogram"]) == captions["count"]
+    assert result["lost"] and result["notes"] == {"train": {}}
     assert result["replaced"]["bad_image"] >= 3 and "broken.tar" in result["worst_shards"]
     assert set(result["microseconds"]) == {"read", "caption", "decode", "augment", "tokenize"}
     drawn = cv2.imread(str(sheet))
@@ -72,13 +75,27 @@ def test_the_command_shows_what_the_configurations_head_is_told(prepared, tmp_pa
     found = tmp_path / "found.json"
     words = ["--config", "configs/shapes_entailment.py:smoke", f"--config.data.dir={prepared}"]
     files = ["--sheet", str(tmp_path / "sheet.png"), "--json", str(found)]
-    assert cli.main(["data", "inspect", *words, "--examples", "32", *files]) == 0
+    assert cli.main(["data", "inspect", *words, "--strict", "--examples", "32", *files]) == 0
     counts = json.loads(found.read_text())["classes"]
     assert sum(counts.values()) == 32
     assert abs(counts.pop("") - 8) <= 1  # a quarter are captions, which teach the head nothing
     assert counts.keys() == {"entailment", "neutral", "contradiction"}
     out = capsys.readouterr().out
     assert all(name in out for name in ("classes: ", *counts))
+
+
+def test_strict_fails_where_a_reader_left_something_out(prepared, tmp_path, capsys, monkeypatch):
+    notes = [Note("hidden", 3, "3 hidden files are skipped"), Note("odd", 2, "2 odd", lost=True)]
+    monkeypatch.setattr(TfdsSource, "notes", notes)
+    monkeypatch.setattr("coca_jax.data.inspect.draw_sheet", lambda *_: None)
+    words = ["--config", "configs/shapes.py:smoke", f"--config.data.dir={prepared}"]
+    words += ["--examples", "32", "--sheet", str(tmp_path / "sheet.png")]
+    assert cli.main(["data", "inspect", "--strict", *words]) == 5
+    told = capsys.readouterr()
+    assert "train: 3 hidden files are skipped\ntrain: 2 odd\n" in told.out
+    assert "the data are lost" in told.err
+    monkeypatch.setattr(TfdsSource, "notes", notes[:1])
+    assert cli.main(["data", "inspect", "--strict", *words]) == 0
 
 
 def test_lengths_are_counted_with_the_ends():

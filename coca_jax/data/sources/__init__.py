@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from coca_jax.data.sources.base import Record, Source
+from coca_jax.data.sources.base import Note, Record, Source, warn_of_lost
 from coca_jax.errors import UserError
 from coca_jax.io.files import read_lines
 
@@ -58,4 +58,4 @@ def open_source(
     return source
 
 
-__all__ = ["FORMATS", "Record", "Source", "open_source"]
+__all__ = ["FORMATS", "Note", "Record", "Source", "open_source", "warn_of_lost"]

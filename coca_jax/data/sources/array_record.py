@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from coca_jax.data.sources.base import Record
+from coca_jax.data.sources.base import Note, Record
 from coca_jax.data.sources.tf_example import to_record
 from coca_jax.errors import UserError
 from coca_jax.io import files
@@ -16,6 +16,8 @@ OPENING_THREADS = 32  # which wait for the store, not for the CPU
 
 class ArrayRecordSource:
     """Records of ArrayRecord files, each opened when the first of its records is read."""
+
+    notes: Sequence[Note] = ()
 
     def __init__(self, parts: Sequence[Any], class_names: Sequence[str] = ()):
         """Wraps array_record's own data source.

@@ -1,7 +1,8 @@
-"""What every source gives: records by their number."""
+"""What every source gives: records by their number, and notes on how it read the files."""
 
+import sys
 from collections.abc import Sequence
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from coca_jax.data.bad import BadExample
 
@@ -16,11 +17,25 @@ class Record(TypedDict):
     fields: dict[str, Any]  # everything else that was stored beside it, by name
 
 
+class Note(NamedTuple):
+    """One thing that a source did with the files, found when it was opened.
+
+    All notes are printed when training starts and by `coca data inspect`, which with `--strict`
+    exits with 5 if one of them is `lost`.
+    """
+
+    kind: str  # a name for JSON, such as "without_image", once in a source
+    count: int  # of samples, rows, images or files, whatever `text` counts
+    text: str  # a sentence with the count, the name of one of them and, if lost, what helps
+    lost: bool = False  # whether they are in the files, but in no record
+
+
 @runtime_checkable
 class Source(Protocol):
     """Random access to the records of a data set; picklable, and read by many threads."""
 
     class_names: list[str]  # of labels 0, 1, ...; empty if there are none
+    notes: Sequence[Note]  # maybe none; on what was left out, and how files were taken
 
     def __len__(self) -> int: ...
 
@@ -29,6 +44,18 @@ class Source(Protocol):
 
     def shard(self, index: int) -> str:
         """The file, or the part of the data set, in which a record is."""
+
+
+def warn_of_lost(name: str, source: Source) -> None:
+    """Prints the notes on what is lost of a data set to standard error.
+
+    Args:
+      name: of the data set, for the message.
+      source: it.
+    """
+    for note in source.notes:
+        if note.lost:
+            print(f"warning: {name}: {note.text}", file=sys.stderr)
 
 
 def to_text(data: bytes) -> str:

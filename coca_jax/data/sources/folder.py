@@ -10,7 +10,7 @@ import numpy as np
 from coca_jax.data.bad import BadExample
 from coca_jax.data.clips import VIDEO_SUFFIXES
 from coca_jax.data.sources import tables
-from coca_jax.data.sources.base import Record, to_labels
+from coca_jax.data.sources.base import Note, Record, to_labels
 from coca_jax.errors import UserError
 from coca_jax.io import files
 
@@ -49,6 +49,7 @@ class FolderSource:
           class_names: of the integer labels.
         """
         self._root, self._entries, self.class_names = root, entries, list(class_names)
+        self.notes: list[Note] = []
 
     def __len__(self) -> int:
         return len(self._entries)

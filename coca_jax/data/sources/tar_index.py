@@ -36,7 +36,6 @@ THREADS = 16  # which wait for storage
 TARS_AT_ONCE = 64  # whose indices a thread looks for: there may be very many
 MIN_PROCESSES = 8  # for many tars, however few processors there are: they wait, too
 TARS_PER_PROCESS = 4  # with fewer, one does not pay
-SHOWN = 10  # torn tars that are named
 
 _ROW = struct.Struct("<8q")
 _NPY_HEADER = 128  # bytes before the array
@@ -66,7 +65,7 @@ class Index(NamedTuple):
 
 
 def open_indices(tars: Sequence[str], cache_dir: str = "") -> list[Index]:
-    """Finds the index of each tar, or makes it; tells on standard error which tars are torn.
+    """Finds the index of each tar, or makes it.
 
     Args:
       tars: paths or URLs.
@@ -224,18 +223,13 @@ def _ask(process: subprocess.Popen, tar: str, size: int) -> Samples | None:
 
 
 def _warn(indices: Sequence[Index], cache_dir: str) -> None:
-    torn = [index for index in indices if index.torn]
-    lines = [f"{one.tar} is torn; the {one.count:,} samples before are used" for one in torn]
-    if len(torn) > SHOWN:
-        lines[SHOWN:] = [f"{len(torn) - SHOWN:,} more tars are torn"]
     if kept := [index.tar for index in indices if index.table is not None]:
-        lines.append(
-            f"the indices of {len(kept):,} tars, such as {kept[0]}, are kept in memory: "
+        print(
+            f"warning: the indices of {len(kept):,} tars, such as {kept[0]}, are kept in memory: "
             f"{' and '.join(str(place.parent) for place in _places(kept[0], cache_dir))} "
-            "cannot be written to"
+            "cannot be written to",
+            file=sys.stderr,
         )
-    for line in lines:
-        print(f"warning: {line}", file=sys.stderr)
 
 
 def _places(tar: str, cache_dir: str) -> Iterator[Path]:

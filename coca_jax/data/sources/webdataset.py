@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coca_jax.data.bad import BadExample
-from coca_jax.data.sources.base import Record, to_labels, to_text
+from coca_jax.data.sources.base import Note, Record, to_labels, to_text
 from coca_jax.data.sources.tar_headers import COLUMNS
 from coca_jax.data.sources.tar_index import Index, open_indices
 from coca_jax.errors import UserError
@@ -30,8 +30,7 @@ class WebDatasetSource:
         """Joins the indices of tars, whose .txt have one caption or, `by_line`, several."""
         self._by_line = by_line
         self.class_names: list[str] = []
-        self.torn = [index.tar for index in indices if index.torn]
-        self.without_image = sum(index.without_image for index in indices)  # left out
+        self.notes = _notes(indices)
         self._indices = list(indices)
         self._ends = list(itertools.accumulate(index.count for index in indices))
 
@@ -96,10 +95,21 @@ def webdataset_source(
         source.class_names = files.read_lines(names)
     if not len(source):
         raise UserError(
-            f"no sample of {path!r} has an image (.jpg, .jpeg, .png or .webp) or a video; "
-            f"{source.without_image:,} have none, and {len(source.torn):,} tars are torn"
+            f"no sample of {path!r} has an image (.jpg, .jpeg, .png or .webp) or a video"
+            + "".join(f"; {note.text}" for note in source.notes)
         )
     return source
+
+
+def _notes(indices: Sequence[Index]) -> list[Note]:
+    notes = []
+    if without := sum(index.without_image for index in indices):
+        text = f"{without:,} samples have no image, and are left out"
+        notes.append(Note("without_image", without, text, lost=True))
+    if torn := [index.tar for index in indices if index.torn]:
+        text = f"{len(torn):,} tars are cut off, such as {torn[0]}; the samples before are used"
+        notes.append(Note("cut_off", len(torn), text, lost=True))
+    return notes
 
 
 def _kind(folder: str) -> str:

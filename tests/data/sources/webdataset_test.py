@@ -124,9 +124,13 @@ def test_samples_without_an_image_are_left_out_and_counted(tmp_path):
     failed = {"json": b'{"status": "failed_to_download"}'}
     path = write(tmp_path / "a.tar", failed, {"jpg": IMAGE}, failed)
     source = webdataset_source(path)
-    assert len(source) == 1 and source.without_image == 2 and source.torn == []
+    assert len(source) == 1
+    [note] = source.notes
+    assert (note.kind, note.count, note.lost) == ("without_image", 2, True)
     write(path, failed)
-    with pytest.raises(UserError, match=r"no sample of '.*a.tar' has an image .*; 1 have none"):
+    with pytest.raises(
+        UserError, match=r"no sample of '.*a.tar' has an image .*; 1 samples have no"
+    ):
         webdataset_source(path)
 
 
@@ -134,7 +138,9 @@ def test_torn_tars_are_known(tmp_path):
     path = write(tmp_path / "a.tar", {"jpg": IMAGE}, {"jpg": IMAGE * 200})
     os.truncate(path, 5000)
     source = webdataset_source(path)
-    assert source.torn == [path] and len(source) == 1
+    assert len(source) == 1
+    [note] = source.notes
+    assert (note.kind, note.count, note.lost) == ("cut_off", 1, True) and path in note.text
 
 
 def test_a_sample_is_one_request(tmp_path, monkeypatch):
