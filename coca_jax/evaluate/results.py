@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from coca_jax.io.files import locked, write_whole
+from coca_jax.io.files import write_whole
+from coca_jax.io.locks import locked
 
 PATIENCE = 60.0  # seconds for another process that evaluates the same step
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32
 from coca_jax.errors import UserError
 from coca_jax.inference.loading import Checkpoint
 from coca_jax.inference.nearest import SEARCHES, forget
-from coca_jax.io import files
+from coca_jax.io.locks import locked
 
 KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 BATCH = 64  # images read at a time
@@ -85,7 +85,7 @@ class ImageIndex:
         if self._read() and there == {name: stamp for name, (stamp, _) in self._rows.items()}:
             counts = {"added": 0, "kept": len(there), "removed": 0}
         else:
-            with files.locked(self._path, "updated"):
+            with locked(self._path, "updated"):
                 counts = self._bring_up_to(there, embed, progress)
         self._searches = {}
         self.unreadable = [name for name, (_, row) in self._rows.items() if row < 0]

@@ -5,19 +5,31 @@ A URL is anything with "://" that fsspec knows: `gs://` and `s3://` (extras `gcs
 """
 
 import codecs
-import contextlib
-import fcntl
 import functools
 import os
-import platform
-import sys
-import time
 import uuid
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from coca_jax.errors import UserError
+from coca_jax.io.paths import expand, is_url, normalize, system_of
+
+__all__ = [
+    "Stamp",
+    "cache_folder",
+    "expand",
+    "forget",
+    "is_file",
+    "is_url",
+    "open_binary",
+    "read_bytes",
+    "read_lines",
+    "read_range",
+    "split_lines",
+    "stamp",
+    "text_encoding",
+    "write_whole",
+]
 
 OPEN_FILES = 256  # local ones kept open; more are reopened when they are read
 
@@ -29,41 +41,6 @@ class Stamp(NamedTuple):
     version: str  # its time of change, or a store's tag
 
 
-def is_url(path: str) -> bool:
-    """Whether a path is for fsspec, and not for the local file system."""
-    return "://" in path
-
-
-def expand(pattern: str | Sequence[str]) -> list[str]:
-    """The files that a pattern stands for, in the order of its braces and then of their names.
-
-    Args:
-      pattern: one or several of: a path or URL, with `{00000..00099}`, `{a,b}`, `*`, `?`, `[0-9]`.
-
-    Raises:
-      UserError: a pattern is malformed or matches nothing, or a file is named twice.
-    """
-    import braceexpand
-
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    paths: list[str] = []
-    for one in patterns:
-        try:
-            parts = list(braceexpand.braceexpand(one))
-        except braceexpand.UnbalancedBracesError as error:
-            raise UserError(f"the braces of {one!r} do not match") from error
-        for part in parts:
-            paths += _matches(part) if any(c in part for c in "*?[") else [part]
-    if not paths or not all(paths):
-        raise UserError(f"no path is given ({pattern!r})")
-    seen: set[str] = set()
-    for path in paths:
-        if path in seen:
-            raise UserError(f"{path} is named twice by {pattern!r}")
-        seen.add(path)
-    return paths
-
-
 def stamp(path: str) -> Stamp:
     """Size and version of a file.
 
@@ -73,7 +50,7 @@ def stamp(path: str) -> Stamp:
     if not is_url(path):
         found = os.stat(path)
         return Stamp(found.st_size, str(found.st_mtime_ns))
-    system, name = _system(path)
+    system, name = system_of(path)
     found = system.info(name)
     keys = ("ETag", "etag", "generation", "md5Hash", "mtime", "LastModified", "created")
     version = next((str(found[key]) for key in keys if found.get(key)), "")
@@ -88,7 +65,7 @@ def read_range(path: str, offset: int, size: int) -> bytes:
       EOFError: it ends before that.
     """
     if is_url(path):
-        system, name = _system(path)
+        system, name = system_of(path)
         data = system.cat_file(name, start=offset, end=offset + size)
     else:
         data = _local(path).read(offset, size)
@@ -97,12 +74,28 @@ def read_range(path: str, offset: int, size: int) -> bytes:
     return data
 
 
-def open_binary(path: str) -> Any:
+def open_binary(path: str | os.PathLike) -> Any:
     """A file to read from its beginning, with seek."""
+    path = normalize(path)
     if not is_url(path):
         return open(path, "rb")
-    system, name = _system(path)
+    system, name = system_of(path)
     return system.open(name, "rb")
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """The content of a file."""
+    with open_binary(path) as file:
+        return file.read()
+
+
+def is_file(path: str | os.PathLike) -> bool:
+    """Whether there is a file at a path or URL."""
+    path = normalize(path)
+    if not is_url(path):
+        return os.path.isfile(path)
+    system, name = system_of(path)
+    return system.isfile(name)
 
 
 def text_encoding(data: bytes) -> str:
@@ -134,8 +127,7 @@ def read_lines(path: str, skip_blank: bool = False) -> list[str]:
       UserError: the file cannot be read, holds nothing or a NUL, or another line is blank.
     """
     try:
-        with open_binary(path) as file:
-            data = file.read()
+        data = read_bytes(path)
         text = data.decode(text_encoding(data)).replace("\ufeff", "")
     except (OSError, UnicodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
@@ -154,11 +146,19 @@ def read_lines(path: str, skip_blank: bool = False) -> list[str]:
 def cache_folder(name: str, given: str = "") -> Path:
     """The folder that is given, or that of this name in the user's own cache."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(given or f"{home}/coca_jax/{name}").expanduser()
+    path = normalize(given or f"{home}/coca_jax/{name}")
+    if is_url(path):
+        raise UserError(f"{path}: a cache must be a local folder")
+    return Path(path)
 
 
 def write_whole(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a local file in one step, so that nobody sees a part of it; makes its folder."""
+    """Writes a file in one step, so that nobody sees a part of it; makes its folder."""
+    path = normalize(path)
+    if is_url(path):
+        system, name = system_of(path)
+        system.pipe_file(name, content)
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}")  # hosts of one file system share their ids
@@ -168,53 +168,6 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-
-
-@contextlib.contextmanager
-def locked(folder: str | os.PathLike, doing: str, patience: float = 0.0) -> Iterator[None]:
-    """Keeps a local folder from other processes, until the context or this process ends.
-
-    On a file system that has no locks nobody is kept away.
-
-    Args:
-      folder: it is made; the lock is a file `.lock` in it.
-      doing: what is done to it, such as "trained", for the message.
-      patience: seconds to wait for another process to let go of it; the wait is told on stderr.
-
-    Raises:
-      UserError: another process has it.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+") as file:
-        if not _has_locked(file):
-            busy = f"{folder} is being {doing} by {_content(file)}"
-            if patience:
-                print(f"{busy}; waiting up to {patience:g} s", file=sys.stderr)
-            deadline = time.monotonic() + patience
-            while not _has_locked(file):
-                if time.monotonic() >= deadline:
-                    raise UserError(busy)
-                time.sleep(min(1.0, patience))
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        yield
-
-
-def _has_locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # there are no locks
-        pass
-    return True
-
-
-def _content(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read()
 
 
 class _Local:
@@ -238,25 +191,3 @@ _local = functools.lru_cache(maxsize=OPEN_FILES)(_Local)
 def forget() -> None:
     """Closes the local files that are kept open, so that what replaced them is read from now on."""
     _local.cache_clear()
-
-
-def _system(path: str) -> tuple[Any, str]:
-    import fsspec
-
-    try:
-        return fsspec.core.url_to_fs(path)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def _matches(pattern: str) -> list[str]:
-    import glob
-
-    if is_url(pattern):
-        system, name = _system(pattern)
-        found = [system.unstrip_protocol(match) for match in system.glob(name)]
-    else:
-        found = glob.glob(pattern, recursive=True)
-    if not found:
-        raise UserError(f"no file matches {pattern!r}")
-    return sorted(found)

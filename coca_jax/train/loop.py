@@ -25,7 +25,7 @@ from coca_jax.evaluate.from_config import check, evaluate, missing, possible
 from coca_jax.evaluate.results import format_table, read_step, write_results
 from coca_jax.evaluate.runner import mistakes
 from coca_jax.inference import LoadedModel
-from coca_jax.io.files import locked
+from coca_jax.io.locks import locked
 from coca_jax.models import make_model
 from coca_jax.observe.goodput import Goodput
 from coca_jax.observe.profiler import Profiler

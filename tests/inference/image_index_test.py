@@ -6,7 +6,7 @@ import pytest
 from coca_jax.errors import UserError
 from coca_jax.inference import image_index, nearest
 from coca_jax.inference.image_index import ImageIndex
-from coca_jax.io.files import locked
+from coca_jax.io.locks import locked
 
 
 @pytest.fixture

@@ -1,6 +1,3 @@
-import errno
-import subprocess
-import sys
 import threading
 
 import fsspec
@@ -76,7 +73,7 @@ def test_missing_files(tmp_path, url):
             files.stamp(name)
         with pytest.raises(FileNotFoundError):
             files.read_range(name, 0, 1)
-    with pytest.raises(UserError, match=r"nosuch://a cannot be read: .*nosuch"):
+    with pytest.raises(UserError, match=r"nosuch://a cannot be opened: .*nosuch"):
         files.stamp("nosuch://a")
 
 
@@ -168,36 +165,3 @@ def test_what_is_no_list_of_names(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         files.read_lines(str(path))
-
-
-HOLDER = """
-import sys
-from coca_jax.io.files import locked
-with locked(sys.argv[1], "trained"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_folder_is_kept_from_other_processes_until_its_process_ends(tmp_path, capsys):
-    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as holder:
-        assert holder.stdout.readline() == "held\n"
-        message = f"run is being tested by process {holder.pid} on"
-        with pytest.raises(UserError, match=message), files.locked(tmp_path / "run", "tested"):
-            raise AssertionError("two have it")
-        threading.Timer(0.3, holder.kill).start()
-        with files.locked(tmp_path / "run", "tested", patience=60.0):
-            pass
-    assert f"by process {holder.pid} on" in (told := capsys.readouterr().err)
-    assert "waiting up to 60 s" in told
-
-
-def test_without_locks_nobody_is_kept_away(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
-    with files.locked(tmp_path, "tested"), files.locked(tmp_path, "tested"):
-        pass

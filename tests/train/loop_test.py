@@ -18,7 +18,7 @@ import quiet_config
 from coca_jax.config import load_config
 from coca_jax.data.bad import KINDS
 from coca_jax.errors import Preempted, UserError
-from coca_jax.io.files import locked
+from coca_jax.io.locks import locked
 from coca_jax.observe.metrics import read_metrics
 from coca_jax.observe.progress import Progress
 from coca_jax.train import loop

@@ -1,0 +1,60 @@
+"""Keeps a folder from other processes while it is written."""
+
+import contextlib
+import fcntl
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from coca_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike, doing: str, patience: float = 0.0) -> Iterator[None]:
+    """Keeps a local folder from other processes, until the context or this process ends.
+
+    On a file system that has no locks nobody is kept away.
+
+    Args:
+      folder: it is made; the lock is a file `.lock` in it.
+      doing: what is done to it, such as "trained", for the message.
+      patience: seconds to wait for another process to let go of it; the wait is told on stderr.
+
+    Raises:
+      UserError: another process has it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+") as file:
+        if not _has_locked(file):
+            busy = f"{folder} is being {doing} by {_content(file)}"
+            if patience:
+                print(f"{busy}; waiting up to {patience:g} s", file=sys.stderr)
+            deadline = time.monotonic() + patience
+            while not _has_locked(file):
+                if time.monotonic() >= deadline:
+                    raise UserError(busy)
+                time.sleep(min(1.0, patience))
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def _has_locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # there are no locks
+        pass
+    return True
+
+
+def _content(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
