@@ -1,6 +1,7 @@
 """Beam search: the standard one of Hugging Face transformers (`generate(num_beams=...)`, 4.55)."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from coca_jax.generate.decoding import Decoding, Step, require, restrict
+from coca_jax.generate.decoding import Decoding, Step, require, require_whole, restrict
 from coca_jax.generate.ranking import top_k
 
 
@@ -50,9 +51,14 @@ class Beams:
     early_stopping: bool = False
 
     def __post_init__(self):
-        require(self.beams >= 1, "beams", self.beams, "at least 1")
+        require_whole("beams", self.beams, 1)
+        require_whole("n_best", self.n_best, 1)
         wanted = f"from 1 to beams = {self.beams}"
-        require(1 <= self.n_best <= self.beams, "n_best", self.n_best, wanted)
+        require(self.n_best <= self.beams, "n_best", self.n_best, wanted)
+        # Beyond that, float32 does not hold the scores of long texts.
+        penalty = self.length_penalty
+        known = isinstance(penalty, numbers.Real) and -10 <= penalty <= 10
+        require(bool(known), "length_penalty", penalty, "from -10 to 10")
 
     @property
     def texts(self) -> int:

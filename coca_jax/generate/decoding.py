@@ -1,6 +1,8 @@
 """The loop over positions that all ways of generating share, and what they may choose from."""
 
 import dataclasses
+import math
+import numbers
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -12,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from coca_jax.errors import UserError
 from coca_jax.models import CoCa
 from coca_jax.models.text_decoder import DecoderCache
+
+FLOAT32 = np.finfo(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +38,11 @@ class Decoding:
     repetition_penalty: float = 1.0
 
     def __post_init__(self):
-        require(self.length >= 2, "length", self.length, "at least 2")
+        require_whole("length", self.length, 2)
+        require_whole("min_length", self.min_length, 0)
         wanted = f"from 0 to length - 1 = {self.length - 1}"
-        require(0 <= self.min_length < self.length, "min_length", self.min_length, wanted)
-        penalty = self.repetition_penalty
-        require(penalty > 0, "repetition_penalty", penalty, "positive (1: none)")
+        require(self.min_length < self.length, "min_length", self.min_length, wanted)
+        require_positive("repetition_penalty", self.repetition_penalty, " (1: none)")
 
 
 @struct.dataclass
@@ -182,7 +186,10 @@ def restrict(
     vocab = logits.shape[-1]
     if penalty != 1:
         seen = jnp.take_along_axis(logits, step.ids, axis=-1) - origin
+        penalty = representable(penalty)
         seen = jnp.where(seen > 0, seen / penalty, seen * penalty) + origin
+        # However large the penalty, seen tokens come before forbidden ones.
+        seen = jnp.clip(seen, FLOAT32.min, FLOAT32.max)
         # Out of bounds is dropped. Under vmap, each device writes into its own rows.
         ids = jnp.where(jnp.arange(decoding.length) < step.position, step.ids, vocab)
         write = jax.vmap(jax.vmap(lambda row, i, x: row.at[i].set(x, mode="drop")))
@@ -215,6 +222,26 @@ def require(condition: bool, name: str, value: Any, wanted: str) -> None:
     """Raises a UserError that says what a setting must be, unless it is."""
     if not condition:
         raise UserError(f"{name} is {value}; it must be {wanted}")
+
+
+def require_whole(name: str, value: Any, least: int) -> None:
+    """Raises a UserError unless a setting is a whole number, `least` or more."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    require(bool(whole and value >= least), name, value, f"a whole number, at least {least}")
+
+
+def require_positive(name: str, value: Any, hint: str = "") -> None:
+    """Raises a UserError unless a setting is a finite number above 0; the hint says more."""
+    positive = isinstance(value, numbers.Real) and 0 < value < math.inf
+    require(bool(positive), name, value, f"positive and finite{hint}")
+
+
+def representable(value: float) -> float:
+    """The nearest to a positive number that float32 holds with all its digits, and its inverse.
+
+    XLA takes smaller numbers for 0, and may divide by multiplying with the inverse.
+    """
+    return float(np.clip(value, FLOAT32.tiny, 1 / FLOAT32.tiny))
 
 
 def _checked_lengths(model: CoCa, decoding: Decoding, prompt: Prompt) -> Int[Array, " images"]:

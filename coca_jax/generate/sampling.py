@@ -1,6 +1,7 @@
 """Texts that are extended each on its own: by the most probable token, or by one drawn."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 import jax
@@ -9,7 +10,15 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from coca_jax.errors import UserError
-from coca_jax.generate.decoding import Decoding, Step, require, restrict
+from coca_jax.generate.decoding import (
+    Decoding,
+    Step,
+    representable,
+    require,
+    require_positive,
+    require_whole,
+    restrict,
+)
 from coca_jax.generate.ranking import nucleus, top_k
 
 
@@ -75,10 +84,12 @@ class Sampling(Greedy):
     top_p: float = 1.0  # only the fewest tokens whose probabilities (after top_k) add up to this
 
     def __post_init__(self):
-        require(self.samples >= 1, "samples", self.samples, "at least 1")
-        require(self.temperature > 0, "temperature", self.temperature, "positive")
-        require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: all tokens)")
-        require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        require_whole("samples", self.samples, 1)
+        hint = " (for the most probable tokens, caption greedily)"
+        require_positive("temperature", self.temperature, hint)
+        require_whole("top_k", self.top_k, 0)
+        share = isinstance(self.top_p, numbers.Real) and 0 < self.top_p <= 1
+        require(bool(share), "top_p", self.top_p, "above 0 and at most 1")
 
     @property
     def texts(self) -> int:
@@ -88,11 +99,14 @@ class Sampling(Greedy):
     def _pick(self, logits: Float[Array, "images k v"], step: Step) -> Int[Array, "images k"]:
         if step.key is None:
             raise UserError("sampling draws random numbers: pass a key")
-        logits, tokens = logits / self.temperature, None
+        # The greatest becomes 0, which no temperature makes infinite.
+        logits = logits - jnp.max(logits, axis=-1, keepdims=True)
+        logits, tokens = logits / representable(self.temperature), None
         if 0 < self.top_k < logits.shape[-1]:
             logits, tokens = top_k(logits, self.top_k)
         if self.top_p < 1:
-            logits = jnp.where(nucleus(jax.nn.softmax(logits), self.top_p), logits, -jnp.inf)
+            kept = nucleus(jax.nn.softmax(logits), representable(self.top_p))
+            logits = jnp.where(kept, logits, -jnp.inf)
         drawn = jnp.argmax(logits + _gumbel(step, logits.shape), axis=-1)
         if tokens is None:
             return drawn

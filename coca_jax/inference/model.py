@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import numbers
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from coca_jax.data.sources.folder import read_pictures
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, make_method
+from coca_jax.generate.decoding import require
 from coca_jax.inference.compiled import Compiled
 from coca_jax.inference.words import mean_by_word
 from coca_jax.models import CoCa, normalize_pixels
@@ -158,7 +160,7 @@ class LoadedModel:
           length: most tokens, begin, prompt and end included; the model's text length by default.
           min_length: least tokens in front of the end, begin and prompt included.
           repetition_penalty: above 1, repeated tokens become less likely; see `generate.Decoding`.
-          seed: of sampling.
+          seed: of sampling, below 2**32.
           **options: of the method; see `generate.Sampling` and `generate.Beams`.
 
         Raises:
@@ -167,6 +169,8 @@ class LoadedModel:
         """
         self._require("captioning", self.config.captioning)
         self._require_vocabulary()
+        known = isinstance(seed, numbers.Integral) and 0 <= seed < 2**32
+        require(known, "seed", seed, f"a whole number from 0 to {2**32 - 1}")
         tokenizer = self.tokenizer
         decoding = Decoding(
             bos_id=tokenizer.bos_id,

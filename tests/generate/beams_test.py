@@ -82,9 +82,11 @@ def test_enough_beams_rank_all_texts(length_penalty):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"beams": 0}, "beams is 0; it must be at least 1"),
+        ({"beams": 0}, "beams is 0; it must be a whole number, at least 1"),
         ({"beams": 3, "n_best": 4}, "n_best is 4; it must be from 1 to beams = 3"),
         ({"n_best": 0}, "n_best is 0"),
+        ({"length_penalty": float("nan")}, "length_penalty is nan; it must be from -10 to 10"),
+        ({"length_penalty": 1e9}, "length_penalty is 1000000000.0"),
     ],
 )
 def test_mistakes(settings, message):

@@ -20,6 +20,7 @@ from generate.tiny import (
 
 from coca_jax.errors import UserError
 from coca_jax.generate import Beams, Decoding, Greedy, Prompt, Sampling, generate
+from coca_jax.generate.decoding import require_positive, require_whole
 from coca_jax.models import init_params
 from coca_jax.parallel import Partitioner, make_mesh
 
@@ -98,14 +99,29 @@ def test_the_loop_stops_when_all_texts_have_ended():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"length": 1}, "length is 1; it must be at least 2"),
+        ({"length": 1}, "length is 1; it must be a whole number, at least 2"),
         ({"min_length": LENGTH}, "min_length is 5; it must be from 0 to length - 1 = 4"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty is inf"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be positive"),
     ],
 )
 def test_mistakes(changes, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(DECODING, **changes)
+
+
+@pytest.mark.parametrize("value", ["six", 2.5, None, True, [3], 0, -1])
+def test_settings_that_are_no_whole_numbers(value):
+    with pytest.raises(UserError, match=r"beams is .*; it must be a whole number, at least 1"):
+        require_whole("beams", value, 1)
+    require_whole("beams", np.int64(1), 1)
+
+
+@pytest.mark.parametrize("value", ["hot", None, 1j, 0, -1.0, float("nan"), float("inf")])
+def test_settings_that_are_not_positive(value):
+    with pytest.raises(UserError, match=r"temperature is .*; it must be positive and finite"):
+        require_positive("temperature", value)
+    require_positive("temperature", np.float32(0.1))
 
 
 def test_mistakes_of_length():

@@ -21,7 +21,7 @@ from generate.tiny import (
 )
 
 from coca_jax.errors import UserError
-from coca_jax.generate import Greedy, Sampling
+from coca_jax.generate import Beams, Greedy, Sampling
 from coca_jax.generate.ranking import nucleus
 
 SAMPLES, SHORT = 4000, dataclasses.replace(DECODING, length=4)
@@ -110,9 +110,43 @@ def test_the_nucleus_is_found_as_by_sorting():
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 1e-38, "top_p": 0.9},
+        {"temperature": 1e-300, "top_k": 10**9, "top_p": 1 - 1e-12},
+        {"top_k": 3, "top_p": 1e-300},
+    ],
+)
+def test_in_the_limit_sampling_is_greedy(settings):
+    made = run(Sampling(2, **settings), key=jax.random.key(0))
+    assert plain(made) == [[text] * 2 for (text,) in plain(run(Greedy()))]
+    assert np.all(np.isfinite(made.log_probabilities))
+
+
+def test_in_the_other_limit_all_allowed_tokens_are_alike():
+    made = run(Sampling(SAMPLES, temperature=1e300), SHORT, key=jax.random.key(0))
+    tokens, counts = np.unique(made.ids[..., 1], return_counts=True)
+    assert tokens.tolist() == [EOS, 3, 4, 5, 6]
+    np.testing.assert_allclose(counts / counts.sum(), 0.2, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "method"), [(1e-300, Sampling(50)), (1e300, Sampling(50)), (1e300, Beams(3, 3))]
+)
+def test_no_repetition_penalty_makes_a_forbidden_token_possible(penalty, method):
+    decoding = dataclasses.replace(DECODING, repetition_penalty=penalty, min_length=4)
+    made = run(method, decoding, key=jax.random.key(0))
+    assert np.all(made.lengths >= 4) and not np.any(made.ids[..., 1:4] < 3)
+    assert np.all(np.isfinite(made.log_probabilities))
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"temperature": 0.0}, "temperature is 0.0; it must be positive"),
+        ({"temperature": np.inf}, "temperature is inf; it must be positive and finite"),
+        ({"temperature": np.nan}, "temperature is nan"),
+        ({"top_p": np.nan}, "top_p is nan"),
         ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"top_k": -1}, "top_k is -1"),
