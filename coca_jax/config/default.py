@@ -158,6 +158,7 @@ def data_defaults() -> dict:
         "threads": 4,  # that make batches, each one at a time (in each worker)
         "workers": 0,  # processes that make batches; 0: threads of this one
         "max_bad_share": 0.2,  # of examples that may be unusable before training stops
+        "allow_changes": False,  # whether a run may go on with data that changed since it stopped
     }
 
 

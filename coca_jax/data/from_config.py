@@ -53,7 +53,7 @@ def open_sources(data: ConfigDict) -> dict[str, Source]:
         try:
             opened[name] = open_source(section, data.dir, data.cache_dir)
         except UserError as error:
-            raise UserError(f"config.{_where(name)}: {error}") from error
+            raise UserError(f"config.{where(name)}: {error}") from error
     return opened
 
 
@@ -125,7 +125,7 @@ def make_parts(data: ConfigDict, image_size: tuple[int, int]) -> dict[str, Part]
             try:
                 left_out = read_list(section.leave_out, len(source))
             except UserError as error:
-                raise UserError(f"config.{_where(name)}.leave_out: {error}") from error
+                raise UserError(f"config.{where(name)}.leave_out: {error}") from error
         made[name] = Part(
             source,
             CaptionMaker(**_options(section, CAPTION_OPTIONS)),
@@ -187,7 +187,7 @@ def _check_classes(data: ConfigDict, parts: dict[str, Part], classes: Sequence[s
         raise UserError("config.data: no data set is `labelled`, and a head learns from these only")
     for name, section in labelled.items():
         if classes and section.captions != "questions":
-            check_classes(f"config.{_where(name)}", parts[name].source.class_names, classes)
+            check_classes(f"config.{where(name)}", parts[name].source.class_names, classes)
 
 
 def check_classes(where: str, known: Sequence[str], classes: Sequence[str]) -> None:
@@ -213,7 +213,8 @@ def check_classes(where: str, known: Sequence[str], classes: Sequence[str]) -> N
     raise UserError(f"config.head.classes are {len(classes)}, and {where} has {found}")
 
 
-def _where(name: str) -> str:
+def where(name: str) -> str:
+    """The section of the configuration that a data set of the mixture is in."""
     return f"data.sources.{name}" if name else "data.train"
 
 

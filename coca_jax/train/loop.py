@@ -18,6 +18,7 @@ from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import model_config, to_json, validate
 from coca_jax.config.validation import structure
 from coca_jax.data import checks
+from coca_jax.data.fingerprint import fingerprint
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import Preempted, UserError
@@ -35,6 +36,7 @@ from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.planning import peak_flops, training_flops
 from coca_jax.train import summary
 from coca_jax.train.compile_cache import use_compile_cache
+from coca_jax.train.data_changes import check_data, require_same_data
 from coca_jax.train.gradient import Batch
 from coca_jax.train.meter import Meter
 from coca_jax.train.optimizer import make_optimizer
@@ -87,6 +89,8 @@ class Trainer:
             process_index=part,
             process_count=parts,
         )
+        self.data = fingerprint(config.data, self.stream.make_batch.parts)
+        require_same_data(self.data)
         self.config = config = _resolve_epochs(config, self.stream.mixture.size)
         self.factory = StateFactory(
             self.model,
@@ -101,6 +105,7 @@ class Trainer:
         with self._hold() as held:
             claim(self.workdir, config, file)
             self._held = held.pop_all()  # until `run` is over
+        self._data_changes: list[dict] = []  # of the data since the run began
         self._handle: LoadedModel | None = None
 
     def _hold(self) -> contextlib.ExitStack:
@@ -210,6 +215,9 @@ class Trainer:
             )
         if done is None:
             return self._new_state(), 0
+        if done < self.config.train.steps:
+            allow = self.config.data.allow_changes
+            self._data_changes = check_data(store.metadata(done), done, self.data, allow, self._say)
         targets = {k: v for k, v in _items(self.factory.abstract).items() if v is not None}
         items = store.restore(done, targets)
         count = jax.make_array_from_callback(
@@ -225,7 +233,12 @@ class Trainer:
         return self.transfer.apply(state)
 
     def _save(self, store: CheckpointStore, step: int, state: TrainState) -> None:
-        metadata = {"examples_seen": self._seen(step), "config": to_json(self.config)}
+        metadata = {
+            "examples_seen": self._seen(step),
+            "config": to_json(self.config),
+            "data": self.data,
+            "data_changes": self._data_changes,
+        }
         store.save(step, _items(state), metadata)
 
     def _batches(self, done: int, stop: StopRequest) -> Iterator[Batch]:

@@ -38,6 +38,7 @@ FREE = (
     "data.threads",
     "data.workers",
     "data.max_bad_share",
+    "data.allow_changes",
     "data.tokenizer.path",
     "model.remat",
     "model.image.remat",

@@ -113,6 +113,23 @@ def test_a_run_that_another_process_trains_is_refused(whole, prepared, monkeypat
         pass
 
 
+def test_a_run_whose_data_changed_goes_on_only_if_that_is_allowed(
+    whole, prepared, tmp_path, monkeypatch
+):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints/6")
+    saved = json.loads((workdir / "checkpoints/4/metadata.json").read_text())
+    [(name, shards)] = saved["data"].items()
+    file = shards[0][0]
+    assert name == "data.train" and file.startswith("shapes-train.array_record")
+    monkeypatch.setattr(loop, "fingerprint", lambda *_: {name: []})
+    with pytest.raises(UserError, match=f"since step 4 was saved(.|\n)*removed: {file}"):
+        loop.train(make_config(prepared), workdir)
+    loop.train(make_config(prepared, (), **{"data.allow_changes": True}), workdir)
+    saved = json.loads((workdir / "checkpoints/6/metadata.json").read_text())
+    assert saved["data"] == {name: []} and [c["step"] for c in saved["data_changes"]] == [4]
+
+
 @pytest.mark.parametrize("held", [False, True])
 def test_all_processes_hear_that_a_run_is_trained_elsewhere(tmp_path, monkeypatch, held):
     trainer = object.__new__(loop.Trainer)

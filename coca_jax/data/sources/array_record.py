@@ -2,16 +2,18 @@
 
 import bisect
 import itertools
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from coca_jax.data.sources.base import Note, Record
+from coca_jax.data.sources.base import Note, Record, Shard, base_name
 from coca_jax.data.sources.tf_example import to_record
 from coca_jax.errors import UserError
 from coca_jax.io import files
 
 OPENING_THREADS = 32  # which wait for the store, not for the CPU
+TAIL = 128 << 10  # bytes at the end of a file, where the places of its records are
 
 
 class ArrayRecordSource:
@@ -30,7 +32,7 @@ class ArrayRecordSource:
 
         self.class_names = list(class_names)
         self._records = ArrayRecordDataSource(list(parts))
-        self._files = [part.filename for part in parts]
+        self._parts = list(parts)
         self._ends = list(itertools.accumulate(part.take for part in parts))
 
     def __len__(self) -> int:
@@ -41,7 +43,21 @@ class ArrayRecordSource:
 
     def shard(self, index: int) -> str:
         """The file that holds the record."""
-        return self._files[bisect.bisect_right(self._ends, index)]
+        return self._parts[bisect.bisect_right(self._ends, index)].filename
+
+    def shards(self) -> list[Shard]:
+        """The files, or the parts of them that a split has."""
+        with ThreadPoolExecutor(OPENING_THREADS) as threads:
+            return list(threads.map(_shard, self._parts))
+
+
+def _shard(part: Any) -> Shard:
+    path = str(part.filename)
+    size = files.stamp(path).size
+    tail = files.read_range(path, max(0, size - TAIL), min(size, TAIL))
+    first = f" from {part.skip}" if part.skip else ""
+    checksum = f"{zlib.crc32(tail):08x}{first}"
+    return Shard(base_name(path), size, part.take, checksum)
 
 
 def array_record_source(path: str | Sequence[str]) -> ArrayRecordSource:

@@ -30,6 +30,18 @@ class Note(NamedTuple):
     lost: bool = False  # whether they are in the files, but in no record
 
 
+class Shard(NamedTuple):
+    """What tells a file of a data set, or the folder of a class, from another content of it.
+
+    It is the same wherever the data lie, and however old the file is.
+    """
+
+    name: str  # without the folder that it is in
+    size: int  # bytes
+    records: int
+    checksum: str  # of what finding the records reads, not of every byte
+
+
 @runtime_checkable
 class Source(Protocol):
     """Random access to the records of a data set; picklable, and read by many threads."""
@@ -44,6 +56,14 @@ class Source(Protocol):
 
     def shard(self, index: int) -> str:
         """The file, or the part of the data set, in which a record is."""
+
+    def shards(self) -> list[Shard]:
+        """All of these, in the order of their records; asked for once in a run."""
+
+
+def base_name(path: str) -> str:
+    """The last part of a path or URL, without a URL's query."""
+    return (path.partition("?")[0] if "://" in path else path).rstrip("/").rpartition("/")[2]
 
 
 def warn_of_lost(name: str, source: Source) -> None:

@@ -2,7 +2,9 @@
 
 import os
 import re
+import zlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from coca_jax.data.bad import BadExample
 from coca_jax.data.clips import VIDEO_SUFFIXES
 from coca_jax.data.sources import tables
-from coca_jax.data.sources.base import Note, Record, to_labels
+from coca_jax.data.sources.base import Note, Record, Shard, to_labels
 from coca_jax.errors import UserError
 from coca_jax.io import files
 
@@ -23,6 +25,8 @@ CAPTION_COLUMNS = ("captions", "caption", "text", "title")
 LABEL_COLUMNS = ("labels", "label")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+STAT_THREADS = 16  # which wait for the file system
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
@@ -73,6 +77,10 @@ class FolderSource:
     def shard(self, index: int) -> str:
         """The table, or the folder of the class, in which a record is."""
         return self._entries.part(index)
+
+    def shards(self) -> list[Shard]:
+        """The table, not the images that it names; or the folders of the classes."""
+        return self._entries.shards()
 
 
 def read_pictures(path: str) -> bytes | list[bytes]:
@@ -147,6 +155,9 @@ class _Rows:
     def part(self, index: int) -> str:
         return self._table.path
 
+    def shards(self) -> list[Shard]:
+        return [self._table.shard]
+
 
 def _listed(row: dict[str, Any], columns: Iterable[str]) -> list[Any]:
     """Takes out of a row the value or values of the first of these columns that it has."""
@@ -189,8 +200,32 @@ class _Classes:
     def part(self, index: int) -> str:
         return os.path.join(self._folder, self.names[self._label(index)])
 
+    def shards(self) -> list[Shard]:
+        """The classes, by names and sizes of their files."""
+        with ThreadPoolExecutor(STAT_THREADS) as threads:
+            return list(threads.map(self._shard, range(len(self.names))))
+
+    def _shard(self, label: int) -> Shard:
+        begin = self._class_ends[label - 1] if label else 0
+        checksum = total = 0
+        for index in range(begin, self._class_ends[label]):
+            image = self[index].image
+            size = _size(os.path.join(self._folder, image))
+            checksum = zlib.crc32(b"%b %d" % (os.fsencode(image), size), checksum)
+            total += size
+        count = int(self._class_ends[label] - begin)
+        return Shard(self.names[label], total, count, f"{checksum:08x}")
+
     def _label(self, index: int) -> int:
         return int(np.searchsorted(self._class_ends, index, side="right"))
+
+
+def _size(path: str) -> int:
+    """Bytes of a file, or the number of files of a clip; -1: it has gone since."""
+    try:
+        return len(os.listdir(path)) if os.path.isdir(path) else os.stat(path).st_size
+    except OSError:
+        return -1
 
 
 def _examples(folder: str) -> list[bytes]:

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import itertools
 import json
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 from coca_jax.data.bad import BadExample
-from coca_jax.data.sources.base import to_text
+from coca_jax.data.sources.base import Shard, base_name, to_text
 from coca_jax.errors import UserError
 from coca_jax.io import files
 
@@ -55,6 +56,7 @@ class Table:
             raise UserError(f"{path}: a quote of the row at byte {begin} is never closed")
         order, self._ends = _grouped(keys)
         self._begins, self._sizes = begins[order], (ends - begins)[order].astype(np.uint32)
+        self.shard = Shard(base_name(path), lines.end, len(self._ends), f"{lines.checksum:08x}")
         self.column = self._rows.column  # the one of `columns`
         self.has_types = kind is _Json  # otherwise all values are text
 
@@ -79,6 +81,7 @@ class _Lines:
         self._file = file
         self.end = 0  # bytes
         self.number = 0  # lines
+        self.checksum = 0  # CRC-32
 
     def __iter__(self) -> "_Lines":
         return self
@@ -87,6 +90,7 @@ class _Lines:
         line = next(self._file)
         self.end += len(line)
         self.number += 1
+        self.checksum = zlib.crc32(line, self.checksum)
         return (line.removeprefix(_BOM) if self.number == 1 else line).decode("latin-1")
 
 

@@ -11,6 +11,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+from zlib import crc32
 
 BLOCK = 512  # bytes; headers and bodies are padded to multiples of it (by 511 and -512 below)
 NUL = b"\0"
@@ -28,7 +29,8 @@ COLUMNS = {"jpg": 0, "jpeg": 0, "png": 0, "webp": 0, "txt": 2, "json": 4, "cls":
 COLUMNS |= dict.fromkeys(VIDEOS, 0)
 ABSENT = (0, -1) * 4
 CHUNK, MAX_CHUNK = 3 << 10, 12 << 10  # bytes: what mostly lies between two images
-REPLY = struct.Struct("<qq?")  # bytes of rows that follow (-1: it failed), samples, torn
+# Bytes of rows that follow (-1: it failed), samples, torn, checksum.
+REPLY = struct.Struct("<qq?I")
 
 _COLUMN = {name.encode(): column for name, column in COLUMNS.items()}
 _VIDEOS = {name.encode() for name in VIDEOS}
@@ -38,7 +40,11 @@ _HEADER = struct.Struct("100s24x11ss20xs100x6s82xs166x")
 
 
 def members(
-    read: Callable[[int, int], bytes], size: int, chunk: int, max_chunk: int
+    read: Callable[[int, int], bytes],
+    size: int,
+    chunk: int,
+    max_chunk: int,
+    checksum: list[int] | None = None,
 ) -> Iterator[tuple[bytes, int, int]]:
     """Goes through the regular files of a tar, without their bodies.
 
@@ -47,6 +53,8 @@ def members(
       size: of the tar, in bytes.
       chunk: bytes to ask for at a time; headers that lie this close cost one read.
       max_chunk: up to which this grows where it is a little too small.
+      checksum: one number, which becomes the CRC-32 of the last block before each header and the
+        name in it: what is read anyway.
 
     Yields:
       Name, offset and size of a file; the last may reach beyond the end of the tar.
@@ -55,6 +63,8 @@ def members(
       ValueError: there is neither a header nor an end mark where one should be.
     """
     begin = end = after = 0
+    last = 0  # bytes before a header that are read with it: the last block of a file, or none
+    checksum = [0] if checksum is None else checksum
     data = b""
     always: dict[bytes, bytes] = {}  # what extended headers say of all members that follow
     said: dict[bytes, bytes] = {}  # and, with those, of the next one
@@ -63,14 +73,22 @@ def members(
         if offset > end:
             if end and header - end < chunk:
                 chunk = min(2 * chunk, max_chunk)
-            data = read(header, chunk)
-            begin, end = header, header + len(data)
+            begin = header - last
+            data = read(begin, chunk + last)
+            end = begin + len(data)
             if offset > end:
                 raise ValueError(f"ends within the header at byte {header}")
-        name, digits, last, kind, magic, prefix = _HEADER.unpack_from(data, header - begin)
-        length = int(digits, 8) if last == NUL and digits.isdigit() else number(digits + last)
+        at = header - begin
+        checksum[0] = crc32(data[at - last : at + 100], checksum[0])
+        last = 0
+        name, digits, end_of_digits, kind, magic, prefix = _HEADER.unpack_from(data, at)
+        if end_of_digits == NUL and digits.isdigit():
+            length = int(digits, 8)
+        else:
+            length = number(digits + end_of_digits)
         after = (offset + length + 511) & -512
         if kind == FILE and prefix == NUL and magic == USTAR and not said:
+            last = BLOCK if length else 0
             yield name.partition(NUL)[0], offset, length  # as nearly all members are
             continue
         if kind == PAX and magic == USTAR and offset + length <= end:
@@ -99,6 +117,7 @@ def members(
         if kind in WITHOUT_BODY or (kind == NUL and name.endswith(b"/")):
             length = 0
         elif kind in FILES:
+            last = BLOCK if length else 0
             yield name, offset, length
         after = (offset + length + 511) & -512
 
@@ -113,6 +132,7 @@ class Samples(NamedTuple):
     rows: array  # of int64: for each sample with an image, 4 times offset and size; see COLUMNS
     count: int  # of all samples
     torn: bool  # the tar ends within a member, or is damaged there
+    checksum: int = 0  # CRC-32 of the rows, and of names and last blocks of all files
 
 
 def samples(
@@ -137,8 +157,9 @@ def samples(
     rows, count, torn = array("q"), 0, False
     row, start = list(ABSENT), b"\0"  # of the current sample; no name starts like this
     cut = offset = length = 0
+    checksum = [0]
     try:
-        for name, offset, length in members(read, size, chunk, max_chunk):
+        for name, offset, length in members(read, size, chunk, max_chunk, checksum):
             if not name.startswith(start):
                 folder = name.rfind(b"/") + 1
                 dot = name.find(b".", folder)
@@ -163,7 +184,7 @@ def samples(
             row, count = list(ABSENT), count - 1
     if row[1] >= 0:
         rows.extend(row)
-    return Samples(rows, count, torn)
+    return Samples(rows, count, torn, crc32(rows, checksum[0]))
 
 
 def samples_of_file(path: str, size: int) -> Samples:
@@ -232,11 +253,11 @@ def _serve() -> None:
     """Answers each line of standard input, a path and a size, with a REPLY and rows."""
     for line in sys.stdin:
         try:
-            rows, count, torn = samples_of_file(*json.loads(line))
+            rows, *rest = samples_of_file(*json.loads(line))
             data = rows.tobytes()
-            reply = REPLY.pack(len(data), count, torn) + data
+            reply = REPLY.pack(len(data), *rest) + data
         except Exception:
-            reply = REPLY.pack(-1, 0, False)  # who asked tries it and sees what is wrong
+            reply = REPLY.pack(-1, 0, False, 0)  # who asked tries it and sees what is wrong
         sys.stdout.buffer.write(reply)
         sys.stdout.buffer.flush()
 

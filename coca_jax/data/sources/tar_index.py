@@ -30,7 +30,7 @@ from coca_jax.errors import UserError
 from coca_jax.io import files
 
 SUFFIX = ".coca_index"  # after the name of the tar
-FORMAT = 0x636F_6361_0002  # "coca", and a number that grows with every change of the layout
+FORMAT = 0x636F_6361_0003  # "coca", and a number that grows with every change of the layout
 URL_CHUNK = 1 << 20
 THREADS = 16  # which wait for storage
 TARS_AT_ONCE = 64  # whose indices a thread looks for: there may be very many
@@ -50,6 +50,8 @@ class Index(NamedTuple):
     count: int  # samples with an image
     without_image: int  # samples that are left out
     torn: bool  # the tar ends within a member, or is damaged there
+    size: int  # bytes of the tar
+    checksum: int  # see `tar_headers.Samples`
     table: Int64[np.ndarray, "n 8"] | None = None  # of an index in memory
 
     def row(self, sample: int) -> tuple[int, ...]:
@@ -124,10 +126,10 @@ def _find(tar: str, cache_dir: str) -> Index | None:
             continue
         if not head.startswith(_NPY_MAGIC) or len(head) != _NPY_HEADER + _ROW.size:
             continue
-        form, *made_from, count, without, torn, _, _ = _ROW.unpack_from(head, _NPY_HEADER)
+        form, *made_from, count, without, torn, checksum, _ = _ROW.unpack_from(head, _NPY_HEADER)
         whole = size == _NPY_HEADER + (1 + count) * _ROW.size
         if form == FORMAT and made_from == [stamp.size, _hash(stamp.version)] and whole:
-            return Index(tar, str(place), count, without, bool(torn))
+            return Index(tar, str(place), count, without, bool(torn), stamp.size, checksum)
     return None
 
 
@@ -142,7 +144,9 @@ def _make(tar: str, cache_dir: str) -> Index:
 def _keep(tar: str, stamp: files.Stamp, found: Samples, cache_dir: str) -> Index:
     """Writes an index where that is possible."""
     count = len(found.rows) // 8
-    head = [FORMAT, stamp.size, _hash(stamp.version), count, found.count - count, found.torn, 0, 0]
+    without = found.count - count
+    facts = (count, without, found.torn, stamp.size, found.checksum)
+    head = [FORMAT, stamp.size, _hash(stamp.version), count, without, found.torn, found.checksum, 0]
     table = np.array(found.rows, np.int64).reshape(count, 8)
     table = np.concatenate([np.array([head], np.int64), table])
     file = io.BytesIO()
@@ -150,8 +154,8 @@ def _keep(tar: str, stamp: files.Stamp, found: Samples, cache_dir: str) -> Index
     for place in _places(tar, cache_dir):
         with contextlib.suppress(OSError):
             files.write_whole(place, file.getvalue())
-            return Index(tar, str(place), count, found.count - count, found.torn)
-    return Index(tar, "", count, found.count - count, found.torn, table)
+            return Index(tar, str(place), *facts)
+    return Index(tar, "", *facts, table)
 
 
 def _make_all(tars: Sequence[str], cache_dir: str) -> dict[str, Index]:
@@ -213,13 +217,13 @@ def _ask(process: subprocess.Popen, tar: str, size: int) -> Samples | None:
     reply = process.stdout.read(tar_headers.REPLY.size)
     if len(reply) < tar_headers.REPLY.size:
         raise BrokenPipeError
-    size, count, torn = tar_headers.REPLY.unpack(reply)
+    size, *rest = tar_headers.REPLY.unpack(reply)
     if size < 0:
         return None
     rows = process.stdout.read(size)
     if len(rows) < size:
         raise BrokenPipeError
-    return Samples(array("q", rows), count, torn)
+    return Samples(array("q", rows), *rest)
 
 
 def _warn(indices: Sequence[Index], cache_dir: str) -> None:

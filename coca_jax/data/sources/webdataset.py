@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coca_jax.data.bad import BadExample
-from coca_jax.data.sources.base import Note, Record, to_labels, to_text
+from coca_jax.data.sources.base import Note, Record, Shard, base_name, to_labels, to_text
 from coca_jax.data.sources.tar_headers import COLUMNS
 from coca_jax.data.sources.tar_index import Index, open_indices
 from coca_jax.errors import UserError
@@ -62,6 +62,12 @@ class WebDatasetSource:
     def shard(self, index: int) -> str:
         """The tar that a sample is in."""
         return self._indices[self._shard(index)].tar
+
+    def shards(self) -> list[Shard]:
+        """The tars."""
+        return [
+            Shard(base_name(i.tar), i.size, i.count, f"{i.checksum:08x}") for i in self._indices
+        ]
 
     def _shard(self, index: int) -> int:
         if not 0 <= index < len(self):

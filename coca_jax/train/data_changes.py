@@ -1,0 +1,74 @@
+"""Whether a run reads the data that it read before, in all its processes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from coca_jax.data.fingerprint import Fingerprint, changes, digest, parse
+from coca_jax.errors import UserError
+
+
+def require_same_data(data: Fingerprint) -> None:
+    """Makes sure that all processes read the same data.
+
+    Raises:
+      UserError: in every process, if one of them reads other data than process 0.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = multihost_utils.process_allgather(np.uint32(digest(data)))
+    others = np.flatnonzero(digests != digests[0]).tolist()
+    if others:
+        here = ", ".join(
+            f"config.{name} has {len(shards):,} shards with {sum(s.records for s in shards):,} "
+            "records"
+            for name, shards in data.items()
+        )
+        raise UserError(
+            f"processes {', '.join(map(str, others[:8]))} read other data than process 0; give "
+            f"all of them the same files (in process {jax.process_index()} {here})"
+        )
+
+
+def check_data(
+    metadata: Mapping[str, Any],
+    step: int,
+    data: Fingerprint,
+    allow: bool,
+    say: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Refuses to go on with data that changed since a checkpoint, unless that is allowed.
+
+    Args:
+      metadata: the checkpoint's.
+      step: its step.
+      data: what would be read now.
+      allow: `config.data.allow_changes`.
+      say: called with a line for people.
+
+    Returns:
+      The changes since the run began, which the next checkpoints keep: {"step", "changes"} each.
+
+    Raises:
+      UserError: names what changed.
+    """
+    history = list(metadata.get("data_changes") or [])
+    before = parse(metadata.get("data"))
+    if before is None:
+        say(f"step {step} was saved without a fingerprint of its data; the next one has it")
+        return history
+    found = changes(before, data)
+    if not found:
+        return history
+    lines = "\n  ".join(found)
+    if not allow:
+        raise UserError(
+            f"the data have changed since step {step} was saved: examples would come in another "
+            f"order, some again and some never\n  {lines}\nput them back, or go on all the same "
+            "with --config.data.allow_changes=True"
+        )
+    say(f"the data have changed since step {step} was saved\n  {lines}")
+    return [*history, {"step": step, "changes": found}]

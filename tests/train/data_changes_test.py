@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+
+from coca_jax.data.sources.base import Shard
+from coca_jax.errors import UserError
+from coca_jax.train import data_changes
+from coca_jax.train.data_changes import check_data, require_same_data
+
+OLD = {"data.train": [Shard("0.tar", 10, 2, "a"), Shard("1.tar", 20, 3, "b")]}
+NEW = {"data.train": OLD["data.train"][:1]}
+
+
+def test_data_that_changed_are_refused_with_what_changed_and_how_to_go_on():
+    with pytest.raises(UserError, match=r"(?s)since step 7 .*removed: 1.tar.*allow_changes=True"):
+        check_data({"data": OLD}, 7, NEW, allow=False)
+
+
+def test_allowed_changes_are_kept_with_those_before():
+    before = [{"step": 3, "changes": ["config.data.train: added: 1.tar"]}]
+    found = check_data({"data": OLD, "data_changes": before}, 7, NEW, allow=True)
+    assert found == [*before, {"step": 7, "changes": ["config.data.train: removed: 1.tar"]}]
+    assert check_data({"data": NEW, "data_changes": found}, 9, NEW, allow=False) == found
+
+
+def test_a_checkpoint_without_a_fingerprint_is_gone_on_from():
+    said = []
+    assert check_data({}, 7, NEW, allow=False, say=said.append) == []
+    assert "step 7 was saved without a fingerprint" in said[0]
+
+
+def test_all_processes_refuse_other_data_of_one(monkeypatch):
+    monkeypatch.setattr(data_changes.jax, "process_count", lambda: 2)
+    other = np.array([1, 2], np.uint32)
+    gather = data_changes.multihost_utils
+    monkeypatch.setattr(gather, "process_allgather", lambda mine: other)
+    with pytest.raises(UserError, match=r"processes 1 read other data than process 0.*2 shards"):
+        require_same_data(OLD)
+    monkeypatch.setattr(gather, "process_allgather", lambda mine: np.stack([mine, mine]))
+    require_same_data(OLD)
