@@ -7,6 +7,7 @@ class MemorySource(list):
     """Records, of which some may be damaged."""
 
     class_names: list = []  # noqa: RUF012
+    notes = ()
 
     def __init__(self, records, damaged=()):
         super().__init__(records)

@@ -58,6 +58,7 @@ class Pictures(list):
     """A source of encoded images, or of what is raised instead."""
 
     class_names = ()
+    notes = ()
 
     def __getitem__(self, index):
         if isinstance(content := super().__getitem__(index), Exception):
