@@ -108,10 +108,8 @@ class CaptionMaker:
         text = text.strip()
         if not text:
             raise BadExample("bad_text", "no caption")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # half a character, which JSON can hold
-            raise BadExample("bad_text", error) from error
+        if not is_text(text):
+            raise BadExample("bad_text", "half of a surrogate pair, which is no character")
         if not self._least <= len(text) <= self._most:
             raise BadExample("filtered_length", f"a caption of {len(text)} characters")
         return text
@@ -132,6 +130,15 @@ def _label(record: Record) -> str | int:
     """The number of its class; or, of a source that does not number them, its name."""
     named = record["label"] < 0 and len(record["labels"]) == 1
     return record["labels"][0] if named else record["label"]
+
+
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can hold it: JSON can hold halves of surrogate pairs, which are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def listed(value: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coca_jax.data import clips, images
+from coca_jax.data.captions import is_text
 from coca_jax.data.examples import Fault
 from coca_jax.data.mixture import Mixture, Pick
 from coca_jax.data.sources import Source
@@ -156,7 +157,7 @@ def evaluation_batches(
 
     The last batch may be smaller. Records that cannot be read or decoded are left out and counted
     in the batch's `bad_image`, and one is named on stderr; with `limit`, only the first so many
-    records are read.
+    records are read. Captions that are no text (`is_text`) are left out, which stderr says, too.
 
     Raises:
       UserError: no image at all could be read.
@@ -164,6 +165,7 @@ def evaluation_batches(
     import grain
 
     reasons: list[str] = []
+    bad_texts: Counter[int] = Counter()  # by record
 
     def load(index: int) -> Example | None:
         try:
@@ -173,7 +175,9 @@ def evaluation_batches(
         except Exception as error:  # whatever a reader raises for a damaged record
             reasons.append(f"record {index} of {source.shard(index)}: {error}")
             return None
-        return record | {"image": clips.stacked(found), "index": index}
+        captions = [text for text in record["captions"] if is_text(text)]
+        bad_texts[index] = len(record["captions"]) - len(captions)
+        return record | {"image": clips.stacked(found), "captions": captions, "index": index}
 
     size = len(source) if limit is None else min(limit, len(source))
     loaded = grain.MapDataset.range(size).map(lambda index: (load(index),))
@@ -190,6 +194,13 @@ def evaluation_batches(
         raise UserError(f"none of the {size} images could be read: {min(reasons, default='')}")
     if reasons:
         print(f"{len(reasons):,} of {size:,} images are left out: {min(reasons)}", file=sys.stderr)
+    if count := bad_texts.total():
+        first = min(index for index, texts in bad_texts.items() if texts)
+        print(
+            f"{count:,} captions are left out, which hold half of a surrogate pair; the first is "
+            f"of record {first} of {source.shard(first)}",
+            file=sys.stderr,
+        )
     yield _collate(rows, bad)
 
 

@@ -4,6 +4,7 @@
   for the page's head.
 - `metrics.jsonl`: see `coca_jax.observe.metrics`.
 - `eval/<step>.json`: evaluation -> metric -> value; an evaluation's first metric is its headline.
+  Its `notes` say why some are undefined.
 - `eval/<step>/artefacts.json`: evaluation -> any of `samples` (image, caption, log_probability,
   references, exact, attention), `questions` (image, question, answer, given, accuracy),
   `text_to_image` (text, items), `image_to_text` (image, items), and `confusion` with `class_names`
@@ -39,6 +40,8 @@ class Run:
     records: list[dict[str, Any]]
     evaluations: dict[int, dict[str, dict[str, float]]]
     """Step -> evaluation -> metric -> value, in the order of the steps."""
+    notes: dict[int, dict[str, dict[str, str]]]
+    """Step -> evaluation -> metric that is undefined -> the reason."""
     artefacts: dict[str, dict[str, Any]]
     artefacts_folder: pathlib.Path
     captions: dict[str, dict[int, dict[str, dict[str, Any]]]]
@@ -90,12 +93,14 @@ def read_run(workdir: str | os.PathLike) -> Run:
     files = sorted(workdir.glob("eval/[0-9]*/artefacts.json"), key=lambda p: int(p.parent.name))
     artefacts = {int(path.parent.name): _read_json(path) for path in files}
     newest = max(artefacts, default=None)
+    evaluations, notes = _evaluations(workdir, records)
     return Run(
         name=workdir.resolve().name,
         facts={key: value for key, value in described.items() if key != "config"},
         config=described.get("config", {}),
         records=records,
-        evaluations=_evaluations(workdir, records),
+        evaluations=evaluations,
+        notes=notes,
         artefacts=artefacts.get(newest, {}),
         artefacts_folder=workdir / "eval" / str(newest),
         captions=_captions(artefacts),
@@ -105,9 +110,13 @@ def read_run(workdir: str | os.PathLike) -> Run:
 
 def _evaluations(
     workdir: pathlib.Path, records: list[dict[str, Any]]
-) -> dict[int, dict[str, dict[str, float]]]:
-    """Returns what `metrics.jsonl` and `eval/<step>.json` say; they agree where both speak."""
+) -> tuple[dict[int, dict[str, dict[str, float]]], dict[int, dict[str, dict[str, str]]]]:
+    """Returns what `metrics.jsonl` and `eval/<step>.json` say; they agree where both speak.
+
+    And the notes of the latter.
+    """
     found: dict[int, dict[str, dict[str, float]]] = {}
+    notes: dict[int, dict[str, dict[str, str]]] = {}
     for record in records:
         for key, value in record.items():
             if key.startswith("eval/"):
@@ -115,9 +124,15 @@ def _evaluations(
                 found.setdefault(record["step"], {}).setdefault(evaluation, {})[metric] = value
     for path in workdir.glob("eval/[0-9]*.json"):
         for evaluation, metrics in _read_json(path).items():
-            numbers = {k: math.nan if v is None else v for k, v in metrics.items()}
+            undefined = metrics.pop("notes", {})
+            numbers = {
+                name: math.nan if value is None else value
+                for name, value in metrics.items()
+                if name not in undefined
+            }
             found.setdefault(int(path.stem), {})[evaluation] = numbers
-    return dict(sorted(found.items()))
+            notes.setdefault(int(path.stem), {})[evaluation] = undefined
+    return dict(sorted(found.items())), notes
 
 
 def _captions(
