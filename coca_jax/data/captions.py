@@ -9,6 +9,7 @@ import numpy as np
 
 from coca_jax.data.bad import BadExample
 from coca_jax.data.sources import Record
+from coca_jax.data.sources.base import is_text
 from coca_jax.errors import UserError
 
 CHOICES = ("sampled", "first", "all", "none", "questions")
@@ -130,15 +131,6 @@ def _label(record: Record) -> str | int:
     """The number of its class; or, of a source that does not number them, its name."""
     named = record["label"] < 0 and len(record["labels"]) == 1
     return record["labels"][0] if named else record["label"]
-
-
-def is_text(text: str) -> bool:
-    """Whether UTF-8 can hold it: JSON can hold halves of surrogate pairs, which are no text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def listed(value: Any) -> list[Any]:

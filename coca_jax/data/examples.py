@@ -127,15 +127,21 @@ class BatchMaker:
         return {"label": label, "read": read.astype(np.int32)}
 
     def _label(self, answer: str | int | None) -> int:
+        """The number of the head's class; -1: none of them.
+
+        Raises:
+          BadExample: it is a number that no class has.
+        """
         if isinstance(answer, str):
             known = self._classes.get(answer)
             # Lists of classes have answers as the VQA challenge spells them.
             return self._classes.get(normalized(answer), -1) if known is None else known
         if answer is None or answer < len(self._classes):
             return -1 if answer is None else answer
-        raise UserError(
+        raise BadExample(
+            "bad_record",
             f"config.head.classes are {len(self._classes)}, for labels 0 to "
-            f"{len(self._classes) - 1}, and an example of config.data has the label {answer}"
+            f"{len(self._classes) - 1}, and an example of config.data has the label {answer}",
         )
 
     def _read(self, pick: Pick, rng: np.random.Generator) -> tuple[Any, Text] | BadExample:
@@ -148,7 +154,10 @@ class BatchMaker:
             if len(left_out) and contains(left_out, pick.index):
                 return BadExample("filtered_duplicate")
             record: Record = source[pick.index]
-            return record["image"], make_caption(record, pick.visit, rng)
+            text = make_caption(record, pick.visit, rng)
+            if self._classes:
+                self._label(text.answer)  # raises what is wrong with it
+            return record["image"], text
         except BadExample as error:
             return error
         except Exception as error:

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coca_jax.data import clips, images
-from coca_jax.data.captions import is_text
 from coca_jax.data.examples import Fault
 from coca_jax.data.mixture import Mixture, Pick
 from coca_jax.data.sources import Source
+from coca_jax.data.sources.base import is_text
 from coca_jax.errors import UserError
 
 Example = dict[str, Any]

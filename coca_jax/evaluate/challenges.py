@@ -15,7 +15,7 @@ from coca_jax.data.annotations import (
     twice,
     videos_of,
 )
-from coca_jax.data.captions import is_text
+from coca_jax.data.sources.base import is_text
 from coca_jax.errors import UserError
 from coca_jax.evaluate import answers
 from coca_jax.evaluate.captioning import coco_metrics

@@ -208,7 +208,9 @@ def test_a_head_reads_all_of_a_caption_and_labels_are_numbers():
     np.testing.assert_array_equal(made["label"], [1, -1])
     np.testing.assert_array_equal(made["read"], [6, 6])  # begin and five bytes, without the end
     with pytest.raises(UserError, match=r"labels 0 to 1, and .* has the label 2"):
-        head_batch([record(png(two_sided()), ["a"], 2)], {})
+        head_batch([record(png(two_sided()), ["a"], 2)], {})  # all of them are bad
+    made = head_batch([record(png(two_sided()), ["a"], label) for label in (0, 2, 0)], {})
+    assert made["label"].tolist() == [0, 0, 0] and made["bad_record"].sum() >= 1
 
 
 def test_a_question_that_fills_the_text_is_read_as_far_as_it_is_there():

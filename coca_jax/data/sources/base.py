@@ -1,10 +1,16 @@
 """What every source gives: records by their number, and notes on how it read the files."""
 
+import math
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from coca_jax.data.bad import BadExample
+
+MOST_CLASSES = 2**31 - 1  # labels are int32
+MOST_SHOWN = 80  # characters of a value in a message
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*([eE][+-]?[0-9]+)?|nan|inf)", re.IGNORECASE)
 
 
 class Record(TypedDict):
@@ -90,23 +96,66 @@ def to_text(data: bytes) -> str:
         raise BadExample("bad_text", error) from error
 
 
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can hold it: JSON can hold halves of surrogate pairs, which are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def to_labels(labels: Sequence[Any], class_names: Sequence[str]) -> tuple[int, list[str]]:
     """A record's `label` and `labels`, from what is stored.
 
     Args:
-      labels: numbers of classes, or names of them.
+      labels: numbers of classes, maybe as floats, or names of them. None, an empty text and -1 are
+        no label.
       class_names: of the source, maybe none.
 
     Returns:
       The number of the only label, -1 if there are several or it has none; and all names.
+
+    Raises:
+      BadExample: a label is neither the number of a class nor a name.
     """
-    names = [label if isinstance(label, str) else _name(label, class_names) for label in labels]
-    number = labels[0] if len(labels) == 1 else -1
-    if isinstance(number, str):
-        number = class_names.index(number) if number in class_names else -1
-    return number if isinstance(number, int) else -1, [name for name in names if name]
+    known = [_to_class(label, class_names) for label in labels]
+    known = [label for label in known if label not in (-1, "")]
+    only = known[0] if len(known) == len(labels) == 1 else -1
+    names = [_name(label, class_names) for label in known]
+    if isinstance(only, str):
+        only = class_names.index(only) if only in class_names else -1
+    return only, [name for name in names if name]
 
 
-def _name(label: Any, class_names: Sequence[str]) -> str:
-    known = isinstance(label, int) and 0 <= label < len(class_names)
-    return class_names[label] if known else ""
+def _name(label: int | str, class_names: Sequence[str]) -> str:
+    return label if isinstance(label, str) else class_names[label] if class_names else ""
+
+
+def to_number(text: str) -> float | str:
+    """The number that a text is, if it is one, NaN included."""
+    return float(text) if NUMBER.fullmatch(text.strip()) else text
+
+
+def _to_class(label: Any, class_names: Sequence[str]) -> int | str:
+    """A label as the number or as the name of a class."""
+    known = len(class_names)
+    if isinstance(label, str):
+        if not is_text(label):
+            raise BadExample("bad_text", f"the label {label!r} holds half of a surrogate pair")
+        is_number = NUMBER.fullmatch(label) if known else label.lower() == "nan"
+        if label in class_names or not is_number:
+            return label
+    try:
+        number = float(-1 if label is None else label)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if number.is_integer() and -1 <= number < (known or MOST_CLASSES):
+        return int(number)
+    expected = f"the numbers 0 to {known - 1} or names of the classes" if known else "a number"
+    raise BadExample("bad_record", f"the label is {_short(label)}; it should be {expected}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

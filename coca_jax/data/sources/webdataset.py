@@ -1,7 +1,6 @@
 """WebDataset tars, as img2dataset writes them, with random access to their samples."""
 
 import bisect
-import contextlib
 import glob
 import itertools
 import json
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coca_jax.data.bad import BadExample
-from coca_jax.data.sources.base import Note, Record, Shard, base_name, to_labels, to_text
+from coca_jax.data.sources.base import Note, Record, Shard, base_name, to_labels, to_number, to_text
 from coca_jax.data.sources.tar_headers import COLUMNS
 from coca_jax.data.sources.tar_index import Index, open_indices
 from coca_jax.errors import UserError
@@ -165,7 +164,4 @@ def _captions(data: bytes | None, fields: dict[str, Any], by_line: bool) -> list
 
 def _label(data: bytes | None, class_names: Sequence[str]) -> tuple[int, list[str]]:
     text = "" if data is None else to_text(data).strip()
-    labels: list[int | str] = [text] if text else []
-    with contextlib.suppress(ValueError):
-        labels = [max(int(text), -1)]
-    return to_labels(labels, class_names)
+    return to_labels([to_number(text)] if text else [], class_names)

@@ -69,8 +69,8 @@ def test_captions_are_in_the_json_where_there_is_no_text(tmp_path, fields, capti
     [
         (b"1", 1, ["dog"]),
         (b" 0\n", 0, ["cat"]),
-        (b"7", 7, []),
-        (b"-3", -1, []),
+        (b"1.0", 1, ["dog"]),
+        (b"-1", -1, []),
         (b"zebra\n", -1, ["zebra"]),
         (b"", -1, []),
     ],
@@ -89,6 +89,8 @@ def test_classes_are_numbers_or_names(tmp_path, cls, label, labels):
     [
         ({"txt": b"caf\xe9"}, "bad_text"),
         ({"cls": b"\xff"}, "bad_text"),
+        *(({"cls": text}, "bad_record") for text in (b"9" * 30, b"9" * 5000, b"-3", b"0.5")),
+        *(({"cls": text}, "bad_record") for text in (b"NaN", b"-inf", b"1e400", b"2147483648")),
         ({"json": b"{"}, "bad_record"),
         ({"json": b'{"caption": "caf\xe9"}'}, "bad_record"),
         ({"json": b"[1]"}, "bad_record"),
