@@ -258,10 +258,9 @@ def convert(options: argparse.Namespace) -> None:
             print(f"in OpenCLIP: {note}")
         print(options.output)
         return
-    if not options.variant:
-        raise UserError("--from open_clip needs --variant, such as open_clip_vit_b_32")
     shifted = options.cls_mask == "released"
-    count = import_open_clip(options.input, options.variant, options.output, shifted)
+    say = functools.partial(print, file=sys.stderr)
+    count = import_open_clip(options.input, options.variant, options.output, shifted, say)
     print(f"{options.output}: {count:,} parameters")
 
 

@@ -108,7 +108,9 @@ def make_parser() -> argparse.ArgumentParser:
     direction = command.add_mutually_exclusive_group(required=True)
     direction.add_argument("--from", dest="origin", choices=("open_clip",))
     direction.add_argument("--to", choices=("open_clip",))
-    command.add_argument("--variant", help="what is read: open_clip_vit_b_32, ..., or a JSON file")
+    command.add_argument(
+        "--variant", help="what is read: open_clip_vit_b_32, ..., or a JSON file; none: IN's own"
+    )
     command.add_argument(
         "--cls-mask",
         choices=("released", "correct"),

@@ -2,35 +2,47 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import default_config, model_config, to_json, validate, write_config
 from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint, restore_params
-from coca_jax.interop import open_clip
-from coca_jax.interop.weights import read_tensors, write_tensors
+from coca_jax.interop import open_clip, open_clip_config
+from coca_jax.interop.weights import open_tensors, write_tensors
+from coca_jax.io.paths import as_path
 from coca_jax.models import CoCaConfig
 from coca_jax.models.presets import PRESETS, as_section
 from coca_jax.parallel import Partitioner, make_mesh
 
+SETTINGS = "open_clip_config.json"  # what OpenCLIP keeps next to weights on a hub
+
 
 def import_open_clip(
-    file: pathlib.Path, variant: str, directory: pathlib.Path, shifted_cls_mask: bool = True
+    source: str | os.PathLike,
+    variant: str | None,
+    directory: pathlib.Path,
+    shifted_cls_mask: bool = True,
+    report: Callable[[str], None] = lambda line: None,
 ) -> int:
     """Writes a directory that `coca_jax.load` reads: parameters as step 0, and `config.json`.
 
     Args:
-      file: OpenCLIP's weights.
-      variant: name of the preset that they are of, or a JSON file with an OpenCLIP configuration.
+      source: OpenCLIP's weights: a file, an index of shards, or a folder with one of them.
+      variant: name of the preset that they are of, or a JSON file with an OpenCLIP configuration;
+        None: the `open_clip_config.json` next to the weights.
       directory: new or empty.
       shifted_cls_mask: whether the weights were trained with OpenCLIP's [CLS] mask, as the
         released ones were.
+      report: is given a line for each thing that the user should know.
 
     Returns:
       The number of parameters.
@@ -40,16 +52,24 @@ def import_open_clip(
     """
     if directory.exists() and any(directory.iterdir()):
         raise UserError(f"{directory} is not empty; choose another folder for the converted model")
-    model = _variant(variant)
+    path = as_path(source)
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    model = _variant(variant, path)
     text = dataclasses.replace(model.text, shifted_cls_mask=shifted_cls_mask)
     config = _config(dataclasses.replace(model, text=text))
     validate(config)
-    params = open_clip.from_open_clip(read_tensors(file), model_config(config))
+    model = model_config(config)
+    tensors = open_tensors(path, open_clip.expected_shapes(model), report)
+    try:
+        params = open_clip.from_open_clip(tensors, model)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     partial = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     with CheckpointStore(partial / "checkpoints") as store:
         store.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)}, {"examples_seen": 0})
-    write_config(partial, config, source=f"{file.name} (OpenCLIP, {variant})")
+    write_config(partial, config, source=f"{path.name} (OpenCLIP, {variant or SETTINGS})")
     partial.replace(directory)
     return sum(x.size for x in jax.tree.leaves(params))
 
@@ -74,26 +94,36 @@ def export_open_clip(path: pathlib.Path, file: pathlib.Path) -> list[str]:
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
     params = restore_params(checkpoint, Partitioner(mesh))
     tensors = open_clip.to_open_clip(jax.tree.map(np.asarray, params), model)
-    write_tensors(file, tensors, open_clip.settings(model))
+    write_tensors(file, tensors, open_clip_config.settings(model))
     notes = [f"pixels are normalised by mean={model.image.mean}, std={model.image.std}"]
     if not model.text.shifted_cls_mask:
         notes.append("[CLS] attends as it should: set text.correct_cls_mask = True")
     return notes
 
 
-def _variant(name: str) -> CoCaConfig:
-    if name.endswith(".json"):
-        try:
-            return open_clip.model_config(json.loads(pathlib.Path(name).read_text()))
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{name} cannot be read: {error}") from error
+def _variant(name: str | None, source: epath.Path) -> CoCaConfig:
     known = [preset for preset in PRESETS if preset.startswith("open_clip")]
-    if name not in known:
+    if name in known:
+        return PRESETS[name]
+    path = as_path(name) if name else source if source.is_dir() else source.parent
+    if path.is_dir():
+        path = path / SETTINGS
+    if not path.is_file() and not name:
+        raise UserError(
+            f"--from open_clip needs --variant, such as {known[0]}: there is no {path}, which "
+            "would say what the weights are of"
+        )
+    if not path.is_file() and path.suffix != ".json":
         raise UserError(
             f"variant {name!r} is not known; there are {', '.join(known)}, and JSON files of "
-            "OpenCLIP's model_configs"
+            f"OpenCLIP's model_configs or {SETTINGS}"
         )
-    return PRESETS[name]
+    try:
+        return open_clip_config.model_config(json.loads(path.read_bytes()))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _config(model: CoCaConfig) -> ConfigDict:

@@ -1,4 +1,4 @@
-"""OpenCLIP's CoCa: its configuration and its tensors' names, in terms of ours.
+"""OpenCLIP's CoCa: its tensors' names, in terms of ours.
 
 One table says which of our parameters a tensor is, and is read in both directions; nothing is
 computed on the way, so that both directions together change no bit. The names are those of
@@ -6,6 +6,7 @@ open_clip_torch 3.3.0.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,25 +16,12 @@ import numpy as np
 from flax import traverse_util
 
 from coca_jax.errors import UserError
-from coca_jax.interop.weights import Tensors
-from coca_jax.models import CoCa, CoCaConfig, ImageConfig, PoolerConfig, TextConfig, init_params
-from coca_jax.models.presets import open_clip
+from coca_jax.interop.names import listed
+from coca_jax.interop.weights import StoredTensor, Tensors
+from coca_jax.models import CoCa, CoCaConfig, init_params
 
+FLOATS = ("float64", "float32", "float16", "bfloat16")  # what weights may be stored as
 LAYER = "{}"  # in names: the layer's number; in paths of ours, layers are stacked
-
-
-# What ours always is, by section of an OpenCLIP configuration ("": all of it); {}: must be absent.
-TOWER = {"ls_init_value": {}, "norm_kwargs": {}, "act_kwargs": {}}
-SUPPORTED = {
-    "": {"quick_gelu": False},
-    "vision_cfg": TOWER
-    | {"attentional_pool": True, "no_ln_pre": False}
-    | {"final_ln_after_pool": False, "pos_embed_type": "learnable", "timm_model_name": {}},
-    "text_cfg": TOWER
-    | {"embed_cls": True, "pad_id": 0, "no_causal_mask": False, "proj_type": "linear"}
-    | {"proj_bias": False, "hf_model_name": {}},
-    "multimodal_cfg": TOWER,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,77 +34,33 @@ class Row:
     layers: int = 0  # 0: not in a stack
 
 
-def model_config(settings: Mapping[str, Any]) -> CoCaConfig:
-    """The model that an OpenCLIP configuration (as in its `model_configs`) describes.
-
-    Raises:
-      UserError: it is no CoCa, or has settings that ours lacks.
-    """
-    if strange := list(_strange(settings)):
-        raise UserError("these settings are not supported:\n  " + "\n  ".join(strange))
-    try:
-        vision, text = settings["vision_cfg"], settings["text_cfg"]
-        multimodal = settings["multimodal_cfg"]
-        height, width = _pair(vision["image_size"])
-        patch = vision["patch_size"]
-        halves = [_half(text), _half(multimodal)]
-        image = ImageConfig(
-            size=height,
-            patch=patch,
-            columns=0 if width == height else width // patch,
-            width=vision["width"],
-            layers=vision["layers"],
-            heads=vision["width"] // vision.get("head_width", 64),
-            mlp=int(vision["width"] * vision.get("mlp_ratio", 4.0)),
-        )
-        decoder = TextConfig(
-            vocab_size=text["vocab_size"],
-            length=text["context_length"],
-            width=text["width"],
-            unimodal_layers=text["layers"],
-            multimodal_layers=multimodal["layers"],
-            heads=text["heads"],
-            mlp=4 * text["width"],
-        )
-        pooler = PoolerConfig(
-            kind="shared",
-            caption_queries=vision.get("attn_pooler_queries", 256) - 1,
-            heads=vision.get("attn_pooler_heads", 8),
-            query_norm=True,
-        )
-        embedding = settings["embed_dim"]
-    except KeyError as error:
-        raise UserError(f"the OpenCLIP configuration lacks {error}; is it a CoCa's?") from error
-    if halves[0] != halves[1] or not embedding == text["width"]:
-        raise UserError(f"text_cfg, multimodal_cfg and embed_dim should agree, but are {settings}")
-    if text.get("mlp_ratio", 4.0) != 4:  # OpenCLIP's multimodal layers always have 4
-        raise UserError(f"text_cfg.mlp_ratio={text['mlp_ratio']} should be 4, as multimodal_cfg's")
-    return open_clip(image, decoder, pooler=pooler, embedding=embedding)
-
-
 def from_open_clip(tensors: Tensors, config: CoCaConfig) -> dict[str, Any]:
     """Our parameters, float32.
 
     Args:
-      tensors: OpenCLIP's by name, in float32, float16 or bfloat16.
-      config: the model; see `model_config`.
+      tensors: OpenCLIP's by name, of any type in `FLOATS`; a number may be of shape [1].
+      config: the model; see `open_clip_config.model_config`.
 
     Raises:
-      UserError: names are missing or surplus, or shapes differ; all are listed.
+      UserError: names are missing or surplus, shapes or types are others, or values are not finite;
+        of each kind all are counted and a few named.
     """
-    if problems := list(_misfits(tensors, dict(_expected_shapes(config)))):
+    shapes = expected_shapes(config)
+    if problems := list(_misfits(tensors, shapes)):
         raise UserError("these weights are not the model's:\n" + "\n".join(problems))
+    values = {name: _float32(tensors[name]).reshape(shape) for name, shape in shapes.items()}
+    if wrong := [name for name, value in values.items() if not np.isfinite(value).all()]:
+        raise UserError(f"NaN or infinity is in {len(wrong):,} of the weights: {listed(wrong)}")
     flat: dict[str, np.ndarray] = {}
     for row in _table(config):
         pieces = [
-            [_to_ours(piece, row.form) for piece in np.split(tensors[name], len(row.ours))]
+            [_to_ours(piece, row.form) for piece in np.split(values[name], len(row.ours))]
             if len(row.ours) > 1
-            else [_to_ours(tensors[name], row.form)]
+            else [_to_ours(values[name], row.form)]
             for name in _names(row)
         ]
-        for path, values in zip(row.ours, zip(*pieces, strict=True), strict=True):
-            flat[path] = np.stack(values) if row.layers else values[0]
-    flat = {path: np.asarray(value, np.float32) for path, value in flat.items()}
+        for path, parts in zip(row.ours, zip(*pieces, strict=True), strict=True):
+            flat[path] = np.stack(parts) if row.layers else parts[0]
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -162,32 +106,6 @@ def require_open_clip(config: CoCaConfig) -> None:
     problems = [f"{key}: {has}, not {want}" for key, (has, want) in needed.items() if has != want]
     if problems:
         raise UserError("OpenCLIP has no such CoCa:\n  " + "\n  ".join(problems))
-
-
-def settings(config: CoCaConfig) -> dict[str, Any]:
-    """The OpenCLIP configuration of a model: what `model_config` reads."""
-    image, text, pooler = config.image, config.text, config.pooler
-    half = {"context_length": text.length, "vocab_size": text.vocab_size, "width": text.width}
-    half |= {"heads": text.heads, "mlp_ratio": text.mlp / text.width}
-    return {
-        "embed_dim": config.embedding,
-        "vision_cfg": {
-            "image_size": image.size if not image.columns else list(image.pixels),
-            "patch_size": image.patch,
-            "width": image.width,
-            "layers": image.layers,
-            "head_width": image.width // image.heads,
-            "mlp_ratio": image.mlp / image.width,
-            "attentional_pool": True,
-            "attn_pooler_queries": pooler.caption_queries + 1,
-            "attn_pooler_heads": pooler.heads,
-            "output_tokens": True,
-        },
-        "text_cfg": half
-        | {"layers": text.unimodal_layers, "embed_cls": True, "output_tokens": True},
-        "multimodal_cfg": half | {"layers": text.multimodal_layers},
-        "custom_text": True,
-    }
 
 
 def _table(config: CoCaConfig) -> Iterator[Row]:
@@ -284,51 +202,41 @@ def _to_theirs(value: np.ndarray, form: str, patch: int) -> np.ndarray:
 
 
 def _misfits(tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    """A line for each tensor that is missing, surplus, or of another shape or kind."""
+    """A line for each way in which tensors are not those of a model: how many, and the first."""
+    both = {name: tensors[name] for name in expected if name in tensors}
     groups = {
-        "missing": [f"{n} {expected[n]}" for n in expected if n not in tensors],
-        "surplus": [f"{n} {tensors[n].shape}" for n in tensors if n not in expected],
+        "missing": [f"{n} {shape}" for n, shape in expected.items() if n not in tensors],
+        "surplus": [f"{n} {tensor.shape}" for n, tensor in tensors.items() if n not in expected],
         "of another shape": [
-            f"{name} {tensors[name].shape}, should be {shape}"
-            for name, shape in expected.items()
-            if name in tensors and tensors[name].shape != shape
+            f"{name} {tensor.shape}, should be {expected[name]}"
+            for name, tensor in both.items()
+            if tensor.shape != expected[name] and {*tensor.shape, *expected[name]} - {1}
         ],
-        "of another type": [
-            f"{name} {tensor.dtype}, should be float32, float16 or bfloat16"
-            for name, tensor in tensors.items()
-            if str(tensor.dtype) not in ("float32", "float16", "bfloat16")
+        f"of another type than {', '.join(FLOATS)}": [
+            f"{n} {tensor.dtype}" for n, tensor in both.items() if str(tensor.dtype) not in FLOATS
         ],
     }
     for group, lines in groups.items():
-        yield from (f"  {group}: {line}" for line in sorted(lines))
+        if lines:
+            yield f"  {len(lines):,} {group}: {listed(sorted(lines), '; ')}"
 
 
-def _expected_shapes(config: CoCaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _float32(tensor: StoredTensor) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which is reported
+        return np.asarray(tensor, np.float32)
+
+
+@functools.lru_cache(maxsize=1)
+def expected_shapes(config: CoCaConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors that make up the model."""
     boxed = jax.eval_shape(lambda: init_params(CoCa(config), jax.random.key(0)))
     flat = traverse_util.flatten_dict(nn.meta.unbox(boxed), sep="/")
+    shapes = {}
     for row in _table(config):
         shape = flat[row.ours[0]].shape[1 if row.layers else 0 :]
         # A view of one number has the shape, and takes no memory.
         number = np.broadcast_to(np.float32(0), shape)
         part = _to_theirs(number, row.form, config.image.patch).shape
         whole = (part[0] * len(row.ours), *part[1:]) if part else ()
-        yield from ((name, whole) for name in _names(row))
-
-
-def _strange(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Settings of OpenCLIP's under which equal weights would compute something else."""
-    for section, wanted in SUPPORTED.items():
-        given = settings.get(section, {}) if section else settings
-        for key, value in wanted.items():
-            if given.get(key) not in (None, value):
-                yield f"{section or 'model'}: {key}={given[key]!r} should be {value!r}"
-
-
-def _pair(size: int | list[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _half(settings: Mapping[str, Any]) -> dict[str, int]:
-    """What both halves of our decoder have in common."""
-    return {name: settings[name] for name in ("width", "heads", "context_length")}
+        shapes |= dict.fromkeys(_names(row), whole)
+    return shapes

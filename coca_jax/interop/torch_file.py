@@ -1,16 +1,19 @@
-"""Tensors of PyTorch's files (.pt, .bin), without PyTorch and without running what they say.
+"""Tensors of PyTorch's files (.pt, .bin, ...), read without PyTorch and without running code.
 
-Such a file is a zip of one pickle and of the raw bytes of its storages. A pickle is a program; the
-reader here lets it make dictionaries, tuples and tensors, and refuses a file that names anything
-else.
+Such a file is a zip of one pickle and of the raw bytes of its storages. A pickle is a program that
+names functions and classes to call. The reader here gives it functions of its own for tensors and
+dictionaries, and an inert `Unknown` for every other name, so that nothing that a file names is ever
+imported, built or called.
 """
 
 import collections
 import dataclasses
 import io
-import pathlib
+import operator
+import os
 import pickle
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -32,99 +35,177 @@ DTYPES = {
 }
 
 
+class Unknown(dict):
+    """Stands for an object of a class that is not known here: takes all that a pickle does to it.
+
+    What is put into it as into a dictionary is kept, since subclasses of `dict` hold weights, too.
+    """
+
+    title = ""  # module and name of what it stands for
+
+    def __new__(cls, *_, **__):
+        """Takes any arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, *_, **__):
+        super().__init__()
+
+    def __call__(self, *_, **__):
+        """Takes any arguments."""
+        return self
+
+    def __setstate__(self, state):
+        pass
+
+    def append(self, item):
+        """Forgets an item of a list."""
+
+    def extend(self, items):
+        """Forgets items of a list."""
+
+    def add(self, item):
+        """Forgets an item of a set."""
+
+    # A pickle may use it as a key of a dictionary.
+    __hash__, __eq__ = object.__hash__, object.__eq__
+
+
+def _unknown(module: str, name: str) -> type[Unknown]:
+    """A class made for one name of one file: what a file does to it concerns no other."""
+    return type("Unknown", (Unknown,), {"title": f"{module}.{name}"})
+
+
+class Archive:
+    """The zip of one file, kept open.
+
+    The storage that was read last is kept: tensors are often views of one storage, in a row.
+    """
+
+    def __init__(self, file: os.PathLike):
+        self.file = file
+        self._zip = zipfile.ZipFile(file)
+        self._last = ("", b"")
+
+    def find(self, end: str) -> str | None:
+        """The member whose name has this end."""
+        return next((name for name in self._zip.namelist() if name.endswith(end)), None)
+
+    def read(self, member: str) -> bytes:
+        """The bytes of a member; its checksum is compared."""
+        if self._last[0] != member:
+            self._last = (member, self._zip.read(member))
+        return self._last[1]
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor that is still in its file."""
+    """A tensor that is still in its file; `np.asarray` reads it."""
 
-    file: pathlib.Path
+    archive: Archive
     member: str
     dtype: np.dtype
     offset: int  # elements
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # elements
 
-    def read(self) -> np.ndarray:
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
         """Its values, in an array of its own.
 
         Raises:
           UserError: its bytes are damaged, or are not all there.
         """
+        if 0 in self.shape:
+            return np.zeros(self.shape, dtype or self.dtype)
         try:
-            with zipfile.ZipFile(self.file) as archive:
-                return self._of(np.frombuffer(archive.read(self.member), self.dtype))
+            values = self._of(np.frombuffer(self.archive.read(self.member), self.dtype))
         except Exception as error:  # whatever wrong bytes, shapes and strides run into
             cause = f"{type(error).__name__}: {error}"
-            raise UserError(f"{self.file} is damaged at {self.member}: {cause}") from error
+            file = self.archive.file
+            raise UserError(f"{file} is damaged at {self.member}: {cause}") from error
+        return values if dtype is None else values.astype(dtype)
 
     def _of(self, data: np.ndarray) -> np.ndarray:
-        if not all(self.shape):
-            return np.zeros(self.shape, self.dtype)
         reach = sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
         if min(self.offset, *self.strides, *self.shape, 0) < 0 or self.offset + reach >= len(data):
             raise ValueError("a tensor reaches out of its storage")
         strides = [step * self.dtype.itemsize for step in self.strides]
         return np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, strides).copy()
 
+    def __setstate__(self, state):
+        raise TypeError("a tensor is not changed by its file")
 
-def read(file: pathlib.Path) -> Any:
-    """What was saved: dictionaries, lists and numbers, with a `Tensor` for each tensor.
+
+def read(file: os.PathLike) -> Any:
+    """What was saved: dictionaries, lists, numbers, a `Tensor` for each tensor, else `Unknown`.
 
     Raises:
-      UserError: the file is no such zip (PyTorch before 1.6 wrote others), is damaged, or names
-        anything that is no part of a tensor.
+      UserError: the file is no such zip (PyTorch before 1.6 wrote others), or is damaged.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
-            member = next((n for n in archive.namelist() if n.endswith("/data.pkl")), None)
-            if member is None:
-                raise UserError(f"{file} holds no data.pkl; is it a file of torch.save?")
-            program = archive.read(member)
-    except zipfile.BadZipFile as error:
-        raise UserError(
-            f"{file} is no zip, as torch.save has written since PyTorch 1.6: save it anew from "
-            f"PyTorch, or as .safetensors ({error})"
-        ) from error
-    try:
-        return _Reader(io.BytesIO(program), file, member.removesuffix("data.pkl")).load()
+        archive = Archive(file)
+        member = archive.find("/data.pkl")
+        if archive.find("/constants.pkl"):
+            raise UserError(
+                f"{file} is a TorchScript archive, a program with its weights: save "
+                "them in PyTorch by torch.save(torch.jit.load(FILE).state_dict(), OTHER)"
+            )
+        if member is None:
+            raise UserError(f"{file} holds no data.pkl; is it a file of torch.save?")
+        order = archive.find("/byteorder")
+        if order and archive.read(order) != b"little":
+            raise UserError(f"{file} was saved by a big-endian machine: save it as .safetensors")
+        return _Reader(archive, member).load()
     except UserError:
         raise
+    except zipfile.BadZipFile as error:
+        raise UserError(
+            f"{file} is truncated or damaged, or no file of torch.save: {error}"
+        ) from error
     except Exception as error:  # whatever a damaged program may run into
         raise UserError(f"{file} is damaged: {type(error).__name__}: {error}") from error
 
 
 class _Reader(pickle.Unpickler):
-    """Knows storages and how tensors are put on them; names nothing else.
+    """Knows storages and how tensors are put on them; all other names are `Unknown`.
 
     What it hands to the program is of no use to anything else, since a program may also try to
-    change what it was handed: names of types, and functions made for this one reading.
+    change what it was handed: names of types, and functions and classes made for this one reading.
     """
 
-    def __init__(self, program: io.BytesIO, file: pathlib.Path, folder: str):
-        super().__init__(program)
-        self._file, self._folder = file, folder
+    def __init__(self, archive: Archive, member: str):
+        super().__init__(io.BytesIO(archive.read(member)))
+        self._archive, self._folder = archive, member.removesuffix("data.pkl")
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.storage") and name in DTYPES:
             return name
 
-        def tensor(storage, offset, shape, strides, *_) -> Tensor:
-            dtype, member = storage
-            return Tensor(self._file, member, DTYPES[dtype], offset, tuple(shape), tuple(strides))
+        def tensor(storage, offset, shape, strides, *_) -> Tensor | Unknown:
+            if isinstance(storage, Unknown):
+                return storage
+            whole = [tuple(map(operator.index, numbers)) for numbers in (shape, strides)]
+            return Tensor(
+                self._archive, storage[1], DTYPES[storage[0]], operator.index(offset), *whole
+            )
 
         known = {
             ("collections", "OrderedDict"): collections.OrderedDict,
+            ("collections", "defaultdict"): lambda *_: {},
             ("torch", "Size"): tuple,
+            ("torch._utils", "_rebuild_tensor"): tensor,
             ("torch._utils", "_rebuild_tensor_v2"): tensor,
+            # Of types that have no storage of their own, such as float8.
+            ("torch._utils", "_rebuild_tensor_v3"): lambda *args: args[6](),
             ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+            ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
+            ("torch._tensor", "_rebuild_from_type_v2"): lambda rebuild, _, args, *__: rebuild(
+                *args
+            ),
         }
-        if (module, name) not in known:
-            raise UserError(
-                f"{self._file} is refused: it names {module}.{name}, no part of a tensor"
-            )
-        return known[module, name]
+        return known.get((module, name)) or _unknown(module, name)
 
-    def persistent_load(self, pid: tuple) -> tuple[str, str]:
+    def persistent_load(self, pid: Sequence[Any]) -> Any:
         kind, dtype, key, *_ = pid
-        if kind != "storage" or dtype not in DTYPES:
-            raise UserError(f"{self._file} is refused: it holds a {kind} of {dtype}")
-        return dtype, f"{self._folder}data/{key}"
+        if kind == "storage" and dtype in DTYPES:
+            return dtype, f"{self._folder}data/{key}"
+        return dtype() if kind == "storage" else _unknown("persistent", str(kind))()

@@ -1,46 +1,87 @@
-"""Files of named tensors: .safetensors, and PyTorch's .pt and .bin."""
+"""Files of named tensors: .safetensors, PyTorch's .pt and .bin, and folders of their shards."""
 
 import json
+import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import safetensors
+from etils import epath
 from safetensors.numpy import save_file
 
 from coca_jax.errors import UserError
 from coca_jax.interop import torch_file
+from coca_jax.interop.names import leaves, listed, match
+from coca_jax.interop.shards import weight_files
 
-Tensors = Mapping[str, np.ndarray]
+# The safetensors format's names of the types that NumPy reads; others keep their name there.
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # PyTorch before 1.6 began files with it
 
 
-def read_tensors(file: pathlib.Path) -> dict[str, np.ndarray]:
-    """All tensors of a file by name.
+@runtime_checkable
+class StoredTensor(Protocol):
+    """A tensor that may still be in its file; `np.asarray` reads it."""
 
-    Of PyTorch's files, training checkpoints too: weights nested under `state_dict` are found, and a
-    `module.` in front of every name (of a distributed wrapper) is taken away.
+    dtype: Any
+    shape: tuple[int, ...]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray: ...
+
+
+Tensors = Mapping[str, StoredTensor]
+
+
+def open_tensors(
+    path: str | os.PathLike,
+    expected: Collection[str],
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, StoredTensor]:
+    """A model's tensors by name, and what else is among them under the names that it has there.
+
+    Training checkpoints are looked through: the weights are found in whatever they are nested, and
+    what wrappers added to their names is taken away (`names.match`). Nothing else is read.
+
+    Args:
+      path: a file; an index of shards (`*.index.json`), or a folder that holds one or the other.
+      expected: the names of the model's tensors.
+      report: is given a line that says where in the file the weights were, if it has more.
 
     Raises:
-      UserError: there is no such file, it is damaged, or it holds no named tensors.
+      UserError: there is no such file, it is damaged, or holds no or no unambiguous weights.
     """
-    if not file.is_file():
-        raise UserError(f"{file} does not exist")
-    if file.suffix == ".safetensors":
-        return _without_wrapper(_read_safetensors(file))
-    if file.suffix not in (".pt", ".pth", ".bin"):
-        raise UserError(f"{file} should be named .safetensors, .pt, .pth or .bin")
-    tree: Any = torch_file.read(file)
-    while isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
-        tree = tree["state_dict"]
-    if not isinstance(tree, dict):
-        raise UserError(f"{file} holds a {type(tree).__name__}, not named tensors")
-    if strange := [k for k, v in tree.items() if not isinstance(v, torch_file.Tensor)]:
-        raise UserError(f"{file} holds more than tensors: {', '.join(map(str, strange[:5]))}")
-    return _without_wrapper({name: tensor.read() for name, tensor in tree.items()})
+    files, index = weight_files(path)
+    tensors: dict[tuple[str, ...], Any] = {}
+    for file in files:
+        for place, value in leaves(_tree(file)):
+            if place in tensors:
+                raise UserError(f"{path}: {'.'.join(place)} is in several of its files")
+            if _is_tensor(value):
+                tensors[place or ("",)] = value
+    _require_index(path, index, tensors)
+    try:
+        found = match(tensors, expected)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if not found.places:
+        raise UserError(f"{path} holds no weights of the model: {_content(tensors)}")
+    result = {name: tensors[place] for name, place in found.places.items()}
+    if strange := [f"{n} ({t.title})" for n, t in result.items() if _is_unknown(t)]:
+        raise UserError(
+            f"{path} holds {len(strange):,} of the model's tensors in forms that are not read: "
+            f"{listed(strange)}; save them as float32, float16 or bfloat16"
+        )
+    surplus = {".".join(p): tensors[p] for p in found.surplus if not _is_unknown(tensors[p])}
+    if (left := len(tensors) - len(result) - len(found.surplus)) > 0:
+        report(f"{path}: read {found.prefix or 'the weights'}; tensors left out: {left:,}")
+    return result | surplus
 
 
-def write_tensors(file: pathlib.Path, tensors: Tensors, config: Mapping[str, Any]) -> None:
+def write_tensors(
+    file: pathlib.Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]
+) -> None:
     """Writes a .safetensors file, whole or not at all.
 
     Args:
@@ -63,15 +104,79 @@ def write_tensors(file: pathlib.Path, tensors: Tensors, config: Mapping[str, Any
     partial.replace(file)
 
 
-def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
+class _SafeTensor:
+    """A tensor that is still in a .safetensors file."""
+
+    def __init__(self, file: epath.Path, opened: safetensors.safe_open, name: str):
+        self._file, self._opened, self._name = file, opened, name
+        part = opened.get_slice(name)
+        self.dtype = DTYPES.get(part.get_dtype(), part.get_dtype())
+        self.shape = tuple(part.get_shape())
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        try:
+            values = self._opened.get_tensor(self._name)
+        except (safetensors.SafetensorError, TypeError, AttributeError) as error:  # unknown types
+            raise UserError(f"{self._file} cannot be read at {self._name}: {error}") from error
+        return values if dtype is None else values.astype(dtype)
+
+
+def _tree(file: epath.Path) -> Any:
+    """What a file holds, with tensors that are not read yet; what it is, its first bytes say."""
     try:
-        with safetensors.safe_open(file, framework="numpy") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, TypeError, AttributeError) as error:  # or unknown types
+        with file.open("rb") as opened:
+            head = opened.read(64)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+    if head.startswith(b"PK"):
+        return torch_file.read(file)
+    if head[8:9] == b"{":
+        return _read_safetensors(file)
+    if head.startswith(LEGACY):
+        raise UserError(
+            f"{file} is of the form that PyTorch wrote before 1.6: load and save it with a newer "
+            "PyTorch (torch.save(torch.load(FILE), OTHER)), or save it as .safetensors"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{file} is a pointer of Git LFS, not the weights: run git lfs pull")
+    found = f"it begins with {head[:16]!r}" if head else "it is empty"
+    raise UserError(f"{file} is no file of torch.save and no .safetensors: {found}")
+
+
+def _read_safetensors(file: epath.Path) -> dict[str, StoredTensor]:
+    try:
+        opened = safetensors.safe_open(file, framework="numpy")
+        return {name: _SafeTensor(file, opened, name) for name in opened.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
-def _without_wrapper(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    if not all(name.startswith("module.") for name in tensors):
-        return tensors
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+def _require_index(
+    path: str | os.PathLike, index: Collection[str], tensors: Collection[tuple]
+) -> None:
+    """That the shards hold what their index says."""
+    there = {".".join(place) for place in tensors}
+    if missing := [name for name in index if name not in there]:
+        raise UserError(
+            f"{path}: the shards lack {len(missing):,} of the {len(index):,} tensors that their "
+            f"index names: {listed(missing)}"
+        )
+
+
+def _is_unknown(value: Any) -> bool:
+    return isinstance(value, torch_file.Unknown)
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether it is a tensor, or may be one of a kind that is not known here."""
+    return isinstance(value, _SafeTensor | torch_file.Tensor | torch_file.Unknown)
+
+
+def _content(tensors: Mapping[tuple[str, ...], Any]) -> str:
+    """What a file holds, in a few words."""
+    if unknown := [value.title for value in tensors.values() if _is_unknown(value)]:
+        return (
+            f"it holds {listed(dict.fromkeys(unknown))}, which are never built; save a state_dict()"
+        )
+    names = [".".join(place) for place in tensors]
+    return f"it holds {len(names):,} tensors: {listed(names)}" if names else "it holds no tensors"

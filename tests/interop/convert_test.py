@@ -3,11 +3,12 @@ import json
 import numpy as np
 import pytest
 from reference.open_clip import FOLDER
+from reference.torch_writer import Call, Global, save
+from safetensors.numpy import load_file
 
 import coca_jax
 from coca_jax import cli
 from coca_jax.errors import UserError
-from coca_jax.interop.weights import read_tensors
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def convert(folder, file, output, *options):
 def test_the_command_there_and_back(folder, square):
     out = folder / "out.safetensors"
     assert cli.main(["convert", "--to", "open_clip", str(folder / "model"), str(out)]) == 0
-    back = read_tensors(out)
+    back = load_file(out)
     assert back.keys() == square.tensors.keys()
     for name, tensor in square.tensors.items():
         assert back[name].dtype == tensor.dtype and back[name].shape == tensor.shape
@@ -68,12 +69,54 @@ def test_the_cls_mask_can_be_the_right_one(folder, square):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def hub(square, tmp_path_factory):
+    """A folder as on a hub, with a training checkpoint that holds more than weights."""
+    folder = tmp_path_factory.mktemp("hub")
+    scalar = Call(Global("numpy._core.multiarray", "scalar"), (1, b"12345678"))
+    checkpoint = {
+        "args": Call(Global("argparse", "Namespace"), state={"lr": scalar}),
+        "state_dict": {f"module.{name}": value for name, value in square.tensors.items()},
+        "optimizer": {"state": {0: {"step": scalar, "exp_avg": np.ones(3, np.float32)}}},
+    }
+    save(folder / "open_clip_pytorch_model.bin", checkpoint)
+    config = {"model_cfg": square.settings, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}
+    (folder / "open_clip_config.json").write_text("\ufeff" + json.dumps(config))
+    return folder
+
+
+def test_a_hubs_folder_says_what_it_holds(hub, folder, square, tmp_path, capsys):
+    call = ["convert", "--from", "open_clip", str(hub), str(tmp_path / "model")]
+    assert cli.main(call) == 0
+    assert "read state_dict; tensors left out: 3" in capsys.readouterr().err
+    found = coca_jax.load(tmp_path / "model")
+    assert found.config.image.mean == (0.1, 0.2, 0.3)
+    ids = square.outputs["ids"].astype(np.int32)
+    expected = coca_jax.load(folder / "model").encode_text(ids)
+    np.testing.assert_array_equal(found.encode_text(ids), expected)
+
+
+def test_a_variant_can_be_a_hubs_folder_or_configuration(hub, square, tmp_path):
+    for number, variant in enumerate((hub, hub / "open_clip_config.json")):
+        options = ["--from", "open_clip", "--variant", str(variant)]
+        out = tmp_path / str(number)
+        assert cli.main(["convert", *options, str(square.file), str(out)]) == 0
+
+
 def test_mistakes(folder, square, tmp_path, capsys):
     model, file, out = folder / "model", square.file, tmp_path / "out"
     known = ["--variant", "open_clip_vit_b_32"]
     calls = {
         "is not empty": ["--from", "open_clip", *known, file, model],
-        "needs --variant": ["--from", "open_clip", file, out],
+        "needs --variant, such as open_clip_vit_b_32: there is no": [
+            *("--from", "open_clip"),
+            *(file, out),
+        ],
+        "none.pt does not exist": ["--from", "open_clip", tmp_path / "none.pt", out],
+        "none.json cannot be read": [
+            *("--from", "open_clip", "--variant", tmp_path / "none.json"),
+            *(file, out),
+        ],
         "variant 'base' is not known": ["--from", "open_clip", "--variant", "base", file, out],
         "of another shape: text.cls_emb (16,), should be (512,)": [
             *("--from", "open_clip"),

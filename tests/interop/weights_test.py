@@ -1,99 +1,168 @@
 import json
-import zipfile
+import os
 
-import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
 from reference.open_clip import FOLDER
+from reference.torch_writer import Call, Global, save
+from safetensors.numpy import save_file
 
 from coca_jax.errors import UserError
-from coca_jax.interop import torch_file
-from coca_jax.interop.weights import read_tensors, write_tensors
+from coca_jax.interop.weights import open_tensors, write_tensors
 
 FILES = FOLDER / "torch_files"
+WEIGHTS = {
+    "scale": np.array(4.5, np.float32),
+    "visual.proj": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "text.proj": np.ones((2, 2), np.float32),
+}
 
 
-def test_a_state_dict_is_what_torch_saved(tmp_path):
-    found = read_tensors(FILES / "plain.pt")
-    expected = read_tensors(FOLDER / "narrow.safetensors")
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
-        assert tensor.dtype == np.float32
-        np.testing.assert_array_equal(tensor, expected[name])
+def check(path, weights=WEIGHTS, notes=()):
+    """That a path has the weights, and nothing else is said of it than the notes."""
+    lines = []
+    found = open_tensors(path, weights, lines.append)
+    assert found.keys() == weights.keys()
+    for name, expected in weights.items():
+        assert found[name].shape == np.shape(expected)
+        np.testing.assert_array_equal(found[name], expected, err_msg=name)
+    assert [line.split(": ", 1)[1] for line in lines] == list(notes)
 
 
-def test_types_views_and_shared_storage():
-    found = read_tensors(FILES / "half.bin")
-    with np.load(FILES / "expected.npz") as file:
-        expected = {k.removeprefix("half.bin/"): v for k, v in file.items() if "half.bin/" in k}
-    assert found.keys() == expected.keys()
-    kinds = {tensor.dtype for tensor in found.values()}
-    assert {np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.int64)} <= kinds
-    for name, tensor in found.items():
-        assert tensor.shape == expected[name].shape
-        np.testing.assert_array_equal(tensor.astype(expected[name].dtype), expected[name])
-
-
-def test_a_training_checkpoint_is_unwrapped():
-    found = read_tensors(FILES / "checkpoint.pt")
+def test_a_training_checkpoint_of_torch_is_looked_through():
     with np.load(FILES / "expected.npz") as file:
         names = [k.removeprefix("checkpoint.pt/") for k in file if "checkpoint.pt/" in k]
-        plain = {name.removeprefix("module."): file[f"checkpoint.pt/{name}"] for name in names}
-    assert found.keys() == plain.keys() and not any(n.startswith("module.") for n in found)
-    for name, tensor in found.items():
-        np.testing.assert_array_equal(tensor, plain[name])
+        weights = {name.removeprefix("module."): file[f"checkpoint.pt/{name}"] for name in names}
+    assert weights.keys() != set(names)
+    found = open_tensors(FILES / "checkpoint.pt", weights)
+    assert found.keys() == weights.keys()
+    for name, stored in found.items():
+        np.testing.assert_array_equal(stored, weights[name])
+
+
+def test_only_the_weights_of_a_checkpoint_matter(tmp_path):
+    scalar = Call(Global("numpy._core.multiarray", "scalar"), (1, b"12345678"))
+    checkpoint = {
+        "epoch": 3,
+        "args": Call(Global("argparse", "Namespace"), state={"lr": scalar}),
+        "state_dict": {f"module._orig_mod.{name}": value for name, value in WEIGHTS.items()},
+        "optimizer": {"state": {0: {"step": scalar, "exp_avg": np.ones(3, np.float32)}}},
+        "scaler": {"scale": scalar, "cls": Global("my.code", "Scaler")},
+    }
+    save(tmp_path / "epoch_3.pt", checkpoint)
+    left_out = 4  # exp_avg, and three that nobody knows
+    check(tmp_path / "epoch_3.pt", notes=[f"read state_dict; tensors left out: {left_out}"])
+
+
+def test_what_is_next_to_the_weights_has_its_name(tmp_path):
+    save(tmp_path / "a.pt", {"model": {**WEIGHTS, "extra": np.ones(5, np.float32)}})
+    assert open_tensors(tmp_path / "a.pt", WEIGHTS)["model.extra"].shape == (5,)
+
+
+def test_the_content_counts_and_not_the_name(tmp_path):
+    save_file(WEIGHTS, tmp_path / "weights.pt")
+    check(tmp_path / "weights.pt")
+    save(tmp_path / "weights", WEIGHTS)
+    check(tmp_path / "weights")
+
+
+def test_wrapped_names_in_safetensors(tmp_path):
+    wrapped = {f"module.{name}": value for name, value in WEIGHTS.items()}
+    save_file(wrapped, tmp_path / "a.safetensors")
+    check(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(("end", "write"), [("safetensors", save_file), ("bin", None)])
+def test_shards(tmp_path, end, write):
+    write = write or (lambda tensors, file: save(file, tensors))
+    names = list(WEIGHTS)
+    shards = {f"a.{end}": names[:1], f"b.{end}": names[1:]}
+    for file, part in shards.items():
+        write({name: WEIGHTS[name] for name in part}, tmp_path / file)
+    index = {name: file for file, part in shards.items() for name in part}
+    path = tmp_path / f"model.{end}.index.json"
+    path.write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    check(tmp_path)
+    path.write_text(json.dumps({"weight_map": index | {"more": f"a.{end}"}}))
+    with pytest.raises(UserError, match=r"the shards lack 1 of the 4 tensors .* names: more"):
+        open_tensors(path, WEIGHTS)
+    write({name: WEIGHTS[name] for name in names}, tmp_path / f"b.{end}")
+    path.write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(UserError, match=r"scale is in several of its files"):
+        open_tensors(path, WEIGHTS)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
-    [("evil.pt", "refused: it names .*print"), ("legacy.pt", "1.6"), ("none.pt", "does not exist")],
+    ("value", "said"),
+    [
+        (np.ones((2, 2), np.complex64), r"text\.proj \(torch\.ComplexFloatStorage\)"),
+        (Call(Global("torch._utils", "_rebuild_qtensor"), (1,)), "_rebuild_qtensor"),
+    ],
 )
-def test_what_is_refused(name, said, capsys):
+def test_weights_of_other_kinds_are_named(tmp_path, value, said):
+    save(tmp_path / "a.pt", WEIGHTS | {"text.proj": value})
+    with pytest.raises(UserError, match=f"1 of the model's tensors .*{said}"):
+        open_tensors(tmp_path / "a.pt", WEIGHTS)
+
+
+def test_a_type_that_numpy_lacks_is_known_before_it_is_read(tmp_path):
+    header = b'{"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]}}'
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + b"123")
+    found = open_tensors(file, ["a"])["a"]
+    assert (found.dtype, found.shape) == ("F8_E4M3", (3,))
+    with pytest.raises(UserError, match=r"a\.safetensors cannot be read at a"):
+        np.asarray(found)
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({}, "it holds no tensors"),
+        ([1, "a"], "it holds no tensors"),
+        (np.ones(2, np.float32), "it holds 1 tensors"),
+        ({f"layer.{i}": np.ones(1) for i in range(9)}, r"9 tensors: layer\.0, .* and 4 more"),
+        (Call(Global("open_clip", "CoCa"), state={"training": True}), r"open_clip\.CoCa.*never"),
+    ],
+)
+def test_files_without_the_weights_say_what_they_hold(tmp_path, tree, said):
+    save(tmp_path / "a.pt", tree)
+    with pytest.raises(UserError, match=f"holds no weights of the model: .*{said}"):
+        open_tensors(tmp_path / "a.pt", WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is empty"),
+        (b"nothing", "begins with b'nothing'"),
+        (b"<!DOCTYPE html><html>", "begins with b'<!DOCTYPE"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\x10\0\0\0\0\0\0\0{}", "cannot be read"),
+        (b"\xff" * 8 + b"{}", "cannot be read"),
+        (b"PK\3\4 and then nothing", "truncated or damaged"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.safetensors", "a.bin"])
+def test_other_files_are_refused(tmp_path, content, said, name):
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=said):
-        read_tensors(FILES / name)
-    assert capsys.readouterr().out == ""  # what the evil one would print
+        open_tensors(tmp_path / name, WEIGHTS)
 
 
-def test_a_tensor_that_reaches_out_of_its_storage_is_refused():
-    tree = torch_file.read(FILES / "plain.pt")
-    tensor = tree["text.cls_emb"]
-    for wrong in ({"offset": 10**6}, {"strides": (10**6,)}, {"strides": (-1,)}, {"offset": -4}):
-        broken = torch_file.Tensor(**(vars(tensor) | wrong))
-        with pytest.raises(UserError, match="reaches out"):
-            broken.read()
-    for wrong in ({"shape": (2**60,), "strides": (0,)}, {"strides": ()}):
-        with pytest.raises(UserError, match="is damaged"):
-            torch_file.Tensor(**(vars(tensor) | wrong)).read()
+def test_files_that_are_old_truncated_or_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"before 1\.6"):
+        open_tensors(FILES / "legacy.pt", WEIGHTS)
+    with pytest.raises(UserError, match="does not exist"):
+        open_tensors(tmp_path / "none.pt", WEIGHTS)
+    save_file(WEIGHTS, tmp_path / "a.safetensors")
+    os.truncate(tmp_path / "a.safetensors", (tmp_path / "a.safetensors").stat().st_size - 1)
+    with pytest.raises(UserError, match=r"a\.safetensors cannot be read: .*not fully covered"):
+        open_tensors(tmp_path / "a.safetensors", WEIGHTS)
 
 
-def test_a_program_cannot_change_what_it_is_given(tmp_path):
-    # Calls __setstate__ on what "BFloat16Storage" stands for; on a dtype, that changes its size.
-    program = b"ctorch\nBFloat16Storage\n(I3\nS'<'\nNNNI64\nI64\nI0\ntb."
-    with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
-        archive.writestr("evil/data.pkl", program)
-    with pytest.raises(UserError, match="is damaged"):
-        torch_file.read(tmp_path / "evil.pt")
-    assert np.dtype(ml_dtypes.bfloat16).itemsize == 2
-
-
-def test_damage_is_said(tmp_path):
-    data = (FILES / "plain.pt").read_bytes()
-    for name, content in {"cut.pt": data[: len(data) // 2], "text.safetensors": b"nothing"}.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=name):
-            read_tensors(tmp_path / name)
-    flipped = bytearray(data)
-    flipped[len(data) // 2] ^= 1  # in the middle of some tensor
-    (tmp_path / "flipped.pt").write_bytes(flipped)
-    with pytest.raises(UserError, match="damaged"):
-        read_tensors(tmp_path / "flipped.pt")
-
-
-def test_other_names_are_refused(tmp_path):
-    (tmp_path / "weights.npz").write_bytes(b"")
-    with pytest.raises(UserError, match="should be named"):
-        read_tensors(tmp_path / "weights.npz")
+def test_only_safetensors_are_written(tmp_path):
     with pytest.raises(UserError, match=r"should be named \.safetensors"):
         write_tensors(tmp_path / "out.pt", {}, {})
 
@@ -104,7 +173,5 @@ def test_written_files_say_what_they_are(tmp_path):
     write_tensors(file, tensors, {"embed_dim": 4})
     with safetensors.safe_open(file, "numpy") as opened:
         assert json.loads(opened.metadata()["config"]) == {"embed_dim": 4}
-    found = read_tensors(file)
-    for name, tensor in tensors.items():
-        np.testing.assert_array_equal(found[name], tensor)
+    check(file, tensors)
     assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]

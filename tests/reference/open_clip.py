@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+from safetensors.numpy import load_file
 
-from coca_jax.interop import open_clip
-from coca_jax.interop.weights import read_tensors
+from coca_jax.interop import open_clip, open_clip_config
 
 FOLDER = pathlib.Path(__file__).parent.parent / "fixtures/open_clip"
 
@@ -26,7 +26,7 @@ class Recorded:
 
     def config(self, shifted=True):
         """Our configuration of it."""
-        config = open_clip.model_config(self.settings)
+        config = open_clip_config.model_config(self.settings)
         text = dataclasses.replace(config.text, shifted_cls_mask=shifted)
         return dataclasses.replace(config, text=text)
 
@@ -42,4 +42,4 @@ def recorded(name):
     with safetensors.safe_open(file, "numpy") as opened:
         settings = json.loads(opened.metadata()["config"])
     with np.load(FOLDER / f"{name}.outputs.npz") as outputs:
-        return Recorded(file, settings, read_tensors(file), dict(outputs))
+        return Recorded(file, settings, load_file(file), dict(outputs))

@@ -1,0 +1,192 @@
+"""OpenCLIP's JSON configurations of a CoCa, in terms of ours."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from coca_jax.errors import UserError
+from coca_jax.models import CoCaConfig, ImageConfig, PoolerConfig, TextConfig
+from coca_jax.models.presets import CLIP_MEAN, CLIP_STD, open_clip
+
+# What ours always is, by section of an OpenCLIP configuration ("": all of it); {}: must be absent.
+TOWER = {"ls_init_value": {}, "norm_kwargs": {}, "act_kwargs": {}}
+SUPPORTED = {
+    "": {"quick_gelu": False},
+    "vision_cfg": TOWER
+    | {"attentional_pool": True, "no_ln_pre": False}
+    | {"final_ln_after_pool": False, "pos_embed_type": "learnable", "timm_model_name": {}},
+    "text_cfg": TOWER
+    | {"embed_cls": True, "pad_id": 0, "no_causal_mask": False, "proj_type": "linear"}
+    | {"proj_bias": False, "hf_model_name": {}},
+    "multimodal_cfg": TOWER,
+    "preprocess_cfg": {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"},
+}
+
+
+def model_config(settings: Any) -> CoCaConfig:
+    """The model that an OpenCLIP configuration describes.
+
+    Args:
+      settings: as one of its `model_configs`, or as an `open_clip_config.json`, which has that
+        under `model_cfg` and the normalization of pixels under `preprocess_cfg`.
+
+    Raises:
+      UserError: it is no CoCa, has settings that ours lacks, or a value is no number.
+    """
+    sections = _sections(settings)
+    if strange := list(_strange(sections)):
+        raise UserError("these settings are not supported:\n  " + "\n  ".join(strange))
+    vision, text, multimodal = (sections[n] for n in ("vision_cfg", "text_cfg", "multimodal_cfg"))
+    halves = [
+        [half.whole(name) for name in ("width", "heads", "context_length")]
+        for half in (text, multimodal)
+    ]
+    embedding = sections[""].whole("embed_dim")
+    if halves[0] != halves[1] or embedding != text.whole("width"):
+        raise UserError(f"text_cfg, multimodal_cfg and embed_dim should agree, but are {settings}")
+    if text.positive("mlp_ratio", 4.0) != 4:  # OpenCLIP's multimodal layers always have 4
+        raise UserError(f"text_cfg.mlp_ratio={text['mlp_ratio']} should be 4, as multimodal_cfg's")
+    decoder = TextConfig(
+        vocab_size=text.whole("vocab_size"),
+        length=text.whole("context_length"),
+        width=text.whole("width"),
+        unimodal_layers=text.whole("layers"),
+        multimodal_layers=multimodal.whole("layers"),
+        heads=text.whole("heads"),
+        mlp=4 * text.whole("width"),
+    )
+    pooler = PoolerConfig(
+        kind="shared",
+        caption_queries=vision.whole("attn_pooler_queries", 256) - 1,
+        heads=vision.whole("attn_pooler_heads", 8),
+        query_norm=True,
+    )
+    model = open_clip(_image(vision), decoder, pooler=pooler, embedding=embedding)
+    pixels = sections["preprocess_cfg"]
+    mean, std = pixels.channels("mean", CLIP_MEAN), pixels.channels("std", CLIP_STD)
+    return dataclasses.replace(model, image=dataclasses.replace(model.image, mean=mean, std=std))
+
+
+def settings(config: CoCaConfig) -> dict[str, Any]:
+    """The OpenCLIP configuration of a model: what `model_config` reads."""
+    image, text, pooler = config.image, config.text, config.pooler
+    half = {"context_length": text.length, "vocab_size": text.vocab_size, "width": text.width}
+    half |= {"heads": text.heads, "mlp_ratio": text.mlp / text.width}
+    return {
+        "embed_dim": config.embedding,
+        "vision_cfg": {
+            "image_size": image.size if not image.columns else list(image.pixels),
+            "patch_size": image.patch,
+            "width": image.width,
+            "layers": image.layers,
+            "head_width": image.width // image.heads,
+            "mlp_ratio": image.mlp / image.width,
+            "attentional_pool": True,
+            "attn_pooler_queries": pooler.caption_queries + 1,
+            "attn_pooler_heads": pooler.heads,
+            "output_tokens": True,
+        },
+        "text_cfg": half
+        | {"layers": text.unimodal_layers, "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": half | {"layers": text.multimodal_layers},
+        "custom_text": True,
+    }
+
+
+class _Section(dict):
+    """One section of a configuration, whose values are checked as they are read."""
+
+    def __init__(self, name: str, values: Any):
+        if not isinstance(values, Mapping):
+            raise UserError(f"{name or 'the configuration'} should hold settings, not {values!r}")
+        super().__init__(values)
+        self.name = name
+
+    def read(self, key: str, default: Any = None) -> Any:
+        """A value, or its default."""
+        value = self.get(key, default)
+        if value is None:
+            where = f" in {self.name}" if self.name else ""
+            raise UserError(f"the OpenCLIP configuration lacks {key!r}{where}; is it a CoCa's?")
+        return value
+
+    def wrong(self, key: str, what: str) -> UserError:
+        """The error of a value that is something else."""
+        prefix = f"{self.name}." if self.name else ""
+        return UserError(f"{prefix}{key}={self[key]!r} should be {what}")
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        """A positive whole number."""
+        if not _is_whole(value := self.read(key, default)):
+            raise self.wrong(key, "a positive whole number")
+        return value
+
+    def positive(self, key: str, default: float) -> float:
+        """A positive number."""
+        if not (_is_number(value := self.read(key, default)) and value > 0):
+            raise self.wrong(key, "a positive number")
+        return value
+
+    def pair(self, key: str) -> tuple[int, int]:
+        """Two positive whole numbers, or one for both."""
+        value = self.read(key)
+        pair = value if isinstance(value, list | tuple) else [value, value]
+        if len(pair) != 2 or not all(map(_is_whole, pair)):
+            raise self.wrong(key, "a positive whole number, or height and width")
+        return tuple(pair)
+
+    def channels(self, key: str, default: tuple[float, ...]) -> tuple[float, float, float]:
+        """A number for each of the three colors."""
+        value = self.read(key, default)
+        if (
+            not isinstance(value, list | tuple)
+            or len(value) != 3
+            or not all(map(_is_number, value))
+        ):
+            raise self.wrong(key, "three numbers")
+        return tuple(map(float, value))
+
+
+def _sections(settings: Any) -> dict[str, _Section]:
+    """The sections of a configuration by name; "": what is in none."""
+    whole = _Section("", settings)
+    model = _Section("model_cfg", whole["model_cfg"]) if "model_cfg" in whole else whole
+    result = {"": _Section("", model)}
+    for name in SUPPORTED:
+        if name == "preprocess_cfg":
+            result[name] = _Section(name, whole.get(name) or {})
+        elif name:
+            result[name] = _Section(name, result[""].read(name))
+    return result
+
+
+def _image(vision: _Section) -> ImageConfig:
+    height, width = vision.pair("image_size")
+    patch, channels = vision.whole("patch_size"), vision.whole("width")
+    return ImageConfig(
+        size=height,
+        patch=patch,
+        columns=0 if width == height else width // patch,
+        width=channels,
+        layers=vision.whole("layers"),
+        heads=channels // vision.whole("head_width", 64) or 1,
+        mlp=int(channels * vision.positive("mlp_ratio", 4.0)),
+    )
+
+
+def _strange(sections: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Settings of OpenCLIP's under which equal weights would compute something else."""
+    for section, wanted in SUPPORTED.items():
+        for key, value in wanted.items():
+            if (given := sections[section].get(key)) not in (None, value):
+                yield f"{section or 'model'}: {key}={given!r} should be {value!r}"
+
+
+def _is_number(value: Any) -> bool:
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return real and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
