@@ -7,30 +7,40 @@ import io
 import math
 import re
 import struct
+import warnings
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from coca_jax.data.bad import BadExample
+from coca_jax.data.image_headers import PNG_START, describe_unknown, orientation, read_png
 
 # Callers decode in threads of their own, with which OpenCV's pool would compete.
 cv2.setNumThreads(0)
+# Pillow's, of large images and damaged metadata: an image is decoded, or a counted bad example.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MAX_PIXELS = 2**27  # of an encoded image; decoded, these are 400 MB
 MAX_STRIP = 256  # targets in a row: of a longer image, evaluation scales only the middle
 
 JPEG_START = b"\xff\xd8\xff"
 JPEG_END = b"\xff\xd9"
-PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # tables and a reserved one
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xDA)})  # nothing follows them
-_PLAIN_CHUNKS = frozenset(
-    (b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"pHYs", b"tIME", b"tEXt")
-)
 _OTHERS = ("PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+_OPENCV_SIDE = 1_000_000  # of a PNG, at most
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _REDUCED = {
     8: cv2.IMREAD_REDUCED_COLOR_8,
     4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -56,13 +66,15 @@ def decode(data: bytes, least_side: int | None = None) -> UInt8[np.ndarray, "h w
     try:
         if data.startswith(JPEG_START):
             return _jpeg(data, least_side)
-        if _is_plain_png(data):
-            return _opencv(data, cv2.IMREAD_COLOR_RGB)
+        if data.startswith(PNG_START) and len(data) >= 33:
+            return _png(data)
         return _pillow(data)
     except BadExample:
         raise
     except UnidentifiedImageError as error:
-        raise BadExample("bad_image", "no image of a known format") from error
+        raise BadExample("bad_image", describe_unknown(data)) from error
+    except Image.DecompressionBombError as error:
+        raise BadExample("bad_image", f"more than {MAX_PIXELS} pixels") from error
     except Exception as error:  # decoders raise whatever they like
         raise BadExample("bad_image", error) from error
 
@@ -155,23 +167,14 @@ def _jpeg_header(data: bytes) -> tuple[tuple[int, int], int]:
     raise BadExample("bad_image", "a JPEG without size")
 
 
-def _is_plain_png(data: bytes) -> bool:
-    """Whether it is grey or RGB of 8 bits with nothing special, which OpenCV reads faster.
-
-    Chunks must be as long as they say: OpenCV would make room first, be it for gigabytes.
-    """
-    if not data.startswith(PNG_START) or len(data) < 26:
-        return False
-    width, height, bits, colours = struct.unpack_from(">IIBB", data, 16)
-    if bits != 8 or colours not in (0, 2):
-        return False
+def _png(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """By OpenCV, which is faster, where nothing is special; it knows no Exif data of a PNG."""
+    width, height = struct.unpack_from(">II", data, 16)
     _check_size(height, width)
-    at = 8
-    while (kind := data[at + 4 : at + 8]) in _PLAIN_CHUNKS:
-        at += 12 + int.from_bytes(data[at : at + 4])
-        if kind == b"IEND":
-            return at <= len(data)
-    return False
+    png = read_png(data)
+    if png.is_plain and orientation(png.exif) == 1 and max(height, width) <= _OPENCV_SIDE:
+        return _opencv(png.data, cv2.IMREAD_COLOR_RGB)
+    return _pillow(png.data, png.exif)
 
 
 def _opencv(data: bytes, flag: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -181,10 +184,13 @@ def _opencv(data: bytes, flag: int) -> UInt8[np.ndarray, "h w 3"]:
     return image
 
 
-def _pillow(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+def _pillow(data: bytes, exif: bytes = b"") -> UInt8[np.ndarray, "h w 3"]:
     picture = Image.open(io.BytesIO(data), formats=_OTHERS)
     _check_size(picture.height, picture.width)
-    picture = ImageOps.exif_transpose(picture)
+    picture.load()  # which brings a TIFF upright
+    if picture.format != "TIFF":
+        turn = _UPRIGHT.get(orientation(exif or picture.info.get("exif", b"")))
+        picture = picture if turn is None else picture.transpose(turn)
     if picture.mode in ("I", "F"):
         raise BadExample("bad_image", "32 bits a channel")
     if picture.mode.startswith("I;16"):  # which Pillow would clip

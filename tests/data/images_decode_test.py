@@ -3,6 +3,8 @@
 import io
 import resource
 import struct
+import subprocess
+import sys
 import time
 import zlib
 
@@ -211,6 +213,113 @@ def test_interlaced_png():
     data = png_file((11, 13, 8, 2), [row.tobytes() for part in parts for row in part], interlace=1)
     np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(data))), image)
     np.testing.assert_array_equal(images.decode(data), image)
+
+
+TURNED = b"\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0"  # orientation 6
+GARBAGE = {
+    "nothing": b"",
+    "text": b"garbage",
+    "prefix": b"Exif\0\0garbage",
+    "an offset beyond": b"II*\0\xff\xff\xff\xff",
+    "more entries than bytes": b"MM\0*\0\0\0\x08\xff\xff",
+    "orientation 65535": b"II*\0" + TURNED[:-4] + b"\xff\xff\0\0",
+    "other byte order": b"XX*\0" + TURNED,
+}
+
+
+def with_metadata(kind, exif):
+    """The smooth picture with these bytes as its Exif data."""
+    if kind == "png":
+        data = encoded(picture(), "png")
+        return data[:33] + png_chunk(b"eXIf", exif) + data[33:]
+    if kind == "jpeg":
+        data = encoded(picture(), "jpeg", quality=95, subsampling=0)
+        return (
+            data[:2]
+            + b"\xff\xe1"
+            + struct.pack(">H", 8 + len(exif))
+            + b"Exif\0\0"
+            + exif
+            + data[2:]
+        )
+    return encoded(picture(), kind, exif=exif, **({"lossless": True} if kind == "webp" else {}))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, as it writes
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_metadata_that_say_nothing_leave_the_pixels(kind, garbage):
+    decoded = images.decode(with_metadata(kind, GARBAGE[garbage]))
+    np.testing.assert_allclose(decoded.astype(int), np.array(picture()), atol=8)
+    turned = images.decode(with_metadata(kind, b"II*\0" + TURNED))
+    np.testing.assert_allclose(turned.astype(int), np.rot90(picture(), -1), atol=8)
+
+
+ANCILLARY = ("tEXt", "zTXt", "iTXt", "iCCP", "pHYs", "gAMA", "cHRM", "sBIT", "tIME", "tRNS", "PLTE")
+
+
+@pytest.mark.parametrize("kind", [*ANCILLARY, "acTL", "fcTL", "fdAT", "prIv"])
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_damaged_chunks_beside_the_pixels_of_a_png_do_not_matter(kind, mode, capfd):
+    if (kind, mode) == ("PLTE", "P"):
+        pytest.skip("there it is one of the pixels'")
+    data = encoded(picture().convert(mode), "png")
+    expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+    contents = [b"" if kind == "tRNS" else b"garbage", b""]
+    for content in contents:
+        chunk = png_chunk(kind.encode(), content)
+        for spoiled in (chunk, chunk[:-4] + bytes(4)):  # with a false checksum, too
+            at = data.index(b"IDAT") - 4
+            decoded = images.decode(data[:at] + spoiled + data[at:])
+            np.testing.assert_array_equal(decoded, expected)
+    assert capfd.readouterr().err == ""
+
+
+def test_text_that_unpacks_to_a_hundred_megabytes_is_not_read():
+    data, bomb = encoded(picture(), "png"), zlib.compress(bytes(10**8))
+    for chunk in (png_chunk(b"zTXt", b"k\0\0" + bomb), png_chunk(b"iCCP", b"k\0\0" + bomb)):
+        decoded = images.decode(data[:33] + chunk + data[33:])
+        np.testing.assert_array_equal(decoded, np.array(picture()))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
+def test_pixels_of_a_png_whose_checksum_is_false_are_a_bad_example(mode, capfd):
+    data = encoded(picture().convert(mode), "png")
+    at = data.index(b"IDAT") + 60
+    assert_bad(damaged(data, at, bytes([data[at] ^ 1])))
+    assert capfd.readouterr().err == ""
+
+
+def test_pillow_is_silent():
+    """In a process of its own, where nobody collects warnings, and each would be an error."""
+    large = png_file((11_000, 10_000, 8, 3), [bytes(100)])
+    cut = encoded(picture(), "tiff")[:30]
+    program = (
+        "from coca_jax.data import images\n"
+        f"for data in ({large!r}, {cut!r}):\n"
+        "    try:\n        images.decode(data)\n"
+        "    except images.BadExample as error:\n        print(error)\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True)
+    assert done.stderr == b"" and done.stdout.count(b"bad_image") == 2
+    assert b"Warning" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "data, name",
+    [
+        (b"", "the file is empty"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, which is not decoded"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"\n<!DOCTYPE html><html>", "HTML"),
+        (b"%PDF-1.7", "PDF"),
+        (b"some text", "no image of a known format"),
+    ],
+)
+def test_what_is_not_decoded_is_named(data, name):
+    with pytest.raises(BadExample, match=name):
+        images.decode(data)
 
 
 def damaged(data, at, new):
