@@ -19,7 +19,7 @@ from coca_jax.data import clips, images
 from coca_jax.data.examples import Fault
 from coca_jax.data.mixture import Mixture, Pick
 from coca_jax.data.sources import Source
-from coca_jax.data.sources.base import is_text
+from coca_jax.data.texts import to_captions
 from coca_jax.errors import UserError
 
 Example = dict[str, Any]
@@ -157,7 +157,7 @@ def evaluation_batches(
 
     The last batch may be smaller. Records that cannot be read or decoded are left out and counted
     in the batch's `bad_image`, and one is named on stderr; with `limit`, only the first so many
-    records are read. Captions that are no text (`is_text`) are left out, which stderr says, too.
+    records are read. What is no text among captions is left out, which stderr says, too.
 
     Raises:
       UserError: no image at all could be read.
@@ -165,7 +165,7 @@ def evaluation_batches(
     import grain
 
     reasons: list[str] = []
-    bad_texts: Counter[int] = Counter()  # by record
+    no_texts: dict[int, str] = {}  # by record
 
     def load(index: int) -> Example | None:
         try:
@@ -175,9 +175,10 @@ def evaluation_batches(
         except Exception as error:  # whatever a reader raises for a damaged record
             reasons.append(f"record {index} of {source.shard(index)}: {error}")
             return None
-        captions = [text for text in record["captions"] if is_text(text)]
-        bad_texts[index] = len(record["captions"]) - len(captions)
-        return record | {"image": clips.stacked(found), "captions": captions, "index": index}
+        record = {**record, **to_captions(record["captions"])}
+        if reason := record.pop("no_text", ""):
+            no_texts[index] = reason
+        return record | {"image": clips.stacked(found), "index": index}
 
     size = len(source) if limit is None else min(limit, len(source))
     loaded = grain.MapDataset.range(size).map(lambda index: (load(index),))
@@ -194,11 +195,11 @@ def evaluation_batches(
         raise UserError(f"none of the {size} images could be read: {min(reasons, default='')}")
     if reasons:
         print(f"{len(reasons):,} of {size:,} images are left out: {min(reasons)}", file=sys.stderr)
-    if count := bad_texts.total():
-        first = min(index for index, texts in bad_texts.items() if texts)
+    if no_texts:
+        first = min(no_texts)
         print(
-            f"{count:,} captions are left out, which hold half of a surrogate pair; the first is "
-            f"of record {first} of {source.shard(first)}",
+            f"captions of {len(no_texts):,} of {size:,} images are left out, the first of record "
+            f"{first} of {source.shard(first)}: {no_texts[first]}",
             file=sys.stderr,
         )
     yield _collate(rows, bad)
