@@ -3,11 +3,14 @@
 import argparse
 import functools
 import json
+import os
+import pathlib
 import sys
 import time
 
 from coca_jax.cli.options import BEAM_OPTIONS, CAPTION_OPTIONS, SAMPLING_OPTIONS
 from coca_jax.errors import Incomplete, UserError
+from coca_jax.io.paths import join
 
 BEGAN = time.time()  # this process, but for its interpreter
 BATCH = 64  # images read at a time
@@ -36,7 +39,7 @@ def compare(options: argparse.Namespace) -> None:
     from coca_jax.train.comparison import compare
 
     processes.agree("options", {"part": list(options.part)})
-    found = compare(config, options.workdir.absolute(), BEGAN, options.part)
+    found = compare(config, options.workdir, BEGAN, options.part)
     if jax.process_index() == 0:
         print(format_comparison(found))
         print(write_report(options.workdir))
@@ -107,7 +110,7 @@ def search(options: argparse.Namespace) -> None:
     told = ", ".join(f"{count:,} {what}" for what, count in counts.items())
     print(f"{place}: {len(index):,} images ({told})", file=sys.stderr)
     for name in index.unreadable:
-        print(f"{options.images / name} cannot be read as an image", file=sys.stderr)
+        print(f"{join(options.images, name)} cannot be read as an image", file=sys.stderr)
     for score, path in index.search(text, options.top, options.by):
         print(json.dumps({"path": str(path), "similarity": score}, ensure_ascii=False))
 
@@ -128,13 +131,15 @@ def params(options: argparse.Namespace) -> None:
     print(f"{'total':<20}{sum(counts.values()):>16,}{sum(flops.values()) / 1e9:>24,.3f}")
     print(f"\ntraining: {training_flops(model) / 1e9:,.3f} GFLOP a pair ({RULE})")
     if options.json:
+        from coca_jax.evaluate.results import write_json
+
         result = counts | {
             "total": sum(counts.values()),
             "flops_per_example": training_flops(model),
             "forward_flops": flops,
             "rule": RULE,
         }
-        options.json.write_text(json.dumps(result, indent=1))
+        write_json(result, options.json)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -159,7 +164,9 @@ def plan(options: argparse.Namespace) -> None:
         plans = {options.topology: written}
     print(format_plan(written))
     if options.json:
-        options.json.write_text(json.dumps(written, indent=1))
+        from coca_jax.evaluate.results import write_json
+
+        write_json(written, options.json)
     if options.picture:
         draw_memory(plans, options.picture)
 
@@ -190,7 +197,9 @@ def data_inspect(options: argparse.Namespace) -> None:
     print(format_inspection(result, model.text.length))
     print(options.sheet)
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1))
+        from coca_jax.evaluate.results import write_json
+
+        write_json(result, options.json)
     if options.strict and result["lost"]:
         raise Incomplete("some of the data are lost to training; the lines above say what and why")
 
@@ -254,13 +263,14 @@ def convert(options: argparse.Namespace) -> None:
     if options.to:
         if options.variant:
             raise UserError("--variant is for --from; a model to be exported has its own")
-        for note in export_open_clip(options.input, options.output):
+        for note in export_open_clip(pathlib.Path(options.input), pathlib.Path(options.output)):
             print(f"in OpenCLIP: {note}")
         print(options.output)
         return
     shifted = options.cls_mask == "released"
     say = functools.partial(print, file=sys.stderr)
-    count = import_open_clip(options.input, options.variant, options.output, shifted, say)
+    output = pathlib.Path(options.output)
+    count = import_open_clip(options.input, options.variant, output, shifted, say)
     print(f"{options.output}: {count:,} parameters")
 
 
@@ -270,7 +280,7 @@ def score(options: argparse.Namespace) -> None:
     from coca_jax.evaluate.results import format_table, write_json
 
     metrics = score_results(options.annotations, options.results, options.split)
-    print(format_table({options.results.name: metrics}))
+    print(format_table({os.path.basename(options.results): metrics}))
     if options.json:
         write_json(metrics, options.json)
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import pathlib
 import subprocess
 
@@ -11,12 +12,14 @@ from coca_jax import __version__
 from coca_jax.config.default import default_config
 from coca_jax.config.loading import to_json
 from coca_jax.errors import UserError
+from coca_jax.io import files
+from coca_jax.io.paths import join
 
 NAME = "config.json"
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 
 
-def write_config(workdir: pathlib.Path, config: ConfigDict, **more: str) -> None:
+def write_config(workdir: str | os.PathLike, config: ConfigDict, **more: str) -> None:
     """Writes the configuration, with the versions of what it ran on; whole or not at all.
 
     Args:
@@ -24,28 +27,26 @@ def write_config(workdir: pathlib.Path, config: ConfigDict, **more: str) -> None
       config: the whole tree.
       **more: further things worth knowing of where the model is from.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     record = {
         "config": to_json(config),
         "versions": {"coca_jax": __version__} | versions,
         "commit": _commit(),
     }
-    partial = (workdir / NAME).with_suffix(".partial")
-    partial.write_text(json.dumps(record | more, indent=1))
-    partial.replace(workdir / NAME)
+    files.write_whole(join(workdir, NAME), json.dumps(record | more, indent=1).encode())
 
 
-def read_config(workdir: pathlib.Path) -> ConfigDict:
+def read_config(workdir: str | os.PathLike) -> ConfigDict:
     """The resolved configuration of a run, or of a converted model.
 
     Raises:
       UserError: the folder is no workdir.
     """
-    file = workdir / NAME
-    if not file.is_file():
-        raise UserError(f"{workdir} holds no {NAME}; is it the workdir of a run?")
-    return ConfigDict(with_defaults(json.loads(file.read_text())["config"]))
+    try:
+        record = json.loads(files.read_bytes(join(workdir, NAME)))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{workdir} holds no {NAME}; is it the workdir of a run?") from error
+    return ConfigDict(with_defaults(record["config"]))
 
 
 def with_defaults(stored: dict) -> dict:

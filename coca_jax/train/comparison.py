@@ -9,13 +9,14 @@ A comparison is a configuration of its own (`configs/compare.py`):
 - `seeds`; and `metrics`: rows (title, stage, evaluation/metric).
 """
 
-import pathlib
+import os
 import re
 import statistics
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from coca_jax.config import model_config, validate
@@ -26,6 +27,7 @@ from coca_jax.data.tokenizers import MODEL_FILES
 from coca_jax.errors import UserError
 from coca_jax.evaluate import runner
 from coca_jax.evaluate.results import read_newest, write_json
+from coca_jax.io.paths import as_path
 from coca_jax.observe.metrics import read_metrics
 from coca_jax.observe.report.comparison import FILE
 from coca_jax.planning import training_flops
@@ -50,13 +52,13 @@ class Stage(NamedTuple):
     """An experiment of a run."""
 
     name: str
-    workdir: pathlib.Path
+    workdir: epath.Path
     config: ConfigDict
 
 
 def compare(
     config: ConfigDict,
-    workdir: pathlib.Path,
+    workdir: str | os.PathLike,
     began: float | None = None,
     part: tuple[int, int] = (1, 1),
 ) -> dict:
@@ -79,6 +81,7 @@ def compare(
       Preempted: a signal asked to stop; the same call goes on.
       UserError: the comparison, or one of its experiments, is wrong.
     """
+    workdir = as_path(workdir)
     wrong = mistakes(config, len(jax.devices()))
     if part != (1, 1) and not wrong:
         wrong = [
@@ -118,7 +121,7 @@ def _is_finished(made: list[Stage]) -> bool:
 
 
 def _collect(
-    config: ConfigDict, runs: dict[Run, list[Stage]], trained: set[Run], workdir: pathlib.Path
+    config: ConfigDict, runs: dict[Run, list[Stage]], trained: set[Run], workdir: epath.Path
 ) -> dict[str, Any]:
     """Writes `compare.json` of what was trained here and of what others have finished."""
     made = {run: made for run, made in runs.items() if run in trained or _is_finished(made)}
@@ -137,8 +140,9 @@ def planned(config: ConfigDict) -> Iterator[Run]:
             yield Run(name, seed, tuple((key, value) for key, value in changes))
 
 
-def stages(config: ConfigDict, run: Run, workdir: pathlib.Path) -> list[Stage]:
+def stages(config: ConfigDict, run: Run, workdir: str | os.PathLike) -> list[Stage]:
     """The run's experiments, each after the one that it starts from."""
+    workdir = as_path(workdir)
     made: dict[str, Stage] = {}
     for name in _ordered(config):
         changed = ConfigDict(config.stages[name].to_dict())
@@ -193,7 +197,7 @@ def mistakes(config: ConfigDict, devices: int | None = None) -> list[str]:
         return wrong
     for run in planned(config):
         if run.seed == config.seeds[0]:
-            for stage in stages(config, run, pathlib.Path()):
+            for stage in stages(config, run, "."):
                 wrong += _wrong_stage(stage, run.name, devices)
     return list(dict.fromkeys(wrong))
 
@@ -278,7 +282,7 @@ def _require_metrics(config: ConfigDict, made: list[list[Stage]]) -> None:
     for _, stage, path in config.metrics:
         evaluation, _, metric = path.partition("/")
         found = [read_newest(s.workdir) for stages in made for s in stages if s.name == stage]
-        there = {name for values in found for name in values.get(evaluation, ())} - {"notes"}
+        there = {name for values in found for name in values.get(evaluation, ())}
         if there and metric not in there:
             raise UserError(
                 f"config.metrics: {path!r}: {evaluation} has {', '.join(sorted(there))}"

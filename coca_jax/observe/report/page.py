@@ -1,10 +1,12 @@
 """The report's page: its head, its headline numbers, its sections and the configuration."""
 
 import os
-import pathlib
-import uuid
 from typing import Any
 
+from etils import epath
+
+from coca_jax.io.files import write_whole
+from coca_jax.io.paths import as_path
 from coca_jax.observe.report.comparison import comparison_page, is_comparison
 from coca_jax.observe.report.curves import evaluation_curves, training_curves
 from coca_jax.observe.report.pictures import pictures
@@ -21,7 +23,7 @@ HEADLINES = [
 ]
 
 
-def write_report(workdir: str | os.PathLike) -> pathlib.Path:
+def write_report(workdir: str | os.PathLike) -> epath.Path:
     """Writes `report.html` into the workdir and returns its path.
 
     The page needs nothing but itself. It reads what the run has left (see `report/run.py`), be it
@@ -30,13 +32,11 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     Raises:
       UserError: the folder holds nothing of a run.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = as_path(workdir)
     compared = is_comparison(workdir)
     written = comparison_page(workdir) if compared else _run_page(read_run(workdir))
     path = workdir / "report.html"
-    partial = path.with_name(f".{uuid.uuid4().hex}")  # parts of a comparison may end at once
-    partial.write_text(written, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, written.encode())
     return path
 
 
@@ -92,9 +92,8 @@ def _numbers(run: Run) -> str:
         cards.append(_card("Training", "loss", run.last["train/loss"], rows))
     step, newest = next(reversed(run.evaluations.items()), (None, {}))
     for name, metrics in newest.items():
-        notes = run.notes.get(step, {}).get(name, {})
-        (first, value), *others = [*metrics.items(), *dict.fromkeys(notes).items()]
-        cards.append(_card(name, first, value, dict(others), notes))
+        (first, value), *others = metrics.items()
+        cards.append(_card(name, first, value, dict(others)))
     if step is None:
         lead = "No evaluation has been made yet."
     else:
@@ -102,27 +101,12 @@ def _numbers(run: Run) -> str:
     return section("Results", lead, f'<div class="grid cards">{"".join(cards)}</div>')
 
 
-def _card(
-    title: str,
-    name: str,
-    value: float | None,
-    rows: dict[str, float | None],
-    notes: dict[str, str] | None = None,
-) -> str:
-    """A headline and rows below it; None: the metric is undefined, for which there is a note."""
-    listed = table({label(key): _value(item) for key, item in rows.items()})
-    below = "".join(
-        f'<p class="muted">{label(key)} is undefined: {esc(reason)}</p>'
-        for key, reason in (notes or {}).items()
-    )
+def _card(title: str, name: str, value: float, rows: dict[str, float]) -> str:
+    listed = table({label(key): number(item) for key, item in rows.items()})
     return (
-        f'<div class="card"><h3>{label(title)}</h3><div class="big">{_value(value)}</div>'
-        f'<div class="label">{label(name)}</div>{listed if rows else ""}{below}</div>'
+        f'<div class="card"><h3>{label(title)}</h3><div class="big">{number(value)}</div>'
+        f'<div class="label">{label(name)}</div>{listed if rows else ""}</div>'
     )
-
-
-def _value(value: float | None) -> str:
-    return "–" if value is None else number(value)
 
 
 def _configuration(run: Run) -> str:

@@ -4,7 +4,6 @@
   for the page's head.
 - `metrics.jsonl`: see `coca_jax.observe.metrics`.
 - `eval/<step>.json`: evaluation -> metric -> value; an evaluation's first metric is its headline.
-  Its `notes` say why some are undefined.
 - `eval/<step>/artefacts.json`: evaluation -> any of `samples` (image, caption, log_probability,
   references, exact, attention), `questions` (image, question, answer, given, accuracy),
   `text_to_image` (text, items), `image_to_text` (image, items), and `confusion` with `class_names`
@@ -17,13 +16,17 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
+import re
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float
 
 from coca_jax.errors import UserError
+from coca_jax.io.files import read_bytes
+from coca_jax.io.folders import children
+from coca_jax.io.paths import as_path
 from coca_jax.observe.goodput import read_attempts
 from coca_jax.observe.metrics import read_metrics
 
@@ -40,10 +43,8 @@ class Run:
     records: list[dict[str, Any]]
     evaluations: dict[int, dict[str, dict[str, float]]]
     """Step -> evaluation -> metric -> value, in the order of the steps."""
-    notes: dict[int, dict[str, dict[str, str]]]
-    """Step -> evaluation -> metric that is undefined -> the reason."""
     artefacts: dict[str, dict[str, Any]]
-    artefacts_folder: pathlib.Path
+    artefacts_folder: epath.Path
     captions: dict[str, dict[int, dict[str, dict[str, Any]]]]
     """Evaluation -> step -> image -> caption, exact, ...; in the order of the steps."""
     attempts: list[dict[str, Any]]
@@ -85,22 +86,20 @@ def read_run(workdir: str | os.PathLike) -> Run:
     Raises:
       UserError: there is nothing of a run in it.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = as_path(workdir)
     described = _read_json(workdir / "config.json")
     records = read_metrics(workdir)
     if not described and not records:
         raise UserError(f"{workdir} has neither config.json nor metrics.jsonl: it is no workdir")
-    files = sorted(workdir.glob("eval/[0-9]*/artefacts.json"), key=lambda p: int(p.parent.name))
-    artefacts = {int(path.parent.name): _read_json(path) for path in files}
+    steps = sorted(int(p.name) for p in children(workdir / "eval") if p.name.isdecimal())
+    artefacts = {step: _read_json(workdir / f"eval/{step}/artefacts.json") for step in steps}
     newest = max(artefacts, default=None)
-    evaluations, notes = _evaluations(workdir, records)
     return Run(
-        name=workdir.resolve().name,
+        name=workdir.name,
         facts={key: value for key, value in described.items() if key != "config"},
         config=described.get("config", {}),
         records=records,
-        evaluations=evaluations,
-        notes=notes,
+        evaluations=_evaluations(workdir, records),
         artefacts=artefacts.get(newest, {}),
         artefacts_folder=workdir / "eval" / str(newest),
         captions=_captions(artefacts),
@@ -109,30 +108,22 @@ def read_run(workdir: str | os.PathLike) -> Run:
 
 
 def _evaluations(
-    workdir: pathlib.Path, records: list[dict[str, Any]]
-) -> tuple[dict[int, dict[str, dict[str, float]]], dict[int, dict[str, dict[str, str]]]]:
-    """Returns what `metrics.jsonl` and `eval/<step>.json` say; they agree where both speak.
-
-    And the notes of the latter.
-    """
+    workdir: epath.Path, records: list[dict[str, Any]]
+) -> dict[int, dict[str, dict[str, float]]]:
+    """Returns what `metrics.jsonl` and `eval/<step>.json` say; they agree where both speak."""
     found: dict[int, dict[str, dict[str, float]]] = {}
-    notes: dict[int, dict[str, dict[str, str]]] = {}
     for record in records:
         for key, value in record.items():
             if key.startswith("eval/"):
                 evaluation, metric = key.removeprefix("eval/").rsplit("/", 1)
                 found.setdefault(record["step"], {}).setdefault(evaluation, {})[metric] = value
-    for path in workdir.glob("eval/[0-9]*.json"):
+    for path in children(workdir / "eval"):
+        if not re.fullmatch(r"[0-9]+\.json", path.name):
+            continue
         for evaluation, metrics in _read_json(path).items():
-            undefined = metrics.pop("notes", {})
-            numbers = {
-                name: math.nan if value is None else value
-                for name, value in metrics.items()
-                if name not in undefined
-            }
+            numbers = {k: math.nan if v is None else v for k, v in metrics.items()}
             found.setdefault(int(path.stem), {})[evaluation] = numbers
-            notes.setdefault(int(path.stem), {})[evaluation] = undefined
-    return dict(sorted(found.items())), notes
+    return dict(sorted(found.items()))
 
 
 def _captions(
@@ -151,5 +142,8 @@ def _is_placed(record: dict[str, Any]) -> bool:
     return math.isfinite(record.get("train/examples_seen", math.nan))
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    try:
+        return json.loads(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
