@@ -51,14 +51,13 @@ def evaluate(options: argparse.Namespace) -> None:
     _join(config)
     import jax
 
+    from coca_jax.config import validate
     from coca_jax.evaluate.from_config import check, evaluate, require
     from coca_jax.evaluate.results import format_table, write_results
-    from coca_jax.evaluate.runner import mistakes
     from coca_jax.inference import load
     from coca_jax.train.compile_cache import use_compile_cache
 
-    if wrong := mistakes(config.eval):
-        raise UserError("\n".join(wrong))
+    validate(config)
     if not config.eval:
         raise UserError(f"config.eval of {options.config} names no evaluation")
     use_compile_cache(config.compile_cache, options.workdir)
@@ -117,12 +116,11 @@ def search(options: argparse.Namespace) -> None:
 
 def params(options: argparse.Namespace) -> None:
     """Prints parameters and FLOPs per tower."""
-    from coca_jax.config import model_config, validate
+    from coca_jax.config import model_config
     from coca_jax.planning import forward_flops, parameter_counts, training_flops
     from coca_jax.planning.flops import RULE
 
-    config = _config(options)
-    validate(config)
+    config = _checked_config(options, reads_data=False)
     model = model_config(config)
     counts, flops = parameter_counts(model), forward_flops(model)
     print(f"{'part':<20}{'parameters':>16}{'forward GFLOP a pair':>24}")
@@ -151,7 +149,8 @@ def plan(options: argparse.Namespace) -> None:
     from coca_jax.planning.plan import format_plan, format_search
     from coca_jax.train.plans import plan_or_advise, search
 
-    config, topology = _config(options), find_topology(options.topology, options.slices)
+    config = _checked_config(options, reads_data=False)
+    topology = find_topology(options.topology, options.slices)
     tell = functools.partial(print, file=sys.stderr, flush=True)
     tell(f"compiling for {len(topology.devices):,} devices")
     if options.search:
@@ -317,25 +316,21 @@ def _join(config, whole=None) -> None:
       whole: what they must agree on, if it is more.
     """
     from coca_jax.accelerators import prepare_environment
-    from coca_jax.config import to_json
+    from coca_jax.config import to_json, validate
     from coca_jax.config.validation import structure
     from coca_jax.parallel import processes
 
     prepare_environment()
-    if wrong := structure(config):
-        raise UserError("\n".join(wrong))
+    if structure(config):
+        validate(config)  # tells these and all else that is wrong
     processes.start(config.processes.start_seconds, config.processes.heartbeat_seconds)
     processes.agree("config", to_json(config if whole is None else whole))
 
 
-def _checked_config(options: argparse.Namespace):
-    """The same for commands that read its data: with nothing wrong in it."""
+def _checked_config(options: argparse.Namespace, reads_data: bool = True):
+    """The same for commands that need all of it: with nothing wrong in it."""
     from coca_jax.config import validate
-    from coca_jax.config.validation import structure
-    from coca_jax.data import checks
-    from coca_jax.evaluate.runner import mistakes
 
     config = _config(options)
-    wrong = [] if structure(config) else checks.mistakes(config.data)
-    validate(config, others=[*mistakes(config.eval), *wrong])
+    validate(config, reads_data=reads_data)
     return config

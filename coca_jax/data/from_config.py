@@ -33,7 +33,8 @@ def sections(data: ConfigDict) -> dict[str, ConfigDict]:
     found = {}
     for name, changes in data.sources.items():
         found[name] = ConfigDict(data.train.to_dict())
-        found[name].update(changes)
+        with found[name].ignore_type():  # lists for tuples
+            found[name].update(changes)
     return found
 
 

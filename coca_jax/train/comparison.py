@@ -22,10 +22,8 @@ from ml_collections import ConfigDict
 from coca_jax.config import model_config, validate
 from coca_jax.config.loading import flatten
 from coca_jax.config.validation import structure
-from coca_jax.data import checks
 from coca_jax.data.tokenizers import MODEL_FILES
 from coca_jax.errors import UserError
-from coca_jax.evaluate import runner
 from coca_jax.evaluate.results import read_newest, write_json
 from coca_jax.io.paths import as_path
 from coca_jax.observe.metrics import read_metrics
@@ -249,9 +247,8 @@ def _wrong_rows(config: ConfigDict) -> Iterator[str]:
 
 
 def _wrong_stage(stage: Stage, row: str, devices: int | None) -> list[str]:
-    others = [*runner.mistakes(stage.config.eval), *checks.mistakes(stage.config.data)]
     try:
-        validate(stage.config, devices, others)
+        validate(stage.config, devices, reads_data=True)
     except UserError as error:
         return [f"{row}, {stage.name}: {line}" for line in str(error).splitlines()]
     return []

@@ -17,14 +17,12 @@ from coca_jax import accelerators
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import model_config, to_json, validate
 from coca_jax.config.validation import structure
-from coca_jax.data import checks
 from coca_jax.data.fingerprint import fingerprint
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import Preempted, UserError
 from coca_jax.evaluate.from_config import check, evaluate, missing, possible
 from coca_jax.evaluate.results import format_table, read_step, write_results
-from coca_jax.evaluate.runner import mistakes
 from coca_jax.inference import LoadedModel
 from coca_jax.io.locks import locked
 from coca_jax.io.paths import as_path
@@ -67,10 +65,8 @@ class Trainer:
         """
         self.workdir = as_path(workdir)
         self.goodput = Goodput(self.workdir, time.time() if began is None else began)
-        wrong = []
-        if not structure(config):
-            wrong = checks.mistakes(config.data) + accelerators.mistakes(config.model.attention)
-        validate(config, len(jax.devices()), [*mistakes(config.eval), *wrong])
+        wrong = [] if structure(config) else accelerators.mistakes(config.model.attention)
+        validate(config, len(jax.devices()), wrong, reads_data=True)
         check(config)
         use_compile_cache(config.compile_cache, self.workdir)
         source = find_source(config.init.path, self.workdir)

@@ -56,12 +56,12 @@ def test_every_mistake_is_in_one_message():
     lines = str(caught.value).splitlines()
     assert len(lines) == 5
     assert "did you mean config.optimizer.learning_rate?" in lines[0]
-    assert lines[1] == "config.train.steps='many' should be of type int, like 1000"
+    assert lines[1] == "config.train.steps='many' should be a whole number from 1 to 2,147,483,647"
     assert lines[2].startswith(
         "config.train is a section; set one of its keys: accumulate, batch_size"
     )
     assert lines[3].startswith("config.nothing does not exist")
-    assert lines[4].startswith("config.data.train.flip='perhaps' should be of type bool")
+    assert lines[4].startswith("config.data.train.flip='perhaps' should be True or False")
 
 
 def test_unknown_argument():

@@ -201,10 +201,10 @@ def test_mistakes_in_the_configuration():
         )
     )
     bad, none, worse, wrong = found
-    assert bad == "eval.bad.by is 'captions'; it is 'generation' or 'candidates' or 'head'"
-    assert none == "eval.none.questions is None; it should name two fields"
+    assert bad == "config.eval.bad.by='captions' should be one of generation, candidates, head"
+    assert none == "config.eval.none.questions=None should be the names of two fields"
     assert "eval.worse" in worse
-    assert wrong.startswith("eval.wrong.candidates: absent.txt cannot be read: ")
+    assert wrong.startswith("config.eval.wrong: absent.txt cannot be read: ")
     assert needs(ConfigDict({"kind": "vqa"})) == "captioning"
 
 
