@@ -4,6 +4,7 @@ import ast
 import math
 import re
 import string
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -99,10 +100,12 @@ def pattern() -> Kind:
     def holds(value: Any) -> bool:
         if not isinstance(value, str) or not _is_encodable(value):
             return False
-        try:
-            re.compile(value)
-        except (re.error, OverflowError, RecursionError):
-            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd about it, it would do all the same
+            try:
+                re.compile(value)
+            except (re.error, OverflowError, RecursionError):
+                return False
         return True
 
     return Kind("a regular expression", (str,), holds)

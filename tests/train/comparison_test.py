@@ -210,7 +210,10 @@ def test_changes_are_of_one_stage_or_of_all(tmp_path):
         ({"seeds": ()}, "config.seeds is missing"),
         ({"tables": (("t", (("a/b", ()),)),)}, "names a folder"),
         ({"tables": (("t", (("a", (("loss.weight", 1.0),)),)),)}, "no key 'loss.weight'"),
-        ({"tables": (("t", (("a", (("train.steps", 0),)),)),)}, "a, first: .*should be positive"),
+        (
+            {"tables": (("t", (("a", (("train.steps", 0),)),)),)},
+            "a, first: config.train.steps=0 should be a whole number",
+        ),
         ({"tables": (("t", (("a", (("train.steps", "x"),)),)),)}, "a: train.steps='x': "),
         ({"tables": (("t", (("a", ("train.steps", 0)),)),)}, r"t\.a: .* should be several of"),
         ({"tables": (("t", ("a", ())),)}, r"config\.tables\.t: 'a' should be \(name, changes\)"),
