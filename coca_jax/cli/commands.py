@@ -51,9 +51,9 @@ def evaluate(options: argparse.Namespace) -> None:
     _join(config)
     import jax
 
-    from coca_jax.config import validate
     from coca_jax.evaluate.from_config import check, evaluate, require
     from coca_jax.evaluate.results import format_table, write_results
+    from coca_jax.evaluate.validation import validate
     from coca_jax.inference import load
     from coca_jax.train.compile_cache import use_compile_cache
 
@@ -316,8 +316,9 @@ def _join(config, whole=None) -> None:
       whole: what they must agree on, if it is more.
     """
     from coca_jax.accelerators import prepare_environment
-    from coca_jax.config import to_json, validate
+    from coca_jax.config import to_json
     from coca_jax.config.validation import structure
+    from coca_jax.evaluate.validation import validate
     from coca_jax.parallel import processes
 
     prepare_environment()
@@ -329,7 +330,7 @@ def _join(config, whole=None) -> None:
 
 def _checked_config(options: argparse.Namespace, reads_data: bool = True):
     """The same for commands that need all of it: with nothing wrong in it."""
-    from coca_jax.config import validate
+    from coca_jax.evaluate.validation import validate
 
     config = _config(options)
     validate(config, reads_data=reads_data)

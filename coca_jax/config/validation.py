@@ -9,6 +9,7 @@ from coca_jax.config.default import default_config
 from coca_jax.config.keys import KEYS, SOURCE_KEYS, near
 from coca_jax.config.kinds import Kind, shown
 from coca_jax.config.loading import flatten, items
+from coca_jax.data import checks
 from coca_jax.errors import UserError
 from coca_jax.parallel.mesh import AXES, mesh_shape
 
@@ -20,7 +21,9 @@ def validate(
     *,
     reads_data: bool = False,
 ) -> None:
-    """Checks a whole configuration, and whether it fits the devices it is to run on.
+    """Checks a configuration but for `eval`, and whether it fits the devices it is to run on.
+
+    `coca_jax.evaluate.validation` checks the evaluations, too.
 
     Args:
       config: the whole tree.
@@ -33,7 +36,8 @@ def validate(
     """
     wrong = key_errors(config)
     usable = _usable(config, wrong)
-    found = [*_values(usable), *_model(usable), *_elsewhere(usable, reads_data)]
+    found = [*_values(usable), *_model(usable), *checks.mistakes(usable.data)]
+    found += checks.unnamed(usable.data) if reads_data else []
     if devices is not None and not any(map(_lays_out, wrong)):
         found += _mesh(usable, devices)
     # What is said of a key that is wrong in itself is about the default in its place.
@@ -151,15 +155,6 @@ def _usable(tree: Any, wrong: Container[str]) -> ConfigDict:
 
 def _lays_out(key: str) -> bool:
     return key.startswith(("mesh", "sharding", "train.batch_size", "train.accumulate"))
-
-
-def _elsewhere(config: ConfigDict, reads_data: bool) -> list[str]:
-    """What the parts find that know most of their own sections."""
-    from coca_jax.data import checks
-    from coca_jax.evaluate import runner
-
-    wrong = checks.mistakes(config.data) + runner.mistakes(config.eval)
-    return wrong + (checks.unnamed(config.data) if reads_data else [])
 
 
 def _values(config: ConfigDict) -> Iterator[str]:

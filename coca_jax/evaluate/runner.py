@@ -215,8 +215,8 @@ def takes_frames(evaluation: ConfigDict) -> bool:
     return evaluation.kind in ("zero_shot", "retrieval", "matching") and of_embeddings
 
 
-def mistakes(evaluations: ConfigDict) -> list[str]:
-    """Returns one message for each thing wrong with the evaluations; none if all is well."""
+def mistakes(evaluations: Any) -> list[str]:
+    """Returns one message for each thing wrong with `config.eval`; none if all is well."""
     return [
         wrong
         for name, evaluation in items(evaluations).items()

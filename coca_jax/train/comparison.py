@@ -19,12 +19,13 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from coca_jax.config import model_config, validate
+from coca_jax.config import model_config
 from coca_jax.config.loading import flatten
 from coca_jax.config.validation import structure
 from coca_jax.data.tokenizers import MODEL_FILES
 from coca_jax.errors import UserError
 from coca_jax.evaluate.results import read_newest, write_json
+from coca_jax.evaluate.validation import validate
 from coca_jax.io.paths import as_path
 from coca_jax.observe.metrics import read_metrics
 from coca_jax.observe.report.comparison import FILE

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from coca_jax import accelerators
 from coca_jax.checkpoints import CheckpointStore
-from coca_jax.config import model_config, to_json, validate
+from coca_jax.config import model_config, to_json
 from coca_jax.config.validation import structure
 from coca_jax.data.fingerprint import fingerprint
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
@@ -23,6 +23,7 @@ from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import Preempted, UserError
 from coca_jax.evaluate.from_config import check, evaluate, missing, possible
 from coca_jax.evaluate.results import format_table, read_step, write_results
+from coca_jax.evaluate.validation import validate
 from coca_jax.inference import LoadedModel
 from coca_jax.io.locks import locked
 from coca_jax.io.paths import as_path

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from coca_jax.config import default_config, load_config, validate
+from coca_jax.config import default_config, load_config
 from coca_jax.config.keys import KEYS, OPTIONS, SOURCE_KEYS
 from coca_jax.config.kinds import read, shown
 from coca_jax.config.loading import flatten
@@ -15,6 +15,7 @@ from coca_jax.config.validation import key_errors, validate_tree
 from coca_jax.errors import UserError
 from coca_jax.evaluate import runner
 from coca_jax.evaluate.probe import fit_pooler
+from coca_jax.evaluate.validation import validate
 from coca_jax.generate import METHODS
 
 NAN, INF = math.nan, math.inf
