@@ -52,7 +52,7 @@ def open_sources(data: ConfigDict) -> dict[str, Source]:
     opened = {}
     for name, section in sections(data).items():
         try:
-            opened[name] = open_source(section, data.dir, data.cache_dir)
+            opened[name] = open_source(section, data.dir, data.cache_dir, data.frames)
         except UserError as error:
             raise UserError(f"config.{where(name)}: {error}") from error
     return opened

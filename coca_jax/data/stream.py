@@ -19,6 +19,7 @@ from coca_jax.data import clips, images
 from coca_jax.data.examples import Fault
 from coca_jax.data.mixture import Mixture, Pick
 from coca_jax.data.sources import Source
+from coca_jax.data.texts import to_captions
 from coca_jax.errors import UserError
 
 Example = dict[str, Any]
@@ -156,7 +157,7 @@ def evaluation_batches(
 
     The last batch may be smaller. Records that cannot be read or decoded are left out and counted
     in the batch's `bad_image`, and one is named on stderr; with `limit`, only the first so many
-    records are read.
+    records are read. What is no text among captions is left out, which stderr says, too.
 
     Raises:
       UserError: no image at all could be read.
@@ -164,6 +165,7 @@ def evaluation_batches(
     import grain
 
     reasons: list[str] = []
+    no_texts: dict[int, str] = {}  # by record
 
     def load(index: int) -> Example | None:
         try:
@@ -173,6 +175,9 @@ def evaluation_batches(
         except Exception as error:  # whatever a reader raises for a damaged record
             reasons.append(f"record {index} of {source.shard(index)}: {error}")
             return None
+        record = {**record, **to_captions(record["captions"])}
+        if reason := record.pop("no_text", ""):
+            no_texts[index] = reason
         return record | {"image": clips.stacked(found), "index": index}
 
     size = len(source) if limit is None else min(limit, len(source))
@@ -190,6 +195,13 @@ def evaluation_batches(
         raise UserError(f"none of the {size} images could be read: {min(reasons, default='')}")
     if reasons:
         print(f"{len(reasons):,} of {size:,} images are left out: {min(reasons)}", file=sys.stderr)
+    if no_texts:
+        first = min(no_texts)
+        print(
+            f"captions of {len(no_texts):,} of {size:,} images are left out, the first of record "
+            f"{first} of {source.shard(first)}: {no_texts[first]}",
+            file=sys.stderr,
+        )
     yield _collate(rows, bad)
 
 

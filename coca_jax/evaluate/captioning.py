@@ -4,7 +4,6 @@ CIDEr-D, BLEU, ROUGE-L and (where Java is) METEOR are pycocoevalcap's, on the wo
 as the server's tokenizer does. A CIDEr of 1.0 is the 100 of papers' tables.
 """
 
-import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,8 +13,10 @@ from jaxtyping import Float32, UInt8
 from coca_jax.errors import UserError
 from coca_jax.evaluate.embed import thumbnail
 from coca_jax.evaluate.handle import Caption, Handle
+from coca_jax.evaluate.meteor import meteor
 from coca_jax.evaluate.ptb import tokenize
 from coca_jax.evaluate.spaced import EvenlySpaced
+from coca_jax.evaluate.undefined import Undefined
 
 SAMPLES = 16
 # Of a record (TFDS has COCO's id in "image/id"); without one, its number in the data set, from 0.
@@ -78,12 +79,12 @@ def caption_metrics(
 ) -> dict[str, float]:
     """Scores one generated caption an image against that image's reference captions.
 
-    CIDEr-D weighs n-grams by how rare they are among the references of all images: it is 0 for a
-    single image.
+    CIDEr-D weighs n-grams by how rare they are among the references of all images: it is undefined
+    for a single image.
 
     Returns:
-      `cider`, `bleu1` to `bleu4`, `rouge_l`, `meteor` where Java is installed, and the shares of
-      captions that are one of the references, or the first, but for case and white space.
+      `cider`, `bleu1` to `bleu4`, `rouge_l`, `meteor` (undefined where Java does not work), and the
+      shares of captions that are one of the references, or the first, but for case and white space.
     """
     metrics = coco_metrics(generated, references)
     pairs = list(zip(generated, references, strict=True))
@@ -104,19 +105,25 @@ def coco_metrics(generated: Sequence[str], references: Sequence[Sequence[str]]) 
     metrics = {"cider": Cider().compute_score(expected, found)[0], "bleu4": bleu[3]}
     metrics |= {f"bleu{n}": bleu[n - 1] for n in (1, 2, 3)}
     metrics["rouge_l"] = Rouge().compute_score(expected, found)[0]
-    if shutil.which("java"):
-        metrics["meteor"] = _meteor(expected, found)
-    return {name: float(value) for name, value in metrics.items()}
+    metrics = {name: float(value) for name, value in metrics.items()}
+    if not _tells_apart(list(expected.values())):
+        metrics["cider"] = Undefined(
+            "CIDEr weighs words by how few of the images they are said of: it needs references of "
+            "several images that differ"
+        )
+    meteor_score = meteor([text for (text,) in found.values()], list(expected.values()))
+    return metrics | {"meteor": meteor_score}
 
 
-def _meteor(expected: dict[int, list[str]], found: dict[int, list[str]]) -> float:
-    from pycocoevalcap.meteor.meteor import Meteor
+def _tells_apart(references: Sequence[Sequence[str]]) -> bool:
+    """Whether any words, up to four in a row, are in the references of some images only."""
+    from pycocoevalcap.cider.cider_scorer import cook_refs
 
-    meteor = Meteor()
-    score = meteor.compute_score(expected, found)[0]
-    meteor.meteor_p.kill()
-    meteor.meteor_p.wait()
-    return score
+    def ngrams(texts: Sequence[str]) -> set[tuple[str, ...]]:
+        return {words for counts in cook_refs(texts) for words in counts}
+
+    first = ngrams(references[0])
+    return any(ngrams(texts) != first for texts in references[1:])
 
 
 def _is_exact(text: str, references: Sequence[str]) -> bool:

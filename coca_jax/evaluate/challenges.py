@@ -15,9 +15,12 @@ from coca_jax.data.annotations import (
     twice,
     videos_of,
 )
+from coca_jax.data.sources.base import is_text
 from coca_jax.errors import UserError
 from coca_jax.evaluate import answers
 from coca_jax.evaluate.captioning import coco_metrics
+
+HALF = "half of a surrogate pair, which is no character"
 
 
 def score_results(
@@ -33,7 +36,8 @@ def score_results(
       split: of Karpathy's or MSR-VTT's file of captions.
 
     Raises:
-      UserError: a file is not what it should be, or they are not about the same ones.
+      UserError: a file is not what it should be, they are not about the same ones, or a caption
+        is no text (half of a surrogate pair).
     """
     content = read_json(annotations)
     if has_answers(content):
@@ -46,6 +50,9 @@ def score_results(
     else:
         images = captions_of(annotations, content, split)
         references = {image: found.captions for image, found in images.items()}
+    refuse(annotations, "have no captions", [i for i, texts in references.items() if not texts])
+    broken = [i for i, texts in references.items() if not all(map(is_text, texts))]
+    refuse(annotations, f"have captions with {HALF}", broken)
     captions = read_results(results, references)
     ids = list(references)
     return coco_metrics([captions[i] for i in ids], [references[i] for i in ids])
@@ -94,6 +101,8 @@ def read_results(
     what = f"of {keys[0].removesuffix('_id')}s"
     refuse(path, f"{what} are there twice", twice(one for one, _ in pairs))
     found = dict(pairs)
+    broken = [one for one, value in pairs if not is_text(value)]
+    refuse(path, f"{what} have {text}s with {HALF}", broken)
     refuse(path, f"{what} have no annotation", found.keys() - {*known})
     refuse(path, f"{what} are missing", {*known} - found.keys())
     return found

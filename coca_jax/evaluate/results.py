@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epath
 
+from coca_jax.evaluate.undefined import Undefined, reasons
 from coca_jax.io.files import read_bytes, write_whole
 from coca_jax.io.folders import children
 from coca_jax.io.locks import locked
@@ -24,7 +25,10 @@ NUMBERS = re.compile(r"\[\n *[-+.\de]+(,\n *[-+.\de]+)*\n *\]")
 
 
 def format_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """Returns a plain text table, one metric a line, grouped by evaluation."""
+    """Returns a plain text table, one metric a line, grouped by evaluation.
+
+    Below it stands why metrics have no value, which is `-` in the table.
+    """
     rows = [("evaluation", "metric", "value")]
     for evaluation, values in metrics.items():
         for i, (name, value) in enumerate(values.items()):
@@ -33,11 +37,18 @@ def format_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
     lines = [f"{a:<{first}}  {b:<{second}}  {c:>{third}}" for a, b, c in rows]
     rule = "─" * len(lines[0])
     grouped = [f"{rule}\n{line}" if row[0] else line for row, line in zip(rows, lines, strict=True)]
-    return "\n".join([*grouped, rule])
+    notes = [
+        f"{evaluation}.{name} is undefined: {reason}"
+        for evaluation, values in metrics.items()
+        for name, reason in reasons(values).items()
+    ]
+    return "\n".join([*grouped, rule, *notes])
 
 
 def format_value(value: float) -> str:
     """Returns whole numbers with thousands separators, others with four decimals or a power."""
+    if isinstance(value, Undefined):
+        return "-"
     if float(value).is_integer() and abs(value) > 1:
         return f"{value:,.0f}"
     return f"{value:.1e}" if 0 < abs(value) < 1e-4 else f"{value:.4f}"
@@ -52,8 +63,9 @@ def write_results(
     """Writes `eval/<step>.json` and, for the report, `eval/<step>/artefacts.json` with pictures.
 
     What other evaluations have left there of this step stays. A number that is not finite becomes
-    null. A bytes value in the artefacts is a JPEG file: it is written beside the JSON, named after
-    its content, and replaced by that name. Each of an evaluation's `files` is one of its own,
+    null; why a metric is undefined stands in its evaluation's `notes`, by the metric's name. A
+    bytes value in the artefacts is a JPEG file: it is written beside the JSON, named after its
+    content, and replaced by that name. Each of an evaluation's `files` is one of its own,
     `<evaluation>.<name>.json`.
 
     Returns:
@@ -115,15 +127,20 @@ def _read(path: epath.Path) -> dict[str, Any]:
 def write_json(value: Any, path: str | os.PathLike) -> None:
     """Writes the file whole or not at all; numbers that are not finite become null.
 
-    A list of numbers is one line.
+    What has undefined metrics gets `notes`, with the reason of each by its name. A list of numbers
+    is one line.
     """
     text = json.dumps(_finite(value), indent=1, allow_nan=False, ensure_ascii=False)
-    write_whole(path, NUMBERS.sub(lambda found: " ".join(found[0].split()), text).encode())
+    text = NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
+    # Half of a surrogate pair, which other people's JSON may hold, stays the escape that it was.
+    write_whole(path, text.encode(errors="backslashreplace"))
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        notes = reasons(value)
+        finite = {key: _finite(item) for key, item in value.items()}
+        return finite | ({"notes": notes} if notes else {})
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

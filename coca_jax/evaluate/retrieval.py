@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from coca_jax.errors import UserError
 from coca_jax.evaluate.embed import EmbeddedExamples, embed_texts
 from coca_jax.evaluate.handle import Handle
+from coca_jax.evaluate.undefined import Undefined
 
 CUTOFFS = (1, 5, 10)
 SCORES_IN_MEMORY = 2**24
@@ -72,8 +73,11 @@ def recalls(
 ) -> dict[str, float]:
     """Returns recall at 1, 5 and 10, and the recall at 1 of random order, as `chance_r1`.
 
-    The means are over the queries that have a right item.
+    The means are over the queries that have a right item; without any they are undefined.
     """
+    if not len(pairs):
+        names = [*(f"r{k}" for k in CUTOFFS), "chance_r1"]
+        return dict.fromkeys(names, Undefined("no query has a right item"))
     positives = np.bincount(pairs[:, 0], minlength=len(queries))
     ranks = best_ranks(queries, items, pairs)[positives > 0]
     metrics = {f"r{k}": float((ranks < k).mean()) for k in CUTOFFS}

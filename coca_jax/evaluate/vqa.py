@@ -13,6 +13,7 @@ from coca_jax.evaluate import answers
 from coca_jax.evaluate.embed import thumbnail
 from coca_jax.evaluate.handle import Handle
 from coca_jax.evaluate.spaced import EvenlySpaced
+from coca_jax.evaluate.undefined import Undefined
 
 ROWS = 256  # questions at a time
 SAMPLES = 24
@@ -231,7 +232,7 @@ def _behind(text: str, question: str) -> str:
 
 def _metrics(questions: Sequence[Question], scores: Sequence[float]) -> dict[str, float]:
     if not questions:
-        return {}
+        return dict.fromkeys(("accuracy", "blind"), Undefined("no question has an answer"))
     by_kind: dict[str, list[float]] = {kind: [] for kind in answers.KINDS}
     for question, score in zip(questions, scores, strict=True):
         by_kind.setdefault(question.kind or answers.kind(question.given), []).append(score)

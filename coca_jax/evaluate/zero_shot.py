@@ -10,6 +10,7 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate import prompts
 from coca_jax.evaluate.embed import EmbeddedExamples, embed_texts
 from coca_jax.evaluate.handle import Handle
+from coca_jax.evaluate.undefined import Undefined
 
 MOST_CLASSES_DRAWN = 64
 MOST_CONFUSED = 20  # pairs of more classes than that
@@ -121,8 +122,12 @@ def class_embeddings(
 def accuracies(scores: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n"]) -> dict[str, float]:
     """Returns top-1, top-5 and mean per-class accuracy; a tie, and NaN, count against the label.
 
-    The mean per-class accuracy is over the classes that occur among the labels.
+    The mean per-class accuracy is over the classes that occur among the labels; of no example
+    they are undefined.
     """
+    if not len(labels):
+        none = Undefined("no example has a label")
+        return dict.fromkeys(("top1", "top5", "mean_per_class"), none) | {"count": 0.0}
     of_label = np.take_along_axis(scores, labels[:, None], axis=1)
     ranks = (~(scores < of_label)).sum(axis=1) - 1  # the label itself is not its own rival
     right = ranks == 0

@@ -23,6 +23,7 @@ from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import Preempted, UserError
 from coca_jax.evaluate.from_config import check, evaluate, missing, possible
 from coca_jax.evaluate.results import format_table, read_step, write_results
+from coca_jax.evaluate.undefined import defined
 from coca_jax.evaluate.validation import validate
 from coca_jax.inference import LoadedModel
 from coca_jax.io.locks import locked
@@ -298,7 +299,9 @@ class Trainer:
             write_results(self.workdir, step, metrics, artefacts)
             report(format_table(metrics))
         return {
-            f"eval/{name}/{k}": v for name, values in metrics.items() for k, v in values.items()
+            f"eval/{name}/{k}": v
+            for name, values in metrics.items()
+            for k, v in defined(values).items()
         }
 
     def _say(self, text: str) -> None:

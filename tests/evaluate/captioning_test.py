@@ -6,6 +6,7 @@ import pytest
 
 from coca_jax.errors import UserError
 from coca_jax.evaluate import captioning
+from coca_jax.evaluate.undefined import reasons
 
 
 def test_exact_match_is_up_to_case_and_white_space():
@@ -30,6 +31,23 @@ def test_cider_of_perfect_captions_is_ten():
     assert metrics["cider"] == pytest.approx(10, rel=1e-6)
     assert metrics["bleu4"] == pytest.approx(1, rel=1e-6)
     assert captioning.caption_metrics(texts[::-1], [[t] for t in texts])["cider"] < 5
+
+
+@pytest.mark.parametrize(
+    "references",
+    [
+        [["a red circle"]],
+        [["a red circle", "a ball"]],
+        [["a ball"]] * 2,
+        [["a ball", "a ball"]] * 3,
+    ],
+)
+def test_cider_is_undefined_where_all_images_have_the_same_words(references):
+    metrics = captioning.caption_metrics(["a ball"] * len(references), references)
+    assert "references of several images that differ" in reasons(metrics)["cider"]
+    assert metrics["exact_match"] in (0, 1)
+    more = captioning.caption_metrics(["a ball"] * 3, [["a ball"], ["a ball"], ["a cube"]])
+    assert 0 < more["cider"] < 10
 
 
 def test_evaluate(fake_handle, batches, capsys):

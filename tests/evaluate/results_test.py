@@ -2,6 +2,7 @@ import json
 import math
 
 from coca_jax.evaluate import results
+from coca_jax.evaluate.undefined import Undefined
 
 
 def test_table():
@@ -15,6 +16,25 @@ def test_table():
         "──────────────────────────",
         "search      r1      1.0000",
         "──────────────────────────",
+    ]
+
+
+def test_metrics_that_are_undefined_are_null_with_the_reason(tmp_path):
+    metrics = {"captions": {"cider": Undefined("one image"), "bleu4": 0.5}, "b": {"top1": 1.0}}
+    *_, rule, note = results.format_table(metrics).splitlines()
+    assert "captions    cider        -" in results.format_table(metrics)
+    assert set(rule) == {"─"} and note == "captions.cider is undefined: one image"
+    results.write_results(tmp_path, 3, metrics, {})
+    expected = {"cider": None, "bleu4": 0.5, "notes": {"cider": "one image"}}
+    assert results.read_step(tmp_path, 3) == {"captions": expected, "b": {"top1": 1.0}}
+    results.write_results(tmp_path, 3, {"captions": {"cider": 1.5}}, {})
+    assert results.read_step(tmp_path, 3)["captions"] == {"cider": 1.5}
+
+
+def test_half_characters_of_other_peoples_files_stay_escapes(tmp_path):
+    results.write_json([{"image_id": "é\ud800"}], tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == [
+        {"image_id": "é\ud800"}
     ]
 
 

@@ -8,6 +8,7 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate import vqa
 from coca_jax.evaluate.answers import accuracy
 from coca_jax.evaluate.runner import mistakes, needs, run_evaluations
+from coca_jax.evaluate.undefined import defined, reasons
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,8 @@ def test_answers_to_numbered_questions_are_what_the_challenge_takes():
     assert (metrics["count"], metrics["unanswered"], metrics["accuracy"]) == (2, 2, 0.5)
     assert (metrics["accuracy_other"], metrics["accuracy_yes_no"]) == (1, 0)  # as the data say
     metrics, artefacts = vqa.evaluate(Parrot(KNOWN), rows[1:])
-    assert metrics == {"count": 0, "unanswered": 2, "bad_images": 0}
+    assert defined(metrics) == {"count": 0, "unanswered": 2, "bad_images": 0}
+    assert reasons(metrics) == dict.fromkeys(("accuracy", "blind"), "no question has an answer")
     with pytest.raises(UserError, match="no question has an answer that could be a candidate"):
         vqa.all_answers(rows[1:], vqa.QUESTIONS)
     del rows[1]["fields"][0]["question_ids"]

@@ -14,7 +14,10 @@ FORMATS = ("tfds", "array_record", "webdataset", "folder")
 
 
 def open_source(
-    section: Mapping[str, Any] | ConfigDict, data_dir: str = "", cache_dir: str = ""
+    section: Mapping[str, Any] | ConfigDict,
+    data_dir: str = "",
+    cache_dir: str = "",
+    frames: int = 1,
 ) -> Source:
     """Opens what a section of the configuration, such as `data.train`, names.
 
@@ -23,6 +26,7 @@ def open_source(
         `path`, of anything else; `class_names`, a file with a name a line, if there is one.
       data_dir: where TFDS data sets lie; empty: TFDS's default folder.
       cache_dir: for the indices of shards in a folder that cannot be written to.
+      frames: images of an example, if the section does not say; of several, clips are looked for.
 
     Raises:
       UserError: the data set is not there, or not what its format says.
@@ -49,7 +53,8 @@ def open_source(
     else:
         from coca_jax.data.sources.folder import folder_source
 
-        source = folder_source(path)
+        clips = section.get("frames", frames) > 1
+        source = folder_source(path, section.get("split", ""), clips)
     if file := section.get("class_names", ""):
         names = read_lines(file)
         if source.class_names and len(names) != len(source.class_names):

@@ -92,8 +92,9 @@ def _numbers(run: Run) -> str:
         cards.append(_card("Training", "loss", run.last["train/loss"], rows))
     step, newest = next(reversed(run.evaluations.items()), (None, {}))
     for name, metrics in newest.items():
-        (first, value), *others = metrics.items()
-        cards.append(_card(name, first, value, dict(others)))
+        notes = run.notes.get(step, {}).get(name, {})
+        (first, value), *others = [*metrics.items(), *dict.fromkeys(notes).items()]
+        cards.append(_card(name, first, value, dict(others), notes))
     if step is None:
         lead = "No evaluation has been made yet."
     else:
@@ -101,12 +102,27 @@ def _numbers(run: Run) -> str:
     return section("Results", lead, f'<div class="grid cards">{"".join(cards)}</div>')
 
 
-def _card(title: str, name: str, value: float, rows: dict[str, float]) -> str:
-    listed = table({label(key): number(item) for key, item in rows.items()})
-    return (
-        f'<div class="card"><h3>{label(title)}</h3><div class="big">{number(value)}</div>'
-        f'<div class="label">{label(name)}</div>{listed if rows else ""}</div>'
+def _card(
+    title: str,
+    name: str,
+    value: float | None,
+    rows: dict[str, float | None],
+    notes: dict[str, str] | None = None,
+) -> str:
+    """A headline and rows below it; None: the metric is undefined, for which there is a note."""
+    listed = table({label(key): _value(item) for key, item in rows.items()})
+    below = "".join(
+        f'<p class="muted">{label(key)} is undefined: {esc(reason)}</p>'
+        for key, reason in (notes or {}).items()
     )
+    return (
+        f'<div class="card"><h3>{label(title)}</h3><div class="big">{_value(value)}</div>'
+        f'<div class="label">{label(name)}</div>{listed if rows else ""}{below}</div>'
+    )
+
+
+def _value(value: float | None) -> str:
+    return "–" if value is None else number(value)
 
 
 def _configuration(run: Run) -> str:

@@ -4,6 +4,7 @@
   for the page's head.
 - `metrics.jsonl`: see `coca_jax.observe.metrics`.
 - `eval/<step>.json`: evaluation -> metric -> value; an evaluation's first metric is its headline.
+  Its `notes` say why some are undefined.
 - `eval/<step>/artefacts.json`: evaluation -> any of `samples` (image, caption, log_probability,
   references, exact, attention), `questions` (image, question, answer, given, accuracy),
   `text_to_image` (text, items), `image_to_text` (image, items), and `confusion` with `class_names`
@@ -43,6 +44,8 @@ class Run:
     records: list[dict[str, Any]]
     evaluations: dict[int, dict[str, dict[str, float]]]
     """Step -> evaluation -> metric -> value, in the order of the steps."""
+    notes: dict[int, dict[str, dict[str, str]]]
+    """Step -> evaluation -> metric that is undefined -> the reason."""
     artefacts: dict[str, dict[str, Any]]
     artefacts_folder: epath.Path
     captions: dict[str, dict[int, dict[str, dict[str, Any]]]]
@@ -93,13 +96,16 @@ def read_run(workdir: str | os.PathLike) -> Run:
         raise UserError(f"{workdir} has neither config.json nor metrics.jsonl: it is no workdir")
     steps = sorted(int(p.name) for p in children(workdir / "eval") if p.name.isdecimal())
     artefacts = {step: _read_json(workdir / f"eval/{step}/artefacts.json") for step in steps}
+    artefacts = {step: found for step, found in artefacts.items() if found}
     newest = max(artefacts, default=None)
+    evaluations, notes = _evaluations(workdir, records)
     return Run(
         name=workdir.name,
         facts={key: value for key, value in described.items() if key != "config"},
         config=described.get("config", {}),
         records=records,
-        evaluations=_evaluations(workdir, records),
+        evaluations=evaluations,
+        notes=notes,
         artefacts=artefacts.get(newest, {}),
         artefacts_folder=workdir / "eval" / str(newest),
         captions=_captions(artefacts),
@@ -109,9 +115,13 @@ def read_run(workdir: str | os.PathLike) -> Run:
 
 def _evaluations(
     workdir: epath.Path, records: list[dict[str, Any]]
-) -> dict[int, dict[str, dict[str, float]]]:
-    """Returns what `metrics.jsonl` and `eval/<step>.json` say; they agree where both speak."""
+) -> tuple[dict[int, dict[str, dict[str, float]]], dict[int, dict[str, dict[str, str]]]]:
+    """Returns what `metrics.jsonl` and `eval/<step>.json` say; they agree where both speak.
+
+    And the notes of the latter.
+    """
     found: dict[int, dict[str, dict[str, float]]] = {}
+    notes: dict[int, dict[str, dict[str, str]]] = {}
     for record in records:
         for key, value in record.items():
             if key.startswith("eval/"):
@@ -121,9 +131,15 @@ def _evaluations(
         if not re.fullmatch(r"[0-9]+\.json", path.name):
             continue
         for evaluation, metrics in _read_json(path).items():
-            numbers = {k: math.nan if v is None else v for k, v in metrics.items()}
+            undefined = metrics.pop("notes", {})
+            numbers = {
+                name: math.nan if value is None else value
+                for name, value in metrics.items()
+                if name not in undefined
+            }
             found.setdefault(int(path.stem), {})[evaluation] = numbers
-    return dict(sorted(found.items()))
+            notes.setdefault(int(path.stem), {})[evaluation] = undefined
+    return dict(sorted(found.items())), notes
 
 
 def _captions(

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from coca_jax.evaluate.results import write_results
+from coca_jax.evaluate.undefined import Undefined
 from coca_jax.observe.metrics import MetricWriter
 from coca_jax.observe.report import write_report
 
@@ -130,6 +131,17 @@ def test_a_run_that_has_been_evaluated(workdir):
     ):
         assert words in page.text, words
     assert "branch" not in page.text
+
+
+def test_metrics_that_are_undefined_have_their_reason_and_no_curve(workdir):
+    none = {"cider": Undefined("CIDEr needs <two> images"), "bleu4": 0.5}
+    for step, metrics in ((10, none), (20, none | {"bleu4": 0.25}), (30, none)):
+        write_results(workdir, step, {"captions": metrics, "vqa": {"blind": none["cider"]}}, {})
+    text = report(workdir).text
+    assert "captions 0.5000 bleu4 cider – cider is undefined: CIDEr needs <two> images" in text
+    assert "vqa – blind blind is undefined: CIDEr needs <two> images" in text
+    assert "Not finite: 1 values" in text  # of the loss
+    assert text.count("Not finite") == 1
 
 
 def test_the_page_needs_nothing_but_itself(workdir):
