@@ -16,6 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
     overrides = [word for word in rest if word.startswith("--config.")]
+    if bare := [word for word in overrides if "=" not in word]:
+        parser.error(f"{', '.join(bare)}: write --config.KEY=VALUE")
     if surplus := [word for word in rest if word not in overrides]:
         parser.error(f"unrecognised arguments: {' '.join(surplus)}")
     if overrides and "config" not in options:

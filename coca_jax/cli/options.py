@@ -28,6 +28,17 @@ CAPTION_OPTIONS = {
 }
 
 
+class Once(argparse.Action):
+    """An option that cannot be given again."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Stores the value, or refuses a second one."""
+        if getattr(namespace, self.dest) is not None:
+            before = getattr(namespace, self.dest)
+            parser.error(f"{option_string} is given twice: {before!r} and {values!r}")
+        setattr(namespace, self.dest, values)
+
+
 def count(text: str) -> int:
     """A number from 1 on.
 

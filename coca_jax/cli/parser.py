@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from coca_jax.cli import commands
-from coca_jax.cli.options import CAPTION_OPTIONS, count, part, path
+from coca_jax.cli.options import CAPTION_OPTIONS, Once, count, part, path
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -12,7 +12,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="coca",
         description="CoCa (Contrastive Captioners) in JAX.",
-        epilog="Keys of a configuration are set as --config.optimizer.learning_rate=3e-4.",
+        epilog="Keys of a configuration are set as --config.optimizer.learning_rate=3e-4; the last "
+        "value of a key counts.",
         allow_abbrev=False,
     )
     groups = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -21,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
         command = under.add_parser(name, help=run.__doc__, allow_abbrev=False)
         command.set_defaults(run=run)
         if "config" in needs:
-            command.add_argument("--config", required=True, metavar="FILE[:ARGUMENT]")
+            command.add_argument("--config", required=True, action=Once, metavar="FILE[:ARGUMENT]")
         if "workdir" in needs:
             command.add_argument("--workdir", required=True, type=path)
         return command

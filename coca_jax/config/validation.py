@@ -10,6 +10,7 @@ from coca_jax.config.keys import KEYS, SOURCE_KEYS, near
 from coca_jax.config.kinds import Kind, shown
 from coca_jax.config.loading import flatten, items
 from coca_jax.data import checks
+from coca_jax.data.checks import repeated
 from coca_jax.errors import UserError
 from coca_jax.parallel.mesh import AXES, mesh_shape
 
@@ -178,15 +179,13 @@ def _head(config: ConfigDict) -> Iterator[str]:
     if not loss.classification.weight:
         if config.head.classes or config.head.class_file:
             yield "config.head.classes is of no use: config.loss.classification.weight=0.0"
-    elif len(classes) < 2 or len(set(classes)) < len(classes):
-        twice = sorted({name for name in classes if list(classes).count(name) > 1})[:5]
-        found = f"{len(classes)} names, of which these are there twice: {', '.join(twice)}"
-        yield (
-            "config.head.classes should be the names of two or more different classes, and are "
-            f"{found if twice else list(classes)}"
-        )
+    elif len(classes) < 2:
+        yield f"config.head.classes={list(classes)} should be the names of two or more classes"
     sections = config.data.sources.values() or [config.data.train]
     captions = [section.get("captions", config.data.train.captions) for section in sections]
+    # Labels that are numbers tell classes of one name apart; answers are names.
+    if "questions" in captions and (twice := repeated(classes)):
+        yield f"config.head.classes: answers cannot tell apart {', '.join(map(shown, twice[:5]))}"
     if loss.classification.weight and config.head.reads == "image" and "questions" in captions:
         yield "config.head.reads=image sees no questions, and data.train.captions=questions"
     of_texts = loss.contrastive.weight or loss.captioning.weight or config.head.reads == "text"

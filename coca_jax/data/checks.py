@@ -1,10 +1,18 @@
 """What can be wrong with `config.data`, told before anything is opened."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
 from coca_jax.data import augment, captions
 from coca_jax.data.from_config import sections
 from coca_jax.data.sources import FORMATS
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Names that occur more than once, each once."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def mistakes(data: ConfigDict) -> list[str]:

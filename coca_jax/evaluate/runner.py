@@ -233,7 +233,7 @@ def _mistakes_of(path: str, evaluation: Any) -> list[str]:
         return [f"{path}.kind={shown(kind)} should be one of {', '.join(KINDS)}"]
     known = ["kind", *DATA_KEYS, *_options(kind, given)]
     wrong = {
-        key: f"{path}.{key} is unknown; {kind} has {', '.join(known)}"
+        key: f"{path}.{key}={shown(given[key])} is unknown; {kind} has {', '.join(known)}"
         + near(key, known, f"{path}.")
         for key in given
         if key not in known

@@ -120,13 +120,22 @@ def test_a_head_that_is_right():
     config = default_config()
     config.update_from_flattened_dict(HEAD | ALONE | {"data.train.captions": "none"})
     validate(config, 8)
+    config.head.classes = ("sunglasses", "sunglasses")  # labels are numbers
+    validate(config, 8)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"head.classes": ("a", "b")}, "is of no use: config.loss.classification.weight=0.0"),
-        (HEAD | {"head.classes": ("a", "a")}, "and are 2 names, of which these are there twice: a"),
+        (
+            HEAD | {"head.classes": ("a",)},
+            "classes=['a'] should be the names of two or more classes",
+        ),
+        (
+            HEAD | {"head.classes": ("a", "a"), "data.train.captions": "questions"},
+            "config.head.classes: answers cannot tell apart 'a'",
+        ),
         (HEAD | {"head.reads": "video"}, "config.head.reads='video' should be one of image, text"),
         (HEAD | {"data.frames": 2}, "config.data.frames=2 is for a head alone"),
         (HEAD | {"data.train.captions": "none"}, "captions=none is for a head that reads images"),

@@ -62,7 +62,7 @@ def test_mistakes_come_all_at_once(fake_handle):
     assert runner.mistakes(config) == [
         "config.eval.a.kind='zeroshot' should be one of zero_shot, retrieval, captioning, vqa, "
         "classification, matching, probe",
-        "config.eval.b.templates is unknown; retrieval has kind, format, name, split, path, "
+        "config.eval.b.templates=[] is unknown; retrieval has kind, format, name, split, path, "
         "class_names, limit, frames, captions",
         "config.eval.b.captions='some' should be one of all, first",
         "config.eval.c.templates=['a photo'] should be texts with {} for the class name, "
@@ -134,7 +134,7 @@ def test_mistakes_of_probes():
     )
     found = runner.mistakes(config)
     assert found[0] == "config.eval.a needs train_split or train_path: what the probe learns from"
-    assert found[1].startswith("config.eval.b.l2 is unknown; probe has ")
+    assert found[1].startswith("config.eval.b.l2=0.1 is unknown; probe has ")
     assert "label_smoothing" in found[1]
     for penalty in ((), "1e-4", -1.0):
         config = evaluations(a={"kind": "probe", "train_split": "a", "l2": penalty})
