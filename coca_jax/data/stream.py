@@ -4,6 +4,7 @@ A training batch is a pure function of (config, examples seen): resuming needs t
 and the global batch is the same for any number of processes and threads.
 """
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -151,7 +152,7 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Every record once, in order: uint8 images [b, h, w, 3], labels [b] and the lists of texts.
 
-    `index` is a list of the records' numbers in the source.
+    `index` is a list of the records' numbers in the source, `digest` one of hashes of their bytes.
 
     With several `frames`, these are of each record's pictures, evenly spaced: [b, frames, h, w, 3].
 
@@ -178,7 +179,8 @@ def evaluation_batches(
         record = {**record, **to_captions(record["captions"])}
         if reason := record.pop("no_text", ""):
             no_texts[index] = reason
-        return record | {"image": clips.stacked(found), "index": index}
+        own = {"index": index, "digest": _digest(record["image"])}
+        return record | {"image": clips.stacked(found)} | own
 
     size = len(source) if limit is None else min(limit, len(source))
     loaded = grain.MapDataset.range(size).map(lambda index: (load(index),))
@@ -203,6 +205,15 @@ def evaluation_batches(
             file=sys.stderr,
         )
     yield _collate(rows, bad)
+
+
+def _digest(image: bytes | Sequence[bytes]) -> bytes:
+    """The same for images that are equal byte for byte."""
+    parts = [image] if isinstance(image, bytes) else image
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.digest()
 
 
 def _collate(rows: list[Example], bad: int) -> Batch:
