@@ -28,15 +28,18 @@ def train(options: argparse.Namespace) -> None:
 def compare(options: argparse.Namespace) -> None:
     """Trains the rows of a comparison's tables by several seeds, prints and draws the tables."""
     config = _config(options)
-    if not config.get("stages"):
+    if "stages" not in config:
         raise UserError(f"{options.config} is no comparison: it has no stages (configs/compare.py)")
+    from coca_jax.train.comparison import compare, malformed
+
+    if wrong := malformed(config):
+        raise UserError("\n".join(wrong))
     _join(next(iter(config.stages.values())), config)
     import jax
 
     from coca_jax.observe.report import write_report
     from coca_jax.observe.report.comparison import format_comparison
     from coca_jax.parallel import processes
-    from coca_jax.train.comparison import compare
 
     processes.agree("options", {"part": list(options.part)})
     found = compare(config, options.workdir, BEGAN, options.part)

@@ -240,9 +240,11 @@ OPTIONS: dict[str, Kind] = {
 # What a comparison has besides its stages; see coca_jax/train/comparison.py.
 _ROWS = several(Kind("a row", (), lambda value: True), least=1, wanted="rows, at least one")
 COMPARISON: dict[str, Kind] = {
-    "seeds": several(SEED, least=1),
+    "seeds": several(SEED, least=1, distinct=True, wanted=f"different seeds, each {SEED.wanted}"),
     "tables": _ROWS,
-    "metrics": _ROWS,
+    "metrics": several(
+        row(*[text(empty=False)] * 3), wanted="rows (title, stage, evaluation/metric)", least=1
+    ),
 }
 
 

@@ -20,7 +20,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from coca_jax.config import model_config
-from coca_jax.config.loading import flatten
+from coca_jax.config.keys import COMPARISON
+from coca_jax.config.kinds import shown
+from coca_jax.config.loading import flatten, items
 from coca_jax.config.validation import structure
 from coca_jax.data.tokenizers import MODEL_FILES
 from coca_jax.errors import UserError
@@ -179,19 +181,7 @@ def _ordered(config: ConfigDict) -> list[str]:
 
 def mistakes(config: ConfigDict, devices: int | None = None) -> list[str]:
     """One message for each thing wrong with a comparison; none if all is well."""
-    lacking = [
-        f"config.{key} is missing from the comparison" for key in KEYS if not config.get(key)
-    ]
-    unknown = [
-        f"config.{key} is unknown; a comparison has {', '.join(KEYS)}"
-        for key in config
-        if key not in KEYS
-    ]
-    if lacking or unknown:
-        return lacking + unknown
-    wrong = [f"{name}: {text}" for name in config.stages for text in structure(config.stages[name])]
-    wrong = wrong or [*_wrong_metrics(config), *_misshapen(config)]
-    wrong = wrong or list(_wrong_rows(config))
+    wrong = malformed(config) or list(_wrong_rows(config))
     if wrong:
         return wrong
     for run in planned(config):
@@ -201,11 +191,30 @@ def mistakes(config: ConfigDict, devices: int | None = None) -> list[str]:
     return list(dict.fromkeys(wrong))
 
 
+def malformed(config: ConfigDict) -> list[str]:
+    """One message for each key of a comparison, or of its stages, that is wrong by itself."""
+    given = items(config)
+    wrong = [
+        f"config.{key} is unknown; a comparison has {', '.join(KEYS)}"
+        for key in given
+        if key not in KEYS
+    ]
+    wrong += [f"config.{key} is missing from the comparison" for key in KEYS if key not in given]
+    wrong += [
+        f"config.{key}={shown(given[key])} should be {kind.wanted}"
+        for key, kind in COMPARISON.items()
+        if key in given and not kind.holds(given[key])
+    ]
+    if not items(given.get("stages")):
+        wrong.append(f"config.stages={shown(given.get('stages'))} should be a section of stages")
+    for name, stage in items(given.get("stages")).items():
+        wrong += [f"{name}: {text}" for text in structure(stage)]
+    return wrong or [*_wrong_metrics(config), *_misshapen(config)]
+
+
 def _wrong_metrics(config: ConfigDict) -> Iterator[str]:
     for row in config.metrics:
-        if len(row) != 3 or not all(isinstance(text, str) for text in row):
-            yield f"config.metrics: {row!r} should be (title, stage, evaluation/metric)"
-        elif row[1] not in config.stages:
+        if row[1] not in config.stages:
             yield f"config.metrics: {row[1]!r} is none of the stages {', '.join(config.stages)}"
         elif row[2].partition("/")[0] not in config.stages[row[1]].eval:
             known = ", ".join(config.stages[row[1]].eval)
