@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 INT32, UINT32 = 2**31 - 1, 2**32 - 1
 TINY = 1.18e-38  # float32 takes what is smaller for 0
 LONGEST = 2**15  # characters of a text
@@ -201,9 +203,9 @@ def read(words: str, kind: Kind) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value for a message, however long it is."""
+    """A value for a message, on one line however long it is."""
     try:
-        words = repr(value)
+        words = repr(value.to_dict() if isinstance(value, ConfigDict) else value)
     except Exception as error:  # whatever a value's own class may raise
         return f"<{type(value).__name__}: {error}>"
     return words if len(words) <= 200 else f"{words[:150]} ... {words[-40:]}"

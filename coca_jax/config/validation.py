@@ -113,7 +113,7 @@ def _source_errors(sources: Any) -> Iterator[tuple[str, str]]:
 
 def _default(key: str) -> str:
     value = flatten(default_config()).get(key)
-    return "" if value is None else f"; its default is {value!r}"
+    return "" if value is None else f"; its default is {shown(value)}"
 
 
 def _nested(kinds: dict[str, Kind]) -> dict[str, Any]:
