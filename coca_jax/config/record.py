@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import subprocess
 
 from ml_collections import ConfigDict
@@ -16,6 +17,7 @@ from coca_jax.io import files
 from coca_jax.io.paths import join
 
 NAME = "config.json"
+COMMIT = re.compile(rb"[0-9a-f]{40,64}(-dirty)?")
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 
 
@@ -64,11 +66,17 @@ def _merged(defaults: dict, stored: dict) -> dict:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree, marked if files differ from it; None outside a checkout."""
+    """The commit of the source tree, marked if files differ from it; None outside a checkout.
+
+    Whatever stands in for git, or is wrong with it, does not stop a run.
+    """
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     source = pathlib.Path(__file__).parent
     try:
-        found = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=10)
+        found = subprocess.run(
+            command, cwd=source, stdin=subprocess.DEVNULL, capture_output=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    described = COMMIT.fullmatch(found.stdout.strip())
+    return described[0].decode() if described else None
