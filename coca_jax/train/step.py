@@ -47,8 +47,11 @@ def make_train_step(
         metrics |= {"learning_rate": schedule(state.step), **_norms(gradients)}
         metrics |= {"param_norm": optax.tree.norm(params)}
         if "label" in batch:
-            metrics["labelled"] = jnp.mean(batch["label"] >= 0)  # of which a head learns
-        metrics |= {kind: jnp.sum(batch[kind]) for kind in (*KINDS, STOP) if kind in batch}
+            # Of which a head learns.
+            metrics["labelled"] = jnp.mean(batch["label"] >= 0, dtype=jnp.float32)
+        metrics |= {
+            kind: jnp.sum(batch[kind], dtype=jnp.int32) for kind in (*KINDS, STOP) if kind in batch
+        }
         ema = state.ema
         if ema is not None:
             decay = config.optimizer.ema_decay
