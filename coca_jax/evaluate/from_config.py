@@ -210,7 +210,8 @@ def _with_known_classes(batches: Iterable[Batch], class_names: Sequence[str]) ->
       UserError: an example's only label is a name that is not among those given; it would pass for
         an example that has no label.
     """
-    numbers = {name: number for number, name in enumerate(class_names)}
+    # Of classes with one name the first, as sources have it.
+    numbers = {name: number for number, name in reversed([*enumerate(class_names)])}
     for batch in batches:
         labels = np.array(batch["label"])
         for i, names in enumerate(batch["labels"]):
