@@ -34,6 +34,7 @@ SHARE = number(0, 1, below=True)
 WIDTH, LAYERS, HEADS = integer(1, 2**20), integer(1, 10_000), integer(1, 2**16)
 PIXELS = integer(1, 2**16)
 PATH = path()
+NAME = text(empty=False)  # of an evaluation or a data set
 TEXTS = several(text(empty=False))
 FIELDS = row(text(empty=False), text(empty=False), wanted="the names of two fields")
 POLICIES = [name for name in dir(jax.checkpoint_policies) if name.endswith("saveable")]

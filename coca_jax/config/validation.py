@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from coca_jax.config.default import default_config
-from coca_jax.config.keys import KEYS, SOURCE_KEYS, near
+from coca_jax.config.keys import KEYS, NAME, SOURCE_KEYS, near
 from coca_jax.config.kinds import Kind, shown
 from coca_jax.config.loading import flatten, items
 from coca_jax.data import checks
@@ -45,21 +45,6 @@ def validate(
     found = [text for text in found if not any(f"config.{key}" in text for key in wrong)]
     if problems := [*wrong.values(), *found, *others]:
         raise UserError("\n".join(dict.fromkeys(problems)))
-
-
-def validate_tree(tree: Any, where: str) -> ConfigDict:
-    """A configuration that was read from elsewhere, such as from JSON, looked at key by key.
-
-    Args:
-      tree: anything at all.
-      where: it is from, for the message.
-
-    Raises:
-      UserError: it is no whole tree of known keys with possible values; names each that is wrong.
-    """
-    if wrong := [*key_errors(tree).values()]:
-        raise UserError("\n".join(f"{where}: {problem}" for problem in wrong))
-    return tree if isinstance(tree, ConfigDict) else ConfigDict(tree)
 
 
 def structure(config: Any) -> list[str]:
@@ -106,6 +91,11 @@ def _source_errors(sources: Any) -> Iterator[tuple[str, str]]:
     """The same of the data sets of a mixture, which have some of the keys only."""
     yield from _key_errors(sources, "data.sources.", {})
     for name, section in items(sources).items():
+        if not NAME.holds(name):
+            yield (
+                f"data.sources.{name}",
+                f"config.data.sources: {shown(name)} should be {NAME.wanted}",
+            )
         for key, problem in _key_errors(section, f"data.sources.{name}.", SOURCE_KEYS):
             if not problem.startswith(f"config.{key} is missing"):
                 yield key, problem

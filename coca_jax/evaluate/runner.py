@@ -8,8 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from coca_jax.config.keys import NAME, near
 from coca_jax.config.keys import OPTIONS as OPTION_KINDS
-from coca_jax.config.keys import near
 from coca_jax.config.kinds import shown
 from coca_jax.config.loading import items
 from coca_jax.errors import UserError
@@ -217,11 +217,14 @@ def takes_frames(evaluation: ConfigDict) -> bool:
 
 def mistakes(evaluations: Any) -> list[str]:
     """Returns one message for each thing wrong with `config.eval`; none if all is well."""
-    return [
-        wrong
-        for name, evaluation in items(evaluations).items()
-        for wrong in _mistakes_of(f"config.eval.{name}", evaluation)
+    found = [
+        f"config.eval: {shown(name)} should be {NAME.wanted}"
+        for name in items(evaluations)
+        if not NAME.holds(name)
     ]
+    for name, evaluation in items(evaluations).items():
+        found += _mistakes_of(f"config.eval.{name}", evaluation)
+    return found
 
 
 def _mistakes_of(path: str, evaluation: Any) -> list[str]:

@@ -98,7 +98,7 @@ def compile_train_step(
       options: `config.compiler_options`.
 
     Raises:
-      UserError: the compiler does not know an option.
+      UserError: the compiler does not know an option, or refuses its value.
     """
     traced = trace_train_step(step, state, batch, partitioner)
     return compile_traced(traced, partitioner, options)
@@ -113,7 +113,7 @@ def compile_traced(
         with partitioner.context():
             return traced.lower().compile(given)
     except RuntimeError as error:  # the compiler's
-        if "No such compile option" in str(error):
+        if "INVALID_ARGUMENT" in str(error) and "option" in str(error):
             raise UserError(f"config.compiler_options: {error}") from error
         raise
 

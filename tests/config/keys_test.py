@@ -5,13 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from coca_jax.config import default_config, load_config
 from coca_jax.config.keys import KEYS, OPTIONS, SOURCE_KEYS
 from coca_jax.config.kinds import read, shown
 from coca_jax.config.loading import flatten
-from coca_jax.config.validation import key_errors, validate_tree
+from coca_jax.config.validation import key_errors
 from coca_jax.errors import UserError
 from coca_jax.evaluate import runner
 from coca_jax.evaluate.probe import fit_pooler
@@ -101,10 +101,24 @@ def test_what_some_keys_may_be_ends_in_a_user_error_or_well(value):
     for kind in runner.KINDS:
         options = dict.fromkeys(OPTIONS, value) | {"kind": kind}
         assert all(isinstance(line, str) for line in runner.mistakes(ConfigDict({"a": options})))
-    for tree in (value, {"model": value}, {"eval": value}, {"eval": {"a": value}}, {5: value}):
-        assert refusals(validate_tree, tree, "config.json")
-        if tree in ({"model": value}, {"eval": value}):
-            assert refusals(validate, ConfigDict(tree))
+    for section in ("model", "data", "eval", "optimizer"):
+        assert refusals(validate, ConfigDict({section: value}), 8)
+        tree = all_set_to(0.5) | {section: value}
+        assert refusals(validate, ConfigDict(tree), 8)
+    assert refusals(validate, ConfigDict({"data": {"sources": {"a": value}}}))
+
+
+def test_names_and_placeholders():
+    config = default_config()
+    config.eval = {5: {"kind": "retrieval", "name": "shapes", "split": "test"}}
+    config.data.sources = {"": {"weight": 1.0}}
+    config.data.dir = config_dict.required_placeholder(str)
+    lines = refusals(validate, config)
+    assert [line.partition("should")[0] for line in lines] == [
+        "config.data.dir is missing; its default is ''",
+        "config.data.sources: '' ",
+        "config.eval: 5 ",
+    ]
 
 
 @pytest.mark.parametrize("words", WORDS, ids=lambda words: ascii(words)[:20])

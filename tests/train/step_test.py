@@ -353,6 +353,8 @@ def test_a_compiler_option_that_does_not_exist_is_named():
     traced = jax.jit(lambda x: x + 1).trace(1)
     with pytest.raises(UserError, match=r"config\.compiler_options.*'xla_nonsense'"):
         compile_traced(traced, partitioner, (("xla_nonsense", True),))
+    with pytest.raises(UserError, match=r"compiler_options.*'x' is not a valid bool"):
+        compile_traced(traced, partitioner, (("xla_cpu_enable_fast_math", "x"),))
     options = (("xla_cpu_enable_fast_math", False),)
     assert compile_traced(traced, partitioner, options)(1) == 2
 
