@@ -1,4 +1,4 @@
-"""One short function per subcommand; its docstring is the help text."""
+"""One short function per subcommand."""
 
 import argparse
 import functools

@@ -6,6 +6,27 @@ from collections.abc import Callable
 from coca_jax.cli import commands
 from coca_jax.cli.options import CAPTION_OPTIONS, Once, count, part, path
 
+# Not the functions' docstrings, which `python -OO` leaves out.
+HELP = {
+    "train": "Train a model, or resume the run in --workdir.",
+    "evaluate": "Restore a checkpoint, run the configuration's evaluations and print a table.",
+    "compare": "Train the rows of a comparison's tables by several seeds; draw the tables.",
+    "caption": "Print one JSON line per image.",
+    "search": "Print the images of a folder that suit a text best; keep an index of them.",
+    "params": "Print parameters and FLOPs per tower.",
+    "plan": "Compile the train step for a pod that need not be there; show what it takes.",
+    "data_prepare": "Build a data set and its tokenizer.",
+    "data_inspect": "Show counts, caption lengths, bad examples, speed and a sheet of examples.",
+    "data_train_tokenizer": "Train a SentencePiece model on the captions of the data.",
+    "data_convert": "Convert Parquet files to a data set that is read at random, once.",
+    "data_table": "Make a table, to train and evaluate on, of published annotation files.",
+    "data_answers": "List the answers that are common in tables of questions.",
+    "data_deduplicate": "List the training images that look like one of the evaluations'.",
+    "convert": "Bring weights in from another project, or out to it.",
+    "score": "Score a file of captions or answers as the COCO and VQA servers do.",
+    "report": "Write the run's page.",
+}
+
 
 def make_parser() -> argparse.ArgumentParser:
     """Subcommands, each with the function that runs it."""
@@ -19,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     groups = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable, *needs: str, under=groups) -> argparse.ArgumentParser:
-        command = under.add_parser(name, help=run.__doc__, allow_abbrev=False)
+        command = under.add_parser(name, help=HELP[run.__name__], allow_abbrev=False)
         command.set_defaults(run=run)
         if "config" in needs:
             command.add_argument("--config", required=True, action=Once, metavar="FILE[:ARGUMENT]")
@@ -60,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", type=path, metavar="FILE")
     command.add_argument("--picture", type=path, metavar="PNG", help="of the memory")
-    data = groups.add_parser("data", help="Builds data sets.")
+    data = groups.add_parser("data", help="Build and inspect data sets.")
     data = data.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     command = add("prepare", commands.data_prepare, under=data)
     command.add_argument("name")
