@@ -130,6 +130,10 @@ def data_defaults() -> dict:
             "split": "train",  # of a TFDS data set
             # Files or URLs, with {0000..0099} and *; of a TFDS data set its folder, not its name.
             "path": "",
+            # Of WebDataset tars, extensions of the members of a sample that are its image and its
+            # text, such as ("input.jpg",), the first that it has; empty: those that are known.
+            "image_keys": (),
+            "text_keys": (),
             "class_names": "",  # a file of them, one a line, for labels that are numbers
             # sampled: one of an image's captions; first; all in turn; none, for a head that reads
             # the image only; or questions: one of those about it, with its answer behind it.

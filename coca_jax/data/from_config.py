@@ -33,8 +33,7 @@ def sections(data: ConfigDict) -> dict[str, ConfigDict]:
     found = {}
     for name, changes in data.sources.items():
         found[name] = ConfigDict(data.train.to_dict())
-        with found[name].ignore_type():  # lists for tuples
-            found[name].update(changes)
+        found[name].update(changes)
     return found
 
 
@@ -52,7 +51,7 @@ def open_sources(data: ConfigDict) -> dict[str, Source]:
     opened = {}
     for name, section in sections(data).items():
         try:
-            opened[name] = open_source(section, data.dir, data.cache_dir, data.frames)
+            opened[name] = open_source(section, data.dir, data.cache_dir)
         except UserError as error:
             raise UserError(f"config.{where(name)}: {error}") from error
     return opened

@@ -1,5 +1,7 @@
 """Hidden files and folders: what systems and programs leave among data, and nobody put there."""
 
+import re
+
 # In lower case. Windows, macOS, Linux, and the storage boxes of Synology and QNAP.
 SYSTEM_NAMES = frozenset(
     (
@@ -11,6 +13,8 @@ SYSTEM_NAMES = frozenset(
 )
 # `.` hides a name on Unix; macOS keeps attributes of `x` in `._x`. Office locks `x` by `~$x`.
 PREFIXES = (".", "~$")
+# The same for `re.match`, ignoring case, with one part of a path.
+PATTERN = rf"\.(?!\.?\Z)|~\$|(?:{'|'.join(map(re.escape, sorted(SYSTEM_NAMES)))})\Z"
 
 
 def is_hidden(name: str) -> bool:

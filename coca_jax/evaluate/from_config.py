@@ -96,15 +96,6 @@ def _blank(batch: Batch) -> Batch:
     return batch | {"image": np.full_like(batch["image"], clips.GREY)}
 
 
-def _open(evaluation: ConfigDict, config: ConfigDict) -> Source:
-    frames = _usual_frames(evaluation, config)
-    return open_source(evaluation, config.data.dir, config.data.cache_dir, frames)
-
-
-def _usual_frames(evaluation: ConfigDict, config: ConfigDict) -> int:
-    return config.data.frames if takes_frames(evaluation) else 1
-
-
 def check(config: ConfigDict) -> None:
     """Opens the data of every evaluation, so that a mistake does not wait for the first of them.
 
@@ -120,7 +111,7 @@ def check(config: ConfigDict) -> None:
             if evaluation.kind == "probe":
                 parts.append(training_part(evaluation))
             for part in parts:
-                source = _open(part, config)
+                source = open_source(part, config.data.dir, config.data.cache_dir)
                 if jax.process_index() == 0:
                     warn_of_lost(f"config.eval.{name}", source)
         except UserError as error:
@@ -161,12 +152,13 @@ def evaluate(
     def source(evaluation: ConfigDict) -> Source:
         key = tuple(str(evaluation.get(key)) for key in DATA_KEYS)
         if key not in opened:
-            opened[key] = _open(evaluation, config)
+            opened[key] = open_source(evaluation, config.data.dir, config.data.cache_dir)
         return opened[key]
 
     def batches(evaluation: ConfigDict) -> Iterable[Batch]:
         limit, threads, data = evaluation.get("limit"), config.data.threads, source(evaluation)
-        frames = evaluation.get("frames", _usual_frames(evaluation, config))
+        usual = config.data.frames if takes_frames(evaluation) else 1
+        frames = evaluation.get("frames", usual)
         size = max(1, BATCH_SIZE // frames)
         found = evaluation_batches(data, image_size, size, limit, threads, frames)
         found = map(_blank, found) if config.data.blank else found
@@ -210,8 +202,7 @@ def _with_known_classes(batches: Iterable[Batch], class_names: Sequence[str]) ->
       UserError: an example's only label is a name that is not among those given; it would pass for
         an example that has no label.
     """
-    # Of classes with one name the first, as sources have it.
-    numbers = {name: number for number, name in reversed([*enumerate(class_names)])}
+    numbers = {name: number for number, name in enumerate(class_names)}
     for batch in batches:
         labels = np.array(batch["label"])
         for i, names in enumerate(batch["labels"]):

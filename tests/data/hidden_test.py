@@ -1,6 +1,8 @@
+import re
+
 import pytest
 
-from coca_jax.data.hidden import is_hidden
+from coca_jax.data.hidden import PATTERN, is_hidden
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,9 @@ def test_what_systems_leave_is_hidden_at_any_depth(name):
 )
 def test_what_people_name_is_not(name):
     assert not is_hidden(name)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", ".", "..", ".a", "..a", "._a", "~$a", "~a", "thumbs.DB"])
+@pytest.mark.parametrize("more", ["", "x"])
+def test_the_pattern_says_the_same(name, more):
+    assert bool(re.match(PATTERN, name + more, re.IGNORECASE)) == is_hidden(name + more)

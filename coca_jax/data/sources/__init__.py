@@ -8,32 +8,26 @@ from ml_collections import ConfigDict
 from coca_jax.data.sources.base import Note, Record, Source, warn_of_lost
 from coca_jax.errors import UserError
 from coca_jax.io.files import read_lines
-from coca_jax.io.paths import normalize
 
 FORMATS = ("tfds", "array_record", "webdataset", "folder")
 
 
 def open_source(
-    section: Mapping[str, Any] | ConfigDict,
-    data_dir: str = "",
-    cache_dir: str = "",
-    frames: int = 1,
+    section: Mapping[str, Any] | ConfigDict, data_dir: str = "", cache_dir: str = ""
 ) -> Source:
     """Opens what a section of the configuration, such as `data.train`, names.
 
     Args:
       section: `format`, one of FORMATS ("tfds" if absent); `name` and `split`, of a TFDS data set;
+        `image_keys` and `text_keys`, of WebDataset tars;
         `path`, of anything else; `class_names`, a file with a name a line, if there is one.
       data_dir: where TFDS data sets lie; empty: TFDS's default folder.
       cache_dir: for the indices of shards in a folder that cannot be written to.
-      frames: images of an example, if the section does not say; of several, clips are looked for.
 
     Raises:
       UserError: the data set is not there, or not what its format says.
     """
     form, path = section.get("format", "tfds"), section.get("path", "")
-    path = normalize(path) if isinstance(path, str) and path else path
-    data_dir = normalize(data_dir) if data_dir else ""
     if form not in FORMATS:
         raise UserError(f"format {form!r} of a data set should be one of {', '.join(FORMATS)}")
     if form != "tfds" and not path:
@@ -49,12 +43,17 @@ def open_source(
     elif form == "webdataset":
         from coca_jax.data.sources.webdataset import webdataset_source
 
-        source = webdataset_source(path, cache_dir, section.get("split", ""))
+        source = webdataset_source(
+            path,
+            cache_dir,
+            section.get("split", ""),
+            section.get("image_keys", ()),
+            section.get("text_keys", ()),
+        )
     else:
         from coca_jax.data.sources.folder import folder_source
 
-        clips = section.get("frames", frames) > 1
-        source = folder_source(path, section.get("split", ""), clips)
+        source = folder_source(path)
     if file := section.get("class_names", ""):
         names = read_lines(file)
         if source.class_names and len(names) != len(source.class_names):

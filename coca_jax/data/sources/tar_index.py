@@ -2,8 +2,8 @@
 
 The index of a tar is an int64 array that `np.load(file, mmap_mode="r")` maps. Each of its rows is
 a sample: offset and size, in bytes, of its image, text, JSON and class; row 0 says what the index
-was made from. Names are not kept, and single rows are read when they are needed, so memory does
-not grow with the set.
+was made from. Behind them are notes on what was odd, as JSON. Names are not kept, and single rows
+are read when they are needed, so memory does not grow with the set.
 """
 
 import contextlib
@@ -24,18 +24,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from coca_jax.data import hidden
 from coca_jax.data.sources import tar_headers
-from coca_jax.data.sources.tar_headers import Samples
+from coca_jax.data.sources.tar_headers import Notes, Options, Samples
 from coca_jax.errors import UserError
 from coca_jax.io import files
 
 SUFFIX = ".coca_index"  # after the name of the tar
-FORMAT = 0x636F_6361_0003  # "coca", and a number that grows with every change of the layout
+FORMAT = 0x636F_6361_0004  # "coca", and a number that grows with every change of the layout
 URL_CHUNK = 1 << 20
 THREADS = 16  # which wait for storage
 TARS_AT_ONCE = 64  # whose indices a thread looks for: there may be very many
 MIN_PROCESSES = 8  # for many tars, however few processors there are: they wait, too
 TARS_PER_PROCESS = 4  # with fewer, one does not pay
+
+VIDEOS = ("mp4", "m4v", "mov", "avi", "webm", "mkv", "mpg", "mpeg")
+# Of several in a sample the first is taken: a video is of no use beside an image.
+IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", *VIDEOS)
+TEXT_KEYS = ("txt",)
 
 _ROW = struct.Struct("<8q")
 _NPY_HEADER = 128  # bytes before the array
@@ -48,14 +54,13 @@ class Index(NamedTuple):
     tar: str
     file: str  # empty: the index is in memory only
     count: int  # samples with an image
-    without_image: int  # samples that are left out
-    torn: bool  # the tar ends within a member, or is damaged there
+    notes: Notes  # what was odd; see `tar_headers.samples`
     size: int  # bytes of the tar
     checksum: int  # see `tar_headers.Samples`
     table: Int64[np.ndarray, "n 8"] | None = None  # of an index in memory
 
     def row(self, sample: int) -> tuple[int, ...]:
-        """Offset and size of each part of a sample; see `tar_headers.COLUMNS`.
+        """Offset and size of a sample's image, text, JSON and class; the size of none is -1.
 
         Raises:
           FileNotFoundError: the index is there no more.
@@ -66,11 +71,29 @@ class Index(NamedTuple):
         return _ROW.unpack(files.read_range(self.file, where, _ROW.size))
 
 
-def open_indices(tars: Sequence[str], cache_dir: str = "") -> list[Index]:
+def make_options(image_keys: Sequence[str] = (), text_keys: Sequence[str] = ()) -> Options:
+    """Which members of a sample are its image and its text.
+
+    Args:
+      image_keys: extensions, such as "input.jpg", of which the first that a sample has is taken;
+        empty: IMAGE_KEYS.
+      text_keys: the same for the text; empty: TEXT_KEYS.
+    """
+    keys = {"json": (4, 0), "cls": (6, 0)}
+    for column, names in ((2, text_keys or TEXT_KEYS), (0, image_keys or IMAGE_KEYS)):
+        names = [name.lower().removeprefix(".") for name in names]
+        keys |= {name: (column, rank) for rank, name in enumerate(names)}
+    return Options(keys, hidden.PATTERN)
+
+
+def open_indices(
+    tars: Sequence[str], cache_dir: str = "", options: Options | None = None
+) -> list[Index]:
     """Finds the index of each tar, or makes it.
 
     Args:
       tars: paths or URLs.
+      options: see `make_options`; None: its defaults.
       cache_dir: for indices that cannot be written beside their tars; empty:
         ~/.cache/coca_jax/tar_index.
 
@@ -78,18 +101,19 @@ def open_indices(tars: Sequence[str], cache_dir: str = "") -> list[Index]:
       UserError: a tar is not there, cannot be read or is no tar.
     """
     files.forget()
+    maker = _Maker(cache_dir, options or make_options())
     some = [tars[i : i + TARS_AT_ONCE] for i in range(0, len(tars), TARS_AT_ONCE)]
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda part: [_find(tar, cache_dir) for tar in part], some)
+        found = pool.map(lambda part: [maker.find(tar) for tar in part], some)
         indices = list(itertools.chain.from_iterable(found))
     missing = [tar for tar, index in zip(tars, indices, strict=True) if index is None]
-    made = _make_all(missing, cache_dir)
+    made = maker.make_all(missing)
     indices = [index or made[tar] for tar, index in zip(tars, indices, strict=True)]
-    _warn(indices, cache_dir)
+    maker.warn(indices)
     return indices
 
 
-def scan(tar: str, stamp: files.Stamp) -> Samples:
+def scan(tar: str, stamp: files.Stamp, options: Options | None = None) -> Samples:
     """Reads the headers of a tar as far as it is sound.
 
     Raises:
@@ -101,109 +125,184 @@ def scan(tar: str, stamp: files.Stamp) -> Samples:
         size = min(size, stamp.size - offset)
         return files.read_range(tar, offset, size) if size else b""
 
+    options = options or make_options()
     try:
         if files.is_url(tar):
-            return tar_headers.samples(read, stamp.size, URL_CHUNK, URL_CHUNK)
-        return tar_headers.samples_of_file(tar, stamp.size)
+            return tar_headers.samples(read, stamp.size, options, URL_CHUNK, URL_CHUNK)
+        return tar_headers.samples_of_file(tar, stamp.size, options)
     except tar_headers.NoTar as error:
-        raise UserError(f"{tar} {error}") from error
+        first = error.args[0]
+        words = _what_else(first)
+        if len(first) < tar_headers.BLOCK and not words:
+            return Samples(array("q"), 0, {"cut_off": (1, "within its first header", {})}, 0)
+        raise UserError(
+            f"{tar} {words or f'is no tar file: it begins with {first[:16]!r}'}"
+        ) from error
 
 
-def _find(tar: str, cache_dir: str) -> Index | None:
-    """The index of a tar, if it is there, sound and newer than the tar."""
-    try:
-        stamp = files.stamp(tar)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no tar {tar}") from error
-    except OSError as error:
-        raise UserError(f"the tar {tar} cannot be read: {error}") from error
-    for place in _places(tar, cache_dir):
+# What files that are no tars begin with.
+_ELSE = {
+    b"\x1f\x8b": "is compressed (gzip), which forbids random access; unpack it (gunzip)",
+    b"\x28\xb5\x2f\xfd": "is compressed (zstd), which forbids random access; unpack it (zstd -d)",
+    b"BZh": "is compressed (bzip2), which forbids random access; unpack it (bunzip2)",
+    b"\xfd7zXZ": "is compressed (xz), which forbids random access; unpack it (unxz)",
+    b"\x04\x22\x4d\x18": "is compressed (lz4), which forbids random access; unpack it (lz4 -d)",
+    b"PK\x03\x04": "is a ZIP archive and no tar; unpack it and pack its files as a tar",
+    b"PAR1": "is a Parquet file and no tar; `coca data convert` reads those",
+    b"version https://git-lfs": "is a pointer of Git LFS and no tar; `git lfs pull` fetches it",
+}
+
+
+def _what_else(first: bytes) -> str:
+    """What a file is that begins like no tar, in words that follow its name; empty: unknown."""
+    for magic, words in _ELSE.items():
+        if first.startswith(magic):
+            return words
+    text = first.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
+        return f"is no tar file but a page, perhaps of an error: it begins with {first[:60]!r}"
+    return ""
+
+
+class _Maker:
+    """Finds and makes indices, one way of taking members for all of them."""
+
+    def __init__(self, cache_dir: str, options: Options):
+        self._cache_dir, self._options = cache_dir, options
+        self._taken = _hash(repr(options))
+        usual = options == make_options()
+        self._suffix = SUFFIX if usual else f".{self._taken & 0xFFFFFFFF:08x}{SUFFIX}"
+
+    def find(self, tar: str) -> Index | None:
+        """The index of a tar, if it is there, sound and newer than the tar."""
         try:
-            with open(place, "rb", buffering=0) as file:
-                head = file.read(_NPY_HEADER + _ROW.size)
-                size = os.fstat(file.fileno()).st_size
-        except OSError:
-            continue
-        if not head.startswith(_NPY_MAGIC) or len(head) != _NPY_HEADER + _ROW.size:
-            continue
-        form, *made_from, count, without, torn, checksum, _ = _ROW.unpack_from(head, _NPY_HEADER)
-        whole = size == _NPY_HEADER + (1 + count) * _ROW.size
-        if form == FORMAT and made_from == [stamp.size, _hash(stamp.version)] and whole:
-            return Index(tar, str(place), count, without, bool(torn), stamp.size, checksum)
-    return None
+            stamp = files.stamp(tar)
+        except FileNotFoundError as error:
+            raise UserError(f"there is no tar {tar}") from error
+        except OSError as error:
+            raise UserError(f"the tar {tar} cannot be read: {error}") from error
+        for place in self._places(tar):
+            with contextlib.suppress(OSError, ValueError):
+                if index := self._read(tar, stamp, place):
+                    return index
+        return None
 
+    def _read(self, tar: str, stamp: files.Stamp, place: Path) -> Index | None:
+        """An index, unless it is of something else.
 
-def _make(tar: str, cache_dir: str) -> Index:
-    try:
-        stamp = files.stamp(tar)
-        return _keep(tar, stamp, scan(tar, stamp), cache_dir)
-    except OSError as error:
-        raise UserError(f"the tar {tar} cannot be read: {error}") from error
+        Raises:
+          OSError: it is not there.
+          ValueError: it is damaged.
+        """
+        with open(place, "rb", buffering=0) as file:
+            head = file.read(_NPY_HEADER + _ROW.size)
+            if not head.startswith(_NPY_MAGIC) or len(head) != _NPY_HEADER + _ROW.size:
+                return None
+            form, *made_from, count, told, checksum, _ = _ROW.unpack_from(head, _NPY_HEADER)
+            end = _NPY_HEADER + (1 + count) * _ROW.size
+            whole = os.fstat(file.fileno()).st_size == end + told
+            if form != FORMAT or made_from != self._origin(stamp) or not whole:
+                return None
+            notes = json.loads(os.pread(file.fileno(), told, end)) if told else {}
+        return Index(tar, str(place), count, notes, stamp.size, checksum)
 
+    def _origin(self, stamp: files.Stamp) -> list[int]:
+        return [stamp.size, _hash(stamp.version), self._taken]
 
-def _keep(tar: str, stamp: files.Stamp, found: Samples, cache_dir: str) -> Index:
-    """Writes an index where that is possible."""
-    count = len(found.rows) // 8
-    without = found.count - count
-    facts = (count, without, found.torn, stamp.size, found.checksum)
-    head = [FORMAT, stamp.size, _hash(stamp.version), count, without, found.torn, found.checksum, 0]
-    table = np.array(found.rows, np.int64).reshape(count, 8)
-    table = np.concatenate([np.array([head], np.int64), table])
-    file = io.BytesIO()
-    np.save(file, table)
-    for place in _places(tar, cache_dir):
-        with contextlib.suppress(OSError):
-            files.write_whole(place, file.getvalue())
-            return Index(tar, str(place), *facts)
-    return Index(tar, "", *facts, table)
+    def make(self, tar: str) -> Index:
+        """Scans a tar here.
 
+        Raises:
+          UserError: it cannot be read, or is none.
+        """
+        try:
+            stamp = files.stamp(tar)
+            return self._keep(tar, stamp, scan(tar, stamp, self._options))
+        except OSError as error:
+            raise UserError(f"the tar {tar} cannot be read: {error}") from error
 
-def _make_all(tars: Sequence[str], cache_dir: str) -> dict[str, Index]:
-    if not tars:
-        return {}
-    from tqdm import tqdm
+    def _keep(self, tar: str, stamp: files.Stamp, found: Samples) -> Index:
+        """Writes an index where that is possible."""
+        count, notes = len(found.rows) // 8, found.notes
+        told = json.dumps(notes).encode() if notes else b""
+        facts = (count, notes, stamp.size, found.checksum)
+        head = [FORMAT, *self._origin(stamp), count, len(told), found.checksum, 0]
+        table = np.array(found.rows, np.int64).reshape(count, 8)
+        table = np.concatenate([np.array([head], np.int64), table])
+        file = io.BytesIO()
+        np.save(file, table)
+        file.write(told)
+        for place in self._places(tar):
+            with contextlib.suppress(OSError):
+                files.write_whole(place, file.getvalue())
+                return Index(tar, str(place), *facts)
+        return Index(tar, "", *facts, table)
 
-    seconds = 0.1 if sys.stderr.isatty() else 30
-    with (
-        tqdm(total=len(tars), desc="indexing", unit="tar", delay=1, mininterval=seconds) as bar,
-        ThreadPoolExecutor(THREADS) as pool,
-    ):
-        made = _make_elsewhere([tar for tar in tars if not files.is_url(tar)], cache_dir, bar)
-        todo = [tar for tar in tars if tar not in made]
-        for index in pool.map(lambda tar: _make(tar, cache_dir), todo):
-            made[index.tar] = index
-            bar.update()
-    return made
+    def make_all(self, tars: Sequence[str]) -> dict[str, Index]:
+        """Scans many tars, by processes where that pays."""
+        if not tars:
+            return {}
+        from tqdm import tqdm
 
+        seconds = 0.1 if sys.stderr.isatty() else 30
+        with (
+            tqdm(total=len(tars), desc="indexing", unit="tar", delay=1, mininterval=seconds) as bar,
+            ThreadPoolExecutor(THREADS) as pool,
+        ):
+            made = self._make_elsewhere([tar for tar in tars if not files.is_url(tar)], bar)
+            todo = [tar for tar in tars if tar not in made]
+            for index in pool.map(self.make, todo):
+                made[index.tar] = index
+                bar.update()
+        return made
 
-def _make_elsewhere(tars: Sequence[str], cache_dir: str, bar: Any) -> dict[str, Index]:
-    """Makes the indices of many tars by processes, each with an interpreter lock of its own.
+    def _make_elsewhere(self, tars: Sequence[str], bar: Any) -> dict[str, Index]:
+        """Makes the indices of many tars by processes, each with an interpreter lock of its own.
 
-    They are plain commands, as `multiprocessing` would run the user's script again. What they do
-    not manage, for whatever reason, is not among what is returned.
-    """
-    made: dict[str, Index] = {}
-    todo = list(reversed(tars))
-    command = [sys.executable, "-I", "-S", tar_headers.__file__]
+        They are plain commands, as `multiprocessing` would run the user's script again. What they
+        do not manage, for whatever reason, is not among what is returned.
+        """
+        made: dict[str, Index] = {}
+        todo = list(reversed(tars))
+        command = [sys.executable, "-I", "-S", tar_headers.__file__, json.dumps(self._options)]
 
-    def work(_: int) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with contextlib.suppress(OSError), subprocess.Popen(command, **pipes) as process:
-            while todo:
-                try:
-                    tar = todo.pop()
-                except IndexError:  # another thread was faster
-                    return
-                stamp = files.stamp(tar)
-                if (found := _ask(process, tar, stamp.size)) is not None:
-                    made[tar] = _keep(tar, stamp, found, cache_dir)
-                    bar.update()
+        def work(_: int) -> None:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            with contextlib.suppress(OSError), subprocess.Popen(command, **pipes) as process:
+                while todo:
+                    try:
+                        tar = todo.pop()
+                    except IndexError:  # another thread was faster
+                        return
+                    stamp = files.stamp(tar)
+                    if (found := _ask(process, tar, stamp.size)) is not None:
+                        made[tar] = self._keep(tar, stamp, found)
+                        bar.update()
 
-    count = min(max(os.cpu_count() or 1, MIN_PROCESSES), len(tars) // TARS_PER_PROCESS)
-    if count > 1:
-        with ThreadPoolExecutor(count) as pool:
-            list(pool.map(work, range(count)))
-    return made
+        count = min(max(os.cpu_count() or 1, MIN_PROCESSES), len(tars) // TARS_PER_PROCESS)
+        if count > 1:
+            with ThreadPoolExecutor(count) as pool:
+                list(pool.map(work, range(count)))
+        return made
+
+    def warn(self, indices: Sequence[Index]) -> None:
+        """Says on standard error which indices could not be written, as they are made each time."""
+        if kept := [index.tar for index in indices if index.table is not None]:
+            print(
+                f"warning: the indices of {len(kept):,} tars, such as {kept[0]}, are kept in "
+                f"memory: {' and '.join(str(place.parent) for place in self._places(kept[0]))} "
+                "cannot be written to",
+                file=sys.stderr,
+            )
+
+    def _places(self, tar: str) -> Iterator[Path]:
+        """Where the index of a tar may be: beside it, or in a folder of all that cannot be."""
+        if not files.is_url(tar):
+            yield Path(tar + self._suffix)
+            tar = os.path.abspath(tar)
+        folder = files.cache_folder("tar_index", self._cache_dir)
+        name = tar.rpartition("/")[2][-100:]
+        yield folder / f"{_hash(tar) & (1 << 64) - 1:016x}-{name}{self._suffix}"
 
 
 def _ask(process: subprocess.Popen, tar: str, size: int) -> Samples | None:
@@ -217,35 +316,15 @@ def _ask(process: subprocess.Popen, tar: str, size: int) -> Samples | None:
     reply = process.stdout.read(tar_headers.REPLY.size)
     if len(reply) < tar_headers.REPLY.size:
         raise BrokenPipeError
-    size, *rest = tar_headers.REPLY.unpack(reply)
+    size, count, told, checksum = tar_headers.REPLY.unpack(reply)
     if size < 0:
         return None
-    rows = process.stdout.read(size)
-    if len(rows) < size:
+    rows, notes = process.stdout.read(size), process.stdout.read(told)
+    if len(rows) < size or len(notes) < told:
         raise BrokenPipeError
-    return Samples(array("q", rows), *rest)
-
-
-def _warn(indices: Sequence[Index], cache_dir: str) -> None:
-    if kept := [index.tar for index in indices if index.table is not None]:
-        print(
-            f"warning: the indices of {len(kept):,} tars, such as {kept[0]}, are kept in memory: "
-            f"{' and '.join(str(place.parent) for place in _places(kept[0], cache_dir))} "
-            "cannot be written to",
-            file=sys.stderr,
-        )
-
-
-def _places(tar: str, cache_dir: str) -> Iterator[Path]:
-    """Where the index of a tar may be: beside it, or in a folder of all that cannot be there."""
-    if not files.is_url(tar):
-        yield Path(tar + SUFFIX)
-        tar = os.path.abspath(tar)
-    folder = files.cache_folder("tar_index", cache_dir)
-    name = tar.rpartition("/")[2][-100:]
-    yield folder / f"{_hash(tar) & (1 << 64) - 1:016x}-{name}{SUFFIX}"
+    return Samples(array("q", rows), count, json.loads(notes or b"{}"), checksum)
 
 
 def _hash(text: str) -> int:
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(os.fsencode(text), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)

@@ -10,15 +10,15 @@ from typing import Any
 
 from coca_jax.data.bad import BadExample
 from coca_jax.data.sources.base import Note, Record, Shard, base_name, to_labels, to_number, to_text
-from coca_jax.data.sources.tar_headers import COLUMNS
-from coca_jax.data.sources.tar_index import Index, open_indices
+from coca_jax.data.sources.tar_index import IMAGE_KEYS, Index, make_options, open_indices
+from coca_jax.data.sources.tar_notes import merged, sentences
 from coca_jax.errors import UserError
 from coca_jax.io import files
 
 CLASS_NAMES = "classnames.txt"
 KIND = "dataset_type.txt"  # CLIP_benchmark's; of "retrieval" a .txt has a caption in each line
 CAPTION_KEYS = ("caption", "captions", "text", "txt")  # of the JSON, where there is no .txt
-_PARTS = [(name, COLUMNS[name]) for name in ("jpg", "txt", "json", "cls")]
+_PARTS = (("jpg", 0), ("txt", 2), ("json", 4), ("cls", 6))  # and their columns in an index
 MAX_GAP = 256 << 10  # bytes between parts of a sample that are read and thrown away
 
 
@@ -29,8 +29,8 @@ class WebDatasetSource:
         """Joins the indices of tars, whose .txt have one caption or, `by_line`, several."""
         self._by_line = by_line
         self.class_names: list[str] = []
-        self.notes = _notes(indices)
-        self._indices = list(indices)
+        self.notes: list[Note] = sentences(merged(indices))
+        self._indices = [index._replace(notes={}) for index in indices]
         self._ends = list(itertools.accumulate(index.count for index in indices))
 
     def __len__(self) -> int:
@@ -75,7 +75,11 @@ class WebDatasetSource:
 
 
 def webdataset_source(
-    path: str | Sequence[str], cache_dir: str = "", split: str = ""
+    path: str | Sequence[str],
+    cache_dir: str = "",
+    split: str = "",
+    image_keys: Sequence[str] = (),
+    text_keys: Sequence[str] = (),
 ) -> WebDatasetSource:
     """Opens WebDataset tars; the first time, their headers are read to index them.
 
@@ -86,6 +90,9 @@ def webdataset_source(
       cache_dir: for indices that cannot be written beside their tars; empty:
         ~/.cache/coca_jax/tar_index.
       split: of such a folder.
+      image_keys: extensions of members that are images, such as "input.jpg", the first that a
+        sample has; empty: those that are known.
+      text_keys: the same for texts; empty: "txt".
 
     Raises:
       UserError: a tar is not there, cannot be read or is no tar, or no sample has an image; or
@@ -95,26 +102,16 @@ def webdataset_source(
     if folder:
         path = os.path.join(glob.escape(folder), split, "*.tar")
     kind = _kind(folder) if folder else ""
-    source = WebDatasetSource(open_indices(files.expand(path), cache_dir), kind == "retrieval")
+    options = make_options(image_keys, text_keys)
+    indices = open_indices(files.expand(path), cache_dir, options)
+    source = WebDatasetSource(indices, kind == "retrieval")
     if folder and os.path.isfile(names := os.path.join(folder, CLASS_NAMES)):
         source.class_names = files.read_lines(names)
     if not len(source):
-        raise UserError(
-            f"no sample of {path!r} has an image (.jpg, .jpeg, .png or .webp) or a video"
-            + "".join(f"; {note.text}" for note in source.notes)
-        )
+        keys = ", ".join(f".{key}" for key in image_keys or IMAGE_KEYS)
+        found = [f"no sample of {path!r} has an image ({keys})"]
+        raise UserError("\n".join(found + [note.text for note in source.notes]))
     return source
-
-
-def _notes(indices: Sequence[Index]) -> list[Note]:
-    notes = []
-    if without := sum(index.without_image for index in indices):
-        text = f"{without:,} samples have no image, and are left out"
-        notes.append(Note("without_image", without, text, lost=True))
-    if torn := [index.tar for index in indices if index.torn]:
-        text = f"{len(torn):,} tars are cut off, such as {torn[0]}; the samples before are used"
-        notes.append(Note("cut_off", len(torn), text, lost=True))
-    return notes
 
 
 def _kind(folder: str) -> str:

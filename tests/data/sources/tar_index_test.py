@@ -59,7 +59,11 @@ def test_rows_are_the_places_of_the_parts(tmp_path):
     path = write(tmp_path / "a.tar", [*names, "f.JPEG", "f.Txt", "g.png"])
     [index] = open_indices([path])
     assert rows(index) == list(expected(path))
-    assert (index.count, index.without_image, index.torn) == (5, 1, False)
+    # b has no image, g no text; g.png is no second image of f, as their keys differ.
+    assert index.count == 5 and index.notes == {
+        "without_image": (1, "b", {".txt": 1, ".json": 1}),
+        "without_text": (2, "d.x/e", {}),
+    }
     table = np.load(path + ".coca_index", mmap_mode="r")
     assert isinstance(table, np.memmap) and table.shape == (6, 8) and table.dtype == np.int64
     assert [tuple(row) for row in table[1:].tolist()] == rows(index)
@@ -121,14 +125,16 @@ def test_a_torn_tar_is_used_up_to_there(tmp_path, cut):
     (tmp_path / "a.tar").write_bytes(torn[cut])
     for _ in range(2):  # found, and known from the index
         [index] = open_indices([path])
-        assert index.torn and index.count == 2 and index.without_image == 0
+        assert index.count == 2 and [*index.notes] == ["cut_off"]
 
 
 def test_a_sample_with_a_torn_part_is_left_out(tmp_path):
     path = write(tmp_path / "a.tar", pairs(3))
     (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[: 17 * 512])
     [index] = open_indices([path])
-    assert index.torn and index.count == 2  # the third has its image, but not all of its text
+    assert index.count == 2 and [*index.notes] == [
+        "cut_off"
+    ]  # the third has its image, but not all of its text
 
 
 def test_empty_tars_have_no_samples(tmp_path):
@@ -136,14 +142,20 @@ def test_empty_tars_have_no_samples(tmp_path):
     (tmp_path / "b.tar").write_bytes(b"")
     (tmp_path / "c.tar").write_bytes(b"short")
     indices = open_indices([str(tmp_path / f"{name}.tar") for name in "abc"])
-    assert [(index.count, index.torn) for index in indices] == [(0, False), (0, False), (0, True)]
+    assert [(index.count, [*index.notes]) for index in indices] == [
+        (0, []),
+        (0, ["no_end"]),
+        (0, ["cut_off"]),
+    ]
 
 
 def test_what_is_no_tar_is_named(tmp_path):
     good = write(tmp_path / "good.tar", pairs(1))
     bad = tmp_path / "bad.tar"
     bad.write_bytes(b"<html>" * 200)
-    with pytest.raises(UserError, match=r"bad.tar is no tar file: it begins with b'<html>"):
+    with pytest.raises(
+        UserError, match=r"bad.tar is no tar file but a page, .* begins with b'<html>"
+    ):
         open_indices([good, str(bad)])
     with tarfile.open(bad, "w:gz") as tar:
         tar.add(good)

@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from coca_jax.data.bad import BadExample
-from coca_jax.data.sources import Source, open_source
+from coca_jax.data.sources import Source, open_source, tar_index
 from coca_jax.data.sources.webdataset import webdataset_source
 from coca_jax.errors import UserError
 from coca_jax.io import files
@@ -127,11 +127,11 @@ def test_samples_without_an_image_are_left_out_and_counted(tmp_path):
     path = write(tmp_path / "a.tar", failed, {"jpg": IMAGE}, failed)
     source = webdataset_source(path)
     assert len(source) == 1
-    [note] = source.notes
+    note = source.notes[0]
     assert (note.kind, note.count, note.lost) == ("without_image", 2, True)
     write(path, failed)
     with pytest.raises(
-        UserError, match=r"no sample of '.*a.tar' has an image .*; 1 samples have no"
+        UserError, match=r"no sample of '.*a.tar' has an image .*\n1 samples have no"
     ):
         webdataset_source(path)
 
@@ -141,7 +141,7 @@ def test_torn_tars_are_known(tmp_path):
     os.truncate(path, 5000)
     source = webdataset_source(path)
     assert len(source) == 1
-    [note] = source.notes
+    note = source.notes[0]
     assert (note.kind, note.count, note.lost) == ("cut_off", 1, True) and path in note.text
 
 
@@ -250,3 +250,148 @@ def test_another_number_of_classes_than_the_data_have(tmp_path):
     assert renamed.class_names == ["a cat", "a dog"]
     with pytest.raises(UserError, match=r"short.txt names 1 classes, and the data set has 2: cat"):
         open_source(section | {"class_names": str(tmp_path / "short.txt")})
+
+
+def pack(path, *members, **options):
+    """Writes members with their names as their content; some with another type."""
+    with tarfile.open(path, "w", **options) as tar:
+        for member in members:
+            name, kind = member if isinstance(member, tuple) else (member, tarfile.REGTYPE)
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "0.jpg"
+            info.size = len(os.fsencode(name)) if kind == tarfile.REGTYPE else 0
+            tar.addfile(info, io.BytesIO(os.fsencode(name)))
+    return str(path)
+
+
+def content(source):
+    return [(record["image"].decode(), *record["captions"]) for record in source]
+
+
+PAIR = ("0.jpg", "0.txt")
+LNK, SYM, DIR, FIFO = tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE
+
+
+@pytest.mark.parametrize(
+    "members, records, notes, words",
+    [
+        (PAIR, [PAIR], {}, ""),
+        (("0.JPG", "0.TXT", "1.Jpeg"), [("0.JPG", "0.TXT"), ("1.Jpeg",)], {"without_text": 1}, "1"),
+        (("0.gif", "1.bmp"), [("0.gif",), ("1.bmp",)], {"without_text": 2}, ""),
+        (
+            ("0.input.jpg", "0.txt", "1.v2.jpg", "1.txt", "2.jpg", "2.txt"),
+            [("2.jpg", "2.txt")],
+            {"without_image": 2},
+            "such as 0 of {tar}, but .txt (2), .input.jpg (1), .v2.jpg (1); the key of a sample is "
+            "the path of its members up to the first dot of the file's name, and what follows is "
+            "the extension. To read them, set image_keys=('jpg', 'jpeg', 'input.jpg', 'v2.jpg')",
+        ),
+        (("i/0.jpg", "t/0.txt"), [("i/0.jpg",)], {"without_image": 1, "without_text": 1}, "t/0 of"),
+        (("0.jpg", "0.caption"), [("0.jpg",)], {"without_text": 1}, "but .caption (1)"),
+        # A name twice in a sample: as tar unpacks it.
+        ((*PAIR, *PAIR), [PAIR], {"duplicate": 2}, "such as 0.jpg of {tar}: the last one is read"),
+        # A key again after other samples: as WebDataset reads it.
+        ((*PAIR, "1.png", "1.txt", *PAIR), [PAIR, ("1.png", "1.txt"), PAIR], {"repeated": 1}, "0"),
+        (("0.jpg", "1.jpg", "0.txt", "1.txt"), [PAIR, ("1.jpg", "1.txt")], {"apart": 2}, "as 0 of"),
+        (("0.txt", "1.txt", "0.jpg", "1.jpg"), [PAIR, ("1.jpg", "1.txt")], {"apart": 2}, "as 0 of"),
+        (("./0.jpg", "1.jpg", "0.txt", "/1.txt"), [("./0.jpg", "0.txt"), ("1.jpg", "/1.txt")],
+         {"apart": 2}, ""),
+        (("0.png", *PAIR, "0.webp"), [PAIR], {"several": 2}, "first kind of jpg, jpeg, png"),
+        (("._0.jpg", "0.jpg", "._0.txt", "0.txt"), [PAIR], {"hidden": 2}, "._0.jpg"),
+        (("__MACOSX/0.jpg", ".x/0.jpg", "Thumbs.db", *PAIR), [PAIR], {"hidden": 3}, "__MACOSX/0.j"),
+        (("README", "x/000", *PAIR), [PAIR], {"no_extension": 2}, "README"),
+        ((*PAIR, ("1.jpg", LNK), ("1.txt", SYM)), [PAIR], {"link": 2, "without_image": 1}, "1.jpg"),
+        ((*PAIR, ("x.jpg", DIR), ("1.jpg", FIFO)), [PAIR], {"special": 1, "without_image": 1}, ""),
+    ],
+)  # fmt: skip
+def test_what_is_in_a_tar_is_read_or_noted(tmp_path, members, records, notes, words):
+    path = pack(tmp_path / "a.tar", *members)
+    for _ in range(2):  # found, and known from the index
+        source = webdataset_source(path)
+        assert content(source) == records
+        assert {note.kind: note.count for note in source.notes} == notes
+        assert words.format(tar=path) in "\n".join(note.text for note in source.notes)
+    harmless = {"without_text", "repeated", "apart", "hidden", "no_extension"}
+    assert {note.kind for note in source.notes if not note.lost} == notes.keys() & harmless
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_odd_names_are_noted_in_any_format(tmp_path, form):
+    names = [os.fsdecode(b"\xff/\xe9.jpg"), "x/" * 90 + "é" * 90 + ".jpg", "a\n.jpg"]
+    source = webdataset_source(pack(tmp_path / "a.tar", *names, format=form))
+    assert [os.fsdecode(record["image"]) for record in source] == names
+    assert source.notes[0].text.encode() and r"\xff/\xe9" in source.notes[0].text
+
+
+def test_images_and_texts_may_have_other_keys(tmp_path):
+    members = ("0.input.jpg", "0.jpg", "0.en.txt", "1.v2.jpg", "1.txt", "1.en.txt", "2.png")
+    path = pack(tmp_path / "a.tar", *members)
+    section = {"format": "webdataset", "path": path}
+    keys = {"image_keys": ("input.jpg", ".V2.jpg"), "text_keys": ["en.txt", "txt"]}
+    for _ in range(2):  # each has an index of its own
+        source = open_source(section | keys)
+        assert content(source) == [("0.input.jpg", "0.en.txt"), ("1.v2.jpg", "1.en.txt")]
+        assert {n.kind: n.count for n in source.notes} == {"without_image": 1, "several": 1}
+        assert content(open_source(section)) == [("0.jpg",), ("2.png",)]
+
+
+def test_tars_that_were_joined_are_read_to_the_end(tmp_path):
+    one, two, joined = (tmp_path / f"{name}.tar" for name in ("1", "2", "joined"))
+    pack(one, *PAIR)
+    pack(two, "1.jpg", "1.txt")
+    joined.write_bytes(one.read_bytes() + two.read_bytes() + one.read_bytes())
+    source = webdataset_source(str(joined))
+    assert content(source) == [PAIR, ("1.jpg", "1.txt"), PAIR]
+    assert [note.kind for note in source.notes] == ["repeated"]
+    joined.write_bytes(one.read_bytes() + b"a signature")
+    assert [note.kind for note in webdataset_source(str(joined)).notes] == ["after_end"]
+
+
+def test_a_tar_that_is_cut_anywhere_is_noted(tmp_path):
+    path = pack(tmp_path / "a.tar", *PAIR, "1.jpg", "1.txt")
+    whole = (tmp_path / "a.tar").read_bytes()
+    for size in (600, 1025, 2048, 2047, 3072, 3500, 3584 + 3, 4096):
+        (tmp_path / "a.tar").write_bytes(whole[:size])
+        (index,) = tar_index.open_indices([path])
+        assert index.notes.keys() & {"cut_off", "no_end"}, size
+    assert not index.notes.keys() & {"cut_off"} and index.count == 2
+
+
+def test_sparse_members_are_not_read_as_if_they_were_whole(tmp_path):
+    old = tarfile.TarInfo("0.jpg")
+    old.type, old.size = b"S", 512
+    header = bytearray(old.tobuf(tarfile.GNU_FORMAT))
+    header[482] = 1  # its list of holes has another block
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
+    body = bytes(512) + b"x" * 512
+    new = tarfile.TarInfo("GNUSparseFile.1/1.jpg")
+    new.size = 1
+    new.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.name": "1.jpg",
+        "GNU.sparse.realsize": "9",
+    }
+    rest = new.tobuf(tarfile.PAX_FORMAT) + b"y" + bytes(511)
+    last = tarfile.TarInfo("2.jpg").tobuf() + bytes(1024)
+    (tmp_path / "a.tar").write_bytes(bytes(header) + body + rest + last)
+    source = webdataset_source(str(tmp_path / "a.tar"))
+    assert len(source) == 1 and source.notes[1].kind == "special"
+    assert "2 members are sparse" in source.notes[1].text and "as 0.jpg" in source.notes[1].text
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"PAR1" + bytes(600), "is a Parquet file and no tar; `coca data convert` reads those"),
+        (b"\x28\xb5\x2f\xfd" + bytes(9), "compressed .zstd.*unpack it"),
+        (b"BZh91AY" + bytes(600), "compressed .bzip2"),
+        (b"PK\x03\x04" + bytes(600), "ZIP archive"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS.*`git lfs pull`"),
+        (b"\n <!DOCTYPE html><title>404", "a page, perhaps of an error"),
+        (b'{"error": 1}' * 60, "is no tar file: it begins with"),
+    ],
+)
+def test_what_is_no_tar_is_named(tmp_path, content, words):
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.tar .*{words}"):
+        webdataset_source(str(tmp_path / "a.tar"))
