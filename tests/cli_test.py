@@ -66,3 +66,17 @@ def test_the_part_that_trains_nothing_makes_the_tables(tmp_path, capsys):
     assert cli.main([*command, "--part", "0/8"]) == 0
     assert "report.html" in capsys.readouterr().out
     assert json.loads((tmp_path / "compare.json").read_text())["rows"] == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config", SHAPES], f"--config is given twice: '{SHAPES}' and '{SHAPES}'"),
+        (["--config.train.steps", "5"], "--config.train.steps: write --config.KEY=VALUE"),
+    ],
+)
+def test_a_configuration_is_given_once_and_overrides_have_values(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["params", "--config", SHAPES, *words])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err

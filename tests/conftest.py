@@ -24,6 +24,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from coca_jax.data.builders import shapes
 from coca_jax.data.prepare import prepare
 
+# Where arrays of different ranks meet, the code says which axes are new: some people set this.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
 COUNTS = {"train": 60, "test": 20, "test_novel": 10}
 
 

@@ -24,7 +24,7 @@ ALLOWED = {
     "generate": {"models"},
     "inference": {"models", "data", "parallel", "checkpoints", "config", "generate"},
     "interop": {"models", "config", "parallel", "checkpoints", "inference"},
-    "evaluate": {"data", "models", "inference", "generate"},
+    "evaluate": {"data", "models", "config", "inference", "generate"},
     "train": {
         "models",
         "losses",

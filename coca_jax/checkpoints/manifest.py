@@ -1,73 +1,102 @@
-"""The manifest of a checkpoint: size and SHA-256 of every file beneath a step's folder.
+"""The manifest of a checkpoint: size and checksum of every file beneath a step's folder.
 
 Orbax loads a file with a flipped bit without complaint, and calls a step with a truncated file
 its latest. The manifest is written last, so it is also the mark of a save that was finished.
+
+Checksums of local files are SHA-256 of their contents. An object store computes its own (MD5 or
+CRC32C), which its listing has: there no file is read to make or to check a manifest.
 """
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+
+from coca_jax.io import files, folders
+from coca_jax.io.folders import FileInfo
 
 NAME = "manifest.json"
 _THREADS = 8  # hashlib releases the GIL, so files are read and hashed side by side
 
 
-def write(folder: Path) -> None:
-    """Reads every file beneath `folder` once and writes the manifest, atomically."""
-    files = _files(folder)
+def write(folder: os.PathLike) -> None:
+    """Writes the manifest, atomically; local files are read once for it."""
+    found = _files(folder)
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = pool.map(_sha256, files.values())
+        digests = pool.map(
+            lambda name: found[name].checksum or _digest(f"{folder}/{name}", "sha256"), found
+        )
         entries = {
-            name: [file.stat().st_size, digest]
-            for (name, file), digest in zip(files.items(), digests, strict=True)
+            name: [info.size, digest]
+            for (name, info), digest in zip(found.items(), digests, strict=True)
         }
-    temporary = folder / f"{NAME}.tmp"
-    temporary.write_text(json.dumps(entries, indent=1))
-    temporary.replace(folder / NAME)
+    files.write_whole(f"{folder}/{NAME}", json.dumps(entries, indent=1).encode())
 
 
-def problems(folder: Path, contents: bool = True) -> list[str]:
+def problems(folder: os.PathLike, contents: bool = True) -> list[str]:
     """Says what differs from the manifest, a line for each file; an empty list if nothing does.
 
     Args:
       folder: the step's folder.
-      contents: whether to read the files and compare checksums, or to compare only their sizes.
+      contents: whether to compare checksums, for which local files are read, or only sizes.
     """
     try:
-        expected = json.loads((folder / NAME).read_text())
+        expected = json.loads(files.read_bytes(f"{folder}/{NAME}"))
     except FileNotFoundError:
-        return [f"no {NAME}, so its save was interrupted" if folder.exists() else "no such folder"]
+        there = folders.children(folder)
+        return [f"no {NAME}, so its save was interrupted" if there else "no such folder"]
     except (OSError, ValueError) as error:
         return [f"{NAME} is unreadable ({error})"]
-    files = _files(folder)
-    surplus = [f"{name}: surplus, not in {NAME}" for name in files if name not in expected]
+    found = _files(folder)
+    surplus = [f"{name}: surplus, not in {NAME}" for name in found if name not in expected]
 
     def check(name: str) -> str | None:
-        size, digest = expected[name]
-        try:
-            if (found := files[name].stat().st_size) != size:
-                kind = "truncated" if found < size else "too long"
-                return f"{name}: {kind}, {found} bytes instead of {size}"
-            if contents and _sha256(files[name]) != digest:
-                return f"{name}: checksum differs"
-        except KeyError:
-            return f"{name}: missing"
-        except OSError as error:
-            return f"{name}: unreadable ({error.strerror})"
+        return _difference(f"{folder}/{name}", found.get(name), *expected[name], contents)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        return [line for line in pool.map(check, expected) if line] + surplus
+        lines = zip(expected, pool.map(check, expected), strict=True)
+        return [f"{name}: {line}" for name, line in lines if line] + surplus
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _difference(
+    path: str, found: FileInfo | None, size: int, checksum: str, contents: bool
+) -> str | None:
+    if found is None:
+        return "missing"
+    if found.size != size:
+        kind = "truncated" if found.size < size else "too long"
+        return f"{kind}, {found.size} bytes instead of {size}"
+    kind = checksum.partition(":")[0] if ":" in checksum else "sha256"
+    unknown = kind == "etag" and not found.checksum.startswith("etag:")  # only its store knows it
+    if not contents or unknown or found.checksum == checksum:
+        return None
+    try:
+        # A checkpoint that was copied to or from a store has checksums of the other side.
+        if found.checksum.startswith(f"{kind}:") or _digest(path, kind) != checksum:
+            return "checksum differs"
+    except (OSError, ImportError) as error:
+        return f"unreadable ({getattr(error, 'strerror', None) or error})"
+    return None
+
+
+def _files(folder: os.PathLike) -> dict[str, FileInfo]:
     """The files beneath `folder` by their relative path, without the manifest itself."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
-    return {
-        name: path for name, path in files.items() if path.is_file() and not name.startswith(NAME)
-    }
+    found = folders.tree(folder)
+    return {name: info for name, info in found.items() if not name.startswith(NAME)}
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(path: str, kind: str) -> str:
+    """A file's checksum as the manifest has it; empty if it cannot be computed."""
+    with files.open_binary(path) as file:
+        if kind == "sha256":
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        if kind == "md5":
+            return f"md5:{hashlib.file_digest(file, 'md5').hexdigest()}"
+        if kind == "crc32c":
+            import google_crc32c  # comes with gcsfs
+
+            checksum = google_crc32c.Checksum()
+            for _ in checksum.consume(file, 1 << 20):
+                pass
+            return f"crc32c:{checksum.digest().hex()}"
+    return ""

@@ -10,24 +10,30 @@ import contextlib
 import functools
 import json
 import logging
+import os
 import re
-import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from coca_jax.checkpoints import manifest
 from coca_jax.errors import UserError
+from coca_jax.io import files, folders
+from coca_jax.io.paths import as_path, is_url
 
 _UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax appends to a folder's name until it is complete
+# Orbax and TensorStore take these for patterns, other separators or parts of a URL.
+_NOT_IN_URLS = re.compile(r"[#?*\[\]\\]")
+_NOT_IN_FOLDERS = re.compile(r"[\[\\\ud800-\udfff]|:/")
 _STEP_FOLDER = re.compile(rf"(0|[1-9]\d*)({re.escape(_UNFINISHED)}.*)?")
 
 
@@ -39,14 +45,15 @@ class CheckpointStore(contextlib.AbstractContextManager):
     processes the directory is shared, and every process calls every method.
 
     Args:
-      directory: where the steps lie; made by the first save.
+      directory: where the steps are, local or at gs:// or s3://; made by the first save.
       keep: how many sound steps to keep, the newest ones.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 3):
+    def __init__(self, directory: str | os.PathLike, keep: int = 3):
         if keep < 1:
             raise UserError(f"checkpoint.keep is {keep}; at least 1 checkpoint must be kept")
-        self.directory = Path(directory).absolute()
+        self.directory = as_path(directory)
+        self._alias, self._cleanup = _alias(self.directory)
         self.keep = keep
         self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future] | None = None
@@ -77,7 +84,9 @@ class CheckpointStore(contextlib.AbstractContextManager):
             if jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 self._remove_unfinished()
-            saving = _orbax().save_checkpointables_async(folder, trees, overwrite=True)
+            saving = _orbax().save_checkpointables_async(
+                self._alias / str(step), trees, overwrite=True
+            )
         except Exception as error:
             raise self._failure(step, error) from error
         self._pending = step, self._background.submit(self._finish, step, saving, texts)
@@ -180,7 +189,9 @@ class CheckpointStore(contextlib.AbstractContextManager):
         context = _orbax().Context()
         context.pytree.loading.partial_load = partial
         with context:
-            loaded = _orbax().load_checkpointables(self._folder(step), abstract) if abstract else {}
+            loaded = (
+                _orbax().load_checkpointables(self._alias / str(step), abstract) if abstract else {}
+            )
         flat = {item: traverse_util.flatten_dict(loaded.get(item, {})) for item in targets}
         return {
             item: jax.tree.unflatten(
@@ -195,21 +206,26 @@ class CheckpointStore(contextlib.AbstractContextManager):
             self.wait()
         finally:
             self._background.shutdown()
+            self._cleanup()
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _folder(self, step: int) -> Path:
+    def _folder(self, step: int) -> epath.Path:
         return self.directory / str(step)
 
-    def _folders(self) -> list[tuple[int, Path]]:
+    def _folders(self) -> list[tuple[int, epath.Path]]:
         """Steps and their folders, saves that never ended among them, the newest first."""
-        folders = self.directory.iterdir() if self.directory.exists() else ()
-        matches = [(_STEP_FOLDER.fullmatch(folder.name), folder) for folder in folders]
+        steps = folders.children(self.directory)
+        matches = [(_STEP_FOLDER.fullmatch(folder.name), folder) for folder in steps]
         return sorted(((int(match[1]), folder) for match, folder in matches if match), reverse=True)
 
+    def has_steps(self) -> bool:
+        """Whether any save was ever finished here, be its files sound or not."""
+        return any((folder / manifest.NAME).exists() for _, folder in self._folders())
+
     def _first_sound(
-        self, steps: Iterable[tuple[int, Path]], report: Callable[[str], None]
+        self, steps: Iterable[tuple[int, epath.Path]], report: Callable[[str], None]
     ) -> int | None:
         """The first of `steps` that is sound, found by one process and told to all the others."""
         sound = -1
@@ -230,14 +246,14 @@ class CheckpointStore(contextlib.AbstractContextManager):
         folder, reasons = self._folder(step), []
         if self._verified != step and self._first_sound([(step, folder)], reasons.append) is None:
             raise UserError("\n".join(reasons) or f"checkpoint {folder} is not sound")
-        return json.loads((folder / name).read_text())
+        return json.loads(files.read_bytes(folder / name))
 
     def _finish(self, step: int, saving: Any, texts: Mapping[str, str]) -> None:
         """In the background: waits for Orbax, writes the manifest, then removes old steps."""
         saving.result()
         if jax.process_index() == 0:
             for name, text in texts.items():
-                (self._folder(step) / name).write_text(text)
+                files.write_whole(self._folder(step) / name, text.encode())
             manifest.write(self._folder(step))
             self._remove_older_than(step)
 
@@ -252,11 +268,12 @@ class CheckpointStore(contextlib.AbstractContextManager):
                 if kept < self.keep and not manifest.problems(folder, contents=False):
                     kept += 1
                 else:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    folders.remove_tree(folder)
 
     def _remove_unfinished(self) -> None:
-        for folder in self.directory.glob(f"*{_UNFINISHED}*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in folders.children(self.directory):
+            if _UNFINISHED in folder.name:
+                folders.remove_tree(folder)
 
     def _failure(self, step: int, error: BaseException | None) -> UserError:
         """Removes what the failed save left behind, and says what is left to go on from."""
@@ -264,7 +281,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         if jax.process_index() == 0:
             self._remove_unfinished()
             if not (folder / manifest.NAME).exists():
-                shutil.rmtree(folder, ignore_errors=True)
+                folders.remove_tree(folder)
         last = self.latest_sound(report=_ignore)
         good = (
             "there is no good checkpoint" if last is None else f"the last good one is step {last}"
@@ -302,6 +319,27 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     sharding = getattr(leaf, "sharding", None) or default
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _alias(directory: epath.Path) -> tuple[epath.Path, Callable[[], object]]:
+    """A name of the directory that Orbax can use, and what removes it.
+
+    It is the directory itself, or a symbolic link where a local path has characters that Orbax
+    does not take literally.
+
+    Raises:
+      UserError: a URL has such characters.
+    """
+    if is_url(str(directory)):
+        if found := _NOT_IN_URLS.search(str(directory)):
+            raise UserError(f"{directory}: {found[0]!r} cannot be in the URL of checkpoints")
+        return directory, lambda: None
+    if not _NOT_IN_FOLDERS.search(str(directory)):
+        return directory, lambda: None
+    folder = tempfile.TemporaryDirectory(prefix="coca_jax-")
+    link = os.path.join(folder.name, "checkpoints")
+    os.symlink(directory, link)
+    return epath.Path(link), folder.cleanup
 
 
 def _ignore(line: str) -> None:

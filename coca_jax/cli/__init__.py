@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from coca_jax.cli import failures, switches
 from coca_jax.cli.parser import make_parser
-from coca_jax.errors import Incomplete, Preempted, UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,17 +16,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
     overrides = [word for word in rest if word.startswith("--config.")]
+    if bare := [word for word in overrides if "=" not in word]:
+        parser.error(f"{', '.join(bare)}: write --config.KEY=VALUE")
     if surplus := [word for word in rest if word not in overrides]:
         parser.error(f"unrecognised arguments: {' '.join(surplus)}")
     if overrides and "config" not in options:
         parser.error(f"{options.command} takes no --config")
     options.overrides = overrides
+    for line in switches.overrule():
+        print(f"coca {options.command}: {line}", file=sys.stderr)
     code = _run(options)
-    if options.command in ("train", "evaluate"):
-        from coca_jax.parallel import processes
-
-        if processes.joined():
-            processes.leave(code)
+    processes = sys.modules.get("coca_jax.parallel.processes")
+    if processes and processes.joined():
+        processes.leave(code)
     return code
 
 
@@ -34,16 +36,11 @@ def _run(options: argparse.Namespace) -> int:
     """Runs the subcommand; its exit code."""
     try:
         options.run(options)
-    except UserError as error:
-        print(f"coca {options.command}: {error}", file=sys.stderr)
-        return 2
-    except Preempted as error:
-        print(f"coca {options.command}: {error}; run it again to go on", file=sys.stderr)
-        return 3
-    except Incomplete as error:
-        print(f"coca {options.command}: {error}", file=sys.stderr)
-        return 5
-    except OSError as error:
-        print(f"coca {options.command}: {error}", file=sys.stderr)
-        return 2
+    except BaseException as error:
+        failure = failures.explain(error)
+        if failure is None:
+            raise
+        if failure.message:
+            print(f"coca {options.command}: {failure.message}", file=sys.stderr)
+        return failure.code
     return 0

@@ -1,13 +1,16 @@
-"""One short function per subcommand; its docstring is the help text."""
+"""One short function per subcommand."""
 
 import argparse
 import functools
 import json
+import os
+import pathlib
 import sys
 import time
 
 from coca_jax.cli.options import BEAM_OPTIONS, CAPTION_OPTIONS, SAMPLING_OPTIONS
 from coca_jax.errors import Incomplete, UserError
+from coca_jax.io.paths import join
 
 BEGAN = time.time()  # this process, but for its interpreter
 BATCH = 64  # images read at a time
@@ -25,18 +28,21 @@ def train(options: argparse.Namespace) -> None:
 def compare(options: argparse.Namespace) -> None:
     """Trains the rows of a comparison's tables by several seeds, prints and draws the tables."""
     config = _config(options)
-    if not config.get("stages"):
+    if "stages" not in config:
         raise UserError(f"{options.config} is no comparison: it has no stages (configs/compare.py)")
+    from coca_jax.train.comparison import compare, malformed
+
+    if wrong := malformed(config):
+        raise UserError("\n".join(wrong))
     _join(next(iter(config.stages.values())), config)
     import jax
 
     from coca_jax.observe.report import write_report
     from coca_jax.observe.report.comparison import format_comparison
     from coca_jax.parallel import processes
-    from coca_jax.train.comparison import compare
 
     processes.agree("options", {"part": list(options.part)})
-    found = compare(config, options.workdir.absolute(), BEGAN, options.part)
+    found = compare(config, options.workdir, BEGAN, options.part)
     if jax.process_index() == 0:
         print(format_comparison(found))
         print(write_report(options.workdir))
@@ -50,12 +56,11 @@ def evaluate(options: argparse.Namespace) -> None:
 
     from coca_jax.evaluate.from_config import check, evaluate, require
     from coca_jax.evaluate.results import format_table, write_results
-    from coca_jax.evaluate.runner import mistakes
+    from coca_jax.evaluate.validation import validate
     from coca_jax.inference import load
     from coca_jax.train.compile_cache import use_compile_cache
 
-    if wrong := mistakes(config.eval):
-        raise UserError("\n".join(wrong))
+    validate(config)
     if not config.eval:
         raise UserError(f"config.eval of {options.config} names no evaluation")
     use_compile_cache(config.compile_cache, options.workdir)
@@ -107,19 +112,18 @@ def search(options: argparse.Namespace) -> None:
     told = ", ".join(f"{count:,} {what}" for what, count in counts.items())
     print(f"{place}: {len(index):,} images ({told})", file=sys.stderr)
     for name in index.unreadable:
-        print(f"{options.images / name} cannot be read as an image", file=sys.stderr)
+        print(f"{join(options.images, name)} cannot be read as an image", file=sys.stderr)
     for score, path in index.search(text, options.top, options.by):
         print(json.dumps({"path": str(path), "similarity": score}, ensure_ascii=False))
 
 
 def params(options: argparse.Namespace) -> None:
     """Prints parameters and FLOPs per tower."""
-    from coca_jax.config import model_config, validate
+    from coca_jax.config import model_config
     from coca_jax.planning import forward_flops, parameter_counts, training_flops
     from coca_jax.planning.flops import RULE
 
-    config = _config(options)
-    validate(config)
+    config = _checked_config(options, reads_data=False)
     model = model_config(config)
     counts, flops = parameter_counts(model), forward_flops(model)
     print(f"{'part':<20}{'parameters':>16}{'forward GFLOP a pair':>24}")
@@ -128,13 +132,15 @@ def params(options: argparse.Namespace) -> None:
     print(f"{'total':<20}{sum(counts.values()):>16,}{sum(flops.values()) / 1e9:>24,.3f}")
     print(f"\ntraining: {training_flops(model) / 1e9:,.3f} GFLOP a pair ({RULE})")
     if options.json:
+        from coca_jax.evaluate.results import write_json
+
         result = counts | {
             "total": sum(counts.values()),
             "flops_per_example": training_flops(model),
             "forward_flops": flops,
             "rule": RULE,
         }
-        options.json.write_text(json.dumps(result, indent=1))
+        write_json(result, options.json)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -146,7 +152,8 @@ def plan(options: argparse.Namespace) -> None:
     from coca_jax.planning.plan import format_plan, format_search
     from coca_jax.train.plans import plan_or_advise, search
 
-    config, topology = _config(options), find_topology(options.topology, options.slices)
+    config = _checked_config(options, reads_data=False)
+    topology = find_topology(options.topology, options.slices)
     tell = functools.partial(print, file=sys.stderr, flush=True)
     tell(f"compiling for {len(topology.devices):,} devices")
     if options.search:
@@ -159,7 +166,9 @@ def plan(options: argparse.Namespace) -> None:
         plans = {options.topology: written}
     print(format_plan(written))
     if options.json:
-        options.json.write_text(json.dumps(written, indent=1))
+        from coca_jax.evaluate.results import write_json
+
+        write_json(written, options.json)
     if options.picture:
         draw_memory(plans, options.picture)
 
@@ -190,7 +199,9 @@ def data_inspect(options: argparse.Namespace) -> None:
     print(format_inspection(result, model.text.length))
     print(options.sheet)
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1))
+        from coca_jax.evaluate.results import write_json
+
+        write_json(result, options.json)
     if options.strict and result["lost"]:
         raise Incomplete("some of the data are lost to training; the lines above say what and why")
 
@@ -254,13 +265,14 @@ def convert(options: argparse.Namespace) -> None:
     if options.to:
         if options.variant:
             raise UserError("--variant is for --from; a model to be exported has its own")
-        for note in export_open_clip(options.input, options.output):
+        for note in export_open_clip(pathlib.Path(options.input), pathlib.Path(options.output)):
             print(f"in OpenCLIP: {note}")
         print(options.output)
         return
     shifted = options.cls_mask == "released"
     say = functools.partial(print, file=sys.stderr)
-    count = import_open_clip(options.input, options.variant, options.output, shifted, say)
+    output = pathlib.Path(options.output)
+    count = import_open_clip(options.input, options.variant, output, shifted, say)
     print(f"{options.output}: {count:,} parameters")
 
 
@@ -270,7 +282,7 @@ def score(options: argparse.Namespace) -> None:
     from coca_jax.evaluate.results import format_table, write_json
 
     metrics = score_results(options.annotations, options.results, options.split)
-    print(format_table({options.results.name: metrics}))
+    print(format_table({os.path.basename(options.results): metrics}))
     if options.json:
         write_json(metrics, options.json)
 
@@ -309,23 +321,20 @@ def _join(config, whole=None) -> None:
     from coca_jax.accelerators import prepare_environment
     from coca_jax.config import to_json
     from coca_jax.config.validation import structure
+    from coca_jax.evaluate.validation import validate
     from coca_jax.parallel import processes
 
     prepare_environment()
-    if wrong := structure(config):
-        raise UserError("\n".join(wrong))
+    if structure(config):
+        validate(config)  # tells these and all else that is wrong
     processes.start(config.processes.start_seconds, config.processes.heartbeat_seconds)
     processes.agree("config", to_json(config if whole is None else whole))
 
 
-def _checked_config(options: argparse.Namespace):
-    """The same for commands that read its data: with nothing wrong in it."""
-    from coca_jax.config import validate
-    from coca_jax.config.validation import structure
-    from coca_jax.data import checks
-    from coca_jax.evaluate.runner import mistakes
+def _checked_config(options: argparse.Namespace, reads_data: bool = True):
+    """The same for commands that need all of it: with nothing wrong in it."""
+    from coca_jax.evaluate.validation import validate
 
     config = _config(options)
-    wrong = [] if structure(config) else checks.mistakes(config.data)
-    validate(config, others=[*mistakes(config.eval), *wrong])
+    validate(config, reads_data=reads_data)
     return config

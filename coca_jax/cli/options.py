@@ -3,6 +3,9 @@
 import argparse
 import re
 
+from coca_jax.errors import UserError
+from coca_jax.io.paths import normalize
+
 BEAM_OPTIONS = {
     "beams": (int, "beam search, with so many texts side by side"),
     "n_best": (int, "so many captions of beam search (others)"),
@@ -25,6 +28,17 @@ CAPTION_OPTIONS = {
 }
 
 
+class Once(argparse.Action):
+    """An option that cannot be given again."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Stores the value, or refuses a second one."""
+        if getattr(namespace, self.dest) is not None:
+            before = getattr(namespace, self.dest)
+            parser.error(f"{option_string} is given twice: {before!r} and {values!r}")
+        setattr(namespace, self.dest, values)
+
+
 def count(text: str) -> int:
     """A number from 1 on.
 
@@ -34,6 +48,18 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} should be a whole number, 1 or more")
     return int(text)
+
+
+def path(text: str) -> str:
+    """A path or URL, with `~` and `file://` resolved.
+
+    Raises:
+      ArgumentTypeError: it is empty.
+    """
+    try:
+        return normalize(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def part(text: str) -> tuple[int, int]:

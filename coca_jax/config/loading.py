@@ -1,13 +1,15 @@
 """Reading configuration files, overrides from the command line, and comparing two trees."""
 
-import ast
-import difflib
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import RequiredValueError
 
+from coca_jax.config.keys import kind_of, near, optional_keys
+from coca_jax.config.kinds import read, shown
 from coca_jax.config.python_file import run_file
 from coca_jax.errors import UserError
 from coca_jax.io.files import read_lines
@@ -50,63 +52,55 @@ def _name_classes(config: ConfigDict) -> None:
 
 def _apply(config: ConfigDict, override: str) -> str | None:
     """Sets one key; returns what is wrong with it, if anything."""
-    key, equals, text = override.removeprefix(OVERRIDE).partition("=")
+    key, equals, words = override.removeprefix(OVERRIDE).partition("=")
     if not override.startswith(OVERRIDE) or not equals:
         return f"{override!r} is no override; write --config.KEY=VALUE"
-    *parents, leaf = key.split(".")
+    section, _, leaf = key.rpartition(".")
+    parents = section.split(".") if section else []
     node: Any = config
     for depth, name in enumerate(parents):
-        if not isinstance(node, ConfigDict) or name not in node:
+        if name not in items(node):
             return _unknown(config, ".".join(parents[: depth + 1]))
         node = node[name]
-    if len(parents) == 3 and parents[:2] == ["data", "sources"] and leaf not in node:
-        known = {"weight": 0.0} | config.data.train.to_dict()  # which a data set may differ in
-        if leaf in known:
-            node[leaf] = known[leaf]
-    if not isinstance(node, ConfigDict) or leaf not in node:
+    if isinstance(value := items(node).get(leaf), ConfigDict):
+        keys = f"; set one of its keys: {', '.join(value)}" if value else ""
+        return f"config.{key} is a section{keys}"
+    kind = kind_of(key)
+    known = isinstance(node, ConfigDict) and (leaf in node or leaf in optional_keys(section))
+    if kind is None or not known:
         return _unknown(config, key)
-    if isinstance(node[leaf], ConfigDict):
-        return f"config.{key} is a section; set one of its keys: {', '.join(node[leaf])}"
     try:
-        node[leaf] = _parse(text, node[leaf])
-    except (ValueError, SyntaxError, TypeError):
-        kind = type(node[leaf]).__name__
-        return f"config.{key}={text!r} should be of type {kind}, like {node[leaf]!r}"
+        with node.ignore_type():
+            node[leaf] = read(words, kind)
+    except ValueError as error:
+        return f"config.{key}={shown(error.args[0])} should be {kind.wanted}"
     return None
 
 
 def _unknown(config: ConfigDict, key: str) -> str:
-    close = difflib.get_close_matches(key, flatten(config.to_dict()), n=1, cutoff=0.5)
-    return f"config.{key} does not exist" + (f"; did you mean config.{close[0]}?" if close else "")
+    section = key.rpartition(".")[0]
+    known = [*flatten(config), *(f"{section}.{name}" for name in optional_keys(section))]
+    return f"config.{key} does not exist{near(key, known, 'config.')}"
 
 
-def _parse(text: str, current: Any) -> Any:
-    """The text as a value of the current value's type."""
-    if isinstance(current, str):
-        return text
-    if isinstance(current, bool):
-        if text.lower() not in ("true", "false"):
-            raise ValueError(text)
-        return text.lower() == "true"
-    if isinstance(current, int):
-        return int(text)
-    if isinstance(current, float):
-        return float(text)
-    value = ast.literal_eval(text)
-    if current is not None and not isinstance(value, (list, tuple)):
-        raise ValueError(text)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted keys to values."""
     flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
+    for key, value in items(tree).items():
+        if isinstance(value, (Mapping, ConfigDict)) and value:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
     return flat
+
+
+def items(tree: Any) -> dict[Any, Any]:
+    """A section's values by key, without placeholders that have none; empty if it is no section."""
+    found = {}
+    for name in tree if isinstance(tree, (Mapping, ConfigDict)) else ():
+        with contextlib.suppress(RequiredValueError):
+            found[name] = tree[name]
+    return found
 
 
 def to_json(config: ConfigDict) -> dict:

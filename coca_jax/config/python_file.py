@@ -25,8 +25,6 @@ def run_file(spec: str) -> ConfigDict:
         config = _call(_get_config(path), argument)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except KeyboardInterrupt as error:
-        raise UserError(f"{path} was interrupted") from error
     except (Exception, SystemExit) as error:  # whatever a user's own file may raise
         raise UserError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):

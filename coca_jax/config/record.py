@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import json
+import os
 import pathlib
+import re
 import subprocess
 
 from ml_collections import ConfigDict
@@ -11,12 +13,15 @@ from coca_jax import __version__
 from coca_jax.config.default import default_config
 from coca_jax.config.loading import to_json
 from coca_jax.errors import UserError
+from coca_jax.io import files
+from coca_jax.io.paths import join
 
 NAME = "config.json"
+COMMIT = re.compile(rb"[0-9a-f]{40,64}(-dirty)?")
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 
 
-def write_config(workdir: pathlib.Path, config: ConfigDict, **more: str) -> None:
+def write_config(workdir: str | os.PathLike, config: ConfigDict, **more: str) -> None:
     """Writes the configuration, with the versions of what it ran on; whole or not at all.
 
     Args:
@@ -24,28 +29,26 @@ def write_config(workdir: pathlib.Path, config: ConfigDict, **more: str) -> None
       config: the whole tree.
       **more: further things worth knowing of where the model is from.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     record = {
         "config": to_json(config),
         "versions": {"coca_jax": __version__} | versions,
         "commit": _commit(),
     }
-    partial = (workdir / NAME).with_suffix(".partial")
-    partial.write_text(json.dumps(record | more, indent=1))
-    partial.replace(workdir / NAME)
+    files.write_whole(join(workdir, NAME), json.dumps(record | more, indent=1).encode())
 
 
-def read_config(workdir: pathlib.Path) -> ConfigDict:
+def read_config(workdir: str | os.PathLike) -> ConfigDict:
     """The resolved configuration of a run, or of a converted model.
 
     Raises:
       UserError: the folder is no workdir.
     """
-    file = workdir / NAME
-    if not file.is_file():
-        raise UserError(f"{workdir} holds no {NAME}; is it the workdir of a run?")
-    return ConfigDict(with_defaults(json.loads(file.read_text())["config"]))
+    try:
+        record = json.loads(files.read_bytes(join(workdir, NAME)))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{workdir} holds no {NAME}; is it the workdir of a run?") from error
+    return ConfigDict(with_defaults(record["config"]))
 
 
 def with_defaults(stored: dict) -> dict:
@@ -63,11 +66,17 @@ def _merged(defaults: dict, stored: dict) -> dict:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree, marked if files differ from it; None outside a checkout."""
+    """The commit of the source tree, marked if files differ from it; None outside a checkout.
+
+    Whatever stands in for git, or is wrong with it, does not stop a run.
+    """
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     source = pathlib.Path(__file__).parent
     try:
-        found = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=10)
+        found = subprocess.run(
+            command, cwd=source, stdin=subprocess.DEVNULL, capture_output=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    described = COMMIT.fullmatch(found.stdout.strip())
+    return described[0].decode() if described else None

@@ -9,7 +9,7 @@ import numpy as np
 
 from coca_jax.data.bad import BadExample
 from coca_jax.data.sources import Record
-from coca_jax.data.sources.base import is_text
+from coca_jax.data.texts import is_missing, why_unreadable
 from coca_jax.errors import UserError
 
 CHOICES = ("sampled", "first", "all", "none", "questions")
@@ -109,13 +109,15 @@ class CaptionMaker:
         text = text.strip()
         if not text:
             raise BadExample("bad_text", "no caption")
-        if not is_text(text):
-            raise BadExample("bad_text", "half of a surrogate pair, which is no character")
+        if reason := why_unreadable(text):
+            raise BadExample("bad_text", reason)
         if not self._least <= len(text) <= self._most:
             raise BadExample("filtered_length", f"a caption of {len(text)} characters")
         return text
 
     def _choose(self, record: Record, visit: int, rng: np.random.Generator) -> str:
+        if reason := record.get("no_text"):
+            raise BadExample("bad_text", reason)
         captions = [text for text in record["captions"] if text.strip()]
         if not captions and self._prompts and record["labels"]:
             labels = [record["labels"][i] for i in rng.permutation(len(record["labels"]))]
@@ -135,7 +137,7 @@ def _label(record: Record) -> str | int:
 
 def listed(value: Any) -> list[Any]:
     """A field that should hold several values: TFDS gives the only one of a list by itself."""
-    return value if isinstance(value, list) else [] if value in (None, "") else [value]
+    return value if isinstance(value, list) else [] if is_missing(value) else [value]
 
 
 def _question(
@@ -145,10 +147,12 @@ def _question(
     if not questions or len(questions) != len(answers):
         raise BadExample("bad_text", f"{len(questions)} {asked}, {len(answers)} {answered}")
     place = rng.integers(len(questions))
-    answer = answers[place]
-    if not isinstance(answer, str):
+    question, answer = questions[place], answers[place]
+    if isinstance(answer, list) and answer:
         answer = answer[rng.integers(len(answer))]
-    return questions[place], answer
+    if reason := why_unreadable(question) or why_unreadable(answer):
+        raise BadExample("bad_text", reason)
+    return question, answer
 
 
 def mistakes(
@@ -207,7 +211,7 @@ class _Fields(dict):
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
-        if value is None or value == "":
+        if is_missing(value):
             raise KeyError(name)
         return value
 

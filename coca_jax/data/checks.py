@@ -1,10 +1,18 @@
 """What can be wrong with `config.data`, told before anything is opened."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
 from coca_jax.data import augment, captions
 from coca_jax.data.from_config import sections
 from coca_jax.data.sources import FORMATS
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Names that occur more than once, each once."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def mistakes(data: ConfigDict) -> list[str]:
@@ -16,16 +24,29 @@ def mistakes(data: ConfigDict) -> list[str]:
     return found
 
 
+def unnamed(data: ConfigDict) -> list[str]:
+    """One message for each data set of which it is not said where or what it is."""
+    return [
+        f"config.{'data.sources.' + name if name else 'data.train'}.{wrong}"
+        for name, section in sections(data).items()
+        if (wrong := _unnamed(section))
+    ]
+
+
+def _unnamed(section: ConfigDict) -> str:
+    if section.format != "tfds" and not section.path.strip():
+        return f"path={section.path!r}: format {section.format!r} needs the files' path"
+    if section.format == "tfds" and not section.split.strip():
+        return f"split={section.split!r}: format 'tfds' needs a split, such as 'train'"
+    if section.format == "tfds" and not (section.path or section.name).strip():
+        return f"name={section.name!r}: format 'tfds' needs the data set's name"
+    return ""
+
+
 def _of_section(section: ConfigDict) -> list[str]:
     found = []
     if section.format not in FORMATS:
         found.append(f"format={section.format!r} should be one of {', '.join(FORMATS)}")
-    elif section.format != "tfds" and not section.path:
-        found.append(f"path is empty; format {section.format!r} needs the files' path")
-    for key in ("image_keys", "text_keys"):
-        names = section.get(key, ())
-        if isinstance(names, str) or not all(n and isinstance(n, str) for n in names):
-            found.append(f"{key}={names!r} should be extensions, such as ('input.jpg',)")
     if not 0 <= section.min_characters <= section.max_characters:
         least, most = section.min_characters, section.max_characters
         found.append(f"min_characters={least} should be at most max_characters={most}")

@@ -39,7 +39,7 @@ def deduplicate(
     if not references:
         raise UserError("config.eval names no evaluation to compare the training images with")
     section = known[name]
-    train = open_source(section, data.dir, data.cache_dir)
+    train = open_source(section, data.dir, data.cache_dir, data.frames)
     warn_of_lost(f"config.data.sources.{name}" if name else "config.data.train", train)
     found = find_duplicates(train, references, distance, data.threads)
     write_list(output, found, _identity(section))

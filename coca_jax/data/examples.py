@@ -68,6 +68,7 @@ class BatchMaker:
         self._image_size, self._text_length = image_size, text_length
         self._classes = {name: number for number, name in enumerate(classes)}
         self._names = tuple(classes)
+        self._repeated = {name for name in classes if self._names.count(name) > 1}
 
     def __call__(
         self, picks: Sequence[Pick], rngs: Sequence[np.random.Generator]
@@ -130,18 +131,23 @@ class BatchMaker:
         """The number of the head's class; -1: none of them.
 
         Raises:
-          BadExample: it is a number that no class has.
+          BadExample: it is a number that no class has, or a name that several have.
         """
         if isinstance(answer, str):
+            if answer in self._repeated:
+                raise BadExample(
+                    "bad_record",
+                    f"{answer!r}, its label, is the name of several config.head.classes",
+                )
             known = self._classes.get(answer)
             # Lists of classes have answers as the VQA challenge spells them.
             return self._classes.get(normalized(answer), -1) if known is None else known
-        if answer is None or answer < len(self._classes):
+        if answer is None or answer < len(self._names):
             return -1 if answer is None else answer
         raise BadExample(
             "bad_record",
-            f"config.head.classes are {len(self._classes)}, for labels 0 to "
-            f"{len(self._classes) - 1}, and an example of config.data has the label {answer}",
+            f"config.head.classes are {len(self._names)}, for labels 0 to "
+            f"{len(self._names) - 1}, and an example of config.data has the label {answer}",
         )
 
     def _read(self, pick: Pick, rng: np.random.Generator) -> tuple[Any, Text] | BadExample:

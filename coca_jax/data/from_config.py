@@ -33,7 +33,8 @@ def sections(data: ConfigDict) -> dict[str, ConfigDict]:
     found = {}
     for name, changes in data.sources.items():
         found[name] = ConfigDict(data.train.to_dict())
-        found[name].update(changes)
+        with found[name].ignore_type():  # lists for tuples
+            found[name].update(changes)
     return found
 
 
@@ -51,7 +52,7 @@ def open_sources(data: ConfigDict) -> dict[str, Source]:
     opened = {}
     for name, section in sections(data).items():
         try:
-            opened[name] = open_source(section, data.dir, data.cache_dir)
+            opened[name] = open_source(section, data.dir, data.cache_dir, data.frames)
         except UserError as error:
             raise UserError(f"config.{where(name)}: {error}") from error
     return opened

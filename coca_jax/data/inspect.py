@@ -1,12 +1,13 @@
 """A look at the data as training will see it: counts, lengths, faults, speed and pictures."""
 
+import io
 import itertools
 import math
+import os
 import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from coca_jax.data.mixture import Mixture, describe
 from coca_jax.data.stream import TrainStream
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import UserError
+from coca_jax.io.files import write_whole
 
 STAGES = ("read", "caption", "decode", "augment", "tokenize")
 BATCH = 32
@@ -38,7 +40,7 @@ def inspect(
     seed: int,
     examples: int,
     classes: Sequence[str] = (),
-    sheet: Path | None = None,
+    sheet: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Reads the first examples of the stream and measures them.
 
@@ -198,7 +200,9 @@ def _classes(counts: dict[str, int]) -> str:
     return f"classes: {shares or 'none'}{more}; of none: {counts.get('', 0) / total:.1%}"
 
 
-def draw_sheet(image: UInt8[np.ndarray, "n h w 3"], texts: Sequence[str], path: Path) -> None:
+def draw_sheet(
+    image: UInt8[np.ndarray, "n h w 3"], texts: Sequence[str], path: str | os.PathLike
+) -> None:
     """Draws the images in a grid, each above its text, as a PNG."""
     from matplotlib.figure import Figure
 
@@ -213,8 +217,9 @@ def draw_sheet(image: UInt8[np.ndarray, "n h w 3"], texts: Sequence[str], path: 
         text = textwrap.shorten(text, 110, placeholder=" ...")
         lines = "\n".join(textwrap.wrap(text, 28))
         axis.set_title(lines, fontsize=8, y=-0.03, pad=0, va="top", parse_math=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=100, metadata={"Title": "a batch as the model sees it"})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=100, metadata={"Title": "a batch as the model sees it"})
+    write_whole(path, drawn.getvalue())
 
 
 def format_inspection(result: dict[str, Any], text_length: int) -> str:

@@ -4,6 +4,7 @@ A training batch is a pure function of (config, examples seen): resuming needs t
 and the global batch is the same for any number of processes and threads.
 """
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -19,7 +20,7 @@ from coca_jax.data import clips, images
 from coca_jax.data.examples import Fault
 from coca_jax.data.mixture import Mixture, Pick
 from coca_jax.data.sources import Source
-from coca_jax.data.sources.base import is_text
+from coca_jax.data.texts import to_captions
 from coca_jax.errors import UserError
 
 Example = dict[str, Any]
@@ -151,13 +152,13 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Every record once, in order: uint8 images [b, h, w, 3], labels [b] and the lists of texts.
 
-    `index` is a list of the records' numbers in the source.
+    `index` is a list of the records' numbers in the source, `digest` one of hashes of their bytes.
 
     With several `frames`, these are of each record's pictures, evenly spaced: [b, frames, h, w, 3].
 
     The last batch may be smaller. Records that cannot be read or decoded are left out and counted
     in the batch's `bad_image`, and one is named on stderr; with `limit`, only the first so many
-    records are read. Captions that are no text (`is_text`) are left out, which stderr says, too.
+    records are read. What is no text among captions is left out, which stderr says, too.
 
     Raises:
       UserError: no image at all could be read.
@@ -165,7 +166,7 @@ def evaluation_batches(
     import grain
 
     reasons: list[str] = []
-    bad_texts: Counter[int] = Counter()  # by record
+    no_texts: dict[int, str] = {}  # by record
 
     def load(index: int) -> Example | None:
         try:
@@ -175,9 +176,11 @@ def evaluation_batches(
         except Exception as error:  # whatever a reader raises for a damaged record
             reasons.append(f"record {index} of {source.shard(index)}: {error}")
             return None
-        captions = [text for text in record["captions"] if is_text(text)]
-        bad_texts[index] = len(record["captions"]) - len(captions)
-        return record | {"image": clips.stacked(found), "captions": captions, "index": index}
+        record = {**record, **to_captions(record["captions"])}
+        if reason := record.pop("no_text", ""):
+            no_texts[index] = reason
+        own = {"index": index, "digest": _digest(record["image"])}
+        return record | {"image": clips.stacked(found)} | own
 
     size = len(source) if limit is None else min(limit, len(source))
     loaded = grain.MapDataset.range(size).map(lambda index: (load(index),))
@@ -194,14 +197,23 @@ def evaluation_batches(
         raise UserError(f"none of the {size} images could be read: {min(reasons, default='')}")
     if reasons:
         print(f"{len(reasons):,} of {size:,} images are left out: {min(reasons)}", file=sys.stderr)
-    if count := bad_texts.total():
-        first = min(index for index, texts in bad_texts.items() if texts)
+    if no_texts:
+        first = min(no_texts)
         print(
-            f"{count:,} captions are left out, which hold half of a surrogate pair; the first is "
-            f"of record {first} of {source.shard(first)}",
+            f"captions of {len(no_texts):,} of {size:,} images are left out, the first of record "
+            f"{first} of {source.shard(first)}: {no_texts[first]}",
             file=sys.stderr,
         )
     yield _collate(rows, bad)
+
+
+def _digest(image: bytes | Sequence[bytes]) -> bytes:
+    """The same for images that are equal byte for byte."""
+    parts = [image] if isinstance(image, bytes) else image
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.digest()
 
 
 def _collate(rows: list[Example], bad: int) -> Batch:

@@ -8,11 +8,13 @@ or begun with the end token would not teach where to end.
 """
 
 import json
+import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from coca_jax.errors import UserError
+from coca_jax.io import files
+from coca_jax.io.paths import join
 
 NEIGHBOURS = ("tokenizer_config.json", "special_tokens_map.json")
 KEYS = {
@@ -46,7 +48,7 @@ class Contents(NamedTuple):
     byte_ids: frozenset[int]  # what stands for a byte of a character that is not known
 
 
-def read(path: Path) -> Contents:
+def read(path: str | os.PathLike) -> Contents:
     """Reads a `tokenizer.json`, of any library version, and finds its roles.
 
     The text that comes back needs no neighbours any more: a file that holds it is read as the same
@@ -57,10 +59,13 @@ def read(path: Path) -> Contents:
     """
     import tokenizers
 
-    if not path.is_file():
-        raise UserError(f"there is no tokenizer.json at {path}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_bytes(path).decode()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"there is no tokenizer.json at {path}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a tokenizer.json: {error}") from error
+    try:
         tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library's are plain Exceptions
         raise UserError(f"{path} is not a tokenizer.json: {error}") from error
@@ -81,16 +86,17 @@ def read(path: Path) -> Contents:
     return Contents(text, *roles.values(), unk_id, frozenset(fallback))
 
 
-def _roles(path: Path, tokenizer: Any, padding: dict[str, Any]) -> dict[str, int]:
+def _roles(path: str | os.PathLike, tokenizer: Any, padding: dict[str, Any]) -> dict[str, int]:
     """The tokens of eos, bos and pad, in this order, and their ids."""
-    files = [_neighbour(path.with_name(name)) for name in NEIGHBOURS]
+    folder = os.path.dirname(path)
+    neighbors = [_neighbour(join(folder, name)) for name in NEIGHBOURS]
     around = dict(zip(("bos", "eos"), _around(tokenizer), strict=True))
     around["pad"] = [padding["pad_token"]] if padding else []
     special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
     found: dict[str, int] = {}
     lacking = []
     for role, keys in KEYS.items():
-        named = _named(files, keys)
+        named = _named(neighbors, keys)
         candidates = [*named, *around[role], *(name for name in NAMES[role] if name in special)]
         ids = {token: tokenizer.token_to_id(token) for token in candidates}
         free = (t for t, i in ids.items() if i is not None and i not in found.values())
@@ -109,11 +115,11 @@ def _roles(path: Path, tokenizer: Any, padding: dict[str, Any]) -> dict[str, int
     return found
 
 
-def _neighbour(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+def _neighbour(path: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(files.read_bytes(path).decode())
+    except FileNotFoundError:
+        return {}
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
@@ -121,10 +127,10 @@ def _neighbour(path: Path) -> dict[str, Any]:
     return content
 
 
-def _named(files: list[dict[str, Any]], keys: tuple[str, ...]) -> Iterator[str]:
+def _named(neighbors: list[dict[str, Any]], keys: tuple[str, ...]) -> Iterator[str]:
     """The tokens that the keys have in the files, as a string or as {"content": string}."""
     for key in keys:
-        for file in files:
+        for file in neighbors:
             token = file.get(key)
             token = token.get("content") if isinstance(token, dict) else token
             if isinstance(token, str):

@@ -3,7 +3,6 @@
 import io
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -11,6 +10,7 @@ import sentencepiece
 from jaxtyping import Int, Int32
 
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 # What the model file of a kind is called in a run's folder.
 MODEL_FILES = {"sentencepiece": "tokenizer.model", "json": "tokenizer.json"}
@@ -60,10 +60,12 @@ class SentencePieceTokenizer:
     """A SentencePiece model, which must have its padding, bos and eos pieces."""
 
     def __init__(self, path: str | os.PathLike):
-        if not Path(path).is_file():
-            raise UserError(f"there is no SentencePiece model at {path}")
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=Path(path).read_bytes())
+            content = files.read_bytes(path)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise UserError(f"there is no SentencePiece model at {path}") from error
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=content)
         except RuntimeError as error:
             raise UserError(f"{path} is not a SentencePiece model: {error}") from error
         self.vocab_size = self._model.vocab_size()
@@ -98,7 +100,7 @@ class JsonTokenizer:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         import tokenizers
 
-        contents = tokenizer_json.read(Path(path))
+        contents = tokenizer_json.read(path)
         self._model = tokenizers.Tokenizer.from_str(contents.text)
         self._model.no_padding()
         self.eos_id, self.bos_id, self.pad_id = contents.eos_id, contents.bos_id, contents.pad_id
@@ -186,8 +188,8 @@ def model_file(kind: str, path: str | os.PathLike) -> bytes:
     if kind == "json":
         from coca_jax.data import tokenizer_json
 
-        return tokenizer_json.read(Path(path)).text.encode()
-    return Path(path).read_bytes()
+        return tokenizer_json.read(path).text.encode()
+    return files.read_bytes(path)
 
 
 def train_sentencepiece(

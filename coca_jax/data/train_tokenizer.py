@@ -1,9 +1,9 @@
 """Training a SentencePiece model on the captions of a data set, with progress."""
 
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -18,7 +18,7 @@ MOST_TEXTS = 10_000_000
 
 def train_tokenizer(
     texts: Iterable[str],
-    out: Path,
+    out: str | os.PathLike,
     vocab_size: int,
     model_type: str = "unigram",
     total: int | None = None,

@@ -13,20 +13,21 @@ from jaxtyping import Float32, UInt8
 from coca_jax.errors import UserError
 from coca_jax.evaluate.embed import thumbnail
 from coca_jax.evaluate.handle import Caption, Handle
+from coca_jax.evaluate.image_ids import UniqueImages
 from coca_jax.evaluate.meteor import meteor
 from coca_jax.evaluate.ptb import tokenize
 from coca_jax.evaluate.spaced import EvenlySpaced
 from coca_jax.evaluate.undefined import Undefined
 
 SAMPLES = 16
-# Of a record (TFDS has COCO's id in "image/id"); without one, its number in the data set, from 0.
-ID_FIELDS = ("image_id", "cocoid", "image/id")
 
 
 def evaluate(
     handle: Handle, batches: Iterable[dict[str, Any]], **options: Any
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Captions every image, and judges those that have a reference; the first is the complete one.
+
+    Records of one image are one image (`image_ids`), with the references of all.
 
     Args:
       handle: the model.
@@ -39,39 +40,42 @@ def evaluate(
       several of an image, those (`n_best`).
 
     Raises:
-      UserError: no example has a caption.
+      UserError: no example has a caption, or all have the same image id.
     """
-    generated, references, log_probabilities, bad = [], [], [], 0
-    results: list[dict[str, Any]] = []
-    several: list[dict[str, Any]] = []
-    samples = EvenlySpaced(SAMPLES)
-    for batch in batches:
-        bad += batch.get("bad_image", 0)
-        captions = handle.caption(batch["image"], **options)
-        fields = batch.get("fields", [{}] * len(captions))
-        places = batch.get("index", range(len(results), len(results) + len(captions)))
-        rows = zip(batch["image"], captions, batch["captions"], fields, places, strict=True)
-        for image, caption, texts, known, place in rows:
-            number = next((known[key] for key in ID_FIELDS if key in known), place)
-            results.append({"image_id": number, "caption": caption.text})
-            if caption.others:
-                several.append({"image_id": number, "captions": _listed(caption)})
-            texts = [text for text in texts if any(map(str.isalnum, text))]
-            if not texts:
-                continue
-            generated.append(caption.text)
-            references.append(texts)
-            log_probabilities.append(float(caption.log_probability))
-            known = (caption.text, log_probabilities[-1], texts)
-            samples.offer(lambda image=image, known=known: (np.array(image), *known))
-    if not generated:
+    images, captions, samples = UniqueImages(batches), [], EvenlySpaced(SAMPLES)
+    for pixels in images:
+        for image, caption in zip(pixels, handle.caption(pixels, **options), strict=True):
+            number = len(captions)
+            captions.append(caption)
+            if _with_words(images.captions[number]):
+                samples.offer(lambda image=image, number=number: (np.array(image), number))
+    images.ids.check()
+    references = [_with_words(texts) for texts in images.captions]
+    judged = [number for number, texts in enumerate(references) if texts]
+    if not judged:
         raise UserError("captioning needs reference captions, and no example has one")
-    metrics = caption_metrics(generated, references)
-    metrics["log_probability"] = sum(log_probabilities) / len(log_probabilities)
-    metrics["count"] = float(len(generated))
-    metrics["bad_images"] = float(bad)
-    files = {"results": results} | ({"n_best": several} if several else {})
-    return metrics, {"samples": _drawn(handle, samples.chosen()), "files": files}
+    metrics = caption_metrics([captions[i].text for i in judged], [references[i] for i in judged])
+    nats = [float(captions[i].log_probability) for i in judged]
+    metrics["log_probability"] = sum(nats) / len(nats)
+    metrics["count"] = float(len(judged))
+    metrics["bad_images"] = float(images.bad_images)
+    drawn = [(image, captions[i], references[i]) for image, i in samples.chosen()]
+    files = _files(images.ids.ids(), captions)
+    return metrics, {"samples": _drawn(handle, drawn) if drawn else [], "files": files}
+
+
+def _with_words(texts: Sequence[str]) -> list[str]:
+    return [text for text in texts if any(map(str.isalnum, text))]
+
+
+def _files(ids: Sequence[int | str], captions: Sequence[Caption]) -> dict[str, Any]:
+    """Captions as the COCO server takes them and, where there are several of an image, all."""
+    pairs = list(zip(ids, captions, strict=True))
+    results = [{"image_id": one, "caption": caption.text} for one, caption in pairs]
+    several = [
+        {"image_id": one, "captions": _listed(caption)} for one, caption in pairs if caption.others
+    ]
+    return {"results": results} | ({"n_best": several} if several else {})
 
 
 def caption_metrics(
@@ -144,21 +148,21 @@ def _listed(caption: Caption) -> list[dict[str, Any]]:
 
 
 def _drawn(
-    handle: Handle, samples: Sequence[tuple[UInt8[np.ndarray, "h w 3"], str, float, list[str]]]
+    handle: Handle, samples: Sequence[tuple[UInt8[np.ndarray, "h w 3"], Caption, list[str]]]
 ) -> list[dict[str, Any]]:
     """The report's samples, each with where the model looked for each of its words."""
-    images, texts = np.stack([image for image, *_ in samples]), [text for _, text, *_ in samples]
+    pixels, texts = np.stack([image for image, *_ in samples]), [c.text for _, c, _ in samples]
     return [
         {
             "image": thumbnail(image, 256),
-            "caption": text,
-            "log_probability": log_probability,
+            "caption": caption.text,
+            "log_probability": float(caption.log_probability),
             "references": references,
-            "exact": _is_exact(text, references),
+            "exact": _is_exact(caption.text, references),
             "attention": [{"word": word, "map": _rounded(weights)} for word, weights in words],
         }
-        for (image, text, log_probability, references), words in zip(
-            samples, handle.attention_maps(images, texts), strict=True
+        for (image, caption, references), words in zip(
+            samples, handle.attention_maps(pixels, texts), strict=True
         )
     ]
 

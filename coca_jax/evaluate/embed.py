@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int, UInt8
 from coca_jax.data.clips import evenly_spaced, side_by_side
 from coca_jax.errors import UserError
 from coca_jax.evaluate.handle import Handle
+from coca_jax.evaluate.image_ids import ImageIds
 
 TEXTS_PER_CALL = 256
 STRIP = 4  # pictures that are drawn of an example that has many
@@ -27,6 +28,10 @@ class EmbeddedExamples:
     """JPEG files for the report; each takes about the memory of its embedding."""
     bad_images: int = 0
     """How many more could not be read and are left out."""
+    image_ids: ImageIds = dataclasses.field(default_factory=ImageIds)
+    """Which examples are of one image."""
+    numbers: list[int] = dataclasses.field(default_factory=list)
+    """Of each example's image."""
 
 
 def embed_examples(handle: Handle, batches: Iterable[dict[str, Any]]) -> EmbeddedExamples:
@@ -36,7 +41,9 @@ def embed_examples(handle: Handle, batches: Iterable[dict[str, Any]]) -> Embedde
       UserError: there is no example.
     """
     images, captions, labels, thumbnails, bad = [], [], [], [], 0
+    image_ids, numbers = ImageIds(), []
     for batch in batches:
+        numbers += image_ids.add(batch)
         images.append(np.asarray(handle.encode_image(batch["image"]), np.float32))
         captions.extend(batch["captions"])
         labels.append(np.asarray(batch["label"]))
@@ -50,6 +57,8 @@ def embed_examples(handle: Handle, batches: Iterable[dict[str, Any]]) -> Embedde
         labels=np.concatenate(labels),
         thumbnails=thumbnails,
         bad_images=bad,
+        image_ids=image_ids,
+        numbers=numbers,
     )
 
 

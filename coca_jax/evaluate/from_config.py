@@ -96,6 +96,15 @@ def _blank(batch: Batch) -> Batch:
     return batch | {"image": np.full_like(batch["image"], clips.GREY)}
 
 
+def _open(evaluation: ConfigDict, config: ConfigDict) -> Source:
+    frames = _usual_frames(evaluation, config)
+    return open_source(evaluation, config.data.dir, config.data.cache_dir, frames)
+
+
+def _usual_frames(evaluation: ConfigDict, config: ConfigDict) -> int:
+    return config.data.frames if takes_frames(evaluation) else 1
+
+
 def check(config: ConfigDict) -> None:
     """Opens the data of every evaluation, so that a mistake does not wait for the first of them.
 
@@ -111,7 +120,7 @@ def check(config: ConfigDict) -> None:
             if evaluation.kind == "probe":
                 parts.append(training_part(evaluation))
             for part in parts:
-                source = open_source(part, config.data.dir, config.data.cache_dir)
+                source = _open(part, config)
                 if jax.process_index() == 0:
                     warn_of_lost(f"config.eval.{name}", source)
         except UserError as error:
@@ -152,13 +161,12 @@ def evaluate(
     def source(evaluation: ConfigDict) -> Source:
         key = tuple(str(evaluation.get(key)) for key in DATA_KEYS)
         if key not in opened:
-            opened[key] = open_source(evaluation, config.data.dir, config.data.cache_dir)
+            opened[key] = _open(evaluation, config)
         return opened[key]
 
     def batches(evaluation: ConfigDict) -> Iterable[Batch]:
         limit, threads, data = evaluation.get("limit"), config.data.threads, source(evaluation)
-        usual = config.data.frames if takes_frames(evaluation) else 1
-        frames = evaluation.get("frames", usual)
+        frames = evaluation.get("frames", _usual_frames(evaluation, config))
         size = max(1, BATCH_SIZE // frames)
         found = evaluation_batches(data, image_size, size, limit, threads, frames)
         found = map(_blank, found) if config.data.blank else found
@@ -202,7 +210,8 @@ def _with_known_classes(batches: Iterable[Batch], class_names: Sequence[str]) ->
       UserError: an example's only label is a name that is not among those given; it would pass for
         an example that has no label.
     """
-    numbers = {name: number for number, name in enumerate(class_names)}
+    # Of classes with one name the first, as sources have it.
+    numbers = {name: number for number, name in reversed([*enumerate(class_names)])}
     for batch in batches:
         labels = np.array(batch["label"])
         for i, names in enumerate(batch["labels"]):

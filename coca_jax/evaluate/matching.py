@@ -14,6 +14,7 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate.embed import embed_texts, thumbnail
 from coca_jax.evaluate.handle import Handle
 from coca_jax.evaluate.spaced import EvenlySpaced
+from coca_jax.evaluate.vqa import required_text
 
 SAMPLES = 24
 ROWS = 256  # pairs at a time, where each is scored beside its image
@@ -63,7 +64,9 @@ def evaluate(
 
 
 def _pairs(fields: dict[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:
-    right, wrong = (listed(fields.get(name)) for name in names)
+    right, wrong = (
+        [required_text(name, text) for text in listed(fields.get(name))] for name in names
+    )
     if len(right) != len(wrong):
         raise UserError(f"{len(right)} {names[0]} of an image have {len(wrong)} {names[1]}")
     return list(zip(right, wrong, strict=True))

@@ -125,7 +125,8 @@ def fit_pooler(
         weight_decay=weight_decay,
     )
     rng = np.random.default_rng(seed)
-    params = head.init(jax.random.key(seed), jnp.zeros((1, 1, *features.tokens.shape[1:])))
+    tokens = jnp.zeros((1, 1, *features.tokens.shape[1:]), jnp.float32)
+    params = head.init(jax.random.key(seed), tokens)
     state = optimizer.init(params)
 
     @jax.jit
@@ -172,7 +173,7 @@ def _minimise(
     solver = optax.lbfgs()
 
     def loss(weights: dict[str, Array]) -> Array:
-        logits = x @ weights["kernel"] + weights["bias"]
+        logits = x @ weights["kernel"] + weights["bias"][None]
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         return nats + l2 / 2 * jnp.sum(weights["kernel"] ** 2)
 
@@ -187,8 +188,11 @@ def _minimise(
         weights = optax.apply_updates(weights, updates)
         return weights, state, count + 1, optax.tree.norm(gradient)
 
-    weights = {"kernel": jnp.zeros((x.shape[1], classes)), "bias": jnp.zeros(classes)}
-    start = (weights, solver.init(weights), 0, jnp.inf)
+    weights = {
+        "kernel": jnp.zeros((x.shape[1], classes), jnp.float32),
+        "bias": jnp.zeros(classes, jnp.float32),
+    }
+    start = (weights, solver.init(weights), jnp.int32(0), jnp.float32(jnp.inf))
     return jax.lax.while_loop(lambda c: (c[2] < steps) & (c[3] > 1e-6), step, start)[0]
 
 

@@ -1,20 +1,24 @@
 """Evaluation results on paper: the printed table, the JSON file, and the report's artefacts."""
 
-import glob
 import hashlib
 import json
 import math
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
 from coca_jax.evaluate.undefined import Undefined, reasons
-from coca_jax.io.files import write_whole
+from coca_jax.io.files import read_bytes, write_whole
+from coca_jax.io.folders import children
 from coca_jax.io.locks import locked
+from coca_jax.io.paths import as_path
 
 PATIENCE = 60.0  # seconds for another process that evaluates the same step
+
+STEP_FILE = re.compile(r"[0-9]+\.json")
 
 # A list of numbers, one a line: within strings there are no line breaks.
 NUMBERS = re.compile(r"\[\n *[-+.\de]+(,\n *[-+.\de]+)*\n *\]")
@@ -55,7 +59,7 @@ def write_results(
     step: int,
     metrics: Mapping[str, Mapping[str, float]],
     artefacts: Mapping[str, Any],
-) -> pathlib.Path:
+) -> epath.Path:
     """Writes `eval/<step>.json` and, for the report, `eval/<step>/artefacts.json` with pictures.
 
     What other evaluations have left there of this step stays. A number that is not finite becomes
@@ -67,17 +71,18 @@ def write_results(
     Returns:
       The path of `eval/<step>.json`.
     """
-    folder = pathlib.Path(workdir) / "eval" / str(step)
+    folder = as_path(workdir) / "eval" / str(step)
     with locked(folder, "written", PATIENCE):
         return _write(folder, metrics, artefacts)
 
 
 def _write(
-    folder: pathlib.Path, metrics: Mapping[str, Mapping[str, float]], artefacts: Mapping[str, Any]
-) -> pathlib.Path:
+    folder: epath.Path, metrics: Mapping[str, Mapping[str, float]], artefacts: Mapping[str, Any]
+) -> epath.Path:
     for evaluation, found in artefacts.items():
-        for old in folder.glob(f"{glob.escape(evaluation)}.*.json"):
-            old.unlink()
+        for old in children(folder):
+            if old.name.startswith(f"{evaluation}.") and old.name.endswith(".json"):
+                old.unlink()
         for name, content in found.get("files", {}).items():
             write_json(content, folder / f"{evaluation}.{name}.json")
     drawn = {
@@ -86,9 +91,9 @@ def _write(
     }
     drawn = _read(folder / "artefacts.json") | _with_files(drawn, folder)
     write_json(drawn, folder / "artefacts.json")
-    shown = (folder / "artefacts.json").read_text()
-    for picture in folder.glob("*.jpg"):
-        if picture.name not in shown:
+    shown = read_bytes(folder / "artefacts.json").decode()
+    for picture in children(folder):
+        if picture.suffix == ".jpg" and picture.name not in shown:
             picture.unlink()
     path = folder.with_suffix(".json")
     write_json(_read(path) | metrics, path)
@@ -97,18 +102,24 @@ def _write(
 
 def read_step(workdir: str | os.PathLike, step: int) -> dict[str, dict[str, float | None]]:
     """Returns what `eval/<step>.json` holds; nothing if it is not there, or damaged."""
-    return _read(pathlib.Path(workdir) / f"eval/{step}.json")
+    return _read(as_path(workdir) / f"eval/{step}.json")
 
 
 def read_newest(workdir: str | os.PathLike) -> dict[str, dict[str, float | None]]:
     """Returns the `eval/<step>.json` of the last step that has one; empty if none has."""
-    steps = [int(path.stem) for path in pathlib.Path(workdir).glob("eval/[0-9]*.json")]
+    steps = [int(path.stem) for path in step_files(workdir)]
     return read_step(workdir, max(steps)) if steps else {}
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def step_files(workdir: str | os.PathLike) -> list[epath.Path]:
+    """The files `eval/<step>.json` of a run, in the order of the steps."""
+    found = children(as_path(workdir) / "eval")
+    return sorted((p for p in found if STEP_FILE.fullmatch(p.name)), key=lambda p: int(p.stem))
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bytes(path))
     except (OSError, ValueError):
         return {}
 
@@ -135,7 +146,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _with_files(value: Any, folder: pathlib.Path) -> Any:
+def _with_files(value: Any, folder: epath.Path) -> Any:
     if isinstance(value, Mapping):
         return {key: _with_files(item, folder) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -143,5 +154,5 @@ def _with_files(value: Any, folder: pathlib.Path) -> Any:
     if not isinstance(value, bytes):
         return value
     name = hashlib.sha256(value).hexdigest()[:16] + ".jpg"
-    (folder / name).write_bytes(value)
+    write_whole(folder / name, value)
     return name

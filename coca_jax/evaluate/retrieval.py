@@ -1,7 +1,8 @@
 """Image-text retrieval with several captions an image and captions that several images share.
 
-Identical captions are one text, and an (image, text) pair is right if the text is among the image's
-captions. A query is a hit at k if any of its right items is among the k best.
+Records of one image are one image (`image_ids`) and identical captions are one text; an (image,
+text) pair is right if the text is among the image's captions. A query is a hit at k if any of its
+right items is among the k best.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int
 from coca_jax.errors import UserError
 from coca_jax.evaluate.embed import EmbeddedExamples, embed_texts
 from coca_jax.evaluate.handle import Handle
+from coca_jax.evaluate.image_ids import grouped
 from coca_jax.evaluate.undefined import Undefined
 
 CUTOFFS = (1, 5, 10)
@@ -37,20 +39,24 @@ def evaluate(
       with what they found.
 
     Raises:
-      UserError: no example has a caption.
+      UserError: no example has a caption, or all have the same image id.
     """
-    of_image = [texts[:1] if captions == "first" else texts for texts in examples.captions]
+    examples.image_ids.check()
+    _, first = np.unique(examples.numbers, return_index=True)
+    of_image = grouped(examples.captions, examples.numbers)
+    of_image = [texts[:1] if captions == "first" else texts for texts in of_image]
     texts, pairs = unique_texts(of_image)
     if not texts:
         raise UserError("retrieval needs captions, and no example has one")
-    images, embedded = examples.images, embed_texts(handle, texts)
+    images, embedded = examples.images[first], embed_texts(handle, texts)
     to_text = recalls(images, embedded, pairs)
     to_image = recalls(embedded, images, pairs[:, ::-1])
     metrics = {f"image_to_text_{name}": value for name, value in to_text.items()}
     metrics |= {f"text_to_image_{name}": value for name, value in to_image.items()}
     metrics |= {"images": float(len(images)), "texts": float(len(texts))}
     metrics |= {"bad_images": float(examples.bad_images)}
-    return metrics, _grid(examples, embedded, texts, pairs)
+    thumbnails = [examples.thumbnails[i] for i in first]
+    return metrics, _grid(images, thumbnails, embedded, texts, pairs)
 
 
 def unique_texts(
@@ -127,7 +133,8 @@ def _block_ranks(
 
 
 def _grid(
-    examples: EmbeddedExamples,
+    images: Float[np.ndarray, "n e"],
+    thumbnails: Sequence[bytes],
     texts_embedded: Float[np.ndarray, "m e"],
     texts: Sequence[str],
     pairs: Int[np.ndarray, "p 2"],
@@ -136,18 +143,18 @@ def _grid(
     right = set(map(tuple, pairs.tolist()))
     by_text, by_image = [], []
     for text in _evenly(len(texts)):
-        found = _best(texts_embedded[text], examples.images)
+        found = _best(texts_embedded[text], images)
         items = [
-            {"image": examples.thumbnails[i], "score": score, "right": (i, text) in right}
+            {"image": thumbnails[i], "score": score, "right": (i, text) in right}
             for i, score in found
         ]
         by_text.append({"text": texts[text], "items": items})
-    for image in _evenly(len(examples.images)):
-        found = _best(examples.images[image], texts_embedded)
+    for image in _evenly(len(images)):
+        found = _best(images[image], texts_embedded)
         items = [
             {"text": texts[i], "score": score, "right": (image, i) in right} for i, score in found
         ]
-        by_image.append({"image": examples.thumbnails[image], "items": items})
+        by_image.append({"image": thumbnails[image], "items": items})
     return {"text_to_image": by_text, "image_to_text": by_image}
 
 

@@ -2,13 +2,16 @@
 
 import dataclasses
 import itertools
-import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from coca_jax.config.keys import NAME, near
+from coca_jax.config.keys import OPTIONS as OPTION_KINDS
+from coca_jax.config.kinds import shown
+from coca_jax.config.loading import items
 from coca_jax.errors import UserError
 from coca_jax.evaluate import (
     captioning,
@@ -151,8 +154,6 @@ PROBES = {
         *("weight_decay", "label_smoothing", "seed"),
     ],
 }
-COUNTS = ("limit", "train_limit", "frames", "steps", "heads", "batch_size")
-NUMBERS = ("learning_rate", "weight_decay", "label_smoothing")
 BY = {
     "zero_shot": ("embeddings", "captions"),
     "matching": ("embeddings", "captions"),
@@ -214,88 +215,70 @@ def takes_frames(evaluation: ConfigDict) -> bool:
     return evaluation.kind in ("zero_shot", "retrieval", "matching") and of_embeddings
 
 
-def mistakes(evaluations: ConfigDict) -> list[str]:
-    """Returns one message for each thing wrong with the evaluations; none if all is well."""
-    return [wrong for name, e in evaluations.items() for wrong in _mistakes_of(f"eval.{name}", e)]
-
-
-def _mistakes_of(path: str, evaluation: ConfigDict) -> list[str]:
-    if not isinstance(evaluation, ConfigDict):
-        return [f"{path} is {evaluation!r}; it should be a section with kind and data set"]
-    kind = evaluation.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        return [f"{path}.kind is {kind!r}; known kinds: {', '.join(KINDS)}"]
-    known = ["kind", *DATA_KEYS, *_options(kind, evaluation)]
-    wrong = [
-        f"{path}.{key} is unknown; {kind} has: {', '.join(known)}"
-        for key in evaluation
-        if key not in known
+def mistakes(evaluations: Any) -> list[str]:
+    """Returns one message for each thing wrong with `config.eval`; none if all is well."""
+    found = [
+        f"config.eval: {shown(name)} should be {NAME.wanted}"
+        for name in items(evaluations)
+        if not NAME.holds(name)
     ]
-    needed = ["path"] if evaluation.get("format", "tfds") != "tfds" else ["split"]
-    needed += ["name"] if needed == ["split"] and "path" not in evaluation else []
-    wrong += [f"{path}.{key} is missing" for key in needed if key not in evaluation]
-    for key in (key for key in ("questions", "texts") if key in known and key in evaluation):
-        if not _are_texts(evaluation[key]) or len(evaluation[key]) != 2:
-            wrong.append(f"{path}.{key} is {evaluation[key]!r}; it should name two fields")
-    if evaluation.get("frames", 1) != 1 and not takes_frames(evaluation):
-        wrong.append(f"{path}.frames={evaluation.frames!r}: {kind} takes one picture of an example")
-    for key in (key for key in COUNTS if key in evaluation):
-        count = evaluation[key]
-        if (count is None and key in DATA_KEYS + TRAIN_KEYS) or _is_number(count, int, 1):
-            continue
-        wrong.append(f"{path}.{key} is {count!r}; it should be a positive integer")
-    for key in (key for key in NUMBERS if key in evaluation):
-        if not _is_number(evaluation[key], (int, float), 0):
-            wrong.append(f"{path}.{key} is {evaluation[key]!r}; it should be a number, 0 or more")
-    return wrong + _wrong_options(path, kind, evaluation)
+    for name, evaluation in items(evaluations).items():
+        found += _mistakes_of(f"config.eval.{name}", evaluation)
+    return found
 
 
-def _wrong_options(path: str, kind: str, evaluation: ConfigDict) -> list[str]:
-    wrong: list[str] = []
-    penalties = evaluation.get("l2", 0.0)
-    penalties = penalties if isinstance(penalties, (list, tuple)) else [penalties]
-    if not penalties or not all(isinstance(x, (int, float)) and x >= 0 for x in penalties):
-        wrong.append(f"{path}.l2 is {evaluation.l2!r}; it should be a number, or several to try")
-    if kind == "probe" and not {"train_split", "train_path"} & set(evaluation):
-        wrong.append(f"{path} needs train_split or train_path: what the probe learns from")
-    if kind in ("captioning", "vqa"):
-        options = {key: evaluation[key] for key in METHOD_OPTIONS & set(evaluation)}
-        limits = {key: evaluation[key] for key in LIMITS if key in evaluation}
-        try:
-            make_method(evaluation.get("method", "greedy"), options)
+def _mistakes_of(path: str, evaluation: Any) -> list[str]:
+    given = items(evaluation)
+    if not isinstance(evaluation, ConfigDict):
+        return [f"{path}={shown(evaluation)} should be a section with kind and data set"]
+    kind = given.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        return [f"{path}.kind={shown(kind)} should be one of {', '.join(KINDS)}"]
+    known = ["kind", *DATA_KEYS, *_options(kind, given)]
+    wrong = {
+        key: f"{path}.{key}={shown(given[key])} is unknown; {kind} has {', '.join(known)}"
+        + near(key, known, f"{path}.")
+        for key in given
+        if key not in known
+    }
+    for key in (key for key in known if key in given and not OPTION_KINDS[key].holds(given[key])):
+        wrong[key] = f"{path}.{key}={shown(given[key])} should be {OPTION_KINDS[key].wanted}"
+    fine = {key: value for key, value in given.items() if key not in wrong}
+    return [*wrong.values(), *_between_options(path, kind, given, fine)]
+
+
+def _between_options(
+    path: str, kind: str, given: dict[str, Any], fine: dict[str, Any]
+) -> Iterator[str]:
+    """What is wrong with options together, or with what they name; `fine` are right alone."""
+    tfds = fine.get("format", "tfds") == "tfds"
+    needed = ["split", *([] if "path" in given else ["name"])] if tfds else ["path"]
+    for key in (key for key in needed if not given.get(key)):
+        yield (
+            f"{path}.{key}={given[key]!r} is empty" if key in given else f"{path}.{key} is missing"
+        )
+    if fine.get("frames", 1) != 1 and not takes_frames(ConfigDict({"kind": kind} | fine)):
+        yield f"{path}.frames={fine['frames']!r}: {kind} takes one picture of an example"
+    if kind == "probe" and not {"train_split", "train_path"} & set(given):
+        yield f"{path} needs train_split or train_path: what the probe learns from"
+    if kind in BY and fine.get("by", BY[kind][0]) not in BY[kind]:
+        yield f"{path}.by={fine['by']!r} should be one of {', '.join(BY[kind])}"
+    try:
+        if kind in ("captioning", "vqa"):
+            options = {key: fine[key] for key in sorted(METHOD_OPTIONS & set(fine))}
+            limits = {key: fine[key] for key in LIMITS if key in fine}
+            make_method(fine.get("method", "greedy"), options)
             Decoding(0, 1, 2, **({"length": sys.maxsize} | limits))
-        except UserError as error:
-            wrong.append(f"{path}: {error}")
-    candidates = evaluation.get("candidates") or ()
-    try:
-        if isinstance(candidates, str):
-            read_lines(candidates)
-        elif not _are_texts(candidates):
-            wrong.append(f"{path}.candidates are {candidates!r}; they should be texts, or a file's")
-    except UserError as error:
-        wrong.append(f"{path}.candidates: {error}")
-    if kind in BY and evaluation.get("by", BY[kind][0]) not in BY[kind]:
-        wrong.append(f"{path}.by is {evaluation.by!r}; it is " + " or ".join(map(repr, BY[kind])))
-    if evaluation.get("captions", "all") not in ("all", "first"):
-        wrong.append(f'{path}.captions is {evaluation.captions!r}; it is "all" or "first"')
-    try:
+        if isinstance(names := fine.get("candidates"), str) and names:
+            read_lines(names)
         if kind == "zero_shot":
-            find_templates(evaluation.get("templates"))
+            find_templates(fine.get("templates"))
     except UserError as error:
-        wrong.append(f"{path}.{error}")
-    return wrong
+        yield f"{path}: {error}"
 
 
-def _is_number(value: Any, kinds: Any, least: int) -> bool:
-    return isinstance(value, kinds) and math.isfinite(value) and value >= least
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
-
-
-def _options(kind: str, evaluation: ConfigDict) -> list[str]:
+def _options(kind: str, evaluation: Mapping[str, Any] | ConfigDict) -> list[str]:
     """The keys that an evaluation of this kind may have beside its data."""
     if kind != "probe":
         return OPTIONS[kind]
-    return ["by", *TRAIN_KEYS, *PROBES.get(evaluation.get("by", "linear"), [])]
+    return ["by", *TRAIN_KEYS, *PROBES.get(str(evaluation.get("by", "linear")), [])]

@@ -1,5 +1,6 @@
 """Questions about images, answered by the decoder, written or chosen, or by a head's classes."""
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from coca_jax.data.captions import listed
+from coca_jax.data.sources.base import is_text
 from coca_jax.errors import UserError
 from coca_jax.evaluate import answers
 from coca_jax.evaluate.embed import thumbnail
@@ -61,12 +63,14 @@ def evaluate(
       an id, as the VQA challenge takes them (`results`).
 
     Raises:
-      UserError: there are no questions, or not as many answers, or one that is no text.
+      UserError: there are no questions, or not as many answers, or one that is no text; or an id
+        is that of two questions, or of one with two lists of answers.
     """
     asked, scores, results, drawn, bad = [], [], [], EvenlySpaced(SAMPLES), 0
+    once = _Once()
     for batch in batches:
         bad += batch.get("bad_image", 0)
-        for rows in in_parts(list(questions_of(batch, *questions))):
+        for rows in in_parts(list(filter(once, questions_of(batch, *questions)))):
             if by == "head":
                 found = [classes[i] for i in answer_by_head(handle, rows).argmax(axis=1)]
             elif by == "candidates":
@@ -79,6 +83,8 @@ def evaluate(
             right = [answers.accuracy(answer, question.given) for question, answer in pairs]
             asked += keep([q for q, _ in pairs], [a for _, a in pairs], right, drawn)
             scores += right
+    if once.repeated:
+        print(f"warning: {once.repeated:,} questions are repeated, and asked once", file=sys.stderr)
     if not results:
         raise UserError(f"vqa needs questions, and no example has the field {questions[0]}")
     numbered = [row for row in results if row["question_id"] is not None]
@@ -93,6 +99,28 @@ def evaluate(
     metrics["bad_images"] = float(bad)
     files = {"results": numbered} if numbered else {}
     return metrics, {"questions": drawn.chosen(), "files": files}
+
+
+class _Once:
+    """Lets the questions of an id pass once: result files have no id twice."""
+
+    def __init__(self):
+        self._known: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self.repeated = 0
+
+    def __call__(self, question: Question) -> bool:
+        if question.number is None:
+            return True
+        own = (question.text, question.given)
+        known = self._known.setdefault(str(question.number), own)
+        if known != own:
+            raise UserError(
+                f"question {question.number} is there twice: {known[0]!r} with the answers "
+                f"{[*known[1]]}, and {own[0]!r} with {[*own[1]]}; all answers to a question "
+                "belong into one record"
+            )
+        self.repeated += known is not own
+        return known is own
 
 
 def all_answers(batches: Iterable[dict[str, Any]], questions: Sequence[str]) -> list[str]:
@@ -178,7 +206,7 @@ def questions_of(batch: dict[str, Any], asked: str, answered: str) -> Iterable[Q
       UserError: they are not as many.
     """
     for image, fields in zip(batch["image"], batch["fields"], strict=True):
-        texts = listed(fields.get(asked))
+        texts = [required_text(asked, text) for text in listed(fields.get(asked))]
         columns = []
         for name, empty in ((answered, None), ("question_ids", None), ("answer_types", "")):
             # A record may have other texts, too, which the ids are not of.
@@ -195,9 +223,20 @@ def questions_of(batch: dict[str, Any], asked: str, answered: str) -> Iterable[Q
 def _given(question: str, answer: Any) -> tuple[str, ...]:
     """The answers that people gave, of a field that has one of them or several."""
     found = answer if isinstance(answer, list) else [answer]
-    if not found or not all(isinstance(one, str) for one in found):
+    if not found:
         raise UserError(f"the answer to {question!r} is {answer!r}; it should be a text or several")
-    return tuple(found)
+    return tuple(required_text(f"the answer to {question!r}", one) for one in found)
+
+
+def required_text(what: str, value: Any) -> str:
+    """A value of a field that should be a text.
+
+    Raises:
+      UserError: it is none, or holds half of a surrogate pair.
+    """
+    if not isinstance(value, str) or not is_text(value):
+        raise UserError(f"{what} is {value!r}; it should be a text or several")
+    return value
 
 
 def answer_by_head(handle: Handle, rows: Sequence[Question]) -> Float[np.ndarray, "n c"]:

@@ -67,7 +67,7 @@ class Beams:
 
     def start(self, images: int, decoding: Decoding) -> _State:
         """See `Method`; all beams are alike at first, and one of them is enough."""
-        none = jnp.full((images, self.beams), -jnp.inf)
+        none = jnp.full((images, self.beams), -jnp.inf, jnp.float32)
         ids = jnp.full((images, self.beams, decoding.length), decoding.pad_id, jnp.int32)
         totals = none.at[:, 0].set(0)
         return _State(totals, totals, _Finished(none, none, ids), jnp.ones(images, bool))

@@ -191,13 +191,13 @@ def restrict(
         # However large the penalty, seen tokens come before forbidden ones.
         seen = jnp.clip(seen, FLOAT32.min, FLOAT32.max)
         # Out of bounds is dropped. Under vmap, each device writes into its own rows.
-        ids = jnp.where(jnp.arange(decoding.length) < step.position, step.ids, vocab)
+        ids = jnp.where(jnp.arange(decoding.length)[None, None] < step.position, step.ids, vocab)
         write = jax.vmap(jax.vmap(lambda row, i, x: row.at[i].set(x, mode="drop")))
         logits = write(logits, ids, seen)
     tokens = np.arange(vocab)
     forbidden = np.isin(tokens, decoding.suppress)
     too_early = (tokens == decoding.eos_id) & (step.position < decoding.min_length)
-    return jnp.where(forbidden | too_early, -jnp.inf, logits)
+    return jnp.where((forbidden | too_early)[None, None], -jnp.inf, logits)
 
 
 def read_prompt(
@@ -250,14 +250,14 @@ def _checked_lengths(model: CoCa, decoding: Decoding, prompt: Prompt) -> Int[Arr
     require(decoding.length <= most, "length", decoding.length, f"at most the model's, {most}")
     wanted = f"less than length = {decoding.length}, and not 0"
     require(0 < size < decoding.length, "the prompt's length", size, wanted)
-    return jnp.full(images, size) if prompt.lengths is None else prompt.lengths
+    return jnp.full(images, size, jnp.int32) if prompt.lengths is None else prompt.lengths
 
 
 def _padded(
     ids: Int[Array, "images p"], known: Int[Array, " images"], decoding: Decoding
 ) -> Int[Array, "images l"]:
     """Prompts with room for what will be generated."""
-    columns = jnp.arange(decoding.length)
+    columns = jnp.arange(decoding.length)[None]
     ids = jnp.pad(ids, ((0, 0), (0, decoding.length - ids.shape[1])))
     return jnp.where(columns < known[:, None], ids, decoding.pad_id).astype(jnp.int32)
 
@@ -280,5 +280,5 @@ def _lengths(
 ) -> Int[Array, "images n"]:
     """Tokens up to the end that was generated, which is included; without one, all."""
     length = ids.shape[-1]
-    ends = (ids == eos_id) & (jnp.arange(length) >= known[:, None, None])
+    ends = (ids == eos_id) & (jnp.arange(length)[None, None] >= known[:, None, None])
     return jnp.where(jnp.any(ends, axis=-1), jnp.argmax(ends, axis=-1) + 1, length)

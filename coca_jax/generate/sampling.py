@@ -40,7 +40,7 @@ class Greedy:
     def start(self, images: int, decoding: Decoding) -> _State:
         """See `Method`."""
         shape = (images, self.texts)
-        return _State(jnp.zeros(shape), jnp.zeros(shape, bool))
+        return _State(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, bool))
 
     def choose(
         self, decoding: Decoding, step: Step, state: _State
@@ -121,6 +121,6 @@ def _gumbel(step: Step, shape: tuple[int, ...]) -> Float[Array, "images k v"]:
         key = step.key
         for number in (image, sample, step.position):
             key = jax.random.fold_in(key, number)
-        return jax.random.gumbel(key, (size,))
+        return jax.random.gumbel(key, (size,), jnp.float32)
 
     return jax.vmap(jax.vmap(noise, (None, 0)), (0, None))(jnp.arange(images), jnp.arange(count))

@@ -75,8 +75,8 @@ def _joined(
     """Each candidate behind what its prompt has beyond the shared part; which tokens count."""
     images, count, size = candidates.shape
     rest = prompt.ids[:, shared:]
-    known = jnp.zeros(images, int) if prompt.lengths is None else prompt.lengths - shared
-    place = jnp.arange(rest.shape[1] + size) - known[:, None, None]  # in the candidate
+    known = jnp.zeros(images, jnp.int32) if prompt.lengths is None else prompt.lengths - shared
+    place = jnp.arange(rest.shape[1] + size)[None, None] - known[:, None, None]  # in the candidate
     place = jnp.broadcast_to(place, (images, count, place.shape[-1]))
     text = jnp.take_along_axis(candidates, place.clip(0, size - 1), axis=-1)
     ahead = jnp.pad(rest, ((0, 0), (0, size)))[:, None]

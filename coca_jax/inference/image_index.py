@@ -18,7 +18,9 @@ from jaxtyping import Float, Float32
 from coca_jax.errors import UserError
 from coca_jax.inference.loading import Checkpoint
 from coca_jax.inference.nearest import SEARCHES, forget
+from coca_jax.io.files import cache_folder
 from coca_jax.io.locks import locked
+from coca_jax.io.paths import is_url
 
 KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 BATCH = 64  # images read at a time
@@ -205,6 +207,11 @@ class ImageIndex:
 
 
 def default_place(checkpoint: Checkpoint, folder: str | os.PathLike) -> pathlib.Path:
-    """Where the index of a folder lies if nobody says otherwise: in the model's own folder."""
-    name = hashlib.sha256(str(pathlib.Path(folder).absolute()).encode()).hexdigest()[:16]
-    return checkpoint.workdir / "search" / name
+    """Where the index of a folder is unless it is given: in the model's folder.
+
+    For a model at a URL it is in the user's own cache, since an index is mapped into memory.
+    """
+    name = hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:16]
+    if is_url(str(checkpoint.workdir)):
+        return cache_folder("search") / checkpoint.identity[:16] / name
+    return pathlib.Path(checkpoint.workdir) / "search" / name

@@ -2,12 +2,13 @@
 
 import dataclasses
 import hashlib
-import pathlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
@@ -15,13 +16,14 @@ from coca_jax.config import model_config, read_config
 from coca_jax.data.tokenizers import MODEL_FILES, make_tokenizer
 from coca_jax.errors import UserError
 from coca_jax.inference.model import LoadedModel
+from coca_jax.io.paths import as_path
 from coca_jax.models import init_params, make_model
 from coca_jax.models.transformer import unstack
 from coca_jax.parallel import Partitioner, make_mesh
 
 
 def load(
-    path: str | pathlib.Path,
+    path: str | os.PathLike,
     step: int | None = None,
     *,
     average: bool = True,
@@ -30,7 +32,8 @@ def load(
     """The model of a run, at its newest sound checkpoint or the given one, or a converted model.
 
     Args:
-      path: a workdir, or one of its `checkpoints/<step>`; or what `coca convert` wrote.
+      path: a workdir, local or at gs:// or s3://, or one of its `checkpoints/<step>`; or what
+        `coca convert` wrote.
       step: which checkpoint of a workdir.
       average: whether to prefer the moving average of the parameters, where there is one.
       devices: to spread batches over; all of this process's by default.
@@ -57,7 +60,7 @@ def load(
 class Checkpoint:
     """Where trained parameters lie, and what they are of."""
 
-    workdir: pathlib.Path
+    workdir: epath.Path
     step: int
     config: ConfigDict
     store: CheckpointStore  # which reads the files once to verify them
@@ -73,7 +76,7 @@ class Checkpoint:
         return "ema" if average and self.config.optimizer.ema_decay else "params"
 
 
-def find_checkpoint(path: str | pathlib.Path, step: int | None = None) -> Checkpoint:
+def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Checkpoint:
     """The newest sound checkpoint of a run, or the given one.
 
     Args:
@@ -83,7 +86,7 @@ def find_checkpoint(path: str | pathlib.Path, step: int | None = None) -> Checkp
     Raises:
       UserError: there is none.
     """
-    path = pathlib.Path(path).absolute()
+    path = as_path(path)
     if path.parent.name == "checkpoints" and path.name.isdigit():
         path, step = path.parent.parent, int(path.name)
     config = read_config(path)

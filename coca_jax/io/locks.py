@@ -1,4 +1,8 @@
-"""Keeps a folder from other processes while it is written."""
+"""Keeps a folder from other processes while it is written.
+
+A local folder has a lock of the file system. A folder at `gs://` or `s3://` has a claim, an object
+`.lock` that names its holder, with a lease: see `coca_jax/io/leases.py` for what it promises.
+"""
 
 import contextlib
 import fcntl
@@ -6,16 +10,20 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from coca_jax.errors import UserError
+from coca_jax.io.leases import leased
+from coca_jax.io.paths import is_url, normalize
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike, doing: str, patience: float = 0.0) -> Iterator[None]:
-    """Keeps a local folder from other processes, until the context or this process ends.
+def locked(
+    folder: str | os.PathLike, doing: str, patience: float = 0.0
+) -> Iterator[Callable[[], None]]:
+    """Keeps a folder from other processes, until the context or this process ends.
 
     On a file system that has no locks nobody is kept away.
 
@@ -24,10 +32,18 @@ def locked(folder: str | os.PathLike, doing: str, patience: float = 0.0) -> Iter
       doing: what is done to it, such as "trained", for the message.
       patience: seconds to wait for another process to let go of it; the wait is told on stderr.
 
+    Yields:
+      What raises a UserError if the folder is no longer this process's, which can happen at a URL.
+
     Raises:
       UserError: another process has it.
     """
-    folder = Path(folder)
+    path = normalize(folder)
+    if is_url(path):
+        with leased(path, doing, patience) as check:
+            yield check
+        return
+    folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a+") as file:
         if not _has_locked(file):
@@ -42,7 +58,7 @@ def locked(folder: str | os.PathLike, doing: str, patience: float = 0.0) -> Iter
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
-        yield
+        yield lambda: None
 
 
 def _has_locked(file: IO[str]) -> bool:

@@ -1,5 +1,6 @@
 """Paths as people write them: local, `~`, `file://`, `gs://`, `s3://` and other URLs alike."""
 
+import logging
 import os
 import re
 import urllib.parse
@@ -87,6 +88,8 @@ def configure_stores() -> None:
 
     for scheme in _FOLDERS:
         fsspec.config.conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
+    # It logs each failure with its traceback, and raises it as well.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL + 1)
     if os.environ.get("STORAGE_EMULATOR_HOST"):  # an emulator has no kinds of buckets to ask for
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 

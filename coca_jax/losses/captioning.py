@@ -84,7 +84,8 @@ def _own_tokens(features, kernel, targets, pad_id, chunk, layout: Layout, differ
     """What `_run` does, of one device's tokens and its part of the vocabulary."""
     width = features.shape[-1]
     rows = features.reshape(-1, width), targets.reshape(-1), (targets != pad_id).reshape(-1)
-    count = jnp.maximum(total(jnp.sum(rows[2]), layout.rows), 1)
+    count = total(jnp.sum(rows[2], dtype=jnp.int32), layout.rows)
+    count = jnp.maximum(count, 1).astype(jnp.float32)
 
     def step(sums, piece):
         x, target, real = piece
@@ -97,11 +98,12 @@ def _own_tokens(features, kernel, targets, pad_id, chunk, layout: Layout, differ
         by_x = (total(by_x, layout.vocab) / count).astype(x.dtype)
         return (sums[0] + loss, sums[1] + hits, sums[2] + by_kernel), by_x
 
-    start = (jnp.zeros(()), jnp.zeros((), jnp.int32))
+    start = (jnp.float32(0), jnp.int32(0))
     if differentiate:
         start += (jnp.zeros(kernel.shape, jnp.float32),)
     sums, by_x = over_chunks(step, start, in_chunks(rows, chunk))
-    loss, hits, *by_kernel = (x / count for x in total(sums, layout.rows))
+    sums = total(sums, layout.rows)
+    loss, hits, *by_kernel = (x.astype(jnp.float32) / count for x in sums)
     if not differentiate:
         return loss, hits
     by_x = joined(by_x, len(rows[0])).reshape(features.shape)
@@ -125,8 +127,8 @@ def _softmax(x, kernel, target, real, layout: Layout, differentiate: bool):
         layout.vocab,
     )
     nats = jnp.sum(jnp.where(real, jnp.log(norm) + peak - chosen, 0))
-    hits = jnp.sum(real & (chosen == peak) & (before == 0))
+    hits = jnp.sum(real & (chosen == peak) & (before == 0), dtype=jnp.int32)
     if not differentiate:
         return nats, hits, None
-    slope = raised / norm[:, None] - (words == own)
+    slope = raised / norm[:, None] - (words == own).astype(jnp.float32)
     return nats, hits, jnp.where(real[:, None], slope, 0)

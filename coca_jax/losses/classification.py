@@ -21,9 +21,11 @@ def classification_loss(
       largest logit, which has no gradient.
     """
     logits = logits.astype(jnp.float32)
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), smoothing)
+    targets = optax.smooth_labels(
+        jax.nn.one_hot(labels, logits.shape[1], dtype=jnp.float32), smoothing
+    )
     labelled = labels >= 0
-    count = jnp.maximum(jnp.sum(labelled), 1)
+    count = jnp.maximum(jnp.sum(labelled, dtype=jnp.int32), 1).astype(jnp.float32)
     nats = jnp.where(labelled, optax.softmax_cross_entropy(logits, targets), 0)
     right = (jnp.argmax(logits, axis=1) == labels) & labelled
-    return jnp.sum(nats) / count, jnp.sum(right) / count
+    return jnp.sum(nats) / count, jnp.sum(right, dtype=jnp.int32).astype(jnp.float32) / count

@@ -55,7 +55,7 @@ def softmax_loss(
       directions, which has no gradient.
     """
     weight = 1.0 if reduction == "sum" else 0.5
-    return _loss(images, texts, scale, jnp.zeros(()), "softmax", weight, chunk, current_layout())
+    return _loss(images, texts, scale, jnp.float32(0), "softmax", weight, chunk, current_layout())
 
 
 def sigmoid_loss(
@@ -119,7 +119,7 @@ def _own_rows(images, texts, scale, bias, kind, weight, chunk, layout: Layout, g
     """What `_run` does, of one device's images."""
     every, count = gathered(texts, layout.rows), len(images)
     # Counted from 1 while they are cut, for what is filled up is filled with 0.
-    partners = count * place(layout.rows) + jnp.arange(count) + 1
+    partners = count * place(layout.rows) + jnp.arange(count, dtype=jnp.int32) + 1
     images_cut, partners = in_chunks((images, partners), chunk)
     pieces = _Rows(images_cut, partners - 1)
     loss, hits, normalizers = _compare(pieces, every, scale, bias, kind, layout)
@@ -146,15 +146,15 @@ def _compare(rows: _Rows, texts, scale, bias, kind: str, layout: Layout):
     These are log sum exp over all texts of each row [chunks, c], and over all images of each text.
     """
     softmax, count = kind == "softmax", len(texts)
-    columns = jnp.arange(count)
+    columns = jnp.arange(count, dtype=jnp.int32)
 
     def step(carry, piece: _Rows):
         loss, hits, known = carry
         real = piece.partner >= 0
         similar = _product("ie,je->ij", piece.images, texts)
         peak = jnp.max(similar, axis=1)
-        first = jnp.min(jnp.where(similar == peak[:, None], columns, count), axis=1)
-        hits += jnp.sum(real & (first == piece.partner))
+        first = jnp.min(jnp.where(similar == peak[:, None], columns[None], count), axis=1)
+        hits += jnp.sum(real & (first == piece.partner), dtype=jnp.int32)
         if softmax:
             norm = jnp.sum(jnp.exp(scale * (similar - peak[:, None])), axis=1)
             nats = scale * peak + jnp.log(norm)
@@ -164,13 +164,17 @@ def _compare(rows: _Rows, texts, scale, bias, kind: str, layout: Layout):
         known = _with_rows(known, similar, piece.partner, scale, softmax)
         return (loss, hits, known), nats if softmax else None
 
-    unknown = _Columns(jnp.full(count, -jnp.inf), jnp.full(count, count), jnp.zeros(count))
-    start = jnp.zeros(()), jnp.zeros((), jnp.int32), unknown
+    unknown = _Columns(
+        peak=jnp.full(count, -jnp.inf, jnp.float32),
+        first=jnp.full(count, count, jnp.int32),
+        norm=jnp.zeros(count, jnp.float32),
+    )
+    start = jnp.float32(0), jnp.int32(0), unknown
     (loss, hits, known), nats = over_chunks(step, start, rows)
     loss, hits = total((loss, hits), layout.rows)
     peak = largest(known.peak, layout.rows)
     first = smallest(jnp.where(known.peak == peak, known.first, count), layout.rows)
-    hits += jnp.sum(first == columns)
+    hits += jnp.sum(first == columns, dtype=jnp.int32)
     if not softmax:
         return loss, hits, None
     norm = total(known.norm * jnp.exp(scale * (known.peak - peak)), layout.rows)
@@ -183,12 +187,12 @@ def _with_rows(known: _Columns, similar, partner, scale, softmax: bool) -> _Colu
     similar = jnp.where(partner[:, None] < 0, -jnp.inf, similar)
     here = jnp.max(similar, axis=0)
     missing = len(similar[0])
-    first = jnp.min(jnp.where(similar == here, partner[:, None], missing), axis=0)
+    first = jnp.min(jnp.where(similar == here[None], partner[:, None], missing), axis=0)
     peak = jnp.maximum(known.peak, here)
     norm = known.norm
     if softmax:
         norm = norm * jnp.exp(scale * (known.peak - peak))
-        norm += jnp.sum(jnp.exp(scale * (similar - peak)), axis=0)
+        norm += jnp.sum(jnp.exp(scale * (similar - peak[None])), axis=0)
     return _Columns(peak, jnp.where(here > known.peak, first, known.first), norm)
 
 
@@ -213,11 +217,12 @@ def _slopes(rows: _Rows, texts, scale, bias, normalizers, factors: tuple[int, fl
         similar = _product("ie,je->ij", piece.images, texts)
         if normalizers:
             logits = scale * similar
-            slope = jnp.exp(logits - nats[:, None]) + jnp.exp(logits - normalizers[1])
+            slope = jnp.exp(logits - nats[:, None]) + jnp.exp(logits - normalizers[1][None])
         else:
             slope = jax.nn.sigmoid(scale * similar + bias)
         partner = piece.partner[:, None]
-        slope = slope - twice * (jnp.arange(len(texts)) == partner)
+        matches = jnp.arange(len(texts), dtype=jnp.int32)[None] == partner
+        slope = slope - twice * matches.astype(slope.dtype)
         slope = factor * jnp.where(partner < 0, 0, slope)
         by_text = scale * _product("ij,ie->je", slope, piece.images)
         by_scale = jnp.sum(jnp.sum(slope * similar, axis=1))
@@ -225,7 +230,7 @@ def _slopes(rows: _Rows, texts, scale, bias, normalizers, factors: tuple[int, fl
         sums = jax.tree.map(jnp.add, sums, (by_text, by_scale, by_bias))
         return sums, scale * _product("ij,je->ie", slope, texts)
 
-    start = jnp.zeros(texts.shape), jnp.zeros(()), jnp.zeros(())
+    start = jnp.zeros(texts.shape, jnp.float32), jnp.float32(0), jnp.float32(0)
     return over_chunks(step, start, (rows, normalizers and normalizers[0]))
 
 

@@ -91,7 +91,7 @@ class Attention(nn.Module):
         parts = [self.get_variable("params", name) for name in ("query", "key", "value")]
         kernel = jnp.stack([part["kernel"] for part in parts], axis=1).astype(self.dtype)
         bias = jnp.stack([part["bias"] for part in parts]).astype(self.dtype)
-        projected = jnp.einsum("btd,dpw->btpw", x, kernel) + bias
+        projected = jnp.einsum("btd,dpw->btpw", x, kernel) + bias[None, None]
         return projected.transpose(2, 0, 1, 3)
 
     def _heads(self, x: Float[Array, "b s w"]) -> Float[Array, "b s h k"]:
@@ -202,7 +202,7 @@ def causal_mask_with_cls(
         visible = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
         return causal_mask(length) & visible[:, None, None, :]
     visible = jnp.pad(valid, ((0, 0), (0, 1)), constant_values=True)
-    is_cls = jnp.arange(length)[:, None] == length - 1
+    is_cls = (jnp.arange(length) == length - 1)[None, None, :, None]
     return causal_mask(length) & (visible[:, None, None, :] | ~is_cls)
 
 

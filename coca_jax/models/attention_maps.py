@@ -67,4 +67,4 @@ def _weights(attention: dict[str, dict[str, tuple[Array]]], heads: int) -> Float
 
     query, keys = of_heads("query"), of_heads("key")
     logits = jnp.einsum("bthk,bshk->bhts", query, keys, preferred_element_type=jnp.float32)
-    return jnp.mean(jax.nn.softmax(logits / jnp.sqrt(query.shape[-1])), axis=1)
+    return jnp.mean(jax.nn.softmax(logits / jnp.sqrt(jnp.float32(query.shape[-1]))), axis=1)

@@ -70,14 +70,14 @@ class CoCa(nn.Module):
         if contrastive and config.embedding:
             shape, normal = (width, config.embedding), nn.initializers.normal(width**-0.5)
             projection = partitioned(normal, "embed", None)
-            self.image_projection = self.param("image_projection", projection, shape)
-            self.text_projection = self.param("text_projection", projection, shape)
+            self.image_projection = self.param("image_projection", projection, shape, jnp.float32)
+            self.text_projection = self.param("text_projection", projection, shape, jnp.float32)
         if contrastive:
             scale = nn.initializers.constant(math.log(1 / config.initial_temperature))
-            self.logit_scale = self.param("logit_scale", scale, ())
+            self.logit_scale = self.param("logit_scale", scale, (), jnp.float32)
             if config.contrastive == "sigmoid":
                 bias = nn.initializers.constant(SIGMOID_INITIAL_BIAS)
-                self.logit_bias = self.param("logit_bias", bias, ())
+                self.logit_bias = self.param("logit_bias", bias, (), jnp.float32)
         self.decoder = TextDecoder(config, dtype)
 
     def __call__(self, pixels: Float[Array, "b h w c"], ids: Int[Array, "b t"]) -> CoCaOutput:
@@ -185,7 +185,7 @@ def init_params(model: CoCa, key: jax.Array, batch: int = 1) -> Any:
       batch: size of the dummy batch that the model is traced with; a mesh must divide it.
     """
     config = model.config
-    pixels = jnp.zeros((batch, *config.pixels))
+    pixels = jnp.zeros((batch, *config.pixels), jnp.float32)
     ids = jnp.zeros((batch, config.text.length), jnp.int32)
     return model.init(key, pixels, ids)["params"]
 

@@ -56,7 +56,7 @@ class CoCaClassifier(CoCa):
         if head.reads == "image" and head.images > 1:
             # The paper's pooler knows no order of frames; from zeros this begins as it does.
             shape = (head.images, width)
-            self.head_frames = self.param("head_frames", nn.initializers.zeros, shape)
+            self.head_frames = self.param("head_frames", nn.initializers.zeros, shape, jnp.float32)
 
     def __call__(
         self,
@@ -101,12 +101,12 @@ class CoCaClassifier(CoCa):
         if self.config.head.reads == "image":
             tokens = tokens.reshape(-1, images, *tokens.shape[1:])
             if images > 1:
-                tokens = tokens + self.head_frames[:, None].astype(tokens.dtype)
+                tokens = tokens + self.head_frames[None, :, None].astype(tokens.dtype)
             return self.head(tokens.reshape(tokens.shape[0], 1, -1, tokens.shape[-1]))
         if read is None:
             readable = ids != self.config.text.pad_id
         else:
-            readable = jnp.arange(ids.shape[1]) < read[:, None]
+            readable = jnp.arange(ids.shape[1])[None] < read[:, None]
         readable = jnp.repeat(readable[:, None], images, axis=1)
         return self.head(features.reshape(-1, images, *features.shape[1:]), readable)
 

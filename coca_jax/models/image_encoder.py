@@ -16,7 +16,10 @@ def normalize_pixels(
     images: UInt8[Array, "*b h w c"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "*b h w c"]:
     """Bytes to float32: ((x / 255) - mean) / std, channel by channel. Runs on the device."""
-    return (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
+    mean, std = (
+        jnp.array(each, jnp.float32).reshape(*[1] * (images.ndim - 1), -1) for each in (mean, std)
+    )
+    return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 class ImageEncoder(nn.Module):
@@ -40,14 +43,17 @@ class ImageEncoder(nn.Module):
             "positions",
             partitioned(nn.initializers.normal(image.width**-0.5), None, "embed"),
             (image.tokens, image.width),
+            jnp.float32,
         )
         first = int(image.class_token)
-        x = constrain(x + positions[first:].astype(self.dtype), ACTIVATION)
+        x = constrain(x + positions[None, first:].astype(self.dtype), ACTIVATION)
         if image.patch_dropout and self.has_rng("dropout"):
             x = drop_patches(self.make_rng("dropout"), x, image.patch_dropout)
         if image.class_token:
             normal = nn.initializers.normal(image.width**-0.5)
-            token = self.param("class_token", partitioned(normal, "embed"), (image.width,))
+            token = self.param(
+                "class_token", partitioned(normal, "embed"), (image.width,), jnp.float32
+            )
             token = (token + positions[0]).astype(self.dtype)
             token = jnp.broadcast_to(token, (x.shape[0], 1, image.width))
             x = constrain(jnp.concatenate([token, x], axis=1), ACTIVATION)
@@ -81,6 +87,6 @@ def drop_patches(key: jax.Array, x: Float[Array, "b n d"], rate: float) -> Float
     """Keeps a random round(n (1 - rate)) tokens of each image, at least one, in their order."""
     batch, tokens, _ = x.shape
     kept = max(1, round(tokens * (1 - rate)))
-    order = jnp.argsort(jax.random.uniform(key, (batch, tokens)), axis=1)
+    order = jnp.argsort(jax.random.uniform(key, (batch, tokens), jnp.float32), axis=1)
     chosen = jnp.sort(order[:, :kept], axis=1)
     return jnp.take_along_axis(x, chosen[..., None], axis=1)

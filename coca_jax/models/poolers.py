@@ -41,6 +41,7 @@ class AttentionalPooler(nn.Module):
             # what is where in an image is averaged away for thousands of steps.
             partitioned(nn.initializers.normal(1.0), None, "embed"),
             (self.queries, self.width),
+            jnp.float32,
         )
         learned = learned[asked].astype(self.dtype)
         if self.query_norm:

@@ -62,16 +62,18 @@ class TextDecoder(nn.Module):
             "embedding",
             partitioned(normal, "vocab", "embed"),
             (text.vocab_size, text.width),
+            jnp.float32,
         )
         # The last row is [CLS]'s own position, wherever padding puts it.
         self.positions = self.param(
             "positions",
             partitioned(normal, None, "embed"),
             (text.length + has_cls, text.width),
+            jnp.float32,
         )
         self.unimodal = self._half(text.unimodal_layers, cross=False)
         if has_cls:
-            self.cls = self.param("cls", partitioned(normal, "embed"), (text.width,))
+            self.cls = self.param("cls", partitioned(normal, "embed"), (text.width,), jnp.float32)
             self.cls_norm = layer_norm(self.dtype)
         if self.config.multimodal:
             self.multimodal = self._half(text.multimodal_layers, cross=True)
@@ -81,13 +83,14 @@ class TextDecoder(nn.Module):
                 "softmax",
                 partitioned(nn.initializers.xavier_uniform(), "embed", "vocab"),
                 (text.width, text.vocab_size),
+                jnp.float32,
             )
 
     def encode(
         self, ids: Int[Array, "b t"]
     ) -> tuple[Float[Array, "b t d"], Float[Array, "b d"] | None]:
         """The unimodal half: features of each token and, if there is a [CLS], its own."""
-        x = self._embed(ids) + self.positions[: ids.shape[1]].astype(self.dtype)
+        x = self._embed(ids) + self.positions[None, : ids.shape[1]].astype(self.dtype)
         if self.config.contrastive == "none":
             x, _ = self.unimodal(constrain(x, ACTIVATION), causal_mask(ids.shape[1]))
             return x, None
@@ -132,7 +135,7 @@ class TextDecoder(nn.Module):
         Of b texts, b / images in a row are about the same image.
         """
         rows = jax.lax.dynamic_slice_in_dim(self.positions, position, ids.shape[1])
-        x = self._embed(ids) + rows.astype(self.dtype)
+        x = self._embed(ids) + rows[None].astype(self.dtype)
         mask = cached_mask(position, ids.shape[1], cache.length)
         x, unimodal = self.unimodal(x, mask, None, cache.unimodal, position)
         x, multimodal = self.multimodal(x, mask, context, cache.multimodal, position)

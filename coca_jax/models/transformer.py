@@ -152,7 +152,7 @@ class Transformer(nn.Module):
         return x, None if cache is None else tuple(new_caches)
 
     def _depth_rates(self) -> Float[Array, " layers"]:
-        return jnp.linspace(0, self.stochastic_depth, self.layers)
+        return jnp.linspace(0, self.stochastic_depth, self.layers, dtype=jnp.float32)
 
     def _block(self, block: type[nn.Module], name: str) -> nn.Module:
         return block(

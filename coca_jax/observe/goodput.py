@@ -7,10 +7,12 @@ that what restarts cost is counted, too.
 import contextlib
 import json
 import os
-import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from coca_jax.io import files
+from coca_jax.io.paths import join
 
 FILE = "goodput.json"
 KINDS = ("start", "compile", "data", "checkpoint", "evaluation")  # what is no step
@@ -29,7 +31,7 @@ class Goodput:
           workdir: the run's folder.
           began: `time.time()` when this attempt did.
         """
-        self._path = pathlib.Path(workdir) / FILE
+        self._path = join(workdir, FILE)
         self._earlier = read_attempts(workdir)
         self._began, self._first_step = began, 0
         self._seconds = dict.fromkeys(KINDS, 0.0)
@@ -54,9 +56,8 @@ class Goodput:
 
     def write(self, step: int) -> None:
         """Puts this attempt's record, up to `step`, into the file."""
-        partial = self._path.with_name(FILE + ".partial")
-        partial.write_text(json.dumps([*self._earlier, self._record(step)], indent=1))
-        partial.replace(self._path)
+        record = json.dumps([*self._earlier, self._record(step)], indent=1)
+        files.write_whole(self._path, record.encode())
 
     def _record(self, step: int) -> dict[str, Any]:
         wall = time.time() - self._began
@@ -99,6 +100,6 @@ def totals(attempts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def read_attempts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """The attempts' records, in order; none where the file is not there or damaged."""
     try:
-        return json.loads((pathlib.Path(workdir) / FILE).read_text())
+        return json.loads(files.read_bytes(join(workdir, FILE)))
     except (OSError, ValueError):
         return []

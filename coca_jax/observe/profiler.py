@@ -1,10 +1,13 @@
 """A profile of a few steps in the middle of a run, for TensorBoard, XProf or Perfetto."""
 
 import os
-import pathlib
+import tempfile
 from typing import Any
 
 import jax
+
+from coca_jax.io.folders import upload_tree
+from coca_jax.io.paths import is_url, join
 
 
 class Profiler:
@@ -12,7 +15,8 @@ class Profiler:
 
     def __init__(self, workdir: str | os.PathLike, start: int, steps: int):
         """Sets the window; no `steps`, no profile."""
-        self._folder = str(pathlib.Path(workdir) / "profile")
+        self._target = join(workdir, "profile")
+        self._local = None
         self._window = range(start, start + steps)
         self._on = False
 
@@ -28,13 +32,19 @@ class Profiler:
             return
         jax.block_until_ready(last_result)
         if self._on:
-            jax.profiler.stop_trace()
-        else:
-            jax.profiler.start_trace(self._folder)
-        self._on = not self._on
+            self.close()
+            return
+        if is_url(self._target):  # the profiler writes to local folders
+            self._local = tempfile.TemporaryDirectory(prefix="coca_jax-profile-")
+        jax.profiler.start_trace(self._local.name if self._local else self._target)
+        self._on = True
 
     def close(self) -> None:
-        """Ends a trace that the run's end has cut short."""
-        if self._on:
-            jax.profiler.stop_trace()
-            self._on = False
+        """Ends the trace, if one is open, such as one that the run's end has cut short."""
+        if not self._on:
+            return
+        jax.profiler.stop_trace()
+        self._on = False
+        if self._local:
+            upload_tree(self._local.name, self._target)
+            self._local.cleanup()

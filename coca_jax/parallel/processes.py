@@ -1,9 +1,7 @@
 """Starting a run of several processes, agreeing on what it is, and leaving it.
 
-How a process finds the others, first that applies:
-1. `COCA_COORDINATOR` (host:port of process 0), `COCA_PROCESSES` and `COCA_PROCESS`;
-2. SLURM, inside `srun`; 3. OpenMPI's `mpirun`; 4. a Cloud TPU slice, on VMs or GKE.
-With none of them it is alone. Exit codes: `roll_call.PEER_LOST` if another process was lost.
+`launchers` says how a process finds the others. Exit codes: `roll_call.PEER_LOST` if another
+process was lost.
 """
 
 import importlib.metadata
@@ -18,9 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from coca_jax.errors import UserError
-from coca_jax.parallel import roll_call
+from coca_jax.parallel import launchers, roll_call
 
-EXPLICIT = ("COCA_COORDINATOR", "COCA_PROCESSES", "COCA_PROCESS")
 VERDICT_SECONDS = 600  # for all processes to have read their configuration
 _watch: roll_call.Watch | None = None
 
@@ -37,78 +34,19 @@ def start(start_seconds: int, heartbeat_seconds: int) -> None:
     global _watch
     if _watch is not None:
         return
-    found = _explicit(os.environ) or _detected(os.environ, start_seconds)
+    found = launchers.find(os.environ, start_seconds)
     if found is None:
         return
     address, count, process, devices = found
-    host, port = _split(address)
+    host, port = launchers.split(address)
     if process == 0:
         bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", f"[::]:{port}")
-        lines, names = roll_call.gather(*_split(bind), count, start_seconds)
+        lines, names = roll_call.gather(*launchers.split(bind), count, start_seconds)
     else:
         lines, names = roll_call.join(host, port, process, count, start_seconds)
     _initialize(address, count, process, devices, start_seconds, heartbeat_seconds)
     _watch = roll_call.Watch(process, lines, names, float(heartbeat_seconds))
     sys.excepthook = _failed
-
-
-def _explicit(environment: Mapping[str, str]) -> tuple[str, int, int, None] | None:
-    """Coordinator, count and number from the environment; None if it has none, or one process."""
-    given = {key: environment[key] for key in EXPLICIT if environment.get(key)}
-    if not given:
-        return None
-    if missing := [key for key in EXPLICIT if key not in given]:
-        raise UserError(f"{', '.join(given)} set without {', '.join(missing)}: set all three")
-    numbers = {}
-    for key in EXPLICIT[1:]:
-        if not given[key].isdecimal():
-            raise UserError(f"{key}={given[key]}: must be a whole number, 0 or more")
-        numbers[key] = int(given[key])
-    count, process = numbers["COCA_PROCESSES"], numbers["COCA_PROCESS"]
-    if process >= count:
-        raise UserError(f"COCA_PROCESS={process}: must be below COCA_PROCESSES={count}")
-    _split(given["COCA_COORDINATOR"])
-    return (given["COCA_COORDINATOR"], count, process, None) if count > 1 else None
-
-
-def _split(address: str) -> tuple[str, int]:
-    """Host and port of `host:port`, or of `[v6 address]:port`."""
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UserError(f"coordinator address {address}: must be host:port, such as node0:8476")
-    return host, int(port)
-
-
-def _several(environment: Mapping[str, str]) -> str | None:
-    """Which launcher started this process as one of several."""
-    if "SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1:
-        return "slurm"
-    if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
-        return "ompi"
-    hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES", ""))
-    if "," in hosts or environment.get("MEGASCALE_COORDINATOR_ADDRESS"):
-        return "tpu"
-    return None
-
-
-def _detected(environment: Mapping[str, str], start_seconds: int) -> tuple | None:
-    """The same from a cluster's environment, as `jax.distributed.initialize` would find it."""
-    launcher = _several(environment)
-    if launcher is None:
-        return None
-    from jax._src.clusters import ClusterEnv
-
-    method = None if launcher == "tpu" else launcher
-    try:
-        found = ClusterEnv.auto_detect_unset_distributed_params(
-            None, None, None, None, method, start_seconds
-        )
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"started by {launcher}, but {error}; set {', '.join(EXPLICIT)}") from None
-    if None in found[:3]:
-        raise UserError(f"started by {launcher}, but no address found; set {', '.join(EXPLICIT)}")
-    return found
 
 
 def _initialize(

@@ -1,14 +1,17 @@
 """A picture of what fills a device's memory."""
 
-import pathlib
+import io
+import os
 from collections.abc import Mapping
 
+from coca_jax.errors import UserError
+from coca_jax.io.files import write_whole
 from coca_jax.planning.topologies import GIB
 
 COLOURS = ("#4269d0", "#efb118", "#6cc5b0", "#3ca951", "#ff725c", "#9c9c9c")
 
 
-def draw_memory(plans: Mapping[str, Mapping], path: pathlib.Path) -> None:
+def draw_memory(plans: Mapping[str, Mapping], path: str | os.PathLike) -> None:
     """One bar a plan, in parts, and the limit as a line.
 
     Args:
@@ -32,4 +35,9 @@ def draw_memory(plans: Mapping[str, Mapping], path: pathlib.Path) -> None:
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(parts), frameon=False)
-    figure.savefig(path, dpi=150)
+    drawn, kind = io.BytesIO(), os.path.splitext(path)[1].removeprefix(".") or "png"
+    try:
+        figure.savefig(drawn, format=kind, dpi=150)
+    except ValueError as error:  # names the formats there are
+        raise UserError(f"{path}: {error}") from error
+    write_whole(path, drawn.getvalue())

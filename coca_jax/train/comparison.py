@@ -9,23 +9,26 @@ A comparison is a configuration of its own (`configs/compare.py`):
 - `seeds`; and `metrics`: rows (title, stage, evaluation/metric).
 """
 
-import pathlib
+import os
 import re
 import statistics
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
-from coca_jax.config import model_config, validate
-from coca_jax.config.loading import flatten
+from coca_jax.config import model_config
+from coca_jax.config.keys import COMPARISON
+from coca_jax.config.kinds import shown
+from coca_jax.config.loading import flatten, items
 from coca_jax.config.validation import structure
-from coca_jax.data import checks
 from coca_jax.data.tokenizers import MODEL_FILES
 from coca_jax.errors import UserError
-from coca_jax.evaluate import runner
 from coca_jax.evaluate.results import read_newest, write_json
+from coca_jax.evaluate.validation import validate
+from coca_jax.io.paths import as_path
 from coca_jax.observe.metrics import read_metrics
 from coca_jax.observe.report.comparison import FILE
 from coca_jax.planning import training_flops
@@ -50,13 +53,13 @@ class Stage(NamedTuple):
     """An experiment of a run."""
 
     name: str
-    workdir: pathlib.Path
+    workdir: epath.Path
     config: ConfigDict
 
 
 def compare(
     config: ConfigDict,
-    workdir: pathlib.Path,
+    workdir: str | os.PathLike,
     began: float | None = None,
     part: tuple[int, int] = (1, 1),
 ) -> dict:
@@ -79,6 +82,7 @@ def compare(
       Preempted: a signal asked to stop; the same call goes on.
       UserError: the comparison, or one of its experiments, is wrong.
     """
+    workdir = as_path(workdir)
     wrong = mistakes(config, len(jax.devices()))
     if part != (1, 1) and not wrong:
         wrong = [
@@ -118,7 +122,7 @@ def _is_finished(made: list[Stage]) -> bool:
 
 
 def _collect(
-    config: ConfigDict, runs: dict[Run, list[Stage]], trained: set[Run], workdir: pathlib.Path
+    config: ConfigDict, runs: dict[Run, list[Stage]], trained: set[Run], workdir: epath.Path
 ) -> dict[str, Any]:
     """Writes `compare.json` of what was trained here and of what others have finished."""
     made = {run: made for run, made in runs.items() if run in trained or _is_finished(made)}
@@ -137,8 +141,9 @@ def planned(config: ConfigDict) -> Iterator[Run]:
             yield Run(name, seed, tuple((key, value) for key, value in changes))
 
 
-def stages(config: ConfigDict, run: Run, workdir: pathlib.Path) -> list[Stage]:
+def stages(config: ConfigDict, run: Run, workdir: str | os.PathLike) -> list[Stage]:
     """The run's experiments, each after the one that it starts from."""
+    workdir = as_path(workdir)
     made: dict[str, Stage] = {}
     for name in _ordered(config):
         changed = ConfigDict(config.stages[name].to_dict())
@@ -176,33 +181,40 @@ def _ordered(config: ConfigDict) -> list[str]:
 
 def mistakes(config: ConfigDict, devices: int | None = None) -> list[str]:
     """One message for each thing wrong with a comparison; none if all is well."""
-    lacking = [
-        f"config.{key} is missing from the comparison" for key in KEYS if not config.get(key)
-    ]
-    unknown = [
-        f"config.{key} is unknown; a comparison has {', '.join(KEYS)}"
-        for key in config
-        if key not in KEYS
-    ]
-    if lacking or unknown:
-        return lacking + unknown
-    wrong = [f"{name}: {text}" for name in config.stages for text in structure(config.stages[name])]
-    wrong = wrong or [*_wrong_metrics(config), *_misshapen(config)]
-    wrong = wrong or list(_wrong_rows(config))
+    wrong = malformed(config) or list(_wrong_rows(config))
     if wrong:
         return wrong
     for run in planned(config):
         if run.seed == config.seeds[0]:
-            for stage in stages(config, run, pathlib.Path()):
+            for stage in stages(config, run, "."):
                 wrong += _wrong_stage(stage, run.name, devices)
     return list(dict.fromkeys(wrong))
 
 
+def malformed(config: ConfigDict) -> list[str]:
+    """One message for each key of a comparison, or of its stages, that is wrong by itself."""
+    given = items(config)
+    wrong = [
+        f"config.{key} is unknown; a comparison has {', '.join(KEYS)}"
+        for key in given
+        if key not in KEYS
+    ]
+    wrong += [f"config.{key} is missing from the comparison" for key in KEYS if key not in given]
+    wrong += [
+        f"config.{key}={shown(given[key])} should be {kind.wanted}"
+        for key, kind in COMPARISON.items()
+        if key in given and not kind.holds(given[key])
+    ]
+    if not items(given.get("stages")):
+        wrong.append(f"config.stages={shown(given.get('stages'))} should be a section of stages")
+    for name, stage in items(given.get("stages")).items():
+        wrong += [f"{name}: {text}" for text in structure(stage)]
+    return wrong or [*_wrong_metrics(config), *_misshapen(config)]
+
+
 def _wrong_metrics(config: ConfigDict) -> Iterator[str]:
     for row in config.metrics:
-        if len(row) != 3 or not all(isinstance(text, str) for text in row):
-            yield f"config.metrics: {row!r} should be (title, stage, evaluation/metric)"
-        elif row[1] not in config.stages:
+        if row[1] not in config.stages:
             yield f"config.metrics: {row[1]!r} is none of the stages {', '.join(config.stages)}"
         elif row[2].partition("/")[0] not in config.stages[row[1]].eval:
             known = ", ".join(config.stages[row[1]].eval)
@@ -245,9 +257,8 @@ def _wrong_rows(config: ConfigDict) -> Iterator[str]:
 
 
 def _wrong_stage(stage: Stage, row: str, devices: int | None) -> list[str]:
-    others = [*runner.mistakes(stage.config.eval), *checks.mistakes(stage.config.data)]
     try:
-        validate(stage.config, devices, others)
+        validate(stage.config, devices, reads_data=True)
     except UserError as error:
         return [f"{row}, {stage.name}: {line}" for line in str(error).splitlines()]
     return []

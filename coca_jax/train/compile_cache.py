@@ -1,19 +1,21 @@
 """Compiled programs on disk, so that a restart need not compile again."""
 
 import os
-import pathlib
 
 import jax
+
+from coca_jax.io.files import cache_folder as user_cache
+from coca_jax.io.paths import as_path, is_url
 
 NAME = ".compile_cache"
 
 
-def cache_folder(setting: str, workdir: pathlib.Path, platform: str, devices: int) -> str:
+def cache_folder(setting: str, workdir: str | os.PathLike, platform: str, devices: int) -> str:
     """Where compiled programs are kept; empty for nowhere.
 
     Args:
-      setting: a folder; `auto` for one beside the workdir, shared by all runs there, where the
-        devices can use it; empty for none.
+      setting: a folder; `auto` for one beside the workdir, shared by all runs there, or for a
+        workdir at a URL one in the user's own cache, where the devices can use it; empty for none.
       workdir: the run's folder.
       platform: JAX's name of the devices' platform.
       devices: how many there are, of all processes. `auto` leaves out several of `cpu`: programs
@@ -23,15 +25,18 @@ def cache_folder(setting: str, workdir: pathlib.Path, platform: str, devices: in
     if setting != "auto":
         return setting
     hangs = platform == "cpu" and devices > 1
-    return "" if hangs else str(workdir.absolute().parent / NAME)
+    if hangs:
+        return ""
+    folder = as_path(workdir).parent
+    return str(user_cache("compiled") if is_url(str(folder)) else folder / NAME)
 
 
-def resolve_cache(setting: str, workdir: pathlib.Path) -> str:
+def resolve_cache(setting: str, workdir: str | os.PathLike) -> str:
     """`cache_folder` for the devices that JAX has."""
     return cache_folder(setting, workdir, jax.default_backend(), jax.device_count())
 
 
-def use_compile_cache(setting: str, workdir: pathlib.Path) -> None:
+def use_compile_cache(setting: str, workdir: str | os.PathLike) -> None:
     """Sets JAX's persistent cache to `resolve_cache`, unless the environment has set one."""
     folder = resolve_cache(setting, workdir)
     if folder and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -106,8 +106,9 @@ def _forward(
 
 def _counts(batch: Batch, pad_id: int) -> jax.Array:
     """How many tokens are to be predicted, and how many examples have a label."""
-    labels = jnp.sum(batch["label"] >= 0) if "label" in batch else 0
-    return jnp.stack([jnp.sum(batch["text"][:, 1:] != pad_id), jnp.asarray(labels)])
+    tokens = jnp.sum(batch["text"][:, 1:] != pad_id, dtype=jnp.int32)
+    labels = jnp.sum(batch["label"] >= 0, dtype=jnp.int32) if "label" in batch else 0 * tokens
+    return jnp.stack([tokens, labels]).astype(jnp.float32)
 
 
 def _split(x: jax.Array, count: int) -> jax.Array:

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-import pathlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,19 +15,19 @@ from ml_collections import ConfigDict
 
 from coca_jax import accelerators
 from coca_jax.checkpoints import CheckpointStore
-from coca_jax.config import model_config, to_json, validate
+from coca_jax.config import model_config, to_json
 from coca_jax.config.validation import structure
-from coca_jax.data import checks
 from coca_jax.data.fingerprint import fingerprint
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import Preempted, UserError
 from coca_jax.evaluate.from_config import check, evaluate, missing, possible
 from coca_jax.evaluate.results import format_table, read_step, write_results
-from coca_jax.evaluate.runner import mistakes
 from coca_jax.evaluate.undefined import defined
+from coca_jax.evaluate.validation import validate
 from coca_jax.inference import LoadedModel
 from coca_jax.io.locks import locked
+from coca_jax.io.paths import as_path
 from coca_jax.models import make_model
 from coca_jax.observe.goodput import Goodput
 from coca_jax.observe.profiler import Profiler
@@ -53,7 +53,7 @@ PATIENCE = 120.0  # seconds for the attempt before to save, or for its node's lo
 class Trainer:
     """Everything a run needs, made before anything is computed."""
 
-    def __init__(self, config: ConfigDict, workdir: str | pathlib.Path, began: float | None = None):
+    def __init__(self, config: ConfigDict, workdir: str | os.PathLike, began: float | None = None):
         """Checks the configuration and claims the folder.
 
         Args:
@@ -65,13 +65,11 @@ class Trainer:
           UserError: the configuration, the data or the folder cannot be used, or another run
             uses the folder.
         """
-        self.goodput = Goodput(workdir, time.time() if began is None else began)
-        wrong = []
-        if not structure(config):
-            wrong = checks.mistakes(config.data) + accelerators.mistakes(config.model.attention)
-        validate(config, len(jax.devices()), [*mistakes(config.eval), *wrong])
+        self.workdir = as_path(workdir)
+        self.goodput = Goodput(self.workdir, time.time() if began is None else began)
+        wrong = [] if structure(config) else accelerators.mistakes(config.model.attention)
+        validate(config, len(jax.devices()), wrong, reads_data=True)
         check(config)
-        self.workdir = pathlib.Path(workdir).absolute()
         use_compile_cache(config.compile_cache, self.workdir)
         source = find_source(config.init.path, self.workdir)
         self.tokenizer = make_tokenizer_from(config.data)
@@ -112,9 +110,10 @@ class Trainer:
     def _hold(self) -> contextlib.ExitStack:
         """Keeps other runs from the folder; all processes fail if one of them has it."""
         held, refused = contextlib.ExitStack(), None
+        self._check_lock = lambda: None
         if self._first:
             try:
-                held.enter_context(locked(self.workdir, "trained", PATIENCE))
+                self._check_lock = held.enter_context(locked(self.workdir, "trained", PATIENCE))
             except UserError as error:
                 refused = error
         failed = np.int32(refused is not None)
@@ -209,7 +208,7 @@ class Trainer:
     def _start(self, store: CheckpointStore) -> tuple[TrainState, int]:
         """The state to go on from and its step: the newest sound checkpoint's, or a new one."""
         done = store.latest_sound(report=lambda line: print(line, file=sys.stderr))
-        if done is None and any(store.directory.glob("*/manifest.json")):
+        if done is None and store.has_steps():
             raise UserError(
                 f"none of the checkpoints in {store.directory} is sound; to start anew, choose "
                 "another --workdir or remove them"
@@ -234,6 +233,7 @@ class Trainer:
         return self.transfer.apply(state)
 
     def _save(self, store: CheckpointStore, step: int, state: TrainState) -> None:
+        self._check_lock()
         metadata = {
             "examples_seen": self._seen(step),
             "config": to_json(self.config),
@@ -314,7 +314,7 @@ class Trainer:
         return step * self.config.train.batch_size
 
 
-def train(config: ConfigDict, workdir: str | pathlib.Path, began: float | None = None) -> None:
+def train(config: ConfigDict, workdir: str | os.PathLike, began: float | None = None) -> None:
     """Trains, or goes on training, as `Trainer` says."""
     Trainer(config, workdir, began).run()
 

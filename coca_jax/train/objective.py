@@ -19,7 +19,7 @@ def contrastive_objective(
     """The weighted contrastive loss and what is worth watching of it."""
     images, texts, scale = output.image_embeddings, output.text_embeddings, output.logit_scale
     if images is None:
-        return jnp.zeros(()), {}
+        return jnp.float32(0), {}
     if output.logit_bias is None:
         loss, accuracy = losses.softmax_loss(images, texts, scale, config.reduction, config.chunk)
     else:
@@ -36,7 +36,7 @@ def captioning_objective(
 ) -> tuple[Float[Array, ""], Metrics]:
     """The weighted captioning loss and what is worth watching of it."""
     if output.vocabulary is None:
-        return jnp.zeros(()), {}
+        return jnp.float32(0), {}
     loss, accuracy = losses.captioning_loss(
         output.features, output.vocabulary, ids, pad_id, config.chunk
     )
@@ -48,7 +48,7 @@ def classification_objective(
 ) -> tuple[Float[Array, ""], Metrics]:
     """The weighted loss of the head, if there is one, and what is worth watching of it."""
     if output.class_logits is None:
-        return jnp.zeros(()), {}
+        return jnp.float32(0), {}
     loss, accuracy = losses.classification_loss(output.class_logits, labels, config.label_smoothing)
     return config.weight * loss, {
         "classification_loss": loss,

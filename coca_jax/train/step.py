@@ -47,8 +47,11 @@ def make_train_step(
         metrics |= {"learning_rate": schedule(state.step), **_norms(gradients)}
         metrics |= {"param_norm": optax.tree.norm(params)}
         if "label" in batch:
-            metrics["labelled"] = jnp.mean(batch["label"] >= 0)  # of which a head learns
-        metrics |= {kind: jnp.sum(batch[kind]) for kind in (*KINDS, STOP) if kind in batch}
+            # Of which a head learns.
+            metrics["labelled"] = jnp.mean(batch["label"] >= 0, dtype=jnp.float32)
+        metrics |= {
+            kind: jnp.sum(batch[kind], dtype=jnp.int32) for kind in (*KINDS, STOP) if kind in batch
+        }
         ema = state.ema
         if ema is not None:
             decay = config.optimizer.ema_decay
@@ -95,7 +98,7 @@ def compile_train_step(
       options: `config.compiler_options`.
 
     Raises:
-      UserError: the compiler does not know an option.
+      UserError: the compiler does not know an option, or refuses its value.
     """
     traced = trace_train_step(step, state, batch, partitioner)
     return compile_traced(traced, partitioner, options)
@@ -110,7 +113,7 @@ def compile_traced(
         with partitioner.context():
             return traced.lower().compile(given)
     except RuntimeError as error:  # the compiler's
-        if "No such compile option" in str(error):
+        if "INVALID_ARGUMENT" in str(error) and "option" in str(error):
             raise UserError(f"config.compiler_options: {error}") from error
         raise
 

@@ -1,12 +1,14 @@
 """What a run says of itself before its first step."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from coca_jax.accelerators import compiler_options, default
+from coca_jax.data.checks import repeated
 from coca_jax.data.from_config import sections
 from coca_jax.data.stream import TrainStream
 from coca_jax.models.coca import activation_dtype
@@ -39,6 +41,7 @@ def describe(trainer: Any, state: TrainState, compiled: Any, seconds: float, pea
         "mesh": axes,
         "parameters": f"{sum(counts.values()):,} ({_parts(counts)})",
         "data": _data(config, trainer.stream),
+        **({"classes": _classes(config.head.classes)} if config.head.classes else {}),
         "batch": f"{config.train.batch_size} pairs a step, {config.train.steps:,} steps",
         "memory": f"{_held(state) / GIB:.3f} GiB of state, {_temporary(compiled)} a device",
         "compiled": f"in {seconds:.1f} s",
@@ -58,6 +61,12 @@ def _computing(config: ConfigDict, device: Any) -> str:
         parts.append(f"layers' products in {config.train.quantization}")
     options = compiler_options(device, config.compiler_options)
     return ", ".join(parts + [f"{name}={value}" for name, value in options.items()])
+
+
+def _classes(names: Sequence[str]) -> str:
+    """How many classes a head tells apart, and which names are of several."""
+    twice = [f"{name!r} is the name of {list(names).count(name)}" for name in repeated(names)]
+    return "; ".join([f"{len(names):,}", *twice])
 
 
 def _data(config: ConfigDict, stream: TrainStream) -> str:

@@ -10,17 +10,18 @@ other classes, which is new.
 
 import dataclasses
 import math
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from flax import traverse_util
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import differences, model_config, to_json
 from coca_jax.data.tokenizers import MODEL_FILES, model_file
 from coca_jax.errors import UserError
@@ -136,13 +137,13 @@ class Transfer:
         return "\n".join(lines)
 
 
-def find_source(path: str, workdir: pathlib.Path) -> Checkpoint | None:
+def find_source(path: str, workdir: epath.Path) -> Checkpoint | None:
     """The checkpoint that `init.path` names; None without one, or where a run has its own already.
 
     Raises:
       UserError: there is no such checkpoint.
     """
-    if not path or any((workdir / "checkpoints").glob("*/manifest.json")):
+    if not path or CheckpointStore(workdir / "checkpoints").has_steps():
         return None
     try:
         return find_checkpoint(path)
@@ -254,7 +255,7 @@ def _tokenizer_problems(source: Checkpoint, config: ConfigDict, file: str) -> li
     if new not in MODEL_FILES:
         return []
     model = source.workdir / MODEL_FILES[new]
-    if not (model.is_file() and model.read_bytes() == model_file(new, file)):
+    if not (model.exists() and model.read_bytes() == model_file(new, file)):
         return [f"its tokenizer, {model}, is not this run's, {file}: ids would mean other words"]
     return []
 

@@ -1,9 +1,9 @@
 """The run's folder: whose it is, and what was resolved to make it."""
 
 import json
-import pathlib
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from coca_jax.config import differences, model_config, to_json, write_config
@@ -12,7 +12,7 @@ from coca_jax.data.tokenizers import MODEL_FILES, model_file
 from coca_jax.errors import UserError
 from coca_jax.evaluate.from_config import missing
 from coca_jax.evaluate.results import read_step
-from coca_jax.io import files
+from coca_jax.io import files, folders
 
 # What may change between attempts of one run: where and how fast it computes, not what.
 FREE = (
@@ -47,7 +47,7 @@ FREE = (
 )
 
 
-def claim(workdir: pathlib.Path, config: ConfigDict, tokenizer_file: str) -> None:
+def claim(workdir: epath.Path, config: ConfigDict, tokenizer_file: str) -> None:
     """Makes the folder this run's, or makes sure that it is already.
 
     Writes `config.json` (and the tokenizer's file beside it, so that the model can be loaded from
@@ -57,7 +57,8 @@ def claim(workdir: pathlib.Path, config: ConfigDict, tokenizer_file: str) -> Non
       UserError: the folder belongs to a run with another configuration or tokenizer.
     """
     file = workdir / NAME
-    for record in (file, *workdir.glob("checkpoints/*/metadata.json")):
+    steps = folders.children(workdir / "checkpoints")
+    for record in (file, *(step / "metadata.json" for step in steps)):
         stored = _config_of(record)
         if stored and (found := differences(stored, to_json(config), FREE)):
             raise UserError(
@@ -75,7 +76,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict, tokenizer_file: str) -> Non
         write_config(workdir, config)
 
 
-def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
+def is_finished(workdir: epath.Path, config: ConfigDict) -> bool:
     """Whether the folder's run is this configuration's, at its last step, and evaluated there.
 
     One whose length is in epochs never is: only its data say how many steps they are.
@@ -88,9 +89,9 @@ def is_finished(workdir: pathlib.Path, config: ConfigDict) -> bool:
     return not left and (workdir / f"checkpoints/{steps}/manifest.json").exists()
 
 
-def _config_of(record: pathlib.Path) -> dict:
+def _config_of(record: epath.Path) -> dict:
     """The configuration in a JSON file; empty if it is not there, or damaged."""
     try:
-        return with_defaults(json.loads(record.read_text())["config"])
+        return with_defaults(json.loads(files.read_bytes(record))["config"])
     except (OSError, ValueError, KeyError):
         return {}

@@ -2,6 +2,7 @@ import pytest
 
 from coca_jax.config import default_config, differences, load_config, to_json
 from coca_jax.errors import UserError
+from coca_jax.evaluate.validation import validate
 
 SHAPES = "configs/shapes.py"
 
@@ -56,12 +57,12 @@ def test_every_mistake_is_in_one_message():
     lines = str(caught.value).splitlines()
     assert len(lines) == 5
     assert "did you mean config.optimizer.learning_rate?" in lines[0]
-    assert lines[1] == "config.train.steps='many' should be of type int, like 1000"
+    assert lines[1] == "config.train.steps='many' should be a whole number from 1 to 2,147,483,647"
     assert lines[2].startswith(
         "config.train is a section; set one of its keys: accumulate, batch_size"
     )
     assert lines[3].startswith("config.nothing does not exist")
-    assert lines[4].startswith("config.data.train.flip='perhaps' should be of type bool")
+    assert lines[4].startswith("config.data.train.flip='perhaps' should be True or False")
 
 
 def test_unknown_argument():
@@ -91,3 +92,56 @@ def test_names_of_classes_are_read_from_their_file(tmp_path):
     file.write_text("cat\n\ndog\n")
     with pytest.raises(UserError, match=r"classes\.txt:2 is blank"):
         load_config("configs/shapes.py", [f"--config.head.class_file={file}"])
+
+
+def test_an_evaluation_can_be_given_the_options_of_its_kind():
+    config = load_config(
+        f"{SHAPES}:smoke",
+        [
+            "--config.eval.retrieval.format=folder",
+            "--config.eval.retrieval.path=[D]/images",
+            "--config.eval.captioning.method=beam",
+            "--config.eval.captioning.beams=3",
+            "--config.eval.captioning.length_penalty=1",
+            "--config.eval.captioning.limit=None",
+            "--config.eval.zero_shot.templates=['a {}', 'the {}']",
+            "--config.eval.zero_shot_novel.templates=imagenet",
+            "--config.eval.zero_shot_novel.limit=1",
+            "--config.eval.zero_shot_novel.limit=2",  # the last value of a key counts
+        ],
+    )
+    validate(config)
+    assert config.eval.captioning.beams == 3
+    assert isinstance(config.eval.captioning.length_penalty, float)
+    assert config.eval.captioning.limit is None
+    assert config.eval.zero_shot.templates == ("a {}", "the {}")
+    assert config.eval.zero_shot_novel.limit == 2
+    comparison = load_config("configs/compare.py", ["--config.stages.questions.eval.vqa.beams=2"])
+    assert comparison.stages.questions.eval.vqa.beams == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "eval.zero_shot.limti=1",
+            "limti does not exist; did you mean config.eval.zero_shot.limit?",
+        ),
+        ("eval.zero_shot.limit=1.5", r"limit='1.5' should be None, or a whole number from 1"),
+        ("eval.zero_shot.limit=0", r"limit=0 should be None, or a whole number from 1"),
+        ("eval.new.limit=1", r"config.eval.new does not exist"),
+        ("eval.zero_shot.beams=3", r"beams=3 is unknown; zero_shot has kind, format, "),
+        ("eval.captioning.limt.x=3", r"config.eval.captioning.limt does not exist; did you mean"),
+        ("eval=5", "config.eval is a section; set one of its keys: captioning, "),
+        ("data.sources=5", "config.data.sources is a section$"),
+        ("data.sources.a.weight=1", "config.data.sources.a does not exist"),
+        ("=5", "config. does not exist"),
+        (
+            "train.steps.x=5",
+            "config.train.steps.x does not exist; did you mean config.train.steps?",
+        ),
+    ],
+)
+def test_options_that_an_evaluation_cannot_be_given(override, message):
+    with pytest.raises(UserError, match=message):
+        validate(load_config(SHAPES, [f"--config.{override}"]))

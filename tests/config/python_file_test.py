@@ -62,7 +62,6 @@ def test_a_file_that_is_not_there(tmp_path, monkeypatch, spec, message):
         (b"def get_config(argument=None): return {}['a']", "cannot be used: KeyError"),
         (b"import absent_module", "cannot be used: ModuleNotFoundError"),
         (b"raise SystemExit(3)", "cannot be used: SystemExit: 3"),
-        (b"def get_config(argument): raise KeyboardInterrupt", "was interrupted"),
         (b"def get_config(argument): return get_config(argument)", "cannot be used: Recursion"),
         (b"def get_config(argument): return {}", "should return a ConfigDict, not dict"),
         (b"def get_config(argument): pass", "should return a ConfigDict, not NoneType"),

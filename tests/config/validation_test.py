@@ -27,7 +27,7 @@ def test_unknown_and_mistyped_keys():
     assert sorted(str(caught.value).splitlines()) == [
         "config.optimizer.momentum=0.9 is not a key there is (coca_jax/config/default.py)",
         "config.seed is missing; its default is 0",
-        "config.train.steps='long' should be of type int",
+        "config.train.steps='long' should be a whole number from 1 to 2,147,483,647",
     ]
 
 
@@ -46,7 +46,7 @@ def test_all_wrong_values_at_once():
     )
     text = "\n".join(found)
     assert "config.optimizer.name='sgd' should be one of adafactor, adamw, lion" in text
-    assert "config.model.dropout=1.0 should be at least 0 and below 1" in text
+    assert "config.model.dropout=1.0 should be a number of at least 0 and below 1" in text
     assert "config.model.remat='some' should be one of none, full, " in text
     assert "config.model.image.size=32 should be a multiple of config.model.image.patch=7" in text
     assert "config.model.text.heads=2 should be a multiple of config.mesh.tensor=8" in text
@@ -61,7 +61,7 @@ def test_fused_attention_that_cannot_be():
     assert "config.model.attention=cudnn needs config.model.dtype=bfloat16" in found
     assert any("config.model.pooler.heads=32 makes it" in problem for problem in found)
     assert problems(**{"compiler_options": ("xla_flag", ("xla_flag", True))}) == [
-        "config.compiler_options: 'xla_flag' should be (name, value)"
+        "config.compiler_options=('xla_flag', ('xla_flag', True)) should be rows (name, value)"
     ]
 
 
@@ -80,12 +80,32 @@ def test_mesh_larger_than_the_devices():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model.image.patch", 0, "config.model.image.patch=0 should be positive"),
-        ("model.text.heads", 0, "config.model.text.heads=0 should be positive"),
-        ("model.image.layers", -1, "config.model.image.layers=-1 should be positive"),
-        ("seed", -1, "config.seed=-1 should not be negative"),
-        ("optimizer.clip_norm", -1.0, "config.optimizer.clip_norm=-1.0 should not be negative"),
-        ("sharding.rules", (("batch",),), "('batch',) should be (logical axis, mesh axes or None)"),
+        (
+            "model.image.patch",
+            0,
+            "config.model.image.patch=0 should be a whole number from 1 to 65,536",
+        ),
+        (
+            "model.text.heads",
+            0,
+            "config.model.text.heads=0 should be a whole number from 1 to 65,536",
+        ),
+        (
+            "model.image.layers",
+            -1,
+            "config.model.image.layers=-1 should be a whole number from 1 to 10,000",
+        ),
+        ("seed", -1, "config.seed=-1 should be a whole number from 0 to 4,294,967,295"),
+        (
+            "optimizer.clip_norm",
+            -1.0,
+            "config.optimizer.clip_norm=-1.0 should be a number of at least 0",
+        ),
+        (
+            "sharding.rules",
+            (("batch",),),
+            "should be rows (logical axis, mesh axes or None), of the",
+        ),
     ],
 )
 def test_values_that_would_break_the_checks_themselves(key, value, message):
@@ -100,13 +120,22 @@ def test_a_head_that_is_right():
     config = default_config()
     config.update_from_flattened_dict(HEAD | ALONE | {"data.train.captions": "none"})
     validate(config, 8)
+    config.head.classes = ("sunglasses", "sunglasses")  # labels are numbers
+    validate(config, 8)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"head.classes": ("a", "b")}, "is of no use: config.loss.classification.weight=0.0"),
-        (HEAD | {"head.classes": ("a", "a")}, "and are 2 names, of which these are there twice: a"),
+        (
+            HEAD | {"head.classes": ("a",)},
+            "classes=['a'] should be the names of two or more classes",
+        ),
+        (
+            HEAD | {"head.classes": ("a", "a"), "data.train.captions": "questions"},
+            "config.head.classes: answers cannot tell apart 'a'",
+        ),
         (HEAD | {"head.reads": "video"}, "config.head.reads='video' should be one of image, text"),
         (HEAD | {"data.frames": 2}, "config.data.frames=2 is for a head alone"),
         (HEAD | {"data.train.captions": "none"}, "captions=none is for a head that reads images"),
@@ -115,11 +144,20 @@ def test_a_head_that_is_right():
             "captions=none is for a head that reads images",
         ),
         (HEAD | {"model.pooler.heads": 3}, "should be a multiple of config.model.pooler.heads=3"),
-        ({"loss.classification.label_smoothing": 1.0}, "should be at least 0 and below 1"),
+        (
+            {"loss.classification.label_smoothing": 1.0},
+            "should be a number of at least 0 and below 1",
+        ),
         (HEAD | {"data.train.captions": "questions"}, "config.head.reads=image sees no questions"),
         (HEAD | {"init.only": "a.*"}, "config.init.only='a.*' is of no use without"),
-        ({"optimizer.layer_decay": 1.5}, "config.optimizer.layer_decay=1.5 should be at most 1"),
-        ({"optimizer.layer_decay": 0.0}, "config.optimizer.layer_decay=0.0 should be positive"),
+        (
+            {"optimizer.layer_decay": 1.5},
+            "config.optimizer.layer_decay=1.5 should be a number above 0",
+        ),
+        (
+            {"optimizer.layer_decay": 0.0},
+            "config.optimizer.layer_decay=0.0 should be a number above 0",
+        ),
     ],
 )
 def test_heads_that_cannot_be(changes, message):

@@ -164,3 +164,22 @@ def test_labels_are_answers_unless_they_are_not_to_be_known():
 
 def test_options_that_do_not_go_together():
     assert len(mistakes("questions", "{a}", (), (), ("one",))) == 2
+
+
+def test_what_is_no_text_is_named():
+    broken = record(["a"]) | {"no_text": "{'en': 'x'} is no text"}
+    with pytest.raises(BadExample, match=r"bad_text \(\{'en': 'x'\} is no text"):
+        make(broken)
+    assert make(broken, captions="none") == ""
+    for caption, reason in (
+        ("a\0b", "NUL"),
+        ("\u200b", "nothing to read"),
+        ("\ud800", "surrogate"),
+    ):
+        with pytest.raises(BadExample, match=reason):
+            make(record([caption]))
+    for question, answer in ((5, "a"), ("a", {"b": 1}), ("a", float("nan")), ("a", [["b"]])):
+        asked = record([], questions=[question], answers=[answer])
+        with pytest.raises(BadExample, match=r"bad_text .* is no text"):
+            make(asked, captions="questions")
+    assert kind(record(["a"], title=float("nan")), template="{title}") == "bad_text"

@@ -237,3 +237,12 @@ def test_pictures_of_an_example_are_changed_alike():
 def test_blank_pictures_show_nothing():
     made = head_batch([asked("is it?", "no")], {"captions": "questions"}, blank=True)
     assert (made["image"] == 128).all() and made["label"] == [1]
+
+
+def test_two_classes_of_one_name_are_told_apart_by_their_numbers_only():
+    classes = ("crane", "dog", "crane")
+    rows = [record(png(two_sided()), ["a"], label) for label in (2, 0)]
+    assert head_batch(rows, {}, classes)["label"].tolist() == [2, 0]
+    questions = [asked("what?", "dog"), asked("what?", "crane"), asked("what?", "dog")]
+    made = head_batch(questions, {"captions": "questions"}, classes)
+    assert made["label"].tolist() == [1, 1, 1] and made["bad_record"].sum() >= 1

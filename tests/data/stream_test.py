@@ -217,6 +217,17 @@ def test_evaluation_leaves_out_and_counts_unreadable_images(plain_source, bad):
     assert sum(batch["bad_image"] for batch in batches) == len(bad)
 
 
+def test_equal_bytes_and_half_characters_are_told(plain_source, capsys):
+    one, two = plain_source[0]["image"], plain_source[1]["image"]
+    images = [one, two, one, [one, two], [two, one]]
+    source = MemorySource([record(image, ["a", "b \ud800", "c"]) for image in images])
+    (batch,) = evaluation_batches(source, (4, 4), 5)
+    first, _, again, *lists = batch["digest"]
+    assert first == again and len({*batch["digest"]}) == 4 and lists[0] != lists[1]
+    assert batch["captions"] == [["a", "c"]] * 5
+    assert "captions of 5 of 5 images are left out" in capsys.readouterr().err
+
+
 def test_evaluation_of_nothing_readable_is_an_error():
     source = MemorySource([record(b"broken", [])] * 3)
     with pytest.raises(UserError, match="none of the 3 images"):

@@ -94,6 +94,20 @@ def test_all_captions_are_results_by_the_ids_of_their_records(fake_handle, batch
     }
 
 
+def test_an_image_of_several_records_has_one_caption_and_all_references(fake_handle, batches):
+    handle = fake_handle({}, {"x": [1]}, {0: "a cat", 1: "a dog", 2: "a cat", 3: "a hen"})
+    made = list(batches([["one cat"], ["a dog"], ["a cat"], ["!"]], [0] * 4, [3, 1]))
+    made[0]["fields"] = [{"image_id": 42}, {"image_id": 7}, {"image_id": 42}]
+    made[1]["fields"] = [{"image_id": "7"}]
+    metrics, artefacts = captioning.evaluate(handle, made)
+    assert artefacts["files"]["results"] == [
+        {"image_id": 42, "caption": "a cat"},
+        {"image_id": 7, "caption": "a dog"},
+    ]
+    assert (metrics["count"], metrics["exact_match"], metrics["exact_match_first"]) == (2, 1, 0.5)
+    assert [s["references"] for s in artefacts["samples"]] == [["one cat", "a cat"], ["a dog"]]
+
+
 def test_images_without_an_id_have_their_number_in_the_data_set(fake_handle, batches):
     handle = fake_handle({}, {"x": [1]}, {0: "a cat", 1: "a dog"})
     (made,) = batches([["a cat"], ["a dog"]], [0, 0], [2])

@@ -4,6 +4,7 @@ import pytest
 from coca_jax.errors import UserError
 from coca_jax.evaluate import retrieval
 from coca_jax.evaluate.embed import embed_examples
+from coca_jax.evaluate.undefined import reasons
 
 
 def brute_force_ranks(queries, items, pairs):
@@ -111,6 +112,38 @@ def test_evaluate_on_first_captions_only(fake_handle, batches):
     assert metrics["texts"] == 3
     assert metrics["image_to_text_r1"] == pytest.approx(2 / 3)
     assert metrics["image_to_text_chance_r1"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("known", ["id", "bytes"])
+def test_a_record_for_each_caption_is_as_good_as_one_for_each_image(
+    fake_handle, batches, known, capsys
+):
+    handle = planted(fake_handle)
+    whole = embed_examples(handle, batches(CAPTIONS, [-1] * 3, [3]))
+    expected, drawn = retrieval.evaluate(handle, whole)
+    pairs = [(i, text) for i, texts in enumerate(CAPTIONS) for text in texts]
+    order = [0, 2, 4, 1, 3]
+    rows = {
+        "image": np.stack([np.full((8, 12, 3), pairs[n][0], np.uint8) for n in order]),
+        "captions": [[pairs[n][1]] for n in order],
+        "label": np.full(5, -1),
+        "digest": [bytes([pairs[n][0]]) for n in order],
+        "fields": [{"cocoid": pairs[n][0]} if known == "id" else {"id": n} for n in order],
+    }
+    found, artefacts = retrieval.evaluate(handle, embed_examples(handle, [rows]))
+    assert found == expected
+    assert artefacts["image_to_text"][0]["image"] == drawn["image_to_text"][0]["image"]
+    first, _ = retrieval.evaluate(handle, embed_examples(handle, [rows]), captions="first")
+    assert first["texts"] == 3
+    assert capsys.readouterr().err == ""
+    rows["fields"] = [{"cocoid": n} for n in order]
+    lied, _ = retrieval.evaluate(handle, embed_examples(handle, [rows]))
+    assert lied["images"] == 5 and "2 of 5 images are equal byte for" in capsys.readouterr().err
+
+
+def test_without_a_right_item_recall_is_undefined():
+    found = retrieval.recalls(np.eye(2), np.eye(2), np.zeros((0, 2), np.int64))
+    assert set(reasons(found)) == {"r1", "r5", "r10", "chance_r1"}
 
 
 def test_no_captions_is_an_error_of_the_user(fake_handle, batches):

@@ -60,13 +60,14 @@ def test_mistakes_come_all_at_once(fake_handle):
     )
     del config.c["split"]
     assert runner.mistakes(config) == [
-        "eval.a.kind is 'zeroshot'; known kinds: zero_shot, retrieval, captioning, vqa, "
+        "config.eval.a.kind='zeroshot' should be one of zero_shot, retrieval, captioning, vqa, "
         "classification, matching, probe",
-        "eval.b.templates is unknown; retrieval has: kind, format, name, split, path, "
+        "config.eval.b.templates=[] is unknown; retrieval has kind, format, name, split, path, "
         "class_names, limit, frames, captions",
-        'eval.b.captions is \'some\'; it is "all" or "first"',
-        "eval.c.split is missing",
-        "eval.c.templates: 'a photo' has no {} for the class name",
+        "config.eval.b.captions='some' should be one of all, first",
+        "config.eval.c.templates=['a photo'] should be texts with {} for the class name, "
+        "or a file of them, or imagenet",
+        "config.eval.c.split is missing",
     ]
     with pytest.raises(UserError, match=r"(?s)eval\.a\.kind.*eval\.c\.templates"):
         runner.run_evaluations(fake_handle({}, {"x": [1]}), config, lambda _: [], lambda _: [])
@@ -81,11 +82,11 @@ def test_mistakes_of_captioning():
         fine={"kind": "captioning", "method": "beam", "beams": 3, "length": 9, "prompt": "a"},
     )
     assert runner.mistakes(config) == [
-        "eval.a: captioning method 'best' does not exist; there are greedy, sample, beam",
-        "eval.b: captioning method beam has no option top_k; it has beams, n_best, "
+        "config.eval.a: captioning method 'best' does not exist; there are greedy, sample, beam",
+        "config.eval.b: captioning method beam has no option top_k; it has beams, n_best, "
         "length_penalty, early_stopping",
-        "eval.c: repetition_penalty is 0.0; it must be positive (1: none)",
-        "eval.d.by is 'chance'; it is 'embeddings' or 'captions'",
+        "config.eval.c.repetition_penalty=0.0 should be a number above 0 and at most 1e+06",
+        "config.eval.d.by='chance' should be one of embeddings, captions",
     ]
 
 
@@ -132,26 +133,26 @@ def test_mistakes_of_probes():
         c={"kind": "probe", "train_split": "train", "train_limit": 0, "by": "guess"},
     )
     found = runner.mistakes(config)
-    assert found[0] == "eval.a needs train_split or train_path: what the probe learns from"
-    assert (
-        found[1].startswith("eval.b.l2 is unknown; probe has: ") and "label_smoothing" in found[1]
-    )
+    assert found[0] == "config.eval.a needs train_split or train_path: what the probe learns from"
+    assert found[1].startswith("config.eval.b.l2=0.1 is unknown; probe has ")
+    assert "label_smoothing" in found[1]
     for penalty in ((), "1e-4", -1.0):
         config = evaluations(a={"kind": "probe", "train_split": "a", "l2": penalty})
         assert runner.mistakes(config) == [
-            f"eval.a.l2 is {penalty!r}; it should be a number, or several to try"
+            f"config.eval.a.l2={penalty!r} should be a number of at least 0 and at most 1e+06, or "
+            "several to try"
         ]
-    assert "eval.c.train_limit is 0" in found[2] and "eval.c.by is 'guess'" in found[3]
+    assert "eval.c.train_limit=0 should" in found[2] and "eval.c.by='guess' should" in found[3]
     config = evaluations(
         a={"kind": "probe", "train_split": "a", "by": "pooler", "heads": 0, "batch_size": "x"},
         c={"kind": "probe", "train_split": "a", "steps": None},
         b={"kind": "probe", "train_split": "a", "by": "pooler", "learning_rate": -1e-3},
     )
     assert runner.mistakes(config) == [
-        "eval.a.heads is 0; it should be a positive integer",
-        "eval.a.batch_size is 'x'; it should be a positive integer",
-        "eval.b.learning_rate is -0.001; it should be a number, 0 or more",
-        "eval.c.steps is None; it should be a positive integer",
+        "config.eval.a.heads=0 should be a whole number from 1 to 65,536",
+        "config.eval.a.batch_size='x' should be a whole number from 1 to 16,777,216",
+        "config.eval.b.learning_rate=-0.001 should be a number of at least 0 and at most 1e+06",
+        "config.eval.c.steps=None should be a whole number from 1 to 2,147,483,647",
     ]
 
 

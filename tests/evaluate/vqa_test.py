@@ -122,6 +122,33 @@ def test_what_is_behind_a_question_that_was_spelled_anew(text, question, answer)
     assert vqa._behind(text, question) == answer
 
 
+def test_a_question_of_several_records_is_asked_once(capsys):
+    rows = [row for _ in range(2) for row in list(batches())[:2]]
+    for i, row in enumerate(rows):
+        row["fields"][0]["question_ids"] = [[7, 8], ["9", 10]][i % 2]
+    metrics, artefacts = vqa.evaluate(Parrot(KNOWN), rows)
+    assert [row["question_id"] for row in artefacts["files"]["results"]] == [7, 8, "9", 10]
+    assert metrics["count"] == 4 and "4 questions are repeated" in capsys.readouterr().err
+    rows[3]["fields"][0]["answers"] = ["one", "no"]
+    with pytest.raises(UserError, match=r"question 10 is there twice: .*all answers to a question"):
+        vqa.evaluate(Parrot(KNOWN), rows)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"questions": ["a \ud800?"], "answers": ["a"]},
+        {"questions": ["a?"], "answers": ["\udfff"]},
+        {"questions": [5], "answers": ["a"]},
+        {"questions": ["a?"], "answers": [["a", None]]},
+    ],
+)
+def test_what_is_no_text_is_named(fields):
+    row = next(batches()) | {"fields": [fields]}
+    with pytest.raises(UserError, match="should be a text or several"):
+        vqa.evaluate(Parrot(KNOWN), [row])
+
+
 def test_answers_to_numbered_questions_are_what_the_challenge_takes():
     rows = list(batches())[:2]
     rows[0]["fields"][0] |= {"question_ids": [7, 8], "answer_types": ["other", "yes/no"]}
@@ -203,10 +230,10 @@ def test_mistakes_in_the_configuration():
         )
     )
     bad, none, worse, wrong = found
-    assert bad == "eval.bad.by is 'captions'; it is 'generation' or 'candidates' or 'head'"
-    assert none == "eval.none.questions is None; it should name two fields"
+    assert bad == "config.eval.bad.by='captions' should be one of generation, candidates, head"
+    assert none == "config.eval.none.questions=None should be the names of two fields"
     assert "eval.worse" in worse
-    assert wrong.startswith("eval.wrong.candidates: absent.txt cannot be read: ")
+    assert wrong.startswith("config.eval.wrong: absent.txt cannot be read: ")
     assert needs(ConfigDict({"kind": "vqa"})) == "captioning"
 
 

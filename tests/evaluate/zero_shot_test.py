@@ -34,6 +34,49 @@ def test_a_tie_counts_against_the_label():
     assert zero_shot.accuracies(np.ones((2, 3)), np.array([0, 2]))["top1"] == 0
 
 
+def test_a_tie_of_classes_that_cannot_be_told_apart_does_not_count():
+    scores = np.array([[0.5, 0.9, 0.5, 0.9], [0.9, 0.5, 0.9, 0.5], [0.5, 0.9, 0.9, 0.5]])
+    same = np.array([0, 1, 2, 1])
+    # The second example's label 0 ties with class 2, which is another one.
+    metrics = zero_shot.accuracies(scores, np.array([3, 0, 2]), same)
+    assert metrics["top1"] == pytest.approx(1 / 3)
+    assert metrics["chance_top1"] == pytest.approx((2 + 1 + 1) / 3 / 4)
+    nowhere = zero_shot.accuracies(np.full((2, 6), np.nan), np.array([0, 5]), np.zeros(6, np.int64))
+    assert nowhere["top1"] == nowhere["top5"] == 0
+
+
+NAMES = ["sunglasses", "cat", "sunglasses", "Cat"]
+
+
+@pytest.mark.parametrize("by", ["embeddings", "captions"])
+def test_a_name_twice_is_two_classes(fake_handle, batches, capsys, by):
+    zero_shot._warn_once.cache_clear()
+    texts = {"a sunglasses": [1, 0, 0], "a cat": [0, 1, 0], "a Cat": [0, 0, 1]}
+    handle = fake_handle({0: [1, 0, 0], 1: [0, 1, 0], 2: [1, 0, 0], 3: [0, 1, 0]}, texts)
+    for _ in range(2):
+        made = batches([[]] * 4, [0, 1, 2, 3], [3, 1])
+        if by == "captions":
+            found = zero_shot.evaluate_by_captions(handle, made, NAMES, ["a {}"])
+        else:
+            found = zero_shot.evaluate(handle, embed_examples(handle, made), NAMES, ["a {}"])
+    metrics, artefacts = found
+    assert metrics["top1"] == 0.75  # "Cat" has other tokens than "cat"
+    names = ["sunglasses (0)", "cat", "sunglasses (2)", "Cat"]
+    assert artefacts["per_class"] == dict(zip(names, (1, 1, 1, 0), strict=True))
+    assert artefacts["class_names"] == names
+    assert artefacts["confusion"] == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]]
+    told = capsys.readouterr().err
+    assert told.count("more than once") == 1 and "sunglasses (0), sunglasses (2)" in told
+
+
+def test_classes_whose_names_are_cut_off_are_told_apart_by_none(fake_handle, batches):
+    handle = fake_handle({0: [1, 0]}, {"a": [1, 0]})
+    handle.tokenize = lambda texts: np.zeros((len(texts), 1), np.int32)
+    examples = embed_examples(handle, batches([[]], [0], [1]))
+    assert zero_shot.evaluate(handle, examples, ["cat", "dog"], ["a {}"])[0]["top1"] == 0
+    assert zero_shot.evaluate(handle, examples, ["cat", "CAT"], ["a {}"])[0]["top1"] == 1
+
+
 def test_nan_counts_against_the_label():
     found = zero_shot.accuracies(np.full((2, 9), np.nan), np.array([0, 2]))
     assert found["top1"] == found["top5"] == 0

@@ -98,7 +98,11 @@ def expected(config, params, pixels, ids):
         if pooler.caption_queries:
             p = params["pooler" if pooler.kind == "shared" else "caption_pooler"]
             asked = np.asarray(p["queries"])[-pooler.caption_queries :]
-            asked = layer_norm(asked, p["query_norm"]) if pooler.query_norm else asked
+            asked = (
+                layer_norm(asked, jax.tree.map(np.asarray, p["query_norm"]))
+                if pooler.query_norm
+                else asked
+            )
             weights = weights @ looks(asked, tokens[i], p["attention"], pooler.heads)
         weights = weights[:, -config.image.patches :]
         result.append(weights / weights.sum(axis=1, keepdims=True))

@@ -10,8 +10,7 @@ import time
 
 import pytest
 
-from coca_jax.errors import UserError
-from coca_jax.parallel import processes
+from coca_jax.parallel import launchers, processes
 
 SCRIPT = """
 import os, sys, time
@@ -98,72 +97,11 @@ def run(tmp_path):
 
 
 def test_alone(monkeypatch):
-    for key in (*processes.EXPLICIT, "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE"):
+    for key in (*launchers.EXPLICIT, "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(key, raising=False)
     processes.start(1, 1)
     processes.agree("config", {"a": 1})
     assert not processes.joined()
-
-
-@pytest.mark.parametrize(
-    "environment, words",
-    [
-        ({"COCA_PROCESS": "0"}, ["COCA_COORDINATOR", "COCA_PROCESSES", "set all three"]),
-        ({"COCA_COORDINATOR": "h:1", "COCA_PROCESSES": "2"}, ["without COCA_PROCESS:"]),
-        (
-            {"COCA_COORDINATOR": "h:1", "COCA_PROCESSES": "two", "COCA_PROCESS": "0"},
-            ["COCA_PROCESSES=two"],
-        ),
-        (
-            {"COCA_COORDINATOR": "h:1", "COCA_PROCESSES": "2", "COCA_PROCESS": "2"},
-            ["COCA_PROCESS=2", "below"],
-        ),
-        (
-            {"COCA_COORDINATOR": "host", "COCA_PROCESSES": "2", "COCA_PROCESS": "1"},
-            ["host", "host:port"],
-        ),
-    ],
-)
-def test_wrong_environment(environment, words, monkeypatch):
-    for key in processes.EXPLICIT:
-        monkeypatch.delenv(key, raising=False)
-    for key, value in environment.items():
-        monkeypatch.setenv(key, value)
-    with pytest.raises(UserError) as error:
-        processes.start(1, 1)
-    for word in words:
-        assert word in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "environment, launcher",
-    [
-        ({}, None),
-        ({"SLURM_JOB_ID": "5", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),  # a batch script
-        ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "1"}, None),
-        ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"}, "slurm"),
-        ({"OMPI_COMM_WORLD_SIZE": "1"}, None),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, "ompi"),
-        ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
-        ({"TPU_WORKER_HOSTNAMES": "a,b"}, "tpu"),
-        ({"MEGASCALE_COORDINATOR_ADDRESS": "a:8080"}, "tpu"),
-    ],
-)
-def test_launchers(environment, launcher):
-    assert processes._several(environment) == launcher
-
-
-def test_slurm_address(monkeypatch):
-    for key, value in {
-        "SLURM_JOB_ID": "5",
-        "SLURM_STEP_NODELIST": "node[07-08]",
-        "SLURM_NTASKS": "2",
-        "SLURM_PROCID": "1",
-        "SLURM_LOCALID": "0",
-    }.items():
-        monkeypatch.setenv(key, value)
-    address, count, process, devices = processes._detected(os.environ, 1)
-    assert address.startswith("node07:") and (count, process, devices) == (2, 1, [0])
 
 
 @pytest.mark.parametrize("count", [2, 3])

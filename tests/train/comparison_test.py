@@ -207,10 +207,13 @@ def test_changes_are_of_one_stage_or_of_all(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seeds": ()}, "config.seeds is missing"),
+        ({"seeds": ()}, r"config.seeds=\(\) should be different seeds"),
         ({"tables": (("t", (("a/b", ()),)),)}, "names a folder"),
         ({"tables": (("t", (("a", (("loss.weight", 1.0),)),)),)}, "no key 'loss.weight'"),
-        ({"tables": (("t", (("a", (("train.steps", 0),)),)),)}, "a, first: .*should be positive"),
+        (
+            {"tables": (("t", (("a", (("train.steps", 0),)),)),)},
+            "a, first: config.train.steps=0 should be a whole number",
+        ),
         ({"tables": (("t", (("a", (("train.steps", "x"),)),)),)}, "a: train.steps='x': "),
         ({"tables": (("t", (("a", ("train.steps", 0)),)),)}, r"t\.a: .* should be several of"),
         ({"tables": (("t", ("a", ())),)}, r"config\.tables\.t: 'a' should be \(name, changes\)"),
@@ -224,6 +227,12 @@ def test_changes_are_of_one_stage_or_of_all(tmp_path):
         ({"metrics": (("x", "third", "vqa/accuracy"),)}, "none of the stages again, first"),
         ({"metrics": (("x", "again", "cider"),)}, "names none of the evaluations vqa"),
         ({"more": 1}, "config.more is unknown"),
+        ({"seeds": (0, 2**32)}, r"seeds=\(0, 4294967296\) should be different seeds, each a whole"),
+        ({"seeds": (1, 1)}, r"config.seeds=\(1, 1\) should be different seeds"),
+        ({"metrics": (1,)}, r"config.metrics=\(1,\) should be rows \(title, stage, "),
+        ({"tables": ()}, r"config.tables=\(\) should be rows, at least one"),
+        ({"stages": {}}, "config.stages={} should be a section of stages"),
+        ({"stages": {"a": {"seed": 1}}}, "a: config.optimizer is missing"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(change, message, tmp_path):

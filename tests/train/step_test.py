@@ -353,5 +353,52 @@ def test_a_compiler_option_that_does_not_exist_is_named():
     traced = jax.jit(lambda x: x + 1).trace(1)
     with pytest.raises(UserError, match=r"config\.compiler_options.*'xla_nonsense'"):
         compile_traced(traced, partitioner, (("xla_nonsense", True),))
+    with pytest.raises(UserError, match=r"compiler_options.*'x' is not a valid bool"):
+        compile_traced(traced, partitioner, (("xla_cpu_enable_fast_math", "x"),))
     options = (("xla_cpu_enable_fast_math", False),)
     assert compile_traced(traced, partitioner, options)(1) == 2
+
+
+SWITCHED = {
+    "micro-batches": {
+        "loss.contrastive.chunk": 4,
+        "loss.captioning.chunk": 8,
+        "model.dropout": 0.1,
+        "model.stochastic_depth": 0.1,
+        "model.image.patch_dropout": 0.5,
+        "optimizer.layer_decay": 0.9,
+        "optimizer.ema_decay": 0.9,
+        "optimizer.schedule": "rsqrt",
+        "train.accumulate": 2,
+    },
+    "sigmoid and head": HEAD
+    | {
+        "loss.contrastive.kind": "sigmoid",
+        "loss.contrastive.weight": 1.0,
+        "optimizer.name": "adafactor",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SWITCHED)
+@pytest.mark.parametrize(
+    "switch", [lambda: jax.enable_x64(True), lambda: jax.numpy_dtype_promotion("strict")]
+)
+def test_switches_of_jax_change_no_type(switch, kind):
+    config = make_config(**SWITCHED[kind])
+    model = make_model(model_config(config))
+    with switch():
+        factory = StateFactory(
+            model,
+            lambda params: make_optimizer(config.optimizer, 10, params),
+            Partitioner(make_mesh(config.mesh, jax.devices()[:1])),
+            ema=config.optimizer.ema_decay > 0,
+        )
+        step = make_train_step(model, factory.optimizer, factory.schedule, config)
+        state, metrics = jax.eval_shape(step, factory.abstract, make_batch())
+
+    def types(tree):
+        return jax.tree.map(lambda x: f"{x.shape} {x.dtype}", tree)
+
+    assert types(state) == types(factory.abstract)
+    assert {x.dtype.name for x in jax.tree.leaves((state, metrics))} == {"float32", "int32"}

@@ -23,7 +23,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=self.__doc__,
+            description=self.__doc__ or self.name,  # `python -OO` has no docstrings
             features=tfds.features.FeaturesDict(self.features()),
             disable_shuffling=True,
         )

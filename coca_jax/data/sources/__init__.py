@@ -8,12 +8,16 @@ from ml_collections import ConfigDict
 from coca_jax.data.sources.base import Note, Record, Source, warn_of_lost
 from coca_jax.errors import UserError
 from coca_jax.io.files import read_lines
+from coca_jax.io.paths import normalize
 
 FORMATS = ("tfds", "array_record", "webdataset", "folder")
 
 
 def open_source(
-    section: Mapping[str, Any] | ConfigDict, data_dir: str = "", cache_dir: str = ""
+    section: Mapping[str, Any] | ConfigDict,
+    data_dir: str = "",
+    cache_dir: str = "",
+    frames: int = 1,
 ) -> Source:
     """Opens what a section of the configuration, such as `data.train`, names.
 
@@ -23,11 +27,14 @@ def open_source(
         `path`, of anything else; `class_names`, a file with a name a line, if there is one.
       data_dir: where TFDS data sets lie; empty: TFDS's default folder.
       cache_dir: for the indices of shards in a folder that cannot be written to.
+      frames: images of an example, if the section does not say; of several, clips are looked for.
 
     Raises:
       UserError: the data set is not there, or not what its format says.
     """
     form, path = section.get("format", "tfds"), section.get("path", "")
+    path = normalize(path) if isinstance(path, str) and path else path
+    data_dir = normalize(data_dir) if data_dir else ""
     if form not in FORMATS:
         raise UserError(f"format {form!r} of a data set should be one of {', '.join(FORMATS)}")
     if form != "tfds" and not path:
@@ -53,7 +60,8 @@ def open_source(
     else:
         from coca_jax.data.sources.folder import folder_source
 
-        source = folder_source(path)
+        clips = section.get("frames", frames) > 1
+        source = folder_source(path, section.get("split", ""), clips)
     if file := section.get("class_names", ""):
         names = read_lines(file)
         if source.class_names and len(names) != len(source.class_names):

@@ -4,7 +4,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from coca_jax.data.bad import BadExample
 
@@ -18,6 +18,7 @@ class Record(TypedDict):
 
     image: bytes | list[bytes]  # an encoded image file, or several, or a video (data/clips.py)
     captions: list[str]  # maybe none
+    no_text: NotRequired[str]  # why something in the place of a caption is none (data/texts.py)
     label: int  # of the source's `class_names`; -1: none
     labels: list[str]  # names of all its classes, maybe none
     fields: dict[str, Any]  # everything else that was stored beside it, by name

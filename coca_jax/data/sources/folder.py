@@ -1,20 +1,22 @@
 """Images in files of their own: listed in a table with captions, or in a folder for each class."""
 
+import ast
+import contextlib
+import json
 import os
 import re
-import zlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from coca_jax.data.bad import BadExample
-from coca_jax.data.clips import VIDEO_SUFFIXES
-from coca_jax.data.sources import tables
+from coca_jax.data.hidden import is_hidden
 from coca_jax.data.sources.base import Note, Record, Shard, to_labels
+from coca_jax.data.sources.class_folders import ClassFolders, is_image, split_folders
+from coca_jax.data.sources.delimited import column_of
+from coca_jax.data.sources.tables import FAULTS, SUFFIXES, Table
+from coca_jax.data.texts import MISSING_WORDS, to_captions
 from coca_jax.errors import UserError
-from coca_jax.io import files
+from coca_jax.io import files, paths
 
 # Columns of a table; the first that is there is taken.
 IMAGE_COLUMNS = (
@@ -24,9 +26,14 @@ IMAGE_COLUMNS = (
 CAPTION_COLUMNS = ("captions", "caption", "text", "title")
 LABEL_COLUMNS = ("labels", "label")
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-STAT_THREADS = 16  # which wait for the file system
+# What other files are for.
+_READ_BY = {
+    ".parquet": "made into records by `coca data convert`",
+    ".tar": "read by format=webdataset",
+    ".json": "made into a table by `coca data table` if they are published annotations",
+    ".xlsx": "read once they are saved as .csv in UTF-8",
+    ".zip": "read once they are unpacked",
+}
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
@@ -36,7 +43,7 @@ class Entry(NamedTuple):
     """What a folder says of an image."""
 
     image: str | list[str]  # its path within the folder, or another; or those of several
-    captions: list[str]
+    captions: list[Any]  # whatever is in their place
     labels: list[str | int]
     fields: dict[str, Any]
 
@@ -53,7 +60,7 @@ class FolderSource:
           class_names: of the integer labels.
         """
         self._root, self._entries, self.class_names = root, entries, list(class_names)
-        self.notes: list[Note] = []
+        self.notes: list[Note] = entries.notes
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -65,14 +72,20 @@ class FolderSource:
         label, labels = to_labels(entry.labels, self.class_names)
         return {
             "image": image,
-            "captions": entry.captions,
+            **to_captions(entry.captions),
             "label": label,
             "labels": labels,
             "fields": entry.fields,
         }
 
     def _read(self, path: str) -> bytes | list[bytes]:
-        return read_pictures(path if files.is_url(path) else os.path.join(self._root, path))
+        missing = None
+        for one in _spellings(path):
+            try:
+                return read_pictures(one if paths.is_url(one) else paths.join(self._root, one))
+            except FileNotFoundError as error:
+                missing = missing or error
+        raise missing or FileNotFoundError(path)
 
     def shard(self, index: int) -> str:
         """The table, or the folder of the class, in which a record is."""
@@ -83,71 +96,115 @@ class FolderSource:
         return self._entries.shards()
 
 
+def _spellings(path: str) -> Iterator[str]:
+    """A path as it is, and if there is no such file, as Windows or a person may have meant it."""
+    yield path
+    yield paths.normalize(path)
+    yield paths.normalize(path.strip().replace("\\", "/"))
+
+
 def read_pictures(path: str) -> bytes | list[bytes]:
     """A file, or the image files of a folder of frames: by their names, 2 before 10."""
-    if not files.is_url(path) and os.path.isdir(path):
-        names = [e.name for e in os.scandir(path) if _is_named(e.name, IMAGE_SUFFIXES)]
+    if not paths.is_url(path) and os.path.isdir(path):
+        with os.scandir(path) as entries:
+            names = [e.name for e in entries if is_image(e.name) and not is_hidden(e.name)]
         return [read_pictures(os.path.join(path, name)) for name in sorted(names, key=_counted)]
     with files.open_binary(path) as file:
         return file.read()
 
 
-def folder_source(path: str) -> FolderSource:
+def folder_source(path: str, split: str = "", clips: bool = False) -> FolderSource:
     """Opens a folder of images.
 
     Args:
       path: a .csv, .tsv or .jsonl file with a column of images, whose paths are relative to the
         file (IMAGE_COLUMNS), and maybe of captions (CAPTION_COLUMNS) and labels (LABEL_COLUMNS);
         several rows of an image are one record. A path may be that of a video or of a folder of
-        frames, and in .jsonl a list of paths. Or a folder with one such file; or with a folder
+        frames, and several may be in a list. Or a folder with one such file; or with a folder
         of images for each class, whose names, in order, are those of the labels 0, 1, ...
+      split: of a folder with `train`, `test` and such: the one to open.
+      clips: whether a folder of images in that of a class is one example, the frames of a clip.
 
     Raises:
       UserError: there is nothing of that kind, or a table that cannot be read.
     """
-    if path.endswith(tables.SUFFIXES):
+    path = paths.normalize(path)
+    if path.lower().endswith(SUFFIXES):
         return _of_table(path)
-    kinds = ", ".join(tables.SUFFIXES)
-    if files.is_url(path):
+    kinds = ", ".join(SUFFIXES)
+    if paths.is_url(path):
         raise UserError(f"{path} should be a file ({kinds}): only local folders are searched")
     if not os.path.isdir(path):
-        raise UserError(f"{path} is neither a folder nor a file with one of the endings {kinds}")
-    found = sorted(e.name for e in os.scandir(path) if e.name.endswith(tables.SUFFIXES))
+        raise UserError(
+            f"{path} is neither a folder nor a file with one of the endings {kinds}{_hint([path])}"
+        )
+    with os.scandir(path) as entries:
+        names = sorted(e.name for e in entries if not is_hidden(e.name))
+    found = [name for name in names if name.lower().endswith(SUFFIXES)]
     if len(found) > 1:
         raise UserError(f"{path} holds several tables, {', '.join(found)}: name one of them")
     if found:
         return _of_table(os.path.join(path, found[0]))
-    classes = _Classes(path)
-    if not len(classes):
+    if parts := split_folders(path):
+        return _of_split(path, parts, split, clips)
+    folders = ClassFolders(path, clips)
+    if not len(folders):
         raise UserError(
             f"{path} holds neither a table ({kinds}) nor folders of images, one for each class"
+            + _hint(names)
         )
-    return FolderSource(path, classes, classes.names)
+    return FolderSource(path, _Classes(folders), folders.names)
 
 
 def _of_table(path: str) -> FolderSource:
-    return FolderSource(os.path.dirname(path), _Rows(tables.Table(path, IMAGE_COLUMNS)))
+    return FolderSource(os.path.dirname(path), _Rows(Table(path, IMAGE_COLUMNS)))
+
+
+def _of_split(path: str, parts: list[str], split: str, clips: bool) -> FolderSource:
+    if split not in parts:
+        raise UserError(
+            f"{path} holds the parts of a data set, {', '.join(parts)}, and split={split!r} is "
+            "none of them; set `split` to one, or give the folder of one as the path"
+        )
+    source = folder_source(os.path.join(path, split), "", clips)
+    others = ", ".join(name for name in parts if name != split) or "none"
+    text = f"{path} holds parts of a data set: split={split!r} is read, the others ({others}) not"
+    source.notes = [Note("split", len(parts), text), *source.notes]
+    return source
+
+
+def _hint(names: Iterable[str]) -> str:
+    """What reads files that `format=folder` does not."""
+    for suffix, how in _READ_BY.items():
+        if any(name.lower().endswith(suffix) for name in names):
+            return f"; {suffix} files are {how}"
+    return ""
 
 
 class _Rows:
     """Entries of a table."""
 
-    def __init__(self, table: tables.Table):
+    def __init__(self, table: Table):
         self._table = table
+        self.notes = list(_table_notes(table))
 
     def __len__(self) -> int:
         return len(self._table)
 
     def __getitem__(self, index: int) -> Entry:
         rows = self._table.rows(index)
+        has_types = not self._table.separator  # otherwise all values are text
         image = rows[0].pop(self._table.column, None)
+        if not has_types:
+            image = _list_or_text(image)
         paths = image if isinstance(image, list) else [image]
         if not paths or not all(isinstance(path, str) and path for path in paths):
             raise BadExample("bad_record", f"the path of the image is {image!r}")
-        captions = [str(v) for row in rows for v in _listed(row, CAPTION_COLUMNS)]
-        labels = [v for row in rows for v in _listed(row, LABEL_COLUMNS)]
+        captions = [v for row in rows for v in _values(row, CAPTION_COLUMNS, has_types)]
+        labels = [v for row in rows for v in _values(row, LABEL_COLUMNS, has_types)]
         fields = rows[0]
-        if not self._table.has_types:
+        if not has_types:
+            captions = [None if caption in MISSING_WORDS else caption for caption in captions]
             labels = [_number(label) for label in labels]
             fields = {name: _number(value) for name, value in fields.items()}
         return Entry(image, captions, list(dict.fromkeys(labels)), fields)
@@ -159,10 +216,45 @@ class _Rows:
         return [self._table.shard]
 
 
-def _listed(row: dict[str, Any], columns: Iterable[str]) -> list[Any]:
+def _table_notes(table: Table) -> Iterator[Note]:
+    rows, path = table.row_count, table.path
+    columns = [f"images of column {table.column!r}"]
+    for what, wanted in (("captions", CAPTION_COLUMNS), ("labels", LABEL_COLUMNS)):
+        if name := column_of(table.names, wanted):
+            columns.append(f"{what} of {name!r}")
+    text = f"{rows:,} rows of {path} are {len(table):,} records: {', '.join(columns)}"
+    if table.separator:
+        text += f", separated by {table.separator!r}"
+    yield Note("rows", rows, text)
+    for fault, (count, line) in table.faults.items():
+        text = f"{count:,} rows of {path} {FAULTS[fault]}, the first in line {line}"
+        yield Note(fault, count, f"{text}; each is a bad_record when it is read", lost=True)
+
+
+def _values(row: dict[str, Any], columns: Iterable[str], has_types: bool) -> list[Any]:
     """Takes out of a row the value or values of the first of these columns that it has."""
-    value = next((row.pop(column) for column in columns if column in row), None)
+    value = row.pop(column_of(row, columns), None)
+    if not has_types:
+        value = _list_or_text(value)
     return [v for v in (value if isinstance(value, list) else [value]) if v not in (None, "")]
+
+
+def _list_or_text(text: str | None) -> str | list[str] | None:
+    """The texts of a list that was written into a cell, as JSON or by Python; others as they are.
+
+    Only what Python would write just so: `['a' 'b']`, which numpy writes, reads as `['ab']`.
+    """
+    if not text or text[0] != "[" or text[-1] != "]":
+        return text
+    found: Any = None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found = ast.literal_eval(text)
+            found = found if repr(found) == text else None
+    is_list = isinstance(found, list) and all(isinstance(value, str) for value in found)
+    return found if is_list else text
 
 
 def _number(text: str) -> str | int | float:
@@ -173,80 +265,28 @@ def _number(text: str) -> str | int | float:
 
 
 class _Classes:
-    """Entries of a folder with a folder for each class; names of files are kept as one string.
+    """Entries of a folder with a folder for each class."""
 
-    A folder of images within that of a class is one entry: the frames of a clip.
-    """
-
-    def __init__(self, folder: str):
-        self._folder = folder
-        folders = (e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
-        self.names = sorted(folders)
-        listed = [_examples(os.path.join(folder, name)) for name in self.names]
-        names = [name for images in listed for name in images]
-        self._class_ends = np.cumsum([len(images) for images in listed], dtype=np.int64)
-        self._ends = np.cumsum([len(name) for name in names], dtype=np.int64)
-        self._files = b"".join(names)
+    def __init__(self, folders: ClassFolders):
+        self._folders = folders
+        self.notes = folders.notes
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._folders)
 
     def __getitem__(self, index: int) -> Entry:
-        begin = self._ends[index - 1] if index else 0
-        label = self._label(index)
-        name = os.fsdecode(self._files[begin : self._ends[index]])
-        return Entry(os.path.join(self.names[label], name), [], [label], {"file_name": name})
+        path, label = self._folders.example(index)
+        name = path.removeprefix(f"{self._folders.names[label]}{os.sep}")
+        return Entry(path, [], [label], {"file_name": name})
 
     def part(self, index: int) -> str:
-        return os.path.join(self._folder, self.names[self._label(index)])
+        return self._folders.part(index)
 
     def shards(self) -> list[Shard]:
-        """The classes, by names and sizes of their files."""
-        with ThreadPoolExecutor(STAT_THREADS) as threads:
-            return list(threads.map(self._shard, range(len(self.names))))
-
-    def _shard(self, label: int) -> Shard:
-        begin = self._class_ends[label - 1] if label else 0
-        checksum = total = 0
-        for index in range(begin, self._class_ends[label]):
-            image = self[index].image
-            size = _size(os.path.join(self._folder, image))
-            checksum = zlib.crc32(b"%b %d" % (os.fsencode(image), size), checksum)
-            total += size
-        count = int(self._class_ends[label] - begin)
-        return Shard(self.names[label], total, count, f"{checksum:08x}")
-
-    def _label(self, index: int) -> int:
-        return int(np.searchsorted(self._class_ends, index, side="right"))
-
-
-def _size(path: str) -> int:
-    """Bytes of a file, or the number of files of a clip; -1: it has gone since."""
-    try:
-        return len(os.listdir(path)) if os.path.isdir(path) else os.stat(path).st_size
-    except OSError:
-        return -1
-
-
-def _examples(folder: str) -> list[bytes]:
-    """Images, videos and folders of frames in a class's folder."""
-    found = [
-        entry.name
-        for entry in os.scandir(folder)
-        if (
-            any(_is_named(e.name, IMAGE_SUFFIXES) for e in os.scandir(entry.path))
-            if entry.is_dir() and not entry.name.startswith(".")
-            else _is_named(entry.name, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-        )
-    ]
-    return sorted(map(os.fsencode, found))
+        return self._folders.shards()
 
 
 def _counted(name: str) -> list[tuple[int, str]]:
     """Orders numbers in names by their value."""
     parts = re.split(r"([0-9]+)", name)
     return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)]
-
-
-def _is_named(name: str, suffixes: tuple[str, ...]) -> bool:
-    return name.lower().endswith(suffixes)

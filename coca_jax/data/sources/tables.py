@@ -1,15 +1,11 @@
 """Tables of what is known of images: the rows of a CSV, TSV or JSONL file, found by offsets.
 
 A table is read once when it is opened, and a row again when it is asked for: 20 bytes a row stay
-in memory. Bytes are taken as Latin-1 where rows are looked for, so that what is not UTF-8 is bad
-in its own row only.
+in memory. A row that cannot be read is an entry of its own, which is bad when it is read.
 """
 
-import csv
 import hashlib
-import itertools
 import json
-import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,15 +15,40 @@ from jaxtyping import Int64, UInt64
 
 from coca_jax.data.bad import BadExample
 from coca_jax.data.sources.base import Shard, base_name, to_text
+from coca_jax.data.sources.delimited import (
+    NO_PATH,
+    NOT_UTF8,
+    UNCLOSED,
+    WRONG_COUNT,
+    Delimited,
+    choose_column,
+)
+from coca_jax.data.sources.lines import Lines, is_utf8
 from coca_jax.errors import UserError
 from coca_jax.io import files
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-_BOM = b"\xef\xbb\xbf"
+NO_JSON = "no_json"
+# What is wrong with rows, in words.
+FAULTS = {
+    NO_PATH: "have no path of an image",
+    NOT_UTF8: "are not UTF-8",
+    WRONG_COUNT: "have too many or too few values",
+    UNCLOSED: "have a quote that is never closed",
+    NO_JSON: "are no JSON object with a value for each key",
+}
 
 
 class Table:
-    """Entries of a file: all its rows with the same value in one column; picklable."""
+    """Entries of a file: all its rows with the same value in one column; picklable.
+
+    Attributes:
+      column: the one of the columns asked for by which entries are told apart.
+      names: of all columns; of a .jsonl, those of the first row.
+      separator: between values; empty in a .jsonl, where values have types and are not all text.
+      faults: by what is wrong, of FAULTS: how many rows it is, and the line of the first.
+      row_count: of all rows, bad ones too.
+    """
 
     def __init__(self, path: str, columns: Sequence[str]):
         """Finds the rows.
@@ -37,28 +58,26 @@ class Table:
           columns: names of the column that tells entries apart; the first that the file has.
 
         Raises:
-          UserError: there is no such file, column or row, or a row that cannot be told from the
-            next.
+          UserError: there is no such file, column or row, it is not UTF-8 as a whole, or a row
+            cannot be told from the next.
         """
         self.path = path
-        kind = _Json if path.endswith(".jsonl") else _Csv
+        kind = _Json if path.lower().endswith(".jsonl") else Delimited
         try:
             with files.open_binary(path) as file:
-                lines = _Lines(file)
+                lines = Lines(file, path)
                 self._rows = kind(lines, path, columns)
-                begins, ends, keys = _scan(self._rows.keys(lines), lines)
+                begins, ends, keys, self.faults = _scan(self._rows.keys(lines), lines)
         except OSError as error:
             raise UserError(f"the table {path} cannot be read: {error}") from error
         if not len(keys):
             raise UserError(f"the table {path} holds no rows")
-        begin, end = begins[-1:].item(), ends[-1:].item()
-        if not self._rows.is_closed(files.read_range(path, begin, end - begin)):
-            raise UserError(f"{path}: a quote of the row at byte {begin} is never closed")
         order, self._ends = _grouped(keys)
         self._begins, self._sizes = begins[order], (ends - begins)[order].astype(np.uint32)
         self.shard = Shard(base_name(path), lines.end, len(self._ends), f"{lines.checksum:08x}")
-        self.column = self._rows.column  # the one of `columns`
-        self.has_types = kind is _Json  # otherwise all values are text
+        self.column, self.names = self._rows.column, self._rows.names
+        self.separator = self._rows.separator
+        self.row_count = len(keys)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -74,123 +93,92 @@ class Table:
         return [self._rows.parse(files.read_range(self.path, *place)) for place in places]
 
 
-class _Lines:
-    """Lines of a file, a character a byte, and what was read of it."""
-
-    def __init__(self, file: Any):
-        self._file = file
-        self.end = 0  # bytes
-        self.number = 0  # lines
-        self.checksum = 0  # CRC-32
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._file)
-        self.end += len(line)
-        self.number += 1
-        self.checksum = zlib.crc32(line, self.checksum)
-        return (line.removeprefix(_BOM) if self.number == 1 else line).decode("latin-1")
-
-
-class _Csv:
-    """Rows of values between commas or tabs, some of them within quotes."""
-
-    def __init__(self, lines: _Lines, path: str, columns: Sequence[str]):
-        first = next(lines, "")
-        # OpenCLIP's tables have tabs, whatever their name.
-        self._delimiter = "\t" if path.endswith(".tsv") or "\t" in first else ","
-        self._path = path
-        try:
-            header = next(self._reader(itertools.chain([first], lines)), [])
-            self._header = [to_text(name.encode("latin-1")).strip() for name in header]
-        except (csv.Error, BadExample) as error:
-            raise UserError(f"{path}:{lines.number}: no header of a table: {error}") from error
-        self.column = _column(path, self._header, columns)
-
-    def keys(self, lines: _Lines) -> Iterator[str | None]:
-        """Row by row, the value of the column; "": the row lacks it; None: the row is empty."""
-        column = self._header.index(self.column)
-        try:
-            for row in self._reader(lines):
-                yield row[column] if len(row) > column else "" if row else None
-        except csv.Error as error:
-            raise UserError(
-                f"{self._path}:{lines.number}: {error}; is a quote never closed?"
-            ) from error
-
-    def parse(self, data: bytes) -> dict[str, Any]:
-        """The values of a row, all of them text."""
-        (row,) = self._reader([data.decode("latin-1")])
-        if len(row) != len(self._header):
-            cause = f"{len(row)} values in {len(self._header)} columns"
-            raise BadExample("bad_record", cause)
-        texts = [to_text(value.encode("latin-1")) for value in row]
-        return dict(zip(self._header, texts, strict=True))
-
-    def is_closed(self, data: bytes) -> bool:
-        """Whether a row's last quote is closed."""
-        try:
-            list(self._reader([data.decode("latin-1")], strict=True))
-        except csv.Error as error:
-            return "unexpected end" not in str(error)
-        return True
-
-    def _reader(self, lines: Iterator[str] | list[str], strict: bool = False) -> Any:
-        return csv.reader(lines, delimiter=self._delimiter, strict=strict)
-
-
 class _Json:
     """A JSON object a line."""
 
-    def __init__(self, lines: _Lines, path: str, columns: Sequence[str]):
-        del lines
-        self._path, self._columns = path, columns
-        self.column = ""  # until the first row is read
+    separator = ""
 
-    def keys(self, lines: _Lines) -> Iterator[str | None]:
-        """Line by line, the value of the column; "": the object lacks it; None: a blank line."""
+    def __init__(self, lines: Lines, path: str, columns: Sequence[str]):
+        line = next((line for line in lines if line.strip()), "")
+        self.column, self.names = "", []
+        if not line:
+            return
+        first = _parsed(line)
+        if first is None:
+            raise UserError(f"{path}:{lines.number} is no JSON object in one line{_hint(line)}")
+        self.names = list(first)
+        self.column = choose_column(path, self.names, columns)
+        lines.give_back([line])
+
+    def keys(self, lines: Lines) -> Iterator[tuple[str | None, str]]:
+        """Line by line: the value of the column, and what is wrong; see `Delimited.keys`."""
         for line in lines:
             if not line.strip():
-                yield None
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{self._path}:{lines.number} is no JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{self._path}:{lines.number} is no JSON object in one line")
-            self.column = self.column or _column(self._path, list(row), self._columns)
-            yield str(row.get(self.column) or "")
+                yield None, ""
+            elif not line.isascii() and not is_utf8(line):
+                yield "", NOT_UTF8
+            elif (row := _parsed(line)) is None:
+                yield "", NO_JSON
+            else:
+                key = row.get(self.column)
+                yield (str(key), "") if key else ("", NO_PATH)
 
     def parse(self, data: bytes) -> dict[str, Any]:
-        """The values of a line, of the types that they have."""
-        return json.loads(to_text(data))
+        """The values of a line, of the types that they have.
 
-    def is_closed(self, data: bytes) -> bool:
-        """True: what is not would be no JSON."""
-        del data
-        return True
+        Raises:
+          BadExample: it is no JSON object, has a key twice, or is not UTF-8.
+        """
+        try:
+            row = _JSON.decode(to_text(data))
+        except (ValueError, RecursionError) as error:
+            raise BadExample("bad_record", error) from error
+        if not isinstance(row, dict):
+            raise BadExample("bad_record", f"no JSON object but {type(row).__name__}")
+        return row
 
 
-def _column(path: str, found: list[str], wanted: Sequence[str]) -> str:
-    column = next((name for name in wanted if name in found), None)
-    if column is None:
-        raise UserError(
-            f"the table {path} needs one of the columns {', '.join(wanted)}; "
-            f"it has {', '.join(found) or 'none'}"
-        )
-    return column
+def _parsed(line: str) -> dict[str, Any] | None:
+    """The JSON object of a line, if it is one."""
+    try:
+        row = _JSON.decode(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} is there twice")
+    return row
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def _hint(line: str) -> str:
+    if line.lstrip().startswith("["):
+        return "; of a JSON array, `jq -c '.[]' OLD > NEW.jsonl` makes lines"
+    if line.strip() == "{":
+        return "; `jq -c . OLD > NEW.jsonl` puts each object in one line"
+    return ""
 
 
 def _scan(
-    keys: Iterator[str | None], lines: _Lines
-) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], UInt64[np.ndarray, " n"]]:
-    """Where rows begin and end (bytes), and a hash of the key of each."""
+    keys: Iterator[tuple[str | None, str]], lines: Lines
+) -> tuple[
+    Int64[np.ndarray, " n"],
+    Int64[np.ndarray, " n"],
+    UInt64[np.ndarray, " n"],
+    dict[str, tuple[int, int]],
+]:
+    """Where rows begin and end (bytes), a hash of the key of each, and `Table.faults`."""
     begins, ends, hashes = array("q"), array("q"), array("Q")
-    begin = lines.end
-    for key in keys:
+    faults: dict[str, tuple[int, int]] = {}
+    begin, number = lines.end, lines.number + 1
+    for key, fault in keys:
         if key is not None:
             begins.append(begin)
             ends.append(lines.end)
@@ -198,8 +186,12 @@ def _scan(
             key = (key or f"\0{begin}").encode("utf-8", "surrogatepass")
             digest = hashlib.blake2b(key, digest_size=8).digest()
             hashes.append(int.from_bytes(digest, "little"))
-        begin = lines.end
-    return np.array(begins, np.int64), np.array(ends, np.int64), np.array(hashes, np.uint64)
+        if fault:
+            count, first = faults.get(fault, (0, number))
+            faults[fault] = (count + 1, first)
+        begin, number = lines.end, lines.number + 1
+    places = np.array(begins, np.int64), np.array(ends, np.int64)
+    return *places, np.array(hashes, np.uint64), faults
 
 
 def _grouped(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coca_jax.data.sources.base import Record, to_labels, to_text
+from coca_jax.data.texts import to_captions
 
 # The first that is there is taken. Slashes: a feature of a feature, in TFDS and in older formats.
 IMAGE_KEYS = (
@@ -32,12 +33,12 @@ def to_record(data: bytes, class_names: Sequence[str]) -> Record:
     image = _take(values, IMAGE_KEYS)
     if not image or not isinstance(image[0], bytes):
         raise KeyError(f"none of {', '.join(IMAGE_KEYS)} is an image, and {', '.join(values)}")
-    captions = [to_text(text) for text in _take(values, CAPTION_KEYS) if isinstance(text, bytes)]
+    texts = [to_text(v) if isinstance(v, bytes) else v for v in _take(values, CAPTION_KEYS)]
     labels = [to_text(v) if isinstance(v, bytes) else v for v in _take(values, LABEL_KEYS)]
     label, names = to_labels(labels, class_names)
     return {
         "image": image[0] if len(image) == 1 else image,
-        "captions": captions,
+        **to_captions(texts),
         "label": label,
         "labels": names,
         "fields": {key: _field(value) for key, value in values.items()},

@@ -1,11 +1,11 @@
 """The report's captions: what was written, where the model looked, and what it wrote earlier."""
 
 import base64
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float
 
 from coca_jax.observe.report.run import Run
@@ -17,7 +17,7 @@ MASK = 96  # pixels of a map's longer side
 FOLLOWED, STEPS = 4, 8  # images that are followed through training; most steps of each
 
 
-def captions(name: str, samples: list[dict[str, Any]], folder: pathlib.Path) -> str:
+def captions(name: str, samples: list[dict[str, Any]], folder: epath.Path) -> str:
     """Draws a card for each of the evaluation's samples."""
     exact = sum(sample["exact"] for sample in samples)
     lead = (
@@ -29,7 +29,7 @@ def captions(name: str, samples: list[dict[str, Any]], folder: pathlib.Path) -> 
     return section("Captions", lead, f'<div class="grid samples">{cards}</div>')
 
 
-def _caption(sample: dict[str, Any], folder: pathlib.Path) -> str:
+def _caption(sample: dict[str, Any], folder: epath.Path) -> str:
     references = sample["references"]
     more = len(references) - REFERENCES
     lines = references[:REFERENCES] + ([f"and {more} more"] if more > 0 else [])
@@ -48,7 +48,7 @@ def _log_probability(sample: dict[str, Any]) -> str:
     return "−∞" if value is None else f"{value:.2f}".replace("-", "−")
 
 
-def attention(name: str, samples: list[dict[str, Any]], folder: pathlib.Path) -> str:
+def attention(name: str, samples: list[dict[str, Any]], folder: epath.Path) -> str:
     """Draws each sample once for each word of its caption, lit where attention went for it."""
     samples = [sample for sample in samples if sample.get("attention")]
     if not samples:
@@ -66,7 +66,7 @@ def attention(name: str, samples: list[dict[str, Any]], folder: pathlib.Path) ->
     return section("Attention", lead, body)
 
 
-def _looks(sample: dict[str, Any], folder: pathlib.Path) -> str:
+def _looks(sample: dict[str, Any], folder: epath.Path) -> str:
     # Of a model that has diverged, weights are null.
     looks = [(e["word"], np.nan_to_num(np.array(e["map"], float))) for e in sample["attention"]]
     shown = "".join(_look(*look) for look in looks)
@@ -117,7 +117,7 @@ def through_training(name: str, run: Run) -> str:
     return section("Captions through training", lead, body)
 
 
-def _history(file: str, by_step: dict[int, dict[str, Any]], folder: pathlib.Path) -> str:
+def _history(file: str, by_step: dict[int, dict[str, Any]], folder: epath.Path) -> str:
     steps = spaced([step for step, found in by_step.items() if file in found], STEPS)
     rows = {f"{step:,}": _written(by_step[step][file]) for step in steps}
     return (

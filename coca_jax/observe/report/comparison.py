@@ -1,11 +1,13 @@
 """The page, and the printed tables, of a comparison: what `compare.json` in its folder holds."""
 
 import json
-import pathlib
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from etils import epath
+
+from coca_jax.io.files import read_bytes
 from coca_jax.observe.report.charts import dot_chart
 from coca_jax.observe.report.text import esc, label, page, section
 
@@ -13,20 +15,20 @@ FILE = "compare.json"
 COSTS = {"step time": "step_seconds", "step FLOPs": "flops"}  # relative to the first row's
 
 
-def is_comparison(workdir: pathlib.Path) -> bool:
+def is_comparison(workdir: epath.Path) -> bool:
     """Whether the folder is a comparison's."""
-    return (workdir / FILE).is_file()
+    return (workdir / FILE).exists()
 
 
-def comparison_page(workdir: pathlib.Path) -> str:
+def comparison_page(workdir: epath.Path) -> str:
     """HTML with a table, and a chart for each metric, of every table of the comparison."""
-    found = json.loads((workdir / FILE).read_text(encoding="utf-8"))
+    found = json.loads(read_bytes(workdir / FILE))
     steps = ", then ".join(f"{count:,} steps of {name}" for name, count in found["steps"].items())
     head = (
-        f'<header><p class="eyebrow">coca_jax comparison</p><h1>{esc(workdir.resolve().name)}</h1>'
+        f'<header><p class="eyebrow">coca_jax comparison</p><h1>{esc(workdir.name)}</h1>'
         f'<p class="muted">{esc(steps)}</p></header>'
     )
-    return page(workdir.resolve().name, head + "".join(_table(found, t) for t in found["tables"]))
+    return page(workdir.name, head + "".join(_table(found, t) for t in found["tables"]))
 
 
 def format_comparison(found: dict[str, Any]) -> str:

@@ -1,10 +1,12 @@
 """The report's page: its head, its headline numbers, its sections and the configuration."""
 
 import os
-import pathlib
-import uuid
 from typing import Any
 
+from etils import epath
+
+from coca_jax.io.files import write_whole
+from coca_jax.io.paths import as_path
 from coca_jax.observe.report.comparison import comparison_page, is_comparison
 from coca_jax.observe.report.curves import evaluation_curves, training_curves
 from coca_jax.observe.report.pictures import pictures
@@ -21,7 +23,7 @@ HEADLINES = [
 ]
 
 
-def write_report(workdir: str | os.PathLike) -> pathlib.Path:
+def write_report(workdir: str | os.PathLike) -> epath.Path:
     """Writes `report.html` into the workdir and returns its path.
 
     The page needs nothing but itself. It reads what the run has left (see `report/run.py`), be it
@@ -30,13 +32,11 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     Raises:
       UserError: the folder holds nothing of a run.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = as_path(workdir)
     compared = is_comparison(workdir)
     written = comparison_page(workdir) if compared else _run_page(read_run(workdir))
     path = workdir / "report.html"
-    partial = path.with_name(f".{uuid.uuid4().hex}")  # parts of a comparison may end at once
-    partial.write_text(written, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, written.encode())
     return path
 
 

@@ -1,7 +1,8 @@
 """The report's pictures: captions, attention, answers, what searches found, confused classes."""
 
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from coca_jax.observe.report.captions import attention, captions, through_training
 from coca_jax.observe.report.charts import confusion_chart
@@ -28,7 +29,7 @@ def pictures(run: Run) -> str:
     return "".join(sections)
 
 
-def _questions(name: str, samples: list[dict[str, Any]], folder: pathlib.Path) -> str:
+def _questions(name: str, samples: list[dict[str, Any]], folder: epath.Path) -> str:
     right = sum(sample["accuracy"] >= 0.5 for sample in samples)
     lead = (
         f"{len(samples)} questions of {name}, evenly spaced, with the model's answers; {right} of "
@@ -38,7 +39,7 @@ def _questions(name: str, samples: list[dict[str, Any]], folder: pathlib.Path) -
     return section("Questions", lead, f'<div class="grid samples">{cards}</div>')
 
 
-def _answer(sample: dict[str, Any], folder: pathlib.Path) -> str:
+def _answer(sample: dict[str, Any], folder: epath.Path) -> str:
     right = sample["accuracy"] >= 0.5
     badge = '<span class="badge">✓ right</span>' if right else ""
     expected = "" if right else f'<span class="muted">people say: {esc(sample["given"])}</span>'
@@ -50,7 +51,7 @@ def _answer(sample: dict[str, Any], folder: pathlib.Path) -> str:
     )
 
 
-def _searches(name: str, found: dict[str, Any], folder: pathlib.Path) -> str:
+def _searches(name: str, found: dict[str, Any], folder: epath.Path) -> str:
     by_text = "".join(
         f'<div class="query"><div class="text">{esc(query["text"])}</div>'
         f'<div class="found">{_found_images(query["items"], folder)}</div></div>'
@@ -67,7 +68,7 @@ def _searches(name: str, found: dict[str, Any], folder: pathlib.Path) -> str:
     return section("Retrieval", lead, body)
 
 
-def _found_images(items: list[dict[str, Any]], folder: pathlib.Path) -> str:
+def _found_images(items: list[dict[str, Any]], folder: epath.Path) -> str:
     return "".join(
         f"<figure{_right(item)}>{image(folder, item['image'], 'found')}"
         f"{'✓ ' if item['right'] else ''}{item['score']:.3f}</figure>"

@@ -17,13 +17,17 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
+import re
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float
 
 from coca_jax.errors import UserError
+from coca_jax.io.files import read_bytes
+from coca_jax.io.folders import children
+from coca_jax.io.paths import as_path
 from coca_jax.observe.goodput import read_attempts
 from coca_jax.observe.metrics import read_metrics
 
@@ -43,7 +47,7 @@ class Run:
     notes: dict[int, dict[str, dict[str, str]]]
     """Step -> evaluation -> metric that is undefined -> the reason."""
     artefacts: dict[str, dict[str, Any]]
-    artefacts_folder: pathlib.Path
+    artefacts_folder: epath.Path
     captions: dict[str, dict[int, dict[str, dict[str, Any]]]]
     """Evaluation -> step -> image -> caption, exact, ...; in the order of the steps."""
     attempts: list[dict[str, Any]]
@@ -85,17 +89,18 @@ def read_run(workdir: str | os.PathLike) -> Run:
     Raises:
       UserError: there is nothing of a run in it.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = as_path(workdir)
     described = _read_json(workdir / "config.json")
     records = read_metrics(workdir)
     if not described and not records:
         raise UserError(f"{workdir} has neither config.json nor metrics.jsonl: it is no workdir")
-    files = sorted(workdir.glob("eval/[0-9]*/artefacts.json"), key=lambda p: int(p.parent.name))
-    artefacts = {int(path.parent.name): _read_json(path) for path in files}
+    steps = sorted(int(p.name) for p in children(workdir / "eval") if p.name.isdecimal())
+    artefacts = {step: _read_json(workdir / f"eval/{step}/artefacts.json") for step in steps}
+    artefacts = {step: found for step, found in artefacts.items() if found}
     newest = max(artefacts, default=None)
     evaluations, notes = _evaluations(workdir, records)
     return Run(
-        name=workdir.resolve().name,
+        name=workdir.name,
         facts={key: value for key, value in described.items() if key != "config"},
         config=described.get("config", {}),
         records=records,
@@ -109,7 +114,7 @@ def read_run(workdir: str | os.PathLike) -> Run:
 
 
 def _evaluations(
-    workdir: pathlib.Path, records: list[dict[str, Any]]
+    workdir: epath.Path, records: list[dict[str, Any]]
 ) -> tuple[dict[int, dict[str, dict[str, float]]], dict[int, dict[str, dict[str, str]]]]:
     """Returns what `metrics.jsonl` and `eval/<step>.json` say; they agree where both speak.
 
@@ -122,7 +127,9 @@ def _evaluations(
             if key.startswith("eval/"):
                 evaluation, metric = key.removeprefix("eval/").rsplit("/", 1)
                 found.setdefault(record["step"], {}).setdefault(evaluation, {})[metric] = value
-    for path in workdir.glob("eval/[0-9]*.json"):
+    for path in children(workdir / "eval"):
+        if not re.fullmatch(r"[0-9]+\.json", path.name):
+            continue
         for evaluation, metrics in _read_json(path).items():
             undefined = metrics.pop("notes", {})
             numbers = {
@@ -151,5 +158,8 @@ def _is_placed(record: dict[str, Any]) -> bool:
     return math.isfinite(record.get("train/examples_seen", math.nan))
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    try:
+        return json.loads(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}

@@ -4,9 +4,12 @@ import base64
 import datetime
 import html
 import math
-import pathlib
+import os
 from typing import Any
 
+from etils import epath
+
+from coca_jax.io.files import read_bytes
 from coca_jax.observe.report.style import CSS
 
 
@@ -46,14 +49,14 @@ def table(rows: dict[str, str]) -> str:
     return f"<table>{body}</table>"
 
 
-def image(folder: pathlib.Path, file: str, text: str) -> str:
+def image(folder: epath.Path, file: str, text: str) -> str:
     """Returns an image element that holds the JPEG file."""
     return f'<img alt="{esc(text)}" src="{image_url(folder, file)}">'
 
 
-def image_url(folder: pathlib.Path, file: str) -> str:
+def image_url(folder: epath.Path, file: str) -> str:
     """Returns the JPEG file as an address that holds it."""
-    data = base64.b64encode((folder / pathlib.Path(file).name).read_bytes()).decode()
+    data = base64.b64encode(read_bytes(folder / os.path.basename(file))).decode()
     return f"data:image/jpeg;base64,{data}"
 
 

@@ -1,4 +1,6 @@
+import csv
 import json
+import math
 import multiprocessing
 import operator
 import uuid
@@ -185,9 +187,162 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path):
     (tmp_path / "classes/jump/empty").mkdir()
     (tmp_path / "classes/run/b.avi").mkdir(parents=True)  # frames of it
     (tmp_path / "classes/run/b.avi/1.png").write_text("b")
-    source = folder_source(str(tmp_path / "classes"))
+    source = folder_source(str(tmp_path / "classes"), clips=True)
     assert source.class_names == ["jump", "run"] and len(source) == 3
     assert source[0]["image"] == b"alone"
     assert source[1]["image"] == [b"1", b"9", b"10", b"0011", b"img_2", b"img_10"]
     assert (source[2]["image"], source[2]["label"]) == ([b"b"], 1)
     assert source[1]["label"] == 0 and source[1]["fields"] == {"file_name": "clip 1"}
+
+
+def noted(source):
+    return {note.kind: (note.count, note.lost) for note in source.notes}
+
+
+def write(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+
+
+def test_images_at_any_depth_are_of_their_class(tmp_path):
+    write(tmp_path, "cat/a.jpg", "cat/more/b.JPG", "cat/more/most/c.jfif", "dog/x/d.jpg")
+    source = folder_source(str(tmp_path))
+    found = [(record["image"].decode(), record["label"]) for record in source]
+    assert found == [
+        ("cat/a.jpg", 0),
+        ("cat/more/b.JPG", 0),
+        ("cat/more/most/c.jfif", 0),
+        ("dog/x/d.jpg", 1),
+    ]
+    assert source[1]["fields"] == {"file_name": "more/b.JPG"}
+    assert noted(source) == {"classes": (2, False), "deeper": (3, False)}
+    assert "4 examples of 2 classes" in source.notes[0].text
+    clips = folder_source(str(tmp_path), clips=True)
+    assert [record["label"] for record in clips] == [0, 0, 0, 1]
+    assert clips[3]["image"] == [b"dog/x/d.jpg"]
+    assert noted(clips) == {"classes": (2, False), "clips": (3, False)}
+
+
+def test_what_is_not_read_of_class_folders_is_noted(tmp_path):
+    write(tmp_path, "cat/a.jpg", "cat/._a.jpg", "cat/.x/b.jpg", "cat/Thumbs.db", "dog/@eaDir/b.jpg")
+    write(tmp_path, ".ipynb_checkpoints/c.jpg", "__MACOSX/cat/._a.jpg", "._metadata.csv")
+    write(tmp_path, "cat/b.heic", "cat/notes.txt", "stray.png")
+    (tmp_path / "cat/back").symlink_to(tmp_path)
+    (tmp_path / "cat/itself").symlink_to(tmp_path / "cat/itself")
+    source = folder_source(str(tmp_path))
+    assert source.class_names == ["cat", "dog"]
+    assert [record["image"] for record in source] == [b"cat/a.jpg"]
+    assert noted(source) == {
+        "classes": (2, False),
+        "hidden": (7, False),
+        "loops": (1, False),
+        "beside": (1, True),
+        "other_files": (3, True),
+    }
+    texts = " ".join(note.text for note in source.notes)
+    for part in ("hold none: dog", "'stray.png'", ".heic (1)", ".txt (1)"):
+        assert part in texts
+
+
+def test_a_link_to_a_folder_above_is_followed_once(tmp_path):
+    write(tmp_path, "cat/a.jpg", "elsewhere/b.jpg")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/cat").symlink_to(tmp_path / "cat")
+    (tmp_path / "cat/again").symlink_to(tmp_path / "cat")
+    (tmp_path / "cat/other").symlink_to(tmp_path / "elsewhere")
+    source = folder_source(str(tmp_path / "root"))
+    assert [record["image"] for record in source] == [b"cat/a.jpg", b"elsewhere/b.jpg"]
+    assert noted(source)["loops"] == (1, False)
+
+
+def test_parts_of_a_data_set_are_not_classes(tmp_path):
+    write(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "Test/dog/c.jpg", ".cache/x.jpg")
+    source = folder_source(str(tmp_path), "train")
+    assert source.class_names == ["cat", "dog"] and len(source) == 2
+    assert "split='train' is read, the others (Test) not" in source.notes[0].text
+    for split in ("", "val", "train[:50%]"):
+        with pytest.raises(UserError, match=r"parts of a data set, Test, train, and split="):
+            folder_source(str(tmp_path), split)
+    # A class may have such a name, among others.
+    write(tmp_path, "bus/d.jpg")
+    assert folder_source(str(tmp_path), "train").class_names == ["Test", "bus", "train"]
+
+
+def test_a_table_in_a_part_of_a_data_set(tmp_path):
+    write(tmp_path, "train/a.jpg", "test/b.jpg", "train/._metadata.csv", "train/.x/metadata.csv")
+    (tmp_path / "train/metadata.CSV").write_text("file_name,text\na.jpg,a cat\n")
+    source = folder_source(str(tmp_path), "train")
+    assert source[0]["captions"] == ["a cat"] and noted(source)["rows"] == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("a.parquet", "coca data convert"), ("a.tar", "format=webdataset"), ("a.xlsx", "as .csv")],
+)
+def test_files_of_other_formats_are_said_to_be(tmp_path, name, hint):
+    write(tmp_path, name)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(UserError, match=hint):
+            folder_source(str(path))
+
+
+def test_captions_that_are_no_text(photos):
+    values = ["a cat", math.nan, True, {"en": "x"}, ["a", 5], ["a", None, ""], "  ", 7, [["a"]]]
+    rows = [{"image": f"photos/{i % 3}.jpg#{i}", "caption": v} for i, v in enumerate(values)]
+    for row in rows:
+        row["image"] = str(photos(row["image"].replace("/", "-"), "x"))
+    source = folder_source(photos("a.jsonl", "\n".join(map(json.dumps, rows))))
+    assert [record["captions"] for record in source] == [
+        *(["a cat"], [], [], [], ["a"], ["a"], [], [], []),
+    ]
+    reasons = [record.get("no_text", "") for record in source]
+    assert [bool(reason) for reason in reasons] == [0, 0, 1, 1, 1, 0, 0, 1, 1]
+    assert reasons[3] == "{'en': 'x'} is no text"
+
+
+def test_words_for_no_value_in_files_without_types(photos):
+    words = ["nan", "NaN", "None", "null", "<NA>", "N/A", "", '""', "a nan", "nans"]
+    rows = "".join(f"photos/0.jpg?{i},{word}\n" for i, word in enumerate(words))
+    for i in range(len(words)):
+        photos(f"photos/0.jpg?{i}", "x")
+    captions = [
+        record["captions"] for record in folder_source(photos("a.csv", "image,text\n" + rows))
+    ]
+    assert captions == [[]] * 8 + [["a nan"], ["nans"]]
+
+
+@pytest.mark.parametrize(
+    ("cell", "captions"),
+    [
+        (r'["a \"b\"", "c"]', ['a "b"', "c"]),
+        (repr(["a", "it's"]), ["a", "it's"]),
+        ("['a' 'b']", ["['a' 'b']"]),  # numpy's
+        ("[1, 2]", ["[1, 2]"]),
+        ("[red, blue]", ["[red, blue]"]),
+        ("[]", []),
+    ],
+)
+def test_lists_in_cells(photos, tmp_path, cell, captions):
+    with open(tmp_path / "a.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("image", "text"), ("photos/0.jpg", cell)])
+    assert folder_source(str(tmp_path / "a.csv"))[0]["captions"] == captions
+
+
+def test_paths_in_cells(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cells = ["photos\\1.jpg", " photos/1.jpg ", "~/photos/1.jpg", f"file://{tmp_path}/photos/1.jpg"]
+    cells += [f"{tmp_path}/photos/1.jpg", ".\\photos\\1.jpg"]
+    path = photos("a.csv", "image,text\n" + "".join(f"{cell},x\n" for cell in cells))
+    assert [record["image"] for record in folder_source(path)] == [b"1"] * len(cells)
+    photos("photos\\1.jpg", "itself")
+    assert folder_source(path)[0]["image"] == b"itself"
+
+
+def test_how_a_table_was_read_is_noted(photos):
+    path = photos("a.csv", "Image;TITLE;label\nphotos/0.jpg;a;1\nphotos/0.jpg;b;1\nc\n")
+    first, second = folder_source(path).notes
+    assert not first.lost and second.lost and (second.kind, second.count) == ("wrong_count", 1)
+    for part in ("3 rows", "2 records", "'Image'", "'TITLE'", "'label'", "separated by ';'"):
+        assert part in first.text
+    assert "line 4" in second.text

@@ -61,7 +61,7 @@ def test_tabs_are_told_from_commas(table):
 
 def test_json_keeps_its_types(table):
     data = '{"image": "ä", "n": [1, 2.5, null, "x"]}\n{"image": "\\u00e4", "n": {}}\n'.encode()
-    (first,), (second,) = everything(table("a.jsonl", data))
+    ((first, second),) = everything(table("a.jsonl", data))
     assert first == {"image": "ä", "n": [1, 2.5, None, "x"]}
     assert second == {"image": "ä", "n": {}}
 
@@ -84,21 +84,117 @@ def test_bad_rows_are_bad_alone(table):
     ("name", "data", "message"),
     [
         ("a.csv", b"", r"needs one of the columns image, path; it has none"),
-        ("a.csv", b"img;text\na;b\n", r"needs one of the columns image, path; it has img;text"),
+        ("a.csv", b"img;text\na;b\n", r"needs one of the columns image, path; it has img, text"),
+        ("a.csv", b"url,text\na,b\n", r"it has url, text; img2dataset downloads"),
         ("a.csv", b"image,text\n", r"holds no rows"),
+        ("a.csv", b"image,text,text\na,b,c\n", r"a\.csv:1: several columns are named 'text'"),
         ("a.csv", b"image,\xff\n", r"a\.csv:1: no header"),
-        ("a.csv", b'image,text\na,b\nb,"c\nd,e\n', r"quote of the row at byte 15 is never closed"),
-        ("a.csv", b'image,t\na,b\nb,"c\n' + b"d,e\n" * 40_000, r"a\.csv:\d+: field larger"),
-        ("a.csv", "image,text\na,b\n".encode("utf-16"), r"a\.csv:1: no header"),
+        ("a.csv", "image,text\na,b\n".encode("utf-16"), r"is UTF-16, .*iconv -f UTF-16 -t UTF-8"),
+        ("a.tsv", "image,text\na,b\n".encode("utf-16-be"), r"is UTF-16BE, .*iconv -f UTF-16BE"),
+        ("a.jsonl", '{"image": "a"}\n'.encode("utf-32"), r"is UTF-32"),
         ("a.jsonl", b"", r"holds no rows"),
-        ("a.jsonl", b'{"image": "a"}\n\n{"image": \n', r"a\.jsonl:3 is no JSON"),
-        ("a.jsonl", b'{"image": "a"}\n[1]\n', r"a\.jsonl:2 is no JSON object"),
+        ("a.jsonl", b'\n{"image": \n', r"a\.jsonl:2 is no JSON object in one line"),
+        ("a.jsonl", b'[\n{"image": "a"}]\n', r"a\.jsonl:1 is no JSON object .*jq -c '\.\[\]'"),
+        ("a.jsonl", b'[{"image": "a"}]\n', r"jq -c '\.\[\]'"),
+        ("a.jsonl", b'{\n"image": "a"\n}\n', r"jq -c \. "),
         ("a.jsonl", b'{"url": "a", "b": 1}\n', r"columns image, path; it has url, b"),
     ],
 )
 def test_what_is_no_table_is_said(table, name, data, message):
     with pytest.raises(UserError, match=message):
         table(name, data)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        'b.jpg,"a cat\nc.jpg,a dog\nd.jpg,a "red" bird\n',
+        'b.jpg,"a cat\nc.jpg,a dog of 12"\nd.jpg,a bird\n',
+        'b.jpg,"a cat\nc.jpg,a dog\nd.jpg,"a bird"\n',
+        'b.JPG,"a cat\n\nc.jpg,a dog\n' + "d.jpg,a bird\n" * 1000,
+        'b.jpg,"a cat, asleep\nor not\n',
+    ],
+)
+def test_a_quote_that_would_take_other_rows_is_refused_with_its_line(table, rows):
+    with pytest.raises(UserError, match=r"a\.csv:3: a quote of this row is not closed"):
+        table("a.csv", b"image,text\na.jpg,first\n" + rows.encode())
+
+
+def test_line_breaks_in_quotes_are_text(table):
+    text = 'Hello,\r\nyou, "dear" \n\ncat.jpg'
+    quoted = text.replace('"', '""')
+    for name, comma in (("a.csv", ","), ("b.csv", ";"), ("c.tsv", "\t")):
+        data = f'image,text\na.jpg,"{quoted}"\nb.jpg,last\n'.replace("t,", f"t{comma}")
+        data = data.replace("image,", f"image{comma}").replace(".jpg,", f".jpg{comma}")
+        assert everything(table(name, data.encode())) == [
+            [{"image": "a.jpg", "text": text}],
+            [{"image": "b.jpg", "text": "last"}],
+        ]
+
+
+def test_quotes_between_tabs_are_characters(table):
+    texts = ['"open', 'shut"', '"both"', '"A" and "B"', '12" pipe', '""x""', '"', "o'"]
+    rows = "".join(f"{i}.jpg\t{text}\n" for i, text in enumerate(texts))
+    for name in ("a.tsv", "a.csv"):
+        opened = table(name, b"image\ttext\n" + rows.encode())
+        assert [rows[0]["text"] for rows in everything(opened)] == texts
+        assert not opened.faults and opened.separator == "\t"
+
+
+def test_quotes_that_programs_need_between_tabs_are_theirs(table, tmp_path):
+    texts = ['he said "hi"', "one\ttwo", '"quoted"', 'a\n"b"', "c", ""]
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC):
+        with open(tmp_path / "a.tsv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, "excel-tab", quoting=quoting)
+            writer.writerows([("text", "image"), *((t, f"{i}.jpg") for i, t in enumerate(texts))])
+        opened = table("a.tsv", (tmp_path / "a.tsv").read_bytes())
+        assert [rows[0]["text"] for rows in everything(opened)] == texts
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|", "\t"])
+def test_separators_and_headers_as_programs_write_them(table, separator):
+    text = 'n, "Image" , title,\n1,a.jpg,cat,\n2,b.jpg,dog\n\n,,,\n'
+    text = text.replace(", ", ",").replace(" ,", ",").replace(",", separator)
+    for start in ("", f"sep={separator}\n", "\ufeff"):
+        opened = table("a.csv", (start + text).encode())
+        assert (opened.separator, opened.column) == (separator, "Image")
+        assert everything(opened) == [
+            [{"n": "1", "Image": "a.jpg", "title": "cat"}],
+            [{"n": "2", "Image": "b.jpg", "title": "dog"}],
+        ]
+
+
+def test_lines_that_end_with_cr(table):
+    rows = [[{"path": "a", "b": "1"}], [{"path": "c", "b": 'x"y'}]]
+    assert everything(table("a.csv", b'path,b\ra,1\rc,"x""y"')) == rows
+    assert everything(table("a.jsonl", b'{"path": "a"}\r\r{"path": "b"}\r'))[1] == [{"path": "b"}]
+
+
+def test_values_of_any_length(table):
+    long = "x" * 140_000
+    for quoted in (long, f'"{long},"'):
+        opened = table("a.csv", f"image,text\na,{quoted}\nb,c\n".encode())
+        assert opened.rows(0)[0]["text"].rstrip(",") == long and len(opened) == 2
+
+
+def test_bad_rows_are_counted_with_the_first_line(table):
+    data = b'image,text\na,b\n,x\nb\nc,caf\xe9\nd,e,f\n\na,"y"\ng,"open'
+    opened = table("a.csv", data)
+    assert opened.faults == {
+        "no_path": (1, 3),
+        "wrong_count": (2, 4),
+        "not_utf8": (1, 5),
+        "unclosed": (1, 9),
+    }
+    assert len(opened) == 6 and len(opened.rows(0)) == 2
+    with pytest.raises(BadExample, match="bad_record"):
+        opened.rows(5)
+    data = b'{"image": "a"}\n[1]\n{"image": "b", "image": "c"}\n{"image": null}\n{"image": "b'
+    opened = table("a.jsonl", data)
+    assert opened.faults == {"no_json": (3, 2), "no_path": (1, 4)}
+    for index in (1, 2, 4):
+        with pytest.raises(BadExample, match="bad_record"):
+            opened.rows(index)
 
 
 def test_a_missing_table_is_named(tmp_path):

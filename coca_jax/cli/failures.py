@@ -1,0 +1,199 @@
+"""Exceptions that the environment causes, as messages; everything else is a bug.
+
+One place for all commands: no such device, no memory, no room on a disk, no permission, no
+connection, an interruption. Libraries are known by the names of their modules, so that nothing is
+imported to explain an exception.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from coca_jax.errors import Incomplete, Preempted, UserError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+LENGTH = 600  # characters of another project's message
+SMALLER = (
+    "a smaller config.train.batch_size, a larger config.train.accumulate, config.model.remat=full, "
+    "more devices in config.mesh.fsdp, fewer config.data.workers"
+)
+NETWORK = (
+    "aiohttp",
+    "botocore",
+    "gcsfs",
+    "google.api_core",
+    "google.auth",
+    "http.client",
+    "httpx",
+    "requests",
+    "s3fs",
+    "urllib3",
+)
+NO_BACKEND = ("Unable to initialize backend", "Unknown backend")
+FULL = (errno.ENOSPC, errno.EDQUOT)
+OF_FILES = (*FULL, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG)
+
+
+class Failure(NamedTuple):
+    """How a command ends."""
+
+    code: int
+    message: str  # empty: nothing is said
+
+
+def explain(error: BaseException) -> Failure | None:
+    """The exit code and message of an exception; None if it is a bug."""
+    if isinstance(error, UserError):
+        return Failure(2, str(error))
+    if isinstance(error, Preempted):
+        return Failure(3, f"{error}; run it again to go on")
+    if isinstance(error, Incomplete):
+        return Failure(5, str(error))
+    if isinstance(error, KeyboardInterrupt):
+        return Failure(INTERRUPTED, "interrupted")
+    if isinstance(error, BrokenPipeError) and _reader_has_gone():
+        return Failure(0, "")
+    for cause in _causes(error):
+        for reason in (_no_backend, _no_memory, _no_connection, _no_file, _no_package):
+            if message := reason(cause):
+                return Failure(2, message)
+    return None
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads the output any more, as after `| head -1`; then it goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The exception, and those that it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _no_backend(error: BaseException) -> str:
+    """JAX has no device of the kind that it was asked for, or does not know a switch's value."""
+    text = str(error)
+    if isinstance(error, ValueError) and _innermost(error).endswith("jax/_src/config.py"):
+        return f"{text}: a variable of the environment (JAX_...) has a value that JAX refuses"
+    if not text.startswith(NO_BACKEND) and not (isinstance(error, AssertionError) and not text):
+        return ""
+    import jax
+    import jax.extend.backend
+
+    asked, name = jax.config.jax_platforms, "JAX_PLATFORMS"
+    if not asked:
+        asked, name = os.environ.get("JAX_PLATFORM_NAME"), "JAX_PLATFORM_NAME"
+    if not text and (not asked or _platforms()):
+        return ""  # another assertion
+    jax.config.update("jax_platforms", None)
+    why = f" ({_short(text.partition(' (set JAX_PLATFORMS')[0])})" if text else ""
+    if not asked:
+        return f"JAX can use no device here{why}"
+    return (
+        f"{name}={asked}: no such device can be used{why}; available here: "
+        f"{', '.join(_platforms()) or 'none'}; set {name} to one of these, or unset it"
+    )
+
+
+def _innermost(error: BaseException) -> str:
+    """The file of the line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].filename.replace(os.sep, "/") if frames else ""
+
+
+def _platforms() -> list[str]:
+    """The platforms whose devices JAX can use, by its configuration."""
+    import jax.extend.backend
+
+    try:
+        return sorted(jax.extend.backend.backends())
+    except (RuntimeError, AssertionError):
+        return []
+
+
+def _no_memory(error: BaseException) -> str:
+    """The device's memory, or the machine's, is too small; how much was asked for."""
+    text = str(error)
+    if isinstance(error, MemoryError):
+        detail = f" ({_short(text)})" if text else ""
+        return f"out of this machine's memory{detail}; what helps: {SMALLER}"
+    if "RESOURCE_EXHAUSTED: " not in text or not _is_of(error, ("jax", "jaxlib")):
+        return ""
+    size = _short(text.partition("RESOURCE_EXHAUSTED: ")[2])
+    return f"out of the device's memory: {size}; what helps: {SMALLER}"
+
+
+def _no_file(error: BaseException) -> str:
+    """The operating system refused something: which file, why, and what room there is."""
+    number, text, file = None, str(error), ""
+    if isinstance(error, OSError):
+        number = error.errno
+        written = _open_file(error) if number in OF_FILES else ""
+        file = os.fsdecode(error.filename or written)
+        text = error.strerror or text or type(error).__name__
+        text = f"{file}: {text}" if file and file not in text else text
+    else:  # libraries in C++ have nothing but text
+        number = next((n for n in OF_FILES if os.strerror(n) in text), None)
+        if number is None:
+            return ""
+    if number not in FULL:
+        return _short(text)
+    return f"{_short(text)}{_room(file)}; make room, or write to another place"
+
+
+def _open_file(error: BaseException) -> str:
+    """The name of the file that was being written: the innermost one on the way to the error."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for value in frame.f_locals.values():
+            name = getattr(value, "name", None) if isinstance(value, io.IOBase) else None
+            if isinstance(name, str) and value not in (sys.stdin, sys.stdout, sys.stderr):
+                return name
+    return ""
+
+
+def _room(file: str) -> str:
+    """How full the file system of a file is."""
+    with contextlib.suppress(OSError):
+        usage = shutil.disk_usage(os.path.dirname(os.path.abspath(file))) if file else None
+        if usage:
+            return f" ({usage.free / 2**20:,.0f} of {usage.total / 2**20:,.0f} MiB are free)"
+    return ""
+
+
+def _no_connection(error: BaseException) -> str:
+    """A server or a store does not answer, or refuses."""
+    if not _is_of(error, NETWORK):
+        return ""
+    return f"no use of the network: {type(error).__name__}: {_short(str(error))}"
+
+
+def _no_package(error: BaseException) -> str:
+    """A package is not installed, or a library that it is linked to."""
+    if not isinstance(error, ImportError) or "cannot import name" in str(error):
+        return ""
+    return "" if (error.name or "").startswith("coca_jax") else f"{error}: install what is missing"
+
+
+def _is_of(error: BaseException, modules: tuple[str, ...]) -> bool:
+    """Whether the exception, or a class that it is one of, is defined in one of these modules."""
+    kinds = [f"{kind.__module__}." for kind in type(error).__mro__]
+    return any(kind.startswith(f"{module}.") for kind in kinds for module in modules)
+
+
+def _short(text: str) -> str:
+    """A message in one line, without its end if that is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= LENGTH else f"{line[:LENGTH]} ..."

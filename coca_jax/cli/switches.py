@@ -1,0 +1,58 @@
+"""JAX's own switches in the environment that the commands do not follow, and why."""
+
+import os
+import sys
+from typing import NamedTuple
+
+
+class Switch(NamedTuple):
+    """A variable that would break or change what a command computes."""
+
+    name: str  # of the variable; in lower case of JAX's option
+    values: tuple[str, ...]  # that are not followed
+    instead: str
+    reason: str
+
+
+TRUE = ("1", "true", "yes", "on", "t", "y")
+DISALLOW = ("disallow", "disallow_explicit")
+SWITCHES = (
+    Switch("JAX_ENABLE_X64", TRUE, "0", "models and their random numbers are float32"),
+    Switch("JAX_DISABLE_JIT", TRUE, "0", "programs are compiled before they are run"),
+    Switch("JAX_TRANSFER_GUARD", DISALLOW, "allow", "start-up moves values to the devices"),
+    Switch(
+        "JAX_TRANSFER_GUARD_HOST_TO_DEVICE",
+        DISALLOW,
+        "allow",
+        "start-up moves values to the devices",
+    ),
+    Switch(
+        "JAX_TRANSFER_GUARD_DEVICE_TO_HOST",
+        DISALLOW,
+        "allow",
+        "metrics and checkpoints come from the devices",
+    ),
+    Switch(
+        "JAX_TRANSFER_GUARD_DEVICE_TO_DEVICE",
+        DISALLOW,
+        "allow",
+        "evaluations move parameters between devices",
+    ),
+)
+
+
+def overrule() -> list[str]:
+    """Sets the switches as the commands need them, in this process and its children.
+
+    Returns a line for each that was set otherwise.
+    """
+    lines = []
+    for name, values, instead, reason in SWITCHES:
+        given = os.environ.get(name, "")
+        if given.lower() in values:
+            os.environ[name] = instead
+            if "jax" in sys.modules:
+                value = bool(int(instead)) if instead.isdecimal() else instead
+                sys.modules["jax"].config.update(name.lower(), value)
+            lines.append(f"{name}={given} is not followed: {reason}")
+    return lines

@@ -1,0 +1,243 @@
+"""Kinds of values that a key of a configuration may hold: a test, words for it, and its types."""
+
+import ast
+import math
+import re
+import string
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+INT32, UINT32 = 2**31 - 1, 2**32 - 1
+TINY = 1.18e-38  # float32 takes what is smaller for 0
+LONGEST = 2**15  # characters of a text
+NONE = type(None)
+
+
+class Kind(NamedTuple):
+    """What a key may hold."""
+
+    wanted: str  # "a whole number from 1 to 8", for messages
+    types: tuple[type, ...]  # as which a text on the command line is read, in this order
+    holds: Callable[[Any], bool]  # of any value at all; never raises
+
+
+def integer(least: int = 0, most: int = INT32) -> Kind:
+    """A whole number; truth values are none."""
+
+    def holds(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+    return Kind(f"a whole number from {least:,} to {most:,}", (int,), holds)
+
+
+def number(
+    least: int | float = 0, most: int | float = 1e6, *, above: bool = False, below: bool = False
+) -> Kind:
+    """A finite number; `above` leaves out `least`, `below` leaves out `most`."""
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return False
+        fits = least <= value <= most  # never true of NaN
+        return fits and not (above and value <= least + TINY) and not (below and value == most)
+
+    begin = f"above {least:g}" if above else f"of at least {least:g}"
+    end = f"below {most:g}" if below else f"at most {most:g}"
+    return Kind(f"a number {begin} and {end}", (float,), holds)
+
+
+def flag() -> Kind:
+    """True or False."""
+    return Kind("True or False", (bool,), lambda value: isinstance(value, bool))
+
+
+def choice(*names: str) -> Kind:
+    """One of these names."""
+    known = ", ".join(name or "'' (none)" for name in names)
+    return Kind(f"one of {known}", (str,), lambda value: isinstance(value, str) and value in names)
+
+
+def text(*, empty: bool = True, having: str = "", escaped: bool = False) -> Kind:
+    """A text that can be written as UTF-8, without NUL.
+
+    Args:
+      empty: whether it may be empty; blank it may not be.
+      having: what must occur in it.
+      escaped: whether bytes that are not UTF-8 may be in it, as Python has them in names of files.
+    """
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, str) or not _is_encodable(value, escaped) or having not in value:
+            return False
+        return bool(value.strip()) or (empty and not value)
+
+    wanted = f"a text {'that may be empty' if empty else 'that is not blank'}"
+    wanted += f", with {having} in it" if having else ""
+    return Kind(f"{wanted}, of at most {LONGEST:,} characters and without NUL", (str,), holds)
+
+
+def path(*, empty: bool = True) -> Kind:
+    """A path, URL or pattern of them; empty: none."""
+    return text(empty=empty, escaped=True)._replace(
+        wanted=f"a path{' or empty' if empty else ' that is not empty'}, without NUL"
+    )
+
+
+def _is_encodable(value: str, escaped: bool = False) -> bool:
+    if "\0" in value or len(value) > LONGEST:
+        return False
+    try:
+        value.encode("utf-8", "surrogateescape" if escaped else "strict")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def pattern() -> Kind:
+    """A regular expression."""
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, str) or not _is_encodable(value):
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd about it, it would do all the same
+            try:
+                re.compile(value)
+            except (re.error, OverflowError, RecursionError):
+                return False
+        return True
+
+    return Kind("a regular expression", (str,), holds)
+
+
+def template() -> Kind:
+    """A format with fields by name; empty: none."""
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, str) or not _is_encodable(value):
+            return False
+        try:
+            parts = list(string.Formatter().parse(value))
+        except ValueError:
+            return False
+        return all(
+            (field is None or field.lstrip("0123456789")) and conversion in (None, "r", "s", "a")
+            for _, field, _, conversion in parts
+        )
+
+    return Kind("a format with fields by name, as '{title}. {caption}'", (str,), holds)
+
+
+def plain() -> Kind:
+    """A text, truth value, whole or finite number."""
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, float):
+            return math.isfinite(value)
+        return _is_encodable(value) if isinstance(value, str) else isinstance(value, int)
+
+    return Kind("a text, True, False or a finite number", (bool, int, float, str), holds)
+
+
+def several(kind: Kind, *, least: int = 0, distinct: bool = False, wanted: str = "") -> Kind:
+    """A tuple or list of values of one kind, `least` of them or more, none twice if `distinct`."""
+
+    def holds(value: Any) -> bool:
+        if not is_sequence(value) or len(value) < least or not all(map(kind.holds, value)):
+            return False
+        return not distinct or len(set(value)) == len(value)
+
+    count = f"{least} or more" if least else "any number"
+    count += " of different ones" if distinct else ""
+    return Kind(wanted or f"{count} of: {kind.wanted}", (tuple,), holds)
+
+
+def row(*kinds: Kind, wanted: str = "") -> Kind:
+    """A tuple or list with one value of each kind."""
+
+    def holds(value: Any) -> bool:
+        if not is_sequence(value) or len(value) != len(kinds):
+            return False
+        return all(kind.holds(part) for kind, part in zip(kinds, value, strict=True))
+
+    return Kind(wanted or f"({', '.join(kind.wanted for kind in kinds)})", (tuple,), holds)
+
+
+def either(*kinds: Kind) -> Kind:
+    """One of several kinds."""
+    types = tuple(dict.fromkeys(kind for each in kinds for kind in each.types))
+    types = tuple(sorted(types, key=lambda kind: kind is str))  # anything can be read as a text
+    wanted = ", or ".join(kind.wanted for kind in kinds)
+    return Kind(wanted, types, lambda value: any(kind.holds(value) for kind in kinds))
+
+
+def nothing() -> Kind:
+    """None."""
+    return Kind("None", (NONE,), lambda value: value is None)
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether it is a tuple or a list."""
+    return isinstance(value, (tuple, list))
+
+
+def read(words: str, kind: Kind) -> Any:
+    """A text of the command line as a value of a kind.
+
+    Raises:
+      ValueError: it is none; the argument is what it could be read as, else the text.
+    """
+    closest: Any = words
+    for each in kind.types:
+        try:
+            value = READERS[each](words)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+        if kind.holds(value):
+            return value
+        closest = value
+    raise ValueError(closest)
+
+
+def shown(value: Any) -> str:
+    """A value for a message, on one line however long it is."""
+    try:
+        words = repr(value.to_dict() if isinstance(value, ConfigDict) else value)
+    except Exception as error:  # whatever a value's own class may raise
+        return f"<{type(value).__name__}: {error}>"
+    return words if len(words) <= 200 else f"{words[:150]} ... {words[-40:]}"
+
+
+def _read_flag(words: str) -> bool:
+    if words.lower() not in ("true", "false"):
+        raise ValueError(words)
+    return words.lower() == "true"
+
+
+def _read_none(words: str) -> None:
+    if words.lower() != "none":
+        raise ValueError(words)
+
+
+def _read_tuple(words: str) -> tuple:
+    value = ast.literal_eval(words.strip())
+    if not is_sequence(value):
+        raise ValueError(words)
+    return _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if is_sequence(value) else value
+
+
+READERS: dict[type, Callable[[str], Any]] = {
+    bool: _read_flag,
+    int: int,
+    float: float,
+    tuple: _read_tuple,
+    NONE: _read_none,
+    str: str,
+}

@@ -1,0 +1,208 @@
+"""A folder for each class, with its images at any depth."""
+
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePath
+
+import numpy as np
+
+from coca_jax.data.clips import VIDEO_SUFFIXES
+from coca_jax.data.hidden import is_hidden
+from coca_jax.data.sources.base import Note, Shard
+from coca_jax.errors import UserError
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+)
+# Images that are not read, which nobody should miss without a word.
+OTHER_IMAGES = (".heic", ".heif", ".avif", ".jxl", ".jp2")
+# What folders of parts of a data set are called.
+SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
+STAT_THREADS = 16  # which wait for the file system
+_NAMED = 5  # of many, in a note
+
+
+class ClassFolders:
+    """Images by class; their paths are kept as one string of bytes.
+
+    Attributes:
+      names: of the classes, in order.
+      notes: how the folders were understood.
+    """
+
+    def __init__(self, root: str, clips: bool = False):
+        """Looks for the images.
+
+        Args:
+          root: the folder with the folders of the classes.
+          clips: whether a folder of images within that of a class is one example, the frames of a
+            clip; otherwise each of its images is one.
+
+        Raises:
+          UserError: a folder cannot be read.
+        """
+        self._root = root
+        found = _Walk(root, clips)
+        self.names = found.classes()
+        examples = [sorted(map(os.fsencode, found.examples(name))) for name in self.names]
+        paths = [path for listed in examples for path in listed]
+        counts = [len(listed) for listed in examples]
+        self._class_ends = np.cumsum(counts, dtype=np.int64)
+        self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
+        self._paths = b"".join(paths)
+        self.notes = [_classes_note(root, dict(zip(self.names, counts, strict=True)))]
+        self.notes += found.notes()
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def example(self, index: int) -> tuple[str, int]:
+        """The path of an example within the root, and the number of its class."""
+        begin = self._ends[index - 1] if index else 0
+        return os.fsdecode(self._paths[begin : self._ends[index]]), self._label(index)
+
+    def part(self, index: int) -> str:
+        """The folder of the class of an example."""
+        return os.path.join(self._root, self.names[self._label(index)])
+
+    def shards(self) -> list[Shard]:
+        """The classes, by names and sizes of their files."""
+        with ThreadPoolExecutor(STAT_THREADS) as threads:
+            return list(threads.map(self._shard, range(len(self.names))))
+
+    def _shard(self, label: int) -> Shard:
+        begin = self._class_ends[label - 1] if label else 0
+        checksum = total = 0
+        for index in range(begin, self._class_ends[label]):
+            path = self.example(index)[0]
+            size = _size(os.path.join(self._root, path))
+            checksum = zlib.crc32(b"%b %d" % (os.fsencode(path), size), checksum)
+            total += size
+        count = int(self._class_ends[label] - begin)
+        return Shard(self.names[label], total, count, f"{checksum:08x}")
+
+    def _label(self, index: int) -> int:
+        return int(np.searchsorted(self._class_ends, index, side="right"))
+
+
+class _Walk:
+    """Goes through folders, and keeps what should be known of it: each as a path from the root."""
+
+    def __init__(self, root: str, clips: bool):
+        self._root, self._clips = root, clips
+        self._hidden: list[str] = []
+        self._deeper: list[str] = []  # images
+        self._clip_folders: list[str] = []
+        self._loops: list[str] = []
+        self._others: list[str] = []  # files that are no images
+        self._beside: list[str] = []  # images next to the folders of classes
+
+    def classes(self) -> list[str]:
+        """The names of the folders in the root, in order."""
+        listed = self._listed("")
+        self._beside = [name for name, is_folder in listed if not is_folder and is_image(name)]
+        return [name for name, is_folder in listed if is_folder]
+
+    def _listed(self, folder: str) -> list[tuple[str, bool]]:
+        """Names of what is not hidden in a folder, in order, and whether each is a folder."""
+        try:
+            with os.scandir(os.path.join(self._root, folder)) as entries:
+                found = sorted((entry.name, _is_folder(entry)) for entry in entries)
+        except OSError as error:
+            raise UserError(f"the folder {error.filename} cannot be read: {error}") from error
+        self._hidden += [os.path.join(folder, name) for name, _ in found if is_hidden(name)]
+        return [(name, is_folder) for name, is_folder in found if not is_hidden(name)]
+
+    def examples(self, folder: str, above: Set[tuple[int, int]] = frozenset()) -> Iterator[str]:
+        """Paths of the images, videos and clips in a folder of a class, or below it."""
+        above = above or {self._identity("")}
+        this = self._identity(folder)
+        if this in above:  # a link led back
+            self._loops.append(folder)
+            return
+        listed = self._listed(folder)
+        is_deeper = os.sep in folder
+        images = [os.path.join(folder, n) for n, is_dir in listed if not is_dir and is_image(n)]
+        if images and is_deeper and self._clips:
+            self._clip_folders.append(folder)
+            yield folder
+        else:
+            yield from images
+            self._deeper += images if is_deeper else []
+        for name, is_folder in listed:
+            path = os.path.join(folder, name)
+            if is_folder:
+                yield from self.examples(path, above | {this})
+            elif name.lower().endswith(VIDEO_SUFFIXES):
+                yield path
+            elif not is_image(name):
+                self._others.append(path)
+
+    def _identity(self, folder: str) -> tuple[int, int]:
+        status = os.stat(os.path.join(self._root, folder))
+        return status.st_dev, status.st_ino
+
+    def notes(self) -> Iterator[Note]:
+        """What should be known of the folders that were gone through."""
+        kinds = (
+            ("deeper", self._deeper, "images lie deeper than in the folder of their class"),
+            ("clips", self._clip_folders, "folders are clips, their images the frames"),
+            ("hidden", self._hidden, "hidden files and folders are skipped"),
+            ("loops", self._loops, "folders are links to one that they lie in, and are skipped"),
+        )
+        for kind, paths, what in kinds:
+            if paths:
+                yield Note(kind, len(paths), f"{len(paths):,} {what}, such as {min(paths)!r}")
+        if self._beside:
+            text = f"{len(self._beside):,} images lie next to the folders of classes, and are not"
+            text += f" read, such as {self._beside[0]!r}"
+            yield Note("beside", len(self._beside), text, lost=True)
+        if self._others:
+            yield _others_note(self._others)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def split_folders(root: str) -> list[str]:
+    """The folders of a root, if all are called as parts of a data set are, such as `train`."""
+    with os.scandir(root) as entries:
+        names = sorted(e.name for e in entries if _is_folder(e) and not is_hidden(e.name))
+    return names if all(name.lower() in SPLITS for name in names) else []
+
+
+def _size(path: str) -> int:
+    """Bytes of a file, or the number of files of a clip; -1: it has gone since."""
+    try:
+        return len(os.listdir(path)) if os.path.isdir(path) else os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def _classes_note(root: str, counts: dict[str, int]) -> Note:
+    empty = [name for name, count in counts.items() if not count]
+    text = f"{sum(counts.values()):,} examples of {len(counts):,} classes, the folders of {root}: "
+    text += ", ".join([f"{name} ({n:,})" for name, n in counts.items()][:_NAMED])
+    text += ", ..." if len(counts) > _NAMED else ""
+    if empty:
+        text += f"; {len(empty):,} of them hold none: {', '.join(empty[:_NAMED])}"
+    return Note("classes", len(counts), text)
+
+
+def _others_note(paths: list[str]) -> Note:
+    suffixes = Counter(PurePath(path).suffix.lower() for path in paths)
+    named = ", ".join(f"{s or 'without a suffix'} ({n:,})" for s, n in suffixes.most_common(_NAMED))
+    text = f"{len(paths):,} files are not read, by their suffix: {named}; such as {min(paths)!r}"
+    return Note("other_files", len(paths), text, lost=any(s in OTHER_IMAGES for s in suffixes))

@@ -1,0 +1,51 @@
+"""Which stored values are captions: texts with something to read; and why others are none."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from coca_jax.data.sources.base import is_text
+
+# What `pandas.read_csv` takes for "no value", and programs write for it into files without types.
+MISSING_WORDS = frozenset(
+    (
+        *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN", "<NA>"),
+        *("N/A", "NA", "NULL", "NaN", "None", "-NaN", "-nan", "n/a", "nan", "null"),
+    )
+)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value says that there is none: null, NaN, or a text of blanks alone."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def why_unreadable(value: Any) -> str:
+    """Why a value is no text that a person could read; empty: it is one."""
+    if not isinstance(value, str):
+        return f"{_short(value)} is no text"
+    if "\0" in value:
+        return f"{_short(value)} holds a NUL"
+    if not is_text(value):
+        return f"{_short(value)} holds half of a surrogate pair"
+    if not any(c.isprintable() and not c.isspace() for c in value):
+        return f"{_short(value)} has nothing to read"
+    return ""
+
+
+def to_captions(values: Iterable[Any]) -> dict[str, Any]:
+    """What of the stored values are captions.
+
+    Returns:
+      The parts of a record: "captions"; and "no_text" if one of the other values is neither a
+      text nor missing.
+    """
+    present = [value for value in values if not is_missing(value)]
+    reasons = [why_unreadable(value) for value in present]
+    found = {"captions": [v for v, reason in zip(present, reasons, strict=True) if not reason]}
+    why = next(filter(None, reasons), "")
+    return {**found, "no_text": why} if why else found
+
+
+def _short(value: Any, most: int = 40) -> str:
+    text = ascii(value)
+    return text if len(text) <= most else text[:most] + "..."

@@ -1,0 +1,79 @@
+"""Folders, local or in object stores: what is in them, with sizes and checksums."""
+
+import base64
+import contextlib
+import os
+import re
+import shutil
+from typing import TYPE_CHECKING, NamedTuple
+
+from coca_jax.io.paths import as_path, is_url, system_of
+
+if TYPE_CHECKING:
+    from etils import epath
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+class FileInfo(NamedTuple):
+    """A file, as its folder's listing describes it."""
+
+    size: int  # bytes
+    checksum: str  # the store's own, such as "md5:0f3a..."; empty: it has none
+
+
+def children(folder: str | os.PathLike) -> list["epath.Path"]:
+    """What is directly in a folder, by name; nothing if there is no such folder."""
+    try:
+        return sorted(as_path(folder).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def tree(folder: str | os.PathLike) -> dict[str, FileInfo]:
+    """All files beneath a folder by their relative path; in a store by one listing."""
+    root = os.fspath(as_path(folder))
+    if is_url(root):
+        system, name = system_of(root)
+        found = system.find(name, detail=True)
+        files = {path[len(name) :].strip("/"): info for path, info in found.items()}
+        return {
+            path: FileInfo(int(info["size"]), _checksum(info))
+            for path, info in sorted(files.items())
+            if path and info["type"] == "file"
+        }
+    paths = sorted(os.path.join(at, name) for at, _, names in os.walk(root) for name in names)
+    return {
+        os.path.relpath(path, root): FileInfo(os.stat(path).st_size, "")
+        for path in paths
+        if os.path.isfile(path)
+    }
+
+
+def _checksum(info: dict) -> str:
+    """What the store computed of an object's content; an ETag at least."""
+    if found := info.get("md5Hash"):
+        return f"md5:{base64.b64decode(found).hex()}"
+    if found := info.get("crc32c"):
+        return f"crc32c:{base64.b64decode(found).hex()}"
+    etag = str(info.get("ETag", "")).strip('"')
+    return f"{'md5' if _MD5.fullmatch(etag) else 'etag'}:{etag}" if etag else ""
+
+
+def remove_tree(folder: str | os.PathLike) -> None:
+    """Removes a folder and all that is in it, as far as that is possible."""
+    path = os.fspath(as_path(folder))
+    if not is_url(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    system, name = system_of(path)
+    with contextlib.suppress(FileNotFoundError):
+        system.rm(name, recursive=True)
+
+
+def upload_tree(local: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Copies all files beneath a local folder to another one, which may be at a URL."""
+    for name in tree(local):
+        target = as_path(folder) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((as_path(local) / name).read_bytes())

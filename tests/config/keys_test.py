@@ -1,0 +1,148 @@
+"""Nonsense of every type, for every key there is."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict, config_dict
+
+from coca_jax.config import default_config, load_config
+from coca_jax.config.keys import KEYS, OPTIONS, SOURCE_KEYS
+from coca_jax.config.kinds import read, shown
+from coca_jax.config.loading import flatten
+from coca_jax.config.validation import key_errors
+from coca_jax.errors import UserError
+from coca_jax.evaluate import runner
+from coca_jax.evaluate.probe import fit_pooler
+from coca_jax.evaluate.validation import validate
+from coca_jax.generate import METHODS
+
+NAN, INF = math.nan, math.inf
+NOWHERE = [  # what no key may be
+    *(NAN, INF, -INF, (NAN, NAN, NAN), ((".*", NAN),), (("batch", NAN),)),
+    *(10**30, 10**400, 10**5000, -(10**400), -7, 1e39, -1e39, 2 + 1j),
+    *("a\0b", "\ud800", "a" * 10**5, ("",), ("a\0b",), (" ",)),
+    *(b"x", {1, 2}, {"a": 1}, range(3), object(), len, np.float32(1), np.int64(3)),
+    *(np.zeros(3), np.array(["a", "b"]), ((((),),),), (None,), (None, None, None), (5,)),
+    *((1, 2, 3, 4, 5), ((1, 2, 3),), ((".*",),), (("batch", ("data", "data")),)),
+    *((("nothing", None),), ((5, "data"),), ((".*", 1.0, 2.0),)),
+]
+SOMEWHERE = [  # what a few may be
+    *(True, False, 0, 1, -1, 2**31, 0.5, 1.5, 1e-50, "", " ", "x", "(", "{", "a{99999999999}", ()),
+    *((0.5, 0.5, 0.5), None, {}, (("(", 1.0),), ((".*", -1.0),), (("batch", "nowhere"),)),
+    *([], [[".*", 1]], [["batch", ["data"]]]),
+]
+WORDS = [
+    *("", "nan", "inf", "-inf", "1e400", "-1", "1e3", "1_000", "True", "yes", "None", "()", "[]"),
+    *("(1,2,3)", "((((", "(" * 1000, "('a')", "'a'", "\u22125", "a\nb", "a\0b", "9" * 5000),
+    *("{}", "(1e999,)", "{1: 2}", "lambda: 1", "\ud800", "0x10", "[[1], [2]]"),
+]
+
+
+def all_set_to(value):
+    """The tree of the defaults, in which every key has this value."""
+    tree = default_config().to_dict()
+    for key in KEYS:
+        *parents, leaf = key.split(".")
+        section = tree
+        for parent in parents:
+            section = section[parent]
+        section[leaf] = value
+    return tree
+
+
+def refusals(call, *arguments):
+    """The lines of the UserError that a call ends in; none if it ends well."""
+    try:
+        call(*arguments)
+    except UserError as error:
+        return str(error).splitlines()
+    return []
+
+
+def test_every_key_has_a_kind_that_its_default_is_of():
+    defaults = flatten(default_config())
+    assert set(KEYS) == set(defaults) - {"eval", "data.sources"}
+    assert key_errors(default_config()) == {}
+    assert key_errors(default_config().to_dict()) == {}
+
+
+def test_every_option_of_an_evaluation_has_a_kind():
+    options = {key for names in runner.OPTIONS.values() for key in names}
+    options |= {key for names in runner.PROBES.values() for key in names}
+    assert set(OPTIONS) == options | {"kind", "by", *runner.DATA_KEYS, *runner.TRAIN_KEYS}
+    for method in METHODS.values():
+        for field in dataclasses.fields(method):
+            assert OPTIONS[field.name].holds(field.default), field.name
+    assert set(fit_pooler.__annotations__) - set(OPTIONS) <= {"features", "classes", "return"}
+
+
+@pytest.mark.parametrize("value", NOWHERE, ids=lambda value: shown(value)[:20])
+def test_what_no_key_may_be_is_refused_by_each(value):
+    lines = refusals(validate, ConfigDict(all_set_to(value)), 8)
+    for key in KEYS:
+        assert any(line.startswith(f"config.{key}") for line in lines), key
+    assert max(map(len, lines)) < 600
+    options = {"kind": "probe", "split": "a", "train_split": "a"} | dict.fromkeys(OPTIONS, value)
+    assert len(runner.mistakes(ConfigDict({"a": {"kind": "captioning"} | options}))) >= 1
+    sources = {"a": dict.fromkeys(SOURCE_KEYS, value)}
+    found = key_errors({"data": {"sources": sources}})
+    assert set(SOURCE_KEYS) <= {key.removeprefix("data.sources.a.") for key in found}
+
+
+@pytest.mark.parametrize("value", SOMEWHERE, ids=lambda value: shown(value)[:20])
+def test_what_some_keys_may_be_ends_in_a_user_error_or_well(value):
+    tree = all_set_to(value)
+    lines = refusals(validate, ConfigDict(tree), 8)
+    assert {key for key in KEYS if KEYS[key].holds(value)} == {
+        key for key in KEYS if not any(line.startswith(f"config.{key}=") for line in lines)
+    } or any("should be" not in line for line in lines)
+    for kind in runner.KINDS:
+        options = dict.fromkeys(OPTIONS, value) | {"kind": kind}
+        assert all(isinstance(line, str) for line in runner.mistakes(ConfigDict({"a": options})))
+    for section in ("model", "data", "eval", "optimizer"):
+        assert refusals(validate, ConfigDict({section: value}), 8)
+        tree = all_set_to(0.5) | {section: value}
+        assert refusals(validate, ConfigDict(tree), 8)
+    assert refusals(validate, ConfigDict({"data": {"sources": {"a": value}}}))
+
+
+def test_names_and_placeholders():
+    config = default_config()
+    config.eval = {5: {"kind": "retrieval", "name": "shapes", "split": "test"}}
+    config.data.sources = {"": {"weight": 1.0}}
+    config.data.dir = config_dict.required_placeholder(str)
+    lines = refusals(validate, config)
+    assert [line.partition("should")[0] for line in lines] == [
+        "config.data.dir is missing; its default is ''",
+        "config.data.sources: '' ",
+        "config.eval: 5 ",
+    ]
+
+
+@pytest.mark.parametrize("words", WORDS, ids=lambda words: ascii(words)[:20])
+def test_overrides_are_refused_by_each_key_or_are_of_its_kind(words):
+    lines = refusals(load_config, "configs/shapes.py", [f"--config.{k}={words}" for k in KEYS])
+    for key, kind in KEYS.items():
+        try:
+            assert kind.holds(read(words, kind))
+        except ValueError:
+            assert any(line.startswith(f"config.{key}=") for line in lines), key
+    assert max(map(len, lines)) < 600
+
+
+def test_words_are_read_as_what_the_key_is_of():
+    for key, words, value in (
+        ("train.steps", "1_000", 1000),
+        ("optimizer.learning_rate", "1", 1.0),
+        ("data.train.flip", "TRUE", True),
+        ("data.train.prompts", "['a {}']", ("a {}",)),
+        ("optimizer.learning_rates", "[['a', 0], ['.*', 1]]", (("a", 0), (".*", 1))),
+        ("model.dtype", "float32", "float32"),
+    ):
+        assert read(words, KEYS[key]) == value and type(read(words, KEYS[key])) is type(value)
+    assert read("None", OPTIONS["limit"]) is None and read("5", OPTIONS["limit"]) == 5
+    assert read("[1]/a.tar", OPTIONS["path"]) == "[1]/a.tar"
+    assert read("('a', 'b')", OPTIONS["path"]) == ("a", "b")
+    assert read("(1e-4, 1)", OPTIONS["l2"]) == (1e-4, 1) and read("1e-4", OPTIONS["l2"]) == 1e-4
