@@ -4,9 +4,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from coca_jax.data.annotations.files import Lines, fields
+from coca_jax.data.sources.base import is_text
 from coca_jax.errors import UserError
 from coca_jax.io.files import write_whole
 
@@ -95,6 +96,11 @@ def _answers(table: str | os.PathLike) -> Iterable[str]:
         where = f"{table}:{number}"
         for given in fields(where, row, answers=list)[0]:
             texts = [given] if isinstance(given, str) else given
-            if not isinstance(texts, list) or not texts or not {*map(type, texts)} <= {str}:
+            if not isinstance(texts, list) or not texts or not all(map(_is_answer, texts)):
                 raise UserError(f"{where}: an answer is {given!r}; it should be a text or several")
             yield normalized(commonest(texts))
+
+
+def _is_answer(text: Any) -> bool:
+    """Whether it can be a line of a list."""
+    return isinstance(text, str) and is_text(text) and "\0" not in text

@@ -56,6 +56,8 @@ def test_usual_classes_have_nine_questions(tmp_path):
         ('{"answers": ["a"]}\n{"image": "b"}', r"t\.jsonl:2 needs answers; it has image"),
         ('{"answers": [[]]}', r"t\.jsonl:1: an answer is \[\]; it should be a text or several"),
         ('{"answers": [3]}', r"t\.jsonl:1: an answer is 3"),
+        (r'{"answers": ["\ud800"]}', r"t\.jsonl:1: an answer is '\\ud800'"),
+        (r'{"answers": [["a\u0000"]]}', r"t\.jsonl:1: an answer is \['a\\x00'\]"),
         ('{"answers": "yes"}', r"t\.jsonl:1: answers should be a list; it is 'yes'"),
         ('{"answers": ["red"]}\n{', r"t\.jsonl:2 is no JSON"),
         ('{"answers": ["red"]}', "of 1 questions, no 9 have the same answer"),

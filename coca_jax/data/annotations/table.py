@@ -114,7 +114,7 @@ def _find(folder: str | os.PathLike, file: Any, absent: list[pathlib.Path]) -> A
         return [_find(folder, one, absent) for one in file]
     places = [file] if isinstance(file, str) else file
     paths = [pathlib.Path(folder, place).absolute() for place in places]
-    path = next((path for path in paths if path.is_file()), None)
+    path = next((path for path in paths if os.path.isfile(path)), None)  # of any length
     if path is None:
         absent.append(paths[0])
     return str(path or paths[0])
