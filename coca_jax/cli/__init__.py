@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from coca_jax.cli import failures, switches
+from coca_jax.cli import failures, streams, switches
 from coca_jax.cli.parser import make_parser
 
 
@@ -13,6 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done, 2: a user's mistake, 3: preempted, 5: done, but some inputs could not be used.
     """
+    streams.protect()
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
     overrides = [word for word in rest if word.startswith("--config.")]
@@ -26,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in switches.overrule():
         print(f"coca {options.command}: {line}", file=sys.stderr)
     code = _run(options)
+    if error := streams.failure():
+        print(f"coca {options.command}: standard output: {error}", file=sys.stderr)
+        # What a workdir holds is written whatever becomes of what is printed.
+        code = code or 2 * ("workdir" not in options)
     processes = sys.modules.get("coca_jax.parallel.processes")
     if processes and processes.joined():
         processes.leave(code)

@@ -9,8 +9,10 @@ import sys
 import time
 
 from coca_jax.cli.options import BEAM_OPTIONS, CAPTION_OPTIONS, SAMPLING_OPTIONS
+from coca_jax.cli.streams import is_read, print_json
 from coca_jax.errors import Incomplete, UserError
 from coca_jax.io.paths import join
+from coca_jax.io.visible import visible
 
 BEGAN = time.time()  # this process, but for its interpreter
 BATCH = 64  # images read at a time
@@ -44,8 +46,8 @@ def compare(options: argparse.Namespace) -> None:
     processes.agree("options", {"part": list(options.part)})
     found = compare(config, options.workdir, BEGAN, options.part)
     if jax.process_index() == 0:
-        print(format_comparison(found))
-        print(write_report(options.workdir))
+        page = write_report(options.workdir)
+        print(f"{format_comparison(found)}\n{page}")
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -69,8 +71,8 @@ def evaluate(options: argparse.Namespace) -> None:
     check(config)
     metrics, artefacts = evaluate(handle, config)
     if jax.process_index() == 0:
-        print(format_table(metrics))
-        print(write_results(options.workdir, handle.step, metrics, artefacts))
+        path = write_results(options.workdir, handle.step, metrics, artefacts)
+        print(f"{format_table(metrics)}\n{path}")
 
 
 def caption(options: argparse.Namespace) -> None:
@@ -79,15 +81,23 @@ def caption(options: argparse.Namespace) -> None:
 
     settings = {key: getattr(options, key) for key in CAPTION_OPTIONS}
     settings = {key: value for key, value in settings.items() if value is not None}
-    handle = load(options.model)
+    handle, unreadable = load(options.model), 0
     for start in range(0, len(options.images), BATCH):
+        if not is_read():
+            return
+        pixels, errors = handle.read_images(options.images[start : start + BATCH])
+        for error in filter(None, errors):
+            print(visible(str(error)), file=sys.stderr)
+        unreadable += len(errors) - len(pixels)
+        captions = handle.caption(pixels, _method(settings), **settings) if len(pixels) else []
         paths = options.images[start : start + BATCH]
-        captions = handle.caption(handle.preprocess(paths), _method(settings), **settings)
-        for path, made in zip(paths, captions, strict=True):
+        readable = [path for path, error in zip(paths, errors, strict=True) if not error]
+        for path, made in zip(readable, captions, strict=True):
             line = {"path": path} | _spelled(made)
             if made.others:
                 line["others"] = [_spelled(other) for other in made.others]
-            print(json.dumps(line, ensure_ascii=False), flush=True)
+            print_json(line)
+    _require_all(unreadable, len(options.images))
 
 
 def search(options: argparse.Namespace) -> None:
@@ -106,15 +116,19 @@ def search(options: argparse.Namespace) -> None:
     place = options.index or default_place(checkpoint, options.images)
     index = ImageIndex(place, options.images, checkpoint.identity)
     counts = index.update(
-        lambda paths: handle.encode_image(handle.preprocess(paths)),
+        functools.partial(_embed, handle),
         functools.partial(tqdm.tqdm, desc="indexing", unit="image", disable=None, leave=False),
     )
     told = ", ".join(f"{count:,} {what}" for what, count in counts.items())
     print(f"{place}: {len(index):,} images ({told})", file=sys.stderr)
+    if index.hidden:
+        print(f"{index.hidden:,} hidden files and folders are left out", file=sys.stderr)
     for name in index.unreadable:
-        print(f"{join(options.images, name)} cannot be read as an image", file=sys.stderr)
+        path = visible(join(options.images, name))
+        print(f"{path} cannot be read as an image", file=sys.stderr)
     for score, path in index.search(text, options.top, options.by):
-        print(json.dumps({"path": str(path), "similarity": score}, ensure_ascii=False))
+        print_json({"path": str(path), "similarity": score})
+    _require_all(len(index.unreadable), len(index) + len(index.unreadable))
 
 
 def params(options: argparse.Namespace) -> None:
@@ -299,6 +313,18 @@ def _method(settings: dict) -> str:
     if any(key in settings for key in BEAM_OPTIONS):
         return "beam"
     return "sample" if any(key in settings for key in SAMPLING_OPTIONS) else "greedy"
+
+
+def _embed(handle, paths: list) -> tuple:
+    """The embeddings of the images that can be read, and for each path why it cannot, or None."""
+    pixels, errors = handle.read_images(paths)
+    return handle.encode_image(pixels) if len(pixels) else None, errors
+
+
+def _require_all(unreadable: int, total: int) -> None:
+    """Raises Incomplete if images could not be read."""
+    if unreadable:
+        raise Incomplete(f"{unreadable:,} of {total:,} images could not be read")
 
 
 def _spelled(caption) -> dict:

@@ -11,11 +11,11 @@ class BadExample(Exception):
     """An example that cannot be used.
 
     `kind` is one of KINDS: `bad_record` could not be read, `bad_image` not be decoded, `bad_text`
-    has no caption or one that is not UTF-8.
+    has no caption or one that is not UTF-8. `reason` says what is wrong, if that is known.
     """
 
     def __init__(self, kind: str, cause: Exception | str | None = None):
         if isinstance(cause, Exception):
             cause = f"{type(cause).__name__}: {cause}"
         super().__init__(kind if cause is None else f"{kind} ({cause})")
-        self.kind = kind
+        self.kind, self.reason = kind, cause or kind

@@ -23,6 +23,7 @@ from coca_jax.data.stream import TrainStream
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import UserError
 from coca_jax.io.files import write_whole
+from coca_jax.io.visible import visible
 
 STAGES = ("read", "caption", "decode", "augment", "tokenize")
 BATCH = 32
@@ -214,7 +215,7 @@ def draw_sheet(
         axis.axis("off")
     for axis, pixels, text in zip(axes, image, texts, strict=False):
         axis.imshow(pixels)
-        text = textwrap.shorten(text, 110, placeholder=" ...")
+        text = textwrap.shorten(visible(text), 110, placeholder=" ...")
         lines = "\n".join(textwrap.wrap(text, 28))
         axis.set_title(lines, fontsize=8, y=-0.03, pad=0, va="top", parse_math=False)
     drawn = io.BytesIO()
@@ -251,4 +252,4 @@ def format_inspection(result: dict[str, Any], text_length: int) -> str:
     stages = ", ".join(f"{stage} {us:,.0f}" for stage, us in result["microseconds"].items())
     lines.append(f"\nmicroseconds an example, one thread: {stages}")
     lines.append(f"the whole stream: {result['examples_per_second']:,.0f} examples a second")
-    return "\n".join(lines)
+    return visible("\n".join(lines))

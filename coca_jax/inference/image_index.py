@@ -10,11 +10,14 @@ import hashlib
 import json
 import os
 import pathlib
+import stat
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
 
+from coca_jax.data.hidden import is_hidden
 from coca_jax.errors import UserError
 from coca_jax.inference.loading import Checkpoint
 from coca_jax.inference.nearest import SEARCHES, forget
@@ -22,30 +25,78 @@ from coca_jax.io.files import cache_folder
 from coca_jax.io.locks import locked
 from coca_jax.io.paths import is_url
 
-KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 BATCH = 64  # images read at a time
 SAVE_EVERY = 1024  # images
 Stamp = tuple[int, int]  # time of the last change in ns, size
+Embed = Callable[
+    [Sequence[pathlib.Path]],
+    tuple[Float32[np.ndarray, "b e"] | None, Sequence[UserError | None]],
+]
 
 
-def list_images(folder: pathlib.Path) -> dict[str, Stamp]:
-    """Image files below a folder, by path relative to it, in order.
+class Listing(NamedTuple):
+    """What is below a folder, by path relative to it."""
+
+    images: dict[str, Stamp]
+    unreadable: list[str]  # folders, links and what else has an image's name and is no file
+    hidden: list[str]
+
+
+def list_images(folder: str | os.PathLike) -> Listing:
+    """Finds image files below a folder, in order; through links, but each folder once.
 
     Raises:
       UserError: it holds none.
     """
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in KINDS and p.is_file())
-    if not found:
+    listing = Listing({}, [], [])
+    _list(os.fspath(folder), "", listing, set())
+    if not listing.images and not listing.unreadable:
         raise UserError(f"{folder} holds no images ({', '.join(KINDS)})")
-    stats = ((path, path.stat()) for path in found)
-    return {p.relative_to(folder).as_posix(): (s.st_mtime_ns, s.st_size) for p, s in stats}
+    ordered = sorted(listing.images, key=lambda name: name.split("/"))
+    return listing._replace(images={name: listing.images[name] for name in ordered})
+
+
+def _list(path: str, name: str, listing: Listing, seen: set[tuple[int, int]]) -> None:
+    try:
+        known = os.stat(path)
+        if (known.st_dev, known.st_ino) in seen:
+            return
+        seen.add((known.st_dev, known.st_ino))
+        with os.scandir(path) as scanned:
+            entries = sorted(scanned, key=lambda entry: entry.name)
+    except OSError as error:
+        if not name:
+            raise UserError(f"{path} cannot be searched for images: {error.strerror}") from error
+        listing.unreadable.append(name)
+        return
+    for entry in entries:  # of a link that leads to itself, `is_dir` would fail
+        below = f"{name}/{entry.name}" if name else entry.name
+        if is_hidden(entry.name):
+            listing.hidden.append(below)
+        elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            _list(entry.path, below, listing, seen)
+        elif entry.name.lower().endswith(KINDS):
+            _note(entry, below, listing)
+
+
+def _note(entry: os.DirEntry, name: str, listing: Listing) -> None:
+    try:
+        known = entry.stat()
+    except OSError:  # a link to nothing
+        known = None
+    if known is not None and stat.S_ISREG(known.st_mode):
+        listing.images[name] = (known.st_mtime_ns, known.st_size)
+    else:
+        listing.unreadable.append(name)
 
 
 class ImageIndex:
     """The index of one folder by one model.
 
     Attributes:
-      unreadable: files that are no images, after `update`.
+      unreadable: files that are no images or cannot be read, after `update`.
+      hidden: how many hidden files and folders were left out, after `update`.
     """
 
     def __init__(self, path: str | os.PathLike, folder: str | os.PathLike, model: str):
@@ -57,7 +108,7 @@ class ImageIndex:
           model: what tells a model from others.
         """
         self._path, self._folder = pathlib.Path(path), pathlib.Path(folder)
-        self._model, self.unreadable = model, []
+        self._model, self.unreadable, self.hidden = model, [], 0
         self._names: dict[int, str] = {}  # of live rows
         self._searches: dict[str, Callable] = {}  # of these
         self._read()
@@ -67,14 +118,15 @@ class ImageIndex:
 
     def update(
         self,
-        embed: Callable[[Sequence[pathlib.Path]], Float32[np.ndarray, "b e"]],
+        embed: Embed,
         progress: Callable[[list[str]], Iterable[str]] = lambda names: names,
     ) -> dict[str, int]:
         """Embeds what is new or has changed, and forgets what is gone.
 
         Args:
-          embed: makes embeddings of unit length; a UserError of it for a single file means that
-            the file is no image.
+          embed: makes embeddings of unit length of the files that are images, and says for each
+            file why it is none, or None. Files that an OSError kept from being read, the cause of
+            that, are tried again at the next update.
           progress: is given the names to do, and gives them back one by one.
 
         Returns:
@@ -83,18 +135,20 @@ class ImageIndex:
         Raises:
           UserError: the folder holds no images, or another process updates the index.
         """
-        there = list_images(self._folder)
+        there, lost, hidden = list_images(self._folder)
+        self._lost, self.hidden = lost, len(hidden)  # what is lost grows by what cannot be opened
         if self._read() and there == {name: stamp for name, (stamp, _) in self._rows.items()}:
-            counts = {"added": 0, "kept": len(there), "removed": 0}
+            counts = {"added": 0, "kept": len(self), "removed": 0}
         else:
             with locked(self._path, "updated"):
                 counts = self._bring_up_to(there, embed, progress)
         self._searches = {}
-        self.unreadable = [name for name, (_, row) in self._rows.items() if row < 0]
+        bad = [name for name, (_, row) in self._rows.items() if row < 0]
+        self.unreadable = sorted([*bad, *self._lost])
         return counts
 
     def _bring_up_to(
-        self, there: dict[str, Stamp], embed: Callable, progress: Callable
+        self, there: dict[str, Stamp], embed: Embed, progress: Callable
     ) -> dict[str, int]:
         if self._read():
             os.truncate(self._file, 4 * self._next_row * self._width)  # of an interrupted update
@@ -103,7 +157,7 @@ class ImageIndex:
         kept = {n: known for n, known in self._rows.items() if there.get(n) == known[0]}
         todo = [name for name in there if name not in kept]
         removed = len(self._rows.keys() - there.keys())
-        self._rows = kept
+        self._rows, kept = kept, sum(row >= 0 for _, row in kept.values())
         waiting: list[str] = []
         for count, name in enumerate(progress(todo), 1):
             waiting.append(name)
@@ -113,7 +167,7 @@ class ImageIndex:
             if count % SAVE_EVERY == 0:
                 self._save()
         self._save()
-        return {"added": len(todo), "kept": len(there) - len(todo), "removed": removed}
+        return {"added": len(self) - kept, "kept": kept, "removed": removed}
 
     def search(
         self, query: Float[np.ndarray, "e"], top: int, by: str = "exact"
@@ -137,31 +191,22 @@ class ImageIndex:
         found = zip(scores.tolist(), rows.tolist(), strict=True)
         return [(score, self._folder / self._names[row]) for score, row in found]
 
-    def _append(self, names: Sequence[str], there: dict[str, Stamp], embed: Callable) -> None:
-        try:
-            embeddings, good = embed([self._folder / name for name in names]), list(names)
-        except UserError:  # some file of these
-            embeddings, good = self._one_by_one(names, embed)
-        first = self._next_row
-        with open(self._file, "ab") as file:
-            file.write(np.ascontiguousarray(embeddings, np.float32).tobytes())
-        self._next_row += len(good)
-        places = {name: first + i for i, name in enumerate(good)}
-        self._rows |= {name: (there[name], places.get(name, -1)) for name in names}
-        if len(good):
+    def _append(self, names: Sequence[str], there: dict[str, Stamp], embed: Embed) -> None:
+        embeddings, errors = embed([self._folder / name for name in names])
+        reasons = dict(zip(names, errors, strict=True))
+        good = [name for name in names if reasons[name] is None]
+        if good:
+            with open(self._file, "ab") as file:
+                file.write(np.ascontiguousarray(embeddings, np.float32).tobytes())
             self._width = embeddings.shape[1]
-
-    def _one_by_one(
-        self, names: Sequence[str], embed: Callable
-    ) -> tuple[Float32[np.ndarray, "b e"], list[str]]:
-        found, good = [], []
-        for name in names:
-            try:
-                found.append(embed([self._folder / name]))
-                good.append(name)
-            except UserError:
-                continue
-        return (np.concatenate(found) if found else np.zeros((0, 0), np.float32)), good
+        for name, reason in reasons.items():
+            if reason is None:
+                self._rows[name] = (there[name], self._next_row)
+                self._next_row += 1
+            elif isinstance(reason.__cause__, OSError):
+                self._lost.append(name)
+            else:
+                self._rows[name] = (there[name], -1)
 
     @property
     def _file(self) -> pathlib.Path:

@@ -3,7 +3,9 @@
 import copy
 import dataclasses
 import numbers
+import os
 import pathlib
+import stat
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,13 +82,41 @@ class LoadedModel:
         Raises:
           UserError: a file cannot be read as an image.
         """
-        size = self.config.image.pixels
-        rows = [[images.resize_for_evaluation(p, size) for p in _read(x, frames)] for x in paths]
-        pictures = np.stack([clips.stacked(row) for row in rows])
+        pixels, errors = self.read_images(paths, frames)
+        for error in filter(None, errors):
+            raise error
+        return pixels
+
+    def read_images(
+        self, paths: Sequence[str | pathlib.Path], frames: int = 1
+    ) -> tuple[Float32[np.ndarray, "b *frames h w 3"], list[UserError | None]]:
+        """As `preprocess`, but leaves out files that cannot be read as images.
+
+        Args:
+          paths: as of `preprocess`.
+          frames: as of `preprocess`.
+
+        Returns:
+          The images that could be read, and for each path None, or why it could not; the cause of
+          that is an OSError if it was not the content.
+        """
+        size, rows, errors = self.config.image.pixels, [], []
+        for path in paths:
+            try:
+                shown = _read(path, frames)
+            except (OSError, BadExample, UserError) as error:
+                message = f"{os.fspath(path)} cannot be read as an image: {_reason(error)}"
+                errors.append(UserError(message))
+                errors[-1].__cause__ = error
+                continue
+            rows.append(clips.stacked([images.resize_for_evaluation(p, size) for p in shown]))
+            errors.append(None)
+        axes = (frames,) if frames > 1 else ()
+        pictures = np.stack(rows) if rows else np.zeros((0, *axes, *size, 3), np.uint8)
         normalized = normalize_pixels(
             jnp.asarray(pictures), self.config.image.mean, self.config.image.std
         )
-        return np.asarray(normalized)
+        return np.asarray(normalized), errors
 
     def tokenize(self, texts: Sequence[str]) -> Int32[np.ndarray, "b l"]:
         """Token ids, padded or cut to the model's text length.
@@ -340,7 +370,18 @@ def _padded(rows: Sequence[Sequence[Sequence[int]]], length: int) -> Int32[np.nd
 
 
 def _read(path: str | pathlib.Path, frames: int) -> list[UInt8[np.ndarray, "_ _ 3"]]:
-    try:
-        return clips.pictures(read_pictures(str(path)), frames)
-    except (OSError, BadExample) as error:
-        raise UserError(f"{path} cannot be read as an image: {error}") from error
+    path = os.fspath(path)
+    # A named pipe without a writer, or a device, would be read for ever; what a shell passes
+    # as `<(command)` ends.
+    if os.path.exists(path) and not path.startswith(("/dev/fd/", "/proc/self/fd/", "/dev/stdin")):
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OSError("it is neither a file nor a folder")
+    return clips.pictures(read_pictures(path), frames)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the path, which is named already."""
+    if isinstance(error, BadExample):
+        return error.reason
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -26,12 +27,18 @@ class Model:
         self.seen = []
 
     def __call__(self, paths):
-        texts = [path.read_text() for path in paths]
-        if not all(text.isdigit() for text in texts):
-            raise UserError("cannot be read as an image")
-        self.seen += [path.name for path in paths]
+        texts, errors = [], []
+        for path in paths:
+            text, error = path.read_text(), None
+            if not text.isdigit():
+                error = UserError("cannot be read as an image")
+                error.__cause__ = PermissionError() if text == "secret" else None
+            else:
+                self.seen.append(path.name)
+                texts.append(text)
+            errors.append(error)
         turns = np.deg2rad(np.array(texts, float))
-        return np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
+        return np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32), errors
 
 
 def names(found):
@@ -103,6 +110,47 @@ def test_files_that_are_no_images_are_named_and_passed_over(folder, tmp_path):
     assert again.update(model)["added"] == 0 and again.unreadable == ["bad.png"]
 
 
+def test_files_that_could_not_be_opened_are_tried_again(folder, tmp_path):
+    (folder / "locked.png").write_text("secret")
+    index = ImageIndex(tmp_path / "index", folder, "m")
+    assert index.update(Model())["added"] == 5 and index.unreadable == ["locked.png"]
+    stamp = (folder / "locked.png").stat()
+    (folder / "locked.png").write_text("123456")  # as long, and of the same time
+    os.utime(folder / "locked.png", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    again = ImageIndex(tmp_path / "index", folder, "m")
+    assert again.update(Model()) == {"added": 1, "kept": 5, "removed": 0}
+    assert again.unreadable == [] and len(again) == 6
+
+
+def test_what_is_listed(folder, tmp_path):
+    for hidden in ("._1.png", ".x.jpg", "__MACOSX/1.png", ".ipynb_checkpoints/1.png", "Thumbs.db"):
+        (folder / hidden).parent.mkdir(exist_ok=True)
+        (folder / hidden).write_text("1")
+    odd = [b"\xff.PNG", b"two\nlines.jpeg", b"#%20[a]*?.webp"]
+    for name in odd:
+        with open(os.path.join(os.fsencode(folder), name), "w") as file:
+            file.write("7")
+    os.symlink(folder, folder / "deep" / "loop")
+    os.symlink("nowhere", folder / "broken.png")
+    os.symlink("loop.png", folder / "loop.png")
+    os.mkfifo(folder / "pipe.png")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "far.png").write_text("9")
+    os.symlink(tmp_path / "elsewhere", folder / "linked")
+    images, unreadable, hidden = image_index.list_images(folder)
+    plain = ["0.png", "2.png", "4.png", "deep/1.png", "deep/3.png", "linked/far.png"]
+    assert sorted(images) == sorted([*plain, *map(os.fsdecode, odd)])
+    assert unreadable == ["broken.png", "loop.png", "pipe.png"]
+    names = [".ipynb_checkpoints", ".x.jpg", "._1.png", "Thumbs.db", "__MACOSX"]
+    assert sorted(hidden) == sorted(names)
+    index = ImageIndex(tmp_path / "index", folder, "m")
+    index.update(Model())
+    assert index.hidden == 5 and index.unreadable == unreadable
+    assert ImageIndex(tmp_path / "index", folder, "m").update(Model())["kept"] == 9
+    paths = [path for _, path in index.search(direction(7), 3)]
+    assert {path.read_text() for path in paths} == {"7"}
+
+
 def test_an_interrupted_update_goes_on(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(image_index, "BATCH", 1)
     monkeypatch.setattr(image_index, "SAVE_EVERY", 2)
@@ -152,5 +200,7 @@ def test_a_damaged_index_is_begun_anew(folder, tmp_path, file):
 
 
 def test_a_folder_without_images(tmp_path):
+    with pytest.raises(UserError, match="absent cannot be searched for images: No such file"):
+        ImageIndex(tmp_path / "index", tmp_path / "absent", "m").update(Model())
     with pytest.raises(UserError, match="holds no images"):
         ImageIndex(tmp_path / "index", tmp_path, "m").update(Model())

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import cv2
 import flax.linen as nn
@@ -222,20 +223,61 @@ def test_search_command_wants_a_number_of_images(workdir, tmp_path, capsys):
     assert "'-1' should be a whole number, 1 or more" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda path: path.write_bytes(b"<html>"), "cannot be read as an image"),
-        (lambda path: path.unlink(), "No such file"),
-    ],
-)
-def test_unreadable_image_is_a_mistake_of_the_call(
-    workdir, pictures, tmp_path, spoil, message, capsys
+def test_images_that_cannot_be_read_are_named_and_the_others_captioned(
+    model, workdir, pictures, tmp_path, capsys
 ):
-    spoil(tmp_path / "1.png")
-    assert cli.main(["caption", "--model", str(workdir), *pictures]) == 2
-    error = capsys.readouterr().err
-    assert "1.png" in error and message in error
+    jpeg = cv2.imencode(".jpg", cv2.imread(pictures[0]))[1].tobytes()
+    names = {b"cut.JPG": jpeg[: len(jpeg) // 2], b"empty.png": b"", b"text.jpg": b"hello"}
+    names |= {b"\xff.jpg": jpeg, "é\n\u2028".encode(): jpeg}
+    for name, content in names.items():
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+            file.write(content)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder").mkdir()
+    unreadable = ["cut.JPG", "empty.png", "text.jpg", "pipe.png", "folder", "absent.png"]
+    unreadable = [str(tmp_path / name) for name in unreadable]
+    odd = [str(tmp_path / os.fsdecode(name)) for name in list(names)[3:]]
+    paths = [unreadable[0], pictures[0], *unreadable[1:4], *odd, *unreadable[4:], pictures[1]]
+    command = ["caption", "--model", str(workdir), "--length", "4"]
+    assert cli.main([*command, *paths]) == 5
+    out, error = capsys.readouterr()
+    lines = [json.loads(line) for line in out.encode().splitlines()]
+    assert [line["path"] for line in lines] == [pictures[0], *odd, pictures[1]]
+    assert all(os.path.exists(os.fsencode(line["path"])) for line in lines)
+    expected = model.caption(model.preprocess([pictures[1]]), length=4)[0]
+    assert lines[-1]["caption"] == expected.text
+    messages = [line.partition(" cannot be read as an image: ") for line in error.splitlines()]
+    assert [path for path, reason, _ in messages if reason] == unreadable
+    assert [reason for *_, reason in messages if reason] == [
+        "a JPEG without end",
+        "the file is empty",
+        "no image of a known format",
+        "it is neither a file nor a folder",
+        "no picture",
+        "No such file or directory",
+    ]
+    assert error.splitlines()[-1] == "coca caption: 6 of 10 images could not be read"
+    assert cli.main([*command, *unreadable[:2]]) == 5 and not capsys.readouterr().out
+    with pytest.raises(
+        UserError, match=r"empty\.png cannot be read as an image: the file is empty"
+    ):
+        model.preprocess(paths[1:])
+
+
+def test_search_command_leaves_out_and_names_what_it_cannot_read(
+    workdir, pictures, tmp_path, capsys
+):
+    (tmp_path / "bad.png").write_bytes(b"<html>")
+    (tmp_path / "._0.png").write_bytes(b"of a Mac")
+    os.rename(pictures[2], os.fsencode(tmp_path) + b"/\xff.png")
+    command = ["search", "--model", str(workdir), "--images", str(tmp_path), "a red circle"]
+    for _ in range(2):
+        assert cli.main(command) == 5
+        out, error = capsys.readouterr()
+        found = [json.loads(line)["path"] for line in out.splitlines()]
+        assert sorted(found) == [*pictures[:2], f"{tmp_path}/\udcff.png"]
+        assert f"{tmp_path}/bad.png cannot be read as an image" in error
+        assert "1 hidden files and folders are left out" in error
 
 
 def test_folders_that_hold_no_model(tmp_path):

@@ -1,6 +1,5 @@
 """Pictures for the report, as inline SVG in the page's own colours, light or dark."""
 
-import html
 import io
 import math
 import re
@@ -8,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
+
+from coca_jax.observe.report.text import esc
 
 COLOURS = 6
 """Lines of a chart get the page's colours --line-0 to --line-5 in turn."""
@@ -111,12 +112,12 @@ def confusion_chart(counts: Sequence[Sequence[int]], names: Sequence[str]) -> st
     extent = margin + size * len(names)
     parts = []
     for row, (label, line) in enumerate(zip(names, counts, strict=True)):
-        middle, text = margin + size * (row + 0.5), html.escape(label)
+        middle, text = margin + size * (row + 0.5), esc(label)
         parts.append(f'<text x="{margin - 6}" y="{middle}" text-anchor="end">{text}</text>')
         turned = f"translate({middle} {margin - 6}) rotate(-90)"
         parts.append(f'<text transform="{turned}">{text}</text>')
         for column, (prediction, count) in enumerate(zip(names, line, strict=True)):
-            tip = html.escape(f"{label} taken for {prediction}: {count} of {sum(line)}")
+            tip = esc(f"{label} taken for {prediction}: {count} of {sum(line)}")
             x, y = margin + size * column, margin + size * row
             shade = f"--depth:{math.sqrt(count / max(1, sum(line))):.2f}"
             parts.append(
@@ -145,8 +146,8 @@ def dot_chart(rows: Mapping[str, Sequence[float]]) -> str:
     parts = []
     for number, (name, values) in enumerate(rows.items()):
         y, mean = step * (number + 0.5), place(sum(values) / len(values))
-        text = html.escape(name.replace("_", " "))
-        tip = html.escape(", ".join(f"{value:.4f}" for value in values))
+        text = esc(name.replace("_", " "))
+        tip = esc(", ".join(f"{value:.4f}" for value in values))
         parts.append(f'<text x="{left - 10}" y="{y}" text-anchor="end">{text}</text>')
         parts.append(f'<line x1="{left}" x2="{width}" y1="{y}" y2="{y}"/>')
         ends = f'x1="{mean:.1f}" x2="{mean:.1f}" y1="{y - 8}" y2="{y + 8}"'

@@ -10,12 +10,13 @@ from typing import Any
 from etils import epath
 
 from coca_jax.io.files import read_bytes
+from coca_jax.io.visible import visible
 from coca_jax.observe.report.style import CSS
 
 
 def esc(text: Any) -> str:
-    """Returns the text with HTML's special characters escaped."""
-    return html.escape(str(text))
+    """Returns the text with HTML's special characters escaped, and without invisible ones."""
+    return html.escape(visible(str(text)))
 
 
 def label(name: str) -> str:

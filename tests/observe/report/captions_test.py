@@ -69,6 +69,25 @@ def test_captions_through_training_are_of_the_same_images(tmp_path):
     assert [base64.b64encode(PICTURES[i]).decode() in cards[k] for k, i in enumerate((5, 2, 0))]
 
 
+def test_what_cannot_be_shown_is_replaced(tmp_path):
+    text = "a\0b\x1b[31m\x7f\x85\u202e\ud800\uffff é 猫\n"
+    looks = [{"word": text, "map": MAP}]
+    left = {
+        "samples": [sample(0, text, references=[text], attention=looks)],
+        "confusion": [[1, 0], [0, 1]],
+        "class_names": [text, "b"],
+        "confused": [{"label": text, "prediction": "b", "count": 1, "of": 2}],
+        "questions": [{"image": PICTURES[1], "question": text, "answer": text, "accuracy": 1.0}],
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"name": text}}))
+    write_results(tmp_path, 1, {"drawn": {"cider": 1.0}}, {"drawn": left})
+    html = write_report(tmp_path).read_bytes().decode("utf-8")
+    assert html.count("a�b�[31m����� é 猫") >= 15
+    assert not re.search("[\0-\x08\x0b-\x1f\x7f-\x9f\u202e\ufffe\uffff]", html)
+    stored = json.loads((tmp_path / "eval/1/artefacts.json").read_text(encoding="utf-8"))
+    assert stored["drawn"]["samples"][0]["caption"] == text
+
+
 def test_one_step_or_other_images_are_no_progress(tmp_path):
     assert "through training" not in page(tmp_path, at_1=[sample(0, "a")])
     assert "through training" not in page(tmp_path, at_2=[sample(1, "a")])

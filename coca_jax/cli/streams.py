@@ -1,0 +1,127 @@
+"""Standard output and error that never stop the work: closed, full, or of another encoding."""
+
+import codecs
+import contextlib
+import errno
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+# Ends of lines to some readers of text, which JSON leaves as they are.
+_LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
+
+
+class Unfailing(io.FileIO):
+    """A file descriptor to write to, which drops what it cannot write.
+
+    Attributes:
+      failure: the first error; None as long as everything was written.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int | None:
+        """Writes, or notes why not."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = self.failure or error
+            return memoryview(data).nbytes
+
+
+def protect() -> None:
+    """Makes standard streams unfailing; what their encoding lacks is escaped.
+
+    Does nothing to streams that somebody has replaced.
+    """
+    _open_closed()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or stream is getattr(sys, f"__{name}__"):
+            setattr(sys, name, _protected(1 if name == "stdout" else 2, stream))
+
+
+def failure() -> OSError | None:
+    """Why standard output was not written, if it was not; that its reader has gone is no failure.
+
+    Flushes it.
+    """
+    raw = _raw(sys.stdout)
+    sys.stdout.flush()
+    gone = raw is None or raw.failure is None or raw.failure.errno == errno.EPIPE
+    return None if gone else raw.failure
+
+
+def is_read() -> bool:
+    """Whether there may still be somebody who reads standard output, and it can be written."""
+    raw = _raw(sys.stdout)
+    return raw is None or raw.failure is None
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Prints one line of JSON; what is not finite is null.
+
+    A file name that is not UTF-8 has its bytes as `\\udc80` to `\\udcff`, with which Python's
+    `os.fsencode(json.loads(line)["path"])` opens it. Where standard output is not UTF-8, all that
+    is not ASCII is escaped.
+    """
+    value = _finite(value)
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
+    if not _is_utf8(line):
+        line = json.dumps(value, allow_nan=False)
+    print(line, flush=True)
+
+
+def _is_utf8(line: str) -> bool:
+    """Whether standard output would write this text as UTF-8, the only encoding of JSON."""
+    try:
+        line.encode()
+        return codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    except (UnicodeEncodeError, LookupError):
+        return False
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _open_closed() -> None:
+    """Gives descriptors that are closed to the null device, or files would be opened as them."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            os.dup2(opened, descriptor)
+            if opened != descriptor:
+                os.close(opened)
+
+
+def _protected(descriptor: int, old: Any) -> io.TextIOWrapper:
+    raw = Unfailing(descriptor, "w", closefd=False)
+    if old is None:
+        return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace")
+    with contextlib.suppress(OSError):
+        old.flush()
+    unbuffered = old.write_through
+    return io.TextIOWrapper(
+        raw if unbuffered else io.BufferedWriter(raw),
+        old.encoding,
+        "backslashreplace",
+        line_buffering=old.line_buffering,
+        write_through=unbuffered,
+    )
+
+
+def _raw(stream: Any) -> Unfailing | None:
+    raw = getattr(stream, "buffer", None)
+    raw = getattr(raw, "raw", raw)
+    return raw if isinstance(raw, Unfailing) else None
