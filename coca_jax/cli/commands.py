@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import json
 import os
 import pathlib
 import sys
@@ -140,11 +139,6 @@ def params(options: argparse.Namespace) -> None:
     config = _checked_config(options, reads_data=False)
     model = model_config(config)
     counts, flops = parameter_counts(model), forward_flops(model)
-    print(f"{'part':<20}{'parameters':>16}{'forward GFLOP a pair':>24}")
-    for part, count in counts.items():
-        print(f"{part:<20}{count:>16,}{flops.get(part, 0) / 1e9:>24,.3f}")
-    print(f"{'total':<20}{sum(counts.values()):>16,}{sum(flops.values()) / 1e9:>24,.3f}")
-    print(f"\ntraining: {training_flops(model) / 1e9:,.3f} GFLOP a pair ({RULE})")
     if options.json:
         from coca_jax.evaluate.results import write_json
 
@@ -155,6 +149,11 @@ def params(options: argparse.Namespace) -> None:
             "rule": RULE,
         }
         write_json(result, options.json)
+    print(f"{'part':<20}{'parameters':>16}{'forward GFLOP a pair':>24}")
+    for part, count in counts.items():
+        print(f"{part:<20}{count:>16,}{flops.get(part, 0) / 1e9:>24,.3f}")
+    print(f"{'total':<20}{sum(counts.values()):>16,}{sum(flops.values()) / 1e9:>24,.3f}")
+    print(f"\ntraining: {training_flops(model) / 1e9:,.3f} GFLOP a pair ({RULE})")
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -172,19 +171,18 @@ def plan(options: argparse.Namespace) -> None:
     tell(f"compiling for {len(topology.devices):,} devices")
     if options.search:
         plans = search(config, topology, tell)
-        print(format_search(plans))
-        best = next(iter(plans))
+        best, shown = next(iter(plans)), f"{format_search(plans)}\n"
         written = plans[best] | {"choice": best, "search": plans}
     else:
         written = plan_or_advise(config, topology)
-        plans = {options.topology: written}
-    print(format_plan(written))
+        plans, shown = {options.topology: written}, ""
     if options.json:
         from coca_jax.evaluate.results import write_json
 
         write_json(written, options.json)
     if options.picture:
         draw_memory(plans, options.picture)
+    print(f"{shown}{format_plan(written)}")
 
 
 def data_prepare(options: argparse.Namespace) -> None:
@@ -210,12 +208,11 @@ def data_inspect(options: argparse.Namespace) -> None:
         classes=config.head.classes,
         sheet=options.sheet,
     )
-    print(format_inspection(result, model.text.length))
-    print(options.sheet)
     if options.json:
         from coca_jax.evaluate.results import write_json
 
         write_json(result, options.json)
+    print(f"{format_inspection(result, model.text.length)}\n{options.sheet}")
     if options.strict and result["lost"]:
         raise Incomplete("some of the data are lost to training; the lines above say what and why")
 
@@ -296,9 +293,9 @@ def score(options: argparse.Namespace) -> None:
     from coca_jax.evaluate.results import format_table, write_json
 
     metrics = score_results(options.annotations, options.results, options.split)
-    print(format_table({os.path.basename(options.results): metrics}))
     if options.json:
         write_json(metrics, options.json)
+    print(format_table({os.path.basename(options.results): metrics}))
 
 
 def report(options: argparse.Namespace) -> None:
