@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from broken_data import write_tar
 from ml_collections import ConfigDict
 
 from coca_jax.config import load_config, model_config
@@ -209,3 +210,45 @@ def test_clips_and_blank_pictures(config, handle, monkeypatch):
     config.data.blank = True
     from_config.evaluate(handle, config)
     assert (seen[-1] == 128).all()
+
+
+def png(seed):
+    noise = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+    return cv2.imencode(".png", noise)[1].tobytes()
+
+
+def test_a_tar_with_a_sample_for_each_caption(config, handle, tmp_path):
+    captions = [[f"{word} {i}" for word in ("one", "two", "three")] for i in range(12)]
+    whole = [
+        {"png": png(i), "json": json.dumps({"captions": texts}).encode()}
+        for i, texts in enumerate(captions)
+    ]
+    # One after the other round, so that the samples of an image are far apart.
+    each = [
+        {"png": png(i), "txt": texts[n].encode(), "json": json.dumps({"image_id": i}).encode()}
+        for n in range(3)
+        for i, texts in enumerate(captions)
+    ]
+    bare = [{key: sample[key] for key in ("png", "txt")} for sample in each]
+    config.eval = {}
+    for name, samples in (("whole", whole), ("each", each), ("bare", bare)):
+        write_tar(tmp_path / f"{name}.tar", samples)
+        path = str(tmp_path / f"{name}.tar")
+        config.eval[name] = {"kind": "retrieval", "format": "webdataset", "path": path}
+    metrics, _ = from_config.evaluate(handle, config)
+    assert (metrics["whole"]["images"], metrics["whole"]["texts"]) == (12, 36)
+    assert metrics["each"] == metrics["bare"] == metrics["whole"]
+
+
+def test_labels_that_no_class_has_are_left_out_and_counted(config, handle, tmp_path, capsys):
+    labels = (b"0", b"9" * 30, b"1", b"-7", b"NaN", b"2", b"1.5")
+    write_tar(tmp_path / "a.tar", [{"png": png(i), "cls": text} for i, text in enumerate(labels)])
+    (tmp_path / "names.txt").write_text("cat\ncat\n")
+    section = {"format": "webdataset", "path": str(tmp_path / "a.tar")}
+    section |= {"kind": "zero_shot", "class_names": str(tmp_path / "names.txt")}
+    config.eval = {"mine": section}
+    metrics, artefacts = from_config.evaluate(handle, config)
+    assert (metrics["mine"]["count"], metrics["mine"]["bad_images"]) == (2, 5)
+    assert metrics["mine"]["top1"] == 1  # two classes that cannot be told apart
+    assert artefacts["mine"]["per_class"] == {"cat (0)": 1, "cat (1)": 1}
+    assert "5 of 7 images are left out: record 1" in capsys.readouterr().err
