@@ -45,7 +45,6 @@ def _run(options: argparse.Namespace) -> int:
         failure = failures.explain(error)
         if failure is None:
             raise
-        if failure.message:
-            print(f"coca {options.command}: {failure.message}", file=sys.stderr)
+        print(f"coca {options.command}: {failure.message}", file=sys.stderr)
         return failure.code
     return 0

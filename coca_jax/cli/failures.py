@@ -44,7 +44,7 @@ class Failure(NamedTuple):
     """How a command ends."""
 
     code: int
-    message: str  # empty: nothing is said
+    message: str
 
 
 def explain(error: BaseException) -> Failure | None:
@@ -57,23 +57,11 @@ def explain(error: BaseException) -> Failure | None:
         return Failure(5, str(error))
     if isinstance(error, KeyboardInterrupt):
         return Failure(INTERRUPTED, "interrupted")
-    if isinstance(error, BrokenPipeError) and _reader_has_gone():
-        return Failure(0, "")
     for cause in _causes(error):
         for reason in (_no_backend, _no_memory, _no_connection, _no_file, _no_package):
             if message := reason(cause):
                 return Failure(2, message)
     return None
-
-
-def _reader_has_gone() -> bool:
-    """Whether nobody reads the output any more, as after `| head -1`; then it goes nowhere."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -145,6 +133,8 @@ def _no_file(error: BaseException) -> str:
         file = os.fsdecode(error.filename or written)
         text = error.strerror or text or type(error).__name__
         text = f"{file}: {text}" if file and file not in text else text
+        if number == errno.ENOENT and not file:  # as `os.getcwd` says it
+            text = "the current folder has been removed; change to one that is there"
     else:  # libraries in C++ have nothing but text
         number = next((n for n in OF_FILES if os.strerror(n) in text), None)
         if number is None:

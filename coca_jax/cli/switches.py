@@ -15,28 +15,14 @@ class Switch(NamedTuple):
 
 
 TRUE = ("1", "true", "yes", "on", "t", "y")
-DISALLOW = ("disallow", "disallow_explicit")
+GUARD = ("disallow", "disallow_explicit")
 SWITCHES = (
     Switch("JAX_ENABLE_X64", TRUE, "0", "models and their random numbers are float32"),
     Switch("JAX_DISABLE_JIT", TRUE, "0", "programs are compiled before they are run"),
-    Switch("JAX_TRANSFER_GUARD", DISALLOW, "allow", "start-up moves values to the devices"),
-    Switch(
-        "JAX_TRANSFER_GUARD_HOST_TO_DEVICE",
-        DISALLOW,
-        "allow",
-        "start-up moves values to the devices",
-    ),
-    Switch(
-        "JAX_TRANSFER_GUARD_DEVICE_TO_HOST",
-        DISALLOW,
-        "allow",
-        "metrics and checkpoints come from the devices",
-    ),
-    Switch(
-        "JAX_TRANSFER_GUARD_DEVICE_TO_DEVICE",
-        DISALLOW,
-        "allow",
-        "evaluations move parameters between devices",
+    Switch("JAX_NUMPY_DTYPE_PROMOTION", ("strict",), "standard", "Optax's Adam mixes types"),
+    *(
+        Switch(f"JAX_TRANSFER_GUARD{kind}", GUARD, "allow", "data, metrics and checkpoints move")
+        for kind in ("", "_HOST_TO_DEVICE", "_DEVICE_TO_HOST", "_DEVICE_TO_DEVICE")
     ),
 )
 

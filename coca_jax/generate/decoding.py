@@ -152,7 +152,12 @@ def generate(
         follows = loop.position < known
         state = jax.tree.map(lambda new, old: _where(follows, old, new), state, start)
         tokens = _where(follows, ids[:, :, loop.position], tokens)
-        return _Loop(loop.position + 1, ids.at[:, :, loop.position].set(tokens), cache, state)
+        return _Loop(
+            loop.position + 1,
+            ids.at[:, :, loop.position].set(tokens.astype(jnp.int32)),
+            cache,
+            state,
+        )
 
     def extend(loop: _Loop) -> _Loop:
         position = loop.position - 1

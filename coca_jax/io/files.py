@@ -5,6 +5,7 @@ A URL is anything with "://" that fsspec knows: `gs://` and `s3://` (extras `gcs
 """
 
 import codecs
+import contextlib
 import functools
 import os
 import uuid
@@ -165,8 +166,10 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        error.filename, error.filename2 = str(path), None  # not the temporary file's
         raise
 
 

@@ -12,6 +12,7 @@ from coca_jax.cli import switches
     [
         ("JAX_ENABLE_X64", "True", "0"),
         ("JAX_DISABLE_JIT", "1", "0"),
+        ("JAX_NUMPY_DTYPE_PROMOTION", "strict", "standard"),
         ("JAX_TRANSFER_GUARD", "disallow", "allow"),
         ("JAX_TRANSFER_GUARD_DEVICE_TO_HOST", "disallow_explicit", "allow"),
     ],
