@@ -12,6 +12,7 @@ from coca_jax.data.bad import BadExample
 from coca_jax.data.sources.base import Note, Record, Shard, base_name, to_labels, to_number, to_text
 from coca_jax.data.sources.tar_index import IMAGE_KEYS, Index, make_options, open_indices
 from coca_jax.data.sources.tar_notes import merged, sentences
+from coca_jax.data.texts import is_missing, to_captions
 from coca_jax.errors import UserError
 from coca_jax.io import files
 
@@ -52,7 +53,7 @@ class WebDatasetSource:
         label, labels = _label(parts.get("cls"), self.class_names)
         return {
             "image": parts["jpg"],
-            "captions": _captions(parts.get("txt"), fields, self._by_line),
+            **_captions(parts.get("txt"), fields, self._by_line),
             "label": label,
             "labels": labels,
             "fields": fields,
@@ -149,14 +150,13 @@ def _fields(data: bytes | None) -> dict[str, Any]:
     return fields
 
 
-def _captions(data: bytes | None, fields: dict[str, Any], by_line: bool) -> list[str]:
+def _captions(data: bytes | None, fields: dict[str, Any], by_line: bool) -> dict[str, Any]:
+    """The parts of a record that `to_captions` returns."""
     if data is not None:
         text = to_text(data).rstrip("\r\n")
-        found: Any = [line.strip() for line in files.split_lines(text)] if by_line else text
-    else:
-        found = next((fields[key] for key in CAPTION_KEYS if fields.get(key)), [])
-    texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []
-    return [text for text in texts if isinstance(text, str) and text]
+        return to_captions(map(str.strip, files.split_lines(text)) if by_line else [text])
+    stored = next((fields[key] for key in CAPTION_KEYS if not is_missing(fields.get(key))), [])
+    return to_captions(stored if isinstance(stored, list) else [stored])
 
 
 def _label(data: bytes | None, class_names: Sequence[str]) -> tuple[int, list[str]]:

@@ -56,12 +56,17 @@ def test_a_record_has_all_parts_of_a_sample(tmp_path):
         ({"text": "one", "caption": None}, ["one"]),
         ({"caption": 3}, []),
         ({"title": "none"}, []),
+        ({"caption": float("nan"), "txt": "one"}, ["one"]),
+        ({"caption": {"en": "one"}}, []),
+        ({"caption": ["one", True]}, ["one"]),
     ],
 )
 def test_captions_are_in_the_json_where_there_is_no_text(tmp_path, fields, captions):
     sample = {"webp": IMAGE, "json": json.dumps(fields).encode()}
     record = read_one(tmp_path / "a.tar", sample)
-    assert record["captions"] == captions and record["fields"] == fields
+    assert record["captions"] == captions and [*record["fields"]] == [*fields]
+    is_bad = isinstance(fields.get("caption"), (int, dict, list))
+    assert bool(record.get("no_text")) == is_bad
 
 
 @pytest.mark.parametrize(
