@@ -12,7 +12,7 @@ import re
 import signal
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from coca_jax.data import parquet
 from coca_jax.errors import UserError
-from coca_jax.io import files
+from coca_jax.io import files, room
 
 NAME = "converted"  # of the data set
 MANIFEST = "conversion.json"
@@ -37,6 +37,14 @@ class Shard(NamedTuple):
     path: str
     groups: range  # row groups of the file at `path`
     rows: int
+
+
+class Written(NamedTuple):
+    """What became of the rows of a shard."""
+
+    records: int
+    files: int = 0  # that rows name as their images, and that cannot be read
+    file: str = ""  # one of them
 
 
 def convert(
@@ -82,13 +90,23 @@ def convert(
     columns = _columns(inputs, footers, image, captions)
     shards = _plan(inputs, [footer.rows for footer in footers], out, split, records_per_shard)
     options = {"split": split, "records_per_shard": records_per_shard, **columns._asdict()}
-    _claim(Path(out), _manifest(inputs, options))
-    counts = _write_shards(shards, columns, workers or len(os.sched_getaffinity(0)))
-    lengths = [counts[shard.out] for shard in shards]
-    if not any(lengths):
-        raise UserError(f"no row of {paths} has an image in column {columns.image!r}")
-    _finish(Path(out), split, lengths, columns)
-    _report(out, split, lengths, sum(shard.rows for shard in shards), columns)
+    written: dict[str, Written] = {}
+
+    def needed() -> int:
+        rows = sum(shard.rows for shard in shards)
+        rest = sum(shard.rows for shard in shards if shard.out not in written)
+        return sum(files.stamp(path).size for path in inputs) * rest // rows
+
+    with room.explained(out, needed, "and run it again: it goes on where it stopped"):
+        _claim(Path(out), _manifest(inputs, options))
+        _write_shards(shards, columns, workers or len(os.sched_getaffinity(0)), written)
+        done = [written[shard.out] for shard in shards]
+        if not any(shard.records for shard in done):
+            raise UserError(
+                f"no row of {paths} has an image in column {columns.image!r}{_absent(done)}"
+            )
+        _finish(Path(out), split, [shard.records for shard in done], columns)
+    _report(out, split, done, sum(shard.rows for shard in shards), columns)
     return Path(out)
 
 
@@ -104,10 +122,13 @@ def _columns(
 ) -> parquet.Columns:
     """The columns of all files that hold rows, which must agree."""
     schemas = {p: f.schema for p, f in zip(inputs, footers, strict=True) if sum(f.rows)}
+    unsigned = frozenset[str]().union(*(footer.unsigned for footer in footers))
+    typed = _typed_columns(schemas.values())
     chosen = {}
     for path, schema in schemas.items():
         try:
-            chosen[path] = parquet.choose_columns(schema, image, captions)
+            known = _with_types(schema, typed)
+            chosen[path] = parquet.choose_columns(known, image, captions, unsigned)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
     if not chosen:
@@ -120,6 +141,20 @@ def _columns(
                 f"{', '.join(schemas[first].names)}, or they are of other types"
             )
     return columns
+
+
+def _typed_columns(schemas: Iterable[Any]) -> dict[str, Any]:
+    """Columns that have a type in some file: where all values are null, a file knows none."""
+    from pyarrow import types
+
+    return {f.name: f for schema in schemas for f in schema if not types.is_null(f.type)}
+
+
+def _with_types(schema: Any, typed: dict[str, Any]) -> Any:
+    import pyarrow
+
+    known = [typed.get(f.name, f) if pyarrow.types.is_null(f.type) else f for f in schema]
+    return pyarrow.schema(known, metadata=schema.metadata)
 
 
 def _plan(
@@ -176,18 +211,20 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ""
 
 
-def _write_shards(shards: list[Shard], columns: parquet.Columns, workers: int) -> dict[str, int]:
-    """Writes what is not there yet; the numbers of records by the names of files."""
+def _write_shards(
+    shards: list[Shard], columns: parquet.Columns, workers: int, written: dict[str, Written]
+) -> None:
+    """Writes what is not there yet; `written` says by the name of a file what is in it."""
     with ThreadPoolExecutor(OPENING_THREADS) as threads:
         counts = dict(zip([s.out for s in shards], threads.map(_count, shards), strict=True))
-    rest = [shard for shard in shards if counts[shard.out] < 0]
+    written.update({out: Written(count) for out, count in counts.items() if count >= 0})
+    rest = [shard for shard in shards if shard.out not in written]
     total = sum(shard.rows for shard in shards)
     done = total - sum(shard.rows for shard in rest)
     with tqdm(total=total, initial=done, unit=" rows", desc="converting") as bar:
-        for shard, count in _written(rest, columns, min(workers, len(rest))):
-            counts[shard.out] = count
+        for shard, result in _written(rest, columns, min(workers, len(rest))):
+            written[shard.out] = result
             bar.update(shard.rows)
-    return counts
 
 
 def _count(shard: Shard) -> int:
@@ -207,8 +244,8 @@ def _count(shard: Shard) -> int:
 
 def _written(
     shards: list[Shard], columns: parquet.Columns, workers: int
-) -> Iterator[tuple[Shard, int]]:
-    """Writes shards; gives each with its number of records."""
+) -> Iterator[tuple[Shard, Written]]:
+    """Writes shards; gives each with what became of its rows."""
     if workers <= 1:
         for shard in shards:
             yield shard, _write(shard, columns)
@@ -240,26 +277,28 @@ def _start_worker() -> None:
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
-def _write(shard: Shard, columns: parquet.Columns) -> int:
-    """Writes a shard; returns the number of its records."""
+def _write(shard: Shard, columns: parquet.Columns) -> Written:
+    """Writes a shard."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     partial = f"{shard.out}.{uuid.uuid4().hex}{PARTIAL}"
     # Images are compressed already. TFDS and Grain want groups of one record.
     writer = ArrayRecordWriter(partial, "group_size:1,uncompressed")
-    count = 0
+    count, absent = 0, []
     try:
         for example in parquet.examples(shard.path, shard.groups, columns):
-            if example is not None:
+            if not isinstance(example, parquet.NoImage):
                 writer.write(example)
                 count += 1
+            elif example.file:
+                absent.append(example.file)
         writer.close()
         os.replace(partial, shard.out)
     finally:
         if writer.is_open():
             writer.close()
         Path(partial).unlink(missing_ok=True)
-    return count
+    return Written(count, len(absent), absent[0] if absent else "")
 
 
 def _finish(out: Path, split: str, lengths: list[int], columns: parquet.Columns) -> None:
@@ -285,13 +324,26 @@ def _finish(out: Path, split: str, lengths: list[int], columns: parquet.Columns)
     )
 
 
-def _report(out: str, split: str, lengths: list[int], rows: int, columns: parquet.Columns) -> None:
-    print(f"{sum(lengths):,} records in {len(lengths):,} shards in {out}")
-    if rows > sum(lengths):
-        print(f"  {rows - sum(lengths):,} rows without an image were left out")
+def _absent(written: list[Written]) -> str:
+    """The files that rows name in vain, in words."""
+    count = sum(shard.files for shard in written)
+    file = next((shard.file for shard in written if shard.file), "")
+    text = f"; {count:,} of them name a file that is not there or cannot be read, such as {file!r}"
+    return text + " (looked for in the folder of the Parquet file)" if count else ""
+
+
+def _report(
+    out: str, split: str, written: list[Written], rows: int, columns: parquet.Columns
+) -> None:
+    records = sum(shard.records for shard in written)
+    print(f"{records:,} records in {len(written):,} shards in {out}")
+    if rows > records:
+        print(f"  {rows - records:,} rows without an image were left out{_absent(written)}")
     print(f"  image: {columns.image}")
     print(f"  captions: {', '.join(columns.captions) or 'none'}")
     print(f"  fields: {', '.join(columns.fields) or 'none'}")
+    if columns.unsigned:
+        print(f"  as texts, of numbers from 2**63 on: {', '.join(columns.unsigned)}")
     if columns.left_out:
         print(f"  left out, of other types: {', '.join(columns.left_out)}")
     asked = "" if split == "train" else f" --config.data.train.split={split}"

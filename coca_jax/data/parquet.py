@@ -1,13 +1,16 @@
 """Parquet files of images: which columns hold what, and their rows as `tf.train.Example`s."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from coca_jax.errors import UserError
-from coca_jax.io import files
+from coca_jax.io import files, paths
 
 CAPTION_NAMES = ("caption", "captions", "text", "txt", "title")
+URL_NAMES = ("url", "urls", "image_url", "img_url", "link")
+PATH_NAMES = ("image", "images", "file_name", "filename", "filepath", "image_path", "path")
 BATCH_ROWS = 64  # read at a time
 
 
@@ -19,6 +22,7 @@ class Columns(NamedTuple):
     fields: dict[str, str]  # all others that are kept, and what they hold: see `_kind`
     class_names: dict[str, list[str]]  # of those that hold numbers of classes
     left_out: tuple[str, ...]  # of types that an example cannot hold
+    unsigned: tuple[str, ...] = ()  # fields of numbers that are kept as texts of digits
 
 
 class Footer(NamedTuple):
@@ -26,6 +30,7 @@ class Footer(NamedTuple):
 
     schema: Any  # pyarrow's
     rows: list[int]  # of each row group
+    unsigned: frozenset[str]  # columns of numbers that may be 2**63 or more
 
 
 def read_footer(path: str) -> Footer:
@@ -41,27 +46,54 @@ def read_footer(path: str) -> Footer:
         with files.open_binary(path) as file, parquet.ParquetFile(file) as opened:
             metadata = opened.metadata
             rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-            return Footer(opened.schema_arrow, rows)
+            return Footer(opened.schema_arrow, rows, frozenset(_unsigned(metadata)))
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as a Parquet file: {error}") from error
 
 
-def choose_columns(schema: Any, image: str, captions: Sequence[str]) -> Columns:
+def _unsigned(metadata: Any) -> Iterator[str]:
+    """Columns of uint64 whose numbers may be too large for int64, by the file's statistics."""
+    for i in range(metadata.num_columns):
+        column = metadata.schema.column(i)
+        if "bitWidth=64, isSigned=false" not in str(column.logical_type):
+            continue
+        parts = [metadata.row_group(group).column(i) for group in range(metadata.num_row_groups)]
+        if not all(map(_fits_int64, parts)):
+            yield column.path.split(".")[0]
+
+
+def _fits_int64(part: Any) -> bool:
+    statistics = part.statistics
+    if statistics is None or not statistics.has_min_max:
+        return statistics is not None and statistics.null_count == part.num_values
+    return statistics.max < 2**63
+
+
+def choose_columns(
+    schema: Any, image: str, captions: Sequence[str], unsigned: Collection[str] = ()
+) -> Columns:
     """Finds out what to make of the columns.
 
     Args:
       schema: of a file.
       image: the column of images; empty: the only one of bytes.
       captions: the columns of captions; none: those with a name among CAPTION_NAMES.
+      unsigned: columns of numbers too large for an example, which become texts of digits.
 
     Raises:
-      UserError: one that is asked for is not there or of another kind, or there is no or more
-        than one column of images.
+      UserError: one that is asked for is not there or of another kind, there is no or more than
+        one column of images, or two columns have the same name.
     """
+    if twice := {name for name in schema.names if schema.names.count(name) > 1}:
+        raise UserError(f"several columns are named {min(twice)!r}")
     kinds = {field.name: _kind(field.type) for field in schema}
     possible = [name for name, kind in kinds.items() if kind == "image"]
     if image and image not in possible:
-        raise UserError(f"image={image!r} is no column of bytes; those are {_words(possible)}")
+        raise UserError(
+            f"image={image!r} is no column of bytes; those are {_words(possible)}{_hint(kinds)}"
+        )
+    if not image and not possible:
+        raise UserError(f"none of the columns {_words(kinds)} hold bytes{_hint(kinds)}")
     if not image and len(possible) != 1:
         raise UserError(
             f"{_words(possible)} of the columns {_words(kinds)} hold bytes; "
@@ -75,6 +107,7 @@ def choose_columns(schema: Any, image: str, captions: Sequence[str]) -> Columns:
     image = image or possible[0]
     captions = captions or [name for name in texts if name.lower() in CAPTION_NAMES]
     # The names under which images and captions are stored are not free.
+    kinds |= {name: kinds[name].replace("int", "text") for name in unsigned if name in kinds}
     others = [n for n in kinds if n not in (image, *captions)]
     kept = [n for n in others if kinds[n] not in ("", "image") and n not in ("image", "captions")]
     return Columns(
@@ -83,7 +116,25 @@ def choose_columns(schema: Any, image: str, captions: Sequence[str]) -> Columns:
         {name: kinds[name] for name in kept},
         {name: found for name in kept if (found := _class_names(schema, name, kinds[name]))},
         tuple(name for name in others if name not in kept),
+        tuple(name for name in kept if name in unsigned),
     )
+
+
+def _hint(kinds: dict[str, str]) -> str:
+    """What to do with a file that has no images but says where they are."""
+    texts = {name.lower(): name for name, kind in kinds.items() if kind == "text"}
+    if url := next((texts[name] for name in URL_NAMES if name in texts), ""):
+        return (
+            f"; those that {url!r} names are downloaded by img2dataset: img2dataset --input_format "
+            f"parquet --url_list FILES --url_col {url} --output_format webdataset "
+            "--output_folder SHARDS, which format=webdataset reads"
+        )
+    if path := next((texts[name] for name in PATH_NAMES if name in texts), ""):
+        return (
+            f"; if {path!r} holds the paths of files, write the rows as .jsonl or .csv, which "
+            "format=folder reads"
+        )
+    return ""
 
 
 def to_features(columns: Columns) -> dict[str, Any]:
@@ -111,8 +162,14 @@ def to_features(columns: Columns) -> dict[str, Any]:
     }
 
 
-def examples(path: str, groups: range, columns: Columns) -> Iterator[bytes | None]:
-    """Serialized examples of the rows of some row groups; None for a row without an image.
+class NoImage(NamedTuple):
+    """A row without an image."""
+
+    file: str  # that should be it; empty: the row names none
+
+
+def examples(path: str, groups: range, columns: Columns) -> Iterator[bytes | NoImage]:
+    """Serialized examples of the rows of some row groups, or why a row makes none.
 
     Raises:
       UserError: the file is damaged.
@@ -124,21 +181,21 @@ def examples(path: str, groups: range, columns: Columns) -> Iterator[bytes | Non
     try:
         with files.open_binary(path) as file, parquet.ParquetFile(file) as opened:
             for batch in opened.iter_batches(BATCH_ROWS, groups, names, use_threads=False):
-                yield from _serialized(batch, columns)
+                yield from _serialized(batch, columns, os.path.dirname(path))
     except (OSError, pyarrow.ArrowException) as error:
         where = f"{path}, row groups {groups.start} to {groups.stop - 1}"
         raise UserError(f"{where}, cannot be read: {error}") from error
 
 
-def _serialized(batch: Any, columns: Columns) -> Iterator[bytes | None]:
+def _serialized(batch: Any, columns: Columns, folder: str) -> Iterator[bytes | NoImage]:
     from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
-    images = _images(batch.column(columns.image))
+    images = _images(batch.column(columns.image), folder)
     captions = [_lists(batch.column(name), kind) for name, kind in columns.captions.items()]
     fields = {name: _lists(batch.column(name), kind) for name, kind in columns.fields.items()}
     for i, image in enumerate(images):
-        if not image:
-            yield None
+        if isinstance(image, NoImage):
+            yield image
             continue
         features = {
             "image": _bytes_feature([image]),
@@ -169,13 +226,20 @@ def _bytes_feature(values: list[bytes]) -> Any:
     return tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=values))
 
 
-def _images(column: Any) -> list[bytes | None]:
-    import pyarrow
-    import pyarrow.compute
+def _images(column: Any, folder: str) -> Iterator[bytes | NoImage]:
+    """The image files of a column; of Hugging Face's structs without bytes, that at their path."""
+    for value in column.to_pylist():
+        content = value if isinstance(value, dict) else {"bytes": value}
+        yield content["bytes"] or _read_file(folder, content.get("path"))
 
-    if pyarrow.types.is_struct(column.type):
-        column = pyarrow.compute.struct_field(column, "bytes")
-    return column.to_pylist()
+
+def _read_file(folder: str, path: Any) -> bytes | NoImage:
+    if not isinstance(path, str) or not path:
+        return NoImage("")
+    try:
+        return files.read_bytes(paths.join(folder, path)) or NoImage(path)
+    except (OSError, UserError):
+        return NoImage(path)
 
 
 def _lists(column: Any, kind: str) -> list[list[Any]]:
@@ -184,11 +248,17 @@ def _lists(column: Any, kind: str) -> list[list[Any]]:
 
     if pyarrow.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    several = kind.endswith("s")
     # Texts are not looked at: one that is not UTF-8 is for the reader of the record to count.
     item = {"text": pyarrow.binary(), "float": pyarrow.float64()}.get(
         kind.removesuffix("s"), pyarrow.int64()
     )
-    if not kind.endswith("s"):
+    values = (
+        column.type.value_type if several and hasattr(column.type, "value_type") else column.type
+    )
+    if item == pyarrow.binary() and pyarrow.types.is_integer(values):  # numbers become digits
+        column = column.cast(pyarrow.list_(pyarrow.string()) if several else pyarrow.string())
+    if not several:
         values = column.cast(item, safe=False).to_pylist()
         return [[] if value is None else [value] for value in values]
     rows = column.cast(pyarrow.list_(item), safe=False).to_pylist()
@@ -201,7 +271,11 @@ def _kind(column: Any) -> str:
 
     if types.is_struct(column):
         names = [column.field(i).name for i in range(column.num_fields)]
-        is_image = "bytes" in names and _kind(column.field("bytes").type) == "image"
+        if "bytes" not in names:
+            return ""
+        content = column.field("bytes").type
+        # Where all images are in files of their own, Hugging Face's structs hold no bytes at all.
+        is_image = (types.is_null(content) and "path" in names) or _kind(content) == "image"
         return "image" if is_image else ""
     if types.is_list(column) or types.is_large_list(column) or types.is_fixed_size_list(column):
         item = _kind(column.value_type)

@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -102,7 +103,7 @@ def test_every_row_comes_back(tmp_path, capsys):
             "fields": {
                 "score": 0.5,
                 "small": 1,
-                "hash": -1,
+                "hash": "18446744073709551615",
                 "good": 1,
                 "kind": "x",
                 "tags": ["s", "t"],
@@ -114,7 +115,14 @@ def test_every_row_comes_back(tmp_path, capsys):
             "captions": ["c"],
             "label": -1,
             "labels": [],
-            "fields": {"small": 2, "hash": 2, "good": 0, "kind": "y", "tags": [], "boxes": [3, 4]},
+            "fields": {
+                "small": 2,
+                "hash": "2",
+                "good": 0,
+                "kind": "y",
+                "tags": [],
+                "boxes": [3, 4],
+            },
         },
         {
             "image": b"five",
@@ -124,7 +132,7 @@ def test_every_row_comes_back(tmp_path, capsys):
             "fields": {
                 "score": -2.0,
                 "small": 5,
-                "hash": 5,
+                "hash": "5",
                 "kind": "x",
                 "tags": [],
                 "boxes": [9, 9],
@@ -133,6 +141,7 @@ def test_every_row_comes_back(tmp_path, capsys):
     ]
     said = capsys.readouterr().out
     assert "3 records in 1 shards" in said and "2 rows without an image" in said
+    assert "numbers from 2**63 on: hash" in said
     assert "captions: TEXT, captions" in said and "other types: exif" in said
     assert f"--config.data.train.path={out}\n" in said
 
@@ -310,3 +319,65 @@ def test_a_damaged_row_group_is_named_and_the_others_are_kept(tmp_path):
             convert(path, f"{tmp_path}/{workers}", records_per_shard=8, workers=workers)
         assert any("-00000-of" in name for name in shards_of(tmp_path / f"{workers}"))
         assert not list((tmp_path / f"{workers}").glob("*.partial"))
+
+
+def test_images_in_files_next_to_the_parquet_file(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(b"a")
+    rows = [
+        {"bytes": None, "path": "photos/a.jpg"},
+        {"bytes": None, "path": "photos/gone.jpg"},
+        {"bytes": b"inside", "path": "photos/a.jpg"},
+        {"bytes": None, "path": None},
+        None,
+    ]
+    # Where no row has bytes, their column has no type.
+    typed = write(tmp_path / "a.parquet", {"image": rows, "text": ["x"] * 5})
+    untyped = write(tmp_path / "b.parquet", {"image": rows[:2], "text": ["x"] * 2})
+    out = convert([typed, untyped], str(tmp_path / "out"), workers=1)
+    assert images(tfds_source("", "train", path=str(out))) == [b"a", b"inside", b"a"]
+    said = capsys.readouterr().out
+    assert "4 rows without an image" in said
+    assert "2 of them name a file that is not there or cannot be read, such as 'photos/gone" in said
+    absent = write(tmp_path / "c.parquet", {"image": rows[1:2]})
+    with pytest.raises(UserError, match=r"no row of .* has an image .*; 1 of them name a file"):
+        convert(absent, str(tmp_path / "none"), workers=1)
+
+
+def test_columns_without_a_value_in_one_file_have_the_type_of_the_others(tmp_path):
+    null = pyarrow.nulls(2)
+    first = {"jpg": [b"a", b"b"], "caption": null, "tags": null, "n": null, "error": null}
+    second = {"jpg": [b"c"], "caption": ["x"], "tags": [["y"]], "n": [5], "error": pyarrow.nulls(1)}
+    paths = [write(tmp_path / f"{i}.parquet", rows) for i, rows in enumerate((first, second))]
+    source = tfds_source("", "train", path=str(convert(paths, str(tmp_path / "out"), workers=1)))
+    assert [record["captions"] for record in map(source.__getitem__, range(3))] == [[], [], ["x"]]
+    assert source[2]["fields"] == {"tags": "y", "n": 5}
+    assert source[0]["fields"] == {"tags": []}
+
+
+@pytest.mark.parametrize("codec", ["snappy", "zstd", "brotli", "gzip", "lz4", "none"])
+def test_codecs(tmp_path, codec):
+    table = pyarrow.table({"jpg": pyarrow.array([b"a"], pyarrow.large_binary()), "text": ["x"]})
+    pq.write_table(table, tmp_path / "a.parquet", compression=codec)
+    out = convert(f"{tmp_path}/a.parquet", str(tmp_path / "out"), workers=1)
+    assert images(tfds_source("", "train", path=str(out))) == [b"a"]
+
+
+def test_a_full_disk_is_named_and_what_is_written_is_kept(tmp_path):
+    rows = {"jpg": [b"x" * 1000, b"y" * 1_000_000], "caption": ["a", "b"]}
+    path, out = write(tmp_path / "a.parquet", rows, rows_per_group=1), tmp_path / "out"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
+    try:
+        with pytest.raises(
+            UserError, match=r"out is full: .*writing .*00001-of-.*MiB more are needed"
+        ):
+            convert(path, str(out), records_per_shard=1, workers=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(file.name for file in out.iterdir()) == [
+        "conversion.json",
+        "converted-train.array_record-00000-of-00002",
+    ]
+    convert(path, str(out), records_per_shard=1, workers=1)
+    assert images(tfds_source("", "train", path=str(out))) == rows["jpg"]
