@@ -20,6 +20,7 @@ from coca_jax.evaluate.spaced import EvenlySpaced
 from coca_jax.evaluate.undefined import Undefined
 
 SAMPLES = 16
+METRICS = ("cider", "bleu4", "bleu1", "bleu2", "bleu3", "rouge_l", "meteor")
 
 
 def evaluate(
@@ -99,24 +100,33 @@ def caption_metrics(
 
 def coco_metrics(generated: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """The metrics among these that are pycocoevalcap's, CIDEr-D first."""
-    from pycocoevalcap.bleu.bleu import Bleu
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.rouge.rouge import Rouge
-
     expected = {i: [" ".join(tokenize(r)) for r in refs] for i, refs in enumerate(references)}
     found = {i: [" ".join(tokenize(text))] for i, text in enumerate(generated)}
-    bleu, _ = Bleu(4).compute_score(expected, found, verbose=0)
-    metrics = {"cider": Cider().compute_score(expected, found)[0], "bleu4": bleu[3]}
-    metrics |= {f"bleu{n}": bleu[n - 1] for n in (1, 2, 3)}
-    metrics["rouge_l"] = Rouge().compute_score(expected, found)[0]
-    metrics = {name: float(value) for name, value in metrics.items()}
+    most = max(len(text.split()) for texts in expected.values() for text in texts)
+    if not most:
+        return dict.fromkeys(METRICS, Undefined("no reference caption has a word"))
+    metrics = _pycocoevalcap(expected, found)
+    for n in range(most + 1, 5):
+        metrics[f"bleu{n}"] = Undefined(f"no reference caption has {n} words")
     if not _tells_apart(list(expected.values())):
         metrics["cider"] = Undefined(
             "CIDEr weighs words by how few of the images they are said of: it needs references of "
             "several images that differ"
         )
-    meteor_score = meteor([text for (text,) in found.values()], list(expected.values()))
-    return metrics | {"meteor": meteor_score}
+    metrics["meteor"] = meteor([text for (text,) in found.values()], list(expected.values()))
+    return metrics
+
+
+def _pycocoevalcap(expected: dict[int, list[str]], found: dict[int, list[str]]) -> dict[str, float]:
+    """What it computes of words with spaces between."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    bleu, _ = Bleu(4).compute_score(expected, found, verbose=0)
+    cider, rouge = (scorer.compute_score(expected, found)[0] for scorer in (Cider(), Rouge()))
+    values = (cider, bleu[3], *bleu[:3], rouge)
+    return {name: float(value) for name, value in zip(METRICS, values, strict=False)}
 
 
 def _tells_apart(references: Sequence[Sequence[str]]) -> bool:

@@ -50,6 +50,14 @@ def test_cider_is_undefined_where_all_images_have_the_same_words(references):
     assert 0 < more["cider"] < 10
 
 
+def test_what_references_have_too_few_words_for_is_undefined():
+    metrics = captioning.caption_metrics(["a cat", "a dog sat"], [["a cat"], ["a dog", "!"]])
+    assert set(reasons(metrics)) == {"bleu3", "bleu4", "meteor"}
+    assert metrics["bleu2"] > 0.5 and metrics["cider"] > 1
+    metrics = captioning.caption_metrics(["a cat", ""], [["!"], ["..."]])
+    assert set(reasons(metrics)) == set(captioning.METRICS)
+
+
 def test_evaluate(fake_handle, batches, capsys):
     written = {0: "a red circle", 1: "", 2: "unseen", 3: "a blue star"}
     handle = fake_handle({}, {"x": [1]}, written)
