@@ -153,7 +153,8 @@ def _to_class(label: Any, class_names: Sequence[str]) -> int | str:
         number = math.nan
     if number.is_integer() and -1 <= number < (known or MOST_CLASSES):
         return int(number)
-    expected = f"the numbers 0 to {known - 1} or names of the classes" if known else "a number"
+    numbers = f"the numbers 0 to {known - 1} or names of the classes"
+    expected = numbers if known else "the number or the name of a class"
     raise BadExample("bad_record", f"the label is {_short(label)}; it should be {expected}")
 
 
