@@ -38,6 +38,7 @@ setup(
         "safetensors>=0.5,<1",
         "sentencepiece>=0.2.1,<0.3",
         "fsspec>=2024.6",
+        "requests>=2.31,<3",
         "braceexpand>=0.1.7,<0.2",
         "pyarrow>=20",
         "tokenizers>=0.22,<0.24",

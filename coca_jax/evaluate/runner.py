@@ -126,7 +126,8 @@ def training_part(evaluation: ConfigDict) -> ConfigDict:
 
 
 # Which examples: as in `data.train`; a limit reads only so many, and so many frames of each.
-DATA_KEYS = ("format", "name", "split", "path", "class_names", "limit", "frames")
+DATA_KEYS = ("format", "name", "split", "path", "image_keys", "text_keys")
+DATA_KEYS += ("class_names", "limit", "frames")
 KINDS = {
     "zero_shot": _zero_shot,
     "retrieval": _retrieval,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from coca_jax.errors import UserError
+from coca_jax.io import http
 from coca_jax.io.paths import expand, is_url, normalize, system_of
 
 __all__ = [
@@ -51,6 +52,8 @@ def stamp(path: str) -> Stamp:
     if not is_url(path):
         found = os.stat(path)
         return Stamp(found.st_size, str(found.st_mtime_ns))
+    if http.is_http(path):
+        return Stamp(*http.stamp(path))
     system, name = system_of(path)
     found = system.info(name)
     keys = ("ETag", "etag", "generation", "md5Hash", "mtime", "LastModified", "created")
@@ -65,13 +68,17 @@ def read_range(path: str, offset: int, size: int) -> bytes:
       FileNotFoundError: the file is not there.
       EOFError: it ends before that.
     """
-    if is_url(path):
+    if http.is_http(path):
+        data = http.read_range(path, offset, size)
+    elif is_url(path):
         system, name = system_of(path)
         data = system.cat_file(name, start=offset, end=offset + size)
     else:
         data = _local(path).read(offset, size)
     if len(data) != size:
-        raise EOFError(f"{path} ends at byte {offset + len(data)}, within {offset}+{size}")
+        raise EOFError(
+            f"{http.shown(path)} ends at byte {offset + len(data)}, within {offset}+{size}"
+        )
     return data
 
 
@@ -80,6 +87,8 @@ def open_binary(path: str | os.PathLike) -> Any:
     path = normalize(path)
     if not is_url(path):
         return open(path, "rb")
+    if http.is_http(path):
+        return http.open_binary(path)
     system, name = system_of(path)
     return system.open(name, "rb")
 
@@ -95,6 +104,8 @@ def is_file(path: str | os.PathLike) -> bool:
     path = normalize(path)
     if not is_url(path):
         return os.path.isfile(path)
+    if http.is_http(path):
+        return http.is_file(path)
     system, name = system_of(path)
     return system.isfile(name)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from coca_jax.errors import UserError
+from coca_jax.io import http
 
 if TYPE_CHECKING:
     from etils import epath
@@ -144,6 +145,8 @@ def expand(pattern: str | Sequence[str]) -> list[str]:
 def _expanded(pattern: str) -> list[str]:
     import braceexpand
 
+    # A query is no pattern: signatures hold any characters.
+    pattern, mark, query = pattern.partition("?") if http.is_http(pattern) else (pattern, "", "")
     folder, rest = _literal(pattern)
     if not rest:
         return [pattern]
@@ -151,7 +154,7 @@ def _expanded(pattern: str) -> list[str]:
         parts = list(braceexpand.braceexpand(rest))
     except braceexpand.UnbalancedBracesError as error:
         raise UserError(f"the braces of {pattern!r} do not match") from error
-    return [path for part in parts for path in _matches(folder, part)]
+    return [path for part in parts for path in _matches(folder, part, mark + query)]
 
 
 def _literal(pattern: str) -> tuple[str, str]:
@@ -168,12 +171,14 @@ def _literal(pattern: str) -> tuple[str, str]:
     return folder, pattern[len(folder) :]
 
 
-def _matches(folder: str, part: str) -> list[str]:
+def _matches(folder: str, part: str, query: str) -> list[str]:
     import glob
 
     path = folder + part
     if not _MAGIC.search(part):
-        return [path]
+        return [path + query]
+    if http.is_http(path):
+        return _web_matches(path, query)
     if is_url(path):
         system, name = system_of(path)
         if system.exists(name):
@@ -186,3 +191,19 @@ def _matches(folder: str, part: str) -> list[str]:
     if not found:
         raise UserError(f"no file matches {path!r}")
     return sorted(found)
+
+
+def _web_matches(pattern: str, query: str) -> list[str]:
+    """The files that a web server lists as links in the page of their folder."""
+    try:
+        if http.is_file(pattern + query):
+            return [pattern + query]
+        system, name = system_of(pattern)
+        found = sorted(system.glob(name))
+    except UserError:
+        raise
+    except Exception as error:  # aiohttp's are of many kinds
+        raise UserError(f"no file matches {pattern!r}: {http.shown(str(error))}") from error
+    if not found:
+        raise UserError(f"no file matches {pattern!r}: the server lists none")
+    return [match + query for match in found]

@@ -26,9 +26,10 @@ from jaxtyping import Int64
 
 from coca_jax.data import hidden
 from coca_jax.data.sources import tar_headers
+from coca_jax.data.sources.base import base_name
 from coca_jax.data.sources.tar_headers import Notes, Options, Samples
 from coca_jax.errors import UserError
-from coca_jax.io import files
+from coca_jax.io import files, http
 
 SUFFIX = ".coca_index"  # after the name of the tar
 FORMAT = 0x636F_6361_0004  # "coca", and a number that grows with every change of the layout
@@ -178,9 +179,9 @@ class _Maker:
         try:
             stamp = files.stamp(tar)
         except FileNotFoundError as error:
-            raise UserError(f"there is no tar {tar}") from error
+            raise UserError(f"there is no tar {http.shown(tar)}") from error
         except OSError as error:
-            raise UserError(f"the tar {tar} cannot be read: {error}") from error
+            raise UserError(f"the tar {http.shown(tar)} cannot be read: {error}") from error
         for place in self._places(tar):
             with contextlib.suppress(OSError, ValueError):
                 if index := self._read(tar, stamp, place):
@@ -219,7 +220,7 @@ class _Maker:
             stamp = files.stamp(tar)
             return self._keep(tar, stamp, scan(tar, stamp, self._options))
         except OSError as error:
-            raise UserError(f"the tar {tar} cannot be read: {error}") from error
+            raise UserError(f"the tar {http.shown(tar)} cannot be read: {error}") from error
 
     def _keep(self, tar: str, stamp: files.Stamp, found: Samples) -> Index:
         """Writes an index where that is possible."""
@@ -301,7 +302,7 @@ class _Maker:
             yield Path(tar + self._suffix)
             tar = os.path.abspath(tar)
         folder = files.cache_folder("tar_index", self._cache_dir)
-        name = tar.rpartition("/")[2][-100:]
+        name = base_name(tar)[-100:]
         yield folder / f"{_hash(tar) & (1 << 64) - 1:016x}-{name}{self._suffix}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from coca_jax.data.sources.base import Note
 from coca_jax.data.sources.tar_headers import Notes
 from coca_jax.data.sources.tar_index import IMAGE_KEYS, Index
+from coca_jax.io import http
 
 SHOWN = 6  # extensions of those that were met
 # A tar's sample is known by this; people who write tars by hand often do not know it.
@@ -76,7 +77,7 @@ def merged(indices: Iterable[Index]) -> Notes:
     found: Notes = {}
     for index in indices:
         for kind, (count, first, counts) in index.notes.items():
-            first = f"{first} of {index.tar}" if first else index.tar
+            first = f"{first} of {http.shown(index.tar)}" if first else http.shown(index.tar)
             before, name, met = found.get(kind) or (0, first, Counter())
             met.update(counts)
             found[kind] = (before + count, name, met)
