@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from coca_jax.data import parquet
+from coca_jax.data.hidden import is_hidden
 from coca_jax.errors import UserError
 from coca_jax.io import files, room
 
@@ -64,7 +65,8 @@ def convert(
     interruption.
 
     Args:
-      paths: the files (`files.expand`), local or URLs, with the same columns.
+      paths: the files (`files.expand`), local or URLs, or local folders of them, with the same
+        columns.
       out: the folder to make, which holds nothing else.
       image: the column of encoded images, or of Hugging Face's {bytes, path}; empty: the only one
         of that kind.
@@ -84,7 +86,7 @@ def convert(
         raise UserError(f"{records_per_shard=} should be positive and {workers=} not negative")
     if files.is_url(out):
         raise UserError(f"out={out!r} should be a local folder; copy it from there")
-    inputs = files.expand(paths)
+    inputs = [file for path in files.expand(paths) for file in _files_of(path)]
     with ThreadPoolExecutor(OPENING_THREADS) as threads:
         footers = list(threads.map(parquet.read_footer, inputs))
     columns = _columns(inputs, footers, image, captions)
@@ -108,6 +110,16 @@ def convert(
         _finish(Path(out), split, [shard.records for shard in done], columns)
     _report(out, split, done, sum(shard.rows for shard in shards), columns)
     return Path(out)
+
+
+def _files_of(path: str) -> list[str]:
+    """The file itself, or the Parquet files of a local folder."""
+    if files.is_url(path) or not os.path.isdir(path):
+        return [path]
+    names = sorted(n for n in os.listdir(path) if n.endswith(".parquet") and not is_hidden(n))
+    if not names:
+        raise UserError(f"the folder {path} holds no .parquet files")
+    return [os.path.join(path, name) for name in names]
 
 
 def _require_pyarrow() -> None:

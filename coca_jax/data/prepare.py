@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from coca_jax.data.sources import Source
 from coca_jax.data.sources.tfds import tfds_source, tokenizer_path
 from coca_jax.data.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from coca_jax.errors import UserError
+from coca_jax.io import room
 from coca_jax.io.files import write_whole
 
 FROM_FILES = ("fashion_mnist",)  # data sets that can be made from files of the user's
@@ -39,6 +41,18 @@ def prepare(name: str, data_dir: str | None = None, files: str | None = None) ->
         raise UserError(f"data set {name!r} is not made from files; {', '.join(FROM_FILES)} is")
     given = {"files": files} if files else {}
     builder = BUILDERS[name](data_dir=data_dir or None, **given)
+    size = builder.size_mib << 20
+    with room.explained(builder.data_path, lambda: size, "or give another folder (--data-dir)"):
+        path = _prepare(name, builder, data_dir)
+    for split, info in builder.info.splits.items():
+        print(f"  {split}: {info.num_examples:,} examples")
+    if path.exists():
+        print(f"  tokenizer.model: {SentencePieceTokenizer(path).vocab_size:,} pieces")
+    return path.parent
+
+
+def _prepare(name: str, builder: Any, data_dir: str | None) -> Path:
+    """Makes what is not there yet; returns where the tokenizer is, if the data set has one."""
     if builder.info.splits:  # read from the folder, if there is one
         print(f"{name} is already prepared in {builder.data_path}")
     else:
@@ -47,11 +61,7 @@ def prepare(name: str, data_dir: str | None = None, files: str | None = None) ->
     if builder.tokenizer_vocab_size and not path.exists():
         texts = _texts(tfds_source(name, "train", data_dir))
         write_whole(path, train_sentencepiece(texts, builder.tokenizer_vocab_size))
-    for split, info in builder.info.splits.items():
-        print(f"  {split}: {info.num_examples:,} examples")
-    if path.exists():
-        print(f"  tokenizer.model: {SentencePieceTokenizer(path).vocab_size:,} pieces")
-    return path.parent
+    return path
 
 
 def _texts(source: Source) -> Iterator[str]:

@@ -355,6 +355,18 @@ def test_columns_without_a_value_in_one_file_have_the_type_of_the_others(tmp_pat
     assert source[0]["fields"] == {"tags": []}
 
 
+def test_a_folder_of_files(tmp_path):
+    (tmp_path / "data").mkdir()
+    for i in (1, 0):
+        write(tmp_path / f"data/{i}.parquet", simple(i, 1))
+    for name in ("._0.parquet", "readme.md"):
+        (tmp_path / "data" / name).write_text("x")
+    out = convert(str(tmp_path / "data"), str(tmp_path / "out"), workers=1)
+    assert images(tfds_source("", "train", path=str(out))) == [b"image 0", b"image 1"]
+    with pytest.raises(UserError, match=r"out holds no \.parquet files"):
+        convert(str(out), str(tmp_path / "again"))
+
+
 @pytest.mark.parametrize("codec", ["snappy", "zstd", "brotli", "gzip", "lz4", "none"])
 def test_codecs(tmp_path, codec):
     table = pyarrow.table({"jpg": pyarrow.array([b"a"], pyarrow.large_binary()), "text": ["x"]})

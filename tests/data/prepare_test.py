@@ -1,3 +1,4 @@
+import resource
 import subprocess
 import sys
 
@@ -68,3 +69,17 @@ def test_unknown_names_are_told_the_known_ones(tmp_path):
     known = "emoji, fashion_mnist, shapes"
     with pytest.raises(UserError, match=f"unknown data set 'coco'; known: {known}"):
         prepare("coco", str(tmp_path))
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(few, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        message = (
+            r"shapes/1\..* is full: .*writing .*array_record.* about 35\.0 MiB more are needed"
+        )
+        with pytest.raises(UserError, match=message):
+            prepare("shapes", str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

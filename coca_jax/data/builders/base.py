@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A data set with random access, in the order in which it is generated."""
 
+    size_mib: ClassVar[int]  # of all its files, about
     tokenizer_vocab_size = 0  # of the tokenizer that is made of its texts; 0: none is
     url_infos = None  # TFDS downloads nothing; looking it up needs a package it doesn't require
 

@@ -127,6 +127,7 @@ class Emoji(Builder):
     """Emoji on white with their names and groups; `test` is a drawing style not in `train`."""
 
     VERSION = tfds.core.Version("1.0.0")
+    size_mib = 100
     tokenizer_vocab_size = 3_000
 
     def features(self) -> dict[str, Any]:

@@ -90,6 +90,7 @@ class FashionMnist(Builder, skip_registration=True):
     """Fashion-MNIST's photographs with their classes; there are no captions: labels are text."""
 
     VERSION = tfds.core.Version("1.0.0")
+    size_mib = 40
 
     def __init__(self, files: str | None = None, **kwargs: Any):
         """Takes the folder of the idx files; None: Debian's package is fetched."""

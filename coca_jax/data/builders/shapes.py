@@ -290,6 +290,7 @@ class Shapes(Drawn):
     """
 
     VERSION = tfds.core.Version("1.1.0")
+    size_mib = 35
     tokenizer_vocab_size = 400
     counts: ClassVar = {"train": 20_000, "test": 2_000, "test_novel": 2_000}
 

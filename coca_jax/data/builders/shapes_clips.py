@@ -45,6 +45,7 @@ class ShapesClips(Drawn):
     """Eight frames of coloured shapes, one of which may move, grow or shrink."""
 
     VERSION = tfds.core.Version("1.0.0")
+    size_mib = 44
     counts: ClassVar = {"train": 6_000, "test": 1_000, "test_novel": 1_000}
 
     def features(self) -> dict[str, Any]:

@@ -79,6 +79,7 @@ class ShapesPairs(Drawn):
     """Two scenes of coloured shapes, and a statement about them that is true or false."""
 
     VERSION = tfds.core.Version("1.0.0")
+    size_mib = 31
     counts: ClassVar = {"train": 12_000, "test": 2_000, "test_novel": 2_000}
 
     def features(self) -> dict[str, Any]:

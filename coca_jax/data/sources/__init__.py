@@ -39,6 +39,8 @@ def open_source(
         raise UserError(f"format {form!r} of a data set should be one of {', '.join(FORMATS)}")
     if form != "tfds" and not path:
         raise UserError(f"a data set of format {form!r} needs the path of its files")
+    if isinstance(path, str) and path.lower().endswith(".parquet"):
+        raise UserError(f"{path} is a Parquet file; `coca data convert` makes it a TFDS data set")
     if form == "tfds":
         from coca_jax.data.sources.tfds import tfds_source
 

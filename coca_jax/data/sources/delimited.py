@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from coca_jax.data.bad import BadExample
 from coca_jax.data.sources.base import to_text
-from coca_jax.data.sources.lines import Lines, is_utf8
+from coca_jax.data.sources.lines import BOM, Lines, is_utf8
 from coca_jax.errors import UserError
 
 SEPARATORS = (",", "\t", ";", "|")
 # What is wrong with a row.
 NO_PATH, NOT_UTF8, WRONG_COUNT, UNCLOSED = "no_path", "not_utf8", "wrong_count", "unclosed"
 
-_SEP_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's
+_SEP_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)  # Excel's
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 _ADDRESS_OR_SUFFIX = re.compile(r"\s*(\w+://)|.*(\.\w{2,5})\s*$", re.DOTALL)
 _ALL_VALUES = 2**31 - 1  # characters of one; the csv module's own limit is 131,072
@@ -66,14 +66,14 @@ class Delimited:
           UserError: a quote is not closed in front of what looks like another row.
         """
         for line in lines:
-            values = self._values(line, lines)
+            values = self._values(line.removeprefix(BOM), lines)
             if values is None:
                 yield "", UNCLOSED
             elif not any(map(str.strip, values)):
                 yield None, ""
             elif len(values) != len(self.names):
                 yield "", WRONG_COUNT
-            elif not line.isascii() and not all(map(is_utf8, values)):
+            elif not all(map(str.isascii, values)) and not all(map(is_utf8, values)):
                 yield "", NOT_UTF8
             else:
                 key = values[self._place]
@@ -124,8 +124,7 @@ class Delimited:
         except csv.Error as error:
             if "unexpected end" in str(error):
                 return None
-        # Such as `"big" cat`, read as the csv module does.
-        return next(csv.reader([line.replace("\r", "")], delimiter=self.separator), [])
+        return _lenient(line, self.separator)
 
     def _strict(self, line: str, more: Lines | None) -> tuple[list[str] | None, list[str]]:
         """The values, None if quotes are amiss; and the lines that it took, in vain or not."""
@@ -200,8 +199,7 @@ def _fit(names: Sequence[str], wanted: Sequence[str]) -> tuple[bool, int]:
 
 
 def _names(header: str, separator: str) -> list[str]:
-    values = next(csv.reader([header], delimiter=separator), [])
-    names = [value.strip() for value in values]
+    names = [value.strip() for value in _lenient(header, separator)]
     while names and not names[-1]:
         names.pop()
     return names
@@ -209,6 +207,15 @@ def _names(header: str, separator: str) -> list[str]:
 
 def _split(line: str, separator: str) -> list[str]:
     return line.removesuffix("\n").removesuffix("\r").split(separator)
+
+
+def _lenient(line: str, separator: str) -> list[str]:
+    """The values of one line as the csv module reads them, whatever its quotes: `"big" cat`."""
+    text = line.rstrip("\r\n")
+    try:
+        return next(csv.reader([text], delimiter=separator), [])
+    except csv.Error:  # a line break that is none
+        return text.split(separator)
 
 
 def _unquoted(value: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from coca_jax.errors import UserError
 
 _LOOKED_AT = 1 << 16  # bytes at the beginning, which show how a file is written
-_BOM = codecs.BOM_UTF8
+BOM = "\ufeff"  # at the beginning, and where files were joined
 # UTF-32's begins with that of UTF-16.
 _BOMS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -51,7 +51,7 @@ class Lines(Iterator[str]):
             data = next(self._lines)
             self.end += len(data)
             self.checksum = zlib.crc32(data, self.checksum)
-            line = decode(data if self.number else data.removeprefix(_BOM))
+            line = decode(data if self.number else data.removeprefix(codecs.BOM_UTF8))
         self.number += 1
         return line
 

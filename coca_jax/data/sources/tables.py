@@ -23,7 +23,7 @@ from coca_jax.data.sources.delimited import (
     Delimited,
     choose_column,
 )
-from coca_jax.data.sources.lines import Lines, is_utf8
+from coca_jax.data.sources.lines import BOM, Lines, is_utf8
 from coca_jax.errors import UserError
 from coca_jax.io import files
 
@@ -141,7 +141,7 @@ class _Json:
 def _parsed(line: str) -> dict[str, Any] | None:
     """The JSON object of a line, if it is one."""
     try:
-        row = _JSON.decode(line)
+        row = _JSON.decode(line.removeprefix(BOM))
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

@@ -9,6 +9,7 @@ import pytest
 from coca_jax.data.bad import BadExample
 from coca_jax.data.sources.tables import Table
 from coca_jax.errors import UserError
+from coca_jax.io import files
 
 
 @pytest.fixture
@@ -168,6 +169,40 @@ def test_lines_that_end_with_cr(table):
     rows = [[{"path": "a", "b": "1"}], [{"path": "c", "b": 'x"y'}]]
     assert everything(table("a.csv", b'path,b\ra,1\rc,"x""y"')) == rows
     assert everything(table("a.jsonl", b'{"path": "a"}\r\r{"path": "b"}\r'))[1] == [{"path": "b"}]
+
+
+def test_what_is_found_at_the_start_is_what_is_read(table):
+    rng = np.random.default_rng(0)
+    pieces = ["a", ".jpg", '"', '""', ",", "\t", ";", "\n", "\r\n", "\r", "é", "\0", "\ufeff", " "]
+    pieces += [
+        '{"image":"a"}',
+        "{",
+        "}",
+        '\n{"image": "b", "text": ',
+        "\n1.jpg,",
+        '\n2.jpg\t"',
+        "[",
+    ]
+    for _ in range(600):
+        name = ("a.csv", "a.tsv", "a.jsonl")[rng.integers(3)]
+        header = {"a.csv": "image,text\n", "a.tsv": "image\ttext\n", "a.jsonl": '{"image": "a"}\n'}
+        body = "".join(pieces[i] for i in rng.integers(len(pieces), size=rng.integers(40)))
+        data = (header[name] + body).encode().replace("é".encode(), b"\xe9")
+        files.forget()  # what is kept open of the last file of this name
+        try:
+            opened = table(name, data)
+        except UserError as error:
+            assert "not closed" in str(error) or "no rows" in str(error)
+            continue
+        good = bad = 0
+        for i in range(len(opened)):
+            try:
+                good += len(opened.rows(i))
+            except BadExample:
+                bad += 1
+        counts = {fault: count for fault, (count, _) in opened.faults.items()}
+        assert bad == sum(counts.values()) - counts.get("no_path", 0), data
+        assert good + bad == opened.row_count, data
 
 
 def test_values_of_any_length(table):
