@@ -11,14 +11,8 @@ from coca_jax.data.from_config import sections
 from coca_jax.data.sources import Source, open_source, warn_of_lost
 from coca_jax.errors import UserError
 
-KEYS = (
-    "format",
-    "name",
-    "split",
-    "path",
-    "image_keys",
-    "text_keys",
-)  # what tells a data set from others
+# What tells a data set from others.
+KEYS = ("format", "name", "split", "path", "image_keys", "text_keys")
 
 
 def deduplicate(

@@ -268,6 +268,7 @@ class Trainer:
             flops,
             peak,
             self.stream.worst_shards,
+            sum(n.count for p in self.stream.make_batch.parts for n in p.source.notes if n.lost),
         )
         self._say(
             summary.describe(self, state, compiled, seconds, f"{peak / 1e12:.3g} TFLOP/s ({rule})")

@@ -26,6 +26,7 @@ class Meter:
         flops_per_example: int,
         peak_flops: float,
         worst_shards: Callable[[], str] = str,
+        left_out: int = 0,
     ):
         """Takes what is compared with.
 
@@ -35,9 +36,10 @@ class Meter:
           flops_per_example: of training.
           peak_flops: FLOP/s that could be done.
           worst_shards: says where most bad examples were.
+          left_out: samples and files of the data sets that are in no record.
         """
         self._batch_size, self._max_bad_share = batch_size, max_bad_share
-        self._worst_shards = worst_shards
+        self._worst_shards, self._left_out = worst_shards, left_out
         self._utilisation = flops_per_example / peak_flops
         self.stopping = False  # whether some process had been asked to, in a step that is done
         self._pending: list[tuple[int, Metrics]] = []
@@ -92,6 +94,8 @@ class Meter:
             "data_wait_share": self._waited / seconds,
             "mfu": rate * self._utilisation,
         }
+        if self._left_out:
+            values["left_out"] = float(self._left_out)
         self.restart()
         return {f"train/{name}": value for name, value in values.items()}
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import tarfile
 
 import cv2
 import flax.linen as nn
@@ -73,6 +74,18 @@ def test_the_data_to_learn_from_are_looked_for_before_anything_runs(config):
     config.eval = {"probe": PROBE | {"train_split": "trian"}}
     with pytest.raises(UserError, match=r"config\.eval\.probe: .*no split 'trian'"):
         from_config.check(config)
+
+
+def test_what_is_lost_of_an_evaluations_data_is_told_once(config, tmp_path, capsys):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("0.jpg", "1.input.jpg"):
+            tar.addfile(tarfile.TarInfo(name))
+    config.eval = {
+        "mine": {"kind": "retrieval", "format": "webdataset", "path": str(tmp_path / "a.tar")}
+    }
+    from_config.check(config)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: config.eval.mine: 1 samples have no image") and "input" in line
 
 
 @pytest.fixture
