@@ -1,0 +1,88 @@
+"""Threads of libraries that fail: what is printed of it."""
+
+import asyncio
+import errno
+import logging
+import sys
+import threading
+
+import pytest
+
+from coca_jax.io import background
+
+
+@pytest.fixture
+def hushed(monkeypatch):
+    """The hooks as they are in a process that saves; put back afterwards."""
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
+    background.hush.__wrapped__()
+
+
+def in_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def call_a_closed_loop():
+    """What TensorStore does when a save has failed: it reports to a loop that is gone."""
+    loop = asyncio.new_event_loop()
+    loop.close()
+    try:
+        loop.call_soon_threadsafe(print)
+    except RuntimeError:
+        error = sys.exc_info()
+        # As from a callback in C++, which has no frame of Python beneath asyncio's.
+        sys.excepthook(error[0], error[1].with_traceback(error[2].tb_next), error[2].tb_next)
+
+
+def test_a_loop_that_is_gone_is_not_printed(hushed, capfd):
+    in_thread(call_a_closed_loop)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_same_in_the_main_thread_is_printed(hushed, capfd):
+    call_a_closed_loop()
+    assert "Event loop is closed" in capfd.readouterr().err
+
+
+def test_a_thread_of_tensorboard_on_a_full_disk_prints_nothing(hushed, capfd, tmp_path):
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(str(tmp_path), flush_secs=0)
+    worker = writer.file_writer.event_writer._worker
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    worker._record_writer.write_event = full
+    worker._record_writer.flush = full
+    writer.add_scalar("a", 1.0, 1)
+    worker.join(10)
+    assert not worker.is_alive()
+    writer.file_writer.event_writer._closed = True  # or it fails again when the tests end
+    assert capfd.readouterr().err == ""
+
+
+def test_our_own_threads_speak(hushed, capfd):
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    in_thread(fail)
+    assert "No space left" in capfd.readouterr().err
+
+
+def test_asyncio_logs_what_is_no_noise(hushed, caplog):
+    async def fail(error):
+        raise error
+
+    async def forget(error):
+        task = asyncio.ensure_future(fail(error))
+        await asyncio.sleep(0)
+        del task
+
+    asyncio.run(forget(ValueError("news")))
+    assert "news" in caplog.text
