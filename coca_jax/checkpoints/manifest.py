@@ -10,12 +10,15 @@ CRC32C), which its listing has: there no file is read to make or to check a mani
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from coca_jax.io import files, folders
 from coca_jax.io.folders import FileInfo
+from coca_jax.io.stored import Damaged, is_step, read_json, shown
 
 NAME = "manifest.json"
+REQUIRED = ("metadata.json", "layout.json")  # which every step has
 _THREADS = 8  # hashlib releases the GIL, so files are read and hashed side by side
 
 
@@ -33,29 +36,60 @@ def write(folder: os.PathLike) -> None:
     files.write_whole(f"{folder}/{NAME}", json.dumps(entries, indent=1).encode())
 
 
-def problems(folder: os.PathLike, contents: bool = True) -> list[str]:
+def problems(
+    folder: os.PathLike, contents: bool = True, only: Collection[str] | None = None
+) -> list[str]:
     """Says what differs from the manifest, a line for each file; an empty list if nothing does.
+
+    Files that the manifest does not name are no difference; see `strays`.
 
     Args:
       folder: the step's folder.
       contents: whether to compare checksums, for which local files are read, or only sizes.
+      only: names of the files to look at; None: all that the manifest names.
     """
     try:
-        expected = json.loads(files.read_bytes(f"{folder}/{NAME}"))
+        expected = _read(folder)
     except FileNotFoundError:
         there = folders.children(folder)
         return [f"no {NAME}, so its save was interrupted" if there else "no such folder"]
-    except (OSError, ValueError) as error:
-        return [f"{NAME} is unreadable ({error})"]
+    except Damaged as error:
+        return [f"{NAME} {error}"]
     found = _files(folder)
-    surplus = [f"{name}: surplus, not in {NAME}" for name in found if name not in expected]
+    names = [name for name in expected if only is None or name in only]
 
     def check(name: str) -> str | None:
         return _difference(f"{folder}/{name}", found.get(name), *expected[name], contents)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        lines = zip(expected, pool.map(check, expected), strict=True)
-        return [f"{name}: {line}" for name, line in lines if line] + surplus
+        lines = zip(names, pool.map(check, names), strict=True)
+        return [f"{name}: {line}" for name, line in lines if line]
+
+
+def strays(folder: os.PathLike) -> list[str]:
+    """Files that a sound step's manifest does not name, such as `.DS_Store`; they are ignored."""
+    expected = _read(folder)
+    return [name for name in folders.tree(folder) if name not in expected and name != NAME]
+
+
+def _read(folder: os.PathLike) -> dict[str, tuple[int, str]]:
+    """Size and checksum of each file that the manifest names.
+
+    Raises:
+      FileNotFoundError: there is no manifest.
+      Damaged: it is none.
+    """
+    entries = read_json(f"{folder}/{NAME}")
+    for name, entry in entries.items():
+        parts = name.split("/")
+        if "\0" in name or "\\" in name or any(part in ("", ".", "..") for part in parts):
+            raise Damaged(f"names {name!r}, which is no file beneath it")
+        shape = isinstance(entry, list) and len(entry) == 2
+        if not shape or not is_step(entry[0]) or not isinstance(entry[1], str):
+            raise Damaged(f"says {shown(entry)} of {name}, instead of its bytes and checksum")
+    if lacking := [name for name in REQUIRED if name not in entries]:
+        raise Damaged(f"does not name {' and '.join(lacking)}")
+    return {name: (size, checksum) for name, (size, checksum) in entries.items()}
 
 
 def _difference(

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
@@ -25,11 +26,14 @@ from etils import epath
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
-from coca_jax.checkpoints import manifest
+from coca_jax.checkpoints import manifest, metadata
 from coca_jax.errors import UserError
 from coca_jax.io import files, folders
+from coca_jax.io.background import hush
 from coca_jax.io.paths import as_path, is_url
+from coca_jax.io.stored import read_json
 
+SETTLE_SECONDS = 10.0  # for the writers of a save that failed to end
 _UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax appends to a folder's name until it is complete
 # Orbax and TensorStore take these for patterns, other separators or parts of a URL.
 _NOT_IN_URLS = re.compile(r"[#?*\[\]\\]")
@@ -231,9 +235,10 @@ class CheckpointStore(contextlib.AbstractContextManager):
         sound = -1
         if jax.process_index() == 0:
             for step, folder in steps:
-                problems = manifest.problems(folder)
+                problems = manifest.problems(folder) or metadata.problems(folder)
                 if not problems:
                     sound = step
+                    self._tell_strays(folder, report)
                     break
                 more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
                 report(f"checkpoint {folder} is not sound: {'; '.join(problems[:3])}{more}")
@@ -246,7 +251,15 @@ class CheckpointStore(contextlib.AbstractContextManager):
         folder, reasons = self._folder(step), []
         if self._verified != step and self._first_sound([(step, folder)], reasons.append) is None:
             raise UserError("\n".join(reasons) or f"checkpoint {folder} is not sound")
-        return json.loads(files.read_bytes(folder / name))
+        return read_json(folder / name)
+
+    def _tell_strays(self, folder: epath.Path, report: Callable[[str], None]) -> None:
+        if strays := manifest.strays(folder):
+            more = f" and {len(strays) - 3} more" if len(strays) > 3 else ""
+            report(
+                f"checkpoint {folder} is sound; files that its {manifest.NAME} does not name are "
+                f"ignored: {', '.join(strays[:3])}{more}"
+            )
 
     def _finish(self, step: int, saving: Any, texts: Mapping[str, str]) -> None:
         """In the background: waits for Orbax, writes the manifest, then removes old steps."""
@@ -275,11 +288,20 @@ class CheckpointStore(contextlib.AbstractContextManager):
             if _UNFINISHED in folder.name:
                 folders.remove_tree(folder)
 
+    def _remove_what_comes(self) -> None:
+        """Removes unfinished saves until no more of them come: other writers of it may go on."""
+        deadline, quiet = time.monotonic() + SETTLE_SECONDS, 0
+        while quiet < 3 and time.monotonic() < deadline:
+            there = any(_UNFINISHED in f.name for f in folders.children(self.directory))
+            quiet = 0 if there else quiet + 1
+            self._remove_unfinished()
+            time.sleep(0.05)
+
     def _failure(self, step: int, error: BaseException | None) -> UserError:
         """Removes what the failed save left behind, and says what is left to go on from."""
         folder = self._folder(step)
         if jax.process_index() == 0:
-            self._remove_unfinished()
+            self._remove_what_comes()
             if not (folder / manifest.NAME).exists():
                 folders.remove_tree(folder)
         last = self.latest_sound(report=_ignore)
@@ -351,5 +373,6 @@ def _orbax() -> ModuleType:
     """Orbax, imported when first used; its log is silenced, since errors come as exceptions."""
     from orbax.checkpoint import v1
 
+    hush()
     logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
     return v1

@@ -300,9 +300,14 @@ def score(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Writes the run's page."""
+    from coca_jax.checkpoints.metadata import newest, require_files
+    from coca_jax.io.paths import as_path
     from coca_jax.observe.report import write_report
 
-    print(write_report(options.workdir))
+    saved = newest(as_path(options.workdir) / "checkpoints")
+    if saved:
+        require_files(options.workdir, saved)
+    print(write_report(options.workdir, saved and saved.metadata.get("config")))
 
 
 def _method(settings: dict) -> str:

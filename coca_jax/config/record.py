@@ -6,19 +6,58 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from coca_jax import __version__
 from coca_jax.config.default import default_config
-from coca_jax.config.loading import to_json
+from coca_jax.config.loading import differences, to_json
+from coca_jax.config.validation import validate
 from coca_jax.errors import UserError
 from coca_jax.io import files
 from coca_jax.io.paths import join
+from coca_jax.io.stored import Damaged, read_json, shown
 
 NAME = "config.json"
 COMMIT = re.compile(rb"[0-9a-f]{40,64}(-dirty)?")
+SHOWN = 3  # differences or faults that are named
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
+
+# What may change between attempts of one run: where and how fast it computes, not what.
+FREE = (
+    "mesh.",
+    "sharding.",
+    "checkpoint.",
+    "eval",
+    "init.",  # read by a new run only
+    "head.class_file",  # what it says is in head.classes
+    "profile.",
+    "processes.",
+    "watchdog.",
+    "compile_cache",
+    "compiler_options",
+    "model.attention",
+    "loss.contrastive.chunk",
+    "loss.captioning.chunk",
+    "train.log_every",
+    "train.evaluate_every",
+    "train.accumulate",
+    "data.dir",
+    "data.cache_dir",
+    "data.threads",
+    "data.workers",
+    "data.max_bad_share",
+    "data.allow_changes",
+    "data.tokenizer.path",
+    "model.remat",
+    "model.image.remat",
+    "model.text.remat",
+    "model.scan_unroll",
+)
 
 
 def write_config(workdir: str | os.PathLike, config: ConfigDict, **more: str) -> None:
@@ -39,16 +78,90 @@ def write_config(workdir: str | os.PathLike, config: ConfigDict, **more: str) ->
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
-    """The resolved configuration of a run, or of a converted model.
+    """The resolved configuration of a run, or of a converted model, as `config.json` has it.
 
     Raises:
-      UserError: the folder is no workdir.
+      UserError: the folder is no workdir, or the file is damaged.
     """
+    return stored_config(workdir, None, {}, restore=False)
+
+
+def stored_config(
+    workdir: str | os.PathLike,
+    step: int | None,
+    metadata: Mapping[str, Any],
+    restore: bool = True,
+) -> ConfigDict:
+    """The configuration that a checkpoint was trained with.
+
+    It is that of `config.json`, unless this is missing, damaged, or says otherwise than the copy
+    in the checkpoint, whose checksum is known: then it is the copy's, which is said.
+
+    Args:
+      workdir: the folder of both.
+      step: the checkpoint's.
+      metadata: the checkpoint's; a converted model's may have no copy.
+      restore: whether to write the copy back to `config.json`.
+
+    Raises:
+      UserError: neither of them is a configuration.
+    """
+    file, there, copy = join(workdir, NAME), None, None
     try:
-        record = json.loads(files.read_bytes(join(workdir, NAME)))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{workdir} holds no {NAME}; is it the workdir of a run?") from error
-    return ConfigDict(with_defaults(record["config"]))
+        there, why = parse_record(read_json(file)), ""
+    except FileNotFoundError:
+        why = "is missing"
+    except Damaged as error:
+        why = str(error)
+    if "config" in metadata:
+        try:
+            copy = parse_record(metadata)
+        except Damaged as error:
+            why = f"{why}; the copy in the checkpoint of step {step} {error}"
+    if copy is None and there is None:
+        if why == "is missing":
+            raise UserError(f"{workdir} holds no {NAME}; is it the workdir of a run?")
+        raise UserError(f"{file} {why}; no checkpoint has a good copy of it")
+    if copy is None:
+        return there
+    if there is not None:
+        found = differences(to_json(there), to_json(copy), FREE)
+        if not found:
+            return there  # its free keys are those of the last attempt
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        why = f"says otherwise than step {step} was trained: {'; '.join(found[:SHOWN])}{more}"
+    if jax.process_index() == 0:
+        end = _restored(workdir, copy, step) if restore else "is restored"
+        print(f"{file} {why}; it {end} from the checkpoint of step {step}", file=sys.stderr)
+    return copy
+
+
+def _restored(workdir: str | os.PathLike, config: ConfigDict, step: int | None) -> str:
+    try:
+        write_config(workdir, config, restored_from=f"checkpoints/{step}")
+    except OSError as error:
+        return f"cannot be written ({error.strerror or error}), and is taken"
+    return "is restored"
+
+
+def parse_record(record: Mapping[str, Any]) -> ConfigDict:
+    """The configuration in a record such as `config.json` holds.
+
+    Raises:
+      Damaged: it is none, or not all of its values can be.
+    """
+    if not isinstance(tree := record.get("config"), dict):
+        raise Damaged(f"holds {shown(tree)} where the configuration should be")
+    try:
+        config = ConfigDict(with_defaults(tree))
+        validate(config)
+    except UserError as error:
+        lines = str(error).splitlines()
+        more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise Damaged(f"is no configuration: {'; '.join(lines[:SHOWN])}{more}") from error
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise Damaged(f"is no configuration: {error}") from error
+    return config
 
 
 def with_defaults(stored: dict) -> dict:

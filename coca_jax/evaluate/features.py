@@ -17,6 +17,7 @@ from jaxtyping import Float16, Int
 
 from coca_jax.errors import UserError
 from coca_jax.evaluate.handle import Handle
+from coca_jax.io.stored import left_out
 
 
 class Features(NamedTuple):
@@ -40,20 +41,37 @@ def read_features(
     Raises:
       UserError: no example has a label.
     """
+    if (found := _read(folder)) is not None:
+        return found
+    partial = folder.with_name(f".{uuid.uuid4().hex}")
+    partial.mkdir(parents=True)
+    try:
+        _write(handle, batches, partial)
+        if not folder.is_dir():  # another process may have been as fast
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if (found := _read(folder)) is None:
+        raise UserError(f"{folder} does not hold what has just been written to it")
+    return found
+
+
+def _read(folder: pathlib.Path) -> Features | None:
+    """What a folder holds; None without one, or if it was damaged: then it is removed."""
     if not folder.is_dir():
-        partial = folder.with_name(f".{uuid.uuid4().hex}")
-        partial.mkdir(parents=True)
-        try:
-            _write(handle, batches, partial)
-            if not folder.is_dir():  # another process may have been as fast
-                partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return Features(
-        np.load(folder / "tokens.npy", mmap_mode="r"),
-        np.load(folder / "labels.npy"),
-        int(np.load(folder / "bad_images.npy")),
-    )
+        return None
+    try:
+        tokens = np.load(folder / "tokens.npy", mmap_mode="r")
+        labels, bad = np.load(folder / "labels.npy"), np.load(folder / "bad_images.npy")
+        kinds = (tokens.dtype, labels.dtype.kind, bad.dtype.kind) == (np.float16, "i", "i")
+        if kinds and tokens.ndim == 3 and labels.shape == tokens.shape[:1] and bad.shape == ():
+            return Features(tokens, labels, int(bad))
+        why = "arrays of other shapes"
+    except (OSError, ValueError, EOFError) as error:
+        why = str(error)
+    left_out(folder, f"is damaged ({why}); features are computed again")
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
 
 
 def _write(handle: Handle, batches: Iterable[dict[str, Any]], folder: pathlib.Path) -> None:

@@ -15,6 +15,7 @@ from coca_jax.io.files import read_bytes, write_whole
 from coca_jax.io.folders import children
 from coca_jax.io.locks import locked
 from coca_jax.io.paths import as_path
+from coca_jax.io.stored import Damaged, are_metrics, fits, left_out, read_json
 
 PATIENCE = 60.0  # seconds for another process that evaluates the same step
 
@@ -89,20 +90,23 @@ def _write(
         name: {key: value for key, value in found.items() if key != "files"}
         for name, found in artefacts.items()
     }
-    drawn = _read(folder / "artefacts.json") | _with_files(drawn, folder)
+    drawn = _read(folder / "artefacts.json", dict) | _with_files(drawn, folder)
     write_json(drawn, folder / "artefacts.json")
     shown = read_bytes(folder / "artefacts.json").decode()
     for picture in children(folder):
         if picture.suffix == ".jpg" and picture.name not in shown:
             picture.unlink()
     path = folder.with_suffix(".json")
-    write_json(_read(path) | metrics, path)
+    write_json(_read(path, are_metrics) | metrics, path)
     return path
 
 
 def read_step(workdir: str | os.PathLike, step: int) -> dict[str, dict[str, float | None]]:
-    """Returns what `eval/<step>.json` holds; nothing if it is not there, or damaged."""
-    return _read(as_path(workdir) / f"eval/{step}.json")
+    """Returns what `eval/<step>.json` holds; nothing if it is not there.
+
+    What is damaged in it is left out, and named on standard error.
+    """
+    return _read(as_path(workdir) / f"eval/{step}.json", are_metrics)
 
 
 def read_newest(workdir: str | os.PathLike) -> dict[str, dict[str, float | None]]:
@@ -117,11 +121,19 @@ def step_files(workdir: str | os.PathLike) -> list[epath.Path]:
     return sorted((p for p in found if STEP_FILE.fullmatch(p.name)), key=lambda p: int(p.stem))
 
 
-def _read(path: epath.Path) -> dict[str, Any]:
+def _read(path: epath.Path, shape: Any) -> dict[str, Any]:
+    """The evaluations in a file whose content has the shape that is written there."""
     try:
-        return json.loads(read_bytes(path))
-    except (OSError, ValueError):
+        found = read_json(path)
+    except FileNotFoundError:
         return {}
+    except Damaged as error:
+        left_out(path, f"{error}; it is written anew by the next evaluation of this step")
+        return {}
+    good = {name: content for name, content in found.items() if fits(content, shape)}
+    if wrong := found.keys() - good.keys():
+        left_out(path, f"has damaged evaluations, which do not count: {', '.join(sorted(wrong))}")
+    return good
 
 
 def write_json(value: Any, path: str | os.PathLike) -> None:

@@ -12,7 +12,7 @@ import os
 import pathlib
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -21,9 +21,10 @@ from coca_jax.data.hidden import is_hidden
 from coca_jax.errors import UserError
 from coca_jax.inference.loading import Checkpoint
 from coca_jax.inference.nearest import SEARCHES, forget
-from coca_jax.io.files import cache_folder
+from coca_jax.io.files import cache_folder, write_whole
 from coca_jax.io.locks import locked
 from coca_jax.io.paths import is_url
+from coca_jax.io.stored import Damaged, fits, is_step, left_out, read_json
 
 KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 BATCH = 64  # images read at a time
@@ -108,7 +109,8 @@ class ImageIndex:
           model: what tells a model from others.
         """
         self._path, self._folder = pathlib.Path(path), pathlib.Path(folder)
-        self._model, self.unreadable, self.hidden = model, [], 0
+        self._model, self._said = model, False
+        self.unreadable, self.hidden = [], 0
         self._names: dict[int, str] = {}  # of live rows
         self._searches: dict[str, Callable] = {}  # of these
         self._read()
@@ -215,21 +217,35 @@ class ImageIndex:
     def _stored(self, width: int) -> Float32[np.ndarray, "n e"]:
         if not self._next_row:
             return np.zeros((0, width), np.float32)
+        if self._width != width:
+            raise UserError(
+                f"{self._path} holds embeddings of {self._width} numbers, and the model makes "
+                f"{width}: remove it, and it is made anew"
+            )
         return np.memmap(self._file, np.float32, "r", shape=(self._next_row, width))
 
     def _read(self) -> bool:
         """Takes over what is on disk; False, and nothing, if that is no index of this model's."""
         self._rows, self._next_row, self._width = {}, 0, 0
         try:
-            found = json.loads((self._path / "index.json").read_text())
-            known = (found["model"], found["folder"]) == (self._model, str(self._folder.absolute()))
-            size = 4 * found["rows"] * found["width"]
-            if not known or self._file.stat().st_size < size:
+            found = read_json(self._path / "index.json")
+            if not _is_index(found):
+                raise Damaged("is not what a search writes")
+            if (found["model"], found["folder"]) != (self._model, str(self._folder.absolute())):
                 return False
-            self._rows = {n: ((t, s), row) for n, (t, s, row) in found["files"].items()}
-            self._next_row, self._width = found["rows"], found["width"]
-        except (OSError, ValueError, KeyError, TypeError):
+            if not self._file.is_file() or self._file.stat().st_size < 4 * (
+                found["rows"] * found["width"]
+            ):
+                raise Damaged(f"has more rows than {self._file.name}")
+        except FileNotFoundError:
             return False
+        except Damaged as error:
+            if not self._said:
+                left_out(self._path / "index.json", f"{error}; it is made anew")
+            self._said = True
+            return False
+        self._rows = {n: ((t, s), row) for n, (t, s, row) in found["files"].items()}
+        self._next_row, self._width = found["rows"], found["width"]
         return True
 
     def _begin(self) -> None:
@@ -246,9 +262,18 @@ class ImageIndex:
             "width": self._width,
             "files": {name: [*stamp, row] for name, (stamp, row) in self._rows.items()},
         }
-        partial = self._path / "index.json.partial"
-        partial.write_text(json.dumps(content))
-        partial.replace(self._path / "index.json")
+        write_whole(self._path / "index.json", json.dumps(content).encode())
+
+
+def _is_index(found: dict[str, Any]) -> bool:
+    """Whether this is what `ImageIndex` has written, with rows that there can be."""
+    shape = {"model": str, "folder": str, "rows": is_step, "width": is_step, "files": dict}
+    return fits(found, shape) and all(
+        isinstance(entry, list)
+        and [type(number) for number in entry] == [int] * 3
+        and -1 <= entry[2] < found["rows"]
+        for entry in found["files"].values()
+    )
 
 
 def default_place(checkpoint: Checkpoint, folder: str | os.PathLike) -> pathlib.Path:

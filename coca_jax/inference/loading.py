@@ -12,7 +12,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
+from coca_jax.checkpoints.metadata import Saved, require_files
 from coca_jax.config import model_config, read_config
+from coca_jax.config.record import stored_config
 from coca_jax.data.tokenizers import MODEL_FILES, make_tokenizer
 from coca_jax.errors import UserError
 from coca_jax.inference.model import LoadedModel
@@ -89,12 +91,15 @@ def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Checkpo
     path = as_path(path)
     if path.parent.name == "checkpoints" and path.name.isdigit():
         path, step = path.parent.parent, int(path.name)
-    config = read_config(path)
     store = CheckpointStore(path / "checkpoints")
     if step is None:
         step = store.latest_sound(report=lambda line: print(line, file=sys.stderr))
     if step is None:
+        read_config(path)  # which says if it is no workdir at all
         raise UserError(f"{store.directory} holds no sound checkpoint; train first")
+    saved = Saved(step, store.metadata(step))
+    config = stored_config(path, *saved)
+    require_files(path, saved)
     return Checkpoint(path, step, config, store)
 
 

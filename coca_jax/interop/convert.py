@@ -67,10 +67,15 @@ def import_open_clip(
         raise UserError(f"{path}: {error}") from error
     partial = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with CheckpointStore(partial / "checkpoints") as store:
-        store.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)}, {"examples_seen": 0})
-    write_config(partial, config, source=f"{path.name} (OpenCLIP, {variant or SETTINGS})")
-    partial.replace(directory)
+    try:
+        with CheckpointStore(partial / "checkpoints") as store:
+            metadata = {"examples_seen": 0, "config": to_json(config)}
+            store.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)}, metadata)
+        write_config(partial, config, source=f"{path.name} (OpenCLIP, {variant or SETTINGS})")
+        partial.replace(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return sum(x.size for x in jax.tree.leaves(params))
 
 

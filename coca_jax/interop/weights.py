@@ -98,10 +98,10 @@ def write_tensors(
     contiguous = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
     try:
         save_file(contiguous, partial, metadata={"format": "pt", "config": json.dumps(config)})
-    except safetensors.SafetensorError as error:
+        partial.replace(file)
+    except (OSError, safetensors.SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"{file} cannot be written: {error}") from error
-    partial.replace(file)
 
 
 class _SafeTensor:

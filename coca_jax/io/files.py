@@ -8,6 +8,8 @@ import codecs
 import contextlib
 import functools
 import os
+import re
+import time
 import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,12 +29,14 @@ __all__ = [
     "read_bytes",
     "read_lines",
     "read_range",
+    "remove_temporaries",
     "split_lines",
     "stamp",
     "text_encoding",
     "write_whole",
 ]
 
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
 OPEN_FILES = 256  # local ones kept open; more are reopened when they are read
 
 
@@ -165,7 +169,11 @@ def cache_folder(name: str, given: str = "") -> Path:
 
 
 def write_whole(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file in one step, so that nobody sees a part of it; makes its folder."""
+    """Writes a file in one step, so that nobody sees a part of it; makes its folder.
+
+    Raises:
+      OSError: it cannot be written; names it, and leaves nothing.
+    """
     path = normalize(path)
     if is_url(path):
         system, name = system_of(path)
@@ -177,11 +185,25 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        error.filename, error.filename2 = str(path), None  # not the temporary file's
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # not the temporary file's
         raise
+
+
+def remove_temporaries(folder: str | os.PathLike) -> None:
+    """Removes what `write_whole` left in a local folder where its process was killed.
+
+    Files of the last few seconds stay: another process may be writing them.
+    """
+    if is_url(os.fspath(folder)) or not os.path.isdir(folder):
+        return
+    for entry in os.scandir(folder):
+        if _TEMPORARY.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > 5:
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
 
 
 class _Local:

@@ -13,6 +13,7 @@ from typing import Any
 
 from coca_jax.io import files
 from coca_jax.io.paths import join
+from coca_jax.io.stored import Damaged, fits, is_number, is_step, left_out, read_json
 
 FILE = "goodput.json"
 KINDS = ("start", "compile", "data", "checkpoint", "evaluation")  # what is no step
@@ -98,8 +99,25 @@ def totals(attempts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def read_attempts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The attempts' records, in order; none where the file is not there or damaged."""
+    """The attempts' records, in order; without damaged ones, which is said on standard error."""
+    path = join(workdir, FILE)
     try:
-        return json.loads(files.read_bytes(join(workdir, FILE)))
-    except (OSError, ValueError):
+        found = read_json(path, list)
+    except FileNotFoundError:
         return []
+    except Damaged as error:
+        left_out(path, f"{error}; attempts before this one do not count")
+        return []
+    good = [attempt for attempt in found if _is_record(attempt)]
+    if len(good) < len(found):
+        left_out(path, f"has {len(found) - len(good)} damaged records, which do not count")
+    return good
+
+
+def _is_record(attempt: Any) -> bool:
+    """Whether this is what `Goodput` writes of an attempt."""
+    steps = {"first_step": is_step, "last_step": is_step}
+    if not fits(attempt, steps | {"began": float, "seconds": {"step": float}}):
+        return False
+    kinds = attempt["seconds"].items()
+    return all(kind in (*KINDS, "step") and is_number(s) and s >= 0 for kind, s in kinds)

@@ -17,10 +17,12 @@ from typing import Any, SupportsFloat
 from etils import epath
 
 from coca_jax.errors import UserError
+from coca_jax.io.background import hush
 from coca_jax.io.files import read_bytes, write_whole
 from coca_jax.io.folders import children
 from coca_jax.io.paths import as_path, is_url
 from coca_jax.io.spool import Spool
+from coca_jax.io.stored import is_number, is_step, left_out
 
 FILE = "metrics.jsonl"
 PART_BYTES = 256 << 10
@@ -83,7 +85,8 @@ class MetricWriter:
         """
         with contextlib.suppress(OSError):  # already told by the write that failed
             self._file.close()
-        self._board.close()
+        with contextlib.suppress(OSError):
+            self._board.close()
         if self._spool:
             with self._told():
                 self._spool.close()
@@ -111,6 +114,7 @@ class MetricWriter:
     def _open_board(self, purge_step: int | None) -> None:
         from tensorboardX import SummaryWriter  # half a second that readers need not pay
 
+        hush()
         self._board = SummaryWriter(
             str(self._folder / "tensorboard"),
             purge_step=purge_step,
@@ -127,11 +131,21 @@ class MetricWriter:
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the lines of `metrics.jsonl` in order, null as NaN; none if there is no file.
 
-    A line cut short by a kill is left out.
+    A line cut short by a kill is left out, and so are damaged ones, which are counted on standard
+    error.
     """
-    lines = [line for part in _parts(as_path(workdir)) for line in _lines(part)]
-    records = [record for line in lines if (record := _parse(line)) is not None]
-    return [{k: math.nan if v is None else v for k, v in record.items()} for record in records]
+    records = []
+    for part in _parts(as_path(workdir)):
+        lines = _lines(part)
+        parsed = [_parse(line) for line in lines]
+        damaged = [i for i, r in enumerate(parsed, 1) if r is None and lines[i - 1].endswith("\n")]
+        if damaged:
+            left_out(part, f"has {len(damaged):,} damaged lines, such as line {damaged[0]:,}")
+        records += [record for record in parsed if record is not None]
+    return [
+        {k: v if k == "step" else math.nan if v is None else float(v) for k, v in record.items()}
+        for record in records
+    ]
 
 
 def _name(number: int) -> str:
@@ -163,11 +177,14 @@ def _keep_lines(workdir: epath.Path, last_step: int | None) -> None:
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    """Returns the line's record, or None if the line is truncated."""
+    """Returns the line's record, or None if the line is truncated, or holds something else."""
     if not line.endswith("\n"):
         return None
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and "step" in record else None
+    if not isinstance(record, dict) or not is_step(record.get("step")):
+        return None
+    good = (v is None or isinstance(v, float) or is_number(v) for v in record.values())
+    return record if all(good) else None

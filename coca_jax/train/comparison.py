@@ -302,8 +302,9 @@ def _measured(config: ConfigDict, made: list[Stage]) -> dict[str, Any]:
     for title, stage, path in config.metrics:
         evaluation, _, metric = path.partition("/")
         values[title] = evaluated[stage].get(evaluation, {}).get(metric)
-    logged = [r["train/step_seconds"] for r in read_metrics(made[0].workdir) if "train/loss" in r]
+    records = [r for r in read_metrics(made[0].workdir) if "train/loss" in r]
+    logged = [r["train/step_seconds"] for r in records if "train/step_seconds" in r]
     return values | {
-        "step_seconds": statistics.median(logged[1:] or logged),
+        "step_seconds": statistics.median(logged[1:] or logged) if logged else None,
         "flops": training_flops(model_config(made[0].config)),
     }

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from coca_jax.checkpoints.metadata import Saved
 from coca_jax.data.fingerprint import Fingerprint, changes, digest, parse
 from coca_jax.errors import UserError
 
@@ -31,6 +32,20 @@ def require_same_data(data: Fingerprint) -> None:
             f"processes {', '.join(map(str, others[:8]))} read other data than process 0; give "
             f"all of them the same files (in process {jax.process_index()} {here})"
         )
+
+
+def stored_steps(saved: Saved | None, data: Fingerprint) -> int | None:
+    """The steps of the run that a checkpoint is of, if the data changed since; else None.
+
+    A length in epochs would give other steps now, and so another schedule.
+    """
+    before = parse(saved.metadata.get("data")) if saved else None
+    if before is None or not changes(before, data):
+        return None
+    try:
+        return int(saved.metadata["config"]["train"]["steps"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def check_data(

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from coca_jax import accelerators
 from coca_jax.checkpoints import CheckpointStore
+from coca_jax.checkpoints.metadata import newest
 from coca_jax.config import model_config, to_json
 from coca_jax.config.validation import structure
 from coca_jax.data.fingerprint import fingerprint
@@ -37,7 +38,7 @@ from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.planning import peak_flops, training_flops
 from coca_jax.train import summary
 from coca_jax.train.compile_cache import use_compile_cache
-from coca_jax.train.data_changes import check_data, require_same_data
+from coca_jax.train.data_changes import check_data, require_same_data, stored_steps
 from coca_jax.train.gradient import Batch
 from coca_jax.train.meter import Meter
 from coca_jax.train.optimizer import make_optimizer
@@ -90,7 +91,9 @@ class Trainer:
         )
         self.data = fingerprint(config.data, self.stream.make_batch.parts)
         require_same_data(self.data)
-        self.config = config = _resolve_epochs(config, self.stream.mixture.size)
+        saved = newest(self.workdir / "checkpoints")
+        steps = stored_steps(saved, self.data)
+        self.config = config = _resolve_epochs(config, self.stream.mixture.size, steps)
         self.factory = StateFactory(
             self.model,
             lambda params: make_optimizer(config.optimizer, config.train.steps, params),
@@ -102,7 +105,7 @@ class Trainer:
         self.transfer = source and plan(source, config, params, file)
         self._first, self._several = jax.process_index() == 0, jax.process_count() > 1
         with self._hold() as held:
-            claim(self.workdir, config, file)
+            self._files = claim(self.workdir, config, file, saved)
             self._held = held.pop_all()  # until `run` is over
         self._data_changes: list[dict] = []  # of the data since the run began
         self._handle: LoadedModel | None = None
@@ -239,6 +242,7 @@ class Trainer:
             "config": to_json(self.config),
             "data": self.data,
             "data_changes": self._data_changes,
+            "files": self._files,
         }
         store.save(step, _items(state), metadata)
 
@@ -330,12 +334,12 @@ def _items(state: TrainState) -> dict:
     return {"params": state.params, "optimizer": state.optimizer, "ema": state.ema}
 
 
-def _resolve_epochs(config: ConfigDict, size: int) -> ConfigDict:
-    """The configuration with `train.epochs` as the steps that see so many examples."""
+def _resolve_epochs(config: ConfigDict, size: int, steps: int | None) -> ConfigDict:
+    """The configuration with `train.epochs` as the steps that see so many examples, or `steps`."""
     if not config.train.epochs:
         return config
     resolved = ConfigDict(config.to_dict())
-    resolved.train.steps = math.ceil(config.train.epochs * size / config.train.batch_size)
+    resolved.train.steps = steps or math.ceil(config.train.epochs * size / config.train.batch_size)
     resolved.train.epochs = 0.0
     validate(resolved)
     return resolved

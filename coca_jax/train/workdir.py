@@ -1,79 +1,82 @@
 """The run's folder: whose it is, and what was resolved to make it."""
 
-import json
-
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from coca_jax.checkpoints.metadata import Saved, sha256
 from coca_jax.config import differences, model_config, to_json, write_config
-from coca_jax.config.record import NAME, with_defaults
+from coca_jax.config.record import FREE, NAME, parse_record, stored_config
 from coca_jax.data.tokenizers import MODEL_FILES, model_file
 from coca_jax.errors import UserError
 from coca_jax.evaluate.from_config import missing
 from coca_jax.evaluate.results import read_step
-from coca_jax.io import files, folders
-
-# What may change between attempts of one run: where and how fast it computes, not what.
-FREE = (
-    "mesh.",
-    "sharding.",
-    "checkpoint.",
-    "eval",
-    "init.",  # read by a new run only
-    "head.class_file",  # what it says is in head.classes
-    "profile.",
-    "processes.",
-    "watchdog.",
-    "compile_cache",
-    "compiler_options",
-    "model.attention",
-    "loss.contrastive.chunk",
-    "loss.captioning.chunk",
-    "train.log_every",
-    "train.evaluate_every",
-    "train.accumulate",
-    "data.dir",
-    "data.cache_dir",
-    "data.threads",
-    "data.workers",
-    "data.max_bad_share",
-    "data.allow_changes",
-    "data.tokenizer.path",
-    "model.remat",
-    "model.image.remat",
-    "model.text.remat",
-    "model.scan_unroll",
-)
+from coca_jax.io import files
+from coca_jax.io.stored import Damaged, read_json
 
 
-def claim(workdir: epath.Path, config: ConfigDict, tokenizer_file: str) -> None:
+def claim(
+    workdir: epath.Path, config: ConfigDict, tokenizer_file: str, saved: Saved | None = None
+) -> dict[str, str]:
     """Makes the folder this run's, or makes sure that it is already.
 
-    Writes `config.json` (and the tokenizer's file beside it, so that the model can be loaded from
+    Writes `config.json` (and the tokenizer's file next to it, so that the model can be loaded from
     this folder alone).
 
+    Args:
+      workdir: the folder.
+      config: of the run.
+      tokenizer_file: the tokenizer's, if it has one.
+      saved: what the newest checkpoint there says of itself; None: there is none.
+
+    Returns:
+      Checksums of the files that checkpoints rely on, by name; they are kept with them.
+
     Raises:
-      UserError: the folder belongs to a run with another configuration or tokenizer.
+      UserError: the folder belongs to a run with another configuration or tokenizer, or what it
+        holds of one is damaged.
     """
-    file = workdir / NAME
-    steps = folders.children(workdir / "checkpoints")
-    for record in (file, *(step / "metadata.json" for step in steps)):
-        stored = _config_of(record)
-        if stored and (found := differences(stored, to_json(config), FREE)):
+    if saved or (workdir / NAME).exists():
+        step, metadata = saved or (None, {})
+        stored = stored_config(workdir, step, metadata, restore=False)
+        if found := differences(to_json(stored), to_json(config), FREE):
             raise UserError(
                 f"{workdir} holds a run with another configuration; set these back, or choose "
                 "another --workdir:\n  " + "\n  ".join(found)
             )
-    kind = config.data.tokenizer.kind
-    if kind in MODEL_FILES:
-        known, content = workdir / MODEL_FILES[kind], model_file(kind, tokenizer_file)
-        if known.exists() and content != known.read_bytes():
-            raise UserError(f"{workdir} holds a run with another tokenizer than {tokenizer_file}")
-        if jax.process_index() == 0:
-            files.write_whole(known, content)
+    checksums = _claim_tokenizer(workdir, config.data.tokenizer.kind, tokenizer_file, saved)
     if jax.process_index() == 0:
         write_config(workdir, config)
+        for folder in (workdir, workdir / "eval"):
+            files.remove_temporaries(folder)
+    return checksums
+
+
+def _claim_tokenizer(
+    workdir: epath.Path, kind: str, file: str, saved: Saved | None
+) -> dict[str, str]:
+    """Puts the tokenizer's file into the folder, or makes sure that it is the one there."""
+    if kind not in MODEL_FILES:
+        return {}
+    name, content = MODEL_FILES[kind], model_file(kind, file)
+    checksum, there = sha256(content), workdir / name
+    files_of = saved.metadata.get("files") if saved else None
+    expected = files_of.get(name, checksum) if isinstance(files_of, dict) else checksum
+    if there.exists() and content != there.read_bytes():
+        if saved and checksum == expected:
+            raise UserError(
+                f"{there} is not the file that step {saved.step} was trained with; {file} is: "
+                "copy it there"
+            )
+        raise UserError(f"{workdir} holds a run with another tokenizer than {file}")
+    if saved and checksum != expected:
+        raise UserError(
+            f"{file} is not the tokenizer that step {saved.step} of {workdir} was trained with: "
+            "its checksum differs. Set config.data.tokenizer.path to that file"
+        )
+    if jax.process_index() == 0:
+        files.write_whole(there, content)
+    return {name: checksum}
 
 
 def is_finished(workdir: epath.Path, config: ConfigDict) -> bool:
@@ -81,17 +84,12 @@ def is_finished(workdir: epath.Path, config: ConfigDict) -> bool:
 
     One whose length is in epochs never is: only its data say how many steps they are.
     """
-    stored = _config_of(workdir / NAME)
-    if not stored or config.train.epochs or differences(stored, to_json(config), FREE):
+    try:
+        stored = to_json(parse_record(read_json(workdir / NAME)))
+    except (FileNotFoundError, Damaged):
+        return False
+    if config.train.epochs or differences(stored, to_json(config), FREE):
         return False
     steps = config.train.steps
     left = missing(config, model_config(config), read_step(workdir, steps))
     return not left and (workdir / f"checkpoints/{steps}/manifest.json").exists()
-
-
-def _config_of(record: epath.Path) -> dict:
-    """The configuration in a JSON file; empty if it is not there, or damaged."""
-    try:
-        return with_defaults(json.loads(files.read_bytes(record))["config"])
-    except (OSError, ValueError, KeyError):
-        return {}

@@ -59,7 +59,7 @@ DIE_WHILE_REMOVING_THE_OLD = (
 def remove_one_file_and_die(folder, **ignored):
     next(path for path in Path(folder).rglob("*") if path.is_file()).unlink()
     die()
-store_module.shutil.rmtree = remove_one_file_and_die
+store_module.folders.shutil.rmtree = remove_one_file_and_die
 """
     + SAVE_ON_AND_ON
 )

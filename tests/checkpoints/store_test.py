@@ -220,7 +220,6 @@ DAMAGES = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "truncated"),
     "grown": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "too long"),
     "deleted": (lambda path: path.unlink(), "missing"),
-    "surplus": (lambda path: path.with_name("other").write_text("x"), "surplus"),
 }
 
 
@@ -236,14 +235,12 @@ def test_every_damage_to_every_file_is_found_and_the_older_step_used(name, tmp_p
         lines = []
         store = CheckpointStore(tmp_path)
         assert store.latest_sound(lines.append) == 10
-        culprit = path.with_name("other") if name == "surplus" else path
         assert len(lines) == 1 and str(tmp_path / "20") in lines[0]
-        assert f"{culprit.relative_to(tmp_path / '20')}: {reason}" in lines[0]
+        assert f"{path.relative_to(tmp_path / '20')}: {reason}" in lines[0]
         target = {"params": abstract(params_on(mesh_of({"data": 8}), P("data")))}
         with pytest.raises(UserError, match=reason):
             store.restore(20, target)
         assert_same_bits(store.restore(10, target)["params"], save(tmp_path / "again", 10))
-        path.with_name("other").unlink(missing_ok=True)
         for file, data in before.items():
             file.write_bytes(data)
     assert CheckpointStore(tmp_path).latest_sound() == 20

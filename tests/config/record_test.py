@@ -1,8 +1,95 @@
+"""`config.json` of a workdir: what was cut, swapped or edited is named, and restored."""
+
+import json
 import subprocess
 
 import pytest
 
-from coca_jax.config import record
+from coca_jax.config import default_config, read_config, record, to_json, write_config
+from coca_jax.config.record import parse_record, stored_config
+from coca_jax.errors import UserError
+from coca_jax.io.stored import Damaged
+
+COPY = {"config": to_json(default_config())}
+
+
+def edited(**keys):
+    record = json.loads(json.dumps(COPY))
+    for key, value in keys.items():
+        *parents, leaf = key.split("__")
+        node = record["config"]
+        for name in parents:
+            node = node[name]
+        node[leaf] = value
+    return json.dumps(record).encode()
+
+
+DAMAGES = {
+    "empty": (b"", "is empty"),
+    "truncated": (b'{"config": {"seed"', "is no JSON"),
+    "bytes": (b"\xff\xfe\x00", "is not UTF-8"),
+    "list": (b"[]", r"holds \[\] where an object should be"),
+    "null": (b"null", "holds None"),
+    "no config": (b'{"versions": {}}', "holds None where the configuration"),
+    "config is a list": (b'{"config": []}', r"holds \[\] where the configuration"),
+    "deep": (b'{"config": ' * 9999, "nested too deeply|no JSON"),
+    "section is a number": (edited(model=5), "is no configuration: config.model"),
+    "number is a list": (edited(model__image__width=[1]), "config.model.image.width"),
+    "unknown key": (edited(train__stepz=1), "config.train.stepz"),
+    "not a number": (edited(optimizer__learning_rate=float("nan")), "learning_rate"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_is_restored_from_the_copy(tmp_path, capsys, name):
+    data, said = DAMAGES[name]
+    (tmp_path / "config.json").write_bytes(data)
+    with pytest.raises(UserError, match=f"config.json .*({said})"):
+        read_config(tmp_path)
+    assert to_json(stored_config(tmp_path, 7, COPY)) == COPY["config"]
+    assert "it is restored from the checkpoint of step 7" in capsys.readouterr().err
+    assert to_json(read_config(tmp_path)) == COPY["config"]
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_without_a_copy_it_is_refused_and_left(tmp_path, name):
+    data, _ = DAMAGES[name]
+    (tmp_path / "config.json").write_bytes(data)
+    for metadata in ({}, {"config": 5}):
+        with pytest.raises(UserError, match="no checkpoint has a good copy"):
+            stored_config(tmp_path, 7, metadata)
+    assert (tmp_path / "config.json").read_bytes() == data
+
+
+def test_what_was_edited_to_another_model_is_restored_too(tmp_path, capsys):
+    (tmp_path / "config.json").write_bytes(edited(model__image__width=96, train__log_every=77))
+    assert to_json(stored_config(tmp_path, 7, COPY)) == COPY["config"]
+    said = capsys.readouterr().err
+    assert "says otherwise than step 7" in said and "config.model.image.width: 96 there" in said
+
+
+def test_keys_that_may_change_are_those_of_the_file(tmp_path, capsys):
+    (tmp_path / "config.json").write_bytes(edited(train__log_every=77))
+    assert stored_config(tmp_path, 7, COPY).train.log_every == 77
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_that_was_removed_comes_back(tmp_path):
+    assert to_json(stored_config(tmp_path, 7, COPY)) == COPY["config"]
+    assert json.loads((tmp_path / "config.json").read_text())["restored_from"] == "checkpoints/7"
+
+
+def test_a_folder_that_is_no_workdir_is_said_to_be_none(tmp_path):
+    with pytest.raises(UserError, match=r"holds no config.json; is it the workdir"):
+        stored_config(tmp_path, None, {})
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    write_config(tmp_path, default_config())
+    assert to_json(read_config(tmp_path)) == COPY["config"]
+    with pytest.raises(Damaged):
+        parse_record({})
+
 
 HASH = b"0123456789abcdef0123456789abcdef01234567"
 

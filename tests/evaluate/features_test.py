@@ -32,3 +32,22 @@ def test_no_label(fake_handle, batches, tmp_path):
     handle = fake_handle(IMAGES, {"x": [1, 0]})
     with pytest.raises(UserError, match="no example has one"):
         read_features(handle, batches([[]], [-1], [1]), tmp_path / "place")
+
+
+@pytest.mark.parametrize("name", ["tokens.npy", "labels.npy", "bad_images.npy"])
+@pytest.mark.parametrize("content", [None, b"", b"text", "cut", "shape"])
+def test_damaged_features_are_computed_again(fake_handle, batches, tmp_path, capsys, name, content):
+    handle, folder = fake_handle(IMAGES, {"x": [1, 0]}), tmp_path / "place"
+    first = read_features(handle, batches([[]] * 3, [1, -1, 0], [2, 1]), folder)
+    expected = np.array(first.tokens)
+    file = folder / name
+    whole = file.read_bytes()
+    file.unlink()
+    if content == "shape":
+        np.save(file, np.zeros((7, 7), np.int64))
+    elif content is not None:
+        file.write_bytes(whole[:-3] if content == "cut" else content)
+    again = read_features(handle, batches([[]] * 3, [1, -1, 0], [2, 1]), folder)
+    np.testing.assert_array_equal(again.tokens, expected)
+    assert again.labels.tolist() == [1, 0] and again.bad_images == first.bad_images
+    assert f"warning: {folder} is damaged" in capsys.readouterr().err

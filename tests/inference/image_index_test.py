@@ -204,3 +204,40 @@ def test_a_folder_without_images(tmp_path):
         ImageIndex(tmp_path / "index", tmp_path / "absent", "m").update(Model())
     with pytest.raises(UserError, match="holds no images"):
         ImageIndex(tmp_path / "index", tmp_path, "m").update(Model())
+
+
+def edits(found):
+    """Contents that no search has written."""
+    yield from (None, [], {}, 5)
+    yield from (found | {key: value} for key in found for value in (None, "x", -1, [], 10**30))
+    for entry in (None, [1, 2], [1, 2, "x"], [1, 2, 99], [1, 2, -7], [1.5, 2, 0], [True, 2, 0]):
+        yield found | {"files": found["files"] | {"0.png": entry}}
+
+
+def test_a_damaged_index_is_named_and_made_anew(folder, tmp_path, capsys):
+    file = tmp_path / "index/index.json"
+    ImageIndex(tmp_path / "index", folder, "m").update(Model())
+    found = json.loads(file.read_text())
+    contents = [json.dumps(edit).encode() for edit in edits(found)]
+    for content in [b"", b"{", b"\xff", b"[" * 50_000, *contents]:
+        file.write_bytes(content)
+        index = ImageIndex(tmp_path / "index", folder, "m")
+        assert index.update(Model())["added"] == 5
+        assert names(index.search(direction(1), 1)) == ["1.png"]
+    assert "index.json is empty; it is made anew" in capsys.readouterr().err
+
+
+def test_embeddings_that_were_cut_are_made_anew(folder, tmp_path, capsys):
+    ImageIndex(tmp_path / "index", folder, "m").update(Model())
+    file = tmp_path / "index/embeddings.f32"
+    file.write_bytes(file.read_bytes()[:-8])
+    index = ImageIndex(tmp_path / "index", folder, "m")
+    assert index.update(Model())["added"] == 5
+    assert capsys.readouterr().err.count("index.json has more rows than embeddings.f32") == 1
+
+
+def test_embeddings_of_another_length_are_refused(folder, tmp_path):
+    index = ImageIndex(tmp_path / "index", folder, "m")
+    index.update(Model())
+    with pytest.raises(UserError, match="embeddings of 2 numbers, and the model makes 3"):
+        index.search(np.ones(3, np.float32), 1)

@@ -1,3 +1,6 @@
+import errno
+import os
+import pathlib
 import threading
 
 import fsspec
@@ -165,3 +168,28 @@ def test_what_is_no_list_of_names(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         files.read_lines(str(path))
+
+
+@pytest.mark.parametrize("where", ["write_bytes", "replace"])
+def test_a_disk_that_is_full_leaves_nothing_and_names_the_file(tmp_path, monkeypatch, where):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "a.json").write_bytes(b"before")
+    monkeypatch.setattr(pathlib.Path, where, full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a.json'"):
+        files.write_whole(tmp_path / "a.json", b"after")
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_bytes() == b"before"
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    old, new = tmp_path / f".{'0a' * 16}", tmp_path / f".{'1b' * 16}"
+    for path in (old, new, tmp_path / ".lock", tmp_path / "config.json"):
+        path.write_bytes(b"x")
+    os.utime(old, (1, 1))
+    files.remove_temporaries(tmp_path)
+    files.remove_temporaries(tmp_path / "absent")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {new.name, ".lock", "config.json"}

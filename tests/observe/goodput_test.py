@@ -1,5 +1,6 @@
 """The ledger of wall time over several attempts, against sums made by hand."""
 
+import json
 import time
 
 import pytest
@@ -57,3 +58,25 @@ def test_all_wall_time_is_somewhere_and_the_file_goes_on(tmp_path):
 def test_a_damaged_file_is_no_obstacle(tmp_path):
     (tmp_path / "goodput.json").write_text('[{"beg')
     assert read_attempts(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        None,
+        5,
+        {"began": "now"},
+        {"began": float("nan")},
+        {"first_step": None},
+        {"last_step": -1},
+        {"seconds": []},
+        {"seconds": {"step": True}},
+        {"seconds": {"step": 1.0, "unknown": 2.0}},
+    ],
+)
+def test_a_damaged_record_is_named_and_does_not_count(tmp_path, capsys, damage):
+    good = attempt(1000.0, 0, 50, 100.0)
+    bad = good | damage if isinstance(damage, dict) else damage
+    (tmp_path / "goodput.json").write_text(json.dumps([bad, good]))
+    assert read_attempts(tmp_path) == [good]
+    assert "goodput.json has 1 damaged records" in capsys.readouterr().err

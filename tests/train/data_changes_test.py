@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
+from coca_jax.checkpoints.metadata import Saved
 from coca_jax.data.sources.base import Shard
 from coca_jax.errors import UserError
 from coca_jax.train import data_changes
-from coca_jax.train.data_changes import check_data, require_same_data
+from coca_jax.train.data_changes import check_data, require_same_data, stored_steps
 
 OLD = {"data.train": [Shard("0.tar", 10, 2, "a"), Shard("1.tar", 20, 3, "b")]}
 NEW = {"data.train": OLD["data.train"][:1]}
@@ -37,3 +38,10 @@ def test_all_processes_refuse_other_data_of_one(monkeypatch):
         require_same_data(OLD)
     monkeypatch.setattr(gather, "process_allgather", lambda mine: np.stack([mine, mine]))
     require_same_data(OLD)
+
+
+def test_a_length_in_epochs_stays_that_of_the_run_where_data_changed():
+    saved = Saved(7, {"data": OLD, "config": {"train": {"steps": 100}}})
+    assert stored_steps(saved, NEW) == 100
+    assert stored_steps(saved, OLD) is None and stored_steps(None, NEW) is None
+    assert stored_steps(Saved(7, {"data": OLD, "config": 5}), NEW) is None

@@ -1,14 +1,15 @@
 """The page, and the printed tables, of a comparison: what `compare.json` in its folder holds."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
-from coca_jax.io.files import read_bytes
+from coca_jax.errors import UserError
+from coca_jax.io.stored import Damaged, read_json
 from coca_jax.observe.report.charts import dot_chart
+from coca_jax.observe.report.stored import are_tables
 from coca_jax.observe.report.text import esc, label, page, section
 
 FILE = "compare.json"
@@ -21,8 +22,17 @@ def is_comparison(workdir: epath.Path) -> bool:
 
 
 def comparison_page(workdir: epath.Path) -> str:
-    """HTML with a table, and a chart for each metric, of every table of the comparison."""
-    found = json.loads(read_bytes(workdir / FILE))
+    """HTML with a table, and a chart for each metric, of every table of the comparison.
+
+    Raises:
+      UserError: `compare.json` is not what a comparison has written.
+    """
+    try:
+        found = read_json(workdir / FILE)
+        if not are_tables(found):
+            raise Damaged("is not what a comparison writes")
+    except Damaged as error:
+        raise UserError(f"{workdir / FILE} {error}; `coca compare` writes it anew") from error
     steps = ", then ".join(f"{count:,} steps of {name}" for name, count in found["steps"].items())
     head = (
         f'<header><p class="eyebrow">coca_jax comparison</p><h1>{esc(workdir.name)}</h1>'
@@ -82,7 +92,7 @@ def _columns(found: dict[str, Any], names: Sequence[str]) -> dict[str, dict[str,
     seeds = {name: found["rows"][name]["seeds"] for name in names}
     columns = {
         metric: {
-            name: [row[metric] for row in seeds[name].values() if row[metric] is not None]
+            name: [float(row[metric]) for row in seeds[name].values() if row[metric] is not None]
             for name in names
         }
         for metric in found["metrics"]
@@ -90,7 +100,11 @@ def _columns(found: dict[str, Any], names: Sequence[str]) -> dict[str, dict[str,
     first = seeds[names[0]]
     for title, key in COSTS.items():
         columns[title] = {
-            name: [row[key] / first[s][key] for s, row in seeds[name].items() if s in first]
+            name: [
+                row[key] / first[s][key]
+                for s, row in seeds[name].items()
+                if row[key] is not None and s in first and first[s][key]
+            ]
             for name in names
         }
     return columns

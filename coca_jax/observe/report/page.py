@@ -23,18 +23,22 @@ HEADLINES = [
 ]
 
 
-def write_report(workdir: str | os.PathLike) -> epath.Path:
+def write_report(workdir: str | os.PathLike, config: Any = None) -> epath.Path:
     """Writes `report.html` into the workdir and returns its path.
 
     The page needs nothing but itself. It reads what the run has left (see `report/run.py`), be it
     unfinished or not evaluated yet, or the comparison; it needs neither the model nor JAX.
+
+    Args:
+      workdir: the folder.
+      config: a copy of the run's configuration, for a `config.json` that is damaged.
 
     Raises:
       UserError: the folder holds nothing of a run.
     """
     workdir = as_path(workdir)
     compared = is_comparison(workdir)
-    written = comparison_page(workdir) if compared else _run_page(read_run(workdir))
+    written = comparison_page(workdir) if compared else _run_page(read_run(workdir, config))
     path = workdir / "report.html"
     write_whole(path, written.encode())
     return path

@@ -42,7 +42,9 @@ def _questions(name: str, samples: list[dict[str, Any]], folder: epath.Path) -> 
 def _answer(sample: dict[str, Any], folder: epath.Path) -> str:
     right = sample["accuracy"] >= 0.5
     badge = '<span class="badge">✓ right</span>' if right else ""
-    expected = "" if right else f'<span class="muted">people say: {esc(sample["given"])}</span>'
+    expected = (
+        "" if right else f'<span class="muted">people say: {esc(sample.get("given", "?"))}</span>'
+    )
     return (
         f'<div class="card sample">{image(folder, sample["image"], sample["question"])}<div>'
         f"<p>{esc(sample['question'])}</p>"

@@ -14,10 +14,10 @@
 """
 
 import dataclasses
-import json
 import math
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,12 @@ from etils import epath
 from jaxtyping import Float
 
 from coca_jax.errors import UserError
-from coca_jax.io.files import read_bytes
 from coca_jax.io.folders import children
 from coca_jax.io.paths import as_path
+from coca_jax.io.stored import Damaged, are_metrics, fits, left_out, read_json
 from coca_jax.observe.goodput import read_attempts
 from coca_jax.observe.metrics import read_metrics
+from coca_jax.observe.report.stored import is_drawable
 
 Curve = tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]
 
@@ -83,19 +84,23 @@ class Run:
         return np.interp(steps, *np.array(pairs, float).T) if pairs else steps
 
 
-def read_run(workdir: str | os.PathLike) -> Run:
-    """Reads the workdir.
+def read_run(workdir: str | os.PathLike, copy: Any = None) -> Run:
+    """Reads the workdir; what is damaged in it is left out, and named on standard error.
+
+    Args:
+      workdir: the run's folder.
+      copy: of its configuration, from a checkpoint, which is taken if `config.json` is damaged.
 
     Raises:
-      UserError: there is nothing of a run in it.
+      UserError: there is nothing of a run in it, or no configuration of it that is not damaged.
     """
     workdir = as_path(workdir)
-    described = _read_json(workdir / "config.json")
+    described = _described(workdir / "config.json", copy)
     records = read_metrics(workdir)
     if not described and not records:
         raise UserError(f"{workdir} has neither config.json nor metrics.jsonl: it is no workdir")
     steps = sorted(int(p.name) for p in children(workdir / "eval") if p.name.isdecimal())
-    artefacts = {step: _read_json(workdir / f"eval/{step}/artefacts.json") for step in steps}
+    artefacts = {s: _read_parts(workdir / f"eval/{s}/artefacts.json", is_drawable) for s in steps}
     artefacts = {step: found for step, found in artefacts.items() if found}
     newest = max(artefacts, default=None)
     evaluations, notes = _evaluations(workdir, records)
@@ -124,16 +129,16 @@ def _evaluations(
     notes: dict[int, dict[str, dict[str, str]]] = {}
     for record in records:
         for key, value in record.items():
-            if key.startswith("eval/"):
+            if key.startswith("eval/") and key.count("/") > 1:
                 evaluation, metric = key.removeprefix("eval/").rsplit("/", 1)
                 found.setdefault(record["step"], {}).setdefault(evaluation, {})[metric] = value
     for path in children(workdir / "eval"):
         if not re.fullmatch(r"[0-9]+\.json", path.name):
             continue
-        for evaluation, metrics in _read_json(path).items():
+        for evaluation, metrics in _read_parts(path, are_metrics).items():
             undefined = metrics.pop("notes", {})
             numbers = {
-                name: math.nan if value is None else value
+                name: math.nan if value is None else float(value)
                 for name, value in metrics.items()
                 if name not in undefined
             }
@@ -158,8 +163,37 @@ def _is_placed(record: dict[str, Any]) -> bool:
     return math.isfinite(record.get("train/examples_seen", math.nan))
 
 
-def _read_json(path: epath.Path) -> dict[str, Any]:
+def _described(path: epath.Path, copy: Any) -> dict[str, Any]:
+    """What `config.json` holds, or the copy of its configuration."""
     try:
-        return json.loads(read_bytes(path))
-    except (FileNotFoundError, NotADirectoryError):
+        found, why = read_json(path), "holds no configuration"
+    except FileNotFoundError:
+        found, why = {} if copy is None else None, "is missing"
+    except Damaged as error:
+        found, why = None, str(error)
+    if found == {} or (found and _is_configuration(found.get("config", {}))):
+        return found
+    if not _is_configuration(copy):
+        raise UserError(f"{path} {why}; no checkpoint has a good copy of it")
+    left_out(path, f"{why}; the copy in the newest checkpoint is shown")
+    return {"config": copy}
+
+
+def _is_configuration(config: Any) -> bool:
+    train = config.get("train", {}) if isinstance(config, dict) else None
+    return isinstance(train, dict) and fits(train.get("steps", 1), int)
+
+
+def _read_parts(path: epath.Path, is_good: Callable[[Any], bool]) -> dict[str, Any]:
+    """The evaluations in a file of them, as far as they are what is written there."""
+    try:
+        found = read_json(path)
+    except FileNotFoundError:
         return {}
+    except Damaged as error:
+        left_out(path, str(error))
+        return {}
+    good = {name: content for name, content in found.items() if is_good(content)}
+    if wrong := found.keys() - good.keys():
+        left_out(path, f"has damaged evaluations, which are left out: {', '.join(sorted(wrong))}")
+    return good

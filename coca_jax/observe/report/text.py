@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 
 from coca_jax.io.files import read_bytes
+from coca_jax.io.stored import left_out
 from coca_jax.io.visible import visible
 from coca_jax.observe.report.style import CSS
 
@@ -56,8 +57,13 @@ def image(folder: epath.Path, file: str, text: str) -> str:
 
 
 def image_url(folder: epath.Path, file: str) -> str:
-    """Returns the JPEG file as an address that holds it."""
-    data = base64.b64encode(read_bytes(folder / os.path.basename(file))).decode()
+    """Returns the JPEG file as an address that holds it; an empty one if it has gone."""
+    try:
+        content = read_bytes(folder / os.path.basename(file))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        left_out(folder / "artefacts.json", f"names an image that cannot be read: {error}")
+        return "data:,"
+    data = base64.b64encode(content).decode()
     return f"data:image/jpeg;base64,{data}"
 
 

@@ -67,8 +67,11 @@ def test_captions_are_found_by_step_and_image(tmp_path):
     for step in (1000, 900):
         folder = tmp_path / f"eval/{step}"
         folder.mkdir()
-        samples = [{"image": f"{i}.jpg", "caption": f"{i} at {step}"} for i in range(step // 500)]
-        left = {"a": {"samples": samples}, "b": {"confusion": []}}
+        rest = {"log_probability": None, "references": [], "exact": False}
+        samples = [
+            {"image": f"{i}.jpg", "caption": f"{i} at {step}", **rest} for i in range(step // 500)
+        ]
+        left = {"a": {"samples": samples}, "b": {"confused": []}}
         (folder / "artefacts.json").write_text(json.dumps(left))
     found = read_run(tmp_path).captions
     assert list(found) == ["a"] and list(found["a"]) == [900, 1000]

@@ -1,0 +1,74 @@
+"""Whose a folder is, when what it holds has been damaged or swapped."""
+
+import pytest
+from etils import epath
+
+from coca_jax.checkpoints.metadata import Saved, sha256
+from coca_jax.config import default_config, read_config, to_json
+from coca_jax.errors import UserError
+from coca_jax.train.workdir import claim, is_finished
+
+
+@pytest.fixture
+def config():
+    config = default_config()
+    config.data.tokenizer.kind = "sentencepiece"
+    return config
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    (tmp_path / "given.model").write_bytes(b"pieces")
+    return str(tmp_path / "given.model")
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return epath.Path(tmp_path / "run")
+
+
+def saved_of(config, content=b"pieces"):
+    files = {"tokenizer.model": sha256(content)}
+    return Saved(5, {"config": to_json(config), "files": files})
+
+
+def test_checksums_are_those_of_the_files_that_stand_there(workdir, config, tokenizer):
+    assert claim(workdir, config, tokenizer) == {"tokenizer.model": sha256(b"pieces")}
+    assert (workdir / "tokenizer.model").read_bytes() == b"pieces"
+
+
+def test_a_damaged_configuration_is_never_taken_over(workdir, config, tokenizer, capsys):
+    claim(workdir, config, tokenizer)
+    (workdir / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="no checkpoint has a good copy"):
+        claim(workdir, config, tokenizer)
+    assert (workdir / "config.json").read_text() == "[]"
+    assert not is_finished(workdir, config)
+    claim(workdir, config, tokenizer, saved_of(config))
+    assert "is restored from the checkpoint of step 5" in capsys.readouterr().err
+    assert to_json(read_config(workdir)) == to_json(config)
+
+
+def test_the_checkpoint_says_whose_the_folder_is(workdir, config, tokenizer):
+    other = default_config()
+    other.seed = 9
+    (workdir / "config.json").parent.mkdir()
+    (workdir / "config.json").write_text("")
+    with pytest.raises(UserError, match=r"another configuration(.|\n)*config.seed: 9 there, 0 now"):
+        claim(workdir, config, tokenizer, saved_of(other))
+
+
+def test_a_tokenizer_that_was_swapped_is_named(workdir, config, tokenizer, tmp_path):
+    claim(workdir, config, tokenizer)
+    (workdir / "tokenizer.model").write_bytes(b"swapped")
+    with pytest.raises(UserError, match=r"run/tokenizer.model is not the file that step 5"):
+        claim(workdir, config, tokenizer, saved_of(config))
+    # Both are swapped.
+    (tmp_path / "given.model").write_bytes(b"swapped")
+    with pytest.raises(UserError, match=r"given.model is not the tokenizer that step 5"):
+        claim(workdir, config, tokenizer, saved_of(config))
+    # That of the folder is gone.
+    (workdir / "tokenizer.model").unlink()
+    with pytest.raises(UserError, match=r"given.model is not the tokenizer that step 5"):
+        claim(workdir, config, tokenizer, saved_of(config))
+    assert not (workdir / "tokenizer.model").exists()
