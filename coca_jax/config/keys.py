@@ -83,9 +83,9 @@ KEYS: dict[str, Kind] = {
     "model.image.std": row(
         *[number(1e-6, 1000)] * 3, wanted="three numbers from 1e-06 to 1000, one a channel"
     ),
-    "model.text.vocab_size": integer(1, 2**24),
+    "model.text.vocab_size": integer(1),
     "model.text.length": integer(2, 2**16),
-    "model.text.pad_id": integer(0, 2**24),
+    "model.text.pad_id": integer(),
     "model.text.width": WIDTH,
     "model.text.unimodal_layers": LAYERS,
     "model.text.multimodal_layers": LAYERS,
