@@ -51,7 +51,7 @@ SHARDING = several(
 FACTORS = several(
     row(pattern(), number()),
     least=1,
-    wanted="rows (regular expression, factor from 0 to 1e+06), at least one",
+    wanted="rows (regular expression, factor of 0 or more), at least one",
 )
 _OPERANDS = {name: several(plain()) if name in ("in", "not in") else plain() for name in OPERATORS}
 FILTERS = several(
@@ -136,7 +136,7 @@ KEYS: dict[str, Kind] = {
     "optimizer.layer_decay": number(0, 1, above=True),
     "optimizer.ema_decay": SHARE,
     "train.steps": integer(1),
-    "train.epochs": number(),
+    "train.epochs": number(0, 1e6),
     "train.batch_size": integer(1, 2**24),
     "train.accumulate": integer(1, 2**24),
     "train.quantization": choice("", "int8", "fp8"),
@@ -183,8 +183,8 @@ KEYS: dict[str, Kind] = {
     "processes.heartbeat_seconds": integer(1, 10**6),
     "compile_cache": PATH,
     "compiler_options": several(row(text(empty=False), plain()), wanted="rows (name, value)"),
-    "watchdog.factor": number(),
-    "watchdog.seconds": number(),
+    "watchdog.factor": number(0, 1e9),
+    "watchdog.seconds": number(0, 1e9),
     "watchdog.end": flag(),
     "profile.start": integer(),
     "profile.steps": integer(),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 INT32, UINT32 = 2**31 - 1, 2**32 - 1
+FLOAT32 = 1e38  # float32 holds it
 TINY = 1.18e-38  # float32 takes what is smaller for 0
 LONGEST = 2**15  # characters of a text
 NONE = type(None)
@@ -34,7 +35,7 @@ def integer(least: int = 0, most: int = INT32) -> Kind:
 
 
 def number(
-    least: int | float = 0, most: int | float = 1e6, *, above: bool = False, below: bool = False
+    least: int | float = 0, most: int | float = FLOAT32, *, above: bool = False, below: bool = False
 ) -> Kind:
     """A finite number; `above` leaves out `least`, `below` leaves out `most`."""
 

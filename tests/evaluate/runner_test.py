@@ -85,7 +85,7 @@ def test_mistakes_of_captioning():
         "config.eval.a: captioning method 'best' does not exist; there are greedy, sample, beam",
         "config.eval.b: captioning method beam has no option top_k; it has beams, n_best, "
         "length_penalty, early_stopping",
-        "config.eval.c.repetition_penalty=0.0 should be a number above 0 and at most 1e+06",
+        "config.eval.c.repetition_penalty=0.0 should be a number above 0 and at most 1e+38",
         "config.eval.d.by='chance' should be one of embeddings, captions",
     ]
 
@@ -139,7 +139,7 @@ def test_mistakes_of_probes():
     for penalty in ((), "1e-4", -1.0):
         config = evaluations(a={"kind": "probe", "train_split": "a", "l2": penalty})
         assert runner.mistakes(config) == [
-            f"config.eval.a.l2={penalty!r} should be a number of at least 0 and at most 1e+06, or "
+            f"config.eval.a.l2={penalty!r} should be a number of at least 0 and at most 1e+38, or "
             "several to try"
         ]
     assert "eval.c.train_limit=0 should" in found[2] and "eval.c.by='guess' should" in found[3]
@@ -151,7 +151,7 @@ def test_mistakes_of_probes():
     assert runner.mistakes(config) == [
         "config.eval.a.heads=0 should be a whole number from 1 to 65,536",
         "config.eval.a.batch_size='x' should be a whole number from 1 to 16,777,216",
-        "config.eval.b.learning_rate=-0.001 should be a number of at least 0 and at most 1e+06",
+        "config.eval.b.learning_rate=-0.001 should be a number of at least 0 and at most 1e+38",
         "config.eval.c.steps=None should be a whole number from 1 to 2,147,483,647",
     ]
 

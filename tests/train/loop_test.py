@@ -284,7 +284,10 @@ def test_a_loss_that_is_not_finite_names_step_and_parts(prepared, tmp_path):
         ({"model.text.vocab_size": 8}, "config.model.text.vocab_size=8"),
         ({"optimizer.warmup_steps": 6}, "config.optimizer.warmup_steps=6 should be less than"),
         ({"data.train.name": "absent"}, "data set 'absent' is not prepared"),
-        ({"eval.zero_shot.kind": "guessing"}, "eval.zero_shot.kind is 'guessing'"),
+        (
+            {"eval.zero_shot.kind": "guessing"},
+            "config.eval.zero_shot.kind='guessing' should be one of zero_shot",
+        ),
         ({"eval.zero_shot.split": "tset"}, "config.eval.zero_shot: .* has no split 'tset'"),
         ({"train.batch_size": 15, "mesh.data": 8}, "config.train.batch_size=15 cannot be divided"),
     ],
