@@ -276,5 +276,5 @@ def _of_a_stage(key: str) -> str:
 
 def near(key: Any, known: Iterable[str], prefix: str = "") -> str:
     """ "; did you mean ...?" with the known key that is most like one that there is not, if any."""
-    close = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.6)
     return f"; did you mean {prefix}{close[0]}?" if close else ""

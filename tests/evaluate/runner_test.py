@@ -63,7 +63,7 @@ def test_mistakes_come_all_at_once(fake_handle):
         "config.eval.a.kind='zeroshot' should be one of zero_shot, retrieval, captioning, vqa, "
         "classification, matching, probe",
         "config.eval.b.templates=[] is unknown; retrieval has kind, format, name, split, path, "
-        "class_names, limit, frames, captions",
+        "image_keys, text_keys, class_names, limit, frames, captions",
         "config.eval.b.captions='some' should be one of all, first",
         "config.eval.c.templates=['a photo'] should be texts with {} for the class name, "
         "or a file of them, or imagenet",
