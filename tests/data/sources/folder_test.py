@@ -1,8 +1,10 @@
 import csv
+import errno
 import json
 import math
 import multiprocessing
 import operator
+import os
 import uuid
 from concurrent.futures import ProcessPoolExecutor
 
@@ -346,3 +348,17 @@ def test_how_a_table_was_read_is_noted(photos):
     for part in ("3 rows", "2 records", "'Image'", "'TITLE'", "'label'", "separated by ';'"):
         assert part in first.text
     assert "line 4" in second.text
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    write(tmp_path, "cat/a.jpg", "cat/closed/b.jpg")
+    scan = os.scandir
+
+    def closed(path):
+        if path.endswith("closed"):  # for a user who may read everything, too
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UserError, match=r"cat/closed cannot be read: .*Permission denied"):
+        folder_source(str(tmp_path))
