@@ -81,9 +81,9 @@ class Archive:
     The storage that was read last is kept: tensors are often views of one storage, in a row.
     """
 
-    def __init__(self, file: os.PathLike):
-        self.file = file
-        self._zip = zipfile.ZipFile(file)
+    def __init__(self, file: str | os.PathLike, copy: str | os.PathLike):
+        self.file = file  # its name in messages
+        self._zip = zipfile.ZipFile(copy)
         self._last = ("", b"")
 
     def find(self, end: str) -> str | None:
@@ -135,14 +135,18 @@ class Tensor:
         raise TypeError("a tensor is not changed by its file")
 
 
-def read(file: os.PathLike) -> Any:
+def read(file: str | os.PathLike, copy: str | os.PathLike = "") -> Any:
     """What was saved: dictionaries, lists, numbers, a `Tensor` for each tensor, else `Unknown`.
+
+    Args:
+      file: its name.
+      copy: a local file of the same bytes, which stays open; empty: `file` itself.
 
     Raises:
       UserError: the file is no such zip (PyTorch before 1.6 wrote others), or is damaged.
     """
     try:
-        archive = Archive(file)
+        archive = Archive(file, copy or file)
         member = archive.find("/data.pkl")
         if archive.find("/constants.pkl"):
             raise UserError(
@@ -165,8 +169,11 @@ def read(file: os.PathLike) -> Any:
         raise UserError(f"{file} is damaged: {type(error).__name__}: {error}") from error
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):
     """Knows storages and how tensors are put on them; all other names are `Unknown`.
+
+    It is Python's own reader that is written in Python: the one in C takes the lengths and indices
+    that a damaged program holds for granted, and asks for gigabytes of memory.
 
     What it hands to the program is of no use to anything else, since a program may also try to
     change what it was handed: names of types, and functions and classes made for this one reading.

@@ -1,9 +1,12 @@
 """Files of named tensors: .safetensors, PyTorch's .pt and .bin, and folders of their shards."""
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,9 +18,11 @@ from coca_jax.errors import UserError
 from coca_jax.interop import torch_file
 from coca_jax.interop.names import leaves, listed, match
 from coca_jax.interop.shards import weight_files
+from coca_jax.io.paths import is_url
 
 # The safetensors format's names of the types that NumPy reads; others keep their name there.
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+COPIED = 2**24  # bytes at a time from a URL
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # PyTorch before 1.6 began files with it
 
 
@@ -128,10 +133,9 @@ def _tree(file: epath.Path) -> Any:
             head = opened.read(64)
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from error
-    if head.startswith(b"PK"):
-        return torch_file.read(file)
-    if head[8:9] == b"{":
-        return _read_safetensors(file)
+    if head.startswith(b"PK") or head[8:9] == b"{":
+        with _local_copy(file) as copy:
+            return torch_file.read(file, copy) if head[:2] == b"PK" else _safetensors(file, copy)
     if head.startswith(LEGACY):
         raise UserError(
             f"{file} is of the form that PyTorch wrote before 1.6: load and save it with a newer "
@@ -143,9 +147,22 @@ def _tree(file: epath.Path) -> Any:
     raise UserError(f"{file} is no file of torch.save and no .safetensors: {found}")
 
 
-def _read_safetensors(file: epath.Path) -> dict[str, StoredTensor]:
+@contextlib.contextmanager
+def _local_copy(file: epath.Path) -> Iterator[str]:
+    """A file's local path; of one at a URL that of a copy, which may be opened and is then gone."""
+    if not is_url(os.fspath(file)):
+        yield os.fspath(file)
+        return
+    with tempfile.NamedTemporaryFile() as copy:
+        with file.open("rb") as source:
+            shutil.copyfileobj(source, copy, COPIED)
+        copy.flush()
+        yield copy.name
+
+
+def _safetensors(file: epath.Path, copy: str) -> dict[str, StoredTensor]:
     try:
-        opened = safetensors.safe_open(file, framework="numpy")
+        opened = safetensors.safe_open(copy, framework="numpy")
         return {name: _SafeTensor(file, opened, name) for name in opened.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise UserError(f"{file} cannot be read: {error}") from error

@@ -9,6 +9,7 @@ from reference.torch_writer import Call, Global, save
 from safetensors.numpy import save_file
 
 from coca_jax.errors import UserError
+from coca_jax.interop import weights
 from coca_jax.interop.weights import open_tensors, write_tensors
 
 FILES = FOLDER / "torch_files"
@@ -175,3 +176,16 @@ def test_written_files_say_what_they_are(tmp_path):
         assert json.loads(opened.metadata()["config"]) == {"embed_dim": 4}
     check(file, tensors)
     assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
+
+
+def test_files_at_urls_are_copied_while_they_are_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "is_url", lambda path: True)
+    monkeypatch.setattr(weights.tempfile, "tempdir", str(tmp_path / "copies"))
+    (tmp_path / "copies").mkdir()
+    save_file(WEIGHTS, tmp_path / "a.safetensors")
+    save(tmp_path / "b.pt", WEIGHTS)
+    for name in ("a.safetensors", "b.pt"):
+        found = open_tensors(tmp_path / name, WEIGHTS)
+        (tmp_path / name).unlink()  # what is read is the copy, and it has no name any more
+        assert not list((tmp_path / "copies").iterdir())
+        np.testing.assert_array_equal(found["visual.proj"], WEIGHTS["visual.proj"])
