@@ -3,7 +3,6 @@
 import argparse
 import functools
 import os
-import pathlib
 import sys
 import time
 
@@ -276,14 +275,13 @@ def convert(options: argparse.Namespace) -> None:
     if options.to:
         if options.variant:
             raise UserError("--variant is for --from; a model to be exported has its own")
-        for note in export_open_clip(pathlib.Path(options.input), pathlib.Path(options.output)):
+        for note in export_open_clip(options.input, options.output):
             print(f"in OpenCLIP: {note}")
         print(options.output)
         return
     shifted = options.cls_mask == "released"
     say = functools.partial(print, file=sys.stderr)
-    output = pathlib.Path(options.output)
-    count = import_open_clip(options.input, options.variant, output, shifted, say)
+    count = import_open_clip(options.input, options.variant, options.output, shifted, say)
     print(f"{options.output}: {count:,} parameters")
 
 

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
-import shutil
 from collections.abc import Callable
 
 import jax
@@ -18,7 +16,8 @@ from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint, restore_params
 from coca_jax.interop import open_clip, open_clip_config
 from coca_jax.interop.weights import open_tensors, write_tensors
-from coca_jax.io.paths import as_path
+from coca_jax.io.folders import children, remove_tree
+from coca_jax.io.paths import as_path, is_url
 from coca_jax.models import CoCaConfig
 from coca_jax.models.presets import PRESETS, as_section
 from coca_jax.parallel import Partitioner, make_mesh
@@ -29,7 +28,7 @@ SETTINGS = "open_clip_config.json"  # what OpenCLIP keeps next to weights on a h
 def import_open_clip(
     source: str | os.PathLike,
     variant: str | None,
-    directory: pathlib.Path,
+    directory: str | os.PathLike,
     shifted_cls_mask: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> int:
@@ -50,7 +49,8 @@ def import_open_clip(
     Raises:
       UserError: the weights do not fit the variant, or a file cannot be read or written.
     """
-    if directory.exists() and any(directory.iterdir()):
+    directory = as_path(directory)
+    if children(directory):
         raise UserError(f"{directory} is not empty; choose another folder for the converted model")
     path = as_path(source)
     if not path.exists():
@@ -65,21 +65,24 @@ def import_open_clip(
         params = open_clip.from_open_clip(tensors, model)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    partial = directory.with_name(f"{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    # A store cannot rename folders; there, a folder is a model's once it has its config.json.
+    local = not is_url(os.fspath(directory))
+    partial = directory.with_name(f"{directory.name}.partial") if local else directory
+    remove_tree(partial)
     try:
         with CheckpointStore(partial / "checkpoints") as store:
             metadata = {"examples_seen": 0, "config": to_json(config)}
             store.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)}, metadata)
         write_config(partial, config, source=f"{path.name} (OpenCLIP, {variant or SETTINGS})")
-        partial.replace(directory)
+        if local:
+            partial.replace(directory)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_tree(partial)
         raise
     return sum(x.size for x in jax.tree.leaves(params))
 
 
-def export_open_clip(path: pathlib.Path, file: pathlib.Path) -> list[str]:
+def export_open_clip(path: str | os.PathLike, file: str | os.PathLike) -> list[str]:
     """Writes a model's weights as OpenCLIP has them, in a .safetensors file.
 
     Args:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,7 +17,7 @@ from coca_jax.errors import UserError
 from coca_jax.interop import torch_file
 from coca_jax.interop.names import leaves, listed, match
 from coca_jax.interop.shards import weight_files
-from coca_jax.io.paths import is_url
+from coca_jax.io.paths import as_path, is_url
 
 # The safetensors format's names of the types that NumPy reads; others keep their name there.
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -85,7 +84,7 @@ def open_tensors(
 
 
 def write_tensors(
-    file: pathlib.Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]
+    file: str | os.PathLike, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]
 ) -> None:
     """Writes a .safetensors file, whole or not at all.
 
@@ -97,16 +96,25 @@ def write_tensors(
     Raises:
       UserError: another kind of file is asked for, or it cannot be written.
     """
+    file = as_path(file)
     if file.suffix != ".safetensors":
         raise UserError(f"{file} should be named .safetensors; OpenCLIP reads it, too")
-    partial = file.with_name(f"{file.name}.partial")
     contiguous = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
-    try:
-        save_file(contiguous, partial, metadata={"format": "pt", "config": json.dumps(config)})
-        partial.replace(file)
-    except (OSError, safetensors.SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"{file} cannot be written: {error}") from error
+    with contextlib.ExitStack() as stack:
+        if is_url(os.fspath(file)):
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            partial = epath.Path(folder) / file.name
+        else:
+            partial = file.with_name(f"{file.name}.partial")
+        stack.callback(partial.unlink, missing_ok=True)
+        try:
+            save_file(contiguous, partial, metadata={"format": "pt", "config": json.dumps(config)})
+            if is_url(os.fspath(file)):
+                _copy(partial, file)
+            else:
+                partial.replace(file)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise UserError(f"{file} cannot be written: {error}") from error
 
 
 class _SafeTensor:
@@ -154,10 +162,13 @@ def _local_copy(file: epath.Path) -> Iterator[str]:
         yield os.fspath(file)
         return
     with tempfile.NamedTemporaryFile() as copy:
-        with file.open("rb") as source:
-            shutil.copyfileobj(source, copy, COPIED)
-        copy.flush()
+        _copy(file, epath.Path(copy.name))
         yield copy.name
+
+
+def _copy(source: epath.Path, target: epath.Path) -> None:
+    with source.open("rb") as read, target.open("wb") as written:
+        shutil.copyfileobj(read, written, COPIED)
 
 
 def _safetensors(file: epath.Path, copy: str) -> dict[str, StoredTensor]:
