@@ -3,6 +3,8 @@ import json
 import pytest
 
 from coca_jax import cli
+from coca_jax.errors import UserError
+from coca_jax.parallel import processes
 
 BASE, SHAPES = "configs/coca_base.py", "configs/shapes.py"
 
@@ -66,6 +68,21 @@ def test_the_part_that_trains_nothing_makes_the_tables(tmp_path, capsys):
     assert cli.main([*command, "--part", "0/8"]) == 0
     assert "report.html" in capsys.readouterr().out
     assert json.loads((tmp_path / "compare.json").read_text())["rows"] == {}
+
+
+@pytest.mark.parametrize(("part", "code"), [("0/8", 0), ("1/1", 2)])
+def test_a_comparison_of_several_processes_leaves_their_group(part, code, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise UserError("refused")
+
+    left = []
+    monkeypatch.setattr(processes, "joined", lambda: True)
+    monkeypatch.setattr(processes, "leave", left.append)
+    if code:
+        monkeypatch.setattr("coca_jax.train.comparison.compare", refuse)
+    command = ["compare", "--config", "configs/compare.py", "--workdir", str(tmp_path)]
+    cli.main([*command, "--part", part])
+    assert left == [code]
 
 
 @pytest.mark.parametrize(
