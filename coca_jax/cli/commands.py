@@ -299,13 +299,16 @@ def score(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """Writes the run's page."""
     from coca_jax.checkpoints.metadata import newest, require_files
+    from coca_jax.config.record import stored_config
     from coca_jax.io.paths import as_path
     from coca_jax.observe.report import write_report
 
-    saved = newest(as_path(options.workdir) / "checkpoints")
+    workdir = as_path(options.workdir)
+    saved = newest(workdir / "checkpoints")
     if saved:
-        require_files(options.workdir, saved)
-    print(write_report(options.workdir, saved and saved.metadata.get("config")))
+        require_files(workdir, saved)
+        stored_config(workdir, *saved)  # puts back a config.json that is not this run's
+    print(write_report(workdir, saved and saved.metadata.get("config")))
 
 
 def _method(settings: dict) -> str:
