@@ -188,8 +188,8 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # not the temporary file's
+        if isinstance(error, OSError) and error.errno:  # it names no file, or the temporary one
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
