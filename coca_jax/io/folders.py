@@ -5,13 +5,15 @@ import contextlib
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from coca_jax.io.paths import as_path, is_url, system_of
+from coca_jax.io.paths import as_path, is_url, join, system_of
 
 if TYPE_CHECKING:
     from etils import epath
 
+_THREADS = 8
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -71,9 +73,18 @@ def remove_tree(folder: str | os.PathLike) -> None:
         system.rm(name, recursive=True)
 
 
-def upload_tree(local: str | os.PathLike, folder: str | os.PathLike) -> None:
-    """Copies all files beneath a local folder to another one, which may be at a URL."""
-    for name in tree(local):
-        target = as_path(folder) / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((as_path(local) / name).read_bytes())
+def copy_tree(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Copies all files beneath a folder to another one; one of the two is at a URL."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        names = tree(source)
+        list(pool.map(lambda name: _copy(join(source, name), join(target, name)), names))
+
+
+def _copy(source: str, target: str) -> None:
+    if is_url(source):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        system, name = system_of(source)
+        system.get_file(name, target)
+    else:
+        system, name = system_of(target)
+        system.put_file(source, name)

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from coca_jax.io.folders import upload_tree
+from coca_jax.io.folders import copy_tree
 from coca_jax.io.paths import is_url, join
 
 
@@ -46,5 +46,5 @@ class Profiler:
         jax.profiler.stop_trace()
         self._on = False
         if self._local:
-            upload_tree(self._local.name, self._target)
+            copy_tree(self._local.name, self._target)
             self._local.cleanup()
