@@ -55,8 +55,8 @@ setup(
         "plan": ["libtpu>=0.0.42"],
         "quantization": ["qwix>=0.1.8,<0.2"],
         "search": ["faiss-cpu>=1.9,<2"],
-        "gcs": ["gcsfs>=2024.6"],  # data at gs://
-        "s3": ["s3fs>=2024.6"],
+        "gcs": ["gcsfs>=2024.10"],  # data and workdirs at gs://
+        "s3": ["s3fs>=2024.10"],
         "dev": [
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
@@ -65,6 +65,11 @@ setup(
             "tensorboard>=2.20,<3",
             "qwix>=0.1.8,<0.2",
             "faiss-cpu>=1.9,<2",
+            "gcsfs>=2024.10",
+            "s3fs>=2024.10",
+            "gcp-storage-emulator>=2024.8.3",  # object stores on loopback
+            "moto[server,s3]>=5.1,<6",
+            "hypothesis>=6.100,<7",
         ],
     },
     classifiers=[

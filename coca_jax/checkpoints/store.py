@@ -85,7 +85,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         self.wait()
         self._require_one_host()
         folder = self._folder(step)
-        if self._first_sound([(step, folder)], report=_ignore) is not None:
+        if self._first_sound(lambda: [(step, folder)], report=_ignore) is not None:
             return
         leaves = {name: _leaves(tree) for name, tree in items.items() if tree is not None}
         layout = {name: _layout(item) for name, item in leaves.items()}
@@ -123,7 +123,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
           report: called with one line for each newer step that is unsound, saying why.
         """
         self.wait()
-        return self._first_sound(self._folders(), report)
+        return self._first_sound(self._folders, report)
 
     def metadata(self, step: int) -> dict[str, Any]:
         """What `save` was given as metadata; a UserError if the step is not sound."""
@@ -257,27 +257,39 @@ class CheckpointStore(contextlib.AbstractContextManager):
         return any((folder / manifest.NAME).exists() for _, folder in self._folders())
 
     def _first_sound(
-        self, steps: Iterable[tuple[int, epath.Path]], report: Callable[[str], None]
+        self, steps: Callable[[], Iterable[tuple[int, epath.Path]]], report: Callable[[str], None]
     ) -> int | None:
         """The first of `steps` that is sound, found by one process and told to all the others."""
-        sound = -1
+        sound, failure = -1, None
         if jax.process_index() == 0:
-            for step, folder in steps:
-                problems = manifest.problems(folder) or metadata.problems(folder)
-                if not problems:
-                    sound = step
-                    self._tell_strays(folder, report)
-                    break
-                more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-                report(f"checkpoint {folder} is not sound: {'; '.join(problems[:3])}{more}")
+            try:
+                sound = self._look(steps(), report)
+            except Exception as error:  # the packages of stores have errors of their own
+                sound, failure = -2, error
         sound = int(multihost_utils.broadcast_one_to_all(np.int32(sound)))
+        if sound == -2:
+            raise UserError(f"{self.directory} cannot be read ({failure})") from failure
         self._verified = None if sound < 0 else sound
         return self._verified
+
+    def _look(self, steps: Iterable[tuple[int, epath.Path]], report: Callable[[str], None]) -> int:
+        """The first of `steps` that is sound, -1 if none is; for one process."""
+        for step, folder in steps:
+            problems = manifest.problems(folder) or metadata.problems(folder)
+            if not problems:
+                self._tell_strays(folder, report)
+                return step
+            more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+            report(f"checkpoint {folder} is not sound: {'; '.join(problems[:3])}{more}")
+        return -1
 
     def _read(self, step: int, name: str) -> Any:
         """A JSON file of a step, after making sure that the step is sound."""
         folder, reasons = self._folder(step), []
-        if self._verified != step and self._first_sound([(step, folder)], reasons.append) is None:
+        if (
+            self._verified != step
+            and self._first_sound(lambda: [(step, folder)], reasons.append) is None
+        ):
             raise UserError("\n".join(reasons) or f"checkpoint {folder} is not sound")
         return read_json(folder / name)
 
@@ -364,14 +376,20 @@ class CheckpointStore(contextlib.AbstractContextManager):
     def _failure(self, step: int, error: BaseException | None) -> UserError:
         """Removes what the failed save left behind, and says what is left to go on from."""
         folder = self._folder(step)
-        if jax.process_index() == 0:
-            self._remove_what_comes()
-            if not (folder / manifest.NAME).exists():
-                folders.remove_tree(folder)
-        last = self.latest_sound(report=_ignore)
-        good = (
-            "there is no good checkpoint" if last is None else f"the last good one is step {last}"
-        )
+        try:
+            if jax.process_index() == 0:
+                with contextlib.suppress(Exception):  # a store that fails now may still read
+                    self._remove_what_comes()
+                    if not (folder / manifest.NAME).exists():
+                        folders.remove_tree(folder)
+            last = self.latest_sound(report=_ignore)
+            good = (
+                "there is no good checkpoint"
+                if last is None
+                else f"the last good one is step {last}"
+            )
+        except UserError as failure:
+            good = str(failure)
         cause = error or "another process failed"
         return UserError(f"checkpoint {folder} could not be saved ({cause}); {good}")
 

@@ -28,6 +28,7 @@ from coca_jax.io.paths import join, system_of
 
 LEASE_SECONDS = 45.0
 RENEW_SECONDS = 10.0
+_CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict")  # S3's codes
 LOOK_SECONDS = 1.0  # between looks at a claim that another process holds
 
 
@@ -178,7 +179,8 @@ class _Object:
         except FileNotFoundError as error:  # of IfMatch: the object was removed
             raise FileExistsError(str(error)) from error
         except OSError as error:
-            if "PreconditionFailed" in repr(error) or "ConditionalRequestConflict" in repr(error):
+            answer = getattr(error.__cause__, "response", {})  # botocore's
+            if answer.get("Error", {}).get("Code") in _CONFLICTS:
                 raise FileExistsError(str(error)) from error
             raise
 

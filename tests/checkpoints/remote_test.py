@@ -1,0 +1,135 @@
+"""Checkpoints in object stores: real servers, which fail now and then."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import stores
+
+from coca_jax.checkpoints import CheckpointStore
+from coca_jax.errors import UserError
+from coca_jax.io import files, folders
+
+ITEMS = {"params": {"a": jnp.arange(10.0), "b": {"c": jnp.ones((3, 4))}}}
+
+
+@pytest.fixture(scope="module")
+def gcs():
+    with stores.gcs_store() as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with stores.s3_store() as address:
+        yield address
+
+
+@pytest.fixture(params=["gs", "s3"])
+def folder(request):
+    """A new folder in a store of each kind."""
+    request.getfixturevalue("gcs" if request.param == "gs" else "s3")
+    name = request.node.name.replace("[", "-").replace("]", "")
+    return f"{request.param}://{stores.BUCKET}/{name}/a folder/checkpoints"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "coca_jax/checkpoints"
+
+
+def save(folder, *steps, keep=3):
+    with CheckpointStore(folder, keep=keep) as store:
+        for step in steps:
+            store.save(step, ITEMS, {"examples_seen": step})
+
+
+def test_saved_and_restored(folder, cache):
+    save(folder, 1, 2, 3, keep=2)
+    assert [path.name for path in folders.children(folder)] == ["2", "3"]
+    with CheckpointStore(folder) as store:
+        assert store.latest_sound() == 3 and store.has_steps()
+        assert store.metadata(3) == {"examples_seen": 3}
+        restored = store.restore(3, ITEMS)
+    jax.tree.map(np.testing.assert_array_equal, restored, ITEMS)
+    assert folders.children(cache) == []  # no local copy is left
+
+
+def test_the_one_before_a_damaged_step_is_used(folder, cache):
+    save(folder, 1, 2)
+    name = max(folders.tree(f"{folder}/2"), key=lambda name: "/d/" in name)
+    content = bytearray(files.read_bytes(f"{folder}/2/{name}"))
+    content[len(content) // 2] ^= 1
+    files.write_whole(f"{folder}/2/{name}", bytes(content))
+    said = []
+    with CheckpointStore(folder) as store:
+        assert store.latest_sound(said.append) == 1
+    assert "checksum differs" in said[0]
+
+
+def test_checking_reads_no_contents(gcs, cache):
+    folder = f"gs://{stores.BUCKET}/listed"
+    save(folder, 1)
+    gcs.requests.clear()
+    with CheckpointStore(folder) as store:
+        assert store.latest_sound() == 1
+    read = [path for method, path in gcs.requests if "alt=media" in path or "/download/" in path]
+    assert len(read) == 1 and "manifest.json" in read[0]
+
+
+def test_copies_of_a_store_are_checked_by_its_checksums(gcs, cache, tmp_path):
+    folder = f"gs://{stores.BUCKET}/copied"
+    save(folder, 1)
+    folders.copy_tree(folder, tmp_path / "local")
+    with CheckpointStore(tmp_path / "local") as store:
+        assert store.latest_sound() == 1
+        jax.tree.map(np.testing.assert_array_equal, store.restore(1, ITEMS), ITEMS)
+    name = max(folders.tree(tmp_path / "local/1"), key=lambda name: "/d/" in name)
+    path = tmp_path / "local/1" / name
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with CheckpointStore(tmp_path / "local") as store:
+        assert store.latest_sound(lambda line: None) is None
+    # And those that were saved locally by theirs.
+    save(tmp_path / "mine", 1)
+    folders.copy_tree(tmp_path / "mine", f"gs://{stores.BUCKET}/brought")
+    with CheckpointStore(f"gs://{stores.BUCKET}/brought") as store:
+        assert store.latest_sound() == 1
+
+
+@pytest.mark.parametrize("character", list("#?[]*\\"))
+def test_urls_that_cannot_hold_checkpoints(character):
+    with pytest.raises(UserError, match="cannot be in the URL of checkpoints"):
+        CheckpointStore(f"gs://bucket/a{character}b")
+
+
+@pytest.fixture
+def fault(gcs):
+    """Sets what the server answers a request with, by its number."""
+    yield lambda function: setattr(gcs, "fault", function)
+    gcs.fault = lambda number: None
+
+
+@pytest.mark.slow  # for the pauses of clients before they try again
+def test_one_request_in_ten_fails(gcs, fault, cache):
+    folder = f"gs://{stores.BUCKET}/busy"
+    fault(lambda number: 503 if number % 10 == 0 else None)
+    save(folder, 1)
+    with CheckpointStore(folder) as store:
+        assert store.latest_sound() == 1
+        jax.tree.map(np.testing.assert_array_equal, store.restore(1, ITEMS), ITEMS)
+
+
+def test_credentials_that_are_lost_end_with_the_last_good_step(gcs, fault, cache):
+    folder = f"gs://{stores.BUCKET}/forgetful"
+    with CheckpointStore(folder) as store:
+        store.save(1, ITEMS, {})
+        store.wait()
+        begin = len(gcs.requests)
+        fault(lambda number: 403 if number > begin + 15 else None)
+        with pytest.raises(UserError, match=r"checkpoint .*/2 could not be saved"):
+            store.save(2, ITEMS, {})
+            store.wait()
+        fault(lambda number: None)
+    with CheckpointStore(folder) as store:
+        assert store.latest_sound(lambda line: None) == 1
