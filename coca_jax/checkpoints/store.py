@@ -8,16 +8,12 @@ it stays the one to go on from.
 
 import contextlib
 import functools
-import hashlib
 import json
 import logging
 import os
-import platform
 import re
-import secrets
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -30,18 +26,15 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from coca_jax.checkpoints import manifest, metadata
+from coca_jax.checkpoints.orbax_folder import OrbaxFolder
 from coca_jax.errors import UserError
 from coca_jax.io import files, folders
 from coca_jax.io.background import hush
-from coca_jax.io.locks import locked
-from coca_jax.io.paths import as_path, is_url
+from coca_jax.io.paths import as_path
 from coca_jax.io.stored import read_json
 
 SETTLE_SECONDS = 10.0  # for the writers of a save that failed to end
 _UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax appends to a folder's name until it is complete
-# Orbax and TensorStore take these for patterns, other separators or parts of a URL.
-_NOT_IN_URLS = re.compile(r"[#?*\[\]\\]")
-_NOT_IN_FOLDERS = re.compile(r"[\[\\\ud800-\udfff]|:/")
 _STEP_FOLDER = re.compile(rf"(0|[1-9]\d*)({re.escape(_UNFINISHED)}.*)?")
 
 
@@ -61,9 +54,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         if keep < 1:
             raise UserError(f"checkpoint.keep is {keep}; at least 1 checkpoint must be kept")
         self.directory = as_path(directory)
-        self._is_staged = str(self.directory).startswith("s3://")
-        self._resources = contextlib.ExitStack()
-        _require_literal(self.directory)
+        self._orbax_folder = OrbaxFolder(self.directory)
         self.keep = keep
         self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future] | None = None
@@ -83,7 +74,6 @@ class CheckpointStore(contextlib.AbstractContextManager):
           UserError: this save could not start, or the one before it failed.
         """
         self.wait()
-        self._require_one_host()
         folder = self._folder(step)
         if self._first_sound(lambda: [(step, folder)], report=_ignore) is not None:
             return
@@ -96,7 +86,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
                 self.directory.mkdir(parents=True, exist_ok=True)
                 self._remove_unfinished()
             saving = _orbax().save_checkpointables_async(
-                self._local / str(step), trees, overwrite=True
+                self._orbax_folder.to_write(step), trees, overwrite=True
             )
         except Exception as error:
             raise self._failure(step, error) from error
@@ -201,7 +191,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         context.pytree.loading.partial_load = partial
         loaded = {}
         if abstract:
-            with context, self._readable(step) as folder:
+            with context, self._orbax_folder.to_read(step) as folder:
                 loaded = _orbax().load_checkpointables(folder, abstract)
         flat = {item: traverse_util.flatten_dict(loaded.get(item, {})) for item in targets}
         return {
@@ -217,31 +207,10 @@ class CheckpointStore(contextlib.AbstractContextManager):
             self.wait()
         finally:
             self._background.shutdown()
-            self._resources.close()
+            self._orbax_folder.close()
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    @functools.cached_property
-    def _local(self) -> epath.Path:
-        """The directory by a name that Orbax can use; every process asks for it.
-
-        It is the directory itself; or a symbolic link, where a local path has characters that Orbax
-        does not take literally; or for s3://, which Orbax cannot write to, a folder in the user's
-        cache through which files are copied, one step at a time.
-        """
-        if self._is_staged:
-            token = multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31)))
-            staging = as_path(files.cache_folder("checkpoints")) / f"{int(token):08x}"
-            if jax.process_index() == 0:
-                self._resources.enter_context(_staging(staging))
-            return staging
-        if is_url(str(self.directory)) or not _NOT_IN_FOLDERS.search(str(self.directory)):
-            return self.directory
-        temporary = tempfile.TemporaryDirectory(prefix="coca_jax-")
-        link = os.path.join(self._resources.enter_context(temporary), "checkpoints")
-        os.symlink(self.directory, link)
-        return epath.Path(link)
 
     def _folder(self, step: int) -> epath.Path:
         return self.directory / str(step)
@@ -305,46 +274,11 @@ class CheckpointStore(contextlib.AbstractContextManager):
         """In the background: waits for Orbax, writes the manifest, then removes old steps."""
         saving.result()
         if jax.process_index() == 0:
-            if self._is_staged:
-                folders.copy_tree(self._local / str(step), self._folder(step))
-                folders.remove_tree(self._local / str(step))
+            self._orbax_folder.publish(step)
             for name, text in texts.items():
                 files.write_whole(self._folder(step) / name, text.encode())
             manifest.write(self._folder(step))
             self._remove_older_than(step)
-
-    @contextlib.contextmanager
-    def _readable(self, step: int) -> Iterator[epath.Path]:
-        """The folder of a step where Orbax can read it: a local copy of one at s3://."""
-        folder = self._local / str(step)
-        if not self._is_staged:
-            yield folder
-            return
-        if jax.process_index() == 0:
-            folders.remove_tree(folder)
-            folders.copy_tree(self._folder(step), folder)
-        multihost_utils.sync_global_devices(f"checkpoint {step} copied")
-        try:
-            yield folder
-        finally:
-            multihost_utils.sync_global_devices(f"checkpoint {step} read")
-            if jax.process_index() == 0:
-                folders.remove_tree(folder)
-
-    def _require_one_host(self) -> None:
-        """Orbax writes to local folders for s3://, which processes of several hosts do not share.
-
-        Raises:
-          UserError: the processes are on several hosts.
-        """
-        if not self._is_staged or jax.process_count() == 1:
-            return
-        host = int.from_bytes(hashlib.sha256(platform.node().encode()).digest()[:4]) >> 1
-        if len(set(multihost_utils.process_allgather(np.int32(host)).tolist())) > 1:
-            raise UserError(
-                f"{self.directory}: processes of several hosts cannot save at s3://; use gs:// or "
-                "a folder that all hosts share"
-            )
 
     def _remove_older_than(self, step: int) -> None:
         """Removes the steps before `step`, except the newest `keep` - 1 that look whole.
@@ -423,23 +357,6 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     sharding = getattr(leaf, "sharding", None) or default
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _require_literal(directory: epath.Path) -> None:
-    """Raises a UserError if a URL has characters that Orbax does not take literally."""
-    if is_url(str(directory)) and (found := _NOT_IN_URLS.search(str(directory))):
-        raise UserError(f"{directory}: {found[0]!r} cannot be in the URL of checkpoints")
-
-
-@contextlib.contextmanager
-def _staging(folder: epath.Path) -> Iterator[None]:
-    """Makes a folder for local copies, and removes it and those of processes that were killed."""
-    for other in folders.children(folder.parent):
-        with contextlib.suppress(UserError), locked(other, "used"):
-            folders.remove_tree(other)
-    with locked(folder, "used"):
-        yield
-        folders.remove_tree(folder)
 
 
 def _ignore(line: str) -> None:
