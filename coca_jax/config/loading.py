@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from coca_jax.errors import UserError
 from coca_jax.io.files import read_lines
 
 OVERRIDE = "--config."
+_OF_A_SOURCE = re.compile(r"^data\.sources\.[^.]+\.")
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -109,11 +111,15 @@ def to_json(config: ConfigDict) -> dict:
 
 
 def differences(stored: dict, wanted: dict, free: Sequence[str]) -> list[str]:
-    """Keys in which two trees differ, in words, but for the keys that begin with one of `free`."""
+    """Keys in which two trees differ, in words, but for the keys that begin with one of `free`.
+
+    What is free in `data.train` is so in the data sets of `data.sources`.
+    """
     old, new = flatten(stored), flatten(wanted)
     missing = "(absent)"
     return [
         f"config.{key}: {old.get(key, missing)!r} there, {new.get(key, missing)!r} now"
         for key in sorted(old | new)
-        if old.get(key, missing) != new.get(key, missing) and not key.startswith(tuple(free))
+        if old.get(key, missing) != new.get(key, missing)
+        and not _OF_A_SOURCE.sub("data.train.", key).startswith(tuple(free))
     ]

@@ -27,8 +27,11 @@ COMMIT = re.compile(rb"[0-9a-f]{40,64}(-dirty)?")
 SHOWN = 3  # differences or faults that are named
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 
+# Where data are; it may change where a fingerprint of them is kept (coca_jax/data/fingerprint.py).
+PLACES = ("data.train.path", "data.train.class_names", "data.train.leave_out")
 # What may change between attempts of one run: where and how fast it computes, not what.
 FREE = (
+    *PLACES,
     "mesh.",
     "sharding.",
     "checkpoint.",

@@ -6,13 +6,16 @@ from ml_collections import ConfigDict
 
 from coca_jax.checkpoints.metadata import Saved, sha256
 from coca_jax.config import differences, model_config, to_json, write_config
-from coca_jax.config.record import FREE, NAME, parse_record, stored_config
+from coca_jax.config.record import FREE, NAME, PLACES, parse_record, stored_config
+from coca_jax.data.fingerprint import parse
 from coca_jax.data.tokenizers import MODEL_FILES, model_file
 from coca_jax.errors import UserError
 from coca_jax.evaluate.from_config import missing
 from coca_jax.evaluate.results import read_step
 from coca_jax.io import files
 from coca_jax.io.stored import Damaged, read_json
+
+STRICT = tuple(key for key in FREE if key not in PLACES)  # where no fingerprint is compared
 
 
 def claim(
@@ -39,7 +42,8 @@ def claim(
     if saved or (workdir / NAME).exists():
         step, metadata = saved or (None, {})
         stored = stored_config(workdir, step, metadata, restore=False)
-        if found := differences(to_json(stored), to_json(config), FREE):
+        free = FREE if saved is None or parse(metadata.get("data")) else STRICT
+        if found := differences(to_json(stored), to_json(config), free):
             raise UserError(
                 f"{workdir} holds a run with another configuration; set these back, or choose "
                 "another --workdir:\n  " + "\n  ".join(found)
@@ -88,7 +92,7 @@ def is_finished(workdir: epath.Path, config: ConfigDict) -> bool:
         stored = to_json(parse_record(read_json(workdir / NAME)))
     except (FileNotFoundError, Damaged):
         return False
-    if config.train.epochs or differences(stored, to_json(config), FREE):
+    if config.train.epochs or differences(stored, to_json(config), STRICT):
         return False
     steps = config.train.steps
     left = missing(config, model_config(config), read_step(workdir, steps))

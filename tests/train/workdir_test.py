@@ -1,5 +1,7 @@
 """Whose a folder is, when what it holds has been damaged or swapped."""
 
+import copy
+
 import pytest
 from etils import epath
 
@@ -56,6 +58,20 @@ def test_the_checkpoint_says_whose_the_folder_is(workdir, config, tokenizer):
     (workdir / "config.json").write_text("")
     with pytest.raises(UserError, match=r"another configuration(.|\n)*config.seed: 9 there, 0 now"):
         claim(workdir, config, tokenizer, saved_of(other))
+
+
+def test_data_may_move_where_their_fingerprint_is_known(workdir, config, tokenizer):
+    config.data.train.path = "/old/*.tar"
+    config.data.sources = {"a": {"path": "/old/a"}}
+    saved = saved_of(config)
+    config = copy.deepcopy(config)
+    config.data.train.path = "/new/*.tar"
+    config.data.sources.a.path = "/new/a"
+    with pytest.raises(UserError, match=r"another (.|\n)*data.sources.a.path: '/old/a'"):
+        claim(workdir, config, tokenizer, saved)
+    saved.metadata["data"] = {"data.train": [["a.tar", 1, 1, "0"]]}
+    claim(workdir, config, tokenizer, saved)
+    assert read_config(workdir).data.train.path == "/new/*.tar"
 
 
 def test_a_tokenizer_that_was_swapped_is_named(workdir, config, tokenizer, tmp_path):
