@@ -14,6 +14,21 @@ from typing import Any
 # Ends of lines to some readers of text, which JSON leaves as they are.
 _LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
 
+# What tables are drawn with, in ASCII.
+_LOOK_ALIKES = {"\u2500": "-", "\u2014": "-", "\u2588": "#", "\xb1": "+-"}
+
+
+def _look_alike(error: UnicodeError) -> tuple[str, int]:
+    """What is written for characters that an encoding lacks: as in ASCII, or escaped."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    drawn = "".join(_LOOK_ALIKES.get(character, character) for character in lacking)
+    return drawn.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error("look_alike", _look_alike)
+
 
 class Unfailing(io.FileIO):
     """A file descriptor to write to, which drops what it cannot write.
@@ -108,14 +123,14 @@ def _open_closed() -> None:
 def _protected(descriptor: int, old: Any) -> io.TextIOWrapper:
     raw = Unfailing(descriptor, "w", closefd=False)
     if old is None:
-        return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace")
+        return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "look_alike")
     with contextlib.suppress(OSError):
         old.flush()
     unbuffered = old.write_through
     return io.TextIOWrapper(
         raw if unbuffered else io.BufferedWriter(raw),
         old.encoding,
-        "backslashreplace",
+        "look_alike",
         line_buffering=old.line_buffering,
         write_through=unbuffered,
     )
