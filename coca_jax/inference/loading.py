@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +19,13 @@ from coca_jax.config.record import stored_config
 from coca_jax.data.tokenizers import MODEL_FILES, make_tokenizer
 from coca_jax.errors import UserError
 from coca_jax.inference.model import LoadedModel
+from coca_jax.io.folders import children
 from coca_jax.io.paths import as_path
 from coca_jax.models import init_params, make_model
 from coca_jax.models.transformer import unstack
 from coca_jax.parallel import Partitioner, make_mesh
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # of other projects
 
 
 def load(
@@ -95,12 +99,26 @@ def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Checkpo
     if step is None:
         step = store.latest_sound(report=lambda line: print(line, file=sys.stderr))
     if step is None:
+        _refuse_foreign(path)
         read_config(path)  # which says if it is no workdir at all
         raise UserError(f"{store.directory} holds no sound checkpoint; train first")
     saved = Saved(step, store.metadata(step))
     config = stored_config(path, *saved)
     require_files(path, saved)
     return Checkpoint(path, step, config, store)
+
+
+def _refuse_foreign(path: epath.Path) -> None:
+    """Raises UserError if what is there are weights of another project."""
+    names = [path.name] if path.is_file() else [item.name for item in children(path)]
+    if any(name.removesuffix(".index.json").endswith(WEIGHTS) for name in names):
+        is_hubs = "open_clip_config.json" in names
+        variant = "" if is_hubs else "--variant open_clip_vit_b_32 "
+        raise UserError(
+            f"{path} holds weights of another project; if it is OpenCLIP's CoCa, convert them and "
+            f"give the folder that this makes: coca convert --from open_clip {variant}"
+            f"{shlex.quote(str(path))} FOLDER"
+        )
 
 
 def restore_params(checkpoint: Checkpoint, partitioner: Partitioner, average: bool = True) -> Any:
