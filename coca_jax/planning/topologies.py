@@ -91,9 +91,9 @@ class Topology(NamedTuple):
 
 
 def prepare_environment() -> None:
-    """Keeps libtpu from looking for a TPU here; call it before JAX is used."""
+    """Plans on CPUs alone, and keeps libtpu from looking for a TPU; call it before JAX is used."""
+    jax.config.update("jax_platforms", "cpu")  # JAX has read JAX_PLATFORMS already
     os.environ |= {
-        "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         # Any will do; without them libtpu complains on standard error.

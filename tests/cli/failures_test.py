@@ -105,6 +105,8 @@ def other_platforms(monkeypatch):
 
     for name in ("_backends", "_default_backend", "_backend_errors"):
         monkeypatch.setattr(xla_bridge, name, {} if name != "_default_backend" else None)
+    # Keeps what earlier tests have asked it.
+    monkeypatch.setattr(xla_bridge, "get_backend", xla_bridge._get_backend_uncached)
     before = jax.config.jax_platforms
     yield lambda platforms: jax.config.update("jax_platforms", platforms)
     jax.config.update("jax_platforms", before)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -36,3 +37,13 @@ def test_every_generation_can_be_laid_out_as_a_mesh():
         ["tpu7x", 64, [4, 4, 4], 128, ["TPU7x"]],
     ]
     assert done.stderr == ""
+
+
+def test_plans_need_no_platform_that_the_environment_asks_for():
+    code = """
+from coca_jax.planning.topologies import find_topology, prepare_environment
+prepare_environment()
+assert find_topology("h100:1x2").chips == 2
+"""
+    environment = os.environ | {"JAX_PLATFORMS": "nonsense"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
