@@ -1,5 +1,7 @@
 """Captions of COCO's and Karpathy's files, in exactly their formats."""
 
+import json
+
 import pytest
 
 from coca_jax import cli
@@ -168,4 +170,6 @@ def test_half_a_character_stays_an_escape(tmp_path, write, draw):
     }
     output = tmp_path / "out.jsonl"
     write_table([write(content)], draw("a.jpg"), output)
-    assert opened(output)[0]["captions"] == ["half \ud83d"]
+    assert json.loads(output.read_text())["captions"] == ["half \ud83d"]
+    record = opened(output)[0]  # to which it is no text
+    assert record["captions"] == [] and "half" in record["no_text"]
