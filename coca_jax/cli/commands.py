@@ -103,11 +103,13 @@ def search(options: argparse.Namespace) -> None:
     import tqdm
 
     from coca_jax.inference import ImageIndex, find_checkpoint, load
-    from coca_jax.inference.image_index import default_place
+    from coca_jax.inference.image_index import default_place, local_folder
     from coca_jax.inference.nearest import import_faiss
 
     if options.by == "faiss":
         import_faiss()  # fails before anything is embedded
+    for folder in filter(None, (options.images, options.index)):
+        local_folder(folder)  # fails before a model is read, too
     handle = load(options.model)
     checkpoint = find_checkpoint(options.model, handle.step)
     text = handle.encode_text(handle.tokenize([options.text]))[0]

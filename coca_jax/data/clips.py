@@ -15,7 +15,6 @@ from jaxtyping import UInt8
 from coca_jax.data import images
 from coca_jax.data.bad import BadExample
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".mpg", ".mpeg")
 _IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
 GREY = 128  # of a picture that shows nothing
 

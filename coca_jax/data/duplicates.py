@@ -21,6 +21,7 @@ from coca_jax.data import clips
 from coca_jax.data.sources import Source
 from coca_jax.errors import UserError
 from coca_jax.io import files
+from coca_jax.io.messages import cause
 
 DISTANCE = 4  # bits; random hashes are as near as that once in 3e13 pairs
 NO_HASH = np.uint64(0)
@@ -203,7 +204,9 @@ def read_list(path: str | os.PathLike, size: int) -> Int64[np.ndarray, " m"]:
             lines = files.split_lines(file.read().decode("utf-8"))
         head = json.loads(lines[0])["records"]
     except OSError as error:
-        raise UserError(f"no list of duplicates can be read from {path}: {error}") from error
+        raise UserError(
+            f"no list of duplicates can be read from {path}: {cause(error, path)}"
+        ) from error
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"{path} is no list of duplicates: its first line has no records"

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from coca_jax.errors import UserError
-from coca_jax.io import files, paths
+from coca_jax.io import files, http, paths
+from coca_jax.io.messages import cause
 
 CAPTION_NAMES = ("caption", "captions", "text", "txt", "title")
 URL_NAMES = ("url", "urls", "image_url", "img_url", "link")
@@ -48,7 +49,9 @@ def read_footer(path: str) -> Footer:
             rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             return Footer(opened.schema_arrow, rows, frozenset(_unsigned(metadata)))
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as a Parquet file: {error}") from error
+        raise UserError(
+            f"{http.shown(path)} cannot be read as a Parquet file: {cause(error, path)}"
+        ) from error
 
 
 def _unsigned(metadata: Any) -> Iterator[str]:
@@ -183,8 +186,8 @@ def examples(path: str, groups: range, columns: Columns) -> Iterator[bytes | NoI
             for batch in opened.iter_batches(BATCH_ROWS, groups, names, use_threads=False):
                 yield from _serialized(batch, columns, os.path.dirname(path))
     except (OSError, pyarrow.ArrowException) as error:
-        where = f"{path}, row groups {groups.start} to {groups.stop - 1}"
-        raise UserError(f"{where}, cannot be read: {error}") from error
+        where = f"{http.shown(path)}, row groups {groups.start} to {groups.stop - 1}"
+        raise UserError(f"{where}, cannot be read: {cause(error, path)}") from error
 
 
 def _serialized(batch: Any, columns: Columns, folder: str) -> Iterator[bytes | NoImage]:

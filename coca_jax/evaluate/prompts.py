@@ -92,7 +92,7 @@ def _lines(path: str) -> list[str]:
     except UserError as error:
         known = ", ".join(SETS)
         raise UserError(
-            f"templates={path!r} is neither a named set ({known}) nor a file of templates: {error}"
+            f"templates: {error}; it should be a named set ({known}) or a file of templates"
         ) from error
     return [line.replace("{c}", "{}") for line in lines]
 

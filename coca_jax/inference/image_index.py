@@ -18,15 +18,16 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca_jax.data.hidden import is_hidden
+from coca_jax.data.suffixes import IMAGE_SUFFIXES, OTHER_IMAGES
 from coca_jax.errors import UserError
 from coca_jax.inference.loading import Checkpoint
 from coca_jax.inference.nearest import SEARCHES, forget
 from coca_jax.io.files import cache_folder, write_whole
 from coca_jax.io.locks import locked
-from coca_jax.io.paths import is_url
+from coca_jax.io.paths import is_url, normalize
 from coca_jax.io.stored import Damaged, fits, is_step, left_out, read_json
 
-KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+KINDS = (*IMAGE_SUFFIXES, *OTHER_IMAGES)  # of the others, it says that they cannot be read
 BATCH = 64  # images read at a time
 SAVE_EVERY = 1024  # images
 Stamp = tuple[int, int]  # time of the last change in ns, size
@@ -44,6 +45,18 @@ class Listing(NamedTuple):
     hidden: list[str]
 
 
+def local_folder(path: str | os.PathLike) -> pathlib.Path:
+    """A folder of images, or of their index: the index is of local files, and mapped.
+
+    Raises:
+      UserError: it is a URL.
+    """
+    text = normalize(path)
+    if is_url(text):
+        raise UserError(f"{text}: images to be searched and their index must be in local folders")
+    return pathlib.Path(text)
+
+
 def list_images(folder: str | os.PathLike) -> Listing:
     """Finds image files below a folder, in order; through links, but each folder once.
 
@@ -53,7 +66,7 @@ def list_images(folder: str | os.PathLike) -> Listing:
     listing = Listing({}, [], [])
     _list(os.fspath(folder), "", listing, set())
     if not listing.images and not listing.unreadable:
-        raise UserError(f"{folder} holds no images ({', '.join(KINDS)})")
+        raise UserError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
     ordered = sorted(listing.images, key=lambda name: name.split("/"))
     return listing._replace(images={name: listing.images[name] for name in ordered})
 
@@ -107,8 +120,11 @@ class ImageIndex:
           path: where it lies, a folder.
           folder: of the images.
           model: what tells a model from others.
+
+        Raises:
+          UserError: one of them is a URL.
         """
-        self._path, self._folder = pathlib.Path(path), pathlib.Path(folder)
+        self._path, self._folder = local_folder(path), local_folder(folder)
         self._model, self._said = model, False
         self.unreadable, self.hidden = [], 0
         self._names: dict[int, str] = {}  # of live rows

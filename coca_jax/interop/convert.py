@@ -17,6 +17,7 @@ from coca_jax.inference import find_checkpoint, restore_params
 from coca_jax.interop import open_clip, open_clip_config
 from coca_jax.interop.weights import open_tensors, write_tensors
 from coca_jax.io.folders import children, remove_tree
+from coca_jax.io.messages import cause
 from coca_jax.io.paths import as_path, is_url
 from coca_jax.models import CoCaConfig
 from coca_jax.models.presets import PRESETS, as_section
@@ -131,7 +132,7 @@ def _variant(name: str | None, source: epath.Path) -> CoCaConfig:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {cause(error)}") from error
 
 
 def _config(model: CoCaConfig) -> ConfigDict:

@@ -17,6 +17,7 @@ from coca_jax.errors import UserError
 from coca_jax.interop import torch_file
 from coca_jax.interop.names import leaves, listed, match
 from coca_jax.interop.shards import weight_files
+from coca_jax.io.messages import cause
 from coca_jax.io.paths import as_path, is_url
 
 # The safetensors format's names of the types that NumPy reads; others keep their name there.
@@ -114,7 +115,7 @@ def write_tensors(
             else:
                 partial.replace(file)
         except (OSError, safetensors.SafetensorError) as error:
-            raise UserError(f"{file} cannot be written: {error}") from error
+            raise UserError(f"{file} cannot be written: {cause(error)}") from error
 
 
 class _SafeTensor:

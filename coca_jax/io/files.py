@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from coca_jax.errors import UserError
 from coca_jax.io import http
+from coca_jax.io.messages import cause, shortened
 from coca_jax.io.paths import expand, is_url, normalize, system_of
 
 __all__ = [
@@ -146,7 +147,9 @@ def read_lines(path: str, skip_blank: bool = False) -> list[str]:
         data = read_bytes(path)
         text = data.decode(text_encoding(data)).replace("\ufeff", "")
     except (OSError, UnicodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(
+            f"{shortened(http.shown(path))} cannot be read: {cause(error, path)}"
+        ) from error
     lines = [line.strip() for line in split_lines(text.rstrip())]
     for number, line in enumerate(lines, 1):
         if "\0" in line:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from coca_jax.errors import UserError
 from coca_jax.io import http
+from coca_jax.io.messages import cause
 
 if TYPE_CHECKING:
     from etils import epath
@@ -202,8 +203,11 @@ def _web_matches(pattern: str, query: str) -> list[str]:
         found = sorted(system.glob(name))
     except UserError:
         raise
+    except FileNotFoundError:
+        found = []
     except Exception as error:  # aiohttp's are of many kinds
-        raise UserError(f"no file matches {pattern!r}: {http.shown(str(error))}") from error
+        why = cause(error, pattern + query)
+        raise UserError(f"no file matches {http.shown(pattern)!r}: {why}") from error
     if not found:
-        raise UserError(f"no file matches {pattern!r}: the server lists none")
+        raise UserError(f"no file matches {http.shown(pattern)!r}: the server lists none")
     return [match + query for match in found]

@@ -20,6 +20,7 @@ from coca_jax.errors import UserError
 from coca_jax.io.background import hush
 from coca_jax.io.files import read_bytes, write_whole
 from coca_jax.io.folders import children
+from coca_jax.io.messages import cause
 from coca_jax.io.paths import as_path, is_url
 from coca_jax.io.spool import Spool
 from coca_jax.io.stored import is_number, is_step, left_out
@@ -69,7 +70,7 @@ class MetricWriter:
             self._file.write(json.dumps({"step": int(step), **finite}, allow_nan=False) + "\n")
             self._file.flush()
         except OSError as error:
-            raise UserError(f"{self._file.name} cannot be written: {error}") from error
+            raise UserError(f"{self._file.name} cannot be written: {cause(error)}") from error
         # Its writing thread ends where the disk is full, and then its queue would block for ever.
         if self._board.file_writer.event_writer._worker.is_alive():
             for name, value in values.items():

@@ -31,7 +31,8 @@ def test_the_file_beside_the_data_is_for_those_who_name_none(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("imagnet", "neither a named set .imagenet. nor a file"),
+        ("imagnet", "it should be a named set .imagenet. or a file"),
+        ("x" * 5000, "^.{,400}$"),
         (("a photo",), "'a photo' has no {} for the class name"),
         ((), "holds no template"),
     ],

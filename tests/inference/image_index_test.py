@@ -151,6 +151,23 @@ def test_what_is_listed(folder, tmp_path):
     assert {path.read_text() for path in paths} == {"7"}
 
 
+def test_images_of_kinds_that_are_not_read_are_named(folder, tmp_path):
+    for name in ("a.AVIF", "b.jfif", "c.ppm", "d.heic"):
+        (folder / name).write_text("no image" if name == "d.heic" else "9")
+    index = ImageIndex(tmp_path / "index", folder, "m")
+    assert index.update(Model())["added"] == 8 and index.unreadable == ["d.heic"]
+
+
+@pytest.mark.parametrize("url", ["gs://b/x", "s3:/b/x", "https://h/x"])
+def test_only_local_folders_are_searched(url, folder, tmp_path, monkeypatch):
+    for arguments in ((url, folder), (tmp_path / "index", url)):
+        with pytest.raises(UserError, match=r"://.*/x: .* must be in local folders"):
+            ImageIndex(*arguments, "m")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    index = ImageIndex("~/index", f"file://{folder}", "m")
+    assert index.update(Model())["added"] == 5 and (tmp_path / "index/index.json").exists()
+
+
 def test_an_interrupted_update_goes_on(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(image_index, "BATCH", 1)
     monkeypatch.setattr(image_index, "SAVE_EVERY", 2)

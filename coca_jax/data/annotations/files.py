@@ -9,6 +9,7 @@ from typing import IO, Any, NamedTuple
 
 from coca_jax.errors import UserError
 from coca_jax.io.files import text_encoding
+from coca_jax.io.messages import cause
 
 MOST_NAMED = 5  # ids in a message
 MOST_SHOWN = 80  # characters of a value in a message
@@ -45,7 +46,7 @@ class Lines:
                     if line.strip():
                         yield number, json.loads(line)
         except OSError as error:
-            raise UserError(f"{self.path} cannot be read: {error}") from error
+            raise UserError(f"{self.path} cannot be read: {cause(error)}") from error
         except UnicodeError as error:
             raise UserError(f"{self.path} is not UTF-8 behind line {number}: {error}") from error
         except (ValueError, RecursionError) as error:
@@ -61,7 +62,7 @@ def read_json(path: str | os.PathLike) -> Any:
     try:
         return json.loads(pathlib.Path(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {cause(error)}") from error
 
 
 def _open(path: str | os.PathLike) -> IO[str]:
@@ -86,7 +87,7 @@ def read(path: str | os.PathLike) -> Any:
                 return read_json(path)
             return Lines(path) if next(lines, None) else content
     except (OSError, UnicodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {cause(error)}") from error
 
 
 def fields(where: str, row: Any, **kinds: Any) -> list[Any]:

@@ -9,16 +9,12 @@ from pathlib import PurePath
 
 import numpy as np
 
-from coca_jax.data.clips import VIDEO_SUFFIXES
 from coca_jax.data.hidden import is_hidden
 from coca_jax.data.sources.base import Note, Shard
+from coca_jax.data.suffixes import OTHER_IMAGES, VIDEO_SUFFIXES, is_image
 from coca_jax.errors import UserError
+from coca_jax.io.messages import cause
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-)
-# Images that are not read, which nobody should miss without a word.
-OTHER_IMAGES = (".heic", ".heif", ".avif", ".jxl", ".jp2")
 # What folders of parts of a data set are called.
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
 STAT_THREADS = 16  # which wait for the file system
@@ -112,7 +108,9 @@ class _Walk:
             with os.scandir(os.path.join(self._root, folder)) as entries:
                 found = sorted((entry.name, _is_folder(entry)) for entry in entries)
         except OSError as error:
-            raise UserError(f"the folder {error.filename} cannot be read: {error}") from error
+            raise UserError(
+                f"the folder {error.filename} cannot be read: {cause(error)}"
+            ) from error
         self._hidden += [os.path.join(folder, name) for name, _ in found if is_hidden(name)]
         return [(name, is_folder) for name, is_folder in found if not is_hidden(name)]
 
@@ -162,11 +160,6 @@ class _Walk:
             yield Note("beside", len(self._beside), text, lost=True)
         if self._others:
             yield _others_note(self._others)
-
-
-def is_image(name: str) -> bool:
-    """Whether a file is an image by its name."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from coca_jax.data.bad import BadExample
 from coca_jax.data.hidden import is_hidden
 from coca_jax.data.sources.base import Note, Record, Shard, to_labels
-from coca_jax.data.sources.class_folders import ClassFolders, is_image, split_folders
+from coca_jax.data.sources.class_folders import ClassFolders, split_folders
 from coca_jax.data.sources.delimited import column_of
 from coca_jax.data.sources.tables import FAULTS, SUFFIXES, Table
+from coca_jax.data.suffixes import is_image
 from coca_jax.data.texts import MISSING_WORDS, to_captions
 from coca_jax.errors import UserError
 from coca_jax.io import files, paths

@@ -25,7 +25,8 @@ from coca_jax.data.sources.delimited import (
 )
 from coca_jax.data.sources.lines import BOM, Lines, is_utf8
 from coca_jax.errors import UserError
-from coca_jax.io import files
+from coca_jax.io import files, http
+from coca_jax.io.messages import cause
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 NO_JSON = "no_json"
@@ -69,7 +70,9 @@ class Table:
                 self._rows = kind(lines, path, columns)
                 begins, ends, keys, self.faults = _scan(self._rows.keys(lines), lines)
         except OSError as error:
-            raise UserError(f"the table {path} cannot be read: {error}") from error
+            raise UserError(
+                f"the table {http.shown(path)} cannot be read: {cause(error, path)}"
+            ) from error
         if not len(keys):
             raise UserError(f"the table {path} holds no rows")
         order, self._ends = _grouped(keys)

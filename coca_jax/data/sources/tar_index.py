@@ -28,8 +28,10 @@ from coca_jax.data import hidden
 from coca_jax.data.sources import tar_headers
 from coca_jax.data.sources.base import base_name
 from coca_jax.data.sources.tar_headers import Notes, Options, Samples
+from coca_jax.data.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from coca_jax.errors import UserError
 from coca_jax.io import files, http
+from coca_jax.io.messages import cause
 
 SUFFIX = ".coca_index"  # after the name of the tar
 FORMAT = 0x636F_6361_0004  # "coca", and a number that grows with every change of the layout
@@ -39,9 +41,8 @@ TARS_AT_ONCE = 64  # whose indices a thread looks for: there may be very many
 MIN_PROCESSES = 8  # for many tars, however few processors there are: they wait, too
 TARS_PER_PROCESS = 4  # with fewer, one does not pay
 
-VIDEOS = ("mp4", "m4v", "mov", "avi", "webm", "mkv", "mpg", "mpeg")
 # Of several in a sample the first is taken: a video is of no use beside an image.
-IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", *VIDEOS)
+IMAGE_KEYS = tuple(suffix[1:] for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
 TEXT_KEYS = ("txt",)
 
 _ROW = struct.Struct("<8q")
@@ -181,7 +182,9 @@ class _Maker:
         except FileNotFoundError as error:
             raise UserError(f"there is no tar {http.shown(tar)}") from error
         except OSError as error:
-            raise UserError(f"the tar {http.shown(tar)} cannot be read: {error}") from error
+            raise UserError(
+                f"the tar {http.shown(tar)} cannot be read: {cause(error, tar)}"
+            ) from error
         for place in self._places(tar):
             with contextlib.suppress(OSError, ValueError):
                 if index := self._read(tar, stamp, place):
@@ -220,7 +223,9 @@ class _Maker:
             stamp = files.stamp(tar)
             return self._keep(tar, stamp, scan(tar, stamp, self._options))
         except OSError as error:
-            raise UserError(f"the tar {http.shown(tar)} cannot be read: {error}") from error
+            raise UserError(
+                f"the tar {http.shown(tar)} cannot be read: {cause(error, tar)}"
+            ) from error
 
     def _keep(self, tar: str, stamp: files.Stamp, found: Samples) -> Index:
         """Writes an index where that is possible."""

@@ -4,9 +4,8 @@ import tarfile
 
 import pytest
 
-from coca_jax.data.clips import VIDEO_SUFFIXES
 from coca_jax.data.sources.tar_headers import members, number, samples_of_file
-from coca_jax.data.sources.tar_index import VIDEOS, make_options
+from coca_jax.data.sources.tar_index import make_options
 
 NAMES = [
     "plain.jpg",
@@ -133,10 +132,6 @@ def test_damaged_pax_headers_are_no_endless_loop(tmp_path, record):
     path.write_bytes(info.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0") + bytes(1024))
     with pytest.raises(ValueError):
         walk(path)
-
-
-def test_the_formats_of_videos_are_those_of_folders():
-    assert tuple(f".{name}" for name in VIDEOS) == VIDEO_SUFFIXES
 
 
 @pytest.mark.parametrize("order", [("MP4", "jpg"), ("jpg", "MP4")])
