@@ -19,6 +19,7 @@ from coca_jax.config import default_config, load_config, model_config, to_json, 
 from coca_jax.data.sources.tfds import tokenizer_path
 from coca_jax.errors import UserError
 from coca_jax.interop.convert import import_open_clip
+from coca_jax.io.paths import as_path
 from coca_jax.models import make_model, preset
 from coca_jax.models.presets import as_section
 from coca_jax.parallel import Partitioner, make_mesh
@@ -85,7 +86,7 @@ def full(tmp_path_factory):
 
 def start(config, path, file=""):
     """The plan, the state that comes out, and its parameters beforehand."""
-    source = find_source(str(path), path / "no run yet")
+    source = find_source(str(path), as_path(path) / "no run yet")
     transfer = plan(source, config, factory_of(config).abstract.params, file)
     state = new_state(config)
     before = flat(state.params)
