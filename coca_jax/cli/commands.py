@@ -9,6 +9,7 @@ import time
 from coca_jax.cli.options import BEAM_OPTIONS, CAPTION_OPTIONS, SAMPLING_OPTIONS
 from coca_jax.cli.streams import is_read, print_json
 from coca_jax.errors import Incomplete, UserError
+from coca_jax.io.messages import counted
 from coca_jax.io.paths import join
 from coca_jax.io.visible import visible
 
@@ -120,9 +121,9 @@ def search(options: argparse.Namespace) -> None:
         functools.partial(tqdm.tqdm, desc="indexing", unit="image", disable=None, leave=False),
     )
     told = ", ".join(f"{count:,} {what}" for what, count in counts.items())
-    print(f"{place}: {len(index):,} images ({told})", file=sys.stderr)
+    print(f"{place}: {counted(len(index), 'images')} ({told})", file=sys.stderr)
     if index.hidden:
-        print(f"{index.hidden:,} hidden files and folders are left out", file=sys.stderr)
+        print(counted(index.hidden, "hidden items are left out"), file=sys.stderr)
     for name in index.unreadable:
         path = visible(join(options.images, name))
         print(f"{path} cannot be read as an image", file=sys.stderr)

@@ -24,6 +24,7 @@ from coca_jax.data import parquet
 from coca_jax.data.hidden import is_hidden
 from coca_jax.errors import UserError
 from coca_jax.io import files, room
+from coca_jax.io.messages import counted
 
 NAME = "converted"  # of the data set
 MANIFEST = "conversion.json"
@@ -348,9 +349,10 @@ def _report(
     out: str, split: str, written: list[Written], rows: int, columns: parquet.Columns
 ) -> None:
     records = sum(shard.records for shard in written)
-    print(f"{records:,} records in {len(written):,} shards in {out}")
+    print(f"{counted(records, 'records')} in {counted(len(written), 'shards')} in {out}")
     if rows > records:
-        print(f"  {rows - records:,} rows without an image were left out{_absent(written)}")
+        lost = counted(rows - records, "rows without an image were left out")
+        print(f"  {lost}{_absent(written)}")
     print(f"  image: {columns.image}")
     print(f"  captions: {', '.join(columns.captions) or 'none'}")
     print(f"  fields: {', '.join(columns.fields) or 'none'}")

@@ -16,6 +16,7 @@ from coca_jax.evaluate.embed import thumbnail
 from coca_jax.evaluate.handle import Handle
 from coca_jax.evaluate.spaced import EvenlySpaced
 from coca_jax.evaluate.undefined import Undefined
+from coca_jax.io.messages import counted
 
 ROWS = 256  # questions at a time
 SAMPLES = 24
@@ -84,7 +85,8 @@ def evaluate(
             asked += keep([q for q, _ in pairs], [a for _, a in pairs], right, drawn)
             scores += right
     if once.repeated:
-        print(f"warning: {once.repeated:,} questions are repeated, and asked once", file=sys.stderr)
+        repeated = counted(once.repeated, "questions are repeated")
+        print(f"warning: {repeated}, and asked once", file=sys.stderr)
     if not results:
         raise UserError(f"vqa needs questions, and no example has the field {questions[0]}")
     numbered = [row for row in results if row["question_id"] is not None]

@@ -17,7 +17,7 @@ from coca_jax.errors import UserError
 from coca_jax.interop import torch_file
 from coca_jax.interop.names import leaves, listed, match
 from coca_jax.interop.shards import weight_files
-from coca_jax.io.messages import cause
+from coca_jax.io.messages import cause, counted
 from coca_jax.io.paths import as_path, is_url
 
 # The safetensors format's names of the types that NumPy reads; others keep their name there.
@@ -208,4 +208,5 @@ def _content(tensors: Mapping[tuple[str, ...], Any]) -> str:
             f"it holds {listed(dict.fromkeys(unknown))}, which are never built; save a state_dict()"
         )
     names = [".".join(place) for place in tensors]
-    return f"it holds {len(names):,} tensors: {listed(names)}" if names else "it holds no tensors"
+    count = counted(len(names), "tensors")
+    return f"it holds {count}: {listed(names)}" if names else "it holds no tensors"

@@ -7,17 +7,22 @@ from typing import Any
 from coca_jax.io import http
 
 MOST = 200  # characters of a value
+_OF_ONE = {"are": "is", "were": "was", "have": "has", "hold": "holds", "lie": "lies"}
+_VERB = re.compile(rf"\b({'|'.join(_OF_ONE)})\b")
+_PLURAL = re.compile(r"(\w+?)((?<=ss)es|s)\b")
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """A count and what is counted, such as "1 row" and "1,200 rows".
+def counted(count: int, words: str) -> str:
+    """A count and what is counted: "2 hidden files are skipped", "1 hidden file is skipped".
 
     Args:
       count: how many.
-      one: the words for one, such as "row has".
-      many: for another number, such as "rows have"; empty: those for one with an s.
+      words: for several. For one, the first word that ends in s and the first verb become singular.
     """
-    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+    if count != 1:
+        return f"{count:,} {words}"
+    words = _PLURAL.sub(r"\1", words, count=1)
+    return f"1 {_VERB.sub(lambda verb: _OF_ONE[verb[0]], words, count=1)}"
 
 
 def cause(error: BaseException, path: str | os.PathLike = "") -> str:

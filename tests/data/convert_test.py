@@ -140,7 +140,7 @@ def test_every_row_comes_back(tmp_path, capsys):
         },
     ]
     said = capsys.readouterr().out
-    assert "3 records in 1 shards" in said and "2 rows without an image" in said
+    assert "3 records in 1 shard " in said and "2 rows without an image" in said
     assert "numbers from 2**63 on: hash" in said
     assert "captions: TEXT, captions" in said and "other types: exif" in said
     assert f"--config.data.train.path={out}\n" in said

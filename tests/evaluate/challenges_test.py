@@ -39,8 +39,8 @@ def written(tmp_path, content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows[1:], "1 ids of images are missing: 10"),
-        (lambda rows: [*rows, {"image_id": 1, "caption": "a"}], "have no annotation: 1"),
+        (lambda rows: rows[1:], "1 id of images is missing: 10"),
+        (lambda rows: [*rows, {"image_id": 1, "caption": "a"}], "has no annotation: 1"),
         (lambda rows: rows * 2, "20 ids of images are there twice: 10, 13, 16, 19, 22, ..."),
         (lambda rows: [{"image": 1}], "number 0 of rows needs image_id, caption; it has image"),
         (lambda rows: {"a": 1}, "should be a list"),
@@ -82,14 +82,14 @@ KARPATHY = [{"cocoid": i, "split": "test", "sentences": [{"raw": "a dog"}]} for 
         (
             [KARPATHY[0], KARPATHY[1] | {"sentences": [{"raw": "a"}, {"raw": "\udfff"}]}],
             OTHERS,
-            f"1 ids have captions with {HALF}, which .*: 2",
+            f"1 id has captions with {HALF}, which .*: 2",
         ),
-        ([KARPATHY[0], KARPATHY[1] | {"sentences": []}], OTHERS, "1 ids have no captions: 2"),
+        ([KARPATHY[0], KARPATHY[1] | {"sentences": []}], OTHERS, "1 id has no captions: 2"),
         (KARPATHY, [], "2 ids of images are missing: 1, 2"),
         (KARPATHY, OTHERS * 2, "2 ids of images are there twice: 1, 2"),
         (KARPATHY, [*OTHERS, {"image_id": "2", "caption": "a"}], "there twice: 2"),
         (KARPATHY, [*OTHERS, {"image_id": math.nan, "caption": "a"}], "image_id should be a num"),
-        (KARPATHY, [*OTHERS, {"image_id": "\ud800", "caption": "a"}], "have no annotation: "),
+        (KARPATHY, [*OTHERS, {"image_id": "\ud800", "caption": "a"}], "has no annotation: "),
         (KARPATHY, [OTHERS[0] | {"caption": 5}], "caption should be a text; it is 5"),
         (KARPATHY, [None], "number 0 of rows needs image_id, caption; it has None"),
         ([{"cocoid": 1, "split": "test", "sentences": None}], OTHERS, "should be a list"),
@@ -141,7 +141,7 @@ def test_captions_of_videos(tmp_path, capsys):
         assert found["rouge_l"] == pytest.approx(1)
     words = ["--annotations", str(annotations), "--results", str(written(tmp_path, rows[1:]))]
     assert cli.main(["score", *words]) == 2
-    assert "1 ids of images are missing: video0" in capsys.readouterr().err
+    assert "1 id of images is missing: video0" in capsys.readouterr().err
     assert cli.main(["score", *words, "--split", "validate"]) == 2
     assert "has no captions of split 'validate'" in capsys.readouterr().err
 
@@ -192,4 +192,4 @@ def test_answers_by_hand(tmp_path, capsys):
     assert cli.main([*words, "--split", "val"]) == 2
     results.write_text(json.dumps([{"question_id": q, "answer": "a"} for q in (10, 11, 13)]))
     assert cli.main(words) == 2
-    assert "1 ids of questions have no annotation: 13" in capsys.readouterr().err
+    assert "1 id of questions has no annotation: 13" in capsys.readouterr().err

@@ -85,7 +85,7 @@ def test_what_is_lost_of_an_evaluations_data_is_told_once(config, tmp_path, caps
     }
     from_config.check(config)
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: config.eval.mine: 1 samples have no image") and "input" in line
+    assert line.startswith("warning: config.eval.mine: 1 sample has no image") and "input" in line
 
 
 @pytest.fixture

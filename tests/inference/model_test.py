@@ -277,7 +277,7 @@ def test_search_command_leaves_out_and_names_what_it_cannot_read(
         found = [json.loads(line)["path"] for line in out.splitlines()]
         assert sorted(found) == [*pictures[:2], f"{tmp_path}/\udcff.png"]
         assert f"{tmp_path}/bad.png cannot be read as an image" in error
-        assert "1 hidden files and folders are left out" in error
+        assert "1 hidden item is left out" in error
 
 
 def test_folders_that_hold_no_model(tmp_path):

@@ -122,7 +122,7 @@ def test_a_type_that_numpy_lacks_is_known_before_it_is_read(tmp_path):
     [
         ({}, "it holds no tensors"),
         ([1, "a"], "it holds no tensors"),
-        (np.ones(2, np.float32), "it holds 1 tensors"),
+        (np.ones(2, np.float32), "it holds 1 tensor:"),
         ({f"layer.{i}": np.ones(1) for i in range(9)}, r"9 tensors: layer\.0, .* and 4 more"),
         (Call(Global("open_clip", "CoCa"), state={"training": True}), r"open_clip\.CoCa.*never"),
     ],

@@ -4,9 +4,14 @@ from coca_jax.io.messages import cause, counted, shortened
 
 
 def test_counts_have_their_words():
-    found = [counted(n, "row") for n in (0, 1, 2, 1200)]
+    found = [counted(n, "rows") for n in (0, 1, 2, 1200)]
     assert found == ["0 rows", "1 row", "2 rows", "1,200 rows"]
-    assert [counted(n, "box has", "boxes have") for n in (1, 3)] == ["1 box has", "3 boxes have"]
+    words = "hidden files have links that are lost"
+    assert [counted(n, words) for n in (1, 3)] == [
+        "1 hidden file has links that are lost",
+        "3 hidden files have links that are lost",
+    ]
+    assert counted(1, "classes are empty") == "1 class is empty"
 
 
 def test_causes_do_not_name_the_file_again():

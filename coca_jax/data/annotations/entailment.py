@@ -5,6 +5,7 @@ from typing import Any
 
 from coca_jax.data.annotations.files import Id, Lines, Rows, fields, refuse, twice
 from coca_jax.errors import UserError
+from coca_jax.io.messages import counted
 
 JUDGEMENTS = ("entailment", "neutral", "contradiction")
 UNDECIDED = "-"  # those who judged it did not agree
@@ -54,5 +55,5 @@ def entailment_rows(path: str | os.PathLike) -> Rows:
     refuse(path, "of pairs are there twice", twice(pairs))
     if not by_image:
         raise UserError(f"{path} has no hypothesis with a gold label")
-    left_out = f"{undecided:,} hypotheses without a gold label" if undecided else ""
+    left_out = counted(undecided, "pairs without a gold label") if undecided else ""
     return Rows(list(by_image.values()), left_out=left_out)

@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple
 
 from coca_jax.errors import UserError
 from coca_jax.io.files import text_encoding
-from coca_jax.io.messages import cause
+from coca_jax.io.messages import cause, counted
 
 MOST_NAMED = 5  # ids in a message
 MOST_SHOWN = 80  # characters of a value in a message
@@ -130,7 +130,7 @@ def refuse(path: Any, wrong: str, ids: Iterable[Any], what: str = "ids") -> None
     ids = sorted(ids, key=_by_number)
     if ids:
         named = ", ".join(map(str, ids[:MOST_NAMED])) + (", ..." if ids[MOST_NAMED:] else "")
-        raise UserError(f"{path}: {len(ids):,} {what} {wrong}: {named}")
+        raise UserError(f"{path}: {counted(len(ids), f'{what} {wrong}')}: {named}")
 
 
 def _by_number(one: Any) -> tuple[bool, Any]:

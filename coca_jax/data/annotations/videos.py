@@ -40,7 +40,11 @@ def videos_of(path: str | os.PathLike, content: Any, split: str = "") -> dict[st
         for i, row in enumerate(sentences)
     ]
     refuse(path, "of `sentences` are there twice", twice(row[0] for row in captions))
-    refuse(path, "of videos have captions and are not listed", {r[1] for r in captions} - {*known})
+    refuse(
+        path,
+        "of videos have captions and no entry in `videos`",
+        {r[1] for r in captions} - {*known},
+    )
     for _, video, caption in captions:
         if video in found:
             found[video]["captions"].append(caption)

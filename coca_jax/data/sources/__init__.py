@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from coca_jax.data.sources.base import Note, Record, Source, warn_of_lost
 from coca_jax.errors import UserError
 from coca_jax.io.files import read_lines
+from coca_jax.io.messages import counted
 from coca_jax.io.paths import normalize
 
 FORMATS = ("tfds", "array_record", "webdataset", "folder")
@@ -68,7 +69,7 @@ def open_source(
         names = read_lines(file)
         if source.class_names and len(names) != len(source.class_names):
             raise UserError(
-                f"{file} names {len(names)} classes, and the data set has "
+                f"{file} names {counted(len(names), 'classes')}, and the data set has "
                 f"{len(source.class_names)}: {', '.join(source.class_names[:5])}, ..."
             )
         source.class_names = names

@@ -13,7 +13,7 @@ from coca_jax.data.hidden import is_hidden
 from coca_jax.data.sources.base import Note, Shard
 from coca_jax.data.suffixes import OTHER_IMAGES, VIDEO_SUFFIXES, is_image
 from coca_jax.errors import UserError
-from coca_jax.io.messages import cause
+from coca_jax.io.messages import cause, counted
 
 # What folders of parts of a data set are called.
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
@@ -147,16 +147,16 @@ class _Walk:
         """What should be known of the folders that were gone through."""
         kinds = (
             ("deeper", self._deeper, "images lie deeper than in the folder of their class"),
-            ("clips", self._clip_folders, "folders are clips, their images the frames"),
-            ("hidden", self._hidden, "hidden files and folders are skipped"),
-            ("loops", self._loops, "folders are links to one that they lie in, and are skipped"),
+            ("clips", self._clip_folders, "folders are clips, whose images are the frames"),
+            ("hidden", self._hidden, "hidden items are skipped"),
+            ("loops", self._loops, "links are skipped, which lead to a folder that they lie in"),
         )
         for kind, paths, what in kinds:
             if paths:
-                yield Note(kind, len(paths), f"{len(paths):,} {what}, such as {min(paths)!r}")
+                yield Note(kind, len(paths), f"{counted(len(paths), what)}, such as {min(paths)!r}")
         if self._beside:
-            text = f"{len(self._beside):,} images lie next to the folders of classes, and are not"
-            text += f" read, such as {self._beside[0]!r}"
+            text = counted(len(self._beside), "images lie next to the folders of classes")
+            text += f" and not in one, such as {self._beside[0]!r}; move them"
             yield Note("beside", len(self._beside), text, lost=True)
         if self._others:
             yield _others_note(self._others)
@@ -186,16 +186,18 @@ def _size(path: str) -> int:
 
 def _classes_note(root: str, counts: dict[str, int]) -> Note:
     empty = [name for name, count in counts.items() if not count]
-    text = f"{sum(counts.values()):,} examples of {len(counts):,} classes, the folders of {root}: "
+    sizes = counted(sum(counts.values()), "examples"), counted(len(counts), "classes")
+    text = f"{' of '.join(sizes)}, the folders of {root}: "
     text += ", ".join([f"{name} ({n:,})" for name, n in counts.items()][:_NAMED])
     text += ", ..." if len(counts) > _NAMED else ""
     if empty:
-        text += f"; {len(empty):,} of them hold none: {', '.join(empty[:_NAMED])}"
+        text += f"; {counted(len(empty), 'folders hold')} none: {', '.join(empty[:_NAMED])}"
     return Note("classes", len(counts), text)
 
 
 def _others_note(paths: list[str]) -> Note:
     suffixes = Counter(PurePath(path).suffix.lower() for path in paths)
     named = ", ".join(f"{s or 'without a suffix'} ({n:,})" for s, n in suffixes.most_common(_NAMED))
-    text = f"{len(paths):,} files are not read, by their suffix: {named}; such as {min(paths)!r}"
+    what = counted(len(paths), "files are not read")
+    text = f"{what}, by their suffix: {named}; such as {min(paths)!r}"
     return Note("other_files", len(paths), text, lost=any(s in OTHER_IMAGES for s in suffixes))

@@ -18,6 +18,7 @@ from coca_jax.data.suffixes import is_image
 from coca_jax.data.texts import MISSING_WORDS, to_captions
 from coca_jax.errors import UserError
 from coca_jax.io import files, paths
+from coca_jax.io.messages import counted
 
 # Columns of a table; the first that is there is taken.
 IMAGE_COLUMNS = (
@@ -223,12 +224,14 @@ def _table_notes(table: Table) -> Iterator[Note]:
     for what, wanted in (("captions", CAPTION_COLUMNS), ("labels", LABEL_COLUMNS)):
         if name := column_of(table.names, wanted):
             columns.append(f"{what} of {name!r}")
-    text = f"{rows:,} rows of {path} are {len(table):,} records: {', '.join(columns)}"
+    records = counted(len(table), "records")
+    text = f"{path}: {counted(rows, 'rows')}, {records}: {', '.join(columns)}"
     if table.separator:
         text += f", separated by {table.separator!r}"
     yield Note("rows", rows, text)
     for fault, (count, line) in table.faults.items():
-        text = f"{count:,} rows of {path} {FAULTS[fault]}, the first in line {line}"
+        what = counted(count, f"rows {FAULTS[fault]}")
+        text = f"{path}: {what}, the first in line {line}"
         yield Note(fault, count, f"{text}; each is a bad_record when it is read", lost=True)
 
 

@@ -7,6 +7,7 @@ from coca_jax.data.sources.base import Note
 from coca_jax.data.sources.tar_headers import Notes
 from coca_jax.data.sources.tar_index import IMAGE_KEYS, Index
 from coca_jax.io import http
+from coca_jax.io.messages import counted
 
 SHOWN = 6  # extensions of those that were met
 # A tar's sample is known by this; people who write tars by hand often do not know it.
@@ -15,58 +16,64 @@ CONVENTION = (
     "what follows is the extension"
 )
 
-# What is said of each kind, with its {count} and the {first}; and whether it is lost.
+# What is said of each kind: what is counted, in the plural; the rest; and whether it is lost.
 _SENTENCES = {
-    "without_image": (
-        "{count} samples have no image, such as {first}{met}; {convention}{hint}",
-        True,
-    ),
-    "without_text": ("{count} samples have no .txt, .json or .cls, such as {first}{met}", False),
+    "without_image": ("samples have no image", ", such as {first}{met}; {convention}{hint}", True),
+    "without_text": ("samples have no .txt, .json or .cls", ", such as {first}{met}", False),
     "duplicate": (
-        "{count} members are there twice in a sample, such as {first}: the last one is read, as if "
-        "the tar were unpacked",
+        "members are there twice in a sample",
+        ", such as {first}: the last one is read, as if the tar were unpacked",
         True,
     ),
     "repeated": (
-        "{count} duplicate keys: a sample has the key of an earlier one, such as {first}; each is "
-        "read as a sample of its own",
+        "duplicate keys",
+        ": a sample has the key of an earlier one, such as {first}; each is read as a sample of "
+        "its own",
         False,
     ),
     "apart": (
-        "{count} samples have members that are not adjacent, such as {first}: they are joined by "
-        "their key (other readers lose them; `tar --sort=name` packs them side by side)",
+        "samples have members that are not adjacent",
+        ", such as {first}: they are joined by their key (other readers lose them; "
+        "`tar --sort=name` packs them side by side)",
         False,
     ),
     "several": (
-        "{count} images or texts are passed over, such as one of those beside {first}: a sample "
-        'has several, and the first kind of {kinds} is read; image_keys=("png",) would take others',
+        "members are passed over",
+        ", such as one of those beside {first}: a sample has several images or texts, and the "
+        "first kind of "
+        '{kinds} is read; image_keys=("png",) would take others',
         True,
     ),
-    "hidden": ("{count} hidden members are skipped, such as {first}", False),
+    "hidden": ("hidden members are skipped", ", such as {first}", False),
     "no_extension": (
-        "{count} members have no extension and belong to no sample, such as {first}",
+        "members have no extension",
+        " and so no sample, such as {first}",
         False,
     ),
     "link": (
-        "{count} members are links, such as {first}, which hold no bytes; pack what they point to "
+        "links hold no bytes",
+        ", such as {first}; pack the files that links point to "
         "(`tar --dereference --hard-dereference`)",
         True,
     ),
     "special": (
-        "{count} members are sparse files or devices, such as {first}, and are not read; pack "
-        "plain files (tar without --sparse)",
+        "members are not read",
+        ": sparse files or devices, such as {first}; pack plain files (tar without --sparse)",
         True,
     ),
     "cut_off": (
-        "{count} tars are cut off or damaged, such as {first}; the samples before that are used",
+        "tars are cut off or damaged",
+        ", such as {first}; the samples before that are used",
         True,
     ),
     "no_end": (
-        "{count} tars have no end mark, such as {first}: they may be cut off between two members",
+        "tars have no end mark",
+        ", such as {first}: perhaps cut off between two members",
         True,
     ),
     "after_end": (
-        "{count} tars have something behind their end that is no tar, such as {first}",
+        "tars have something behind the end",
+        " that is no tar, such as {first}",
         False,
     ),
 }
@@ -87,13 +94,14 @@ def merged(indices: Iterable[Index]) -> Notes:
 def sentences(notes: Notes) -> list[Note]:
     """The notes for people; what is lost comes first."""
     found = []
-    for kind, (text, lost) in _SENTENCES.items():
+    for kind, (what, rest, lost) in _SENTENCES.items():
         if kind in notes:
             count, first, met = notes[kind]
-            words = {"count": f"{count:,}", "first": first, "met": _met(met)}
+            words = {"first": first, "met": _met(met)}
             words |= {"convention": CONVENTION, "hint": _hint(met)}
             words["kinds"] = ", ".join(IMAGE_KEYS[:4]) + ", ..."
-            found.append(Note(kind, count, text.format(**words), lost))
+            text = counted(count, what) + rest.format(**words)
+            found.append(Note(kind, count, text, lost))
     return sorted(found, key=lambda note: not note.lost)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from coca_jax.io.messages import counted
 from coca_jax.observe.report.charts import COLOURS, line_chart
 from coca_jax.observe.report.run import Curve, Run
 from coca_jax.observe.report.text import esc, label, number, section
@@ -80,7 +81,8 @@ def _chart(title: str, curves: dict[str, Curve], x_label: str) -> str:
         for i, (name, curve) in enumerate(curves.items())
     )
     broken = sum(int((~np.isfinite(y)).sum()) for _, y in curves.values())
-    warning = f'<p class="warning">Not finite: {broken} values</p>' if broken else ""
+    values = counted(broken, "values")
+    warning = f'<p class="warning">Not finite: {values}</p>' if broken else ""
     drawing = line_chart(
         list(curves.values()), x_label, log=any(word in title.lower() for word in LOGARITHMIC)
     )

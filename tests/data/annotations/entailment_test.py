@@ -40,7 +40,7 @@ def test_a_table_of_snli_ve(tmp_path, write, draw, rows, capsys):
     path = write(LINES, "snli_ve_dev.jsonl")
     assert cli.main(["data", "table", str(path), str(output), "--images", str(folder)]) == 0
     told = capsys.readouterr().out
-    assert told == f"{output}: 2 images (1 hypotheses without a gold label left out)\n"
+    assert told == f"{output}: 2 images (1 pair without a gold label left out)\n"
     assert rows(output) == [
         {
             "image": str(folder / "4705552913.jpg"),
@@ -70,7 +70,7 @@ def test_a_file_of_one_line_with_the_older_name_of_the_image(tmp_path, write, dr
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ((*LINES, LINES[0]), r"1 ids of pairs are there twice: 4705552913\.jpg#0r1e"),
+        ((*LINES, LINES[0]), r"1 id of pairs is there twice: 4705552913\.jpg#0r1e"),
         (
             (LINES[0], line("1", 0, "a", "maybe")),
             r"file\.json:2: gold_label is 'maybe'; it should be one of entailment, neutral, ",
@@ -82,7 +82,7 @@ def test_a_file_of_one_line_with_the_older_name_of_the_image(tmp_path, write, dr
         ((LINES[0], line("1", 0, 5, "neutral")), ":2: sentence2 should be a text; it is 5"),
         ((LINES[0], [1]), r":2 needs Flickr30K_ID, .*; it has \[1\]"),
         (LINES[4:], "has no hypothesis with a gold label"),
-        (LINES[:2], r"1 files of images are absent: .*36979\.jpg"),
+        (LINES[:2], r"1 file of images is absent: .*36979\.jpg"),
     ],
 )
 def test_lines_that_are_wrong(tmp_path, write, draw, lines, message):

@@ -70,7 +70,7 @@ def test_images_of_training_lie_in_a_hundred_folders(tmp_path, write, draw, rows
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ((*DEV, DEV[0]), "1 ids of statements are there twice: dev-850-0-0"),
+        ((*DEV, DEV[0]), "1 id of statements is there twice: dev-850-0-0"),
         ((DEV[0], line("dev-1-0-0", "Yes")), ":2: label is 'Yes'; it should be True or False"),
         ((DEV[0], line("850-0", "True")), ":2: identifier is '850-0'; it should be like dev-850"),
         ((DEV[0], {"identifier": "dev-1-0-0"}), ":2 needs identifier, sentence, label; it has id"),

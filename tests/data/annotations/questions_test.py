@@ -68,7 +68,11 @@ def test_questions_of_a_test_split(tmp_path, write, draw):
     ("questions", "answers", "message"),
     [
         (QUESTIONS["questions"][:2], ANSWERS["annotations"], "answered and not asked: 1001"),
-        (QUESTIONS["questions"], ANSWERS["annotations"][:2], "have no answer: 2000"),
+        (
+            QUESTIONS["questions"],
+            ANSWERS["annotations"][:2],
+            "1 id of questions has no answer: 2000",
+        ),
         (QUESTIONS["questions"] * 2, ANSWERS["annotations"], "there twice: 1000, 1001, 2000"),
         (QUESTIONS["questions"], ANSWERS["annotations"] * 2, "there twice: 1000, 1001, 2000"),
         ([], ANSWERS["annotations"], "has no `questions`"),

@@ -40,12 +40,12 @@ def test_files_of_no_known_format(tmp_path, write, capsys, content, split, messa
 
 def test_an_image_that_is_listed_and_absent(tmp_path, write):
     path = write(COCO)
-    with pytest.raises(UserError, match=r"1 files of images are absent: .*a\.jpg"):
+    with pytest.raises(UserError, match=r"1 file of images is absent: .*a\.jpg"):
         write_table([path], tmp_path, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
     for name in ("x" * 10_000, "a\0b", "\ud800"):  # of no file
         odd = write(COCO | {"images": [{"id": 1, "file_name": name}]}, "odd.json")
-        with pytest.raises(UserError, match="1 files of images are absent"):
+        with pytest.raises(UserError, match="1 file of images is absent"):
             write_table([odd], tmp_path, tmp_path / "out.jsonl")
     with pytest.raises(UserError, match="cannot be read"):
         write_table([tmp_path / "absent.json"], tmp_path, tmp_path / "out.jsonl")

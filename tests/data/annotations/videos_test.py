@@ -59,7 +59,7 @@ def test_a_table_of_msr_vtt(tmp_path, write, draw, rows, capsys):
         },
     ]
     assert cli.main(words) == 2
-    assert "1 files of videos are absent" in capsys.readouterr().err
+    assert "1 file of videos is absent" in capsys.readouterr().err
 
 
 VIDEOS, SENTENCES = MSR_VTT["videos"], MSR_VTT["sentences"]
@@ -69,7 +69,11 @@ VIDEOS, SENTENCES = MSR_VTT["videos"], MSR_VTT["sentences"]
     ("change", "split", "message"),
     [
         ({"videos": VIDEOS * 2}, "", "3 ids of `videos` are there twice: video16, video3, video9"),
-        ({"videos": VIDEOS[:2]}, "", "of videos have captions and are not listed: video16"),
+        (
+            {"videos": VIDEOS[:2]},
+            "",
+            "1 id of videos has captions and no entry in `videos`: video16",
+        ),
         ({"sentences": SENTENCES * 2}, "", "4 ids of `sentences` are there twice: 0, 1, 2, 3"),
         ({"videos": [{"video_id": "video9"}]}, "", "number 0 of videos needs video_id, split; it"),
         ({"sentences": [{"caption": "a"}]}, "", "number 0 of sentences needs sen_id, video_id, ca"),

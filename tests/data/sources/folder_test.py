@@ -243,7 +243,7 @@ def test_what_is_not_read_of_class_folders_is_noted(tmp_path):
         "other_files": (3, True),
     }
     texts = " ".join(note.text for note in source.notes)
-    for part in ("hold none: dog", "'stray.png'", ".heic (1)", ".txt (1)"):
+    for part in ("1 folder holds none: dog", "'stray.png'", ".heic (1)", ".txt (1)"):
         assert part in texts
 
 

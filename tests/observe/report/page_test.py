@@ -115,7 +115,7 @@ def test_a_run_that_has_been_evaluated(workdir):
         "the evaluations at step 30",
         "0.6250",
         "12,345",
-        "Not finite: 1 values",
+        "Not finite: 1 value",
         "More curves (1)",
         "At 2 points of training",
         "Exactly a reference: 1 of 2",
@@ -140,7 +140,7 @@ def test_metrics_that_are_undefined_have_their_reason_and_no_curve(workdir):
     text = report(workdir).text
     assert "captions 0.5000 bleu4 cider – cider is undefined: CIDEr needs <two> images" in text
     assert "vqa – blind blind is undefined: CIDEr needs <two> images" in text
-    assert "Not finite: 1 values" in text  # of the loss
+    assert "Not finite: 1 value" in text  # of the loss
     assert text.count("Not finite") == 1
 
 
