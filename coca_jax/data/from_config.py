@@ -97,7 +97,7 @@ def caption_texts(data: ConfigDict, most: int) -> tuple[Iterator[str], int]:
     """
     opened = open_sources(data)
     for name, source in opened.items():
-        warn_of_lost(f"config.{_where(name)}", source)
+        warn_of_lost(f"config.{where(name)}", source)
     sources = list(opened.values())
     makers = [CaptionMaker(**_options(s, CAPTION_OPTIONS)) for s in sections(data).values()]
     sizes = {name: len(source) for name, source in zip(sections(data), sources, strict=True)}

@@ -3,6 +3,7 @@ import pytest
 
 from coca_jax.config import default_config
 from coca_jax.data.from_config import (
+    caption_texts,
     make_tokenizer_from,
     make_train_stream,
     open_sources,
@@ -51,6 +52,16 @@ def test_a_mixture_changes_what_it_names_and_keeps_the_rest(data):
     assert made.mixture.size == 30 + 20
     texts = make_tokenizer_from(data).decode(next(made.batches())["text"])
     assert 9 <= [text.startswith("seen: ") for text in texts].count(True) <= 11
+
+
+def test_the_captions_that_a_tokenizer_is_made_of(data, prepared):
+    data.train.captions = "first"
+    source = tfds_source("shapes", "train", prepared)
+    texts, count = caption_texts(data, 1000)
+    assert count == len(source)
+    assert sorted(texts) == sorted(source[i]["captions"][0] for i in range(count))
+    texts, count = caption_texts(data, 7)
+    assert count == len([*texts]) == 7
 
 
 def test_what_cannot_be_opened_is_named(data):
