@@ -11,7 +11,7 @@ from coca_jax.cli.parser import make_parser
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns its exit code.
 
-    0: done, 2: a user's mistake, 3: preempted, 5: done, but some inputs could not be used.
+    0: done, 2: an error that users can mend, 3: preempted, 5: done but for unusable inputs.
     """
     streams.protect()
     parser = make_parser()

@@ -259,7 +259,7 @@ def _between_options(
             f"{path}.{key}={given[key]!r} is empty" if key in given else f"{path}.{key} is missing"
         )
     if fine.get("frames", 1) != 1 and not takes_frames(ConfigDict({"kind": kind} | fine)):
-        yield f"{path}.frames={fine['frames']!r}: {kind} takes one picture of an example"
+        yield f"{path}.frames={fine['frames']!r}: {kind} takes one image of an example"
     if kind == "probe" and not {"train_split", "train_path"} & set(given):
         yield f"{path} needs train_split or train_path: what the probe learns from"
     if kind in BY and fine.get("by", BY[kind][0]) not in BY[kind]:

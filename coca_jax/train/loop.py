@@ -335,7 +335,7 @@ def _items(state: TrainState) -> dict:
 
 
 def _resolve_epochs(config: ConfigDict, size: int, steps: int | None) -> ConfigDict:
-    """The configuration with `train.epochs` as the steps that see so many examples, or `steps`."""
+    """The configuration with the steps of `train.epochs`; with `steps`, if they are given."""
     if not config.train.epochs:
         return config
     resolved = ConfigDict(config.to_dict())

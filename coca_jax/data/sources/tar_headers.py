@@ -31,7 +31,7 @@ LINK, SPECIAL = -1, -2  # instead of the size of what has no bytes of its own to
 ABSENT = (0, -1) * 4
 CHUNK, MAX_CHUNK = 3 << 10, 12 << 10  # bytes: what mostly lies between two images
 PADDING = 1 << 20  # bytes that are read at a time after an end mark
-EXTENSIONS = 20  # of those of a tar, so many are kept for a note
+EXTENSIONS = 20  # of a tar that are kept for a note, at most
 # Bytes of rows that follow (-1: it failed), samples, bytes of notes, checksum.
 REPLY = struct.Struct("<qqqI")
 
