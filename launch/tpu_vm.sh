@@ -5,6 +5,7 @@
 #     launch/tpu_vm.sh my-slice us-central2-b train --config configs/coca_base.py \
 #         --workdir gs://bucket/runs/base
 #
+# Workdirs at gs:// need the extra: .venv/bin/pip install -e '.[tpu,gcs]'.
 # The processes find each other by themselves. The run is a child of this command's connections:
 # Ctrl-C ends them. FOLDER names another folder on the workers, GCLOUD another gcloud.
 set -eu
