@@ -5,7 +5,7 @@ import os
 import jax
 
 from coca_jax.io.files import cache_folder as user_cache
-from coca_jax.io.paths import as_path, is_url
+from coca_jax.io.paths import as_path, is_url, normalize
 
 NAME = ".compile_cache"
 
@@ -23,7 +23,7 @@ def cache_folder(setting: str, workdir: str | os.PathLike, platform: str, device
         and hang.
     """
     if setting != "auto":
-        return setting
+        return setting and normalize(setting)
     hangs = platform == "cpu" and devices > 1
     if hangs:
         return ""

@@ -35,7 +35,6 @@ def open_source(
     """
     form, path = section.get("format", "tfds"), section.get("path", "")
     path = normalize(path) if isinstance(path, str) and path else path
-    data_dir = normalize(data_dir) if data_dir else ""
     if form not in FORMATS:
         raise UserError(f"format {form!r} of a data set should be one of {', '.join(FORMATS)}")
     if form != "tfds" and not path:

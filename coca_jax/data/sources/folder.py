@@ -107,6 +107,7 @@ def _spellings(path: str) -> Iterator[str]:
 
 def read_pictures(path: str) -> bytes | list[bytes]:
     """A file, or the image files of a folder of frames: by their names, 2 before 10."""
+    path = paths.normalize(path)
     if not paths.is_url(path) and os.path.isdir(path):
         with os.scandir(path) as entries:
             names = [e.name for e in entries if is_image(e.name) and not is_hidden(e.name)]

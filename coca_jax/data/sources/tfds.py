@@ -7,6 +7,7 @@ from typing import Any
 from coca_jax.data.sources.array_record import ArrayRecordSource
 from coca_jax.data.sources.tf_example import IMAGE_KEYS
 from coca_jax.errors import UserError
+from coca_jax.io.paths import normalize
 
 
 class TfdsSource(ArrayRecordSource):
@@ -72,6 +73,7 @@ def _read_as_array_record(info: Any, name: str) -> None:
 def _builder(name: str, data_dir: str | None, path: str | None = None) -> Any:
     from tensorflow_datasets.core import read_only_builder, registered
 
+    data_dir, path = (given and normalize(given) for given in (data_dir, path))
     if path:
         return _builder_of_folder(path)
     try:
