@@ -3,9 +3,10 @@
     python launch/local.py --processes 4 --devices 2 -- --config configs/shapes.py --workdir W
 
 What follows `--` goes to `coca train`, or to another command if it begins with one's name. Each
-process has so many CPU devices and its own log, `W/logs/process_0.log` and so on; that of
-process 0 is also shown. Ctrl-C or SIGTERM is passed on to all, which save and end; a second one
-kills them. When a process dies, the others are ended and its last lines shown.
+process has so many CPU devices and its own log, `W/logs/process_0.log` and so on; for W at
+`gs://bucket/run` logs are in `runs/bucket/run/logs`. The log of process 0 is also shown. Ctrl-C or
+SIGTERM is passed on to all, which save and end; a second one kills them. When a process dies, the
+others are ended and its last lines shown.
 """
 
 import argparse
@@ -164,7 +165,9 @@ def _log_folder(options, words):
     for i, word in enumerate(words):
         if word.startswith("--workdir"):
             workdir = word.partition("=")[2] or words[i + 1]
-            return pathlib.Path(workdir) / "logs"
+            if "://" in workdir:  # logs are written as they come, which stores cannot
+                workdir = pathlib.Path("runs", *workdir.partition("://")[2].split("/"))
+            return pathlib.Path(workdir).expanduser() / "logs"
     raise SystemExit("local.py: without a --workdir in the command, --logs DIR says where logs go")
 
 

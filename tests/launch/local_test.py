@@ -1,11 +1,13 @@
 """launch/local.py with a stand-in for `coca_jax`: what it starts, shows, passes on and returns."""
 
+import importlib.util
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -198,3 +200,13 @@ def test_without_a_workdir_logs_must_be_named(tmp_path):
         [sys.executable, str(LAUNCHER), "--", "params"], capture_output=True, text=True
     )
     assert done.returncode == 1 and "--logs" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["../run", "gs://bucket/a/run", "s3://bucket/run"])
+def test_logs_are_local(name):
+    spec = importlib.util.spec_from_file_location("local", LAUNCHER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = module._log_folder(types.SimpleNamespace(logs=None), ["--workdir", name])
+    expected = f"runs/{name.split('//')[-1]}" if "//" in name else name
+    assert str(folder) == f"{expected}/logs"
