@@ -221,7 +221,7 @@ def _lenient(line: str, separator: str) -> list[str]:
 def _unquoted(value: str) -> str:
     """What csv and pandas put in quotes because it holds a quote or a line break, or nothing."""
     quoted = _QUOTED.fullmatch(value)
-    if quoted and (not quoted[1] or '""' in quoted[1] or "\n" in quoted[1]):
+    if quoted and (not quoted[1] or re.search(r'""|[\r\n]', quoted[1])):
         return quoted[1].replace('""', '"')
     return value
 

@@ -82,11 +82,14 @@ class FolderSource:
 
     def _read(self, path: str) -> bytes | list[bytes]:
         missing = None
-        for one in _spellings(path):
-            try:
-                return read_pictures(one if paths.is_url(one) else paths.join(self._root, one))
-            except FileNotFoundError as error:
-                missing = missing or error
+        try:
+            for one in _spellings(path):
+                try:
+                    return read_pictures(one if paths.is_url(one) else paths.join(self._root, one))
+                except FileNotFoundError as error:
+                    missing = missing or error
+        except (ValueError, UserError) as error:  # no file can be called so
+            raise BadExample("bad_record", f"the path of the image is {path!r}: {error}") from error
         raise missing or FileNotFoundError(path)
 
     def shard(self, index: int) -> str:
@@ -210,7 +213,8 @@ class _Rows:
             captions = [None if caption in MISSING_WORDS else caption for caption in captions]
             labels = [_number(label) for label in labels]
             fields = {name: _number(value) for name, value in fields.items()}
-        return Entry(image, captions, list(dict.fromkeys(labels)), fields)
+        labels = [label for i, label in enumerate(labels) if label not in labels[:i]]
+        return Entry(image, captions, labels, fields)
 
     def part(self, index: int) -> str:
         return self._table.path

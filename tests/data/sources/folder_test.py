@@ -362,3 +362,18 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", closed)
     with pytest.raises(UserError, match=r"cat/closed cannot be read: .*Permission denied"):
         folder_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["a\0.jpg", "\ud800.jpg", " ", "file://host/a.jpg", "nothing://a"])
+def test_what_no_file_can_be_called_is_a_bad_record(photos, path):
+    source = folder_source(photos("t.jsonl", json.dumps({"image": path}) + '\n{"image": "b"}'))
+    with pytest.raises(BadExample, match="the path of the image is") as error:
+        source[0]
+    assert error.value.kind == "bad_record"
+
+
+def test_labels_that_are_none_are_bad_records(photos):
+    rows = [{"image": f"photos/{i}.jpg", "labels": [{"id": i}, {"id": i}, [3]]} for i in range(2)]
+    source = folder_source(photos("t.jsonl", "\n".join(map(json.dumps, rows))))
+    with pytest.raises(BadExample, match=r"the label is {'id': 1}; it should be"):
+        source[1]

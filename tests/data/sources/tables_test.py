@@ -29,7 +29,7 @@ def everything(table):
 
 def test_random_tables_are_as_the_csv_module_reads_them(table, tmp_path):
     rng = np.random.default_rng(0)
-    pieces = ["a", "é", "猫", '"', ",", "\n", "\r\n", " ", "\t", "''", "\x85", "\u2028", ""]
+    pieces = ["a", "é", "猫", '"', ",", "\n", "\r\n", "\r", " ", "\t", "''", "\x85", "\u2028", ""]
     for name in ("a.csv", "b.tsv"):
         with open(tmp_path / name, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, dialect="excel" if name == "a.csv" else "excel-tab")
