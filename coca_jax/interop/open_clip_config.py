@@ -1,11 +1,11 @@
 """OpenCLIP's JSON configurations of a CoCa, in terms of ours."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from coca_jax.errors import UserError
+from coca_jax.io.stored import is_number
 from coca_jax.models import CoCaConfig, ImageConfig, PoolerConfig, TextConfig
 from coca_jax.models.presets import CLIP_MEAN, CLIP_STD, open_clip
 
@@ -124,9 +124,9 @@ class _Section(dict):
 
     def positive(self, key: str, default: float) -> float:
         """A positive number."""
-        if not (_is_number(value := self.read(key, default)) and value > 0):
+        if not (is_number(value := self.read(key, default)) and value > 0):
             raise self.wrong(key, "a positive number")
-        return value
+        return float(value)
 
     def pair(self, key: str) -> tuple[int, int]:
         """Two positive whole numbers, or one for both."""
@@ -139,11 +139,7 @@ class _Section(dict):
     def channels(self, key: str, default: tuple[float, ...]) -> tuple[float, float, float]:
         """A number for each of the three colors."""
         value = self.read(key, default)
-        if (
-            not isinstance(value, list | tuple)
-            or len(value) != 3
-            or not all(map(_is_number, value))
-        ):
+        if not isinstance(value, list | tuple) or len(value) != 3 or not all(map(is_number, value)):
             raise self.wrong(key, "three numbers")
         return tuple(map(float, value))
 
@@ -181,11 +177,6 @@ def _strange(sections: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         for key, value in wanted.items():
             if (given := sections[section].get(key)) not in (None, value):
                 yield f"{section or 'model'}: {key}={given!r} should be {value!r}"
-
-
-def _is_number(value: Any) -> bool:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    return real and math.isfinite(value)
 
 
 def _is_whole(value: Any) -> bool:
