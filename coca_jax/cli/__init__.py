@@ -16,6 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     streams.protect()
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
+    if "subcommand" in options:
+        options.command += f" {options.subcommand}"
     overrides = [word for word in rest if word.startswith("--config.")]
     if bare := [word for word in overrides if "=" not in word]:
         parser.error(f"{', '.join(bare)}: write --config.KEY=VALUE")

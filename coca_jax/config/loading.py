@@ -49,7 +49,7 @@ def _name_classes(config: ConfigDict) -> None:
         try:
             config.head.classes = tuple(read_lines(file))
         except UserError as error:
-            raise UserError(f"config.head.class_file={file!r}: {error}") from error
+            raise UserError(f"config.head.class_file={shown(file)}: {error}") from error
 
 
 def _apply(config: ConfigDict, override: str) -> str | None:

@@ -2,6 +2,7 @@ import types
 
 import pytest
 
+from coca_jax import cli
 from coca_jax.cli import commands
 from coca_jax.cli.parser import make_parser
 
@@ -13,3 +14,8 @@ def test_help_needs_no_docstrings(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         make_parser().parse_args(["--help"])
     assert "Train a model, or resume the run in" in capsys.readouterr().out
+
+
+def test_messages_begin_with_the_whole_command(capsys):
+    assert cli.main(["data", "inspect", "--config", "nowhere.py"]) == 2
+    assert capsys.readouterr().err.startswith("coca data inspect: configuration file 'nowhere.py'")

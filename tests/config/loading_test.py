@@ -89,6 +89,9 @@ def test_names_of_classes_are_read_from_their_file(tmp_path):
         load_config("configs/shapes_vqa.py", [f"--config.head.class_file={file}"])
     with pytest.raises(UserError, match=r"class_file='nowhere\.txt': .* cannot be read"):
         load_config("configs/shapes.py", ["--config.head.class_file=nowhere.txt"])
+    with pytest.raises(UserError, match="cannot be read: File name too long") as caught:
+        load_config("configs/shapes.py", [f"--config.head.class_file={'x' * 900}"])
+    assert len(str(caught.value)) < 600
     file.write_text("cat\n\ndog\n")
     with pytest.raises(UserError, match=r"classes\.txt:2 is blank"):
         load_config("configs/shapes.py", [f"--config.head.class_file={file}"])
