@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from coca_jax.data.bad import BadExample
 from coca_jax.data.sources.base import Record, to_labels, to_text
 from coca_jax.data.texts import to_captions
 
@@ -24,11 +25,15 @@ def to_record(data: bytes, class_names: Sequence[str]) -> Record:
 
     Raises:
       KeyError: it has no image.
-      BadExample: a caption or label is not UTF-8.
+      BadExample: it is no example, or a caption or label is not UTF-8.
     """
+    from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
-    features = tf_example_pb2.Example.FromString(data).features.feature
+    try:
+        features = tf_example_pb2.Example.FromString(data).features.feature
+    except DecodeError as error:
+        raise BadExample("bad_record", error) from error
     values = {key: _values(feature) for key, feature in features.items()}
     image = _take(values, IMAGE_KEYS)
     if not image or not isinstance(image[0], bytes):

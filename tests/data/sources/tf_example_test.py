@@ -70,7 +70,7 @@ def test_what_cannot_be_read_is_said():
         to_record(example({"image": [0, 255]}), [])
     with pytest.raises(BadExample, match="bad_text"):
         to_record(example({"image": [b"i"], "caption": [b"caf\xe9"]}), [])
-    with pytest.raises(Exception, match="parsing"):
+    with pytest.raises(BadExample, match=r"bad_record.*parsing"):
         to_record(b"\xffnot an example", [])
 
 
