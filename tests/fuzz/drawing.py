@@ -1,5 +1,6 @@
 """What several tests draw: texts, names, values of JSON, images, and damage to files."""
 
+import copy
 import functools
 import io
 
@@ -75,6 +76,7 @@ CHANGE = st.tuples(
 
 def put(tree, place, value):
     """Changes a value in a tree, or deletes or renames its key; each number counts keys."""
+    value = copy.deepcopy(value)
     for depth, number in enumerate(place, 1):
         keys = list(tree) if isinstance(tree, dict) else [*range(len(tree))]
         if not keys:
