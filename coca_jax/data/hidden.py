@@ -12,9 +12,9 @@ SYSTEM_NAMES = frozenset(
     )
 )
 # `.` hides a name on Unix; macOS keeps attributes of `x` in `._x`. Office locks `x` by `~$x`.
-PREFIXES = (".", "~$")
-# The same for `re.match`, ignoring case, with one part of a path.
+# For `re.match`, ignoring case, with one part of a path.
 PATTERN = rf"\.(?!\.?\Z)|~\$|(?:{'|'.join(map(re.escape, sorted(SYSTEM_NAMES)))})\Z"
+_is_part_hidden = re.compile(PATTERN, re.IGNORECASE).match
 
 
 def is_hidden(name: str) -> bool:
@@ -24,7 +24,4 @@ def is_hidden(name: str) -> bool:
       name: of it; or its path below the folder or tar that was given, of which every part counts.
         Whoever gives a hidden folder itself wants it, so its own path does not belong here.
     """
-    return any(
-        part.lower() in SYSTEM_NAMES or (part.startswith(PREFIXES) and part not in (".", ".."))
-        for part in name.split("/")
-    )
+    return any(map(_is_part_hidden, name.split("/")))

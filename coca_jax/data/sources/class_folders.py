@@ -1,6 +1,7 @@
 """A folder for each class, with its images at any depth."""
 
 import os
+import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Set
@@ -70,15 +71,17 @@ class ClassFolders:
             return list(threads.map(self._shard, range(len(self.names))))
 
     def _shard(self, label: int) -> Shard:
-        begin = self._class_ends[label - 1] if label else 0
+        first = self._class_ends[label - 1] if label else 0
+        ends = self._ends[first : self._class_ends[label]].tolist()
+        begin = int(self._ends[first - 1]) if first else 0
+        root = os.path.join(os.fsencode(self._root), b"")
         checksum = total = 0
-        for index in range(begin, self._class_ends[label]):
-            path = self.example(index)[0]
-            size = _size(os.path.join(self._root, path))
-            checksum = zlib.crc32(b"%b %d" % (os.fsencode(path), size), checksum)
-            total += size
-        count = int(self._class_ends[label] - begin)
-        return Shard(self.names[label], total, count, f"{checksum:08x}")
+        for end in ends:  # of millions: each step counts
+            path = self._paths[begin:end]
+            size = _size(root + path)
+            checksum = zlib.crc32(b"%b %d" % (path, size), checksum)
+            total, begin = total + size, end
+        return Shard(self.names[label], total, len(ends), f"{checksum:08x}")
 
     def _label(self, index: int) -> int:
         return int(np.searchsorted(self._class_ends, index, side="right"))
@@ -111,8 +114,9 @@ class _Walk:
             raise UserError(
                 f"the folder {error.filename} cannot be read: {cause(error)}"
             ) from error
-        self._hidden += [os.path.join(folder, name) for name, _ in found if is_hidden(name)]
-        return [(name, is_folder) for name, is_folder in found if not is_hidden(name)]
+        hidden = {name for name, _ in found if is_hidden(name)}
+        self._hidden += [os.path.join(folder, name) for name in hidden]
+        return [entry for entry in found if entry[0] not in hidden]
 
     def examples(self, folder: str, above: Set[tuple[int, int]] = frozenset()) -> Iterator[str]:
         """Paths of the images, videos and clips in a folder of a class, or below it."""
@@ -121,22 +125,27 @@ class _Walk:
         if this in above:  # a link led back
             self._loops.append(folder)
             return
-        listed = self._listed(folder)
+        prefix = os.path.join(folder, "")
+        images: list[str] = []
+        others: list[tuple[str, bool]] = []
+        for name, is_folder in self._listed(folder):
+            if not is_folder and is_image(name):
+                images.append(prefix + name)
+            else:
+                others.append((prefix + name, is_folder))
         is_deeper = os.sep in folder
-        images = [os.path.join(folder, n) for n, is_dir in listed if not is_dir and is_image(n)]
         if images and is_deeper and self._clips:
             self._clip_folders.append(folder)
             yield folder
         else:
             yield from images
             self._deeper += images if is_deeper else []
-        for name, is_folder in listed:
-            path = os.path.join(folder, name)
+        for path, is_folder in others:
             if is_folder:
                 yield from self.examples(path, above | {this})
-            elif name.lower().endswith(VIDEO_SUFFIXES):
+            elif path.lower().endswith(VIDEO_SUFFIXES):
                 yield path
-            elif not is_image(name):
+            else:
                 self._others.append(path)
 
     def _identity(self, folder: str) -> tuple[int, int]:
@@ -176,10 +185,11 @@ def split_folders(root: str) -> list[str]:
     return names if all(name.lower() in SPLITS for name in names) else []
 
 
-def _size(path: str) -> int:
+def _size(path: bytes) -> int:
     """Bytes of a file, or the number of files of a clip; -1: it has gone since."""
     try:
-        return len(os.listdir(path)) if os.path.isdir(path) else os.stat(path).st_size
+        status = os.stat(path)
+        return len(os.listdir(path)) if stat.S_ISDIR(status.st_mode) else status.st_size
     except OSError:
         return -1
 
@@ -199,5 +209,5 @@ def _others_note(paths: list[str]) -> Note:
     suffixes = Counter(PurePath(path).suffix.lower() for path in paths)
     named = ", ".join(f"{s or 'without a suffix'} ({n:,})" for s, n in suffixes.most_common(_NAMED))
     what = counted(len(paths), "files are not read")
-    text = f"{what}, by their suffix: {named}; such as {min(paths)!r}"
+    text = f"{what}, by suffix: {named}; such as {min(paths)!r}"
     return Note("other_files", len(paths), text, lost=any(s in OTHER_IMAGES for s in suffixes))
