@@ -102,7 +102,7 @@ def read_results(
     refuse(path, f"{what} are there twice", twice(one for one, _ in pairs))
     found = dict(pairs)
     broken = [one for one, value in pairs if not is_text(value)]
-    refuse(path, f"{what} have {text}s with {HALF}", broken)
+    refuse(path, f"have {text}s with {HALF}", broken)
     refuse(path, f"{what} have no annotation", found.keys() - {*known})
     refuse(path, f"{what} are missing", {*known} - found.keys())
     return found

@@ -27,7 +27,7 @@ class ImageIds:
         self._digests: list[bytes | None] = []  # of the bytes of that record
         self._seen: set[bytes] = set()
         self._records = 0
-        self._alike = 0  # images with the bytes of an earlier one, and another id
+        self._alike = 0  # images with the bytes of an earlier one, and not its id
         self._unlike = 0  # records with the id of an earlier one, and other bytes
 
     def add(self, batch: dict[str, Any]) -> list[int]:
@@ -84,7 +84,7 @@ class ImageIds:
         if self._alike:
             print(
                 f"warning: {self._alike:,} of {len(self._ids):,} images are equal byte for byte to "
-                "another one, and have another id: each counts as wrong for the texts of the other",
+                "another one, and have not its id: each counts as wrong for the texts of the other",
                 file=sys.stderr,
             )
         if self._unlike:

@@ -1,11 +1,12 @@
 """Prompt templates: what is said of an image of a class, with {} where the class is named."""
 
 import itertools
-import pathlib
+import os
 from collections.abc import Sequence
 
 from coca_jax.errors import UserError
 from coca_jax.io.files import read_lines
+from coca_jax.io.paths import join, normalize
 
 DEFAULT = ("a {}", "a photo of a {}.")
 BESIDE_DATA = "zeroshot_classification_templates.txt"  # as CLIP_benchmark's data sets have it
@@ -69,16 +70,16 @@ def find_templates(given: str | Sequence[str] | None, data: str = "") -> tuple[s
     Args:
       given: templates; or the name of a set in SETS, or of a file with one a line, where the class
         may also be called {c}; None: the file of them beside the data, or DEFAULT.
-      data: the folder that the data set lies in, if it is one.
+      data: the path of the data set, which may be a local folder.
 
     Raises:
       UserError: there is no such set or file, or a template does not name the class.
     """
-    beside = pathlib.Path(data or ".") / BESIDE_DATA
-    if given is None and data and beside.is_file():
-        given = str(beside)
     if given is None:
-        return DEFAULT
+        beside = join(normalize(data), BESIDE_DATA) if data else ""
+        if not os.path.isfile(beside):
+            return DEFAULT
+        given = beside
     if not isinstance(given, str):
         return _checked(given, "templates")
     if given in SETS:

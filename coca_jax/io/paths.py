@@ -111,8 +111,8 @@ def system_of(path: str) -> tuple[Any, str]:
         extra = {"gs": "gcs", "s3": "s3"}.get(path.partition("://")[0])
         how = f": pip install 'coca_jax[{extra}]'" if extra else ""
         raise UserError(f"{path} cannot be opened ({error}){how}") from error
-    except ValueError as error:
-        raise UserError(f"{path} cannot be opened: {error}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be opened: {cause(error)}") from error
 
 
 def join(folder: str | os.PathLike, *parts: str) -> str:

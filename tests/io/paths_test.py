@@ -95,3 +95,12 @@ def test_a_store_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
     with pytest.raises(UserError, match=r"gs://b/x.*pip install 'coca_jax\[gcs\]'"):
         files.read_bytes("gs://b/x")
+
+
+def test_a_store_whose_library_is_missing_is_named(monkeypatch):
+    def missing(path):
+        raise OSError("Unable to load libjvm")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(UserError, match=r"^hdfs://h/a cannot be opened: Unable to load libjvm"):
+        paths.system_of("hdfs://h/a")

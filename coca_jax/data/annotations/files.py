@@ -1,14 +1,14 @@
 """JSON files, and files with a JSON object a line: read, and checked field by field."""
 
+import io
 import json
 import os
-import pathlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from coca_jax.errors import UserError
-from coca_jax.io.files import text_encoding
+from coca_jax.io.files import open_binary, read_bytes, text_encoding
 from coca_jax.io.messages import cause, counted
 
 MOST_NAMED = 5  # ids in a message
@@ -60,16 +60,17 @@ def read_json(path: str | os.PathLike) -> Any:
       UserError: it cannot be read.
     """
     try:
-        return json.loads(pathlib.Path(path).read_bytes())
+        return json.loads(read_bytes(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {cause(error)}") from error
 
 
-def _open(path: str | os.PathLike) -> IO[str]:
+def _open(path: str | os.PathLike) -> io.TextIOWrapper:
     """Opens a text; its lines end with \\n, \\r\\n or \\r."""
-    with open(path, "rb") as file:
-        encoding = text_encoding(file.read(4))
-    return open(path, encoding=encoding)
+    file = open_binary(path)
+    encoding = text_encoding(file.read(4))
+    file.seek(0)
+    return io.TextIOWrapper(file, encoding)
 
 
 def read(path: str | os.PathLike) -> Any:

@@ -13,7 +13,8 @@ from coca_jax.data.annotations.pairs import is_pairs, pair_rows
 from coca_jax.data.annotations.questions import is_of_vqa, question_rows
 from coca_jax.data.annotations.videos import has_videos, video_rows
 from coca_jax.errors import UserError
-from coca_jax.io.files import write_whole
+from coca_jax.io.files import is_file, write_whole
+from coca_jax.io.paths import is_url, normalize
 
 # What each format is known by.
 FORMATS = {
@@ -58,6 +59,8 @@ def write_table(
     """
     if not str(output).endswith(".jsonl"):
         raise UserError(f"{output} should end with .jsonl, by which it is known as a table")
+    if is_url(images := normalize(images)):
+        raise UserError(f"{images}: the images that a table is made of must be in a local folder")
     _spare(output)
     found = _rows(paths, split)
     absent = []
@@ -102,7 +105,7 @@ def _rows(paths: Sequence[str | os.PathLike], split: str) -> Rows:
 
 def _spare(output: str | os.PathLike) -> None:
     """Refuses to write over a .jsonl that is no table, such as another annotation file."""
-    if os.path.exists(output):
+    if is_file(output):
         row = next((row for _, row in Lines(output)), None)
         if not isinstance(row, dict) or not {*COLUMNS} & {*row}:
             raise UserError(f"{output} is there, and is no table that could be replaced")

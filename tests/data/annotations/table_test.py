@@ -1,7 +1,9 @@
 """Files that are of no known format, and tables that should not be written."""
 
 import json
+import uuid
 
+import fsspec
 import pytest
 
 from coca_jax import cli
@@ -76,3 +78,20 @@ def test_files_of_windows_programs(tmp_path, draw, encoding):
     assert write_table([path], folder, tmp_path / "out.jsonl").rows == 1
     (made,) = (tmp_path / "out.jsonl").read_text().split("\n")[:-1]
     assert json.loads(made)["statements"] == ["Zwei\u2028Füße"] * 2
+
+
+def test_files_at_urls_are_read_and_written_like_others(draw):
+    root, images = f"memory://{uuid.uuid4()}", draw("a.jpg")
+    fsspec.filesystem("memory").pipe(f"{root}/coco.json", json.dumps(COCO).encode())
+    output = f"{root}/out.jsonl"
+    assert write_table([f"{root}/coco.json"], images.as_uri(), output).rows == 1
+    (line,) = fsspec.open(output).open().read().splitlines()
+    assert json.loads(line)["image"] == str(images / "a.jpg")
+    assert write_table([f"{root}/coco.json"], images, output).rows == 1
+    with pytest.raises(UserError, match="is no table that could be replaced"):
+        fsspec.filesystem("memory").pipe(output, b'{"a": 1}\n')
+        write_table([f"{root}/coco.json"], images, output)
+    with pytest.raises(
+        UserError, match="the images that a table is made of must be in a local folder"
+    ):
+        write_table([f"{root}/coco.json"], root, output)
