@@ -204,9 +204,10 @@ def remove_temporaries(folder: str | os.PathLike) -> None:
     if is_url(os.fspath(folder)) or not os.path.isdir(folder):
         return
     for entry in os.scandir(folder):
-        if _TEMPORARY.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > 5:
-            with contextlib.suppress(OSError):
-                os.unlink(entry.path)
+        if _TEMPORARY.fullmatch(entry.name):
+            with contextlib.suppress(OSError):  # its writer may have just renamed it
+                if time.time() - entry.stat().st_mtime > 5:
+                    os.unlink(entry.path)
 
 
 class _Local:

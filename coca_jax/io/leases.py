@@ -122,16 +122,24 @@ class _Claim:
                 "process": _identity(os.getpid()),
                 "claim": [self._mine, self._count],
             }
-            try:
-                self._version = self._object.write(content, self._version)
-            except FileExistsError:
-                # A request that is sent again meets what it has written itself.
+            while not self._replace(content):
                 found, version = self._object.read()
-                if found.get("claim") != content["claim"]:
+                claim = found.get("claim")
+                if not isinstance(claim, list) or claim[:1] != [self._mine]:
                     return False
+                # A request that is sent again, or whose answer was lost, meets its own content.
                 self._version = version
+                if claim == content["claim"]:
+                    break
             self._renewed = begin
             return True
+
+    def _replace(self, content: dict[str, Any]) -> bool:
+        try:
+            self._version = self._object.write(content, self._version)
+        except FileExistsError:
+            return False
+        return True
 
 
 class _Object:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]+)://")  # fsspec's are chained by ::
 # A URL that went through `pathlib.Path` has lost a slash.
-_SQUEEZED = re.compile(r"(gs|gcs|s3|s3a|https?|memory|file):/(?!/)")
+_SQUEEZED = re.compile(r"(^|::)(gs|gcs|s3|s3a|https?|memory|file):/(?!/)")
 _ALIASES = {"gcs": "gs", "s3a": "s3"}
 _FOLDERS = ("gs", "s3")  # which can hold a workdir
 _MAGIC = re.compile(r"[*?\[]")
@@ -40,7 +40,7 @@ def normalize(path: str | os.PathLike) -> str:
     if not text.strip() or "\0" in text:
         raise UserError(f"{text!r} is not a path")
     if not os.path.lexists(text.partition("/")[0]):
-        text = _SQUEEZED.sub(r"\1://", text)
+        text = _SQUEEZED.sub(r"\1\2://", text)
     url = _URL.match(text)
     if url is None:
         return os.path.expanduser(text)

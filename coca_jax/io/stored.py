@@ -38,13 +38,16 @@ def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
 
     Raises:
       FileNotFoundError: there is no such file.
-      Damaged: it cannot be read, or holds something else.
+      Damaged: it cannot be read from a local folder, or holds something else.
+      OSError, or what the store's package raises: a store does not give it now.
     """
     try:
         data = files.read_bytes(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(str(path)) from error
     except OSError as error:
+        if files.is_url(os.fspath(path)):  # a store that refuses says nothing of the file
+            raise
         raise Damaged(f"cannot be read: {error.strerror or error}") from error
     value = parse_json(data)
     if not isinstance(value, kind):

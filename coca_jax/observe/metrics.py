@@ -27,7 +27,8 @@ from coca_jax.io.stored import is_number, is_step, left_out
 
 FILE = "metrics.jsonl"
 PART_BYTES = 256 << 10
-_PART = re.compile(r"metrics(\.\d{5,})?\.jsonl")
+_PART = re.compile(r"metrics(?:\.(\d{5,}))?\.jsonl")
+_QUEUE = 10_000  # values that wait for TensorBoard's thread; where it has ended, more would block
 
 
 class MetricWriter:
@@ -52,7 +53,7 @@ class MetricWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         _keep_lines(self._workdir, resume_step)
         parts = _parts(self._workdir)
-        self._number = len(parts) - 1 if parts else 0
+        self._number = _number(parts[-1]) if parts else 0
         if self._spool and parts:  # goes on in the last part
             (self._folder / parts[-1].name).write_bytes(parts[-1].read_bytes())
         self._file = (self._folder / _name(self._number)).open("a")
@@ -119,6 +120,7 @@ class MetricWriter:
         self._board = SummaryWriter(
             str(self._folder / "tensorboard"),
             purge_step=purge_step,
+            max_queue=_QUEUE,
             filename_suffix=f".{time.time_ns()}",  # or two writers of one second share a file
         )
 
@@ -153,10 +155,14 @@ def _name(number: int) -> str:
     return f"metrics.{number:05}.jsonl" if number else FILE
 
 
+def _number(part: epath.Path) -> int:
+    return int(_PART.fullmatch(part.name)[1] or 0)
+
+
 def _parts(workdir: epath.Path) -> list[epath.Path]:
     """The files of the metrics, in the order in which they were written."""
     found = [path for path in children(workdir) if _PART.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (path.name != FILE, path.name))
+    return sorted(found, key=_number)
 
 
 def _lines(path: epath.Path) -> list[str]:

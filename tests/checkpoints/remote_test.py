@@ -120,6 +120,17 @@ def test_one_request_in_ten_fails(gcs, fault, cache):
         jax.tree.map(np.testing.assert_array_equal, store.restore(1, ITEMS), ITEMS)
 
 
+def test_a_store_that_refuses_to_be_read_has_no_damaged_steps(gcs, fault, cache):
+    folder = f"gs://{stores.BUCKET}/refused"
+    save(folder, 1, 2)
+    said = []
+    with CheckpointStore(folder) as store:
+        fault(lambda number: 403 if "2%2Fmanifest.json" in gcs.requests[-1][1] else None)
+        with pytest.raises(UserError, match="cannot be read"):
+            store.latest_sound(said.append)
+    assert not said
+
+
 def test_credentials_that_are_lost_end_with_the_last_good_step(gcs, fault, cache):
     folder = f"gs://{stores.BUCKET}/forgetful"
     with CheckpointStore(folder) as store:

@@ -189,7 +189,9 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     for path in (old, new, tmp_path / ".lock", tmp_path / "config.json"):
         path.write_bytes(b"x")
     os.utime(old, (1, 1))
+    gone = tmp_path / f".{'2c' * 16}"
+    gone.symlink_to(tmp_path / "absent")  # as one that its writer renames just now
     files.remove_temporaries(tmp_path)
     files.remove_temporaries(tmp_path / "absent")
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {new.name, ".lock", "config.json"}
+    assert left == {new.name, gone.name, ".lock", "config.json"}

@@ -78,6 +78,26 @@ def test_a_holder_that_renews_keeps_it_and_one_that_does_not_loses_it(folder, fa
     silent.release()
 
 
+def test_a_write_whose_answer_was_lost_is_the_holders_own(folder):
+    claim = leases._Claim(folder, "trained")
+    claim.take(0.0)
+    write = claim._object.write
+
+    def written_but_not_answered(content, version):
+        write(content, version)
+        raise ConnectionResetError
+
+    claim._object.write = written_but_not_answered
+    with pytest.raises(ConnectionResetError):
+        claim._renew()
+    claim._object.write = write
+    claim._renew()
+    claim.check()
+    claim.release()
+    with locked(folder, "tested"):
+        pass
+
+
 HOLDER = """
 import os, sys
 from coca_jax.io.locks import locked

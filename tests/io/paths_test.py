@@ -32,6 +32,8 @@ def test_paths_have_one_form(home):
         "gcs://b/r": "gs://b/r",
         "s3a://b/r": "s3://b/r",
         str(pathlib.Path("gs://b/r")): "gs://b/r",
+        str(pathlib.Path("simplecache::https://h/a")): "simplecache::https://h/a",
+        "logs:/r": "logs:/r",
         "https://h/a.tar?sig=[1]*#x": "https://h/a.tar?sig=[1]*#x",
         "~nobody-of-this-name/r": "~nobody-of-this-name/r",
     }

@@ -1,10 +1,14 @@
 import json
 import math
+import threading
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stores
 
+from coca_jax.io import folders
+from coca_jax.observe import metrics
 from coca_jax.observe.metrics import MetricWriter, read_metrics
 
 
@@ -68,3 +72,38 @@ def test_tensorboard_reads_one_value_a_step_after_a_resume(tmp_path):
     events.Reload()
     scalars = events.Scalars("train/loss")
     assert [(event.step, event.value) for event in scalars] == [(10, 10), (20, 20), (30, 30)]
+
+
+def test_a_store_gets_parts_and_a_run_goes_on_in_the_last(monkeypatch, tmp_path):
+    monkeypatch.setattr(metrics, "PART_BYTES", 60)
+    with stores.gcs_store():
+        workdir = f"gs://{stores.BUCKET}/run"
+        write_steps(workdir, [1, 2, 3])  # two lines are a part
+        write_steps(workdir, [3, 4, 5], resume_step=2)
+        assert [record["step"] for record in read_metrics(workdir)] == [1, 2, 3, 4, 5]
+        names = [name for name in folders.tree(workdir) if name.startswith("metrics")]
+        assert names == ["metrics.00001.jsonl", "metrics.00002.jsonl", "metrics.jsonl"]
+
+
+def test_a_missing_part_costs_only_its_own_lines(tmp_path):
+    for name, step in (("metrics.00001", 2), ("metrics.00002", 3), ("metrics.100000", 4)):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"step": {step}}}\n')
+    write_steps(tmp_path, [5])
+    assert [record["step"] for record in read_metrics(tmp_path)] == [2, 3, 4, 5]
+
+
+def test_the_end_of_tensorboards_thread_blocks_nothing(tmp_path, monkeypatch):
+    writer = MetricWriter(tmp_path)
+    worker = writer._board.file_writer.event_writer._worker
+    worker.stop()
+    monkeypatch.setattr(worker, "is_alive", lambda: True)  # ends while values are added
+    values = dict.fromkeys(map(str, range(50)), 1.0)
+
+    def write_and_close():
+        writer.write(1, values)
+        writer.close()
+
+    thread = threading.Thread(target=write_and_close, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
