@@ -7,14 +7,14 @@ from coca_jax.errors import UserError
 from coca_jax.io.paths import normalize
 
 BEAM_OPTIONS = {
-    "beams": (int, "beam search, with so many texts side by side"),
-    "n_best": (int, "so many captions of beam search (others)"),
+    "beams": (int, "beam search with this number of beams"),
+    "n_best": (int, "how many captions of beam search (others)"),
     "length_penalty": (float, "above 0, favours long captions (1: mean log-probability)"),
 }
 SAMPLING_OPTIONS = {
-    "samples": (int, "so many captions drawn at random (others)"),
+    "samples": (int, "how many captions drawn at random (others)"),
     "temperature": (float, "of sampling"),
-    "top_k": (int, "sampling among so many tokens only"),
+    "top_k": (int, "sampling among at most this number of tokens"),
     "top_p": (float, "sampling among the fewest tokens with this probability"),
     "seed": (int, "of sampling"),
 }

@@ -1,10 +1,14 @@
 """The arguments of every subcommand."""
 
 import argparse
+import functools
 from collections.abc import Callable
+from typing import Any
 
 from coca_jax.cli import commands
 from coca_jax.cli.options import CAPTION_OPTIONS, Once, count, part, path
+
+Add = Callable[..., argparse.ArgumentParser]  # `_add` to a group of subcommands
 
 # Not the functions' docstrings, which `python -OO` leaves out.
 HELP = {
@@ -39,15 +43,30 @@ def make_parser() -> argparse.ArgumentParser:
     )
     groups = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable, *needs: str, under=groups) -> argparse.ArgumentParser:
-        command = under.add_parser(name, help=HELP[run.__name__], allow_abbrev=False)
-        command.set_defaults(run=run)
-        if "config" in needs:
-            command.add_argument("--config", required=True, action=Once, metavar="FILE[:ARGUMENT]")
-        if "workdir" in needs:
-            command.add_argument("--workdir", required=True, type=path)
-        return command
+    add = functools.partial(_add, groups)
+    _add_runs(add)
+    _add_models(add)
+    _add_plans(add)
+    data = groups.add_parser("data", help="Build and inspect data sets.")
+    data = data.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
+    _add_data(functools.partial(_add, data))
+    _add_conversions(add)
+    add("report", commands.report, "workdir")
+    return parser
 
+
+def _add(groups: Any, name: str, run: Callable, *needs: str) -> argparse.ArgumentParser:
+    """A subcommand, with the options that it needs of those that several have."""
+    command = groups.add_parser(name, help=HELP[run.__name__], allow_abbrev=False)
+    command.set_defaults(run=run)
+    if "config" in needs:
+        command.add_argument("--config", required=True, action=Once, metavar="FILE[:ARGUMENT]")
+    if "workdir" in needs:
+        command.add_argument("--workdir", required=True, type=path)
+    return command
+
+
+def _add_runs(add: Add) -> None:
     add("train", commands.train, "config", "workdir")
     add("evaluate", commands.evaluate, "config", "workdir").add_argument("--step", type=int)
     command = add("compare", commands.compare, "config", "workdir")
@@ -56,8 +75,11 @@ def make_parser() -> argparse.ArgumentParser:
         type=part,
         default=(1, 1),
         metavar="K/N",
-        help="trains the K-th of N shares of the runs; 0/N: none, only makes the tables",
+        help="train the K-th of N shares of the runs; 0/N: none, only make the tables",
     )
+
+
+def _add_models(add: Add) -> None:
     command = add("caption", commands.caption)
     command.add_argument("--model", required=True, type=path, help="a workdir")
     for name, (kind, meaning) in CAPTION_OPTIONS.items():
@@ -72,18 +94,22 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--index", type=path, metavar="DIR", help="default: in the model's")
     command.add_argument("text")
+
+
+def _add_plans(add: Add) -> None:
     add("params", commands.params, "config").add_argument("--json", type=path, metavar="FILE")
     command = add("plan", commands.plan, "config")
     command.add_argument("--topology", required=True, metavar="GENERATION:SHAPE")
-    command.add_argument("--slices", type=int, default=1, help="so many of that shape")
+    command.add_argument("--slices", type=int, default=1, help="how many of that shape")
     command.add_argument(
-        "--search", action="store_true", help="tries meshes, remat and micro-batches; ranks them"
+        "--search", action="store_true", help="try meshes, remat and micro-batches; rank them"
     )
     command.add_argument("--json", type=path, metavar="FILE")
     command.add_argument("--picture", type=path, metavar="PNG", help="of the memory")
-    data = groups.add_parser("data", help="Build and inspect data sets.")
-    data = data.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
-    command = add("prepare", commands.data_prepare, under=data)
+
+
+def _add_data(add: Add) -> None:
+    command = add("prepare", commands.data_prepare)
     command.add_argument("name")
     command.add_argument(
         "--data-dir", type=path, help="where TFDS data sets lie; TFDS's default if absent"
@@ -91,17 +117,17 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--files", type=path, metavar="DIR", help="what it is made from, instead of fetching"
     )
-    command = add("inspect", commands.data_inspect, "config", under=data)
+    command = add("inspect", commands.data_inspect, "config")
     command.add_argument("--examples", type=int, default=1000, help="how many to read")
     command.add_argument("--sheet", type=path, default="data.png", metavar="PNG")
     command.add_argument("--json", type=path, metavar="FILE")
     command.add_argument("--strict", action="store_true", help="exit with 5 if anything is lost")
-    command = add("train-tokenizer", commands.data_train_tokenizer, "config", under=data)
+    command = add("train-tokenizer", commands.data_train_tokenizer, "config")
     command.add_argument("--vocab-size", type=int, default=64_000, help="pieces")
     command.add_argument("--type", choices=("unigram", "bpe"), default="unigram")
     command.add_argument("--examples", type=int, default=10_000_000, help="captions at most")
     command.add_argument("output", type=path, metavar="OUT.model")
-    command = add("convert", commands.data_convert, under=data)
+    command = add("convert", commands.data_convert)
     command.add_argument("inputs", nargs="+", metavar="PARQUET", help="files, URLs, {000..099}, *")
     command.add_argument("output", type=path, metavar="OUT")
     command.add_argument("--image", default="", help="the column of image files")
@@ -110,21 +136,24 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--split", default="train")
     command.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
-    command = add("table", commands.data_table, under=data)
+    command = add("table", commands.data_table)
     command.add_argument(
         "inputs", nargs="+", metavar="JSON", help="a file; VQAv2: of questions, of answers"
     )
     command.add_argument("output", type=path, metavar="OUT.jsonl")
     command.add_argument("--images", required=True, type=path, metavar="DIR")
     command.add_argument("--split", default="", help="of Karpathy's or MSR-VTT's file; all")
-    command = add("answers", commands.data_answers, under=data)
+    command = add("answers", commands.data_answers)
     command.add_argument("tables", nargs="+", metavar="TABLE.jsonl", help="of questions")
     command.add_argument("output", type=path, metavar="OUT.txt")
     command.add_argument("--least", type=int, default=9, help="questions that have the answer")
-    command = add("deduplicate", commands.data_deduplicate, "config", under=data)
+    command = add("deduplicate", commands.data_deduplicate, "config")
     command.add_argument("--source", default="", help="name in data.sources; none: data.train")
     command.add_argument("--distance", type=int, default=4, help="bits of 64 that may differ")
     command.add_argument("output", type=path, metavar="OUT.tsv")
+
+
+def _add_conversions(add: Add) -> None:
     command = add("convert", commands.convert)
     direction = command.add_mutually_exclusive_group(required=True)
     direction.add_argument("--from", dest="origin", choices=("open_clip",))
@@ -147,5 +176,3 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--results", required=True, type=path, metavar="FILE")
     command.add_argument("--split", default="", help="of Karpathy's or MSR-VTT's file; all")
     command.add_argument("--json", type=path, metavar="FILE")
-    add("report", commands.report, "workdir")
-    return parser
