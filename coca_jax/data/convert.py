@@ -106,7 +106,8 @@ def convert(
         done = [written[shard.out] for shard in shards]
         if not any(shard.records for shard in done):
             raise UserError(
-                f"no row of {paths} has an image in column {columns.image!r}{_absent(done)}"
+                f"no row of {', '.join(inputs[:3])} has an image in column {columns.image!r}"
+                f"{_absent(done)}"
             )
         _finish(Path(out), split, [shard.records for shard in done], columns)
     _report(out, split, done, sum(shard.rows for shard in shards), columns)
@@ -341,7 +342,7 @@ def _absent(written: list[Written]) -> str:
     """The files that rows name in vain, in words."""
     count = sum(shard.files for shard in written)
     file = next((shard.file for shard in written if shard.file), "")
-    text = f"; {count:,} of them name a file that is not there or cannot be read, such as {file!r}"
+    text = f"; the file named by {count:,} of them is not there or cannot be read, such as {file!r}"
     return text + " (looked for in the folder of the Parquet file)" if count else ""
 
 

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from coca_jax.data import clips
-from coca_jax.data.bad import BAD_KINDS
+from coca_jax.data.bad import BAD_KINDS, BadExample
 from coca_jax.data.examples import Part
 from coca_jax.data.from_config import make_train_stream, sections, weights
 from coca_jax.data.mixture import Mixture, describe
@@ -58,8 +58,9 @@ def inspect(
       "sources" (name -> records, share, passes an epoch), "notes" (name -> what its reader noted:
       kind -> count, text, lost), "lost" (whether any of these are, or an example was bad),
       "captions" (lengths), "classes" (name -> examples; "": of none of them; without a head it is
-      empty), "replaced" (kind -> examples), "worst_shards", "examples_per_second" of the whole
-      stream, and of each stage alone on one thread, "microseconds" an example.
+      empty), "replaced" (kind -> examples), "reasons" (kind -> what is wrong with the first of
+      them), "worst_shards", "examples_per_second" of the whole stream, and of each stage alone on
+      one thread, "microseconds" an example.
 
     Raises:
       UserError: the data cannot be opened, hold no usable example, or have other classes.
@@ -84,13 +85,16 @@ def inspect(
         name or "train": {note.kind: note._asdict() for note in part.source.notes}
         for name, part in zip(sizes, parts, strict=True)
     }
-    captions, result["microseconds"] = _stages(
+    noted = [note for notes in result["notes"].values() for note in notes.values()]
+    captions, result["reasons"], result["microseconds"] = _stages(
         parts, stream.mixture, tokenizer, seed, examples, text_length, data.frames
     )
     result["captions"] = lengths(captions, tokenizer, text_length)
-    measured, drawn = _streamed(stream, math.ceil(examples / BATCH), classes)
+    try:
+        measured, drawn = _streamed(stream, math.ceil(examples / BATCH), classes)
+    except UserError as error:  # the notes may say why
+        raise UserError("\n".join([str(error), *(note["text"] for note in noted)])) from error
     result |= measured
-    noted = [note for notes in result["notes"].values() for note in notes.values()]
     result["lost"] = any(note["lost"] for note in noted) or any(
         result["replaced"].get(kind) for kind in BAD_KINDS
     )
@@ -133,9 +137,9 @@ def _stages(
     examples: int,
     text_length: int,
     frames: int,
-) -> tuple[list[str], dict[str, float]]:
-    """Captions of the examples, and what each stage takes of them, in microseconds."""
-    seconds, counts, captions = Counter(), Counter(), []
+) -> tuple[list[str], dict[str, str], dict[str, float]]:
+    """Captions; what is wrong with bad ones, by kind; and microseconds an example of each stage."""
+    seconds, counts, captions, reasons = Counter(), Counter(), [], {}
 
     def timed(stage: str, make: Any) -> Any:
         begin = time.perf_counter()
@@ -156,9 +160,11 @@ def _stages(
             found = timed("decode", lambda: clips.pictures(record["image"], frames, side))  # noqa: B023
             timed("augment", lambda: part.augment.alike(found, rng, True))  # noqa: B023
             timed("tokenize", lambda: tokenizer.encode([text], text_length))  # noqa: B023
-        except Exception:  # whatever is wrong with the record; the stream counts it
-            continue
-    return captions, {s: 1e6 * seconds[s] / counts[s] for s in STAGES if counts[s]}
+        except Exception as error:  # whatever is wrong with the record; the stream counts it
+            bad = error if isinstance(error, BadExample) else BadExample("bad_record", error)
+            where = f"record {pick.index} of {part.source.shard(pick.index)}"
+            reasons.setdefault(bad.kind, f"{where}: {bad.reason}")
+    return captions, reasons, {s: 1e6 * seconds[s] / counts[s] for s in STAGES if counts[s]}
 
 
 def lengths(captions: Sequence[str], tokenizer: Tokenizer, text_length: int) -> dict[str, Any]:
@@ -247,6 +253,7 @@ def format_inspection(result: dict[str, Any], text_length: int) -> str:
         lines.append(f"\n{_classes(classes)}")
     replaced = result["replaced"]
     lines.append(f"\nreplaced: {', '.join(f'{k} {n:,}' for k, n in replaced.items()) or 'none'}")
+    lines += [f"{kind}, such as {why}" for kind, why in result["reasons"].items()]
     if result["worst_shards"]:
         lines.append(f"most of the bad ones were in {result['worst_shards']}")
     stages = ", ".join(f"{stage} {us:,.0f}" for stage, us in result["microseconds"].items())

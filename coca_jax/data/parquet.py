@@ -240,7 +240,7 @@ def _read_file(folder: str, path: Any) -> bytes | NoImage:
     if not isinstance(path, str) or not path:
         return NoImage("")
     try:
-        return files.read_bytes(paths.join(folder, path)) or NoImage(path)
+        return files.read_bytes(paths.join(folder, paths.normalize(path))) or NoImage(path)
     except (OSError, UserError):
         return NoImage(path)
 

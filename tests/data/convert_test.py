@@ -333,14 +333,15 @@ def test_images_in_files_next_to_the_parquet_file(tmp_path, capsys):
     ]
     # Where no row has bytes, their column has no type.
     typed = write(tmp_path / "a.parquet", {"image": rows, "text": ["x"] * 5})
-    untyped = write(tmp_path / "b.parquet", {"image": rows[:2], "text": ["x"] * 2})
+    url = {"bytes": None, "path": (tmp_path / "photos/a.jpg").as_uri()}
+    untyped = write(tmp_path / "b.parquet", {"image": [url, rows[1]], "text": ["x"] * 2})
     out = convert([typed, untyped], str(tmp_path / "out"), workers=1)
     assert images(tfds_source("", "train", path=str(out))) == [b"a", b"inside", b"a"]
     said = capsys.readouterr().out
     assert "4 rows without an image" in said
-    assert "2 of them name a file that is not there or cannot be read, such as 'photos/gone" in said
+    assert "by 2 of them is not there or cannot be read, such as 'photos/gone.jpg'" in said
     absent = write(tmp_path / "c.parquet", {"image": rows[1:2]})
-    with pytest.raises(UserError, match=r"no row of .* has an image .*; 1 of them name a file"):
+    with pytest.raises(UserError, match=r"no row of .* has an image .*; the file named by 1"):
         convert(absent, str(tmp_path / "none"), workers=1)
 
 

@@ -34,6 +34,7 @@ def test_what_is_seen_is_what_is_there(tmp_path):
     assert sum(count for _, _, count in captions["histogram"]) == captions["count"]
     assert result["lost"] and [*result["notes"]["train"]] == ["without_text"]
     assert result["replaced"]["bad_image"] >= 3 and "broken.tar" in result["worst_shards"]
+    assert "broken.tar: " in result["reasons"]["bad_image"]
     assert set(result["microseconds"]) == {"read", "caption", "decode", "augment", "tokenize"}
     drawn = cv2.imread(str(sheet))
     assert drawn is not None and min(drawn.shape[:2]) > 400 and drawn.std() > 20
@@ -41,6 +42,20 @@ def test_what_is_seen_is_what_is_there(tmp_path):
         inspect(data, **options | {"examples": 0})
     text = format_inspection(result, 12)
     assert "bad_image" in text and "examples a second" in text and "broken.tar" in text
+    assert f"bad_image, such as {result['reasons']['bad_image']}\n" in text
+
+
+def test_data_without_a_usable_example_are_told_with_their_notes(tmp_path):
+    png = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    broken_data.write_tar(tmp_path / "a.tar", [{"png": png}, {"txt": b"a cat"}])
+    data = default_config().data
+    data.train.update({"format": "webdataset", "path": str(tmp_path / "a.tar")})
+    data.tokenizer.kind = "byte"
+    with pytest.raises(UserError) as told:
+        inspect(data, image_size=(4, 4), text_length=8, seed=0, examples=1)
+    first, *notes = str(told.value).splitlines()
+    assert "no caption" in first
+    assert any(note.startswith("1 sample has no image, such as 00001 of") for note in notes)
 
 
 def test_what_a_head_is_to_say_is_counted(tmp_path):
