@@ -1,5 +1,6 @@
 """Evaluations as a configuration names them, on the data that it names."""
 
+import dataclasses
 import hashlib
 import pathlib
 import sys
@@ -145,62 +146,75 @@ def evaluate(
     Raises:
       UserError: an evaluation needs a head, and the model has none or another.
     """
-    image_size = handle.config.image.pixels
     if evaluations is None:
         evaluations = possible(config, handle.config)
-        for name in set(config.eval) - set(evaluations):
+        for name in (name for name in config.eval if name not in evaluations):
             print(f"eval.{name} is left out: the model was not trained for it", file=sys.stderr)
     if handle.classes and config.head.classes and handle.classes != tuple(config.head.classes):
         raise UserError(
             "config.head.classes are not those that the model's head was trained with: "
             f"{', '.join(handle.classes[:5])}, ..."
         )
+    with tempfile.TemporaryDirectory() as temporary:
+        data = _Data(handle, config, pathlib.Path(temporary))
+        return run_evaluations(
+            handle,
+            evaluations,
+            data.batches,
+            data.class_names,
+            data.features,
+            tuple(config.head.classes),
+        )
 
-    opened: dict[tuple, Source] = {}
 
-    def source(evaluation: ConfigDict) -> Source:
-        key = tuple(str(evaluation.get(key)) for key in DATA_KEYS)
-        if key not in opened:
-            opened[key] = _open(evaluation, config)
-        return opened[key]
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """The data of evaluations; what several of them read is opened once."""
 
-    def batches(evaluation: ConfigDict) -> Iterable[Batch]:
-        limit, threads, data = evaluation.get("limit"), config.data.threads, source(evaluation)
+    handle: LoadedModel
+    config: ConfigDict
+    temporary: pathlib.Path  # a folder for features that are not kept
+    opened: dict[tuple, Source] = dataclasses.field(default_factory=dict)
+
+    def batches(self, evaluation: ConfigDict) -> Iterable[Batch]:
+        config, source = self.config, self._source(evaluation)
         frames = evaluation.get("frames", _usual_frames(evaluation, config))
-        size = max(1, BATCH_SIZE // frames)
-        found = evaluation_batches(data, image_size, size, limit, threads, frames)
+        found = evaluation_batches(
+            source,
+            self.handle.config.image.pixels,
+            max(1, BATCH_SIZE // frames),
+            evaluation.get("limit"),
+            config.data.threads,
+            frames,
+        )
         found = map(_blank, found) if config.data.blank else found
-        if evaluation.kind == "classification" and "questions" not in evaluation:
-            check_classes("its data", data.class_names, config.head.classes)
+        if "questions" in evaluation:
+            return found
+        if evaluation.kind == "classification":
+            check_classes("its data", source.class_names, config.head.classes)
         by_label = evaluation.kind in ("zero_shot", "classification", "probe")
-        by_label = by_label and "questions" not in evaluation
-        return _with_known_classes(found, names(evaluation)) if by_label else found
+        return _with_known_classes(found, self.class_names(evaluation)) if by_label else found
 
-    def names(evaluation: ConfigDict) -> Sequence[str]:
-        head = config.head.classes if evaluation.kind == "classification" else ()
-        return source(evaluation).class_names or head
+    def class_names(self, evaluation: ConfigDict) -> Sequence[str]:
+        head = self.config.head.classes if evaluation.kind == "classification" else ()
+        return self._source(evaluation).class_names or head
 
-    def features(evaluation: ConfigDict) -> Features:
-        kept = cache_folder("features", config.data.cache_dir)
-        data = source(evaluation)
-        parts = [handle.identity, config.data.dir, config.data.blank, len(data), data.class_names]
+    def features(self, evaluation: ConfigDict) -> Features:
+        data, source, identity = self.config.data, self._source(evaluation), self.handle.identity
+        parts = [identity, data.dir, data.blank, len(source), source.class_names]
         parts += [str(evaluation.get(key)) for key in DATA_KEYS]
         name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         # Of parameters that go on changing they would never be read again; and where only some of
         # several processes had them, the others would wait for these to encode.
-        lasting = handle.identity and jax.process_count() == 1
-        folder = (kept if lasting else pathlib.Path(temporary)) / name
-        return read_features(handle, batches(evaluation), folder)
+        lasting = identity and jax.process_count() == 1
+        kept = cache_folder("features", data.cache_dir) if lasting else self.temporary
+        return read_features(self.handle, self.batches(evaluation), kept / name)
 
-    with tempfile.TemporaryDirectory() as temporary:
-        return run_evaluations(
-            handle,
-            evaluations,
-            batches,
-            names,
-            features,
-            tuple(config.head.classes),
-        )
+    def _source(self, evaluation: ConfigDict) -> Source:
+        key = tuple(str(evaluation.get(key)) for key in DATA_KEYS)
+        if key not in self.opened:
+            self.opened[key] = _open(evaluation, self.config)
+        return self.opened[key]
 
 
 def _with_known_classes(batches: Iterable[Batch], class_names: Sequence[str]) -> Iterator[Batch]:
