@@ -101,15 +101,15 @@ def _write(
     return path
 
 
-def read_step(workdir: str | os.PathLike, step: int) -> dict[str, dict[str, float | None]]:
-    """Returns what `eval/<step>.json` holds; nothing if it is not there.
+def read_step(workdir: str | os.PathLike, step: int) -> dict[str, dict[str, Any]]:
+    """Returns what `eval/<step>.json` holds: evaluation -> metric -> number or None, and `notes`.
 
-    What is damaged in it is left out, and named on standard error.
+    Nothing if it is not there. What is damaged in it is left out, and named on standard error.
     """
     return _read(as_path(workdir) / f"eval/{step}.json", are_metrics)
 
 
-def read_newest(workdir: str | os.PathLike) -> dict[str, dict[str, float | None]]:
+def read_newest(workdir: str | os.PathLike) -> dict[str, dict[str, Any]]:
     """Returns the `eval/<step>.json` of the last step that has one; empty if none has."""
     steps = [int(path.stem) for path in step_files(workdir)]
     return read_step(workdir, max(steps)) if steps else {}

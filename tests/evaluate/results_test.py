@@ -74,6 +74,8 @@ def test_damaged_results_are_begun_anew(tmp_path):
     assert results.read_newest(tmp_path) == {}
     results.write_results(tmp_path, 3, {"a": {"top1": 0.5}}, {"a": {}})
     assert results.read_newest(tmp_path) == {"a": {"top1": 0.5}}
+    (tmp_path / "eval/1000.json").write_text('{"a": {"top1": 1}}')  # as people write numbers
+    assert results.read_newest(tmp_path) == {"a": {"top1": 1}}
 
 
 def test_files_of_an_evaluation_are_files_of_their_own(tmp_path):
