@@ -6,6 +6,7 @@ COCA_FUZZ_SECONDS: how long each test draws more; COCA_FUZZ_SEED: where that beg
 import contextlib
 import faulthandler
 import itertools
+import math
 import os
 import signal
 import tempfile
@@ -32,13 +33,17 @@ def fuzz(inputs, **strategies):
 
     def decorate(check):
         name = f"{Path(check.__code__.co_filename).stem}.{check.__name__}"
+        end = math.inf
 
         def run_one(**drawn):
+            if time.monotonic() > end:  # the rest of a round
+                return
             COUNTS[name] += 1
             with tempfile.TemporaryDirectory() as folder, _limited():
                 check(Path(folder), **drawn)
 
         def test():
+            nonlocal end
             if not SECONDS:
                 _run(run_one, strategies, max_examples=inputs, derandomize=True)
                 return
