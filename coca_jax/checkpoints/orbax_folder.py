@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from coca_jax.checkpoints.processes import by_first
 from coca_jax.errors import UserError
 from coca_jax.io import files, folders
 from coca_jax.io.locks import locked
@@ -61,6 +62,7 @@ class OrbaxFolder:
     def publish(self, step: int) -> None:
         """Copies a step that Orbax has saved to where it belongs; for one process."""
         if self._is_copied:
+            folders.remove_tree(self._directory / str(step))  # an unsound one of this number
             folders.copy_tree(self._folder / str(step), self._directory / str(step))
             folders.remove_tree(self._folder / str(step))
 
@@ -71,9 +73,7 @@ class OrbaxFolder:
         if not self._is_copied:
             yield folder
             return
-        if jax.process_index() == 0:
-            folders.copy_tree(self._directory / str(step), folder)
-        multihost_utils.sync_global_devices(f"checkpoint {step} is copied")
+        by_first(lambda: folders.copy_tree(self._directory / str(step), folder))
         try:
             yield folder
         finally:
@@ -88,17 +88,19 @@ class OrbaxFolder:
     @functools.cached_property
     def _folder(self) -> epath.Path:
         if self._is_copied:
-            token = multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31)))
-            folder = as_path(files.cache_folder("checkpoints")) / f"{int(token):08x}"
-            if jax.process_index() == 0:
-                self._resources.enter_context(_copies(folder))
-            return folder
+            return _folder_of_copies(by_first(self._make_copies))
         if is_url(str(self._directory)) or not _NOT_IN_FOLDERS.search(str(self._directory)):
             return self._directory
         temporary = tempfile.TemporaryDirectory(prefix="coca_jax-")
         link = os.path.join(self._resources.enter_context(temporary), "checkpoints")
         os.symlink(self._directory, link)
         return epath.Path(link)
+
+    def _make_copies(self) -> int:
+        """Makes a folder for copies, and returns its number."""
+        number = secrets.randbits(31)
+        self._resources.enter_context(_copies(_folder_of_copies(number)))
+        return number
 
     def _require_one_host(self) -> None:
         host = int.from_bytes(hashlib.sha256(platform.node().encode()).digest()[:4]) >> 1
@@ -109,11 +111,15 @@ class OrbaxFolder:
             )
 
 
+def _folder_of_copies(number: int) -> epath.Path:
+    return as_path(files.cache_folder("checkpoints")) / f"{number:08x}"
+
+
 @contextlib.contextmanager
 def _copies(folder: epath.Path) -> Iterator[None]:
     """Makes a folder for local copies, and removes it and those of processes that were killed."""
     for other in folders.children(folder.parent):
-        with contextlib.suppress(UserError), locked(other, "used"):
+        with contextlib.suppress(UserError, OSError), locked(other, "used"):
             folders.remove_tree(other)
     with locked(folder, "used"):
         yield

@@ -27,6 +27,7 @@ from jax.experimental import multihost_utils
 
 from coca_jax.checkpoints import manifest, metadata
 from coca_jax.checkpoints.orbax_folder import OrbaxFolder
+from coca_jax.checkpoints.processes import by_first
 from coca_jax.errors import UserError
 from coca_jax.io import files, folders
 from coca_jax.io.background import hush
@@ -82,9 +83,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         texts = {"metadata.json": json.dumps(metadata), "layout.json": json.dumps(layout)}
         trees = {name: traverse_util.unflatten_dict(item) for name, item in leaves.items() if item}
         try:
-            if jax.process_index() == 0:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                self._remove_unfinished()
+            by_first(self._prepare)
             saving = _orbax().save_checkpointables_async(
                 self._orbax_folder.to_write(step), trees, overwrite=True
             )
@@ -209,7 +208,11 @@ class CheckpointStore(contextlib.AbstractContextManager):
             self._background.shutdown()
             self._orbax_folder.close()
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type | None, *exception: object) -> None:
+        if kind and self._pending and jax.process_count() > 1:
+            # The others may be in another collective, which that of `wait` must not meet.
+            self._pending[1].exception()
+            self._pending = None
         self.close()
 
     def _folder(self, step: int) -> epath.Path:
@@ -229,15 +232,10 @@ class CheckpointStore(contextlib.AbstractContextManager):
         self, steps: Callable[[], Iterable[tuple[int, epath.Path]]], report: Callable[[str], None]
     ) -> int | None:
         """The first of `steps` that is sound, found by one process and told to all the others."""
-        sound, failure = -1, None
-        if jax.process_index() == 0:
-            try:
-                sound = self._look(steps(), report)
-            except Exception as error:  # the packages of stores have errors of their own
-                sound, failure = -2, error
-        sound = int(multihost_utils.broadcast_one_to_all(np.int32(sound)))
-        if sound == -2:
-            raise UserError(f"{self.directory} cannot be read ({failure})") from failure
+        try:
+            sound = by_first(lambda: self._look(steps(), report))
+        except Exception as error:
+            raise UserError(f"{self.directory} cannot be read ({error})") from error
         self._verified = None if sound < 0 else sound
         return self._verified
 
@@ -292,6 +290,11 @@ class CheckpointStore(contextlib.AbstractContextManager):
                     kept += 1
                 else:
                     folders.remove_tree(folder)
+
+    def _prepare(self) -> None:
+        """Makes the directory, without what saves that were interrupted left there."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._remove_unfinished()
 
     def _remove_unfinished(self) -> None:
         for folder in folders.children(self.directory):

@@ -42,7 +42,9 @@ class Recorder:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._progress is not None:
-            self._progress.close()
-        if self._writer is not None:
-            self._writer.close()
+        try:
+            if self._progress is not None:
+                self._progress.close()
+        finally:
+            if self._writer is not None:
+                self._writer.close()

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from coca_jax import accelerators
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.metadata import newest
+from coca_jax.checkpoints.processes import by_first
 from coca_jax.config import model_config, to_json
 from coca_jax.config.validation import structure
 from coca_jax.data.fingerprint import fingerprint
@@ -112,18 +112,13 @@ class Trainer:
 
     def _hold(self) -> contextlib.ExitStack:
         """Keeps other runs from the folder; all processes fail if one of them has it."""
-        held, refused = contextlib.ExitStack(), None
+        held = contextlib.ExitStack()
         self._check_lock = lambda: None
-        if self._first:
-            try:
-                self._check_lock = held.enter_context(locked(self.workdir, "trained", PATIENCE))
-            except UserError as error:
-                refused = error
-        failed = np.int32(refused is not None)
-        if self._several:
-            failed = multihost_utils.broadcast_one_to_all(failed)
-        if failed:
-            raise refused or UserError(f"{self.workdir} is being trained by another run")
+
+        def take() -> None:
+            self._check_lock = held.enter_context(locked(self.workdir, "trained", PATIENCE))
+
+        by_first(take)
         return held
 
     def run(self) -> None:
@@ -205,6 +200,7 @@ class Trainer:
         """Writes the ledger of the wall time up to this step, and returns its totals."""
         if not self._first:
             return {}
+        self._check_lock()  # before anything of this log point is written
         self.goodput.write(step)
         return self.goodput.read(step)
 
@@ -236,7 +232,6 @@ class Trainer:
         return self.transfer.apply(state)
 
     def _save(self, store: CheckpointStore, step: int, state: TrainState) -> None:
-        self._check_lock()
         metadata = {
             "examples_seen": self._seen(step),
             "config": to_json(self.config),

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 import jax, numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from coca_jax.checkpoints import CheckpointStore, manifest
 from coca_jax.errors import UserError
@@ -38,6 +39,7 @@ with CheckpointStore(directory, keep=2) as store:
     restored = store.restore(3, {"params": target})["params"]["x"]
     for shard in restored.addressable_shards:
         np.testing.assert_array_equal(shard.data, (values + 3)[shard.index])
+    write = manifest.write
     if rank == 0:
         manifest.write = full
     store.save(4, {"params": params(4)}, {})
@@ -48,11 +50,27 @@ with CheckpointStore(directory, keep=2) as store:
     if rank == 0:
         with open(f"{directory}/3/layout.json", "a") as file:
             file.write(" ")
+    manifest.write = write
     print(store.latest_sound(report=lambda line: None), file=answers)
     try:
         store.metadata(3)
     except UserError as error:
         print("3 is not sound" in str(error), file=answers)
+    if rank == 0:
+        store._prepare = lambda: full(directory)
+    try:
+        store.save(5, {"params": params(5)}, {})
+    except UserError as error:
+        print("5 could not be saved" in str(error), file=answers)
+try:
+    with CheckpointStore(directory) as store:
+        store.save(6, {"params": params(6)}, {})
+        if rank == 1:
+            multihost_utils.sync_global_devices("after the save")
+        raise RuntimeError("one process fails while a save is under way")
+except RuntimeError:
+    if rank == 0:
+        multihost_utils.sync_global_devices("after the save")
 jax.distributed.shutdown()
 """
 
@@ -83,5 +101,5 @@ def test_two_processes_agree(tmp_path):
     assert codes == [0, 0]
     for rank, answer in enumerate(answers):
         said = answer.read_text().splitlines()
-        assert said == ["3 {'examples_seen': 3}", f"{rank == 1} True", "2", "True"]
-    assert sorted(folder.name for folder in store.iterdir()) == ["2", "3"]
+        assert said == ["3 {'examples_seen': 3}", f"{rank == 1} True", "2", "True", "True"]
+    assert sorted(folder.name for folder in store.iterdir()) == ["2", "6"]
