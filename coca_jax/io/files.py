@@ -100,6 +100,9 @@ def open_binary(path: str | os.PathLike) -> Any:
 
 def read_bytes(path: str | os.PathLike) -> bytes:
     """The content of a file."""
+    path = normalize(path)
+    if http.is_http(path):
+        return http.read_bytes(path)
     with open_binary(path) as file:
         return file.read()
 

@@ -70,6 +70,21 @@ def is_file(url: str) -> bool:
     return True
 
 
+def read_bytes(url: str) -> bytes:
+    """The content of a file, by one request.
+
+    Raises:
+      OSError: see `stamp`.
+    """
+
+    def get(session: Any) -> bytes:
+        with session.get(url, timeout=TIMEOUT) as response:
+            _check(url, response)
+            return response.content
+
+    return _tried(url, get)
+
+
 def read_range(url: str, offset: int, size: int) -> bytes:
     """The bytes from an offset on; fewer where the file ends.
 

@@ -99,6 +99,17 @@ def test_parts_of_files_are_read(server):
         files.read_range(url, len(BODY) - 1, 2)
 
 
+@pytest.mark.parametrize("mode", ["ranges", "whole", "endless"])
+def test_what_is_read_as_a_whole_takes_one_request(server, capsys, mode):
+    server.mode = mode
+    assert files.read_bytes(server.url + "a") == BODY
+    assert server.asked == [("/a", None)] and not web._copies
+    assert capsys.readouterr().err == ""
+    server.mode = "short"
+    with pytest.raises(OSError, match="shorter than it should be"):
+        files.read_bytes(server.url + "a")
+
+
 @pytest.mark.parametrize("mode", ["whole", "endless"])
 def test_without_ranges_a_file_is_copied_once(server, capsys, mode):
     server.mode = mode

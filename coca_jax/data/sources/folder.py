@@ -115,8 +115,7 @@ def read_pictures(path: str) -> bytes | list[bytes]:
         with os.scandir(path) as entries:
             names = [e.name for e in entries if is_image(e.name) and not is_hidden(e.name)]
         return [read_pictures(os.path.join(path, name)) for name in sorted(names, key=_counted)]
-    with files.open_binary(path) as file:
-        return file.read()
+    return files.read_bytes(path)
 
 
 def folder_source(path: str, split: str = "", clips: bool = False) -> FolderSource:
