@@ -13,6 +13,16 @@ MOST_SHOWN = 80  # characters of a value in a message
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*([eE][+-]?[0-9]+)?|nan|inf)", re.IGNORECASE)
 
 
+# What files are for that a source does not read.
+_READ_BY = {
+    ".parquet": "made into records by `coca data convert`",
+    ".tar": "read by format=webdataset",
+    ".json": "made into a table by `coca data table` if they are published annotations",
+    ".xlsx": "read once they are saved as .csv in UTF-8",
+    ".zip": "read once they are unpacked",
+}
+
+
 class Record(TypedDict):
     """One image with all that is known of it."""
 
@@ -71,6 +81,14 @@ class Source(Protocol):
 def base_name(path: str) -> str:
     """The last part of a path or URL, without a URL's query."""
     return (path.partition("?")[0] if "://" in path else path).rstrip("/").rpartition("/")[2]
+
+
+def what_reads(names: Sequence[str]) -> str:
+    """What to do with files that a source does not read, for its message; empty: unknown."""
+    for suffix, how in _READ_BY.items():
+        if any(name.lower().endswith(suffix) for name in names):
+            return f"; {suffix} files are {how}"
+    return ""
 
 
 def warn_of_lost(name: str, source: Source) -> None:

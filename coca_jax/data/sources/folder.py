@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from coca_jax.data.bad import BadExample
 from coca_jax.data.hidden import is_hidden
-from coca_jax.data.sources.base import Note, Record, Shard, to_labels
+from coca_jax.data.sources.base import Note, Record, Shard, to_labels, what_reads
 from coca_jax.data.sources.class_folders import ClassFolders, split_folders
 from coca_jax.data.sources.delimited import column_of
 from coca_jax.data.sources.tables import FAULTS, SUFFIXES, Table
@@ -27,15 +27,6 @@ IMAGE_COLUMNS = (
 )
 CAPTION_COLUMNS = ("captions", "caption", "text", "title")
 LABEL_COLUMNS = ("labels", "label")
-
-# What other files are for.
-_READ_BY = {
-    ".parquet": "made into records by `coca data convert`",
-    ".tar": "read by format=webdataset",
-    ".json": "made into a table by `coca data table` if they are published annotations",
-    ".xlsx": "read once they are saved as .csv in UTF-8",
-    ".zip": "read once they are unpacked",
-}
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
@@ -141,7 +132,8 @@ def folder_source(path: str, split: str = "", clips: bool = False) -> FolderSour
         raise UserError(f"{path} should be a file ({kinds}): only local folders are searched")
     if not os.path.isdir(path):
         raise UserError(
-            f"{path} is neither a folder nor a file with one of the endings {kinds}{_hint([path])}"
+            f"{path} is neither a folder nor a file with one of the endings {kinds}"
+            f"{what_reads([path])}"
         )
     with os.scandir(path) as entries:
         names = sorted(e.name for e in entries if not is_hidden(e.name))
@@ -156,7 +148,7 @@ def folder_source(path: str, split: str = "", clips: bool = False) -> FolderSour
     if not len(folders):
         raise UserError(
             f"{path} holds neither a table ({kinds}) nor folders of images, one for each class"
-            + _hint(names)
+            + what_reads(names)
         )
     return FolderSource(path, _Classes(folders), folders.names)
 
@@ -176,14 +168,6 @@ def _of_split(path: str, parts: list[str], split: str, clips: bool) -> FolderSou
     text = f"{path} holds parts of a data set: split={split!r} is read, the others ({others}) not"
     source.notes = [Note("split", len(parts), text), *source.notes]
     return source
-
-
-def _hint(names: Iterable[str]) -> str:
-    """What reads files that `format=folder` does not."""
-    for suffix, how in _READ_BY.items():
-        if any(name.lower().endswith(suffix) for name in names):
-            return f"; {suffix} files are {how}"
-    return ""
 
 
 class _Rows:

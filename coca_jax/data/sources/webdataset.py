@@ -1,7 +1,6 @@
 """WebDataset tars, as img2dataset writes them, with random access to their samples."""
 
 import bisect
-import glob
 import itertools
 import json
 import os
@@ -9,7 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from coca_jax.data.bad import BadExample
-from coca_jax.data.sources.base import Note, Record, Shard, base_name, to_labels, to_number, to_text
+from coca_jax.data.hidden import is_hidden
+from coca_jax.data.sources.base import (
+    Note,
+    Record,
+    Shard,
+    base_name,
+    to_labels,
+    to_number,
+    to_text,
+    what_reads,
+)
 from coca_jax.data.sources.tar_index import IMAGE_KEYS, Index, make_options, open_indices
 from coca_jax.data.sources.tar_notes import merged, sentences
 from coca_jax.data.texts import is_missing, to_captions
@@ -101,7 +110,7 @@ def webdataset_source(
     """
     folder = isinstance(path, str) and os.path.isdir(path) and path
     if folder:
-        path = os.path.join(glob.escape(folder), split, "*.tar")
+        path = _tars(folder, split)
     kind = _kind(folder) if folder else ""
     options = make_options(image_keys, text_keys)
     indices = open_indices(files.expand(path), cache_dir, options)
@@ -110,9 +119,24 @@ def webdataset_source(
         source.class_names = files.read_lines(names)
     if not len(source):
         keys = ", ".join(f".{key}" for key in image_keys or IMAGE_KEYS)
-        found = [f"no sample of {path!r} has an image ({keys})"]
+        found = [f"no sample of {folder or path!r} has an image ({keys})"]
         raise UserError("\n".join(found + [note.text for note in source.notes]))
     return source
+
+
+def _tars(folder: str, split: str) -> list[str]:
+    """The tars in the folder of a split, or in the folder itself if it has none of splits."""
+    place = os.path.join(folder, split)
+    place = place if os.path.isdir(place) else folder
+    names = sorted(name for name in os.listdir(place) if not is_hidden(name))
+    tars = [os.path.join(place, name) for name in names if name.endswith(".tar")]
+    if not tars:
+        wanted = f"no .tar, and no folder {split!r} of them" if place == folder else "no .tar"
+        found = f"it holds {', '.join(names[:5])}" + ", ..." * (len(names) > 5)
+        raise UserError(
+            f"{place} holds {wanted}; {found if names else 'it is empty'}{what_reads(names)}"
+        )
+    return tars
 
 
 def _kind(folder: str) -> str:

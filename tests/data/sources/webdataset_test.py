@@ -223,8 +223,22 @@ def test_a_folder_of_splits_with_names_of_classes(tmp_path):
     assert len(source) == 4 and source.class_names == ["cat", "big dog"]
     assert source[3]["label"] == 1 and source[3]["labels"] == ["big dog"]
     assert len(open_source(section | {"split": "train"})) == 6
-    with pytest.raises(UserError, match="no file matches"):
+    with pytest.raises(UserError, match=r"no folder 'val' of them; it holds classnames\.txt, test"):
         open_source(section | {"split": "val"})
+    (tmp_path / "x[1]/val").mkdir()
+    with pytest.raises(UserError, match=r"val holds no \.tar; it is empty"):
+        open_source(section | {"split": "val"})
+
+
+def test_a_folder_of_tars(tmp_path):
+    for name in ("b", "a", "._a"):
+        write(tmp_path / f"{name}.tar", {"jpg": IMAGE, "txt": name.encode()})
+    source = open_source({"format": "webdataset", "path": str(tmp_path), "split": "train"})
+    assert [record["captions"] for record in source] == [["a"], ["b"]]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"holds a\.parquet; .* are made into records by"):
+        open_source({"format": "webdataset", "path": str(tmp_path / "b"), "split": "train"})
 
 
 def test_retrieval_data_have_a_caption_in_each_line(tmp_path):
