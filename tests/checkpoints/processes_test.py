@@ -6,6 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from coca_jax.checkpoints import processes
+from coca_jax.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[2]
 
 SCRIPT = """
@@ -75,6 +81,20 @@ jax.distributed.shutdown()
 """
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_the_others_hear_what_came_of_the_first_ones_action(monkeypatch, failed):
+    monkeypatch.setattr(processes.jax, "process_index", lambda: 1)
+    told = np.array([7, failed])
+    monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", lambda _: told)
+    done = []
+    if failed:
+        with pytest.raises(UserError, match="process 0 failed"):
+            processes.by_first(lambda: done.append(1))
+    else:
+        assert processes.by_first(lambda: done.append(1)) == 7
+    assert not done
+
+
 def test_two_processes_agree(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -86,7 +106,7 @@ def test_two_processes_agree(tmp_path):
         "JAX_PLATFORMS": "cpu",
         "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}",
     }
-    processes = [
+    children = [
         subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(rank), str(port), str(store), str(answer)],
             env=environment,
@@ -94,9 +114,9 @@ def test_two_processes_agree(tmp_path):
         for rank, answer in enumerate(answers)
     ]
     try:
-        codes = [process.wait(timeout=100) for process in processes]
+        codes = [process.wait(timeout=100) for process in children]
     finally:
-        for process in processes:
+        for process in children:
             process.kill()
     assert codes == [0, 0]
     for rank, answer in enumerate(answers):

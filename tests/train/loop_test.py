@@ -1,6 +1,5 @@
 """Whole runs of a shrunk `configs/shapes.py`: what they write, and how they go on."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -128,16 +127,6 @@ def test_a_run_whose_data_changed_goes_on_only_if_that_is_allowed(
     loop.train(make_config(prepared, (), **{"data.allow_changes": True}), workdir)
     saved = json.loads((workdir / "checkpoints/6/metadata.json").read_text())
     assert saved["data"] == {name: []} and [c["step"] for c in saved["data_changes"]] == [4]
-
-
-@pytest.mark.parametrize("held", [False, True])
-def test_all_processes_hear_that_a_run_is_trained_elsewhere(tmp_path, monkeypatch, held):
-    trainer = object.__new__(loop.Trainer)
-    trainer.workdir, trainer._first, trainer._several = tmp_path, False, True
-    monkeypatch.setattr(loop.multihost_utils, "broadcast_one_to_all", lambda _: np.int32(held))
-    refused = pytest.raises(UserError, match="is being trained by another run")
-    with refused if held else contextlib.nullcontext(), trainer._hold():
-        pass
 
 
 def test_evaluations_that_come_later_are_made_up_without_the_others(whole, prepared, tmp_path):
