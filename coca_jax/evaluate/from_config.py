@@ -201,7 +201,7 @@ class _Data:
 
     def features(self, evaluation: ConfigDict) -> Features:
         data, source, identity = self.config.data, self._source(evaluation), self.handle.identity
-        parts = [identity, data.dir, data.blank, len(source), source.class_names]
+        parts = [identity, data.dir, data.blank, source.shards(), source.class_names]
         parts += [str(evaluation.get(key)) for key in DATA_KEYS]
         name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         # Of parameters that go on changing they would never be read again; and where only some of

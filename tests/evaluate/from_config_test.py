@@ -63,6 +63,24 @@ def test_features_are_kept_for_parameters_that_stay(config, handle, tmp_path, mo
     assert len(list(tmp_path.glob("coca_jax/features/*"))) == 2
 
 
+def test_features_of_data_that_changed_are_not_read_again(config, handle, tmp_path, monkeypatch):
+    def read_features(handle, batches, folder):
+        raise UserError(folder.name)
+
+    def folder_of(*colors):
+        samples = [{"png": png(color), "cls": b"0"} for color in colors]
+        write_tar(tmp_path / "a.tar", samples)
+        with pytest.raises(UserError) as failure:
+            from_config.evaluate(handle, config)
+        return str(failure.value)
+
+    monkeypatch.setattr(from_config, "read_features", read_features)
+    path = {"path": str(tmp_path / "a.tar"), "train_path": str(tmp_path / "a.tar")}
+    config.eval = {"probe": {"kind": "probe", "format": "webdataset", **path}}
+    before = folder_of(1, 2)
+    assert folder_of(1, 2) == before != folder_of(1, 200)
+
+
 def test_tokens_are_the_encoders(config, handle):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     tokens, image = handle.image_tokens(images), handle.config.image
