@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from coca_jax.errors import UserError
+from coca_jax.io.paths import normalize
 
 
 def run_file(spec: str) -> ConfigDict:
@@ -43,9 +44,9 @@ def split_spec(spec: str) -> tuple[str, str | None]:
     """
     parts = spec.split(":")
     beginnings = {
-        os.path.expanduser(":".join(parts[:count])): ":".join(parts[count:]) or None
+        normalize(":".join(parts[:count])): ":".join(parts[count:]) or None
         for count in range(len(parts), 0, -1)
-        if "\0" not in spec
+        if parts[0].strip() and "\0" not in spec
     }
     for path, argument in beginnings.items():
         if os.path.isfile(path):

@@ -31,6 +31,7 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "c.py").write_text(SAYS_ARGUMENT)
     assert split_spec("~/c.py:smoke") == (str(tmp_path / "c.py"), "smoke")
+    assert split_spec((tmp_path / "c.py").as_uri() + ":a:b") == (str(tmp_path / "c.py"), "a:b")
 
 
 @pytest.mark.parametrize(
