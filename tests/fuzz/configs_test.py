@@ -25,7 +25,7 @@ from coca_jax.config import default_config
 def get_config(argument=None):
     config = default_config()
     config.data.sources = {"a": {"weight": 1.0}, "b": {"weight": 2.0}}
-    config.eval = {"e": {"kind": argument or "retrieval"}}
+    config.eval = {"e": {"kind": argument or "retrieval", "name": "n", "split": "test"}}
     return config
 """
 DEFAULTS = flatten(to_json(default_config()))
@@ -71,7 +71,7 @@ def test_overrides_are_taken_or_refused(folder, overrides, kind):
 def test_trees_are_taken_or_refused(folder, changes):
     tree = copy.deepcopy(to_json(default_config()))
     tree["data"]["sources"] = {"a": {"weight": 1.0}}
-    tree["eval"] = {"e": {"kind": "retrieval", "format": "tfds"}}
+    tree["eval"] = {"e": {"kind": "retrieval", "name": "n", "split": "test"}}
     for path, value in changes:
         put(tree, path, value)
     try:
