@@ -66,9 +66,11 @@ setup(
             "qwix>=0.1.8,<0.2",
             "faiss-cpu>=1.9,<2",
             "gcsfs>=2024.10",
-            "s3fs>=2024.10",
+            "s3fs[boto3]>=2024.10",  # the boto3 that fits, for moto
             "gcp-storage-emulator>=2024.8.3",  # object stores on loopback
-            "moto[server,s3]>=5.1,<6",
+            "moto[s3]>=5.1,<6",
+            "flask>=3,<4",  # for the servers of moto
+            "flask-cors>=5,<7",
             "hypothesis>=6.100,<7",
         ],
     },
