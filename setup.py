@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["coca_jax", "coca_jax.*"]),
     package_data={"coca_jax.data": ["clip_merges.*"]},
-    entry_points={"console_scripts": ["coca=coca_jax.cli:main"]},
+    entry_points={"console_scripts": ["coca=coca_jax.cli:run"]},
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12,<0.13",

@@ -59,6 +59,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         self.keep = keep
         self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future] | None = None
+        self._saved: int | None = None  # the last step that this store has saved, in process 0
         self._verified: int | None = None  # the step last found sound, the same in every process
 
     def save(self, step: int, items: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -235,7 +236,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         try:
             sound = by_first(lambda: self._look(steps(), report))
         except Exception as error:
-            raise UserError(f"{self.directory} cannot be read ({error})") from error
+            raise UserError(f"{self.directory} cannot be read ({str(error).strip()})") from error
         self._verified = None if sound < 0 else sound
         return self._verified
 
@@ -276,6 +277,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
             for name, text in texts.items():
                 files.write_whole(self._folder(step) / name, text.encode())
             manifest.write(self._folder(step))
+            self._saved = step
             self._remove_older_than(step)
 
     def _remove_older_than(self, step: int) -> None:
@@ -327,7 +329,9 @@ class CheckpointStore(contextlib.AbstractContextManager):
             )
         except UserError as failure:
             good = str(failure)
-        cause = error or "another process failed"
+            if self._saved is not None:
+                good = f"the last good one is step {self._saved}; {good}"
+        cause = str(error or "another process failed").strip()
         return UserError(f"checkpoint {folder} could not be saved ({cause}); {good}")
 
 

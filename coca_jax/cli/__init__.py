@@ -1,11 +1,15 @@
 """The `coca` command: what it is given (`parser`) and what each subcommand does (`commands`)."""
 
 import argparse
+import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from coca_jax.cli import failures, streams, switches
 from coca_jax.cli.parser import make_parser
+
+GRACE_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     processes = sys.modules.get("coca_jax.parallel.processes")
     if processes and processes.joined():
         processes.leave(code)
+    return code
+
+
+def run() -> int:
+    """Runs `main` as the last thing that this process does.
+
+    After an error the process ends within `GRACE_SECONDS`: threads of libraries may wait much
+    longer, such as Orbax's for the rest of a save that failed, and would hold the interpreter.
+    """
+    code = main()
+    if code:
+        end = threading.Timer(GRACE_SECONDS, os._exit, (code,))
+        end.daemon = True
+        end.start()
     return code
 
 
