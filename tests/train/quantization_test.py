@@ -91,8 +91,8 @@ def test_a_mesh_trains_as_one_device_does():
             losses[sizes].append(float(metrics["loss"]))
         assert losses[sizes][-1] < losses[sizes][0]
     one, many = losses.values()
-    # A sum in another order may round to the next of 255 steps.
-    np.testing.assert_allclose(many, one, rtol=2e-3)
+    # A sum in another order may round to the next of 255 steps, in each of two updates.
+    np.testing.assert_allclose(many, one, rtol=3e-3)
 
 
 def test_without_qwix_says_which_extra(monkeypatch):
