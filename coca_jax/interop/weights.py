@@ -147,8 +147,8 @@ def _tree(file: epath.Path) -> Any:
             return torch_file.read(file, copy) if head[:2] == b"PK" else _safetensors(file, copy)
     if head.startswith(LEGACY):
         raise UserError(
-            f"{file} is of the form that PyTorch wrote before 1.6: load and save it with a newer "
-            "PyTorch (torch.save(torch.load(FILE), OTHER)), or save it as .safetensors"
+            f"{file} is of the form that PyTorch wrote before 1.6: save its weights anew with a "
+            "newer PyTorch, or as .safetensors"
         )
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{file} is a pointer of Git LFS, not the weights: run git lfs pull")
