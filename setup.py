@@ -19,7 +19,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["coca_jax", "coca_jax.*"]),
-    package_data={"coca_jax.data": ["clip_merges.*"]},
+    package_data={"coca_jax.data.tokenizers": ["clip_merges.*"]},
     entry_points={"console_scripts": ["coca=coca_jax.cli:run"]},
     install_requires=[
         "jax>=0.10,<0.12",

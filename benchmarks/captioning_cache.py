@@ -24,20 +24,20 @@ from coca_jax.models import CoCa, CoCaConfig, ImageConfig, PoolerConfig, TextCon
 
 LENGTH, BOS, NEVER = 64, 1, -1
 CONFIG = CoCaConfig(
-    image=ImageConfig(size=224, patch=32, width=512, layers=4, heads=8, mlp=2048),
+    image=ImageConfig(size=224, patch=32, width=512, num_layers=4, num_heads=8, mlp_dim=2048),
     text=TextConfig(
         vocab_size=32_000,
-        length=LENGTH,
+        context_length=LENGTH,
         width=512,
         unimodal_layers=6,
         multimodal_layers=6,
-        heads=8,
-        mlp=2048,
+        num_heads=8,
+        mlp_dim=2048,
     ),
-    pooler=PoolerConfig(caption_queries=64, heads=8),
+    pooler=PoolerConfig(caption_queries=64, num_heads=8),
     stacked=False,  # as `coca_jax.load` makes it
 )
-DECODING = Decoding(BOS, NEVER, pad_id=0, length=LENGTH, suppress=(0, BOS))
+DECODING = Decoding(BOS, NEVER, pad_id=0, context_length=LENGTH, suppress=(0, BOS))
 
 
 def whole_prefix(model, params, multiple):
@@ -46,9 +46,11 @@ def whole_prefix(model, params, multiple):
 
     @jax.jit
     def extend(params, ids, position, context):
-        features, _ = model.apply(params, ids, method=lambda m, ids: m.decoder.encode(ids))
+        features, _ = model.apply(
+            params, ids, method=lambda m, ids: m.decoder.unimodal_features(ids)
+        )
         logits = model.apply(
-            params, features, context, method=lambda m, f, c: m.decoder.caption(f, c)
+            params, features, context, method=lambda m, f, c: m.decoder.caption_logits(f, c)
         )[:, position - 1]
         return jnp.argmax(logits.at[:, jnp.array([0, BOS])].set(-jnp.inf), axis=-1)
 

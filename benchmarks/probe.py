@@ -21,12 +21,12 @@ import jax
 import numpy as np
 
 from coca_jax.config import default_config
-from coca_jax.data.tokenizers import make_tokenizer
+from coca_jax.data.tokenizers.kinds import make_tokenizer
+from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.evaluate.from_config import evaluate
 from coca_jax.inference import LoadedModel
 from coca_jax.models import PRESETS, CoCa, init_params
 from coca_jax.models.config import TextConfig
-from coca_jax.parallel import Partitioner, make_mesh
 
 CLASSES = 8
 PIXELS = 224
@@ -44,7 +44,9 @@ def write_images(folder, count, rng):
 
 def make_handle():
     """A ViT-B/32 with the smallest of decoders."""
-    text = TextConfig(512, 16, width=64, heads=2, mlp=64, unimodal_layers=1, multimodal_layers=1)
+    text = TextConfig(
+        512, 16, width=64, num_heads=2, mlp_dim=64, unimodal_layers=1, multimodal_layers=1
+    )
     preset = PRESETS["open_clip_vit_b_32"]
     model = CoCa(dataclasses.replace(preset, text=dataclasses.replace(text, interleaved=True)))
     params = nn.meta.unbox(jax.jit(lambda key: init_params(model, key))(jax.random.key(0)))

@@ -21,7 +21,7 @@ import time
 
 import numpy as np
 
-from coca_jax.inference.nearest import SEARCHES
+from coca_jax.image_search.nearest import SEARCHES
 
 TOP = 10
 NOISE, MOVED = 2.0, 1.0  # to a centre's length of 1

@@ -19,7 +19,7 @@ from unittest import mock
 import jax
 
 from coca_jax.config import load_config
-from coca_jax.observe.metrics import read_metrics
+from coca_jax.observe.writers import read_metrics
 from coca_jax.train import loop
 from coca_jax.train.signals import StopRequest
 

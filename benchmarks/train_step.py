@@ -46,10 +46,10 @@ def measure_ours(case):
 
     from coca_jax.accelerators import prepare_environment
     from coca_jax.config import default_config, model_config, validate
+    from coca_jax.distributed import Partitioner, make_mesh
     from coca_jax.models import CoCa, preset
-    from coca_jax.parallel import Partitioner, make_mesh
     from coca_jax.planning import training_flops
-    from coca_jax.train.ahead import abstract_batch
+    from coca_jax.planning.aot import abstract_batch
     from coca_jax.train.optimizer import make_optimizer
     from coca_jax.train.state import StateFactory
     from coca_jax.train.step import compile_train_step, make_train_step

@@ -1,7 +1,8 @@
 """Captioning of COCO as in the paper: cross-entropy only, from a run of coca_base.
 
-    coca data table dataset_coco.json data/coco/train.jsonl --split train --images coco
-    coca data table dataset_coco.json data/coco/test.jsonl --split test --images coco
+    coca data convert-annotations dataset_coco.json data/coco/train.jsonl --split train \
+        --images coco
+    coca data convert-annotations dataset_coco.json data/coco/test.jsonl --split test --images coco
     coca train --config configs/coco_captioning.py --workdir runs/coco
 
 With `--config.loss.contrastive.weight=0.1` the embeddings stay of use: without, they are left out

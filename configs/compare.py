@@ -68,7 +68,7 @@ METRICS = (
     ("VQA", "questions", "vqa/accuracy"),
 )
 SMOKE = {
-    "model.image.layers": 1,
+    "model.image.num_layers": 1,
     "model.image.width": 32,
     "model.text.width": 32,
     "train.steps": 4,
@@ -86,7 +86,7 @@ def get_config(argument=None):
     pretraining = load_config(str(FOLDER / "shapes.py"))
     questions = load_config(str(FOLDER / "shapes_vqa.py"))
     questions.optimizer.learning_rate = 1e-3
-    questions.model.text.length = pretraining.model.text.length
+    questions.model.text.context_length = pretraining.model.text.context_length
     for config in (pretraining, questions):
         config.train.update({"steps": 500, "batch_size": 96})
         for evaluation in config.eval.values():

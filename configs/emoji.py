@@ -15,8 +15,8 @@ from coca_jax.config import default_config, finish
 def get_config(argument=None):
     """The experiment; `argument` is None or `smoke`."""
     config = default_config()
-    config.model.image.update({"size": 64, "patch": 8, "layers": 3, "mlp": 384})
-    config.model.text.update({"vocab_size": 3000, "length": 24, "mlp": 384})
+    config.model.image.update({"size": 64, "patch": 8, "num_layers": 3, "mlp_dim": 384})
+    config.model.text.update({"vocab_size": 3000, "context_length": 24, "mlp_dim": 384})
     config.model.pooler.caption_queries = 32
     config.model.dropout = 0.1
     config.optimizer.update({"name": "adamw", "b2": 0.98, "weight_decay": 0.1})
@@ -32,7 +32,7 @@ def get_config(argument=None):
         "group": test | {"kind": "zero_shot", "templates": ("an emoji, from {}",)},
     }
     smoke = {
-        "model.image.layers": 1,
+        "model.image.num_layers": 1,
         "model.text.unimodal_layers": 1,
         "model.text.multimodal_layers": 1,
         "train.steps": 4,

@@ -18,7 +18,7 @@ def get_config(argument=None):
     """The experiment; `argument` is None or `smoke`."""
     config = default_config()
     config.model.image.update({"size": 28, "patch": 4})
-    config.model.text.update({"vocab_size": 259, "length": 34})
+    config.model.text.update({"vocab_size": 259, "context_length": 34})
     config.optimizer.update({"name": "adamw", "b2": 0.99, "weight_decay": 0.1})
     config.train.steps = 2000
     config.train.batch_size = 96
@@ -34,7 +34,7 @@ def get_config(argument=None):
         | {"kind": "zero_shot", "by": "captions", "templates": ("a {}",), "limit": 2000},
     }
     smoke = {
-        "model.image.layers": 1,
+        "model.image.num_layers": 1,
         "model.text.unimodal_layers": 1,
         "model.text.multimodal_layers": 1,
         "train.steps": 4,

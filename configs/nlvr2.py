@@ -1,7 +1,7 @@
 """Reasoning about two images on NLVR2 as in the paper, from a run of coca_base.
 
-    coca data table train.json data/nlvr2/train.jsonl --images images/train
-    coca data table dev.json data/nlvr2/dev.jsonl --images dev
+    coca data convert-annotations train.json data/nlvr2/train.jsonl --images images/train
+    coca data convert-annotations dev.json data/nlvr2/dev.jsonl --images dev
     coca train --config configs/nlvr2.py --workdir runs/nlvr2
 
 The statement is read beside each image; what one query pools of both is joined. The weight decay is
@@ -18,7 +18,7 @@ def get_config(argument=None):
     """The experiment; `argument` is None or `smoke`."""
     config = finetuning("base", 50_000, 64, learning_rate=5e-4, encoder=2e-5, decay=0.1)
     with_head(config, "text", ("true", "false"))
-    config.data.frames = 2
+    config.data.num_images = 2
     config.data.train.update(
         {"path": "data/nlvr2/train.jsonl", "captions": "questions", "questions": FIELDS}
     )

@@ -22,7 +22,7 @@ def get_config(argument=None):
     """The experiment; `argument` is None or `smoke`."""
     config = shapes_finetuning(steps=300)
     with_head(config, "image", CLASSES)
-    config.data.frames = 8
+    config.data.num_images = 8
     config.data.train.update({"name": "shapes_clips", "captions": "none"})
     config.eval = {
         split.replace("test", "clips"): {

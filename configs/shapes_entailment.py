@@ -21,7 +21,7 @@ def get_config(argument=None):
     config.loss.captioning.weight = 1.0  # at 1e-3, comparing took thousands of steps without
     config.data.sources = {
         "entailments": {"weight": 3.0, "captions": "questions", "questions": FIELDS},
-        "captions": {"weight": 1.0, "labelled": False},
+        "captions": {"weight": 1.0, "use_labels": False},
     }
     config.eval = {
         split.replace("test", "entailment"): {

@@ -19,8 +19,8 @@ def get_config(argument=None):
     # At 1e-3 nothing is learned of the first 24,000 examples, here of the first 10,000.
     config = shapes_finetuning(steps=1000, batch_size=32, learning_rate=3e-4)
     with_head(config, "text", ("true", "false"))
-    config.model.text.length = 18  # of the longest statement, begin and end included
-    config.data.frames = 2
+    config.model.text.context_length = 18  # of the longest statement, begin and end included
+    config.data.num_images = 2
     config.data.train.update({"name": "shapes_pairs", "captions": "questions", "questions": FIELDS})
     config.eval = {
         split.replace("test", "pairs"): {

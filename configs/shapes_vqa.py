@@ -22,12 +22,14 @@ ANSWERS = (
 def get_config(argument=None):
     """The experiment; `argument` is None or `smoke`."""
     config = shapes_finetuning(steps=1900, batch_size=32, learning_rate=4e-4)
-    config.model.text.length = 20  # a question with its answer has less; 1% of captions is cut
+    config.model.text.context_length = (
+        20  # a question with its answer has less; 1% of captions is cut
+    )
     with_head(config, "text", ANSWERS)
     config.loss.captioning.weight = 1.0
     config.data.sources = {
         "questions": {"weight": 7.0, "captions": "questions"},
-        "captions": {"weight": 1.0, "labelled": False},
+        "captions": {"weight": 1.0, "use_labels": False},
     }
     test, novel = (
         {"kind": "vqa", "name": "shapes", "split": split, "limit": 200}

@@ -17,14 +17,14 @@ def get_config(argument=None):
     shapes = pathlib.Path(__file__).with_name("shapes.py")
     config = load_config(f"{shapes}:{argument or ''}")
     test, novel = ({"name": "shapes", "split": split} for split in ("test", "test_novel"))
-    clips = {"name": "shapes_clips", "split": "test", "frames": 8}
+    clips = {"name": "shapes_clips", "split": "test", "num_images": 8}
     config.eval = {
         "matching": test | {"kind": "matching"},
         "matching_by_captions": test | {"kind": "matching", "by": "captions"},
         "matching_novel": novel | {"kind": "matching"},
         "captioning_novel": novel | {"kind": "captioning", "limit": 500},
         "clips": clips | {"kind": "retrieval"},
-        "one_frame": clips | {"kind": "retrieval", "frames": 1},
+        "one_frame": clips | {"kind": "retrieval", "num_images": 1},
     }
     if argument == "smoke":
         for evaluation in config.eval.values():

@@ -1,7 +1,8 @@
 """Visual entailment on SNLI-VE as in the paper, from a run of coca_base.
 
-    coca data table snli_ve_train.jsonl data/snli_ve/train.jsonl --images flickr30k-images
-    coca data table snli_ve_dev.jsonl data/snli_ve/dev.jsonl --images flickr30k-images
+    coca data convert-annotations snli_ve_train.jsonl data/snli_ve/train.jsonl \
+        --images flickr30k-images
+    coca data convert-annotations snli_ve_dev.jsonl data/snli_ve/dev.jsonl --images flickr30k-images
     coca train --config configs/snli_ve.py --workdir runs/snli_ve
 
 One query pools the decoder's outputs for the hypothesis. The weight decay is ours; the paper names

@@ -1,10 +1,10 @@
 """Question answering on VQAv2 as in the paper: 3,129 answers as classes, from a run of coca_base.
 
-    coca data table v2_OpenEnded_mscoco_train2014_questions.json \
+    coca data convert-annotations v2_OpenEnded_mscoco_train2014_questions.json \
         v2_mscoco_train2014_annotations.json data/vqav2/train.jsonl --images train2014
-    coca data table v2_OpenEnded_mscoco_val2014_questions.json \
+    coca data convert-annotations v2_OpenEnded_mscoco_val2014_questions.json \
         v2_mscoco_val2014_annotations.json data/vqav2/val.jsonl --images val2014
-    coca data answers data/vqav2/train.jsonl data/vqav2/val.jsonl data/vqav2/answers.txt
+    coca data answer-vocab data/vqav2/train.jsonl data/vqav2/val.jsonl data/vqav2/answers.txt
     coca train --config configs/vqav2.py --workdir runs/vqav2
 
 One query pools the decoder's outputs for the question. Of the ten answers each step draws one: on

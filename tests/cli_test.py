@@ -3,8 +3,8 @@ import json
 import pytest
 
 from coca_jax import cli
+from coca_jax.distributed import processes
 from coca_jax.errors import UserError
-from coca_jax.parallel import processes
 
 BASE, SHAPES = "configs/coca_base.py", "configs/shapes.py"
 
@@ -36,7 +36,10 @@ def test_params_of_a_model_with_one_loss(capsys):
         (["caption", "--model", "absent", "a.png"], "absent"),
         (["evaluate", "--config", BASE, "--workdir", "absent"], "names no evaluation"),
         (["evaluate", "--config", SHAPES, "--workdir", "absent"], "holds no config.json"),
-        (["params", "--config", BASE, "--config.model.image.heads=5"], "multiple of config.model"),
+        (
+            ["params", "--config", BASE, "--config.model.image.num_heads=5"],
+            "multiple of config.model",
+        ),
     ],
 )
 def test_mistakes_exit_with_2_and_one_message(arguments, message, capsys):
@@ -59,13 +62,13 @@ def test_surplus_words_are_refused(capsys):
 def test_a_part_of_a_comparison_is_two_numbers(words, message, tmp_path, capsys):
     command = ["compare", "--config", "configs/compare.py", "--workdir", str(tmp_path)]
     with pytest.raises(SystemExit):
-        cli.main([*command, f"--part={words}"])
+        cli.main([*command, f"--shard={words}"])
     assert message in capsys.readouterr().err
 
 
 def test_the_part_that_trains_nothing_makes_the_tables(tmp_path, capsys):
     command = ["compare", "--config", "configs/compare.py", "--workdir", str(tmp_path)]
-    assert cli.main([*command, "--part", "0/8"]) == 0
+    assert cli.main([*command, "--shard", "0/8"]) == 0
     assert "report.html" in capsys.readouterr().out
     assert json.loads((tmp_path / "compare.json").read_text())["rows"] == {}
 
@@ -76,12 +79,12 @@ def test_a_comparison_of_several_processes_leaves_their_group(part, code, tmp_pa
         raise UserError("refused")
 
     left = []
-    monkeypatch.setattr(processes, "joined", lambda: True)
-    monkeypatch.setattr(processes, "leave", left.append)
+    monkeypatch.setattr(processes, "is_distributed", lambda: True)
+    monkeypatch.setattr(processes, "shutdown", left.append)
     if code:
-        monkeypatch.setattr("coca_jax.train.comparison.compare", refuse)
+        monkeypatch.setattr("coca_jax.sweep.compare.compare", refuse)
     command = ["compare", "--config", "configs/compare.py", "--workdir", str(tmp_path)]
-    cli.main([*command, "--part", part])
+    cli.main([*command, "--shard", part])
     assert left == [code]
 
 

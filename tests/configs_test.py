@@ -9,13 +9,14 @@ import pytest
 import coca_jax
 from coca_jax.config import load_config, model_config, validate
 from coca_jax.data import checks
-from coca_jax.data.builders import ShapesClips, ShapesPairs
-from coca_jax.data.prepare import prepare
+from coca_jax.data_tools.prepare import prepare
+from coca_jax.datasets import ShapesClips, ShapesPairs
 from coca_jax.evaluate.from_config import evaluate
 from coca_jax.evaluate.runner import mistakes
 from coca_jax.evaluate.undefined import defined, reasons
 from coca_jax.planning import parameter_counts
-from coca_jax.train import comparison, loop
+from coca_jax.sweep import compare
+from coca_jax.train import loop
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 FILES = [file for file in sorted(CONFIGS.glob("*.py")) if not file.stem.startswith("compare")]
@@ -43,7 +44,7 @@ def test_is_right_at_both_sizes(file, tmp_path):
 
 @pytest.mark.parametrize("name", COMPARISONS, ids=lambda name: pathlib.Path(name).name)
 def test_a_comparison_is_right(name):
-    assert comparison.mistakes(load_config(name), 1) == []
+    assert compare.mistakes(load_config(name), 1) == []
 
 
 def test_the_papers_recipe_trains_shrunk(prepared, tmp_path):

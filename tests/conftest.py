@@ -21,8 +21,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from coca_jax.data.builders import shapes
-from coca_jax.data.prepare import prepare
+from coca_jax.data_tools.prepare import prepare
+from coca_jax.datasets import shapes
 
 # Where arrays of different ranks meet, the code says which axes are new: some people set this.
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -37,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"coca {options.command}: standard output: {error}", file=sys.stderr)
         # What a workdir holds is written whatever becomes of what is printed.
         code = code or 2 * ("workdir" not in options)
-    processes = sys.modules.get("coca_jax.parallel.processes")
-    if processes and processes.joined():
-        processes.leave(code)
+    processes = sys.modules.get("coca_jax.distributed.processes")
+    if processes and processes.is_distributed():
+        processes.shutdown(code)
     return code
 
 

@@ -31,19 +31,19 @@ def compare(options: argparse.Namespace) -> None:
     config = _config(options)
     if "stages" not in config:
         raise UserError(f"{options.config} is no comparison: it has no stages (configs/compare.py)")
-    from coca_jax.train.comparison import compare, malformed
+    from coca_jax.sweep.compare import compare, malformed
 
     if wrong := malformed(config):
         raise UserError("\n".join(wrong))
     _join(next(iter(config.stages.values())), config)
     import jax
 
+    from coca_jax.distributed import processes
     from coca_jax.observe.report import write_report
     from coca_jax.observe.report.comparison import format_comparison
-    from coca_jax.parallel import processes
 
-    processes.agree("options", {"part": list(options.part)})
-    found = compare(config, options.workdir, BEGAN, options.part)
+    processes.assert_same_on_all("options", {"shard": list(options.shard)})
+    found = compare(config, options.workdir, BEGAN, options.shard)
     if jax.process_index() == 0:
         page = write_report(options.workdir)
         print(f"{format_comparison(found)}\n{page}")
@@ -103,11 +103,12 @@ def search(options: argparse.Namespace) -> None:
     """Prints the images of a folder that suit a text best, a JSON line each; keeps an index."""
     import tqdm
 
-    from coca_jax.inference import ImageIndex, find_checkpoint, load
-    from coca_jax.inference.image_index import default_place, local_folder
-    from coca_jax.inference.nearest import import_faiss
+    from coca_jax.image_search import ImageIndex
+    from coca_jax.image_search.image_index import default_place, local_folder
+    from coca_jax.image_search.nearest import import_faiss
+    from coca_jax.inference import find_checkpoint, load
 
-    if options.by == "faiss":
+    if options.backend == "faiss":
         import_faiss()  # fails before anything is embedded
     for folder in filter(None, (options.images, options.index)):
         local_folder(folder)  # fails before a model is read, too
@@ -127,7 +128,7 @@ def search(options: argparse.Namespace) -> None:
     for name in index.unreadable:
         path = visible(join(options.images, name))
         print(f"{path} cannot be read as an image", file=sys.stderr)
-    for score, path in index.search(text, options.top, options.by):
+    for score, path in index.search(text, options.top, options.backend):
         print_json({"path": str(path), "similarity": score})
     _require_all(len(index.unreadable), len(index) + len(index.unreadable))
 
@@ -163,9 +164,9 @@ def plan(options: argparse.Namespace) -> None:
     from coca_jax.planning.topologies import find_topology, prepare_environment
 
     prepare_environment()
-    from coca_jax.planning.picture import draw_memory
     from coca_jax.planning.plan import format_plan, format_search
-    from coca_jax.train.plans import plan_or_advise, search
+    from coca_jax.planning.plot import draw_memory
+    from coca_jax.planning.search import plan_or_advise, search
 
     config = _checked_config(options, reads_data=False)
     topology = find_topology(options.topology, options.slices)
@@ -182,14 +183,14 @@ def plan(options: argparse.Namespace) -> None:
         from coca_jax.evaluate.results import write_json
 
         write_json(written, options.json)
-    if options.picture:
-        draw_memory(plans, options.picture)
+    if options.plot:
+        draw_memory(plans, options.plot)
     print(f"{shown}{format_plan(written)}")
 
 
 def data_prepare(options: argparse.Namespace) -> None:
     """Builds a data set and its tokenizer."""
-    from coca_jax.data.prepare import prepare
+    from coca_jax.data_tools.prepare import prepare
 
     prepare(options.name, options.data_dir, options.files)
 
@@ -197,14 +198,14 @@ def data_prepare(options: argparse.Namespace) -> None:
 def data_inspect(options: argparse.Namespace) -> None:
     """Shows counts, caption lengths, bad examples, speed and a sheet of real examples."""
     from coca_jax.config import model_config
-    from coca_jax.data.inspect import format_inspection, inspect
+    from coca_jax.data_tools.inspection import format_inspection, inspect
 
     config = _checked_config(options)
     model = model_config(config)
     result = inspect(
         config.data,
         image_size=model.image.pixels,
-        text_length=model.text.length,
+        text_length=model.text.context_length,
         seed=config.seed,
         examples=options.examples,
         classes=config.head.classes,
@@ -214,7 +215,7 @@ def data_inspect(options: argparse.Namespace) -> None:
         from coca_jax.evaluate.results import write_json
 
         write_json(result, options.json)
-    print(f"{format_inspection(result, model.text.length)}\n{options.sheet}")
+    print(f"{format_inspection(result, model.text.context_length)}\n{options.sheet}")
     if options.strict and result["lost"]:
         raise Incomplete("some of the data are lost to training; the lines above say what and why")
 
@@ -222,7 +223,7 @@ def data_inspect(options: argparse.Namespace) -> None:
 def data_train_tokenizer(options: argparse.Namespace) -> None:
     """Trains a SentencePiece model on the captions of a configuration's data."""
     from coca_jax.data.from_config import caption_texts
-    from coca_jax.data.train_tokenizer import train_tokenizer
+    from coca_jax.data_tools.train_tokenizer import train_tokenizer
 
     texts, total = caption_texts(_checked_config(options).data, options.examples)
     pieces = train_tokenizer(texts, options.output, options.vocab_size, options.type, total)
@@ -231,7 +232,7 @@ def data_train_tokenizer(options: argparse.Namespace) -> None:
 
 def data_convert(options: argparse.Namespace) -> None:
     """Converts Parquet files to a data set that is read at random, once."""
-    from coca_jax.data.convert import convert
+    from coca_jax.data_tools.convert import convert
 
     convert(
         options.inputs,
@@ -243,20 +244,20 @@ def data_convert(options: argparse.Namespace) -> None:
     )
 
 
-def data_table(options: argparse.Namespace) -> None:
+def data_convert_annotations(options: argparse.Namespace) -> None:
     """Makes a table, to train and evaluate on, of published annotation files."""
-    from coca_jax.data.annotations import write_table
+    from coca_jax.data_tools.annotations import write_table
 
     made = write_table(options.inputs, options.images, options.output, options.split)
     left_out = f" ({made.left_out} left out)" if made.left_out else ""
     print(f"{options.output}: {made.rows:,} {made.unit}{left_out}")
 
 
-def data_answers(options: argparse.Namespace) -> None:
+def data_answer_vocab(options: argparse.Namespace) -> None:
     """Lists the answers that are common in tables of questions, for a classifier of them."""
-    from coca_jax.data.answers import write_answers
+    from coca_jax.data_tools.answer_vocab import write_answers
 
-    made = write_answers(options.tables, options.output, options.least)
+    made = write_answers(options.tables, options.output, options.min_count)
     print(
         f"{options.output}: {len(made.answers):,} answers, "
         f"to {made.answered:,} of {made.questions:,} questions"
@@ -265,7 +266,7 @@ def data_answers(options: argparse.Namespace) -> None:
 
 def data_deduplicate(options: argparse.Namespace) -> None:
     """Lists the training images that look like one of the evaluations'."""
-    from coca_jax.data.deduplicate import deduplicate
+    from coca_jax.data_tools.deduplicate import deduplicate
 
     config = _checked_config(options)
     print(deduplicate(config.data, config.eval, options.source, options.distance, options.output))
@@ -353,14 +354,14 @@ def _join(config, whole=None) -> None:
     from coca_jax.accelerators import prepare_environment
     from coca_jax.config import to_json
     from coca_jax.config.validation import structure
+    from coca_jax.distributed import processes
     from coca_jax.evaluate.validation import validate
-    from coca_jax.parallel import processes
 
     prepare_environment()
     if structure(config):
         validate(config)  # tells these and all else that is wrong
-    processes.start(config.processes.start_seconds, config.processes.heartbeat_seconds)
-    processes.agree("config", to_json(config if whole is None else whole))
+    processes.start(config.distributed.start_seconds, config.distributed.heartbeat_seconds)
+    processes.assert_same_on_all("config", to_json(config if whole is None else whole))
 
 
 def _checked_config(options: argparse.Namespace, reads_data: bool = True):

@@ -20,8 +20,8 @@ from coca_jax.errors import Incomplete, Preempted, UserError
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 LENGTH = 600  # characters of another project's message
 SMALLER = (
-    "a smaller config.train.batch_size, a larger config.train.accumulate, config.model.remat=full, "
-    "more devices in config.mesh.fsdp, fewer config.data.workers"
+    "a smaller config.train.batch_size, a larger config.train.grad_accum_steps, "
+    "config.model.remat=full, more devices in config.mesh.fsdp, fewer config.data.workers"
 )
 NETWORK = (
     "aiohttp",

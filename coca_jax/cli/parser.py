@@ -23,8 +23,8 @@ HELP = {
     "data_inspect": "Show counts, caption lengths, bad examples, speed and a sheet of examples.",
     "data_train_tokenizer": "Train a SentencePiece model on the captions of the data.",
     "data_convert": "Convert Parquet files to a data set that is read at random, once.",
-    "data_table": "Make a table, to train and evaluate on, of published annotation files.",
-    "data_answers": "List the answers that are common in tables of questions.",
+    "data_convert_annotations": "Convert published annotation files to a table to train on.",
+    "data_answer_vocab": "List the answers that are common in tables of questions.",
     "data_deduplicate": "List the training images that look like one of the evaluations'.",
     "convert": "Bring weights in from another project, or out to it.",
     "score": "Score a file of captions or answers as the COCO and VQA servers do.",
@@ -71,7 +71,7 @@ def _add_runs(add: Add) -> None:
     add("evaluate", commands.evaluate, "config", "workdir").add_argument("--step", type=int)
     command = add("compare", commands.compare, "config", "workdir")
     command.add_argument(
-        "--part",
+        "--shard",
         type=part,
         default=(1, 1),
         metavar="K/N",
@@ -90,7 +90,7 @@ def _add_models(add: Add) -> None:
     command.add_argument("--images", required=True, type=path, metavar="DIR")
     command.add_argument("--top", type=count, default=5, help="how many")
     command.add_argument(
-        "--by", choices=("exact", "faiss"), default="exact", help="faiss: for many images"
+        "--backend", choices=("exact", "faiss"), default="exact", help="faiss: for many images"
     )
     command.add_argument("--index", type=path, metavar="DIR", help="default: in the model's")
     command.add_argument("text")
@@ -105,7 +105,7 @@ def _add_plans(add: Add) -> None:
         "--search", action="store_true", help="try meshes, remat and micro-batches; rank them"
     )
     command.add_argument("--json", type=path, metavar="FILE")
-    command.add_argument("--picture", type=path, metavar="PNG", help="of the memory")
+    command.add_argument("--plot", type=path, metavar="PNG", help="of the memory")
 
 
 def _add_data(add: Add) -> None:
@@ -136,17 +136,17 @@ def _add_data(add: Add) -> None:
     )
     command.add_argument("--split", default="train")
     command.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
-    command = add("table", commands.data_table)
+    command = add("convert-annotations", commands.data_convert_annotations)
     command.add_argument(
         "inputs", nargs="+", metavar="JSON", help="a file; VQAv2: of questions, of answers"
     )
     command.add_argument("output", type=path, metavar="OUT.jsonl")
     command.add_argument("--images", required=True, type=path, metavar="DIR")
     command.add_argument("--split", default="", help="of Karpathy's or MSR-VTT's file; all")
-    command = add("answers", commands.data_answers)
+    command = add("answer-vocab", commands.data_answer_vocab)
     command.add_argument("tables", nargs="+", metavar="TABLE.jsonl", help="of questions")
     command.add_argument("output", type=path, metavar="OUT.txt")
-    command.add_argument("--least", type=int, default=9, help="questions that have the answer")
+    command.add_argument("--min-count", type=int, default=9, help="questions that have the answer")
     command = add("deduplicate", commands.data_deduplicate, "config")
     command.add_argument("--source", default="", help="name in data.sources; none: data.train")
     command.add_argument("--distance", type=int, default=4, help="bits of 64 that may differ")

@@ -2,9 +2,9 @@
 
 from ml_collections import ConfigDict
 
+from coca_jax.distributed.sharding import RULES
 from coca_jax.errors import UserError
 from coca_jax.models.presets import preset
-from coca_jax.parallel.sharding import RULES
 
 
 def default_config() -> ConfigDict:
@@ -20,11 +20,11 @@ def default_config() -> ConfigDict:
                     "reduction": "sum",  # of both directions (the paper), or mean (CLIP)
                     "initial_temperature": 0.07,  # trainable; SigLIP starts at 0.1
                     "temperature_floor": 0.01,  # the temperature is never trained below
-                    "chunk": 1024,  # rows of the similarity matrix that a device holds at a time
+                    "chunk_size": 1024,  # rows of the similarity matrix on a device at a time
                 },
                 "captioning": {
                     "weight": 2.0,
-                    "chunk": 2048,  # tokens of which a device holds the logits at a time
+                    "chunk_size": 2048,  # tokens of which a device holds the logits at a time
                 },
                 "classification": {  # of the head
                     "weight": 0.0,
@@ -36,15 +36,15 @@ def default_config() -> ConfigDict:
             "head": {
                 # image: the encoder's tokens of all pictures; text: the decoder's outputs, such as
                 # for a question, about each picture (coca_jax/models/heads.py).
-                "reads": "image",
+                "input": "image",
                 "classes": (),  # names, in the order of their numbers
                 "class_file": "",  # a file of them, one a line, instead
             },
             "init": {
                 # A workdir, one of its checkpoints, or a converted model, whose parameters a new
-                # run starts from (coca_jax/train/transfer.py); empty: random ones.
+                # run starts from (coca_jax/train/warm_start.py); empty: random ones.
                 "path": "",
-                "average": True,  # prefer the moving average of its parameters, if it has one
+                "use_ema": True,  # prefer the moving average of its parameters, if it has one
                 "only": ".*",  # names of those that are taken, a regular expression
             },
             "optimizer": optimizer_defaults(),
@@ -52,7 +52,7 @@ def default_config() -> ConfigDict:
                 "steps": 1000,
                 "epochs": 0.0,  # over all the data there is, instead of steps; 0: steps count
                 "batch_size": 128,  # image-text pairs a step, over all devices
-                "accumulate": 1,  # micro-batches a step; the same gradient, but for dropout
+                "grad_accum_steps": 1,  # micro-batches a step; the same gradient, but for dropout
                 # int8 or fp8: the layers' matrix products in it, forward and backward, by Qwix;
                 # empty: none. Parameters and evaluations stay as they are.
                 "quantization": "",
@@ -72,7 +72,7 @@ def default_config() -> ConfigDict:
                 # (("embed", ("data", "fsdp")),), which splits these over all devices.
                 "optimizer_rules": (),
             },
-            "processes": {
+            "distributed": {
                 "start_seconds": 300,  # to wait for all processes when a run starts
                 "heartbeat_seconds": 100,  # a process silent for so long is dead, and the run ends
             },
@@ -105,7 +105,7 @@ def optimizer_defaults() -> dict:
         "clip_norm": 1.0,  # of the gradient over all trained parameters; 0: no clipping
         "weight_decay": 0.01,  # decoupled
         # Tables of (pattern of parameter names, factor); the first row that matches decides.
-        "weight_decays": ((r".*(kernel|embedding|softmax|projection)", 1.0), (r".*", 0.0)),
+        "weight_decays": ((r".*(kernel|embedding|lm_head|projection)", 1.0), (r".*", 0.0)),
         "learning_rates": ((r".*", 1.0),),  # 0 freezes: no update, no optimizer state
         # Each layer of the image encoder learns by this factor slower than the one above it.
         "layer_decay": 1.0,
@@ -140,22 +140,23 @@ def data_defaults() -> dict:
             "captions": "sampled",
             # Which fields they are in, such as the hypotheses and judgements of an entailment.
             "questions": ("questions", "answers"),
-            "labelled": True,  # a head learns from its answers or labels
+            "use_labels": True,  # a head learns from its answers or labels
             "template": "",  # what becomes of it, such as "{title}. {caption}", of any fields
             # What becomes of the labels of an image without captions, such as ("a photo of {}.",).
             "prompts": (),
             "min_characters": 1,  # of a caption; shorter and longer ones are left out
             "max_characters": 2000,
             "filters": (),  # rows (field, operator, value): what must hold, or it is left out
-            "leave_out": "",  # a list that `coca data deduplicate` wrote
+            "exclude_list": "",  # a list that `coca data deduplicate` wrote
             "min_crop_area": 1.0,  # smallest share of an image that a random crop keeps
             "flip": False,  # at random, and never where the caption says left or right
             "color_jitter": (0.0, 0.0, 0.0, 0.0),  # of brightness, contrast, saturation, hue
             "randaugment": (0, 0),  # operations, and their magnitude of at most 30
         },
         # Pictures of an example: frames of a clip, evenly spaced, or both of a pair.
-        "frames": 1,
-        "blank": False,  # grey pictures, in evaluations, too: what can be learned from texts alone
+        "num_images": 1,
+        # Gray images, in evaluations, too: shows what can be learned from the texts alone.
+        "blank_images": False,
         # A mixture: name -> {"weight": 2.0, and what differs from data.train}; empty: data.train
         # alone. Weights hold in every 1,000 examples; without them, data sets mix by size.
         "sources": {},

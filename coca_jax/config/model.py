@@ -9,7 +9,7 @@ def model_config(config: ConfigDict) -> CoCaConfig:
     """The model that this configuration trains: a loss with weight 0 has no part in it."""
     contrastive, head = config.loss.contrastive, None
     if config.loss.classification.weight:
-        head = HeadConfig(len(config.head.classes), config.head.reads, config.data.frames)
+        head = HeadConfig(len(config.head.classes), config.head.input, config.data.num_images)
     return CoCaConfig.from_dict(
         config.model.to_dict(),
         contrastive=contrastive.kind if contrastive.weight else "none",

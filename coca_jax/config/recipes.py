@@ -12,16 +12,18 @@ from coca_jax.models.presets import preset
 
 # The same parts, shrunk, on the embedded data: what `:smoke` stands for in the experiments below.
 SMOKE = {
-    "model.image": asdict(ImageConfig(size=32, patch=8, width=32, layers=2, heads=4, mlp=64)),
+    "model.image": asdict(
+        ImageConfig(size=32, patch=8, width=32, num_layers=2, num_heads=4, mlp_dim=64)
+    ),
     "model.text.vocab_size": 400,
-    "model.text.length": 28,
+    "model.text.context_length": 28,
     "model.text.width": 32,
     "model.text.unimodal_layers": 2,
     "model.text.multimodal_layers": 2,
-    "model.text.heads": 4,
-    "model.text.mlp": 64,
+    "model.text.num_heads": 4,
+    "model.text.mlp_dim": 64,
     "model.pooler.caption_queries": 4,
-    "model.pooler.heads": 4,
+    "model.pooler.num_heads": 4,
     "optimizer.warmup_steps": 2,
     "train.steps": 4,
     "train.batch_size": 16,
@@ -76,7 +78,7 @@ def high_resolution(name: str) -> ConfigDict:
 
 # The embedded default's size that runs in seconds.
 SHAPES_SMOKE = {
-    "model.image.layers": 1,
+    "model.image.num_layers": 1,
     "model.text.unimodal_layers": 1,
     "model.text.multimodal_layers": 1,
     "train.steps": 8,
@@ -89,7 +91,7 @@ SHAPES_TASK_SMOKE = SHAPES_SMOKE | {
     "init.path": "",
     "data.tokenizer.kind": "byte",
     "data.tokenizer.path": "",
-    "model.text.length": 64,
+    "model.text.context_length": 64,
 }
 
 
@@ -124,12 +126,12 @@ def shapes_finetuning(steps: int, batch_size: int = 96, learning_rate: float = 1
     return config
 
 
-def with_head(config: ConfigDict, reads: str, classes: Sequence[str], **options: Any) -> ConfigDict:
+def with_head(config: ConfigDict, input: str, classes: Sequence[str], **options: Any) -> ConfigDict:
     """Sets a configuration to train a head alone, and what it reads with it.
 
     Args:
       config: is changed.
-      reads: image or text.
+      input: image or text.
       classes: names.
       **options: of `config.loss.classification`.
 
@@ -139,7 +141,7 @@ def with_head(config: ConfigDict, reads: str, classes: Sequence[str], **options:
     config.loss.contrastive.weight = 0.0
     config.loss.captioning.weight = 0.0
     config.loss.classification.update({"weight": 1.0, **options})
-    config.head.update({"reads": reads, "classes": tuple(classes)})
+    config.head.update({"input": input, "classes": tuple(classes)})
     return config
 
 

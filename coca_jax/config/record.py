@@ -28,7 +28,7 @@ SHOWN = 3  # differences or faults that are named
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 
 # Where data are; it may change where a fingerprint of them is kept (coca_jax/data/fingerprint.py).
-PLACES = ("data.train.path", "data.train.class_names", "data.train.leave_out")
+PLACES = ("data.train.path", "data.train.class_names", "data.train.exclude_list")
 # What may change between attempts of one run: where and how fast it computes, not what.
 FREE = (
     *PLACES,
@@ -39,16 +39,16 @@ FREE = (
     "init.",  # read by a new run only
     "head.class_file",  # what it says is in head.classes
     "profile.",
-    "processes.",
+    "distributed.",
     "watchdog.",
     "compile_cache",
     "compiler_options",
     "model.attention",
-    "loss.contrastive.chunk",
-    "loss.captioning.chunk",
+    "loss.contrastive.chunk_size",
+    "loss.captioning.chunk_size",
     "train.log_every",
     "train.evaluate_every",
-    "train.accumulate",
+    "train.grad_accum_steps",
     "data.dir",
     "data.cache_dir",
     "data.threads",

@@ -11,8 +11,8 @@ from coca_jax.config.kinds import Kind, shown
 from coca_jax.config.loading import flatten, items
 from coca_jax.data import checks
 from coca_jax.data.checks import repeated
+from coca_jax.distributed.mesh import AXES, mesh_shape
 from coca_jax.errors import UserError
-from coca_jax.parallel.mesh import AXES, mesh_shape
 
 
 def validate(
@@ -145,7 +145,7 @@ def _usable(tree: Any, wrong: Container[str]) -> ConfigDict:
 
 
 def _lays_out(key: str) -> bool:
-    return key.startswith(("mesh", "sharding", "train.batch_size", "train.accumulate"))
+    return key.startswith(("mesh", "sharding", "train.batch_size", "train.grad_accum_steps"))
 
 
 def _values(config: ConfigDict) -> Iterator[str]:
@@ -165,7 +165,7 @@ def _values(config: ConfigDict) -> Iterator[str]:
 
 def _head(config: ConfigDict) -> Iterator[str]:
     """What is wrong with the task that a head is for."""
-    loss, classes, frames = config.loss, config.head.classes, config.data.frames
+    loss, classes, num_images = config.loss, config.head.classes, config.data.num_images
     if not loss.classification.weight:
         if config.head.classes or config.head.class_file:
             yield "config.head.classes is of no use: config.loss.classification.weight=0.0"
@@ -176,16 +176,16 @@ def _head(config: ConfigDict) -> Iterator[str]:
     # Labels that are numbers tell classes of one name apart; answers are names.
     if "questions" in captions and (twice := repeated(classes)):
         yield f"config.head.classes: answers cannot tell apart {', '.join(map(shown, twice[:5]))}"
-    if loss.classification.weight and config.head.reads == "image" and "questions" in captions:
-        yield "config.head.reads=image sees no questions, and data.train.captions=questions"
-    of_texts = loss.contrastive.weight or loss.captioning.weight or config.head.reads == "text"
+    if loss.classification.weight and config.head.input == "image" and "questions" in captions:
+        yield "config.head.input=image sees no questions, and data.train.captions=questions"
+    of_texts = loss.contrastive.weight or loss.captioning.weight or config.head.input == "text"
     if of_texts and "none" in captions:
         yield "config.data.train.captions=none is for a head that reads images, and no other loss"
-    if frames > 1 and (loss.contrastive.weight or loss.captioning.weight):
+    if num_images > 1 and (loss.contrastive.weight or loss.captioning.weight):
         yield (
-            f"config.data.frames={frames} is for a head alone: config.loss.contrastive.weight="
-            f"{loss.contrastive.weight} and config.loss.captioning.weight="
-            f"{loss.captioning.weight} should be 0"
+            f"config.data.num_images={num_images} is for a head alone: "
+            f"config.loss.contrastive.weight={loss.contrastive.weight} and "
+            f"config.loss.captioning.weight={loss.captioning.weight} should be 0"
         )
 
 
@@ -197,24 +197,27 @@ def _model(config: ConfigDict) -> Iterator[str]:
             f"config.model.image.patch={model.image.patch}"
         )
     for part, width in (("image", "image"), ("text", "text"), ("pooler", "text")):
-        if model[width].width % model[part].heads:
+        if model[width].width % model[part].num_heads:
             yield (
                 f"config.model.{width}.width={model[width].width} should be a multiple of "
-                f"config.model.{part}.heads={model[part].heads}"
+                f"config.model.{part}.num_heads={model[part].num_heads}"
             )
-        elif model.attention == "cudnn" and (size := model[width].width // model[part].heads) % 8:
+        elif (
+            model.attention == "cudnn" and (size := model[width].width // model[part].num_heads) % 8
+        ):
             yield (
                 f"config.model.attention=cudnn needs heads whose size is a multiple of 8, and "
-                f"config.model.{part}.heads={model[part].heads} makes it {size}; xla takes any"
+                f"config.model.{part}.num_heads={model[part].num_heads} makes it "
+                f"{size}; xla takes any"
             )
     if model.attention == "cudnn" and model.dtype == "float32":
         yield "config.model.attention=cudnn needs config.model.dtype=bfloat16"
 
-    head, part = config.head.reads, "text" if config.head.reads == "text" else "image"
-    if config.loss.classification.weight and model[part].width % model.pooler.heads:
+    head, part = config.head.input, "text" if config.head.input == "text" else "image"
+    if config.loss.classification.weight and model[part].width % model.pooler.num_heads:
         yield (
-            f"config.model.{part}.width={model[part].width}, which config.head.reads={head} pools, "
-            f"should be a multiple of config.model.pooler.heads={model.pooler.heads}"
+            f"config.model.{part}.width={model[part].width}, which config.head.input={head} pools, "
+            f"should be a multiple of config.model.pooler.num_heads={model.pooler.num_heads}"
         )
 
 
@@ -232,19 +235,19 @@ def _mesh(config: ConfigDict, devices: int) -> Iterator[str]:
     shards = 1
     for axis in batch_axes:
         shards *= shape[axis]
-    parts = shards * config.train.accumulate
+    parts = shards * config.train.grad_accum_steps
     if config.train.batch_size % parts:
         lower = config.train.batch_size // parts * parts
         nearest = f"{lower} or {lower + parts}" if lower else f"{parts}"
         yield (
             f"config.train.batch_size={config.train.batch_size} cannot be divided into {shards} "
-            f"shards x {config.train.accumulate} micro-batches; {nearest} could"
+            f"shards x {config.train.grad_accum_steps} micro-batches; {nearest} could"
         )
     for part in ("image", "text", "pooler"):
-        if config.model[part].heads % shape["tensor"]:
+        if config.model[part].num_heads % shape["tensor"]:
             yield (
-                f"config.model.{part}.heads={config.model[part].heads} should be a multiple of "
-                f"config.mesh.tensor={shape['tensor']}"
+                f"config.model.{part}.num_heads={config.model[part].num_heads} should be a "
+                f"multiple of config.mesh.tensor={shape['tensor']}"
             )
 
 

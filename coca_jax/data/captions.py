@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 from coca_jax.data.sources import Record
 from coca_jax.data.texts import is_missing, why_unreadable
 from coca_jax.errors import UserError
@@ -50,7 +50,7 @@ class CaptionMaker:
       filters: rows (field, operator, value), one of OPERATORS; records for which one of them does
         not hold, or that lack its field, are left out.
       questions: names of the fields with the questions and with their answers.
-      labelled: whether the answer or the label is known to a head.
+      use_labels: whether the answer or the label is known to a head.
 
     Raises:
       UserError: an option is none of these.
@@ -66,13 +66,13 @@ class CaptionMaker:
         max_characters: int = 2000,
         filters: Sequence[Sequence[Any]] = (),
         questions: Sequence[str] = ("questions", "answers"),
-        labelled: bool = True,
+        use_labels: bool = True,
     ):
         if problems := mistakes(captions, template, prompts, filters, questions):
             raise UserError("\n".join(problems))
         self._captions, self._template, self._prompts = captions, template, tuple(prompts)
         self._least, self._most = min_characters, max_characters
-        self._questions, self._labelled = tuple(questions), labelled
+        self._questions, self._labelled = tuple(questions), use_labels
         self._filters = [(field, name, value) for field, name, value in filters]
 
     def __call__(self, record: Record, visit: int, rng: np.random.Generator) -> Text:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from coca_jax.data import augment, captions
+from coca_jax.data import captions
 from coca_jax.data.from_config import sections
 from coca_jax.data.sources import FORMATS
+from coca_jax.data.transforms import augment
 
 
 def repeated(names: Sequence[str]) -> list[str]:

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt16, UInt64
 from tqdm import tqdm
 
-from coca_jax.data import clips
 from coca_jax.data.sources import Source
+from coca_jax.data.transforms import multi_image
 from coca_jax.errors import UserError
 from coca_jax.io import files
 from coca_jax.io.messages import cause
@@ -252,7 +252,9 @@ def _count_flat(part: Hashes) -> int:
 
 def _hash_record(source: Source, index: int) -> np.uint64 | Exception:
     try:
-        return perceptual_hash(clips.pictures(source[index]["image"], least_side=LEAST_SIDE)[0])
+        return perceptual_hash(
+            multi_image.decode_images(source[index]["image"], least_side=LEAST_SIDE)[0]
+        )
     except Exception as error:  # whatever a reader or decoder raises
         return error
 

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32
 
-from coca_jax.data import clips
 from coca_jax.data.answers import normalized
-from coca_jax.data.augment import Augment
-from coca_jax.data.bad import KINDS, BadExample
 from coca_jax.data.captions import CaptionMaker, Text
 from coca_jax.data.duplicates import contains
+from coca_jax.data.errors import ERROR_KINDS, BadExample
 from coca_jax.data.mixture import Pick
 from coca_jax.data.sources import Record, Source
-from coca_jax.data.tokenizers import Tokenizer
+from coca_jax.data.tokenizers.kinds import Tokenizer
+from coca_jax.data.transforms import multi_image
+from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError
 
 # For one row; a data set of which 98% is bad or filtered gets there once in 600 million rows.
@@ -37,7 +37,7 @@ class Fault(NamedTuple):
     """An example that was replaced."""
 
     shard: str
-    kind: str  # one of KINDS
+    kind: str  # one of ERROR_KINDS
 
 
 class BatchMaker:
@@ -48,9 +48,9 @@ class BatchMaker:
       tokenizer: makes the text's ids.
       image_size: height and width in pixels.
       text_length: ids of a text, bos and eos included.
-      frames: pictures of an example.
+      num_images: pictures of an example.
       classes: names of those that a head tells apart; none: there is no head.
-      blank: whether all pictures are grey.
+      blank_images: whether all pictures are grey.
     """
 
     def __init__(
@@ -60,11 +60,12 @@ class BatchMaker:
         *,
         image_size: tuple[int, int],
         text_length: int,
-        frames: int = 1,
+        num_images: int = 1,
         classes: Sequence[str] = (),
-        blank: bool = False,
+        blank_images: bool = False,
     ):
-        self.parts, self.tokenizer, self._frames, self._blank = parts, tokenizer, frames, blank
+        self.parts, self.tokenizer = parts, tokenizer
+        self._num_images, self._blank = num_images, blank_images
         self._image_size, self._text_length = image_size, text_length
         self._classes = {name: number for number, name in enumerate(classes)}
         self._names = tuple(classes)
@@ -73,10 +74,10 @@ class BatchMaker:
     def __call__(
         self, picks: Sequence[Pick], rngs: Sequence[np.random.Generator]
     ) -> dict[str, Any]:
-        """Makes {"image": uint8 [b, h, w, 3], "text": int32 [b, l], each of KINDS: int32 [b]}.
+        """Makes {"image": uint8 [b, h, w, 3], "text": int32 [b, l], each error kind: int32 [b]}.
 
-        With several frames images are [b, frames, h, w, 3]. For a head there are int32 [b], too:
-        "label" (-1: none of the classes) and "read", how many ids of the text it may read.
+        If num_images > 1, "image" is [b, num_images, h, w, 3]. For a head there are int32 [b], too:
+        "label" (-1: none of the classes) and "prefix_length", how many ids of the text it may read.
 
         An unusable record is replaced by one drawn, from the same data set, by its row's `rng`;
         the counts say how many were, and "faults" is a tuple with a `Fault` for each.
@@ -86,9 +87,9 @@ class BatchMaker:
         """
         # All of one step after the other: what it needs stays in the CPU's caches.
         pairs = [self._read(pick, rng) for pick, rng in zip(picks, rngs, strict=True)]
-        several = (self._frames,) if self._frames > 1 else ()
+        several = (self._num_images,) if self._num_images > 1 else ()
         image = np.empty((len(pairs), *several, *self._image_size, 3), np.uint8)
-        counts = {kind: np.zeros(len(pairs), np.int32) for kind in KINDS}
+        counts = {kind: np.zeros(len(pairs), np.int32) for kind in ERROR_KINDS}
         faults: list[Fault] = []
         for row, (pick, rng) in enumerate(zip(picks, rngs, strict=True)):
             part = self.parts[pick.part]
@@ -111,7 +112,7 @@ class BatchMaker:
                     f"({found}), the last one in {faults[-1].shard}: {last}"
                 )
         if self._blank:
-            image[:] = clips.GREY
+            image[:] = multi_image.GREY
         texts = [text for _, text in pairs]
         ids = self.tokenizer.encode([text.text for text in texts], self._text_length)
         asked = self._asked(texts, ids) if self._classes else {}
@@ -125,7 +126,7 @@ class BatchMaker:
         same = np.cumprod(asked == ids, axis=1).sum(axis=1)
         read = np.minimum(same, lengths(asked, self.tokenizer))
         label = np.array([self._label(text.answer) for text in texts], np.int32)
-        return {"label": label, "read": read.astype(np.int32)}
+        return {"label": label, "prefix_length": read.astype(np.int32)}
 
     def _label(self, answer: str | int | None) -> int:
         """The number of the head's class; -1: none of them.
@@ -173,8 +174,8 @@ class BatchMaker:
         named = isinstance(text.answer, int) and 0 <= text.answer < len(self._names)
         answer = self._names[text.answer] if named else text.answer
         may_flip = not _SIDED.search(f"{text.text} {answer}")
-        found = clips.pictures(data, self._frames, part.augment.least_side)
-        return clips.stacked(part.augment.alike(found, rng, may_flip))
+        found = multi_image.decode_images(data, self._num_images, part.augment.least_side)
+        return multi_image.stacked(part.augment.alike(found, rng, may_flip))
 
 
 def lengths(ids: Int32[np.ndarray, "b l"], tokenizer: Tokenizer) -> Int[np.ndarray, " b"]:

@@ -72,7 +72,7 @@ def _more(part: Part) -> Iterator[Shard]:
         yield Shard("names of classes", len(text), len(names), f"{zlib.crc32(text):08x}")
     if len(part.left_out):
         content = np.asarray(part.left_out, np.int64).tobytes()
-        yield Shard("leave_out", len(content), len(part.left_out), f"{zlib.crc32(content):08x}")
+        yield Shard("exclude_list", len(content), len(part.left_out), f"{zlib.crc32(content):08x}")
 
 
 def _differences(old: Sequence[Shard], new: Sequence[Shard]) -> Iterator[str]:

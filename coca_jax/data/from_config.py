@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from coca_jax.data.augment import Augment
 from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.duplicates import read_list
 from coca_jax.data.examples import BatchMaker, Part
 from coca_jax.data.mixture import Mixture
+from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.sources import Source, open_source, warn_of_lost
-from coca_jax.data.stream import TrainStream
-from coca_jax.data.tokenizers import Tokenizer, make_tokenizer
+from coca_jax.data.tokenizers.kinds import Tokenizer, make_tokenizer
+from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError
 
 CAPTION_OPTIONS = (
     *("captions", "template", "prompts", "min_characters", "max_characters", "filters"),
-    *("questions", "labelled"),
+    *("questions", "use_labels"),
 )
 AUGMENT_OPTIONS = ("min_crop_area", "flip", "color_jitter", "randaugment")
 
@@ -52,7 +52,7 @@ def open_sources(data: ConfigDict) -> dict[str, Source]:
     opened = {}
     for name, section in sections(data).items():
         try:
-            opened[name] = open_source(section, data.dir, data.cache_dir, data.frames)
+            opened[name] = open_source(section, data.dir, data.cache_dir, data.num_images)
         except UserError as error:
             raise UserError(f"config.{where(name)}: {error}") from error
     return opened
@@ -122,11 +122,11 @@ def make_parts(data: ConfigDict, image_size: tuple[int, int]) -> dict[str, Part]
     sources = open_sources(data)
     for name, section in sections(data).items():
         source, left_out = sources[name], ()
-        if section.leave_out:
+        if section.exclude_list:
             try:
-                left_out = read_list(section.leave_out, len(source))
+                left_out = read_list(section.exclude_list, len(source))
             except UserError as error:
-                raise UserError(f"config.{where(name)}.leave_out: {error}") from error
+                raise UserError(f"config.{where(name)}.exclude_list: {error}") from error
         made[name] = Part(
             source,
             CaptionMaker(**_options(section, CAPTION_OPTIONS)),
@@ -169,8 +169,8 @@ def make_train_stream(
             make_tokenizer_from(data),
             image_size=image_size,
             text_length=text_length,
-            frames=data.frames,
-            blank=data.blank,
+            num_images=data.num_images,
+            blank_images=data.blank_images,
             classes=classes,
         ),
         batch_size=batch_size,
@@ -183,9 +183,11 @@ def make_train_stream(
 
 
 def _check_classes(data: ConfigDict, parts: dict[str, Part], classes: Sequence[str]) -> None:
-    labelled = {name: s for name, s in sections(data).items() if s.labelled}
+    labelled = {name: s for name, s in sections(data).items() if s.use_labels}
     if classes and not labelled:
-        raise UserError("config.data: no data set is `labelled`, and a head learns from these only")
+        raise UserError(
+            "config.data: no data set is `use_labels`, and a head learns from these only"
+        )
     for name, section in labelled.items():
         if classes and section.captions != "questions":
             check_classes(f"config.{where(name)}", parts[name].source.class_names, classes)

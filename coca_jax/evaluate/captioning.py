@@ -12,11 +12,11 @@ from jaxtyping import Float32, UInt8
 
 from coca_jax.errors import UserError
 from coca_jax.evaluate.embed import thumbnail
+from coca_jax.evaluate.evenly_spaced import EvenlySpaced
 from coca_jax.evaluate.handle import Caption, Handle
 from coca_jax.evaluate.image_ids import UniqueImages
 from coca_jax.evaluate.meteor import meteor
 from coca_jax.evaluate.ptb import tokenize
-from coca_jax.evaluate.spaced import EvenlySpaced
 from coca_jax.evaluate.undefined import Undefined
 
 SAMPLES = 16

@@ -4,7 +4,8 @@ import os
 from collections.abc import Collection
 from typing import Any
 
-from coca_jax.data.annotations import (
+from coca_jax.data.sources.base import is_text
+from coca_jax.data_tools.annotations import (
     answers_of,
     captions_of,
     fields,
@@ -15,7 +16,6 @@ from coca_jax.data.annotations import (
     twice,
     videos_of,
 )
-from coca_jax.data.sources.base import is_text
 from coca_jax.errors import UserError
 from coca_jax.evaluate import answers
 from coca_jax.evaluate.captioning import coco_metrics

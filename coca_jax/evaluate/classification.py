@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from coca_jax.errors import UserError
+from coca_jax.evaluate.evenly_spaced import EvenlySpaced
 from coca_jax.evaluate.handle import Handle
-from coca_jax.evaluate.spaced import EvenlySpaced
 from coca_jax.evaluate.vqa import (
     SAMPLES,
     Question,

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from coca_jax.data.clips import evenly_spaced, side_by_side
+from coca_jax.data.transforms.multi_image import evenly_spaced, side_by_side
 from coca_jax.errors import UserError
 from coca_jax.evaluate.handle import Handle
 from coca_jax.evaluate.image_ids import ImageIds

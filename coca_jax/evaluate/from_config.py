@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from coca_jax.data import clips
 from coca_jax.data.from_config import check_classes
+from coca_jax.data.pipeline import Batch, evaluation_batches
 from coca_jax.data.sources import Source, open_source, warn_of_lost
-from coca_jax.data.stream import Batch, evaluation_batches
+from coca_jax.data.transforms import multi_image
 from coca_jax.errors import UserError
 from coca_jax.evaluate.features import Features, read_features
 from coca_jax.evaluate.runner import (
@@ -76,17 +76,19 @@ def _require_head(name: str, config: ConfigDict, model: CoCaConfig) -> None:
     """Raises a UserError unless the model has the head that the evaluation needs."""
     here, head = len(config.head.classes), model.head
     evaluation, where = config.eval[name], f"config.eval.{name}"
-    frames = evaluation.get("frames", config.data.frames)
+    num_images = evaluation.get("num_images", config.data.num_images)
     reads_text = evaluation.kind == "vqa" or "questions" in evaluation
     if head is None:
         wrong = "needs a head, and the model has none: config.loss.classification.weight trains one"
     elif here != head.classes:
         wrong = f"config.head.classes are {here}, and the model's head has {head.classes}"
-    elif frames != head.images:
-        wrong = f"has {frames} pictures of an example, and the model's head reads {head.images}"
-    elif reads_text and head.reads == "image":
-        wrong = "asks questions, and the model's head reads images alone (config.head.reads)"
-    elif not reads_text and head.reads == "text":
+    elif num_images != head.num_images:
+        wrong = (
+            f"has {num_images} pictures of an example, and the model's head reads {head.num_images}"
+        )
+    elif reads_text and head.input == "image":
+        wrong = "asks questions, and the model's head reads images alone (config.head.input)"
+    elif not reads_text and head.input == "text":
         wrong = "needs `questions`, the fields with the texts that the model's head reads"
     else:
         return
@@ -94,16 +96,16 @@ def _require_head(name: str, config: ConfigDict, model: CoCaConfig) -> None:
 
 
 def _blank(batch: Batch) -> Batch:
-    return batch | {"image": np.full_like(batch["image"], clips.GREY)}
+    return batch | {"image": np.full_like(batch["image"], multi_image.GREY)}
 
 
 def _open(evaluation: ConfigDict, config: ConfigDict) -> Source:
-    frames = _usual_frames(evaluation, config)
-    return open_source(evaluation, config.data.dir, config.data.cache_dir, frames)
+    num_images = _usual_frames(evaluation, config)
+    return open_source(evaluation, config.data.dir, config.data.cache_dir, num_images)
 
 
 def _usual_frames(evaluation: ConfigDict, config: ConfigDict) -> int:
-    return config.data.frames if takes_frames(evaluation) else 1
+    return config.data.num_images if takes_frames(evaluation) else 1
 
 
 def check(config: ConfigDict) -> None:
@@ -178,16 +180,16 @@ class _Data:
 
     def batches(self, evaluation: ConfigDict) -> Iterable[Batch]:
         config, source = self.config, self._source(evaluation)
-        frames = evaluation.get("frames", _usual_frames(evaluation, config))
+        num_images = evaluation.get("num_images", _usual_frames(evaluation, config))
         found = evaluation_batches(
             source,
             self.handle.config.image.pixels,
-            max(1, BATCH_SIZE // frames),
+            max(1, BATCH_SIZE // num_images),
             evaluation.get("limit"),
             config.data.threads,
-            frames,
+            num_images,
         )
-        found = map(_blank, found) if config.data.blank else found
+        found = map(_blank, found) if config.data.blank_images else found
         if "questions" in evaluation:
             return found
         if evaluation.kind == "classification":
@@ -201,7 +203,7 @@ class _Data:
 
     def features(self, evaluation: ConfigDict) -> Features:
         data, source, identity = self.config.data, self._source(evaluation), self.handle.identity
-        parts = [identity, data.dir, data.blank, source.shards(), source.class_names]
+        parts = [identity, data.dir, data.blank_images, source.shards(), source.class_names]
         parts += [str(evaluation.get(key)) for key in DATA_KEYS]
         name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         # Of parameters that go on changing they would never be read again; and where only some of

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from coca_jax.data.captions import listed
 from coca_jax.errors import UserError
 from coca_jax.evaluate.embed import embed_texts, thumbnail
+from coca_jax.evaluate.evenly_spaced import EvenlySpaced
 from coca_jax.evaluate.handle import Handle
-from coca_jax.evaluate.spaced import EvenlySpaced
 from coca_jax.evaluate.vqa import required_text
 
 SAMPLES = 24

@@ -101,7 +101,7 @@ def fit_linear(
 def fit_pooler(
     features: Features,
     classes: int,
-    heads: int = 4,
+    num_heads: int = 4,
     steps: int = 1000,
     batch_size: int = 256,
     learning_rate: float = 5e-4,

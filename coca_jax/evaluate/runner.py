@@ -127,7 +127,7 @@ def training_part(evaluation: ConfigDict) -> ConfigDict:
 
 # Which examples: as in `data.train`; a limit reads only so many, and so many frames of each.
 DATA_KEYS = ("format", "name", "split", "path", "image_keys", "text_keys")
-DATA_KEYS += ("class_names", "limit", "frames")
+DATA_KEYS += ("class_names", "limit", "num_images")
 KINDS = {
     "zero_shot": _zero_shot,
     "retrieval": _retrieval,
@@ -151,7 +151,7 @@ OPTIONS = {
 PROBES = {
     "linear": ["l2", "steps"],
     "pooler": [
-        *("heads", "steps", "batch_size", "learning_rate"),
+        *("num_heads", "steps", "batch_size", "learning_rate"),
         *("weight_decay", "label_smoothing", "seed"),
     ],
 }
@@ -258,8 +258,8 @@ def _between_options(
         yield (
             f"{path}.{key}={given[key]!r} is empty" if key in given else f"{path}.{key} is missing"
         )
-    if fine.get("frames", 1) != 1 and not takes_frames(ConfigDict({"kind": kind} | fine)):
-        yield f"{path}.frames={fine['frames']!r}: {kind} takes one image of an example"
+    if fine.get("num_images", 1) != 1 and not takes_frames(ConfigDict({"kind": kind} | fine)):
+        yield f"{path}.num_images={fine['num_images']!r}: {kind} takes one image of an example"
     if kind == "probe" and not {"train_split", "train_path"} & set(given):
         yield f"{path} needs train_split or train_path: what the probe learns from"
     if kind in BY and fine.get("by", BY[kind][0]) not in BY[kind]:

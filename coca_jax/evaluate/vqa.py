@@ -13,8 +13,8 @@ from coca_jax.data.sources.base import is_text
 from coca_jax.errors import UserError
 from coca_jax.evaluate import answers
 from coca_jax.evaluate.embed import thumbnail
+from coca_jax.evaluate.evenly_spaced import EvenlySpaced
 from coca_jax.evaluate.handle import Handle
-from coca_jax.evaluate.spaced import EvenlySpaced
 from coca_jax.evaluate.undefined import Undefined
 from coca_jax.io.messages import counted
 

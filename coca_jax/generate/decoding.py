@@ -162,7 +162,7 @@ def generate(
     def extend(loop: _Loop) -> _Loop:
         position = loop.position - 1
         last = loop.ids[:, :, position].reshape(-1, 1)
-        logits, cache = apply(model, params, "extend", last, position, loop.cache)
+        logits, cache = apply(model, params, "decode_step", last, position, loop.cache)
         return advance(loop.replace(cache=cache), logits.reshape(*loop.ids.shape[:2], -1))
 
     def unfinished(loop: _Loop) -> Bool[Array, ""]:
@@ -215,7 +215,7 @@ def read_prompt(
     """Encodes the images and runs their prompts: logits after each token, and the cache."""
     context = apply(model, params, "image_context", pixels)
     empty = apply(model, params, "empty_cache", pixels.shape[0], length)
-    return apply(model, params, "extend", ids, jnp.int32(0), empty, context)
+    return apply(model, params, "decode_step", ids, jnp.int32(0), empty, context)
 
 
 def apply(model: CoCa, params: Any, method: str, *args: Any) -> Any:
@@ -251,7 +251,7 @@ def representable(value: float) -> float:
 
 def _checked_lengths(model: CoCa, decoding: Decoding, prompt: Prompt) -> Int[Array, " images"]:
     """How many tokens each prompt has."""
-    most, (images, size) = model.config.text.length, prompt.ids.shape
+    most, (images, size) = model.config.text.context_length, prompt.ids.shape
     require(decoding.length <= most, "length", decoding.length, f"at most the model's, {most}")
     wanted = f"less than length = {decoding.length}, and not 0"
     require(0 < size < decoding.length, "the prompt's length", size, wanted)

@@ -27,7 +27,7 @@ def score(
     prompt: Prompt,
     candidates: Int[Array, "images k t"] | Int[Array, "k t"],
     lengths: Int[Array, "images k"] | Int[Array, " k"],
-    chunk: int = 64,
+    chunk_size: int = 64,
 ) -> Scores:
     """The log-probability of each candidate as the continuation of its image's prompt.
 
@@ -42,15 +42,15 @@ def score(
       candidates: token ids without the prompt, padded on the right; [k, t] serve all images.
       lengths: tokens of each candidate that count, the end token among them if it is to be
         scored; from 0 to t.
-      chunk: so many candidates of each image are run at a time. Their logits, [images, chunk,
-        t - 1, v] in float32, are the most memory that is needed.
+      chunk_size: candidates of each image that are run at a time. Their logits, [images,
+        chunk_size, t - 1, v] in float32, are the most memory that is needed.
 
     Raises:
-      UserError: the texts are longer than the model's, or `chunk` is less than 1.
+      UserError: the texts are longer than the model's, or `chunk_size` is less than 1.
     """
     images, (count, size) = pixels.shape[0], candidates.shape[-2:]
-    require(chunk >= 1, "chunk", chunk, "at least 1")
-    total, most = prompt.ids.shape[1] + size, model.config.text.length
+    require(chunk_size >= 1, "chunk_size", chunk_size, "at least 1")
+    total, most = prompt.ids.shape[1] + size, model.config.text.context_length
     require(total <= most, "length of prompt and candidate", total, f"at most the model's, {most}")
     shared = prompt.ids.shape[1] if prompt.lengths is None else 1
     candidates = jnp.broadcast_to(candidates, (images, count, size))
@@ -61,7 +61,7 @@ def score(
     def run(part: tuple[Array, Array]) -> Float[Array, "images chunk"]:
         return _log_probabilities(model, params, logits[:, -1:], cache, shared, *part)
 
-    parts = jax.tree.map(lambda x: _split(x, min(chunk, count)), (tokens, counts))
+    parts = jax.tree.map(lambda x: _split(x, min(chunk_size, count)), (tokens, counts))
     nats = jnp.moveaxis(jax.lax.map(run, parts), 0, 1).reshape(images, -1)
     return Scores(nats[:, :count], lengths.astype(jnp.int32))
 
@@ -100,7 +100,7 @@ def _log_probabilities(
     if size > 1:
         cache = cache.select(jnp.zeros((images, count), jnp.int32))
         inputs = tokens[..., :-1].reshape(images * count, -1)
-        logits, _ = apply(model, params, "extend", inputs, jnp.int32(position), cache)
+        logits, _ = apply(model, params, "decode_step", inputs, jnp.int32(position), cache)
         logits = logits.reshape(images, count, size - 1, -1)
         chosen = jnp.take_along_axis(logits, tokens[..., 1:, None], axis=-1)[..., 0]
         later = chosen - jax.nn.logsumexp(logits, axis=-1)
@@ -108,9 +108,9 @@ def _log_probabilities(
     return nats
 
 
-def _split(x: Array, chunk: int) -> Array:
-    """[images, k, ...] -> [chunks, images, chunk, ...], padded with zeros."""
+def _split(x: Array, chunk_size: int) -> Array:
+    """[images, k, ...] -> [chunks, images, chunk_size, ...], padded with zeros."""
     images, count = x.shape[:2]
-    chunks = -(-count // chunk)
-    x = jnp.pad(x, [(0, 0), (0, chunks * chunk - count)] + [(0, 0)] * (x.ndim - 2))
-    return jnp.moveaxis(x.reshape(images, chunks, chunk, *x.shape[2:]), 1, 0)
+    chunks = -(-count // chunk_size)
+    x = jnp.pad(x, [(0, 0), (0, chunks * chunk_size - count)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(images, chunks, chunk_size, *x.shape[2:]), 1, 0)

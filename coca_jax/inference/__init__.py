@@ -1,13 +1,11 @@
 """A model ready for use: `coca_jax.load`, and what it returns."""
 
-from coca_jax.inference.image_index import ImageIndex
 from coca_jax.inference.loading import Checkpoint, find_checkpoint, load, restore_params
 from coca_jax.inference.model import Caption, LoadedModel
 
 __all__ = [
     "Caption",
     "Checkpoint",
-    "ImageIndex",
     "LoadedModel",
     "find_checkpoint",
     "load",

@@ -10,13 +10,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from coca_jax.distributed import Partitioner
+from coca_jax.distributed.sharding import Rules
 from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, Generated, Method, Prompt, generate, score
 from coca_jax.models import CoCa, attention_maps, normalize_pixels
-from coca_jax.parallel import Partitioner
-from coca_jax.parallel.sharding import Rules
 
-STATIC = {"caption": ("decoding", "method"), "score": ("even", "chunk")}
+STATIC = {"caption": ("decoding", "method"), "score": ("even", "chunk_size")}
 
 
 class Compiled:
@@ -112,10 +112,10 @@ def _functions(model: CoCa) -> dict[str, Callable]:
         lengths: Array,
         *,
         even: bool,
-        chunk: int,
+        chunk_size: int,
     ) -> Array:
         prompt, pixels = Prompt(ids, None if even else known), normalized(pixels)
-        scores = score(model, params, pixels, prompt, candidates, lengths, chunk)
+        scores = score(model, params, pixels, prompt, candidates, lengths, chunk_size)
         return scores.log_probabilities
 
     return {

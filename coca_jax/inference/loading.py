@@ -16,14 +16,14 @@ from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.metadata import Saved, require_files
 from coca_jax.config import model_config, read_config
 from coca_jax.config.record import stored_config
-from coca_jax.data.tokenizers import MODEL_FILES, make_tokenizer
+from coca_jax.data.tokenizers.kinds import MODEL_FILES, make_tokenizer
+from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.inference.model import LoadedModel
 from coca_jax.io.folders import children
 from coca_jax.io.paths import as_path
 from coca_jax.models import init_params, make_model
 from coca_jax.models.transformer import unstack
-from coca_jax.parallel import Partitioner, make_mesh
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # of other projects
 
@@ -32,7 +32,7 @@ def load(
     path: str | os.PathLike,
     step: int | None = None,
     *,
-    average: bool = True,
+    use_ema: bool = True,
     devices: Sequence[jax.Device] | None = None,
 ) -> LoadedModel:
     """The model of a run, at its newest sound checkpoint or the given one, or a converted model.
@@ -41,7 +41,7 @@ def load(
       path: a workdir, local or at gs:// or s3://, or one of its `checkpoints/<step>`; or what
         `coca convert` wrote.
       step: which checkpoint of a workdir.
-      average: whether to prefer the moving average of the parameters, where there is one.
+      use_ema: whether to prefer the moving average of the parameters, where there is one.
       devices: to spread batches over; all of this process's by default.
 
     Raises:
@@ -53,11 +53,11 @@ def load(
     tokenizer = make_tokenizer(kind, workdir / MODEL_FILES.get(kind, ""))
     devices = jax.local_devices() if devices is None else devices
     partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices))
-    params = restore_params(checkpoint, partitioner, average)
+    params = restore_params(checkpoint, partitioner, use_ema)
     # Layers apart: a single image or caption would take most of its time to cut them out.
     model = make_model(dataclasses.replace(model_config(config), stacked=False))
     params = jax.jit(unstack, out_shardings=partitioner.replicated)(params)
-    name = f"{checkpoint.identity} {checkpoint.item(average)}"
+    name = f"{checkpoint.identity} {checkpoint.item(use_ema)}"
     classes = config.head.classes if model.config.head else ()
     return LoadedModel(model, params, tokenizer, partitioner, checkpoint.step, name, classes)
 
@@ -77,9 +77,9 @@ class Checkpoint:
         manifest = self.store.directory / str(self.step) / "manifest.json"
         return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
-    def item(self, average: bool) -> str:
+    def item(self, use_ema: bool) -> str:
         """Name of the parameters in the checkpoint: their moving average, if asked and there."""
-        return "ema" if average and self.config.optimizer.ema_decay else "params"
+        return "ema" if use_ema and self.config.optimizer.ema_decay else "params"
 
 
 def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Checkpoint:
@@ -121,13 +121,13 @@ def _refuse_foreign(path: epath.Path) -> None:
         )
 
 
-def restore_params(checkpoint: Checkpoint, partitioner: Partitioner, average: bool = True) -> Any:
+def restore_params(checkpoint: Checkpoint, partitioner: Partitioner, use_ema: bool = True) -> Any:
     """The checkpoint's parameters as they were stored, stacked layers and all.
 
     Raises:
       UserError: its files are damaged.
     """
-    model, item = make_model(model_config(checkpoint.config)), checkpoint.item(average)
+    model, item = make_model(model_config(checkpoint.config)), checkpoint.item(use_ema)
     with partitioner.context():
         target = partitioner.abstract(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
     return checkpoint.store.restore(checkpoint.step, {item: target})[item]

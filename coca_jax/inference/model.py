@@ -14,18 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
-from coca_jax.data import clips, images
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 from coca_jax.data.examples import lengths
 from coca_jax.data.sources.folder import read_pictures
-from coca_jax.data.tokenizers import Tokenizer
+from coca_jax.data.tokenizers.kinds import Tokenizer
+from coca_jax.data.transforms import images, multi_image
+from coca_jax.distributed import Partitioner
 from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, make_method
 from coca_jax.generate.decoding import require
 from coca_jax.inference.compiled import Compiled
 from coca_jax.inference.words import mean_by_word
 from coca_jax.models import CoCa, normalize_pixels
-from coca_jax.parallel import Partitioner
 
 SCORING_BYTES = 2**28  # of logits at a time
 ROUND = 8  # candidates are padded to a multiple of this many tokens, so that few sizes compile
@@ -71,30 +71,30 @@ class LoadedModel:
         return other
 
     def preprocess(
-        self, paths: Sequence[str | pathlib.Path], frames: int = 1
-    ) -> Float32[np.ndarray, "b *frames h w 3"]:
+        self, paths: Sequence[str | pathlib.Path], num_frames: int = 1
+    ) -> Float32[np.ndarray, "b *num_frames h w 3"]:
         """Reads image files: resized, centre-cropped, normalised.
 
         Args:
           paths: of images; or of videos, or folders of their frames.
-          frames: how many to take of each, evenly spaced; several are an axis of their own.
+          num_frames: how many to take of each, evenly spaced; several are an axis of their own.
 
         Raises:
           UserError: a file cannot be read as an image.
         """
-        pixels, errors = self.read_images(paths, frames)
+        pixels, errors = self.read_images(paths, num_frames)
         for error in filter(None, errors):
             raise error
         return pixels
 
     def read_images(
-        self, paths: Sequence[str | pathlib.Path], frames: int = 1
-    ) -> tuple[Float32[np.ndarray, "b *frames h w 3"], list[UserError | None]]:
+        self, paths: Sequence[str | pathlib.Path], num_frames: int = 1
+    ) -> tuple[Float32[np.ndarray, "b *num_frames h w 3"], list[UserError | None]]:
         """As `preprocess`, but leaves out files that cannot be read as images.
 
         Args:
           paths: as of `preprocess`.
-          frames: as of `preprocess`.
+          num_frames: as of `preprocess`.
 
         Returns:
           The images that could be read, and for each path None, or why it could not; the cause of
@@ -103,15 +103,15 @@ class LoadedModel:
         size, rows, errors = self.config.image.pixels, [], []
         for path in paths:
             try:
-                shown = _read(path, frames)
+                shown = _read(path, num_frames)
             except (OSError, BadExample, UserError) as error:
                 message = f"{os.fspath(path)} cannot be read as an image: {_reason(error)}"
                 errors.append(UserError(message))
                 errors[-1].__cause__ = error
                 continue
-            rows.append(clips.stacked([images.resize_for_evaluation(p, size) for p in shown]))
+            rows.append(multi_image.stacked([images.resize_for_evaluation(p, size) for p in shown]))
             errors.append(None)
-        axes = (frames,) if frames > 1 else ()
+        axes = (num_frames,) if num_frames > 1 else ()
         pictures = np.stack(rows) if rows else np.zeros((0, *axes, *size, 3), np.uint8)
         normalized = normalize_pixels(
             jnp.asarray(pictures), self.config.image.mean, self.config.image.std
@@ -125,7 +125,7 @@ class LoadedModel:
           UserError: the tokenizer is another model's.
         """
         self._require_vocabulary()
-        return self.tokenizer.encode(texts, self.config.text.length)
+        return self.tokenizer.encode(texts, self.config.text.context_length)
 
     def encode_image(self, pixels: Pixels) -> Float32[np.ndarray, "b e"]:
         """Image embeddings of unit length.
@@ -206,7 +206,7 @@ class LoadedModel:
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
-            length=self.config.text.length if length is None else length,
+            length=self.config.text.context_length if length is None else length,
             min_length=min_length,
             # Also what the tokenizer has no word for, where the model's vocabulary is larger.
             suppress=(
@@ -240,19 +240,19 @@ class LoadedModel:
         """
         self._require("classification", self.config.head is not None)
         head, pictures = self.config.head, pixels.shape[1] if pixels.ndim == 5 else 1
-        if pictures != head.images:
+        if pictures != head.num_images:
             raise UserError(
-                f"the model's head reads {head.images} pictures of an example, and these have "
-                f"{pictures}; data.frames says how many"
+                f"the model's head reads {head.num_images} pictures of an example, and these have "
+                f"{pictures}; data.num_images says how many"
             )
-        if head.reads == "image":
+        if head.input == "image":
             ids = np.zeros((len(pixels), 1), np.int32)
             return self._run("classify", (pixels, ids, np.zeros(len(pixels), np.int32)))
         if not texts:
             raise UserError("the model's head reads texts about the images, and there are none")
         ids = self.tokenize([texts] * len(pixels) if isinstance(texts, str) else texts)
-        read = lengths(ids, self.tokenizer).astype(np.int32)
-        return self._run("classify", (pixels, ids, read))
+        prefix_length = lengths(ids, self.tokenizer).astype(np.int32)
+        return self._run("classify", (pixels, ids, prefix_length))
 
     def log_probabilities(
         self,
@@ -278,7 +278,7 @@ class LoadedModel:
         self._require("captioning", self.config.captioning)
         self._require_vocabulary()
         begin, known = self._prompts(prompt, len(pixels))
-        room = self.config.text.length - begin.shape[1]
+        room = self.config.text.context_length - begin.shape[1]
         shared = all(isinstance(text, str) for text in texts)
         if not len(texts) or (not shared and {len(some) for some in texts} != {len(texts[0])}):
             raise UserError("each image needs as many texts as the others, and at least one")
@@ -292,7 +292,7 @@ class LoadedModel:
             (pixels, begin, known) if shared else (pixels, begin, known, candidates, lengths),
             (candidates[0], lengths[0]) if shared else (),
             even=bool((known == known[0]).all()),
-            chunk=min(
+            chunk_size=min(
                 candidates.shape[1],
                 max(1, SCORING_BYTES // (per_image * self._compiled.padded_size(len(pixels)))),
             ),
@@ -331,12 +331,12 @@ class LoadedModel:
         prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
         if len(prompts) != count or not count:
             raise UserError(f"there are {len(prompts)} prompts for {count} images")
-        rows = [row[:-1] for row in self._ids(prompts, self.config.text.length + 2)]
+        rows = [row[:-1] for row in self._ids(prompts, self.config.text.context_length + 2)]
         lengths = np.array([len(row) for row in rows], np.int32)
-        if lengths.max() >= self.config.text.length:
+        if lengths.max() >= self.config.text.context_length:
             raise UserError(
                 f"the prompt {prompts[lengths.argmax()]!r} has {lengths.max()} tokens, begin "
-                f"included; the model's texts have at most {self.config.text.length}"
+                f"included; the model's texts have at most {self.config.text.context_length}"
             )
         return _padded([rows], int(lengths.max()))[0], lengths
 
@@ -369,7 +369,7 @@ def _padded(rows: Sequence[Sequence[Sequence[int]]], length: int) -> Int32[np.nd
     return result
 
 
-def _read(path: str | pathlib.Path, frames: int) -> list[UInt8[np.ndarray, "_ _ 3"]]:
+def _read(path: str | pathlib.Path, num_frames: int) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     path = os.fspath(path)
     # A named pipe without a writer, or a device, would be read for ever; what a shell passes
     # as `<(command)` ends.
@@ -377,7 +377,7 @@ def _read(path: str | pathlib.Path, frames: int) -> list[UInt8[np.ndarray, "_ _ 
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise OSError("it is neither a file nor a folder")
-    return clips.pictures(read_pictures(path), frames)
+    return multi_image.decode_images(read_pictures(path), num_frames)
 
 
 def _reason(error: Exception) -> str:

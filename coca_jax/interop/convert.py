@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import default_config, model_config, to_json, validate, write_config
+from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint, restore_params
 from coca_jax.interop import open_clip, open_clip_config
@@ -21,7 +22,6 @@ from coca_jax.io.messages import cause
 from coca_jax.io.paths import as_path, is_url
 from coca_jax.models import CoCaConfig
 from coca_jax.models.presets import PRESETS, as_section
-from coca_jax.parallel import Partitioner, make_mesh
 
 SETTINGS = "open_clip_config.json"  # what OpenCLIP keeps next to weights on a hub
 

@@ -97,8 +97,8 @@ def require_open_clip(config: CoCaConfig) -> None:
         "model.pooler.kind": (config.pooler.kind, "shared"),
         "model.pooler.query_norm": (config.pooler.query_norm, True),
         "model.text.pad_id": (config.text.pad_id, 0),
-        "model.embedding": (config.embedding, config.text.width),
-        "model.text.mlp": (config.text.mlp, 4 * config.text.width),
+        "model.embed_dim": (config.embed_dim, config.text.width),
+        "model.text.mlp_dim": (config.text.mlp_dim, 4 * config.text.width),
         "model.pooler.caption_queries above 0": (config.pooler.caption_queries > 0, True),
         "loss.contrastive.kind (and a weight)": (config.contrastive, "softmax"),
         "a weight of the captioning loss": (config.captioning, True),
@@ -117,7 +117,7 @@ def _table(config: CoCaConfig) -> Iterator[Row]:
     yield Row("text.token_embedding.weight", (f"{text}/embedding",))
     yield Row("text.text_projection", ("text_projection",))
     yield from _norm("text.ln_final", f"{text}/cls_norm")
-    yield Row("text_decoder.text_projection", (f"{text}/softmax",))
+    yield Row("text_decoder.text_projection", (f"{text}/lm_head",))
     yield from _norm("text_decoder.ln_final", f"{text}/norm")
     yield Row("visual.class_embedding", (f"{image}/class_token",))
     yield Row("visual.positional_embedding", (f"{image}/positions",))
@@ -139,7 +139,9 @@ def _table(config: CoCaConfig) -> Iterator[Row]:
     yield from _attention_ends(attention, "pooler/attention")
     unimodal, layers = f"{text}/unimodal/layers", config.text.multimodal_layers
     encoder = f"{image}/transformer/layers"
-    yield from _block("visual.transformer", encoder, "self_attention", "mlp", config.image.layers)
+    yield from _block(
+        "visual.transformer", encoder, "self_attention", "mlp", config.image.num_layers
+    )
     yield from _block(
         "text.transformer", unimodal, "self_attention", "mlp", config.text.unimodal_layers
     )

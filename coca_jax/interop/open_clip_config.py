@@ -49,20 +49,20 @@ def model_config(settings: Any) -> CoCaConfig:
         raise UserError(f"text_cfg.mlp_ratio={text['mlp_ratio']} should be 4, as multimodal_cfg's")
     decoder = TextConfig(
         vocab_size=text.whole("vocab_size"),
-        length=text.whole("context_length"),
+        context_length=text.whole("context_length"),
         width=text.whole("width"),
         unimodal_layers=text.whole("layers"),
         multimodal_layers=multimodal.whole("layers"),
-        heads=text.whole("heads"),
-        mlp=4 * text.whole("width"),
+        num_heads=text.whole("heads"),
+        mlp_dim=4 * text.whole("width"),
     )
     pooler = PoolerConfig(
         kind="shared",
         caption_queries=vision.whole("attn_pooler_queries", 256) - 1,
-        heads=vision.whole("attn_pooler_heads", 8),
+        num_heads=vision.whole("attn_pooler_heads", 8),
         query_norm=True,
     )
-    model = open_clip(_image(vision), decoder, pooler=pooler, embedding=embedding)
+    model = open_clip(_image(vision), decoder, pooler=pooler, embed_dim=embedding)
     pixels = sections["preprocess_cfg"]
     mean, std = pixels.channels("mean", CLIP_MEAN), pixels.channels("std", CLIP_STD)
     return dataclasses.replace(model, image=dataclasses.replace(model.image, mean=mean, std=std))
@@ -71,20 +71,24 @@ def model_config(settings: Any) -> CoCaConfig:
 def settings(config: CoCaConfig) -> dict[str, Any]:
     """The OpenCLIP configuration of a model: what `model_config` reads."""
     image, text, pooler = config.image, config.text, config.pooler
-    half = {"context_length": text.length, "vocab_size": text.vocab_size, "width": text.width}
-    half |= {"heads": text.heads, "mlp_ratio": text.mlp / text.width}
+    half = {
+        "context_length": text.context_length,
+        "vocab_size": text.vocab_size,
+        "width": text.width,
+    }
+    half |= {"heads": text.num_heads, "mlp_ratio": text.mlp_dim / text.width}
     return {
-        "embed_dim": config.embedding,
+        "embed_dim": config.embed_dim,
         "vision_cfg": {
-            "image_size": image.size if not image.columns else list(image.pixels),
+            "image_size": image.size if not image.grid_width else list(image.pixels),
             "patch_size": image.patch,
             "width": image.width,
-            "layers": image.layers,
-            "head_width": image.width // image.heads,
-            "mlp_ratio": image.mlp / image.width,
+            "layers": image.num_layers,
+            "head_width": image.width // image.num_heads,
+            "mlp_ratio": image.mlp_dim / image.width,
             "attentional_pool": True,
             "attn_pooler_queries": pooler.caption_queries + 1,
-            "attn_pooler_heads": pooler.heads,
+            "attn_pooler_heads": pooler.num_heads,
             "output_tokens": True,
         },
         "text_cfg": half
@@ -163,10 +167,10 @@ def _image(vision: _Section) -> ImageConfig:
     return ImageConfig(
         size=height,
         patch=patch,
-        columns=0 if width == height else width // patch,
+        grid_width=0 if width == height else width // patch,
         width=channels,
-        layers=vision.whole("layers"),
-        heads=channels // vision.whole("head_width", 64) or 1,
+        num_layers=vision.whole("layers"),
+        num_heads=channels // vision.whole("head_width", 64) or 1,
         mlp=int(channels * vision.positive("mlp_ratio", 4.0)),
     )
 

@@ -12,17 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from coca_jax.losses.spread import (
+from coca_jax.losses.collectives import (
     Layout,
+    axis_index,
     current_layout,
     in_chunks,
     joined,
-    largest,
-    on_each_device,
-    over_chunks,
-    place,
-    split,
-    total,
+    pmax,
+    psum,
+    scan,
+    shard_map,
+    spec,
 )
 
 CHUNK = 2048  # tokens
@@ -33,7 +33,7 @@ def captioning_loss(
     kernel: Float[Array, "d v"],
     ids: Int[Array, "n t"],
     pad_id: int,
-    chunk: int = CHUNK,
+    chunk_size: int = CHUNK,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean of -log p(token t + 1 | tokens up to t, image) over all tokens that are no padding.
 
@@ -42,27 +42,27 @@ def captioning_loss(
       kernel: features @ kernel are the logits, which are made in float32.
       ids: the texts, begin and end tokens included, padded on the right.
       pad_id: what the padding is; it is never a target.
-      chunk: so many tokens' logits are held by a device at a time.
+      chunk_size: so many tokens' logits are held by a device at a time.
 
     Returns:
       Nats per token over the global batch, 0 if there is no token to predict; and the share of
       tokens that are the most probable one, which has no gradient.
     """
     targets = jnp.pad(ids[:, 1:], ((0, 0), (0, 1)), constant_values=pad_id)
-    return _loss(features, kernel, targets, pad_id, chunk, current_layout())
+    return _loss(features, kernel, targets, pad_id, chunk_size, current_layout())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _loss(features, kernel, targets, pad_id: int, chunk: int, layout: Layout):
-    return _run(features, kernel, targets, pad_id, chunk, layout, False)[:2]
+def _loss(features, kernel, targets, pad_id: int, chunk_size: int, layout: Layout):
+    return _run(features, kernel, targets, pad_id, chunk_size, layout, False)[:2]
 
 
-def _forward(features, kernel, targets, pad_id: int, chunk: int, layout: Layout):
-    loss, accuracy, *gradients = _run(features, kernel, targets, pad_id, chunk, layout, True)
+def _forward(features, kernel, targets, pad_id: int, chunk_size: int, layout: Layout):
+    loss, accuracy, *gradients = _run(features, kernel, targets, pad_id, chunk_size, layout, True)
     return (loss, accuracy), gradients
 
 
-def _backward(pad_id: int, chunk: int, layout: Layout, gradients: Any, cotangents: Any):
+def _backward(pad_id: int, chunk_size: int, layout: Layout, gradients: Any, cotangents: Any):
     scaled = ((cotangents[0] * g).astype(g.dtype) for g in gradients)
     return *scaled, None
 
@@ -70,21 +70,25 @@ def _backward(pad_id: int, chunk: int, layout: Layout, gradients: Any, cotangent
 _loss.defvjp(_forward, _backward)
 
 
-def _run(features, kernel, targets, pad_id, chunk, layout: Layout, differentiate: bool):
+def _run(features, kernel, targets, pad_id, chunk_size, layout: Layout, differentiate: bool):
     """Loss and accuracy, and if asked for the loss's gradients by features and kernel."""
-    specs = split(layout.rows, (), ()), split((), layout.vocab), split(layout.rows, ())
+    specs = spec(layout.rows, (), ()), spec((), layout.vocab), spec(layout.rows, ())
     on_device = functools.partial(
-        _own_tokens, pad_id=pad_id, chunk=chunk, layout=layout, differentiate=differentiate
+        _own_tokens,
+        pad_id=pad_id,
+        chunk_size=chunk_size,
+        layout=layout,
+        differentiate=differentiate,
     )
-    outputs = (split(), split(), *specs[: 2 * differentiate])
-    return on_each_device(on_device, layout, specs, outputs)(features, kernel, targets)
+    outputs = (spec(), spec(), *specs[: 2 * differentiate])
+    return shard_map(on_device, layout, specs, outputs)(features, kernel, targets)
 
 
-def _own_tokens(features, kernel, targets, pad_id, chunk, layout: Layout, differentiate: bool):
+def _own_tokens(features, kernel, targets, pad_id, chunk_size, layout: Layout, differentiate: bool):
     """What `_run` does, of one device's tokens and its part of the vocabulary."""
     width = features.shape[-1]
     rows = features.reshape(-1, width), targets.reshape(-1), (targets != pad_id).reshape(-1)
-    count = total(jnp.sum(rows[2], dtype=jnp.int32), layout.rows)
+    count = psum(jnp.sum(rows[2], dtype=jnp.int32), layout.rows)
     count = jnp.maximum(count, 1).astype(jnp.float32)
 
     def step(sums, piece):
@@ -95,14 +99,14 @@ def _own_tokens(features, kernel, targets, pad_id, chunk, layout: Layout, differ
         slope = slope.astype(x.dtype)
         by_kernel = jnp.matmul(x.T, slope, preferred_element_type=jnp.float32)
         by_x = jnp.matmul(slope, kernel.T, preferred_element_type=jnp.float32)
-        by_x = (total(by_x, layout.vocab) / count).astype(x.dtype)
+        by_x = (psum(by_x, layout.vocab) / count).astype(x.dtype)
         return (sums[0] + loss, sums[1] + hits, sums[2] + by_kernel), by_x
 
     start = (jnp.float32(0), jnp.int32(0))
     if differentiate:
         start += (jnp.zeros(kernel.shape, jnp.float32),)
-    sums, by_x = over_chunks(step, start, in_chunks(rows, chunk))
-    sums = total(sums, layout.rows)
+    sums, by_x = scan(step, start, in_chunks(rows, chunk_size))
+    sums = psum(sums, layout.rows)
     loss, hits, *by_kernel = (x.astype(jnp.float32) / count for x in sums)
     if not differentiate:
         return loss, hits
@@ -113,12 +117,12 @@ def _own_tokens(features, kernel, targets, pad_id, chunk, layout: Layout, differ
 def _softmax(x, kernel, target, real, layout: Layout, differentiate: bool):
     """Of a chunk: its nats, its hits, and the slope of the nats by each logit [tokens, v]."""
     logits = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
-    own = target[:, None] - kernel.shape[1] * place(layout.vocab)
+    own = target[:, None] - kernel.shape[1] * axis_index(layout.vocab)
     words = jax.lax.broadcasted_iota(own.dtype, logits.shape, 1)
-    peak = largest(jnp.max(logits, axis=-1), layout.vocab)
+    peak = pmax(jnp.max(logits, axis=-1), layout.vocab)
     raised = jnp.exp(logits - peak[:, None])
     # The target is the choice of argmax if it reaches the peak and no word before it does.
-    norm, chosen, before = total(
+    norm, chosen, before = psum(
         (
             jnp.sum(raised, axis=-1),
             jnp.sum(jnp.where(words == own, logits, 0), axis=-1),

@@ -1,8 +1,8 @@
 """Contrastive losses over all image-text pairs of the global batch, in bounded memory.
 
-Each device takes its own images against all texts, `chunk` rows of the similarity matrix at a time.
-Gradients are made with the loss. The sigmoid loss needs one pass over the matrix; the softmax needs
-a second one, for what a pair weighs among all images is known only after the first.
+Each device compares its own images with all texts, `chunk_size` rows of the similarity matrix at
+a time. Gradients are computed with the loss. The sigmoid loss needs one pass over the matrix; the
+softmax loss needs a second one, because the normalizers are known only after the first.
 """
 
 import functools
@@ -12,20 +12,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from coca_jax.losses.spread import (
+from coca_jax.losses.collectives import (
     Layout,
+    all_gather,
+    axis_index,
     current_layout,
-    gathered,
     in_chunks,
     joined,
-    largest,
-    on_each_device,
-    over_chunks,
-    place,
-    smallest,
-    split,
-    total,
-    total_of_own,
+    pmax,
+    pmin,
+    psum,
+    psum_scatter,
+    scan,
+    shard_map,
+    spec,
 )
 
 CHUNK = 1024  # rows
@@ -37,7 +37,7 @@ def softmax_loss(
     texts: Float[Array, "n e"],
     scale: Float[Array, ""],
     reduction: str = "sum",
-    chunk: int = CHUNK,
+    chunk_size: int = CHUNK,
 ) -> LossAndAccuracy:
     """Cross-entropy of each image among all texts, and of each text among all images.
 
@@ -48,14 +48,16 @@ def softmax_loss(
       texts: unit-length embeddings.
       scale: 1 / temperature, above 0.
       reduction: `sum` of both directions as in the paper, or their `mean` as in CLIP.
-      chunk: so many rows of the similarity matrix are held by a device at a time.
+      chunk_size: so many rows of the similarity matrix are held by a device at a time.
 
     Returns:
       The loss; and the share of the batch whose partner is the most similar of all, mean of both
       directions, which has no gradient.
     """
     weight = 1.0 if reduction == "sum" else 0.5
-    return _loss(images, texts, scale, jnp.float32(0), "softmax", weight, chunk, current_layout())
+    return _loss(
+        images, texts, scale, jnp.float32(0), "softmax", weight, chunk_size, current_layout()
+    )
 
 
 def sigmoid_loss(
@@ -63,41 +65,48 @@ def sigmoid_loss(
     texts: Float[Array, "n e"],
     scale: Float[Array, ""],
     bias: Float[Array, ""],
-    chunk: int = CHUNK,
+    chunk_size: int = CHUNK,
 ) -> LossAndAccuracy:
     """Binary cross-entropy of every pair, summed over pairs and divided by N (arXiv 2303.15343).
 
     -(1/N) sum_ij log sigmoid(z_ij (s x_i.y_j + b)), with z_ij = 1 on the diagonal and -1 elsewhere.
     Arguments and results are those of `softmax_loss`.
     """
-    return _loss(images, texts, scale, bias, "sigmoid", 1.0, chunk, current_layout())
+    return _loss(images, texts, scale, bias, "sigmoid", 1.0, chunk_size, current_layout())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
-def _loss(images, texts, scale, bias, kind: str, weight: float, chunk: int, layout: Layout):
-    return _run(images, texts, scale, bias, kind, weight, chunk, layout, False)
+def _loss(images, texts, scale, bias, kind: str, weight: float, chunk_size: int, layout: Layout):
+    return _run(images, texts, scale, bias, kind, weight, chunk_size, layout, False)
 
 
-def _forward(images, texts, scale, bias, kind: str, weight: float, chunk: int, layout: Layout):
-    loss, accuracy, *gradients = _run(images, texts, scale, bias, kind, weight, chunk, layout, True)
+def _forward(images, texts, scale, bias, kind: str, weight: float, chunk_size: int, layout: Layout):
+    loss, accuracy, *gradients = _run(
+        images, texts, scale, bias, kind, weight, chunk_size, layout, True
+    )
     return (loss, accuracy), gradients
 
 
-def _backward(kind, weight, chunk, layout, gradients: Any, cotangents: Any):
+def _backward(kind, weight, chunk_size, layout, gradients: Any, cotangents: Any):
     return tuple(cotangents[0] * g for g in gradients)
 
 
 _loss.defvjp(_forward, _backward)
 
 
-def _run(images, texts, scale, bias, kind, weight, chunk, layout: Layout, differentiate: bool):
+def _run(images, texts, scale, bias, kind, weight, chunk_size, layout: Layout, differentiate: bool):
     """Loss and accuracy, and if asked for the loss's gradients by each of the four arrays."""
-    specs = (split(layout.rows, ()), split(layout.rows, ()), split(), split())
+    specs = (spec(layout.rows, ()), spec(layout.rows, ()), spec(), spec())
     on_device = functools.partial(
-        _own_rows, kind=kind, weight=weight, chunk=chunk, layout=layout, gradients=differentiate
+        _own_rows,
+        kind=kind,
+        weight=weight,
+        chunk_size=chunk_size,
+        layout=layout,
+        gradients=differentiate,
     )
-    outputs = (split(), split(), *specs[: 4 * differentiate])
-    return on_each_device(on_device, layout, specs, outputs)(images, texts, scale, bias)
+    outputs = (spec(), spec(), *specs[: 4 * differentiate])
+    return shard_map(on_device, layout, specs, outputs)(images, texts, scale, bias)
 
 
 class _Rows(NamedTuple):
@@ -115,17 +124,19 @@ class _Columns(NamedTuple):
     norm: Array  # [n], sum of exp(scale (similarity - peak))
 
 
-def _own_rows(images, texts, scale, bias, kind, weight, chunk, layout: Layout, gradients: bool):
+def _own_rows(
+    images, texts, scale, bias, kind, weight, chunk_size, layout: Layout, gradients: bool
+):
     """What `_run` does, of one device's images."""
-    every, count = gathered(texts, layout.rows), len(images)
+    every, count = all_gather(texts, layout.rows), len(images)
     # Counted from 1 while they are cut, for what is filled up is filled with 0.
-    partners = count * place(layout.rows) + jnp.arange(count, dtype=jnp.int32) + 1
-    images_cut, partners = in_chunks((images, partners), chunk)
+    partners = count * axis_index(layout.rows) + jnp.arange(count, dtype=jnp.int32) + 1
+    images_cut, partners = in_chunks((images, partners), chunk_size)
     pieces = _Rows(images_cut, partners - 1)
     loss, hits, normalizers = _compare(pieces, every, scale, bias, kind, layout)
     matching = scale * jnp.sum(images * texts, axis=-1) + bias
     twice = 2 if kind == "softmax" else 1  # how many directions a pair matches in
-    loss = weight * (loss - twice * total(jnp.sum(matching), layout.rows)) / len(every)
+    loss = weight * (loss - twice * psum(jnp.sum(matching), layout.rows)) / len(every)
     if not gradients:
         return loss, hits / (2 * len(every))
     sums, by_image = _slopes(pieces, every, scale, bias, normalizers, (twice, weight / len(every)))
@@ -134,9 +145,9 @@ def _own_rows(images, texts, scale, bias, kind, weight, chunk, layout: Layout, g
         loss,
         hits / (2 * len(every)),
         joined(by_image, count),
-        total_of_own(by_text, layout.rows),
-        total(by_scale, layout.rows),
-        total(by_bias, layout.rows),
+        psum_scatter(by_text, layout.rows),
+        psum(by_scale, layout.rows),
+        psum(by_bias, layout.rows),
     )
 
 
@@ -170,14 +181,14 @@ def _compare(rows: _Rows, texts, scale, bias, kind: str, layout: Layout):
         norm=jnp.zeros(count, jnp.float32),
     )
     start = jnp.float32(0), jnp.int32(0), unknown
-    (loss, hits, known), nats = over_chunks(step, start, rows)
-    loss, hits = total((loss, hits), layout.rows)
-    peak = largest(known.peak, layout.rows)
-    first = smallest(jnp.where(known.peak == peak, known.first, count), layout.rows)
+    (loss, hits, known), nats = scan(step, start, rows)
+    loss, hits = psum((loss, hits), layout.rows)
+    peak = pmax(known.peak, layout.rows)
+    first = pmin(jnp.where(known.peak == peak, known.first, count), layout.rows)
     hits += jnp.sum(first == columns, dtype=jnp.int32)
     if not softmax:
         return loss, hits, None
-    norm = total(known.norm * jnp.exp(scale * (known.peak - peak)), layout.rows)
+    norm = psum(known.norm * jnp.exp(scale * (known.peak - peak)), layout.rows)
     of_texts = scale * peak + jnp.log(norm)
     return loss + jnp.sum(of_texts), hits, (nats, of_texts)
 
@@ -231,7 +242,7 @@ def _slopes(rows: _Rows, texts, scale, bias, normalizers, factors: tuple[int, fl
         return sums, scale * _product("ij,je->ie", slope, texts)
 
     start = jnp.zeros(texts.shape, jnp.float32), jnp.float32(0), jnp.float32(0)
-    return over_chunks(step, start, (rows, normalizers and normalizers[0]))
+    return scan(step, start, (rows, normalizers and normalizers[0]))
 
 
 def _product(terms: str, a: Array, b: Array) -> Array:

@@ -28,7 +28,7 @@ class KeyValues:
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention; the softmax runs in float32."""
 
-    heads: int
+    num_heads: int
     width: int
     dtype: jnp.dtype
     implementation: str = "auto"  # or xla, cudnn; decoding with a cache has its own
@@ -95,7 +95,7 @@ class Attention(nn.Module):
         return projected.transpose(2, 0, 1, 3)
 
     def _heads(self, x: Float[Array, "b s w"]) -> Float[Array, "b s h k"]:
-        return constrain(x.reshape(*x.shape[:2], self.heads, -1), HEADS)
+        return constrain(x.reshape(*x.shape[:2], self.num_heads, -1), HEADS)
 
 
 def dot_product_attention(

@@ -40,13 +40,13 @@ def attention_maps(
     found, config = state["intermediates"], model.config
     layers = [layer["cross_attention"] for layer in found["decoder"]["multimodal"].values()]
     if config.stacked:
-        looks = jax.lax.map(lambda layer: _weights(layer, config.text.heads), layers[0])
+        looks = jax.lax.map(lambda layer: _weights(layer, config.text.num_heads), layers[0])
     else:
-        looks = jnp.stack([_weights(layer, config.text.heads) for layer in layers])
+        looks = jnp.stack([_weights(layer, config.text.num_heads) for layer in layers])
     weights = jnp.mean(looks, axis=0)
     if config.pooler.caption_queries:
         pooler = found["pooler" if config.pooler.kind == "shared" else "caption_pooler"]
-        pooled = _weights(pooler["attention"], config.pooler.heads)
+        pooled = _weights(pooler["attention"], config.pooler.num_heads)
         weights = jnp.einsum("btq,bqn->btn", weights, pooled)
     weights = weights[..., int(config.image.class_token) :]
     weights = weights / jnp.sum(weights, axis=-1, keepdims=True)

@@ -28,7 +28,7 @@ class CoCaOutput:
     # [b, t, d], in the activations' type; position t predicts token t + 1. Of several pictures of
     # a text each has a row.
     features: Any
-    vocabulary: Any  # [d, v], likewise; its products with the features are the logits
+    unembedding: Any  # [d, v], likewise; its products with the features are the logits
     logit_scale: Any  # [], 1 / temperature
     logit_bias: Any  # [], of the sigmoid loss
     class_logits: Any = None  # [b, classes], of a head
@@ -36,11 +36,11 @@ class CoCaOutput:
     @property
     def logits(self) -> Any:
         """All logits [b, t, v]; losses of large vocabularies take a few at a time instead."""
-        return None if self.vocabulary is None else logits(self.features, self.vocabulary)
+        return None if self.unembedding is None else logits(self.features, self.unembedding)
 
     def without_captions(self) -> "CoCaOutput":
         """What the contrastive losses need."""
-        return self.replace(features=None, vocabulary=None, class_logits=None)
+        return self.replace(features=None, unembedding=None, class_logits=None)
 
 
 class CoCa(nn.Module):
@@ -57,7 +57,7 @@ class CoCa(nn.Module):
 
         def make_pooler(queries: int) -> AttentionalPooler:
             return AttentionalPooler(
-                queries, width, pooler.heads, dtype, pooler.query_norm, config.attention
+                queries, width, pooler.num_heads, dtype, pooler.query_norm, config.attention
             )
 
         if pooler.kind == "shared":
@@ -67,8 +67,8 @@ class CoCa(nn.Module):
                 self.caption_pooler = make_pooler(pooler.caption_queries)
             if contrastive:
                 self.contrastive_pooler = make_pooler(1)
-        if contrastive and config.embedding:
-            shape, normal = (width, config.embedding), nn.initializers.normal(width**-0.5)
+        if contrastive and config.embed_dim:
+            shape, normal = (width, config.embed_dim), nn.initializers.normal(width**-0.5)
             projection = partitioned(normal, "embed", None)
             self.image_projection = self.param("image_projection", projection, shape, jnp.float32)
             self.text_projection = self.param("text_projection", projection, shape, jnp.float32)
@@ -86,27 +86,27 @@ class CoCa(nn.Module):
 
     def _output(self, tokens: Float[Array, "pictures n c"], ids: Int[Array, "b t"]) -> CoCaOutput:
         config = self.config
-        image_embeddings = text_embeddings = vocabulary = scale = bias = None
+        image_embeddings = text_embeddings = unembedding = scale = bias = None
         if not config.reads_text:
             return CoCaOutput(None, None, None, None, None, None)
         context = self._context(tokens) if config.multimodal else None
-        features, cls = self.decoder.encode(ids)
+        features, cls = self.decoder.unimodal_features(ids)
         if config.contrastive != "none":
             image_embeddings = self._image_embedding(tokens, context)
             text_embeddings = self._text_embedding(cls)
             scale = jnp.exp(self.logit_scale)
             bias = self.logit_bias if config.contrastive == "sigmoid" else None
-        features = self._describe(features, context) if config.multimodal else None
-        vocabulary = self.decoder.vocabulary() if config.captioning else None
-        return CoCaOutput(image_embeddings, text_embeddings, features, vocabulary, scale, bias)
+        features = self._multimodal_features(features, context) if config.multimodal else None
+        unembedding = self.decoder.unembedding() if config.captioning else None
+        return CoCaOutput(image_embeddings, text_embeddings, features, unembedding, scale, bias)
 
-    def _describe(
+    def _multimodal_features(
         self, features: Float[Array, "b t d"], context: Float[Array, "pictures n d2"]
     ) -> Float[Array, "pictures t d"]:
         """The decoder's outputs; of p pictures, p / b in a row belong to the same text."""
-        if self.config.pictures > 1:
-            features = jnp.repeat(features, self.config.pictures, axis=0)
-        return self.decoder.describe(features, context)
+        if self.config.num_images > 1:
+            features = jnp.repeat(features, self.config.num_images, axis=0)
+        return self.decoder.multimodal_features(features, context)
 
     def encode_image(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b e"]:
         """Image embeddings of unit length, float32."""
@@ -118,7 +118,7 @@ class CoCa(nn.Module):
 
     def encode_text(self, ids: Int[Array, "b t"]) -> Float[Array, "b e"]:
         """Text embeddings of unit length, float32."""
-        return self._text_embedding(self.decoder.encode(ids)[1])
+        return self._text_embedding(self.decoder.unimodal_features(ids)[1])
 
     def caption_logits(
         self, pixels: Float[Array, "images h w c"], ids: Int[Array, "b t"]
@@ -127,21 +127,23 @@ class CoCa(nn.Module):
 
         Of b texts, b / images in a row are about the same image.
         """
-        return self.decoder.caption(self.decoder.encode(ids)[0], self.image_context(pixels))
+        return self.decoder.caption_logits(
+            self.decoder.unimodal_features(ids)[0], self.image_context(pixels)
+        )
 
     def image_context(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
         """What the decoder's cross-attention reads of an image."""
         return self._context(self.image_encoder(pixels))
 
-    def extend(
+    def decode_step(
         self,
         ids: Int[Array, "b t"],
         position: Int[Array, ""],
         cache: DecoderCache,
         context: Float[Array, "images n d"] | None = None,
     ) -> tuple[Float[Array, "b t v"], DecoderCache]:
-        """Caption logits of the next tokens, with a cache (see `TextDecoder.extend`)."""
-        return self.decoder.extend(ids, position, cache, context)
+        """Caption logits of the next tokens, with a cache (see `TextDecoder.decode_step`)."""
+        return self.decoder.decode_step(ids, position, cache, context)
 
     def empty_cache(self, batch: int, length: int) -> DecoderCache:
         """A cache for `batch` captions of at most `length` tokens."""
@@ -166,12 +168,12 @@ class CoCa(nn.Module):
         else:
             pooled = self.contrastive_pooler(tokens)
         embedding = pooled[:, 0]
-        if self.config.embedding:
+        if self.config.embed_dim:
             embedding = embedding @ self.image_projection.astype(embedding.dtype)
         return unit_length(embedding)
 
     def _text_embedding(self, cls: Float[Array, "b d"]) -> Float[Array, "b e"]:
-        if self.config.embedding:
+        if self.config.embed_dim:
             cls = cls @ self.text_projection.astype(cls.dtype)
         return unit_length(cls)
 
@@ -186,7 +188,7 @@ def init_params(model: CoCa, key: jax.Array, batch: int = 1) -> Any:
     """
     config = model.config
     pixels = jnp.zeros((batch, *config.pixels), jnp.float32)
-    ids = jnp.zeros((batch, config.text.length), jnp.int32)
+    ids = jnp.zeros((batch, config.text.context_length), jnp.int32)
     return model.init(key, pixels, ids)["params"]
 
 

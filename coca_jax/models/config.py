@@ -8,13 +8,13 @@ from typing import Any
 class ImageConfig:
     """The image encoder: a pre-LayerNorm ViT."""
 
-    size: int = 288  # pixels of the height, and of the width unless `columns` says otherwise
+    size: int = 288  # pixels of the height, and of the width unless `grid_width` says otherwise
     patch: int = 18  # pixels, height and width of a patch
-    columns: int = 0  # patches across an image; 0: as many as down
+    grid_width: int = 0  # patches across an image; 0: as many as down
     width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp: int = 3072  # hidden units
+    num_layers: int = 12
+    num_heads: int = 12
+    mlp_dim: int = 3072  # hidden units
     class_token: bool = False  # a learned token in front of the patches
     patch_bias: bool = True  # of the projection of patches
     pre_norm: bool = False  # a LayerNorm before the first layer, too
@@ -27,12 +27,12 @@ class ImageConfig:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         rows = self.size // self.patch
-        return rows, self.columns or rows
+        return rows, self.grid_width or rows
 
     @property
     def pixels(self) -> tuple[int, int]:
         """Height and width of an image."""
-        return self.size, self.grid[1] * self.patch if self.columns else self.size
+        return self.size, self.grid[1] * self.patch if self.grid_width else self.size
 
     @property
     def patches(self) -> int:
@@ -50,13 +50,13 @@ class TextConfig:
     """The decoder: a causal text half, then a causal half that also attends to the image."""
 
     vocab_size: int = 64_000
-    length: int = 64  # most tokens of a text, begin and end included, [CLS] not
+    context_length: int = 64  # most tokens of a text, begin and end included, [CLS] not
     pad_id: int = 0
     width: int = 768
     unimodal_layers: int = 12
     multimodal_layers: int = 12
-    heads: int = 12
-    mlp: int = 3072
+    num_heads: int = 12
+    mlp_dim: int = 3072
     remat: str = ""  # of the decoder; empty: the model's
     interleaved: bool = False  # cross-attention in layers of their own, each with its own MLP
     tie_embeddings: bool = False  # True: the softmax reads the token embedding
@@ -73,7 +73,7 @@ class PoolerConfig:
     # encoder, too; shared: it is one more query, the first, of the caption pooler.
     kind: str = "cascade"
     caption_queries: int = 256  # 0: the decoder attends to the whole encoded image
-    heads: int = 12
+    num_heads: int = 12
     query_norm: bool = False  # a LayerNorm on the queries
 
 
@@ -84,8 +84,8 @@ class HeadConfig:
     classes: int
     # image: the encoder's tokens of all pictures together; text: the decoder's outputs for a text,
     # about each picture on its own.
-    reads: str = "image"
-    images: int = 1  # pictures of an example: the frames of a clip, or both of a pair
+    input: str = "image"
+    num_images: int = 1  # pictures of an example: the frames of a clip, or both of a pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class CoCaConfig:
     image: ImageConfig = ImageConfig()
     text: TextConfig = TextConfig()
     pooler: PoolerConfig = PoolerConfig()
-    embedding: int = 0  # size of both embeddings, by a projection each; 0: the text width, without
+    embed_dim: int = 0  # size of both embeddings, by a projection each; 0: the text width, without
     dropout: float = 0.0  # after each attention and MLP
     stochastic_depth: float = 0.0  # rate of the last layer; grows linearly from 0 at the first
     # auto is what coca_jax/accelerators.py says for the devices that are here.
@@ -114,7 +114,7 @@ class CoCaConfig:
     @property
     def multimodal(self) -> bool:
         """Whether the decoder's second half is there: to caption, or for a head that reads it."""
-        return self.captioning or (self.head is not None and self.head.reads == "text")
+        return self.captioning or (self.head is not None and self.head.input == "text")
 
     @property
     def reads_text(self) -> bool:
@@ -122,14 +122,14 @@ class CoCaConfig:
         return self.contrastive != "none" or self.multimodal
 
     @property
-    def pictures(self) -> int:
+    def num_images(self) -> int:
         """How many pictures an example has, for one text."""
-        return 1 if self.head is None else self.head.images
+        return 1 if self.head is None else self.head.num_images
 
     @property
     def pixels(self) -> tuple[int, ...]:
         """Shape of an example's picture, [h, w, 3], or of its pictures, with an axis for them."""
-        return (*[self.pictures] * (self.pictures > 1), *self.image.pixels, 3)
+        return (*[self.num_images] * (self.num_images > 1), *self.image.pixels, 3)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], **derived: Any) -> "CoCaConfig":

@@ -19,26 +19,26 @@ class PooledClassifier(nn.Module):
 
     classes: int
     width: int
-    heads: int
+    num_heads: int
     dtype: jnp.dtype = jnp.dtype("float32")  # of the pooler's activations
 
     @nn.compact
     def __call__(
         self,
         tokens: Float[Array, "b groups n c"],
-        readable: Bool[Array, "b groups n"] | None = None,
+        mask: Bool[Array, "b groups n"] | None = None,
     ) -> Float[Array, "b classes"]:
         """Logits, float32, of what is pooled of each group, joined.
 
         Args:
           tokens: by groups.
-          readable: which of them may be read; all by default.
+          mask: which of them may be read; all by default.
         """
         batch, groups = tokens.shape[:2]
-        if readable is not None:
-            readable = readable.reshape(-1, *readable.shape[2:])
-        pooler = AttentionalPooler(1, self.width, self.heads, self.dtype, name="pooler")
-        pooled = pooler(tokens.reshape(-1, *tokens.shape[2:]), readable=readable)
+        if mask is not None:
+            mask = mask.reshape(-1, *mask.shape[2:])
+        pooler = AttentionalPooler(1, self.width, self.num_heads, self.dtype, name="pooler")
+        pooled = pooler(tokens.reshape(-1, *tokens.shape[2:]), mask=mask)
         joined = pooled.reshape(batch, groups * self.width).astype(jnp.float32)
         return nn.Dense(self.classes, name="softmax")(joined)
 
@@ -50,42 +50,48 @@ class CoCaClassifier(CoCa):
         """Creates the parts."""
         super().setup()
         config, head = self.config, self.config.head
-        width = config.text.width if head.reads == "text" else config.image.width
+        width = config.text.width if head.input == "text" else config.image.width
         dtype = activation_dtype(config.dtype)
-        self.head = PooledClassifier(head.classes, width, config.pooler.heads, dtype)
-        if head.reads == "image" and head.images > 1:
+        self.head = PooledClassifier(head.classes, width, config.pooler.num_heads, dtype)
+        if head.input == "image" and head.num_images > 1:
             # The paper's pooler knows no order of frames; from zeros this begins as it does.
-            shape = (head.images, width)
-            self.head_frames = self.param("head_frames", nn.initializers.zeros, shape, jnp.float32)
+            shape = (head.num_images, width)
+            self.head_image_positions = self.param(
+                "head_image_positions", nn.initializers.zeros, shape, jnp.float32
+            )
 
     def __call__(
         self,
         pixels: Float[Array, "b *several h w c"],
         ids: Int[Array, "b t"],
-        read: Int[Array, " b"] | None = None,
+        prefix_length: Int[Array, " b"] | None = None,
     ) -> CoCaOutput:
         """One pass over examples: what the trained losses need.
 
         Args:
-          pixels: of one picture, or of `head.images` of them.
+          pixels: of one picture, or of `head.num_images` of them.
           ids: texts.
-          read: how many tokens of its text the head may read; None: all but padding.
+          prefix_length: how many tokens of its text the head may read; None: all but padding.
         """
         tokens = self._tokens(pixels)
         output = self._output(tokens, ids)
-        return output.replace(class_logits=self._classify(tokens, output.features, ids, read))
+        return output.replace(
+            class_logits=self._classify(tokens, output.features, ids, prefix_length)
+        )
 
     def classify(
         self,
         pixels: Float[Array, "b *several h w c"],
         ids: Int[Array, "b t"],
-        read: Int[Array, " b"] | None = None,
+        prefix_length: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b classes"]:
         """Logits of the classes, float32; a head that reads the image ignores the texts."""
         tokens, features = self._tokens(pixels), None
-        if self.config.head.reads == "text":
-            features = self._describe(self.decoder.encode(ids)[0], self._context(tokens))
-        return self._classify(tokens, features, ids, read)
+        if self.config.head.input == "text":
+            features = self._multimodal_features(
+                self.decoder.unimodal_features(ids)[0], self._context(tokens)
+            )
+        return self._classify(tokens, features, ids, prefix_length)
 
     def _tokens(self, pixels: Float[Array, "b *several h w c"]) -> Float[Array, "pictures n c2"]:
         return self.image_encoder(pixels.reshape(-1, *pixels.shape[-3:]))
@@ -95,20 +101,20 @@ class CoCaClassifier(CoCa):
         tokens: Float[Array, "pictures n c"],
         features: Float[Array, "pictures t d"] | None,
         ids: Int[Array, "b t"],
-        read: Int[Array, " b"] | None,
+        prefix_length: Int[Array, " b"] | None,
     ) -> Float[Array, "b classes"]:
-        images = self.config.pictures
-        if self.config.head.reads == "image":
+        images = self.config.num_images
+        if self.config.head.input == "image":
             tokens = tokens.reshape(-1, images, *tokens.shape[1:])
             if images > 1:
-                tokens = tokens + self.head_frames[None, :, None].astype(tokens.dtype)
+                tokens = tokens + self.head_image_positions[None, :, None].astype(tokens.dtype)
             return self.head(tokens.reshape(tokens.shape[0], 1, -1, tokens.shape[-1]))
-        if read is None:
-            readable = ids != self.config.text.pad_id
+        if prefix_length is None:
+            mask = ids != self.config.text.pad_id
         else:
-            readable = jnp.arange(ids.shape[1])[None] < read[:, None]
-        readable = jnp.repeat(readable[:, None], images, axis=1)
-        return self.head(features.reshape(-1, images, *features.shape[1:]), readable)
+            mask = jnp.arange(ids.shape[1])[None] < prefix_length[:, None]
+        mask = jnp.repeat(mask[:, None], images, axis=1)
+        return self.head(features.reshape(-1, images, *features.shape[1:]), mask)
 
 
 def make_model(config: CoCaConfig) -> CoCa:

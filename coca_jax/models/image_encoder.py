@@ -60,9 +60,9 @@ class ImageEncoder(nn.Module):
         if image.pre_norm:
             x = layer_norm(self.dtype, "pre_norm")(x)
         x, _ = Transformer(
-            image.layers,
-            image.heads,
-            image.mlp,
+            image.num_layers,
+            image.num_heads,
+            image.mlp_dim,
             dropout=self.config.dropout,
             stochastic_depth=self.config.stochastic_depth,
             remat=image.remat or self.config.remat,

@@ -16,7 +16,7 @@ class AttentionalPooler(nn.Module):
 
     queries: int
     width: int
-    heads: int
+    num_heads: int
     dtype: jnp.dtype
     query_norm: bool = False
     attention: str = "auto"
@@ -25,15 +25,15 @@ class AttentionalPooler(nn.Module):
     def __call__(
         self,
         tokens: Float[Array, "b n c"],
-        asked: slice = slice(None),
-        readable: Bool[Array, "b n"] | None = None,
+        query_slice: slice = slice(None),
+        mask: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b q d"]:
         """Pools any number of tokens into one token of size `width` for each query asked.
 
         Args:
           tokens: what is read.
-          asked: which of the queries; all by default.
-          readable: which tokens may be read; all by default.
+          query_slice: which of the queries; all by default.
+          mask: which tokens may be read; all by default.
         """
         learned = self.param(
             "queries",
@@ -43,11 +43,13 @@ class AttentionalPooler(nn.Module):
             (self.queries, self.width),
             jnp.float32,
         )
-        learned = learned[asked].astype(self.dtype)
+        learned = learned[query_slice].astype(self.dtype)
         if self.query_norm:
             learned = layer_norm(self.dtype, "query_norm")(learned)
         batched = jnp.broadcast_to(learned, (tokens.shape[0], *learned.shape))
-        attention = Attention(self.heads, self.width, self.dtype, self.attention, name="attention")
-        mask = None if readable is None else readable[:, None, None, :]
+        attention = Attention(
+            self.num_heads, self.width, self.dtype, self.attention, name="attention"
+        )
+        mask = None if mask is None else mask[:, None, None, :]
         pooled, _ = attention(constrain(batched, ACTIVATION), tokens, mask)
         return layer_norm(self.dtype, "norm")(constrain(pooled, ACTIVATION))

@@ -23,74 +23,74 @@ def open_clip(image: ImageConfig, text: TextConfig, **others) -> CoCaConfig:
     return CoCaConfig(image=image, text=text, **others)
 
 
-def _open_clip_text(width: int, heads: int) -> TextConfig:
-    sizes = {"width": width, "heads": heads, "mlp": 4 * width}
-    return TextConfig(vocab_size=49_408, length=76, **sizes)
+def _open_clip_text(width: int, num_heads: int) -> TextConfig:
+    sizes = {"width": width, "num_heads": num_heads, "mlp_dim": 4 * width}
+    return TextConfig(vocab_size=49_408, context_length=76, **sizes)
 
 
-SHARED_POOLER = PoolerConfig(kind="shared", caption_queries=255, heads=8, query_norm=True)
+SHARED_POOLER = PoolerConfig(kind="shared", caption_queries=255, num_heads=8, query_norm=True)
 
 PRESETS = {
     "base": CoCaConfig(),
     "large": CoCaConfig(
-        image=ImageConfig(width=1024, layers=24, heads=16, mlp=4096),
-        text=TextConfig(width=1024, heads=16, mlp=4096),
-        pooler=PoolerConfig(heads=16),
+        image=ImageConfig(width=1024, num_layers=24, num_heads=16, mlp_dim=4096),
+        text=TextConfig(width=1024, num_heads=16, mlp_dim=4096),
+        pooler=PoolerConfig(num_heads=16),
     ),
     # The table's 1.1B decoder and 2.1B total only come out with a softmax tied to the embedding
     # (untied: 1.18B and 2.2B), unlike Base and Large, whose digits need it untied.
     "2b": CoCaConfig(
-        image=ImageConfig(width=1408, layers=40, heads=16, mlp=6144),
+        image=ImageConfig(width=1408, num_layers=40, num_heads=16, mlp_dim=6144),
         text=TextConfig(
             width=1408,
             unimodal_layers=18,
             multimodal_layers=18,
-            heads=16,
-            mlp=5632,
+            num_heads=16,
+            mlp_dim=5632,
             tie_embeddings=True,
         ),
-        pooler=PoolerConfig(heads=16),
+        pooler=PoolerConfig(num_heads=16),
     ),
     "open_clip_vit_b_32": open_clip(
         ImageConfig(size=224, patch=32),
-        _open_clip_text(width=512, heads=8),
+        _open_clip_text(width=512, num_heads=8),
         pooler=SHARED_POOLER,
-        embedding=512,
+        embed_dim=512,
     ),
     "open_clip_vit_l_14": open_clip(
-        ImageConfig(size=224, patch=14, width=1024, layers=24, heads=16, mlp=4096),
-        _open_clip_text(width=768, heads=12),
+        ImageConfig(size=224, patch=14, width=1024, num_layers=24, num_heads=16, mlp_dim=4096),
+        _open_clip_text(width=768, num_heads=12),
         pooler=SHARED_POOLER,
-        embedding=768,
+        embed_dim=768,
     ),
     # The embedded default: learns `shapes` on two CPU cores in minutes.
     "mini": CoCaConfig(
-        image=ImageConfig(size=32, patch=8, width=128, layers=3, heads=2, mlp=256),
+        image=ImageConfig(size=32, patch=8, width=128, num_layers=3, num_heads=2, mlp_dim=256),
         text=TextConfig(
             vocab_size=400,
-            length=28,
+            context_length=28,
             width=128,
             unimodal_layers=2,
             multimodal_layers=2,
-            heads=2,
-            mlp=256,
+            num_heads=2,
+            mlp_dim=256,
         ),
-        pooler=PoolerConfig(caption_queries=16, heads=2),
+        pooler=PoolerConfig(caption_queries=16, num_heads=2),
         scan_unroll=3,
     ),
     # For tests: every part present, nothing larger than needed, all widths divisible by 8.
     "tiny": CoCaConfig(
-        image=ImageConfig(size=16, patch=8, width=32, layers=2, heads=4, mlp=64),
+        image=ImageConfig(size=16, patch=8, width=32, num_layers=2, num_heads=4, mlp_dim=64),
         text=TextConfig(
             vocab_size=64,
-            length=12,
+            context_length=12,
             width=32,
             unimodal_layers=2,
             multimodal_layers=2,
-            heads=4,
-            mlp=64,
+            num_heads=4,
+            mlp_dim=64,
         ),
-        pooler=PoolerConfig(caption_queries=4, heads=4),
+        pooler=PoolerConfig(caption_queries=4, num_heads=4),
     ),
 }
 

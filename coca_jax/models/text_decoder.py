@@ -68,7 +68,7 @@ class TextDecoder(nn.Module):
         self.positions = self.param(
             "positions",
             partitioned(normal, None, "embed"),
-            (text.length + has_cls, text.width),
+            (text.context_length + has_cls, text.width),
             jnp.float32,
         )
         self.unimodal = self._half(text.unimodal_layers, cross=False)
@@ -79,14 +79,14 @@ class TextDecoder(nn.Module):
             self.multimodal = self._half(text.multimodal_layers, cross=True)
             self.norm = layer_norm(self.dtype)
         if self.config.captioning and not text.tie_embeddings:
-            self.softmax = self.param(
-                "softmax",
+            self.lm_head = self.param(
+                "lm_head",
                 partitioned(nn.initializers.xavier_uniform(), "embed", "vocab"),
                 (text.width, text.vocab_size),
                 jnp.float32,
             )
 
-    def encode(
+    def unimodal_features(
         self, ids: Int[Array, "b t"]
     ) -> tuple[Float[Array, "b t d"], Float[Array, "b d"] | None]:
         """The unimodal half: features of each token and, if there is a [CLS], its own."""
@@ -101,28 +101,28 @@ class TextDecoder(nn.Module):
         x, _ = self.unimodal(x, causal_mask_with_cls(ids != text.pad_id, text.shifted_cls_mask))
         return x[:, :-1], self.cls_norm(x[:, -1])
 
-    def caption(
+    def caption_logits(
         self, features: Float[Array, "b t d"], context: Float[Array, "images n c"]
     ) -> Float[Array, "b t v"]:
         """The multimodal half: float32 logits, position t predicting token t + 1.
 
         Of b texts, b / images in a row are about the same image.
         """
-        return logits(self.describe(features, context), self.vocabulary())
+        return logits(self.multimodal_features(features, context), self.unembedding())
 
-    def describe(
+    def multimodal_features(
         self, features: Float[Array, "b t d"], context: Float[Array, "images n c"]
     ) -> Float[Array, "b t d"]:
-        """The multimodal half up to its last norm, whose products with `vocabulary` are logits."""
+        """The multimodal half up to its last norm, whose products with `unembedding` are logits."""
         x, _ = self.multimodal(features, causal_mask(features.shape[1]), context)
         return self.norm(x)
 
-    def vocabulary(self) -> Float[Array, "d v"]:
+    def unembedding(self) -> Float[Array, "d v"]:
         """The last layer's kernel, in the activations' type."""
-        kernel = self.embedding.T if self.config.text.tie_embeddings else self.softmax
+        kernel = self.embedding.T if self.config.text.tie_embeddings else self.lm_head
         return kernel.astype(self.dtype)
 
-    def extend(
+    def decode_step(
         self,
         ids: Int[Array, "b t"],
         position: Int[Array, ""],
@@ -139,7 +139,7 @@ class TextDecoder(nn.Module):
         mask = cached_mask(position, ids.shape[1], cache.length)
         x, unimodal = self.unimodal(x, mask, None, cache.unimodal, position)
         x, multimodal = self.multimodal(x, mask, context, cache.multimodal, position)
-        return logits(self.norm(x), self.vocabulary()), DecoderCache(unimodal, multimodal)
+        return logits(self.norm(x), self.unembedding()), DecoderCache(unimodal, multimodal)
 
     def empty_cache(self, batch: int, length: int) -> DecoderCache:
         """Room for `length` tokens of `batch` texts."""
@@ -153,8 +153,8 @@ class TextDecoder(nn.Module):
         text = self.config.text
         return Transformer(
             layers,
-            text.heads,
-            text.mlp,
+            text.num_heads,
+            text.mlp_dim,
             cross=cross,
             interleaved=cross and text.interleaved,
             dropout=self.config.dropout,
@@ -173,8 +173,8 @@ class TextDecoder(nn.Module):
 
 
 def logits(
-    features: Float[Array, "b t d"], vocabulary: Float[Array, "d v"]
+    features: Float[Array, "b t d"], unembedding: Float[Array, "d v"]
 ) -> Float[Array, "b t v"]:
     """All logits over the vocabulary, in float32."""
-    products = jnp.einsum("btd,dv->btv", features, vocabulary, preferred_element_type=jnp.float32)
+    products = jnp.einsum("btd,dv->btv", features, unembedding, preferred_element_type=jnp.float32)
     return constrain(products, LOGITS)

@@ -28,8 +28,8 @@ class Block(nn.Module):
     normalises what it attends to.
     """
 
-    heads: int
-    mlp: int
+    num_heads: int
+    mlp_dim: int
     cross: bool
     interleaved: bool
     dropout: float
@@ -49,7 +49,7 @@ class Block(nn.Module):
         """One layer, in the form that `nn.scan` wants: (carry, scanned, broadcast...)."""
         depth_rate, cache = per_layer
         attention = functools.partial(
-            Attention, self.heads, x.shape[-1], self.dtype, self.attention
+            Attention, self.num_heads, x.shape[-1], self.dtype, self.attention
         )
         norm = lambda name: layer_norm(self.dtype, name)  # noqa: E731
         residual = Residual(self.dropout, self.stochastic, name="residual")
@@ -60,7 +60,7 @@ class Block(nn.Module):
         x = residual(x, y, depth_rate)
         image = None
         if self.interleaved:
-            y = Mlp(self.mlp, self.dtype, name="self_mlp")(norm("self_mlp_norm")(x))
+            y = Mlp(self.mlp_dim, self.dtype, name="self_mlp")(norm("self_mlp_norm")(x))
             x = residual(x, y, depth_rate)
             context = None if context is None else norm("context_norm")(context)
         if self.cross:
@@ -68,7 +68,7 @@ class Block(nn.Module):
             image_cache = cache.image if cache is not None and context is None else None
             y, image = attention(name="cross_attention")(y, context, None, image_cache)
             x = residual(x, y, depth_rate)
-        y = Mlp(self.mlp, self.dtype, name="mlp")(norm("mlp_norm")(x))
+        y = Mlp(self.mlp_dim, self.dtype, name="mlp")(norm("mlp_norm")(x))
         x = residual(x, y, depth_rate)
         # The image's keys and values are handed on once; later steps only read them.
         new_image = image if context is not None else None
@@ -83,9 +83,9 @@ class Transformer(nn.Module):
     used, which is what decoding would spend most of its time with: `unstack` makes the parameters.
     """
 
-    layers: int
-    heads: int
-    mlp: int
+    num_layers: int
+    num_heads: int
+    mlp_dim: int
     cross: bool = False
     interleaved: bool = False
     dropout: float = 0.0
@@ -135,7 +135,7 @@ class Transformer(nn.Module):
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
-            length=self.layers,
+            length=self.num_layers,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
@@ -144,7 +144,7 @@ class Transformer(nn.Module):
     def _loop(
         self, block: type[nn.Module], x: Array, cache: tuple[LayerCache, ...] | None, *shared
     ):
-        caches = (None,) * self.layers if cache is None else cache
+        caches = (None,) * self.num_layers if cache is None else cache
         new_caches = []
         for i, per_layer in enumerate(zip(self._depth_rates(), caches, strict=True)):
             x, new = self._block(block, f"layer_{i}")(x, per_layer, *shared)
@@ -152,12 +152,12 @@ class Transformer(nn.Module):
         return x, None if cache is None else tuple(new_caches)
 
     def _depth_rates(self) -> Float[Array, " layers"]:
-        return jnp.linspace(0, self.stochastic_depth, self.layers, dtype=jnp.float32)
+        return jnp.linspace(0, self.stochastic_depth, self.num_layers, dtype=jnp.float32)
 
     def _block(self, block: type[nn.Module], name: str) -> nn.Module:
         return block(
-            self.heads,
-            self.mlp,
+            self.num_heads,
+            self.mlp_dim,
             self.cross,
             self.interleaved,
             self.dropout,
@@ -173,13 +173,13 @@ class Transformer(nn.Module):
         """Room for `length` positions of text, with no image yet."""
 
         def room(*shape: int) -> LayerCache:
-            size = width // self.heads
-            keys = jnp.zeros((*shape, self.heads, size, length), self.dtype)
+            size = width // self.num_heads
+            keys = jnp.zeros((*shape, self.num_heads, size, length), self.dtype)
             return LayerCache(KeyValues(keys, keys.swapaxes(-1, -2)))
 
         if self.stacked:
-            return room(self.layers, batch)
-        return tuple(room(batch) for _ in range(self.layers))
+            return room(self.num_layers, batch)
+        return tuple(room(batch) for _ in range(self.num_layers))
 
 
 def unstack(params: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import SupportsFloat
 
-from coca_jax.observe.metrics import MetricWriter
 from coca_jax.observe.progress import Progress
+from coca_jax.observe.writers import MetricWriter
 
 
 class Recorder:

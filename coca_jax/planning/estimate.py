@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from coca_jax.models import CoCaConfig
 from coca_jax.planning.flops import inner_programs
-from coca_jax.planning.program import Collective
+from coca_jax.planning.hlo import Collective
 
 WEIGHT = 2  # bytes of a parameter and of its gradient where they are exchanged (bfloat16)
 
@@ -38,7 +38,7 @@ class Split(NamedTuple):
 
 
 def split_of(
-    params: Any, batch_size: int, accumulate: int, shards: int, pictures: int = 1
+    params: Any, batch_size: int, grad_accum_steps: int, shards: int, pictures: int = 1
 ) -> Split:
     """What `Split` needs, of parameters with shardings and a batch over so many shards.
 
@@ -48,7 +48,7 @@ def split_of(
         leaf.shape: math.prod(leaf.shape) // math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(params)
     }
-    examples = (batch_size, batch_size // accumulate)
+    examples = (batch_size, batch_size // grad_accum_steps)
     return Split(frozenset(n * times for n in examples for times in (1, pictures)), shards, parts)
 
 
@@ -87,8 +87,8 @@ def traffic(jaxpr: Any, split: Split) -> int:
     return count
 
 
-def exchanges(
-    params: Any, model: CoCaConfig, mesh: Mesh, batch_size: int, accumulate: int
+def collectives(
+    params: Any, model: CoCaConfig, mesh: Mesh, batch_size: int, grad_accum_steps: int
 ) -> list[Collective]:
     """Exchanges of parameters, gradients and, where `tensor` splits layers, of activations.
 
@@ -98,20 +98,20 @@ def exchanges(
     over `tensor` in both directions.
     """
     counts: Counter[tuple[str, int, tuple[str, ...]]] = Counter()
-    passes = accumulate * (3 if accumulate > 1 and model.contrastive != "none" else 2)
+    passes = grad_accum_steps * (3 if grad_accum_steps > 1 and model.contrastive != "none" else 2)
     for leaf in jax.tree.leaves(params):
         axes = [a for entry in leaf.sharding.spec for a in jax.tree.leaves(entry)]
         whole = math.prod(leaf.shape) * WEIGHT
         whole //= mesh.shape["tensor"] if "tensor" in axes else 1
         if "fsdp" in axes and mesh.shape["fsdp"] > 1:
             counts["all-gather", whole, ("fsdp",)] += passes
-            counts["reduce-scatter", whole, ("fsdp",)] += accumulate
+            counts["reduce-scatter", whole, ("fsdp",)] += grad_accum_steps
             whole //= mesh.shape["fsdp"]
         rest = tuple(a for a in ("data", "fsdp") if a not in axes and mesh.shape[a] > 1)
         if rest:
             counts["all-reduce", whole, rest] += 1
     if mesh.shape["tensor"] > 1:
-        rows = batch_size // (accumulate * mesh.shape["data"] * mesh.shape["fsdp"])
+        rows = batch_size // (grad_accum_steps * mesh.shape["data"] * mesh.shape["fsdp"])
         for size, times in _activations(model, rows):
             counts["all-reduce", size, ("tensor",)] += times * passes
     return [
@@ -122,9 +122,9 @@ def exchanges(
 
 def _activations(model: CoCaConfig, rows: int) -> Iterator[tuple[int, int]]:
     """Bytes of the residual stream of each tower, and how often a pass adds it up."""
-    image, text, pictures = model.image, model.text, model.pictures
-    yield pictures * rows * image.tokens * image.width * WEIGHT, 2 * image.layers
-    words = rows * text.length * text.width * WEIGHT
+    image, text, pictures = model.image, model.text, model.num_images
+    yield pictures * rows * image.tokens * image.width * WEIGHT, 2 * image.num_layers
+    words = rows * text.context_length * text.width * WEIGHT
     if model.reads_text:
         yield words, 2 * text.unimodal_layers
     if model.multimodal:

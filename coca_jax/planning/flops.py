@@ -29,7 +29,7 @@ def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, i
     queries = pooler.caption_queries if config.multimodal else 0
     parts = {
         "image_encoder": 2 * image.patches * image.patch**2 * 3 * image.width
-        + image.layers * _layer(tokens, image.width, image.mlp, causal=False)
+        + image.num_layers * _layer(tokens, image.width, image.mlp_dim, causal=False)
     }
     context = (queries, text.width) if queries else (tokens, image.width)
     if pooler.kind == "shared":
@@ -40,12 +40,12 @@ def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, i
         if contrastive:
             source = context if pooler.kind == "cascade" else (tokens, image.width)
             parts["contrastive_pooler"] = _cross(1, text.width, *source)
-    if contrastive and config.embedding:
-        projection = 2 * text.width * config.embedding
+    if contrastive and config.embed_dim:
+        projection = 2 * text.width * config.embed_dim
         parts |= {"image_projection": projection, "text_projection": projection}
     if not config.reads_text:
         parts = {"image_encoder": parts["image_encoder"]}
-    parts = {name: config.pictures * flops for name, flops in parts.items()}
+    parts = {name: config.num_images * flops for name, flops in parts.items()}
     if config.reads_text:
         parts["decoder"] = _decoder(config, context)
     return parts if config.head is None else parts | {"head": _head(config, tokens)}
@@ -55,24 +55,24 @@ def _decoder(config: CoCaConfig, context: tuple[int, int]) -> int:
     """Both halves: the first one reads a text once, the second one beside each picture."""
     text, contrastive = config.text, config.contrastive != "none"
     unimodal = text.unimodal_layers * _layer(
-        text.length + contrastive, text.width, text.mlp, causal=True
+        text.context_length + contrastive, text.width, text.mlp_dim, causal=True
     )
     if not config.multimodal:
         return unimodal
-    layer = _layer(text.length, text.width, text.mlp, causal=True)
-    layer += _cross(text.length, text.width, *context)
-    layer += _mlp(text.length, text.width, text.mlp) * text.interleaved
-    vocabulary = 2 * text.length * text.width * text.vocab_size * config.captioning
-    return unimodal + config.pictures * (text.multimodal_layers * layer + vocabulary)
+    layer = _layer(text.context_length, text.width, text.mlp_dim, causal=True)
+    layer += _cross(text.context_length, text.width, *context)
+    layer += _mlp(text.context_length, text.width, text.mlp_dim) * text.interleaved
+    vocabulary = 2 * text.context_length * text.width * text.vocab_size * config.captioning
+    return unimodal + config.num_images * (text.multimodal_layers * layer + vocabulary)
 
 
 def _head(config: CoCaConfig, tokens: int) -> int:
     """A query for each picture's text, or one for the tokens of all pictures; the softmax layer."""
     head, text, image = config.head, config.text, config.image
     width, keys, groups = (
-        (text.width, text.length, head.images)
-        if head.reads == "text"
-        else (image.width, head.images * tokens, 1)
+        (text.width, text.context_length, head.num_images)
+        if head.input == "text"
+        else (image.width, head.num_images * tokens, 1)
     )
     return groups * (_cross(1, width, keys, width) + 2 * width * head.classes)
 
@@ -82,7 +82,7 @@ def training_flops(config: CoCaConfig) -> int:
     return 3 * sum(forward_flops(config, config.image.patch_dropout).values())
 
 
-def executed_flops(jaxpr: Any) -> int:
+def hardware_flops(jaxpr: Any) -> int:
     """FLOPs of every matrix product in a traced program, on all devices, whatever for.
 
     What rematerialisation computes again is among them, and attention counts in full. The body of a
@@ -98,7 +98,7 @@ def executed_flops(jaxpr: Any) -> int:
                 seen.add(factors)
                 count += _dot_flops(equation)
             continue
-        inner = [executed_flops(part) for part in inner_programs(settings)]
+        inner = [hardware_flops(part) for part in inner_programs(settings)]
         if name == "cond":
             count += max(inner)
         elif name == "shard_map":  # one device's part

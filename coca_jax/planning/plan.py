@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from coca_jax.errors import UserError
 from coca_jax.models import CoCaConfig
 from coca_jax.planning.flops import RULE, training_flops
+from coca_jax.planning.hlo import Collective
 from coca_jax.planning.parameters import parameter_counts
-from coca_jax.planning.program import Collective
 from coca_jax.planning.roofline import roofline
 from coca_jax.planning.topologies import GIB, GPUS, Topology
 
@@ -19,7 +19,7 @@ class Step(NamedTuple):
     held: dict[str, int]  # bytes of what a device is given, by part
     arguments: int  # bytes of it as the compiler lays it out
     temporaries: int  # bytes, those of results included that take no argument's place
-    executed_flops: int  # of a step, on all devices, what is computed again included
+    hardware_flops: int  # of a step, on all devices, what is computed again included
     traffic: int  # bytes between a device and its memory
     collectives: Sequence[Collective]
     devices: Sequence[Any]  # in the order of the mesh
@@ -44,7 +44,7 @@ def plan(
     """
     flops, peak = batch_size * training_flops(model), step.arguments + step.temporaries
     terms, collectives = roofline(
-        step.executed_flops, step.traffic, step.collectives, topology, step.devices
+        step.hardware_flops, step.traffic, step.collectives, topology, step.devices
     )
     seconds, serial = max(terms.values()), sum(terms.values())
     return {
@@ -65,7 +65,7 @@ def plan(
         "estimated": step.estimated,
         "flops_per_example": training_flops(model),
         "flops_per_step": flops,
-        "executed_flops_per_step": step.executed_flops,
+        "hardware_flops_per_step": step.hardware_flops,
         "rule": RULE,
         "collectives": collectives,
         "seconds_by_term": terms,
@@ -78,7 +78,7 @@ def plan(
     }
 
 
-class Refusal(UserError):
+class OutOfMemory(UserError):
     """A program that does not fit, and how many bytes it would take of a device."""
 
     def __init__(self, needed: float, topology: Topology):
@@ -90,12 +90,12 @@ class Refusal(UserError):
         )
 
 
-def refusal(error: Exception, topology: Topology) -> Refusal | None:
+def refusal(error: Exception, topology: Topology) -> OutOfMemory | None:
     """What the compiler says of a program that does not fit, in words; None of other errors."""
     found = re.search(r"(?:[Uu]sed|required for HLO temporaries \()\s*([\d.]+)([KMGT])", str(error))
     if "RESOURCE_EXHAUSTED" not in str(error) or found is None:
         return None
-    return Refusal(
+    return OutOfMemory(
         float(found[1]) * {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[found[2]], topology
     )
 
@@ -117,7 +117,7 @@ def format_plan(found: Mapping[str, Any]) -> str:
         **{name: f"{value / GIB:.2f} GiB a device" for name, value in held.items()},
         "fits": f"{held['peak'] / held['limit']:.0%} of the memory",
         "FLOPs": f"{found['flops_per_step']:.3g} a step ({found['rule']})",
-        "executed": f"{found['executed_flops_per_step']:.3g} a step with what is computed again",
+        "executed": f"{found['hardware_flops_per_step']:.3g} a step with what is computed again",
         "at least": terms,
         "step": f"{found['step_seconds']:.3g} s if these overlap, "
         f"{found['step_seconds_without_overlap']:.3g} s if not",

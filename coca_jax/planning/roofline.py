@@ -9,12 +9,12 @@ longest is the step's time; if none do, their sum.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from coca_jax.planning.program import Collective
+from coca_jax.planning.hlo import Collective
 from coca_jax.planning.topologies import Topology
 
 
 def roofline(
-    executed_flops: int,
+    hardware_flops: int,
     traffic: int,
     collectives: Sequence[Collective],
     topology: Topology,
@@ -23,7 +23,7 @@ def roofline(
     """Seconds by term, and the exchanges between devices by kind and size of their group.
 
     Args:
-      executed_flops: of all devices, what is computed again included.
+      hardware_flops: of all devices, what is computed again included.
       traffic: bytes that a device reads from and writes to its memory.
       collectives: exchanges of a step.
       topology: of the devices.
@@ -34,7 +34,7 @@ def roofline(
       and `bytes` (of the arrays that a device exchanges) in a step, and their `seconds`.
     """
     terms = {
-        "matrix": executed_flops / topology.peak,
+        "matrix": hardware_flops / topology.peak,
         "memory": traffic / topology.generation.memory,
         "interconnect": 0.0,
         "between_slices": 0.0,

@@ -19,7 +19,7 @@ from coca_jax.train.optimizer import stop_frozen
 # image: uint8 [n, h, w, 3], or [n, pictures, h, w, 3]; text: int32 [n, t]; for a head label and
 # read (how many tokens it may read): int32 [n]; counters of replaced examples: int32 [n]
 Batch = dict[str, jax.Array]
-INPUTS = ("image", "text", "label", "read")
+INPUTS = ("image", "text", "label", "prefix_length")
 
 
 def gradient(
@@ -52,7 +52,7 @@ def accumulated_gradient(
     and carries its share of that gradient, and of its captions' and labels', back to the
     parameters.
     """
-    count, pad_id = config.train.accumulate, model.config.text.pad_id
+    count, pad_id = config.train.grad_accum_steps, model.config.text.pad_id
     inputs = {name: batch[name] for name in INPUTS if name in batch}
     pieces = jax.tree.map(lambda x: _split(x, count), inputs)
     keys = jax.random.split(key, count)
@@ -100,7 +100,7 @@ def _forward(
     image = model.config.image
     pixels = normalize_pixels(batch["image"], image.mean, image.std)
     params = stop_frozen(params, config.optimizer)
-    read = () if model.config.head is None else (batch["read"],)
+    read = () if model.config.head is None else (batch["prefix_length"],)
     return model.apply({"params": params}, pixels, batch["text"], *read, rngs={"dropout": key})
 
 

@@ -20,7 +20,8 @@ from coca_jax.config import model_config, to_json
 from coca_jax.config.validation import structure
 from coca_jax.data.fingerprint import fingerprint
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
-from coca_jax.data.tokenizers import Tokenizer
+from coca_jax.data.tokenizers.kinds import Tokenizer
+from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import Preempted, UserError
 from coca_jax.evaluate.from_config import check, evaluate, missing, possible
 from coca_jax.evaluate.results import format_table, read_step, write_results
@@ -34,40 +35,41 @@ from coca_jax.observe.goodput import Goodput
 from coca_jax.observe.profiler import Profiler
 from coca_jax.observe.recorder import Recorder
 from coca_jax.observe.watchdog import Watchdog
-from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.planning import peak_flops, training_flops
 from coca_jax.train import summary
 from coca_jax.train.compile_cache import use_compile_cache
 from coca_jax.train.data_changes import check_data, require_same_data, stored_steps
 from coca_jax.train.gradient import Batch
-from coca_jax.train.meter import Meter
+from coca_jax.train.metric_accumulator import MetricAccumulator
 from coca_jax.train.optimizer import make_optimizer
 from coca_jax.train.signals import STOP, StopRequest, stop_request
 from coca_jax.train.state import StateFactory, TrainState
 from coca_jax.train.step import compile_train_step, make_train_step
-from coca_jax.train.transfer import find_source, plan
-from coca_jax.train.workdir import claim
+from coca_jax.train.warm_start import find_source, plan
+from coca_jax.train.workdir import init_or_check_workdir
 
-PATIENCE = 120.0  # seconds for the attempt before to save, or for its node's lock to run out
+LOCK_TIMEOUT_S = 120.0  # seconds for the attempt before to save, or for its node's lock to run out
 
 
 class Trainer:
     """Everything a run needs, made before anything is computed."""
 
-    def __init__(self, config: ConfigDict, workdir: str | os.PathLike, began: float | None = None):
+    def __init__(
+        self, config: ConfigDict, workdir: str | os.PathLike, start_time: float | None = None
+    ):
         """Checks the configuration and claims the folder.
 
         Args:
           config: the whole configuration.
           workdir: the run's folder; an existing run goes on where it stopped.
-          began: `time.time()` when the program did, for goodput; None: now.
+          start_time: `time.time()` when the program did, for goodput; None: now.
 
         Raises:
           UserError: the configuration, the data or the folder cannot be used, or another run
             uses the folder.
         """
         self.workdir = as_path(workdir)
-        self.goodput = Goodput(self.workdir, time.time() if began is None else began)
+        self.goodput = Goodput(self.workdir, time.time() if start_time is None else start_time)
         wrong = [] if structure(config) else accelerators.mistakes(config.model.attention)
         validate(config, len(jax.devices()), wrong, reads_data=True)
         check(config)
@@ -82,7 +84,7 @@ class Trainer:
         self.stream = make_train_stream(
             config.data,
             image_size=self.model.config.image.pixels,
-            text_length=config.model.text.length,
+            text_length=config.model.text.context_length,
             batch_size=config.train.batch_size,
             seed=config.seed,
             classes=config.head.classes if self.model.config.head else (),
@@ -105,9 +107,9 @@ class Trainer:
         self.transfer = source and plan(source, config, params, file)
         self._first, self._several = jax.process_index() == 0, jax.process_count() > 1
         with self._hold() as held:
-            self._files = claim(self.workdir, config, file, saved)
+            self._files = init_or_check_workdir(self.workdir, config, file, saved)
             self._held = held.pop_all()  # until `run` is over
-        self._data_changes: list[dict] = []  # of the data since the run began
+        self._data_changes: list[dict] = []  # of the data since the run start_time
         self._handle: LoadedModel | None = None
 
     def _hold(self) -> contextlib.ExitStack:
@@ -116,7 +118,7 @@ class Trainer:
         self._check_lock = lambda: None
 
         def take() -> None:
-            self._check_lock = held.enter_context(locked(self.workdir, "trained", PATIENCE))
+            self._check_lock = held.enter_context(locked(self.workdir, "trained", LOCK_TIMEOUT_S))
 
         by_first(take)
         return held
@@ -133,7 +135,7 @@ class Trainer:
         with self._held, stop_request() as stop, checkpoints as store:
             state, done = self._start(store)
             if config.eval and done and _due(done, steps, config.train.evaluate_every):
-                self._make_up_evaluation(done, state)
+                self._run_missing_evals(done, state)
             if done >= steps:
                 self._say(f"{self.workdir} is trained to its last step, {done}")
                 return
@@ -261,7 +263,7 @@ class Trainer:
         seconds = time.perf_counter() - begin
         peak, rule = peak_flops(self.partitioner.mesh.size)
         flops = training_flops(self.model.config)
-        self.meter = Meter(
+        self.meter = MetricAccumulator(
             self.config.train.batch_size,
             self.config.data.max_bad_share,
             flops,
@@ -274,7 +276,7 @@ class Trainer:
         )
         return compiled
 
-    def _make_up_evaluation(self, step: int, state: TrainState) -> None:
+    def _run_missing_evals(self, step: int, state: TrainState) -> None:
         """Evaluates what the run was stopped before, or what has come to its configuration."""
         done = read_step(self.workdir, step)
         if evaluations := missing(self.config, self.model.config, done):
@@ -314,9 +316,9 @@ class Trainer:
         return step * self.config.train.batch_size
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike, began: float | None = None) -> None:
+def train(config: ConfigDict, workdir: str | os.PathLike, start_time: float | None = None) -> None:
     """Trains, or goes on training, as `Trainer` says."""
-    Trainer(config, workdir, began).run()
+    Trainer(config, workdir, start_time).run()
 
 
 def _due(step: int, steps: int, every: int) -> bool:

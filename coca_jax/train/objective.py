@@ -21,9 +21,13 @@ def contrastive_objective(
     if images is None:
         return jnp.float32(0), {}
     if output.logit_bias is None:
-        loss, accuracy = losses.softmax_loss(images, texts, scale, config.reduction, config.chunk)
+        loss, accuracy = losses.softmax_loss(
+            images, texts, scale, config.reduction, config.chunk_size
+        )
     else:
-        loss, accuracy = losses.sigmoid_loss(images, texts, scale, output.logit_bias, config.chunk)
+        loss, accuracy = losses.sigmoid_loss(
+            images, texts, scale, output.logit_bias, config.chunk_size
+        )
     return config.weight * loss, {
         "contrastive_loss": loss,
         "contrastive_accuracy": accuracy,
@@ -35,10 +39,10 @@ def captioning_objective(
     output: CoCaOutput, ids: Int[Array, "n t"], pad_id: int, config: ConfigDict
 ) -> tuple[Float[Array, ""], Metrics]:
     """The weighted captioning loss and what is worth watching of it."""
-    if output.vocabulary is None:
+    if output.unembedding is None:
         return jnp.float32(0), {}
     loss, accuracy = losses.captioning_loss(
-        output.features, output.vocabulary, ids, pad_id, config.chunk
+        output.features, output.unembedding, ids, pad_id, config.chunk_size
     )
     return config.weight * loss, {"captioning_loss": loss, "captioning_accuracy": accuracy}
 

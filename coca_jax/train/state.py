@@ -10,10 +10,10 @@ import optax
 from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
+from coca_jax.distributed import Partitioner
+from coca_jax.distributed.sharding import Rules, undivided
 from coca_jax.errors import UserError
 from coca_jax.models import CoCa, init_params
-from coca_jax.parallel import Partitioner
-from coca_jax.parallel.sharding import Rules, undivided
 
 
 @struct.dataclass

@@ -10,10 +10,10 @@ import optax
 from ml_collections import ConfigDict
 
 from coca_jax.accelerators import compiler_options
-from coca_jax.data.bad import KINDS
+from coca_jax.data.errors import ERROR_KINDS
+from coca_jax.distributed import Partitioner
 from coca_jax.errors import UserError
 from coca_jax.models import CoCa
-from coca_jax.parallel import Partitioner
 from coca_jax.train.gradient import Batch, accumulated_gradient, gradient
 from coca_jax.train.objective import Metrics
 from coca_jax.train.quantization import quantized
@@ -35,7 +35,7 @@ def make_train_step(
       UserError: it needs a package that is not installed.
     """
     model = quantized(model, config.train.quantization)
-    compute = gradient if config.train.accumulate == 1 else accumulated_gradient
+    compute = gradient if config.train.grad_accum_steps == 1 else accumulated_gradient
     floor = config.loss.contrastive.temperature_floor
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -50,7 +50,9 @@ def make_train_step(
             # Of which a head learns.
             metrics["labelled"] = jnp.mean(batch["label"] >= 0, dtype=jnp.float32)
         metrics |= {
-            kind: jnp.sum(batch[kind], dtype=jnp.int32) for kind in (*KINDS, STOP) if kind in batch
+            kind: jnp.sum(batch[kind], dtype=jnp.int32)
+            for kind in (*ERROR_KINDS, STOP)
+            if kind in batch
         }
         ema = state.ema
         if ema is not None:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from coca_jax.accelerators import compiler_options, default
 from coca_jax.data.checks import repeated
 from coca_jax.data.from_config import sections
-from coca_jax.data.stream import TrainStream
+from coca_jax.data.pipeline import TrainStream
 from coca_jax.models.coca import activation_dtype
 from coca_jax.planning import parameter_counts, training_flops
 from coca_jax.planning.flops import RULE

@@ -8,7 +8,7 @@ from coca_jax.checkpoints.metadata import Saved, sha256
 from coca_jax.config import differences, model_config, to_json, write_config
 from coca_jax.config.record import FREE, NAME, PLACES, parse_record, stored_config
 from coca_jax.data.fingerprint import parse
-from coca_jax.data.tokenizers import MODEL_FILES, model_file
+from coca_jax.data.tokenizers.kinds import MODEL_FILES, model_file
 from coca_jax.errors import UserError
 from coca_jax.evaluate.from_config import missing
 from coca_jax.evaluate.results import read_step
@@ -18,7 +18,7 @@ from coca_jax.io.stored import Damaged, read_json
 STRICT = tuple(key for key in FREE if key not in PLACES)  # where no fingerprint is compared
 
 
-def claim(
+def init_or_check_workdir(
     workdir: epath.Path, config: ConfigDict, tokenizer_file: str, saved: Saved | None = None
 ) -> dict[str, str]:
     """Makes the folder this run's, or makes sure that it is already.

@@ -50,7 +50,12 @@ def test_a_bug_is_not_explained(error):
             jax.errors.JaxRuntimeError(
                 "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8589934592 bytes."
             ),
-            ["8589934592 bytes", "config.train.batch_size", "config.train.accumulate", "fsdp"],
+            [
+                "8589934592 bytes",
+                "config.train.batch_size",
+                "config.train.grad_accum_steps",
+                "fsdp",
+            ],
         ),
         (MemoryError("Unable to allocate 7.45 GiB"), ["memory", "7.45 GiB"]),
         (OSError(errno.ENOSPC, "No space left on device", "/d/x"), ["/d/x: No space", "room"]),

@@ -49,24 +49,24 @@ def test_all_wrong_values_at_once():
     assert "config.model.dropout=1.0 should be a number of at least 0 and below 1" in text
     assert "config.model.remat='some' should be one of none, full, " in text
     assert "config.model.image.size=32 should be a multiple of config.model.image.patch=7" in text
-    assert "config.model.text.heads=2 should be a multiple of config.mesh.tensor=8" in text
+    assert "config.model.text.num_heads=2 should be a multiple of config.mesh.tensor=8" in text
     assert "at least one loss must be trained" in text
     assert len(found) == 8
 
 
 def test_fused_attention_that_cannot_be():
     found = problems(
-        **{"model.attention": "cudnn", "model.dtype": "float32", "model.pooler.heads": 32}
+        **{"model.attention": "cudnn", "model.dtype": "float32", "model.pooler.num_heads": 32}
     )
     assert "config.model.attention=cudnn needs config.model.dtype=bfloat16" in found
-    assert any("config.model.pooler.heads=32 makes it" in problem for problem in found)
+    assert any("config.model.pooler.num_heads=32 makes it" in problem for problem in found)
     assert problems(**{"compiler_options": ("xla_flag", ("xla_flag", True))}) == [
         "config.compiler_options=('xla_flag', ('xla_flag', True)) should be rows (name, value)"
     ]
 
 
 def test_batch_that_the_mesh_cannot_divide_names_the_nearest():
-    assert problems(**{"train.batch_size": 100, "train.accumulate": 2}) == [
+    assert problems(**{"train.batch_size": 100, "train.grad_accum_steps": 2}) == [
         "config.train.batch_size=100 cannot be divided into 8 shards x 2 micro-batches; "
         "96 or 112 could"
     ]
@@ -86,14 +86,14 @@ def test_mesh_larger_than_the_devices():
             "config.model.image.patch=0 should be a whole number from 1 to 65,536",
         ),
         (
-            "model.text.heads",
+            "model.text.num_heads",
             0,
-            "config.model.text.heads=0 should be a whole number from 1 to 65,536",
+            "config.model.text.num_heads=0 should be a whole number from 1 to 65,536",
         ),
         (
-            "model.image.layers",
+            "model.image.num_layers",
             -1,
-            "config.model.image.layers=-1 should be a whole number from 1 to 10,000",
+            "config.model.image.num_layers=-1 should be a whole number from 1 to 10,000",
         ),
         ("seed", -1, "config.seed=-1 should be a whole number from 0 to 4,294,967,295"),
         (
@@ -136,19 +136,22 @@ def test_a_head_that_is_right():
             HEAD | {"head.classes": ("a", "a"), "data.train.captions": "questions"},
             "config.head.classes: answers cannot tell apart 'a'",
         ),
-        (HEAD | {"head.reads": "video"}, "config.head.reads='video' should be one of image, text"),
-        (HEAD | {"data.frames": 2}, "config.data.frames=2 is for a head alone"),
+        (HEAD | {"head.input": "video"}, "config.head.input='video' should be one of image, text"),
+        (HEAD | {"data.num_images": 2}, "config.data.num_images=2 is for a head alone"),
         (HEAD | {"data.train.captions": "none"}, "captions=none is for a head that reads images"),
         (
             HEAD | {"data.sources": {"a": {"captions": "none"}}},
             "captions=none is for a head that reads images",
         ),
-        (HEAD | {"model.pooler.heads": 3}, "should be a multiple of config.model.pooler.heads=3"),
+        (
+            HEAD | {"model.pooler.num_heads": 3},
+            "should be a multiple of config.model.pooler.num_heads=3",
+        ),
         (
             {"loss.classification.label_smoothing": 1.0},
             "should be a number of at least 0 and below 1",
         ),
-        (HEAD | {"data.train.captions": "questions"}, "config.head.reads=image sees no questions"),
+        (HEAD | {"data.train.captions": "questions"}, "config.head.input=image sees no questions"),
         (HEAD | {"init.only": "a.*"}, "config.init.only='a.*' is of no use without"),
         (
             {"optimizer.layer_decay": 1.5},

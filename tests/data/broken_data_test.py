@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from coca_jax.config import default_config
-from coca_jax.data.bad import KINDS
 from coca_jax.data.from_config import make_train_stream
+from coca_jax.data.pipeline import evaluation_batches
 from coca_jax.data.sources import open_source
-from coca_jax.data.stream import evaluation_batches
 from coca_jax.io.files import forget
 
 BATCH = 16
@@ -38,7 +37,7 @@ def test_each_fault_is_counted_as_what_it_is(folder, tmp_path):
     for index in range(made.mixture.size):
         place = next(p for p in range(100) if made.mixture[p].index == index)
         batch = next(made.batches(place))
-        seen[index] = {kind for kind in KINDS if batch[kind][0]}
+        seen[index] = {kind for kind in ERROR_KINDS if batch[kind][0]}
     for index, kind in enumerate(kinds):
         assert kind in seen[index], list(broken_data.broken())[index]
     for index in range(len(kinds), made.mixture.size):
@@ -59,7 +58,7 @@ def test_the_stream_goes_on_and_is_the_same_each_time(folder, tmp_path):
     for first, again in zip(*epochs, strict=True):
         assert first.keys() == again.keys()
         assert all((first[key] == again[key]).all() for key in first)
-    counts = {kind: sum(int(batch[kind].sum()) for batch in epochs[0]) for kind in KINDS}
+    counts = {kind: sum(int(batch[kind].sum()) for batch in epochs[0]) for kind in ERROR_KINDS}
     assert counts["bad_record"] >= 2 * 4 and counts["bad_image"] >= 6 and counts["bad_text"] >= 6
     assert counts["filtered_length"] >= 2
     names = made.worst_shards(2)
@@ -83,5 +82,5 @@ def test_a_torn_tar_is_noted_and_the_rest_of_it_used(folder, tmp_path):
     assert made.mixture.size == broken_data.ENTIRE
     assert any("torn.tar" in note.text for note in made.make_batch.parts[0].source.notes)
     batch = next(made.batches())
-    assert all(not batch[kind].any() for kind in KINDS)
+    assert all(not batch[kind].any() for kind in ERROR_KINDS)
     assert np.unique(batch["text"], axis=0).shape[0] == BATCH

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from coca_jax.data.bad import BadExample
 from coca_jax.data.captions import CaptionMaker, mistakes
+from coca_jax.data.errors import BadExample
 from coca_jax.errors import UserError
 
 
@@ -158,7 +158,7 @@ def test_labels_are_answers_unless_they_are_not_to_be_known():
     found = record(["a cat"]) | {"label": 3}
     rng = np.random.default_rng(0)
     assert CaptionMaker()(found, 0, rng) == ("a cat", "", 3)
-    assert CaptionMaker(labelled=False)(found, 0, rng) == ("a cat", "", None)
+    assert CaptionMaker(use_labels=False)(found, 0, rng) == ("a cat", "", None)
     assert CaptionMaker(captions="none")(record([]) | {"label": 3}, 0, rng) == ("", "", 3)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coca_jax.data import duplicates, images
+from coca_jax.data import duplicates
 from coca_jax.data.duplicates import (
     COLUMNS,
     NO_HASH,
@@ -22,6 +22,7 @@ from coca_jax.data.duplicates import (
     read_list,
     write_list,
 )
+from coca_jax.data.transforms import images
 from coca_jax.errors import UserError
 
 

@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 from memory_source import MemorySource, record
 
-from coca_jax.data.augment import Augment
-from coca_jax.data.bad import KINDS
 from coca_jax.data.captions import CaptionMaker
+from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.data.examples import MAX_SUBSTITUTES, BatchMaker, Part
 from coca_jax.data.mixture import Pick
-from coca_jax.data.tokenizers import ByteTokenizer
+from coca_jax.data.tokenizers.kinds import ByteTokenizer
+from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError
 
 TOKENIZER = ByteTokenizer()
@@ -75,7 +75,7 @@ def test_an_example_is_the_image_and_its_caption(plain_source):
     example = maker(plain_source)(5, np.random.default_rng(0))
     np.testing.assert_array_equal(example["image"], np.full((8, 8, 3), 5, np.uint8))
     assert text(example) == "picture 5"
-    assert all(example[kind] == 0 for kind in KINDS) and example["faults"] == ()
+    assert all(example[kind] == 0 for kind in ERROR_KINDS) and example["faults"] == ()
 
 
 def test_captions_come_in_turn_with_the_visits(plain_source):
@@ -126,7 +126,7 @@ def test_unusable_records_are_replaced_and_counted(plain_source):
         example = make(index, np.random.default_rng(index))
         assert text(example) == "picture 7" and example[kind] >= 1
         assert example["faults"][0] == ("shard 0", kind)
-        assert len(example["faults"]) == sum(example[kind] for kind in KINDS)
+        assert len(example["faults"]) == sum(example[kind] for kind in ERROR_KINDS)
         again = make(index, np.random.default_rng(index))
         assert again.pop("faults") == example.pop("faults")
         assert all((again[key] == example[key]).all() for key in example)
@@ -197,7 +197,7 @@ def test_a_head_reads_the_question_and_not_the_answer():
     np.testing.assert_array_equal(made["label"], [1, 0, -1])  # "me" is none of the classes
     shown = [
         TOKENIZER.decode(row[None, :n])[0]
-        for row, n in zip(made["text"], made["read"], strict=True)
+        for row, n in zip(made["text"], made["prefix_length"], strict=True)
     ]
     assert shown == ["is it?", "or?", "who?"]
 
@@ -206,7 +206,9 @@ def test_a_head_reads_all_of_a_caption_and_labels_are_numbers():
     rows = [record(png(two_sided()), ["a cat"], label) for label in (1, -1)]
     made = head_batch(rows, {})
     np.testing.assert_array_equal(made["label"], [1, -1])
-    np.testing.assert_array_equal(made["read"], [6, 6])  # begin and five bytes, without the end
+    np.testing.assert_array_equal(
+        made["prefix_length"], [6, 6]
+    )  # begin and five bytes, without the end
     with pytest.raises(UserError, match=r"labels 0 to 1, and .* has the label 2"):
         head_batch([record(png(two_sided()), ["a"], 2)], {})  # all of them are bad
     made = head_batch([record(png(two_sided()), ["a"], label) for label in (0, 2, 0)], {})
@@ -215,7 +217,7 @@ def test_a_head_reads_all_of_a_caption_and_labels_are_numbers():
 
 def test_a_question_that_fills_the_text_is_read_as_far_as_it_is_there():
     made = head_batch([asked("x" * 40 + "?", "no")], {"captions": "questions"})
-    assert made["read"][0] == 23 and made["text"][0, 22] == 3 + ord("x")
+    assert made["prefix_length"][0] == 23 and made["text"][0, 22] == 3 + ord("x")
 
 
 def test_pictures_of_an_example_are_changed_alike():
@@ -226,7 +228,7 @@ def test_pictures_of_an_example_are_changed_alike():
         TOKENIZER,
         image_size=SIZE,
         text_length=24,
-        frames=3,
+        num_images=3,
     )
     image = make_batch([Pick(0, 0, 0)], [np.random.default_rng(1)])["image"]
     assert image.shape == (1, 3, *SIZE, 3)
@@ -235,7 +237,7 @@ def test_pictures_of_an_example_are_changed_alike():
 
 
 def test_blank_pictures_show_nothing():
-    made = head_batch([asked("is it?", "no")], {"captions": "questions"}, blank=True)
+    made = head_batch([asked("is it?", "no")], {"captions": "questions"}, blank_images=True)
     assert (made["image"] == 128).all() and made["label"] == [1]
 
 

@@ -171,7 +171,7 @@ def test_names_of_classes_and_records_left_out_are_part_of_the_data(tmp_path):
     before = of("webdataset", tmp_path / "d/*.tar", np.array([3]), **options)
     (tmp_path / "names.txt").write_text("dog\ncat\n")
     [line] = changes(before, of("webdataset", tmp_path / "d/*.tar", np.array([4]), **options))
-    assert "names of classes (other content" in line and "leave_out (other content" in line
+    assert "names of classes (other content" in line and "exclude_list (other content" in line
 
 
 def test_data_sets_of_a_mixture_go_by_their_names():

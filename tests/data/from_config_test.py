@@ -81,8 +81,8 @@ def test_more_processes_than_examples_are_refused(data):
 
 
 def test_a_list_that_is_missing_is_named(data):
-    data.train.leave_out = "nowhere.tsv"
-    with pytest.raises(UserError, match=r"^config\.data\.train\.leave_out: .*nowhere"):
+    data.train.exclude_list = "nowhere.tsv"
+    with pytest.raises(UserError, match=r"^config\.data\.train\.exclude_list: .*nowhere"):
         stream(data)
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coca_jax.data import images
 from coca_jax.data.suffixes import IMAGE_SUFFIXES, OTHER_IMAGES, is_image
+from coca_jax.data.transforms import images
 
 
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)

@@ -14,12 +14,12 @@ from broken_data import write_tar
 from ml_collections import ConfigDict
 
 from coca_jax.config import load_config, model_config
-from coca_jax.data.tokenizers import make_tokenizer
+from coca_jax.data.tokenizers.kinds import make_tokenizer
+from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.evaluate import from_config
 from coca_jax.inference import LoadedModel
 from coca_jax.models import CoCa, HeadConfig, init_params
-from coca_jax.parallel import Partitioner, make_mesh
 
 PROBE = {
     "kind": "probe",
@@ -199,12 +199,12 @@ def test_labels_of_a_table_may_be_names_of_the_heads_classes(
     assert metrics["mine"]["top1"] == 0.5 and metrics["mine"]["count"] == 2
     asked = {"questions": ["is it?"], "answers": ["b"], "label": "c"}  # labels do not matter here
     monkeypatch.setattr(handle, "classify", lambda pixels, texts: np.array([[0.0, 1.0]]))
-    changed.head.reads = "text"
-    model = dataclasses.replace(model, head=dataclasses.replace(model.head, reads="text"))
+    changed.head.input = "text"
+    model = dataclasses.replace(model, head=dataclasses.replace(model.head, input="text"))
     monkeypatch.setattr(handle, "config", model)
     by_text = {"kind": "classification", "questions": ("questions", "answers")}
     assert evaluated(changed, handle, table(asked) | by_text)[0]["mine"]["top1"] == 1
-    changed.head.reads, model = "image", dataclasses.replace(model, head=HeadConfig(2))
+    changed.head.input, model = "image", dataclasses.replace(model, head=HeadConfig(2))
     monkeypatch.setattr(handle, "config", model)
     with pytest.raises(UserError, match="has the label 'c', which is none of the 2 class names"):
         evaluated(changed, handle, table({"label": "c"}) | {"kind": "classification"})
@@ -235,10 +235,12 @@ def test_clips_and_blank_pictures(config, handle, monkeypatch):
     )
     monkeypatch.setattr(handle, "encode_text", lambda x: np.ones((len(x), 2), np.float32))
     config = ConfigDict(config.to_dict())
-    config.eval = {"mine": {"kind": "retrieval", "name": "shapes", "split": "test", "frames": 3}}
+    config.eval = {
+        "mine": {"kind": "retrieval", "name": "shapes", "split": "test", "num_images": 3}
+    }
     from_config.evaluate(handle, config)
     assert seen[-1].shape[1:] == (3, 32, 32, 3) and seen[-1].std() > 0
-    config.data.blank = True
+    config.data.blank_images = True
     from_config.evaluate(handle, config)
     assert (seen[-1] == 128).all()
 

@@ -54,7 +54,7 @@ def test_the_best_of_several_penalties_is_fitted_to_all():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"by": "pooler", "steps": 150, "heads": 2, "learning_rate": 5e-3}]
+    "options", [{}, {"by": "pooler", "steps": 150, "num_heads": 2, "learning_rate": 5e-3}]
 )
 def test_a_probe_finds_classes_that_can_be_told(options):
     train, test = make_features(400, seed=0), make_features(100, seed=1)
@@ -80,13 +80,13 @@ def test_the_pooler_sees_what_the_mean_does_not():
         for rows in (slice(400), slice(400, None))
     )
     assert probe.evaluate(train, test, ["a", "b"])[0]["top1"] < 0.65
-    options = {"by": "pooler", "steps": 300, "heads": 2, "learning_rate": 5e-3}
+    options = {"by": "pooler", "steps": 300, "num_heads": 2, "learning_rate": 5e-3}
     assert probe.evaluate(train, test, ["a", "b"], **options)[0]["top1"] > 0.95
 
 
 def test_a_single_step_and_images_that_could_not_be_read():
     features = make_features(20, seed=0)._replace(bad_images=3)
-    options = {"by": "pooler", "steps": 1, "heads": 2}
+    options = {"by": "pooler", "steps": 1, "num_heads": 2}
     assert probe.evaluate(features, features, [], **options)[0]["bad_images"] == 3
 
 

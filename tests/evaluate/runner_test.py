@@ -63,7 +63,7 @@ def test_mistakes_come_all_at_once(fake_handle):
         "config.eval.a.kind='zeroshot' should be one of zero_shot, retrieval, captioning, vqa, "
         "classification, matching, probe",
         "config.eval.b.templates=[] is unknown; retrieval has kind, format, name, split, path, "
-        "image_keys, text_keys, class_names, limit, frames, captions",
+        "image_keys, text_keys, class_names, limit, num_images, captions",
         "config.eval.b.captions='some' should be one of all, first",
         "config.eval.c.templates=['a photo'] should be texts with {} for the class name, "
         "or a file of them, or imagenet",
@@ -144,12 +144,12 @@ def test_mistakes_of_probes():
         ]
     assert "eval.c.train_limit=0 should" in found[2] and "eval.c.by='guess' should" in found[3]
     config = evaluations(
-        a={"kind": "probe", "train_split": "a", "by": "pooler", "heads": 0, "batch_size": "x"},
+        a={"kind": "probe", "train_split": "a", "by": "pooler", "num_heads": 0, "batch_size": "x"},
         c={"kind": "probe", "train_split": "a", "steps": None},
         b={"kind": "probe", "train_split": "a", "by": "pooler", "learning_rate": -1e-3},
     )
     assert runner.mistakes(config) == [
-        "config.eval.a.heads=0 should be a whole number from 1 to 65,536",
+        "config.eval.a.num_heads=0 should be a whole number from 1 to 65,536",
         "config.eval.a.batch_size='x' should be a whole number from 1 to 16,777,216",
         "config.eval.b.learning_rate=-0.001 should be a number of at least 0 and at most 1e+38",
         "config.eval.c.steps=None should be a whole number from 1 to 2,147,483,647",

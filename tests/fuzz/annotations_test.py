@@ -6,9 +6,9 @@ from fuzz.drawing import CHANGE, TEXT, edited, edits, encoded, put
 from fuzz.running import fuzz
 from hypothesis import strategies as st
 
-from coca_jax.data.annotations import write_table
-from coca_jax.data.answers import write_answers
 from coca_jax.data.sources import open_source
+from coca_jax.data_tools.annotations import write_table
+from coca_jax.data_tools.answer_vocab import write_answers
 from coca_jax.errors import UserError
 from coca_jax.evaluate.challenges import score_results
 

@@ -7,15 +7,15 @@ from fuzz.running import fuzz
 from hypothesis import strategies as st
 from memory_source import MemorySource
 
-from coca_jax.data.augment import Augment
-from coca_jax.data.bad import KINDS, BadExample
 from coca_jax.data.captions import CHOICES, OPERATORS, CaptionMaker, Text
+from coca_jax.data.errors import KINDS, BadExample
 from coca_jax.data.examples import BatchMaker, Part
 from coca_jax.data.mixture import Pick
+from coca_jax.data.pipeline import evaluation_batches
 from coca_jax.data.sources.base import is_text, to_labels
-from coca_jax.data.stream import evaluation_batches
 from coca_jax.data.texts import to_captions
-from coca_jax.data.tokenizers import make_tokenizer
+from coca_jax.data.tokenizers.kinds import make_tokenizer
+from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ OPTIONS = st.fixed_dictionaries(
             st.tuples(FIELD, st.sampled_from([*OPERATORS, "~"]), VALUE), max_size=2
         ),
         "questions": st.tuples(FIELD, FIELD),
-        "labelled": st.booleans(),
+        "use_labels": st.booleans(),
     },
 )
 FILE = st.sampled_from([encoded(), encoded("PNG", "P"), b"", b"none", [], [encoded()], [b""]])

@@ -10,10 +10,10 @@ from memory_source import MemorySource
 from pyarrow import parquet as pq
 from tf_examples import example, write_array_record
 
-from coca_jax.data import parquet
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 from coca_jax.data.sources import open_source
 from coca_jax.data.sources.tf_example import IMAGE_KEYS, to_record
+from coca_jax.data_tools import parquet
 from coca_jax.errors import UserError
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,8 @@ from fuzz.drawing import edited, edits, encoded
 from fuzz.running import fuzz
 from hypothesis import strategies as st
 
-from coca_jax.data import clips, images
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
+from coca_jax.data.transforms import images, multi_image
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -91,7 +91,7 @@ def test_a_damaged_video_is_frames_or_bad(folder, count, changes):
     with open(path, "rb") as file:
         data = edited(file.read(), changes)
     try:
-        frames = clips.pictures(data, count)
+        frames = multi_image.decode_images(data, count)
     except BadExample as error:
         assert changes and error.kind == "bad_image"
     else:

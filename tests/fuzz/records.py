@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from coca_jax.data import clips
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
+from coca_jax.data.transforms import multi_image
 
 
 def outcomes(source):
@@ -17,7 +17,7 @@ def outcomes(source):
             record = source[index]
             if reason := record.get("no_text"):
                 raise BadExample("bad_text", reason)
-            clips.pictures(record["image"])
+            multi_image.decode_images(record["image"])
             found["good"] += 1
         except BadExample as error:
             found[error.kind] += 1

@@ -21,9 +21,9 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate.results import read_newest, write_results
 from coca_jax.inference.loading import find_checkpoint
 from coca_jax.observe.goodput import Goodput
-from coca_jax.observe.metrics import MetricWriter, read_metrics
 from coca_jax.observe.report import write_report
-from coca_jax.train.workdir import claim, is_finished
+from coca_jax.observe.writers import MetricWriter, read_metrics
+from coca_jax.train.workdir import is_finished
 
 pytestmark = pytest.mark.slow
 

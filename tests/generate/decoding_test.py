@@ -18,11 +18,11 @@ from generate.tiny import (
     uneven_prompts,
 )
 
+from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.generate import Beams, Decoding, Greedy, Prompt, Sampling, generate
 from coca_jax.generate.decoding import require_positive, require_whole
 from coca_jax.models import init_params
-from coca_jax.parallel import Partitioner, make_mesh
 
 MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "all": (2, 2, 2)}
 

@@ -26,15 +26,15 @@ ROWS = np.array([(*c, 3, 3)[:2] for c in CANDIDATES], np.int32)
 LENGTHS = np.array([len(c) for c in CANDIDATES], np.int32)
 
 
-def scored(prompt, candidates, lengths, chunk=64, most=IMAGES):
+def scored(prompt, candidates, lengths, chunk_size=64, most=IMAGES):
     model, params = model_and_params()
-    run = jax.jit(functools.partial(score, model, chunk=chunk))
+    run = jax.jit(functools.partial(score, model, chunk_size=chunk_size))
     return jax.tree.map(np.asarray, run(params, make_pixels()[:most], prompt, candidates, lengths))
 
 
 def test_shared_candidates():
     prompt = np.array([(BOS, 3 + image % 4) for image in range(IMAGES)], np.int32)
-    made = scored(Prompt(prompt), ROWS, LENGTHS, chunk=2)
+    made = scored(Prompt(prompt), ROWS, LENGTHS, chunk_size=2)
     expected = [
         [log_probability(image, (*prompt[image].tolist(), *c), 2) for c in CANDIDATES]
         for image in range(IMAGES)
@@ -79,5 +79,5 @@ def test_one_token_needs_no_more_than_the_prompt():
 def test_mistakes():
     with pytest.raises(UserError, match="prompt and candidate is 6"):
         scored(Prompt(np.full((IMAGES, 4), BOS)), ROWS, LENGTHS)
-    with pytest.raises(UserError, match="chunk is 0"):
-        scored(Prompt(np.full((IMAGES, 1), BOS)), ROWS, LENGTHS, chunk=0)
+    with pytest.raises(UserError, match="chunk_size is 0"):
+        scored(Prompt(np.full((IMAGES, 1), BOS)), ROWS, LENGTHS, chunk_size=0)

@@ -17,17 +17,17 @@ DECODING = Decoding(BOS, EOS, PAD, LENGTH, suppress=(BOS, PAD))
 PROMPTS = [(BOS,), (BOS, 5), (BOS, 3, EOS), (BOS, 6, 6), (BOS, 4), (BOS,)]
 
 
-def make_model(vocab_size=VOCAB, length=LENGTH, seed=0):
+def make_model(vocab_size=VOCAB, context_length=LENGTH, seed=0):
     """A model, and parameters with which captions differ and end sooner or later."""
     text = dataclasses.replace(
         PRESETS["tiny"].text,
         vocab_size=vocab_size,
-        length=length,
+        context_length=length,
         pad_id=PAD,
         unimodal_layers=1,
         multimodal_layers=1,
     )
-    image = dataclasses.replace(PRESETS["tiny"].image, layers=1)
+    image = dataclasses.replace(PRESETS["tiny"].image, num_num_layers=1)
     model = CoCa(dataclasses.replace(PRESETS["tiny"], text=text, image=image))
     params = jax.jit(lambda: nn.meta.unbox(init_params(model, jax.random.key(seed))))()
     decoder = params["decoder"]
@@ -84,7 +84,7 @@ def logits():
 
 def _logits(model, pixels, ids):
     context = model.image_context(pixels)
-    return model.decoder.caption(model.decoder.encode(ids)[0], context)
+    return model.decoder.caption_logits(model.decoder.unimodal_features(ids)[0], context)
 
 
 @functools.cache

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from coca_jax.config import load_config, model_config
+from coca_jax.distributed import Partitioner, make_mesh
+from coca_jax.distributed.sharding import RULES
 from coca_jax.inference import compiled
 from coca_jax.models import init_params, make_model
-from coca_jax.parallel import Partitioner, make_mesh
-from coca_jax.parallel.sharding import RULES
 
 TEXTS = np.arange(1, 29, dtype=np.int32)[None]
 

@@ -12,13 +12,13 @@ import pytest
 import coca_jax
 from coca_jax import cli, models
 from coca_jax.config import load_config
-from coca_jax.data.tokenizers import make_tokenizer
+from coca_jax.data.tokenizers.kinds import make_tokenizer
+from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.evaluate.handle import Handle
 from coca_jax.generate import Decoding, make_method
 from coca_jax.inference import LoadedModel
 from coca_jax.models import CoCa
-from coca_jax.parallel import Partitioner, make_mesh
 from coca_jax.train import loop
 
 # That of the tokenizer of `shapes`.
@@ -64,7 +64,7 @@ def test_shapes_and_lengths_are_the_contracts(model, pictures):
     assert pixels.shape == (3, 32, 32, 3) and pixels.dtype == np.float32
     assert -1 <= pixels.min() < pixels.max() <= 1
     ids = model.tokenize(["a red circle", "a blue star at the top left"])
-    assert ids.dtype == np.int32 and ids.shape == (2, model.config.text.length)
+    assert ids.dtype == np.int32 and ids.shape == (2, model.config.text.context_length)
     for embeddings, count in [(model.encode_image(pixels), 3), (model.encode_text(ids), 2)]:
         assert len(embeddings) == count
         np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
@@ -183,7 +183,7 @@ def test_log_probabilities_of_texts(model, pictures):
 
 def test_a_checkpoint_can_be_named_and_the_average_is_what_is_loaded(model, workdir):
     again = coca_jax.load(workdir / "checkpoints" / "2")
-    raw = coca_jax.load(workdir, average=False)
+    raw = coca_jax.load(workdir, use_ema=False)
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
     np.testing.assert_array_equal(model.encode_image(images), again.encode_image(images))
     assert np.abs(model.encode_image(images) - raw.encode_image(images)).max() > 1e-6
@@ -321,12 +321,12 @@ def test_a_part_that_was_not_trained_is_named(model):
 
 def test_a_clip_is_embedded_as_the_mean_of_its_frames(model, pictures, tmp_path):
     frames = model.preprocess(pictures)
-    clip = model.preprocess([tmp_path], frames=3)  # the folder that the pictures are in
+    clip = model.preprocess([tmp_path], num_frames=3)  # the folder that the pictures are in
     np.testing.assert_array_equal(clip, frames[None])
     mean = np.asarray(model.encode_image(frames)).mean(axis=0)
     found = model.encode_image(np.stack([clip[0], clip[0]]))
     np.testing.assert_allclose(found, [mean / np.linalg.norm(mean)] * 2, atol=1e-6)
-    assert model.preprocess(pictures[:1], frames=2).shape == (1, 2, 32, 32, 3)
+    assert model.preprocess(pictures[:1], num_frames=2).shape == (1, 2, 32, 32, 3)
 
 
 def with_head(model, **head):
@@ -345,7 +345,7 @@ def test_a_head_classifies_images_and_texts(model, pictures):
     scores = alone.classify(pixels)
     assert scores.shape == (3, 3) and np.ptp(scores, axis=0).min() > 0
     np.testing.assert_allclose(alone.classify(pixels, texts), scores, atol=1e-6)
-    reading = with_head(model, reads="text")
+    reading = with_head(model, input="text")
     scores = reading.classify(pixels, texts)
     ids = model.tokenize(texts)
     read = (ids != 0).sum(axis=1) - 1  # all but the end

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from coca_jax.data.tokenizers import (
+from coca_jax.data.tokenizers.kinds import (
     ByteTokenizer,
     ClipTokenizer,
     SentencePieceTokenizer,

@@ -78,7 +78,7 @@ def test_pixels_have_three_numbers(square, wrong):
 def test_numbers_are_of_any_kind_but_not_of_any_size(square):
     vision = square.settings["vision_cfg"]
     ratio = {"vision_cfg": vision | {"mlp_ratio": 2}}
-    assert model_config(square.settings | ratio).image.mlp == 2 * vision["width"]
+    assert model_config(square.settings | ratio).image.mlp_dim == 2 * vision["width"]
     huge = {"vision_cfg": vision | {"mlp_ratio": 10**400}}  # no float holds it
     with pytest.raises(UserError, match=r"mlp_ratio=10*.* should be a positive number"):
         model_config(square.settings | huge)

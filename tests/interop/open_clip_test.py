@@ -56,7 +56,7 @@ def test_outputs_and_losses(theirs):
     config, outputs = theirs.config(), theirs.outputs
     pixels, ids = batch(outputs)
     real = (outputs["ids"] != 0).sum(1)
-    assert set(range(2, config.text.length + 1)) == set(real)  # padding of every length
+    assert set(range(2, config.text.context_length + 1)) == set(real)  # padding of every length
     run = jax.jit(losses, static_argnums=0)
     (contrastive, captioning), made = run(config, theirs.params(), pixels, ids)
     compared = {
@@ -104,7 +104,7 @@ def test_twenty_steps_of_adamw(square):
     settings.update({"learning_rate": 1e-3, "warmup_steps": 0, "schedule": "constant"})
     settings.weight_decay = 0.1
     # OpenCLIP decays every tensor of two dimensions or more.
-    matrices = r".*(kernel|embedding|softmax|projection|positions|queries)"
+    matrices = r".*(kernel|embedding|lm_head|projection|positions|queries)"
     settings.weight_decays = ((matrices, 1.0), (r".*", 0.0))
     config, params = square.config(), square.params()
     optimizer, _ = make_optimizer(ConfigDict(settings), 20, params)

@@ -100,14 +100,14 @@ def test_mpirun_for_real(tmp_path):
     package.parent.mkdir()
     package.write_text(
         "import sys\n"
-        "from coca_jax.parallel import processes\n"
+        "from coca_jax.distributed import processes\n"
         "processes.start(30, 10)\n"
-        "processes.agree('config', {'a': 1})\n"
+        "processes.assert_same_on_all('config', {'a': 1})\n"
         "import jax\n"
         "numbers = jax.process_index(), jax.process_count(), jax.device_count()\n"
         "# One write: OpenMPI may put another process's words between two.\n"
         "sys.stdout.write(f'here {numbers} {sys.argv[1:]}\\n')\n"
-        "processes.leave(0)\n"
+        "processes.shutdown(0)\n"
     )
     # In place of `python -u -m coca_jax WORDS`: only the last words differ.
     command(tmp_path, "python", f'#!/bin/bash\nshift 3\nexec {sys.executable} -u {package} "$@"\n')

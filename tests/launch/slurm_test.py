@@ -52,22 +52,22 @@ PartitionName=all Nodes={host} Default=YES State=UP
 # It waits to be asked to stop, saves and ends with 3; the second time it ends with 0.
 PROGRAM = """
 import os, pathlib, signal, sys, time
-from coca_jax.parallel import processes
+from coca_jax.distributed import processes
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 processes.start(60, 20)
-processes.agree("config", {"a": 1})
+processes.assert_same_on_all("config", {"a": 1})
 import jax
 me, count = jax.process_index(), jax.process_count()
 again = int(os.environ.get("SLURM_RESTART_COUNT", 0))
 print(f"here {me} of {count}, {jax.device_count()} devices, restart {again}", flush=True)
 if again:
-    processes.leave(0)
+    processes.shutdown(0)
 (pathlib.Path(sys.argv[-1]) / f"ready{me}").touch()
 while not asked:
     time.sleep(0.1)
 print(f"saved {me}", flush=True)
-processes.leave(3)
+processes.shutdown(3)
 """
 
 

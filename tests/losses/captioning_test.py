@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.losses import captioning_loss
-from coca_jax.parallel import Partitioner, make_mesh
 
 N, T, D, V = 8, 6, 16, 24
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 2, 4)]
@@ -38,21 +38,21 @@ def reference(x, kernel, ids):
     return np.mean(nats), np.mean(hits), by_x / len(nats), by_kernel / len(nats)
 
 
-def value_and_gradients(chunk):
+def value_and_gradients(chunk_size):
     def loss(x, kernel, ids):
-        return captioning_loss(x, kernel, ids, 0, chunk)
+        return captioning_loss(x, kernel, ids, 0, chunk_size)
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("chunk", [1, 5, 4096])
-def test_it_is_the_formula_on_every_mesh(mesh, chunk):
+@pytest.mark.parametrize("chunk_size", [1, 5, 4096])
+def test_it_is_the_formula_on_every_mesh(mesh, chunk_size):
     arrays = example()
     partitioner = Partitioner(make_mesh(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))))
     with partitioner.context():
         inputs = jnp.float32(arrays[0]), jnp.float32(arrays[1]), jnp.array(arrays[2])
-        (loss, accuracy), gradients = value_and_gradients(chunk)(*inputs)
+        (loss, accuracy), gradients = value_and_gradients(chunk_size)(*inputs)
     expected = reference(*arrays)
     np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
     np.testing.assert_allclose(accuracy, expected[1], rtol=1e-6)
@@ -101,7 +101,7 @@ def largest_array(compiled):
 
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])
 def test_no_device_ever_holds_the_logits_of_all_its_tokens(mesh):
-    n, t, d, v, chunk = 32, 16, 8, 1024, 32
+    n, t, d, v, chunk_size = 32, 16, 8, 1024, 32
     partitioner = Partitioner(make_mesh(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))))
     shapes = [
         ((n, t, d), jnp.float32, True),
@@ -116,8 +116,8 @@ def test_no_device_ever_holds_the_logits_of_all_its_tokens(mesh):
     ]
     batch, tensor = partitioner.batch_shards, mesh[2]
     with partitioner.context():
-        ours = value_and_gradients(chunk).lower(*arguments).compile()
+        ours = value_and_gradients(chunk_size).lower(*arguments).compile()
         literal = jax.jit(jax.value_and_grad(plain, argnums=(0, 1), has_aux=True))
         theirs = literal.lower(*arguments).compile()
-    assert largest_array(ours) <= max(chunk * v // tensor, d * v, n * t * d // batch)
+    assert largest_array(ours) <= max(chunk_size * v // tensor, d * v, n * t * d // batch)
     assert largest_array(theirs) >= n * (t - 1) * v // (batch * tensor)

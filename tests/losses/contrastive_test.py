@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.losses import sigmoid_loss, softmax_loss
-from coca_jax.parallel import Partitioner, make_mesh
 
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2)]
 
@@ -73,10 +73,10 @@ def check(loss, reference, arrays, mesh):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("chunk", [1, 3, 1024])
-def test_softmax_loss_is_the_formula_on_every_mesh(mesh, chunk):
+@pytest.mark.parametrize("chunk_size", [1, 3, 1024])
+def test_softmax_loss_is_the_formula_on_every_mesh(mesh, chunk_size):
     x, y = embeddings(8, 3)
-    loss = functools.partial(softmax_loss, chunk=chunk)
+    loss = functools.partial(softmax_loss, chunk_size=chunk_size)
     accuracy = check(loss, softmax_reference, (x, y, 14.3), mesh)
     own = np.arange(8)
     hits = [(np.argmax(x @ y.T, axis=axis) == own).mean() for axis in (0, 1)]
@@ -86,7 +86,9 @@ def test_softmax_loss_is_the_formula_on_every_mesh(mesh, chunk):
 @pytest.mark.parametrize("mesh", MESHES)
 def test_sigmoid_loss_is_the_formula_on_every_mesh(mesh):
     x, y = embeddings(8, 3)
-    check(functools.partial(sigmoid_loss, chunk=3), sigmoid_reference, (x, y, 10.0, -3.0), mesh)
+    check(
+        functools.partial(sigmoid_loss, chunk_size=3), sigmoid_reference, (x, y, 10.0, -3.0), mesh
+    )
 
 
 def test_the_mean_of_both_directions_is_half_the_sum_and_gradients_scale():
@@ -95,17 +97,17 @@ def test_the_mean_of_both_directions_is_half_the_sum_and_gradients_scale():
     both, half = (softmax_loss(x, y, scale, kind, 2)[0] for kind in ("sum", "mean"))
     np.testing.assert_allclose(half, both / 2, rtol=1e-6)
     once, thrice = (
-        jax.grad(lambda x, k=k: k * softmax_loss(x, y, scale, chunk=2)[0])(x) for k in (1, 3)
+        jax.grad(lambda x, k=k: k * softmax_loss(x, y, scale, chunk_size=2)[0])(x) for k in (1, 3)
     )
     np.testing.assert_allclose(thrice, 3 * once, rtol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 8])
-def test_accuracy_counts_both_directions_and_the_first_of_equals(chunk):
+@pytest.mark.parametrize("chunk_size", [1, 2, 8])
+def test_accuracy_counts_both_directions_and_the_first_of_equals(chunk_size):
     images = jnp.array([[1.0, 0], [0, 1], [0, 1]])
     texts = jnp.array([[1.0, 0], [0, 1], [1, 0]])
     # Image to text: 0 and 1 find theirs, 2 finds text 1. Text to image: 0 and 1 do, 2 finds 0.
-    accuracy = softmax_loss(images, texts, jnp.float32(1), chunk=chunk)[1]
+    accuracy = softmax_loss(images, texts, jnp.float32(1), chunk_size=chunk_size)[1]
     np.testing.assert_allclose(accuracy, 2 / 3)
 
 
@@ -124,14 +126,14 @@ def largest_array(compiled):
 
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (4, 2, 1)])
 def test_no_device_ever_holds_all_its_rows(mesh):
-    n, e, chunk = 512, 4, 16
+    n, e, chunk_size = 512, 4, 16
     split = partitioner(mesh)
     rows = jax.ShapeDtypeStruct((n, e), jnp.float32, sharding=split.batch)
     arguments = rows, rows, jax.ShapeDtypeStruct((), jnp.float32, sharding=split.replicated)
     with split.context():
         ours, theirs = (
             jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True)).lower(*arguments).compile()
-            for loss in (functools.partial(softmax_loss, chunk=chunk), plain)
+            for loss in (functools.partial(softmax_loss, chunk_size=chunk_size), plain)
         )
-    assert largest_array(ours) <= chunk * n
+    assert largest_array(ours) <= chunk_size * n
     assert largest_array(theirs) >= n * n // split.batch_shards

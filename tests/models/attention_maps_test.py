@@ -13,11 +13,11 @@ from coca_jax.models.transformer import unstack
 
 TINY = dataclasses.replace(
     PRESETS["tiny"],
-    image=dataclasses.replace(PRESETS["tiny"].image, layers=1),
+    image=dataclasses.replace(PRESETS["tiny"].image, num_layers=1),
     text=dataclasses.replace(PRESETS["tiny"].text, unimodal_layers=1),
 )
 OPEN_CLIP = {
-    "image": {"class_token": True, "pre_norm": True, "columns": 3},
+    "image": {"class_token": True, "pre_norm": True, "grid_width": 3},
     "text": {"interleaved": True},
     "pooler": {"kind": "shared", "query_norm": True},
 }
@@ -94,7 +94,7 @@ def expected(config, params, pixels, ids):
     result = []
     for i in range(len(ids)):
         read = zip(queries, contexts, layers, strict=True)
-        weights = np.mean([looks(q[i], c[i], p, config.text.heads) for q, c, p in read], axis=0)
+        weights = np.mean([looks(q[i], c[i], p, config.text.num_heads) for q, c, p in read], axis=0)
         if pooler.caption_queries:
             p = params["pooler" if pooler.kind == "shared" else "caption_pooler"]
             asked = np.asarray(p["queries"])[-pooler.caption_queries :]
@@ -103,7 +103,7 @@ def expected(config, params, pixels, ids):
                 if pooler.query_norm
                 else asked
             )
-            weights = weights @ looks(asked, tokens[i], p["attention"], pooler.heads)
+            weights = weights @ looks(asked, tokens[i], p["attention"], pooler.num_heads)
         weights = weights[:, -config.image.patches :]
         result.append(weights / weights.sum(axis=1, keepdims=True))
     return np.reshape(result, (*ids.shape, *config.image.grid))

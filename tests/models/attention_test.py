@@ -82,7 +82,7 @@ def lowered_for_cuda(monkeypatch, **changes):
         return jax.grad(total)(nn.meta.unbox(init_params(model, key)), pixels, ids)
 
     arguments = (jax.random.key(0), jnp.zeros((2, *config.image.pixels, 3)))
-    ids = jnp.ones((2, config.text.length), jnp.int32)
+    ids = jnp.ones((2, config.text.context_length), jnp.int32)
     return jax.jit(everything).trace(*arguments, ids).lower(lowering_platforms=("cuda",)).as_text()
 
 

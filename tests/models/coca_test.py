@@ -100,22 +100,22 @@ def test_logits_do_not_see_the_future_but_the_embedding_sees_all():
     [
         (
             {"captioning": False},
-            {"caption_pooler", "decoder/multimodal", "decoder/softmax", "decoder/norm"},
+            {"caption_pooler", "decoder/multimodal", "decoder/lm_head", "decoder/norm"},
             {"contrastive_pooler", "logit_scale", "decoder/cls"},
         ),
         (
             {"contrastive": "none"},
             {"contrastive_pooler", "logit_scale", "decoder/cls", "decoder/cls_norm"},
-            {"caption_pooler", "decoder/multimodal", "decoder/softmax"},
+            {"caption_pooler", "decoder/multimodal", "decoder/lm_head"},
         ),
         ({"contrastive": "sigmoid"}, set(), {"logit_bias", "logit_scale"}),
         (
-            {"embedding": 24, "pooler": {"kind": "shared"}, "contrastive": "none"},
+            {"embed_dim": 24, "pooler": {"kind": "shared"}, "contrastive": "none"},
             {"image_projection", "text_projection", "contrastive_pooler", "caption_pooler"},
             {"pooler"},
         ),
         (
-            {"embedding": 24, "pooler": {"kind": "shared"}, "captioning": False},
+            {"embed_dim": 24, "pooler": {"kind": "shared"}, "captioning": False},
             {"contrastive_pooler", "caption_pooler", "decoder/multimodal"},
             {"image_projection", "text_projection", "pooler"},
         ),
@@ -148,9 +148,9 @@ def test_extending_with_a_cache_equals_one_pass():
     whole = run(TINY).logits
     cache = model.apply({"params": params}, 3, 12, method="empty_cache")
     context = apply(pixels, method="image_context")
-    first, cache = apply(ids[:, :4], jnp.int32(0), cache, context, method="extend")
-    second, cache = apply(ids[:, 4:5], jnp.int32(4), cache, method="extend")
-    third, cache = apply(ids[:, 5:], jnp.int32(5), cache, method="extend")
+    first, cache = apply(ids[:, :4], jnp.int32(0), cache, context, method="decode_step")
+    second, cache = apply(ids[:, 4:5], jnp.int32(4), cache, method="decode_step")
+    third, cache = apply(ids[:, 5:], jnp.int32(5), cache, method="decode_step")
     np.testing.assert_allclose(np.concatenate([first, second, third], 1), whole, atol=2e-5)
 
 
@@ -165,8 +165,8 @@ def test_texts_share_their_images_keys():
     )
     cache = model.apply({"params": params}, 6, 12, method="empty_cache")
     context = apply(pixels, method="image_context")
-    first, cache = apply(texts[:, :5], jnp.int32(0), cache, context, method="extend")
-    second, cache = apply(texts[:, 5:], jnp.int32(5), cache, method="extend")
+    first, cache = apply(texts[:, :5], jnp.int32(0), cache, context, method="decode_step")
+    second, cache = apply(texts[:, 5:], jnp.int32(5), cache, method="decode_step")
     assert cache.multimodal.image.keys.shape[1] == 3
     np.testing.assert_allclose(np.concatenate([first, second], 1), expected, rtol=1e-4, atol=1e-5)
 
@@ -181,16 +181,16 @@ def test_a_cache_selects_among_each_images_texts(stacked):
     texts = jnp.concatenate([ids, ids[::-1]])
     cache = model.apply({"params": params}, 6, 12, method="empty_cache")
     context = apply(pixels, method="image_context")
-    _, cache = apply(texts[:, :4], jnp.int32(0), cache, context, method="extend")
+    _, cache = apply(texts[:, :4], jnp.int32(0), cache, context, method="decode_step")
     chosen = jnp.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]])
     rows = jnp.array([1, 1, 0, 2, 3, 2, 4, 4, 4])
-    found, _ = apply(texts[rows, 4:6], jnp.int32(4), cache.select(chosen), method="extend")
-    expected, _ = apply(texts[:, 4:6], jnp.int32(4), cache, method="extend")
+    found, _ = apply(texts[rows, 4:6], jnp.int32(4), cache.select(chosen), method="decode_step")
+    expected, _ = apply(texts[:, 4:6], jnp.int32(4), cache, method="decode_step")
     np.testing.assert_allclose(found, expected[rows], rtol=1e-4, atol=1e-5)
 
 
 def test_patch_dropout_keeps_the_class_token():
-    image = {"class_token": True, "patch_dropout": 0.5, "columns": 4, "layers": 1}
+    image = {"class_token": True, "patch_dropout": 0.5, "grid_width": 4, "num_layers": 1}
     encoder = ImageEncoder(variant(image=image), jnp.dtype("float32"))
     pixels = jnp.zeros((1, 16, 32, 3))
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}

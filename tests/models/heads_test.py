@@ -54,7 +54,7 @@ def layer_norm(x, parameters):
     return x * parameters["scale"] + parameters["bias"]
 
 
-def pooled_by_hand(tokens, readable, parameters, heads):
+def pooled_by_hand(tokens, mask, parameters, heads):
     """One group of one example, in float64: softmax(q k) v by loops over heads."""
 
     def project(x, name):
@@ -66,23 +66,22 @@ def pooled_by_hand(tokens, readable, parameters, heads):
     for head in range(heads):
         part = slice(head * size, (head + 1) * size)
         logits = query[:, part] @ keys[:, part].T / np.sqrt(size)
-        weights = np.exp(logits - logits.max()) * readable
+        weights = np.exp(logits - logits.max()) * mask
         found.append(weights / weights.sum() @ values[:, part])
     return layer_norm(project(np.concatenate(found, axis=1), "out"), parameters["norm"])[0]
 
 
 def test_groups_are_pooled_apart_and_joined():
-    head, rng = PooledClassifier(classes=5, width=16, heads=4), np.random.default_rng(0)
+    head, rng = PooledClassifier(classes=5, width=16, num_heads=4), np.random.default_rng(0)
     tokens = rng.standard_normal((3, 2, 7, 8)).astype(np.float32)
-    readable = rng.random((3, 2, 7)) < 0.6
-    readable[..., 0] = True
-    params = head.init(jax.random.key(0), jnp.array(tokens), jnp.array(readable))
-    found = head.apply(params, jnp.array(tokens), jnp.array(readable))
+    mask = rng.random((3, 2, 7)) < 0.6
+    mask[..., 0] = True
+    params = head.init(jax.random.key(0), jnp.array(tokens), jnp.array(mask))
+    found = head.apply(params, jnp.array(tokens), jnp.array(mask))
     exact = jax.tree.map(lambda x: np.asarray(x, np.float64), nn.meta.unbox(params["params"]))
     for row in range(3):
         groups = [
-            pooled_by_hand(tokens[row, g], readable[row, g], exact["pooler"], heads=4)
-            for g in range(2)
+            pooled_by_hand(tokens[row, g], mask[row, g], exact["pooler"], heads=4) for g in range(2)
         ]
         expected = np.concatenate(groups) @ exact["softmax"]["kernel"] + exact["softmax"]["bias"]
         np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-5)
@@ -92,7 +91,7 @@ def test_groups_are_pooled_apart_and_joined():
     ("head", "changes", "parts"),
     [
         (HeadConfig(3), ALONE, {"image_encoder", "head"}),
-        (HeadConfig(3, images=2), ALONE, {"image_encoder", "head", "head_frames"}),
+        (HeadConfig(3, num_images=2), ALONE, {"image_encoder", "head", "head_image_positions"}),
         (
             HeadConfig(3, "text"),
             {"contrastive": "none"},
@@ -133,7 +132,7 @@ def test_padding_is_not_read():
 
 
 def test_two_pictures_are_read_each_beside_the_text():
-    config = described(HeadConfig(3, "text", images=2), contrastive="none")
+    config = described(HeadConfig(3, "text", num_images=2), contrastive="none")
     image, ids = pixels(2, 2), texts(2)
     assert not np.allclose(
         classify(config, image, ids), classify(config, image[:, ::-1], ids), atol=1e-3
@@ -149,15 +148,15 @@ def test_two_pictures_are_read_each_beside_the_text():
 
 
 def test_frames_have_an_order_once_it_is_learned():
-    config = described(HeadConfig(3, images=4), **ALONE)
+    config = described(HeadConfig(3, num_images=4), **ALONE)
     _, params = model_and_params(config)
     clip, ids = pixels(2, 4), texts(2)
-    params = params | {"head_frames": np.zeros_like(params["head_frames"])}
+    params = params | {"head_image_positions": np.zeros_like(params["head_image_positions"])}
 
     def found(params, clip):
         return applied(config, clip, ids, params=params).class_logits
 
     # As the paper's pooler, a new one knows no order.
     np.testing.assert_allclose(found(params, clip), found(params, clip[:, ::-1]), atol=1e-5)
-    learned = params | {"head_frames": np.eye(4, 32, dtype=np.float32)}
+    learned = params | {"head_image_positions": np.eye(4, 32, dtype=np.float32)}
     assert not np.allclose(found(learned, clip), found(learned, clip[:, ::-1]), atol=1e-3)

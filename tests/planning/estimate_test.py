@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from coca_jax.distributed import make_mesh
 from coca_jax.models import PRESETS, HeadConfig
-from coca_jax.parallel import make_mesh
-from coca_jax.planning.estimate import Split, exchanges, split_of, temporaries, traffic
+from coca_jax.planning.estimate import Split, collectives, split_of, temporaries, traffic
 
 NONE = {"captioning": False, "contrastive": "none"}  # of the losses of pretraining
 ROWS = 16
@@ -60,25 +60,26 @@ def params(mesh, *leaves):
     ]
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-def test_exchanges(accumulate):
+@pytest.mark.parametrize("grad_accum_steps", [1, 4])
+def test_exchanges(grad_accum_steps):
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     leaves = params(mesh, ((8, 6), "fsdp", "tensor"), ((10,), None))
     model = PRESETS["tiny"]
-    found = exchanges(leaves, model, mesh, 64, accumulate)
-    passes = 2 if accumulate == 1 else 12
+    found = collectives(leaves, model, mesh, 64, grad_accum_steps)
+    passes = 2 if grad_accum_steps == 1 else 12
     kernel, bias = 8 * 6 // 2 * 2, 10 * 2
-    rows = 64 // accumulate // 4
+    rows = 64 // grad_accum_steps // 4
     expected = [
         ("all-gather", kernel, (0, 2), passes),
-        ("reduce-scatter", kernel, (0, 2), accumulate),
+        ("reduce-scatter", kernel, (0, 2), grad_accum_steps),
         ("all-reduce", kernel // 2, (0, 4), 1),
         ("all-reduce", bias, (0, 2, 4, 6), 1),
     ]
     image, text = model.image, model.text
     sizes = {
-        rows * image.tokens * image.width * 2: 2 * image.layers,
-        rows * text.length * text.width * 2: 2 * text.unimodal_layers + 3 * text.multimodal_layers,
+        rows * image.tokens * image.width * 2: 2 * image.num_layers,
+        rows * text.context_length * text.width * 2: 2 * text.unimodal_layers
+        + 3 * text.multimodal_layers,
     }
     expected += [("all-reduce", size, (0, 1), times * passes) for size, times in sizes.items()]
     assert found == expected
@@ -93,7 +94,7 @@ def test_exchanges(accumulate):
             {"image": 2, "unimodal": 1, "multimodal": 2},
             8,
         ),
-        ({**NONE, "head": HeadConfig(5, images=3)}, {"image": 3}, 8),
+        ({**NONE, "head": HeadConfig(5, num_images=3)}, {"image": 3}, 8),
     ],
     ids=["contrastive", "pairs", "clips"],
 )
@@ -102,12 +103,12 @@ def test_exchanged_activations_are_of_what_is_computed(changes, expected, passes
     model = dataclasses.replace(PRESETS["tiny"], **changes)
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 8})
     found = Counter()
-    for collective in exchanges([], model, mesh, 64, 4):
+    for collective in collectives([], model, mesh, 64, 4):
         found[collective.size] += collective.times
     image, text = model.image, model.text
-    row = {"image": image.tokens * image.width, "unimodal": text.length * text.width}
+    row = {"image": image.tokens * image.width, "unimodal": text.context_length * text.width}
     row["multimodal"] = row["unimodal"]
-    times = {"image": 2 * image.layers, "unimodal": 2 * text.unimodal_layers}
+    times = {"image": 2 * image.num_layers, "unimodal": 2 * text.unimodal_layers}
     times["multimodal"] = 3 * text.multimodal_layers
     wanted = Counter()
     for tower, rows in expected.items():  # of 16 examples, in bfloat16

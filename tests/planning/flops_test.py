@@ -15,15 +15,15 @@ from coca_jax.models import (
 )
 from coca_jax.models.presets import open_clip
 from coca_jax.planning import forward_flops, training_flops
-from coca_jax.planning.flops import executed_flops
+from coca_jax.planning.flops import hardware_flops
 
 TINY = PRESETS["tiny"]
 OPEN_CLIP = dataclasses.asdict(
     open_clip(
-        dataclasses.replace(TINY.image, columns=3),
+        dataclasses.replace(TINY.image, grid_width=3),
         TINY.text,
-        pooler=PoolerConfig(kind="shared", caption_queries=4, heads=4, query_norm=True),
-        embedding=24,
+        pooler=PoolerConfig(kind="shared", caption_queries=4, num_heads=4, query_norm=True),
+        embed_dim=24,
     )
 )
 
@@ -35,7 +35,7 @@ OPEN_CLIP = dataclasses.asdict(
         {"captioning": False},
         {"contrastive": "none"},
         OPEN_CLIP,
-        {"contrastive": "none", "captioning": False, "head": HeadConfig(5, images=3)},
+        {"contrastive": "none", "captioning": False, "head": HeadConfig(5, num_images=3)},
         {"contrastive": "none", "captioning": False, "head": HeadConfig(5, "text", 2)},
         {"contrastive": "none", "head": HeadConfig(5, "text")},
     ],
@@ -46,20 +46,22 @@ def test_formula_counts_what_the_program_multiplies(changes):
     model, text = make_model(config), config.text
     params = nn.meta.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
     head = config.head or HeadConfig(0)
-    pixels = jnp.zeros((1, *[head.images] * (head.images > 1), *config.image.pixels, 3))
+    pixels = jnp.zeros((1, *[head.num_images] * (head.num_images > 1), *config.image.pixels, 3))
 
     def everything(*inputs):
         output = model.apply(*inputs)
         return output, output.logits
 
-    ids = jnp.zeros((1, text.length), jnp.int32)
+    ids = jnp.zeros((1, text.context_length), jnp.int32)
     program = jax.make_jaxpr(everything)({"params": params}, pixels, ids)
     # The program computes masked attention in full, the rule counts half of it.
     halved = lambda layers, length: layers * 2 * length**2 * text.width  # noqa: E731
-    masked = halved(text.unimodal_layers, text.length + (config.contrastive != "none"))
+    masked = halved(text.unimodal_layers, text.context_length + (config.contrastive != "none"))
     masked *= config.multimodal or config.contrastive != "none"
-    masked += halved(text.multimodal_layers, text.length) * config.multimodal * head.images
-    assert sum(forward_flops(config).values()) + masked == executed_flops(program)
+    masked += (
+        halved(text.multimodal_layers, text.context_length) * config.multimodal * head.num_images
+    )
+    assert sum(forward_flops(config).values()) + masked == hardware_flops(program)
     assert forward_flops(config, 0.5)["image_encoder"] < forward_flops(config)["image_encoder"]
     assert training_flops(config) == 3 * sum(forward_flops(config).values())
 
@@ -71,11 +73,11 @@ def test_executed_products_count_as_often_as_they_run():
     def layers(x, kernels):
         return jax.lax.scan(lambda x, k: (jnp.tanh(x @ k), None), x, kernels)[0].sum()
 
-    assert executed_flops(jax.make_jaxpr(layers)(x, kernels)) == 5 * one
-    assert executed_flops(jax.make_jaxpr(jax.grad(layers, argnums=(0, 1)))(x, kernels)) == 15 * one
+    assert hardware_flops(jax.make_jaxpr(layers)(x, kernels)) == 5 * one
+    assert hardware_flops(jax.make_jaxpr(jax.grad(layers, argnums=(0, 1)))(x, kernels)) == 15 * one
     again = jax.checkpoint(lambda x, k: jnp.sin(jnp.sin(x @ k) @ k).sum())
     # Forward 2, again 1 (the last product is not needed), backward 4.
-    assert executed_flops(jax.make_jaxpr(jax.grad(again, argnums=(0, 1)))(x, kernels[0])) >= 7 * one
+    assert hardware_flops(jax.make_jaxpr(jax.grad(again, argnums=(0, 1)))(x, kernels[0])) >= 7 * one
 
 
 def test_executed_products_of_each_device_are_added_up():
@@ -86,4 +88,4 @@ def test_executed_products_of_each_device_are_added_up():
         lambda x: x @ x.T, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
     )
     # Of [8, 3] each of eight devices multiplies its [2, 3] by itself.
-    assert executed_flops(jax.make_jaxpr(product)(jnp.ones((8, 3)))) == 8 * 2 * 2 * 2 * 3
+    assert hardware_flops(jax.make_jaxpr(product)(jnp.ones((8, 3)))) == 8 * 2 * 2 * 2 * 3

@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from coca_jax.planning.program import Collective
+from coca_jax.planning.hlo import Collective
 from coca_jax.planning.roofline import roofline
 from coca_jax.planning.topologies import GENERATIONS, GPUS, Topology
 

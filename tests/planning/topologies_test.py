@@ -12,7 +12,7 @@ CODE = """
 import json, sys
 from coca_jax.planning.topologies import GENERATIONS, find_topology, prepare_environment
 prepare_environment()
-from coca_jax.parallel.mesh import make_mesh
+from coca_jax.distributed.mesh import make_mesh
 for name, generation in GENERATIONS.items():
     topology = find_topology(f"{name}:{generation.example}")
     mesh = make_mesh({"data": -1, "fsdp": 8, "tensor": 1}, topology.devices)

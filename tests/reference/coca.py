@@ -65,22 +65,22 @@ def coca(config, p, pixels, ids):
     ]
     enc = p["image_encoder"]
     x = dense(np.array(cuts), enc["patch_embedding"]) + enc["positions"]
-    x = blocks(x, enc["transformer"]["layers"], config.image.heads)
+    x = blocks(x, enc["transformer"]["layers"], config.image.num_heads)
     tokens = layer_norm(x, enc["norm"])
     context = tokens
     if config.pooler.caption_queries:
-        context = pool(tokens, p["caption_pooler"], config.pooler.heads)
+        context = pool(tokens, p["caption_pooler"], config.pooler.num_heads)
     source = context if config.pooler.kind == "cascade" else tokens
-    image = pool(source, p["contrastive_pooler"], config.pooler.heads)[0]
+    image = pool(source, p["contrastive_pooler"], config.pooler.num_heads)[0]
 
     dec, length = p["decoder"], len(ids)
     real = [t for t in range(length) if ids[t] != text.pad_id]
     x = dec["embedding"][ids] + dec["positions"][:length]
     x = np.concatenate([x, [dec["cls"] + dec["positions"][-1]]])
     visible = [list(range(t + 1)) for t in range(length)] + [[*real, length]]
-    x = blocks(x, dec["unimodal"]["layers"], text.heads, visible)
+    x = blocks(x, dec["unimodal"]["layers"], text.num_heads, visible)
     cls = layer_norm(x[-1], dec["cls_norm"])
-    x = blocks(x[:-1], dec["multimodal"]["layers"], text.heads, visible[:-1], context)
-    kernel = dec["embedding"].T if text.tie_embeddings else dec["softmax"]
+    x = blocks(x[:-1], dec["multimodal"]["layers"], text.num_heads, visible[:-1], context)
+    kernel = dec["embedding"].T if text.tie_embeddings else dec["lm_head"]
     logits = layer_norm(x, dec["norm"]) @ kernel
     return image / np.linalg.norm(image), cls / np.linalg.norm(cls), logits

@@ -15,11 +15,10 @@ import pytest
 import quiet_config
 
 from coca_jax.config import load_config
-from coca_jax.data.bad import KINDS
 from coca_jax.errors import Preempted, UserError
 from coca_jax.io.locks import locked
-from coca_jax.observe.metrics import read_metrics
 from coca_jax.observe.progress import Progress
+from coca_jax.observe.writers import read_metrics
 from coca_jax.train import loop
 
 # All runs but one have one device.
@@ -102,7 +101,7 @@ def test_a_finished_run_is_left_alone(whole, prepared, capsys):
 
 
 def test_a_run_that_another_process_trains_is_refused(whole, prepared, monkeypatch):
-    monkeypatch.setattr(loop, "PATIENCE", 0.0)
+    monkeypatch.setattr(loop, "LOCK_TIMEOUT_S", 0.0)
     before = (whole / "config.json").read_text()
     refused = pytest.raises(UserError, match="whole0/run is being trained by process")
     with locked(whole, "trained"), refused:

@@ -16,7 +16,7 @@ import pytest
 import quiet_config
 
 from coca_jax.config import load_config
-from coca_jax.observe.metrics import read_metrics
+from coca_jax.observe.writers import read_metrics
 from coca_jax.train import loop
 
 # Other processes score by METEOR where they can; this one does the same.

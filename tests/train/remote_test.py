@@ -18,9 +18,9 @@ from coca_jax.config import load_config
 from coca_jax.errors import Preempted
 from coca_jax.evaluate.results import read_step
 from coca_jax.io import files, folders
-from coca_jax.observe.metrics import read_metrics
 from coca_jax.observe.progress import Progress
 from coca_jax.observe.report import write_report
+from coca_jax.observe.writers import read_metrics
 from coca_jax.train import loop
 
 pytestmark = pytest.mark.usefixtures("compiled_once")

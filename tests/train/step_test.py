@@ -12,10 +12,10 @@ import optax
 import pytest
 
 from coca_jax.config import default_config, model_config, validate
+from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.models import CoCa, init_params, make_model, preset
-from coca_jax.parallel import Partitioner, make_mesh
-from coca_jax.planning.flops import executed_flops
+from coca_jax.planning.flops import hardware_flops
 from coca_jax.train.gradient import accumulated_gradient, gradient
 from coca_jax.train.optimizer import make_optimizer
 from coca_jax.train.state import StateFactory
@@ -50,13 +50,13 @@ HEAD = {
     "loss.classification.label_smoothing": 0.1,
     "loss.contrastive.weight": 0.0,
     "head.classes": ("a", "b", "c"),
-    "head.reads": "text",
+    "head.input": "text",
 }
-PAIRS = HEAD | {"loss.captioning.weight": 0.0, "data.frames": 2}
-CLIPS = PAIRS | {"head.reads": "image", "optimizer.learning_rates": ((r"head.*", 1.0), (".*", 0.0))}
+PAIRS = HEAD | {"loss.captioning.weight": 0.0, "data.num_images": 2}
+CLIPS = PAIRS | {"head.input": "image", "optimizer.learning_rates": ((r"head.*", 1.0), (".*", 0.0))}
 
 
-def make_batch(seed=0, frames=()):
+def make_batch(seed=0, num_images=()):
     rng = np.random.default_rng(seed)
     ids = rng.integers(1, 64, (16, 12)).astype(np.int32)
     for row, length in zip(ids, rng.integers(2, 13, 16), strict=True):
@@ -65,7 +65,10 @@ def make_batch(seed=0, frames=()):
     batch = {"image": images, "text": ids, "bad_image": np.arange(16, dtype=np.int32)}
     # Micro-batches have 0 to 4 labels.
     label = np.where(np.arange(16) % 4 < 2, rng.integers(0, 3, 16), -1) * (np.arange(16) % 4 != 3)
-    return batch | {"label": label.astype(np.int32), "read": rng.integers(1, 13, 16, np.int32)}
+    return batch | {
+        "label": label.astype(np.int32),
+        "prefix_length": rng.integers(1, 13, 16, np.int32),
+    }
 
 
 def partitioner_of(sizes, config):
@@ -190,7 +193,7 @@ def test_the_optimizers_state_can_be_split_further_than_the_parameters():
 
 
 def test_factored_moments_are_split_as_what_is_left_of_their_parameter():
-    config = make_config(**{"model.text.width": 128, "model.text.mlp": 256})
+    config = make_config(**{"model.text.width": 128, "model.text.mlp_dim": 256})
     state = factory_of(config, partitioner_of((1, 2, 4), config)).abstract
     moments = state.optimizer[1][0]
     for tree, shape, spec in [
@@ -218,11 +221,11 @@ def test_counters_are_summed_over_the_batch():
     ids=["both", "contrastive_only", "captioning_only", "head", "head_of_pairs"],
 )
 def test_micro_batches_give_the_gradient_of_the_whole_batch(sizes, changes):
-    config = make_config(**changes, **{"train.accumulate": 4})
+    config = make_config(**changes, **{"train.grad_accum_steps": 4})
     partitioner = partitioner_of(sizes, config)
     model = make_model(model_config(config))
     params = params_on(partitioner, config)
-    several = (config.data.frames,) if config.data.frames > 1 else ()
+    several = (config.data.num_images,) if config.data.num_images > 1 else ()
     batch, key = partitioner.put_batch(make_batch(0, several)), jax.random.key(0)
     results = []
     with partitioner.context():
@@ -263,7 +266,7 @@ def test_rematerialisation_is_chosen_for_each_tower():
         model, partitioner = CoCa(model_config(config)), partitioner_of((1, 1, 1), config)
         params = factory_of(config, partitioner).abstract.params
         compute = functools.partial(gradient, model, config)
-        return executed_flops(jax.make_jaxpr(compute)(params, make_batch(), jax.random.key(0)))
+        return hardware_flops(jax.make_jaxpr(compute)(params, make_batch(), jax.random.key(0)))
 
     nothing, image = executed(), executed(**{"model.image.remat": "full"})
     text = executed(**{"model.text.remat": "full"})
@@ -280,8 +283,8 @@ def test_a_batch_32_times_as_large_in_micro_batches():
     That is its pixels' and embeddings' share, far less than its activations in one pass.
     """
     rows, repeats = 64, 32
-    config = make_config(**{"train.accumulate": repeats, "train.batch_size": rows})
-    config.loss.contrastive.chunk = 8  # rows of the similarity matrix at a time
+    config = make_config(**{"train.grad_accum_steps": repeats, "train.batch_size": rows})
+    config.loss.contrastive.chunk_size = 8  # rows of the similarity matrix at a time
     partitioner = partitioner_of((1, 1, 1), config)
     model = CoCa(model_config(config))
     params = params_on(partitioner, config)
@@ -295,7 +298,7 @@ def test_a_batch_32_times_as_large_in_micro_batches():
             jax.jit(functools.partial(function, model, config)).lower(params, shapes, key).compile()
         )
 
-    small = make_config(**{"train.accumulate": 1})
+    small = make_config(**{"train.grad_accum_steps": 1})
     with partitioner.context():
         whole, pieces = (
             compiled(gradient, rows, config),
@@ -314,7 +317,7 @@ def test_a_batch_32_times_as_large_in_micro_batches():
 @pytest.mark.parametrize("changes", [HEAD, PAIRS, CLIPS], ids=["head", "pairs", "clips"])
 def test_a_head_has_the_same_gradient_on_every_mesh(changes):
     config, results = make_config(**changes), []
-    several = (config.data.frames,) if config.data.frames > 1 else ()
+    several = (config.data.num_images,) if config.data.num_images > 1 else ()
     model = make_model(model_config(config))
     for sizes in ((1, 1, 1), (2, 2, 2)):
         partitioner = partitioner_of(sizes, config)
@@ -361,8 +364,8 @@ def test_a_compiler_option_that_does_not_exist_is_named():
 
 SWITCHED = {
     "micro-batches": {
-        "loss.contrastive.chunk": 4,
-        "loss.captioning.chunk": 8,
+        "loss.contrastive.chunk_size": 4,
+        "loss.captioning.chunk_size": 8,
         "model.dropout": 0.1,
         "model.stochastic_depth": 0.1,
         "model.image.patch_dropout": 0.5,
@@ -370,7 +373,7 @@ SWITCHED = {
         "optimizer.ema_decay": 0.9,
         "optimizer.name": "lion",  # Optax's Adam itself mixes types
         "optimizer.schedule": "rsqrt",
-        "train.accumulate": 2,
+        "train.grad_accum_steps": 2,
     },
     "sigmoid and head": HEAD
     | {

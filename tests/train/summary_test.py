@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from coca_jax.config import default_config
+from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.sources import Note
-from coca_jax.data.stream import TrainStream
-from coca_jax.train.meter import Meter
+from coca_jax.train.metric_accumulator import MetricAccumulator
 from coca_jax.train.summary import _data
 
 NOTES = [Note("links", 3, "3 members are links", lost=True), Note("hidden", 2, "2 are hidden")]
@@ -30,6 +30,6 @@ def test_what_readers_noted_is_said_below_the_data(names):
 
 @pytest.mark.parametrize("left_out", [0, 7])
 def test_what_readers_left_out_is_a_metric(left_out):
-    meter = Meter(8, 0.2, 1, 1.0, left_out=left_out)
+    meter = MetricAccumulator(8, 0.2, 1, 1.0, left_out=left_out)
     meter.add(1, {"loss": jnp.float32(1.0)})
     assert meter.read().get("train/left_out", 0) == left_out

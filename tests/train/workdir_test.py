@@ -8,7 +8,7 @@ from etils import epath
 from coca_jax.checkpoints.metadata import Saved, sha256
 from coca_jax.config import default_config, read_config, to_json
 from coca_jax.errors import UserError
-from coca_jax.train.workdir import claim, is_finished
+from coca_jax.train.workdir import init_or_check_workdir, is_finished
 
 
 @pytest.fixture
@@ -35,18 +35,20 @@ def saved_of(config, content=b"pieces"):
 
 
 def test_checksums_are_those_of_the_files_that_stand_there(workdir, config, tokenizer):
-    assert claim(workdir, config, tokenizer) == {"tokenizer.model": sha256(b"pieces")}
+    assert init_or_check_workdir(workdir, config, tokenizer) == {
+        "tokenizer.model": sha256(b"pieces")
+    }
     assert (workdir / "tokenizer.model").read_bytes() == b"pieces"
 
 
 def test_a_damaged_configuration_is_never_taken_over(workdir, config, tokenizer, capsys):
-    claim(workdir, config, tokenizer)
+    init_or_check_workdir(workdir, config, tokenizer)
     (workdir / "config.json").write_text("[]")
     with pytest.raises(UserError, match="no checkpoint has a good copy"):
-        claim(workdir, config, tokenizer)
+        init_or_check_workdir(workdir, config, tokenizer)
     assert (workdir / "config.json").read_text() == "[]"
     assert not is_finished(workdir, config)
-    claim(workdir, config, tokenizer, saved_of(config))
+    init_or_check_workdir(workdir, config, tokenizer, saved_of(config))
     assert "is restored from the checkpoint of step 5" in capsys.readouterr().err
     assert to_json(read_config(workdir)) == to_json(config)
 
@@ -57,7 +59,7 @@ def test_the_checkpoint_says_whose_the_folder_is(workdir, config, tokenizer):
     (workdir / "config.json").parent.mkdir()
     (workdir / "config.json").write_text("")
     with pytest.raises(UserError, match=r"another configuration(.|\n)*config.seed: 9 there, 0 now"):
-        claim(workdir, config, tokenizer, saved_of(other))
+        init_or_check_workdir(workdir, config, tokenizer, saved_of(other))
 
 
 def test_data_may_move_where_their_fingerprint_is_known(workdir, config, tokenizer):
@@ -68,23 +70,23 @@ def test_data_may_move_where_their_fingerprint_is_known(workdir, config, tokeniz
     config.data.train.path = "/new/*.tar"
     config.data.sources.a.path = "/new/a"
     with pytest.raises(UserError, match=r"another (.|\n)*data.sources.a.path: '/old/a'"):
-        claim(workdir, config, tokenizer, saved)
+        init_or_check_workdir(workdir, config, tokenizer, saved)
     saved.metadata["data"] = {"data.train": [["a.tar", 1, 1, "0"]]}
-    claim(workdir, config, tokenizer, saved)
+    init_or_check_workdir(workdir, config, tokenizer, saved)
     assert read_config(workdir).data.train.path == "/new/*.tar"
 
 
 def test_a_tokenizer_that_was_swapped_is_named(workdir, config, tokenizer, tmp_path):
-    claim(workdir, config, tokenizer)
+    init_or_check_workdir(workdir, config, tokenizer)
     (workdir / "tokenizer.model").write_bytes(b"swapped")
     with pytest.raises(UserError, match=r"run/tokenizer.model is not the file that step 5"):
-        claim(workdir, config, tokenizer, saved_of(config))
+        init_or_check_workdir(workdir, config, tokenizer, saved_of(config))
     # Both are swapped.
     (tmp_path / "given.model").write_bytes(b"swapped")
     with pytest.raises(UserError, match=r"given.model is not the tokenizer that step 5"):
-        claim(workdir, config, tokenizer, saved_of(config))
+        init_or_check_workdir(workdir, config, tokenizer, saved_of(config))
     # That of the folder is gone.
     (workdir / "tokenizer.model").unlink()
     with pytest.raises(UserError, match=r"given.model is not the tokenizer that step 5"):
-        claim(workdir, config, tokenizer, saved_of(config))
+        init_or_check_workdir(workdir, config, tokenizer, saved_of(config))
     assert not (workdir / "tokenizer.model").exists()

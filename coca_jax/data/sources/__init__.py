@@ -18,7 +18,7 @@ def open_source(
     section: Mapping[str, Any] | ConfigDict,
     data_dir: str = "",
     cache_dir: str = "",
-    frames: int = 1,
+    num_images: int = 1,
 ) -> Source:
     """Opens what a section of the configuration, such as `data.train`, names.
 
@@ -28,7 +28,8 @@ def open_source(
         `path`, of anything else; `class_names`, a file with a name a line, if there is one.
       data_dir: where TFDS data sets lie; empty: TFDS's default folder.
       cache_dir: for the indices of shards in a folder that cannot be written to.
-      frames: images of an example, if the section does not say; of several, clips are looked for.
+      num_images: images of an example, if the section does not say; above 1, folders of frames
+        are looked for.
 
     Raises:
       UserError: the data set is not there, or not what its format says.
@@ -62,7 +63,7 @@ def open_source(
     else:
         from coca_jax.data.sources.folder import folder_source
 
-        clips = section.get("frames", frames) > 1
+        clips = section.get("num_images", num_images) > 1
         source = folder_source(path, section.get("split", ""), clips)
     if file := section.get("class_names", ""):
         names = read_lines(file)

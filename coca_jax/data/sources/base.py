@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 
 MOST_CLASSES = 2**31 - 1  # labels are int32
 MOST_SHOWN = 80  # characters of a value in a message
@@ -17,7 +17,7 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*([eE][+-]?[0-9]+)?|nan|inf)", re.IGNO
 _READ_BY = {
     ".parquet": "made into records by `coca data convert`",
     ".tar": "read by format=webdataset",
-    ".json": "made into a table by `coca data table` if they are published annotations",
+    ".json": "a table once `coca data convert-annotations` has read it, if it is annotations",
     ".xlsx": "read once they are saved as .csv in UTF-8",
     ".zip": "read once they are unpacked",
 }

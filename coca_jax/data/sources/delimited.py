@@ -10,7 +10,7 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 from coca_jax.data.sources.base import to_text
 from coca_jax.data.sources.lines import BOM, Lines, is_utf8
 from coca_jax.errors import UserError

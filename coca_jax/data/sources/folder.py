@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 from coca_jax.data.hidden import is_hidden
 from coca_jax.data.sources.base import Note, Record, Shard, to_labels, what_reads
 from coca_jax.data.sources.class_folders import ClassFolders, split_folders

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 from coca_jax.data.sources.base import Shard, base_name, to_text
 from coca_jax.data.sources.delimited import (
     NO_PATH,

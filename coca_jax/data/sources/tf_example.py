@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 from coca_jax.data.sources.base import Record, to_labels, to_text
 from coca_jax.data.texts import to_captions
 

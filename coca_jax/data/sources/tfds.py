@@ -99,7 +99,7 @@ def _builder_of_folder(path: str) -> Any:
 
 def _how(name: str) -> str:
     """How to prepare a data set."""
-    from coca_jax.data.builders import BUILDERS
+    from coca_jax.datasets import BUILDERS
 
     plain = re.split("[/:]", name)[0]
     if plain not in BUILDERS:

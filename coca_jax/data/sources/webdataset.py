@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 from coca_jax.data.hidden import is_hidden
 from coca_jax.data.sources.base import (
     Note,

@@ -72,7 +72,7 @@ def _looks(sample: dict[str, Any], folder: epath.Path) -> str:
     shown = "".join(_look(*look) for look in looks)
     rows, columns = looks[0][1].shape
     url = image_url(folder, sample["image"])
-    picture = f"--aspect:{columns}/{rows};--picture:url({url})"
+    picture = f"--aspect:{columns}/{rows};--plot:url({url})"
     return (
         f'<div class="looks" style="{picture}"><figure><div class="look whole"></div>'
         f"<figcaption>the image</figcaption></figure>{shown}</div>"

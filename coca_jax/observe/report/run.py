@@ -2,7 +2,7 @@
 
 - `config.json`: `config` is the configuration; the other entries (commit, versions, ...) are facts
   for the page's head.
-- `metrics.jsonl`: see `coca_jax.observe.metrics`.
+- `metrics.jsonl`: see `coca_jax.observe.writers`.
 - `eval/<step>.json`: evaluation -> metric -> value; an evaluation's first metric is its headline.
   Its `notes` say why some are undefined.
 - `eval/<step>/artefacts.json`: evaluation -> any of `samples` (image, caption, log_probability,
@@ -29,8 +29,8 @@ from coca_jax.io.folders import children
 from coca_jax.io.paths import as_path
 from coca_jax.io.stored import Damaged, are_metrics, fits, left_out, read_json
 from coca_jax.observe.goodput import read_attempts
-from coca_jax.observe.metrics import read_metrics
 from coca_jax.observe.report.stored import is_drawable
+from coca_jax.observe.writers import read_metrics
 
 Curve = tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]
 

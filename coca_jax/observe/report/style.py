@@ -88,7 +88,7 @@ svg text { font-family: var(--sans) !important; fill: var(--muted); }
 .looks figcaption { font-size: 13px; text-align: center; overflow-wrap: anywhere; }
 .look, .look i {
   display: block; width: 100%; aspect-ratio: var(--aspect); border-radius: 6px;
-  background: var(--picture) center / 100% 100%;
+  background: var(--plot) center / 100% 100%;
 }
 .look { margin-bottom: 4px; overflow: hidden; position: relative; }
 .look::before {

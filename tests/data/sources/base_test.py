@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 from coca_jax.data.sources.base import to_labels
 
 YEARS = ["1990", "1991", "nan"]  # names of the classes 0, 1 and 2

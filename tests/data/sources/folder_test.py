@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 import fsspec
 import pytest
 
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 from coca_jax.data.sources import Source
 from coca_jax.data.sources.folder import folder_source
 from coca_jax.errors import UserError

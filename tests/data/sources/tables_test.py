@@ -6,7 +6,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 from coca_jax.data.sources.tables import Table
 from coca_jax.errors import UserError
 from coca_jax.io import files

@@ -1,7 +1,7 @@
 import pytest
 from tf_examples import example
 
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 from coca_jax.data.sources.tf_example import to_record
 
 

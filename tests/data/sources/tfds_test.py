@@ -9,9 +9,9 @@ import pytest
 import tensorflow_datasets as tfds
 from tf_examples import example, write_array_record
 
-from coca_jax.data import images
 from coca_jax.data.sources import Source
 from coca_jax.data.sources.tfds import tfds_source, tokenizer_path
+from coca_jax.data.transforms import images
 from coca_jax.errors import UserError
 
 

@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from coca_jax.data.bad import BadExample
+from coca_jax.data.errors import BadExample
 from coca_jax.data.sources import Source, open_source, tar_index
 from coca_jax.data.sources.webdataset import webdataset_source
 from coca_jax.errors import UserError

@@ -8,8 +8,8 @@ import pytest
 
 from coca_jax.evaluate.results import write_results
 from coca_jax.evaluate.undefined import Undefined
-from coca_jax.observe.metrics import MetricWriter
 from coca_jax.observe.report import write_report
+from coca_jax.observe.writers import MetricWriter
 
 PICTURE = b"\xff\xd8 not really a JPEG file"
 VOID = {"meta", "img", "br"}
@@ -95,7 +95,7 @@ def workdir(tmp_path):
         "branch": None,
         "versions": {"jax": "0.10.2"},
         "parameters": 1234567,
-        "config": {"seed": 7, "train": {"steps": 60}, "model": {"text": {"layers": 12}}},
+        "config": {"seed": 7, "train": {"steps": 60}, "model": {"text": {"num_layers": 12}}},
     }
     (workdir / "config.json").write_text(json.dumps(described))
     return workdir
@@ -127,7 +127,7 @@ def test_a_run_that_has_been_evaluated(workdir):
         "2 questions of vqa, evenly spaced, with the model's answers; 1 of 2 are right",
         "what colour is it? red ✓ right what colour is it? <blue> people say: crimson",
         "dog taken for dog: 4 of 4",
-        "text.layers 12",
+        "text.num_layers 12",
     ):
         assert words in page.text, words
     assert "branch" not in page.text

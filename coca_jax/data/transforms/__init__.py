@@ -1,0 +1,1 @@
+"""From encoded images and videos to arrays, and their augmentation."""

@@ -1,0 +1,105 @@
+"""What stands in image files beside their pixels: chunks of PNG, orientation, names of formats."""
+
+import math
+import re
+import struct
+import zlib
+from typing import NamedTuple
+
+from coca_jax.data.errors import BadExample
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_START = PNG_SIGNATURE + b"\0\0\0\rIHDR"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
+_TRANSPARENT_BYTES = {0: 2, 2: 6, 3: 1}  # of a tRNS chunk, at least, by colour type
+
+_SVG = re.compile(
+    rb"(<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE svg|\s)*<svg|(<\?xml[^>]*>\s*)?<!DOCTYPE svg"
+)
+_FORMATS = (  # that are common, and not decoded
+    ("HEIC", re.compile(rb".{4}ftyp(he[iv][cmsx]|mif1|msf1)", re.DOTALL)),
+    ("AVIF", re.compile(rb".{4}ftypavi[fs]", re.DOTALL)),  # where Pillow lacks its decoder
+    ("JPEG XL", re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")),
+    ("JPEG 2000", re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP")),
+    ("SVG", _SVG),
+    ("PDF", re.compile(rb"%PDF")),
+    ("PSD", re.compile(rb"8BPS")),
+    ("gzip", re.compile(rb"\x1f\x8b")),
+    ("HTML", re.compile(rb"\s*<(!doctype html|html|head|body)", re.IGNORECASE)),
+)
+
+
+class Png(NamedTuple):
+    """A PNG without what is not needed to show its first image.
+
+    Decoders stop at ancillary chunks that are damaged, or complain of them; what they say of
+    pixels is text, colour profiles, and animation.
+    """
+
+    data: bytes
+    exif: bytes
+    is_plain: bool  # whole, not interlaced, and grey or RGB of 8 bits without transparency
+
+
+def read_png(data: bytes) -> Png:
+    """Reads the chunks of a file that begins with PNG_START; a truncated last one is kept.
+
+    Raises:
+      BadExample: a chunk of its pixels is damaged.
+    """
+    kept, exif, at, ended = [PNG_SIGNATURE], b"", 8, False
+    while len(data) - at >= 12 and not ended:
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        kind, content = data[at + 4 : at + 8], data[at + 8 : end - 4]
+        if kind in _PIXEL_CHUNKS and _is_useful(kind, content, colours=data[25]):
+            if end <= len(data) and zlib.crc32(data[at + 4 : end - 4]) != _crc(data, end):
+                raise BadExample("bad_image", f"a PNG whose {kind.decode()} chunk is damaged")
+            kept.append(data[at:end])
+        elif kind == b"eXIf":
+            exif = content
+        ended, at = kind == b"IEND", end
+    if at < len(data) and not ended:
+        kept.append(data[at:])
+    is_plain = ended and data[24:29] in (b"\x08\0\0\0\0", b"\x08\2\0\0\0")
+    is_plain &= all(chunk[4:8] != b"tRNS" for chunk in kept)
+    return Png(b"".join([*kept, _PNG_END * ended]), exif, is_plain)
+
+
+def _is_useful(kind: bytes, content: bytes, colours: int) -> bool:
+    """Whether a chunk of pixels is one that images of this colour type have."""
+    if kind == b"tRNS":
+        return len(content) >= _TRANSPARENT_BYTES.get(colours, math.inf)
+    return kind != b"PLTE" or colours == 3
+
+
+def _crc(data: bytes, end: int) -> int:
+    return int.from_bytes(data[end - 4 : end])
+
+
+def orientation(exif: bytes) -> int:
+    """The orientation, 1 to 8, that Exif data state; 1, upright, if they state none."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    try:
+        (at,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, at)
+        for entry in range(at + 2, at + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+            if tag == 0x0112:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:  # cut off
+        pass
+    return 1
+
+
+def describe_unknown(data: bytes) -> str:
+    """Says what a file is that is not decoded."""
+    if not data:
+        return "the file is empty"
+    for name, pattern in _FORMATS:
+        if pattern.match(data[:1024]):
+            return f"{name}, which is not decoded"
+    return "no image of a known format"

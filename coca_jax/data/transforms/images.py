@@ -1,0 +1,215 @@
+"""Images: decoding, and the resizing and cropping of training (OpenCV) and evaluation (Pillow).
+
+Everything here is uint8 RGB on the host; scaling to the model's range is done on the device.
+"""
+
+import io
+import math
+import re
+import struct
+import warnings
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from coca_jax.data.errors import BadExample
+from coca_jax.data.transforms.image_headers import (
+    PNG_START,
+    describe_unknown,
+    orientation,
+    read_png,
+)
+
+# Callers decode in threads of their own, with which OpenCV's pool would compete.
+cv2.setNumThreads(0)
+# Pillow's, of large images and damaged metadata: an image is decoded, or a counted bad example.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+MAX_PIXELS = 2**27  # of an encoded image; decoded, these are 400 MB
+MAX_STRIP = 256  # targets in a row: of a longer image, evaluation scales only the middle
+
+JPEG_START = b"\xff\xd8\xff"
+JPEG_END = b"\xff\xd9"
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # tables and a reserved one
+_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xDA)})  # nothing follows them
+_OTHERS = ("PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+_OPENCV_SIDE = 1_000_000  # of a PNG, at most
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_REDUCED = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+}
+
+
+def decode(data: bytes, least_side: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an image file to RGB: upright, grey expanded, alpha over white, the first frame.
+
+    The content decides, not a name: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, PPM. CMYK is taken
+    to be stored inverted, as Adobe does; colour profiles are ignored.
+
+    Args:
+      data: the file.
+      least_side: of a JPEG whose shorter side is at least twice, four or eight times this many
+        pixels, every 2, 4 or 8 in each direction become one, which is faster; None: never.
+
+    Raises:
+      BadExample: the data is no such image, has no pixels or more than MAX_PIXELS, ends before
+        its last pixel or a JPEG's end (whatever follows), or has 32 bits a channel.
+    """
+    try:
+        if data.startswith(JPEG_START):
+            return _jpeg(data, least_side)
+        if data.startswith(PNG_START) and len(data) >= 33:
+            return _png(data)
+        return _pillow(data)
+    except BadExample:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadExample("bad_image", describe_unknown(data)) from error
+    except Image.DecompressionBombError as error:
+        raise BadExample("bad_image", f"more than {MAX_PIXELS} pixels") from error
+    except Exception as error:  # decoders raise whatever they like
+        raise BadExample("bad_image", error) from error
+
+
+def resize_for_evaluation(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
+    """The image scaled to cover `size` (height, width), by Pillow's bicubic, and its centre.
+
+    The same pixels as OpenCLIP's evaluation: torchvision's `Resize` and `CenterCrop`, and for
+    targets that are not square OpenCLIP's `ResizeKeepRatio`, which rounds instead of cutting off.
+    """
+    image = _without_far_ends(image, size)
+    height, width = image.shape[:2]
+    if size[0] == size[1]:
+        short = min(height, width)
+        resized = int(size[0] * height / short), int(size[0] * width / short)
+    else:
+        ratio = min(height / size[0], width / size[1])
+        resized = round(height / ratio), round(width / ratio)
+    top, left = (round((r - s) / 2) for r, s in zip(resized, size, strict=True))
+    picture = Image.fromarray(image).resize(resized[::-1], Image.Resampling.BICUBIC)
+    return np.array(picture.crop((left, top, left + size[1], top + size[0])))
+
+
+def random_resized_crop(
+    image: UInt8[np.ndarray, "h w 3"],
+    size: tuple[int, int],
+    min_area: float,
+    rng: np.random.Generator,
+) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
+    """A random part of at least about `min_area` of the image, stretched to `size` (height, width).
+
+    The area is uniform in [min_area, 1] and the aspect ratio log-uniform in [3/4, 4/3] times that
+    of `size`, as in Szegedy et al. 2014 (https://arxiv.org/abs/1409.4842) for squares; sides too
+    long are cut to the image's.
+    """
+    height, width = image.shape[:2]
+    side = math.sqrt(height * width * rng.uniform(min_area, 1))
+    stretch = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)) / 2)
+    stretch *= math.sqrt(size[1] / size[0])
+    h = min(max(round(side / stretch), 1), height)
+    w = min(max(round(side * stretch), 1), width)
+    top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+    crop = image[top : top + h, left : left + w]
+    if crop.shape[:2] == size:
+        return np.ascontiguousarray(crop)
+    # Averaging all pixels costs five times as much; to halve the sides, bilinear sees enough.
+    interpolation = cv2.INTER_AREA if h * w > 4 * size[0] * size[1] else cv2.INTER_LINEAR
+    return cv2.resize(crop, size[::-1], interpolation=interpolation)
+
+
+def flip(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Left and right exchanged."""
+    return cv2.flip(image, 1)
+
+
+def _without_far_ends(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The middle of an extremely long image, which scaled whole would fill the memory."""
+    height, width = image.shape[:2]
+    h = min(height, MAX_STRIP * math.ceil(width * size[0] / size[1]))
+    w = min(width, MAX_STRIP * math.ceil(height * size[1] / size[0]))
+    top, left = (height - h) // 2, (width - w) // 2
+    return image[top : top + h, left : left + w]
+
+
+def _jpeg(data: bytes, least_side: int | None) -> UInt8[np.ndarray, "h w 3"]:
+    size, at = _jpeg_header(data)
+    _check_size(*size)
+    # OpenCV sees that data is missing, but not if zeros or a message stand in its place.
+    if data.rfind(JPEG_END, at) < 0:
+        raise BadExample("bad_image", "a JPEG without end")
+    for factor, flag in _REDUCED.items():
+        if least_side and min(size) >= factor * least_side:
+            return cv2.cvtColor(_opencv(data, flag), cv2.COLOR_BGR2RGB)
+    return _opencv(data, cv2.IMREAD_COLOR_RGB)
+
+
+def _jpeg_header(data: bytes) -> tuple[tuple[int, int], int]:
+    """Height and width (before any turn by EXIF) and where they stand, found as libjpeg does."""
+    at = 2
+    while marker := _JPEG_MARKER.search(data, at):
+        kind, at = marker[1][0], marker.end()
+        if kind in _JPEG_FRAMES:
+            return struct.unpack_from(">HH", data, at + 3), at
+        if kind not in _JPEG_BARE:
+            at += int.from_bytes(data[at : at + 2])
+    raise BadExample("bad_image", "a JPEG without size")
+
+
+def _png(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """By OpenCV, which is faster, where nothing is special; it knows no Exif data of a PNG."""
+    width, height = struct.unpack_from(">II", data, 16)
+    _check_size(height, width)
+    png = read_png(data)
+    if png.is_plain and orientation(png.exif) == 1 and max(height, width) <= _OPENCV_SIDE:
+        return _opencv(png.data, cv2.IMREAD_COLOR_RGB)
+    return _pillow(png.data, png.exif)
+
+
+def _opencv(data: bytes, flag: int) -> UInt8[np.ndarray, "h w 3"]:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    if image is None:
+        raise BadExample("bad_image", "damaged or cut off")
+    return image
+
+
+def _pillow(data: bytes, exif: bytes = b"") -> UInt8[np.ndarray, "h w 3"]:
+    picture = Image.open(io.BytesIO(data), formats=_OTHERS)
+    _check_size(picture.height, picture.width)
+    picture.load()  # which brings a TIFF upright
+    if picture.format != "TIFF":
+        turn = _UPRIGHT.get(orientation(exif or picture.info.get("exif", b"")))
+        picture = picture if turn is None else picture.transpose(turn)
+    if picture.mode in ("I", "F"):
+        raise BadExample("bad_image", "32 bits a channel")
+    if picture.mode.startswith("I;16"):  # which Pillow would clip
+        deep = np.asarray(picture).astype(np.uint16)
+        deep[deep == picture.info.get("transparency")] = 0xFFFF
+        return cv2.cvtColor(cv2.convertScaleAbs(deep, alpha=1 / 257), cv2.COLOR_GRAY2RGB)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGB", picture.size, "white")
+        white.paste(picture, mask=picture.getchannel("A"))
+        picture = white
+    return np.array(picture.convert("RGB"))
+
+
+def _check_size(height: int, width: int) -> None:
+    if not 0 < height * width <= MAX_PIXELS:
+        raise BadExample("bad_image", f"{height} x {width} pixels, not 1 to {MAX_PIXELS}")

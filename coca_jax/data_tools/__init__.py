@@ -1,0 +1,1 @@
+"""Offline tools: annotations, conversion, inspection, de-duplication, tokenizer training."""

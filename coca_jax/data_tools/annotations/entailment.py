@@ -1,0 +1,59 @@
+"""Statements about images, judged: SNLI-VE's files (arXiv 1901.06706)."""
+
+import os
+from typing import Any
+
+from coca_jax.data_tools.annotations.files import Id, Lines, Rows, fields, refuse, twice
+from coca_jax.errors import UserError
+from coca_jax.io.messages import counted
+
+JUDGEMENTS = ("entailment", "neutral", "contradiction")
+UNDECIDED = "-"  # those who judged it did not agree
+IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID")  # as the files have it now, and had it at first
+
+
+def is_entailment(first: Any) -> bool:
+    """Whether this is the first object of a file of SNLI-VE's."""
+    return isinstance(first, dict) and "sentence2" in first and any(k in first for k in IMAGE_KEYS)
+
+
+def entailment_rows(path: str | os.PathLike) -> Rows:
+    """A row for each image: `hypotheses`, `judgements` and `pair_ids`.
+
+    Args:
+      path: of a file with a JSON object a line: `Flickr30K_ID`, `pairID`, `sentence2` (the
+        hypothesis) and `gold_label`; those with the label `-` are left out.
+
+    Raises:
+      UserError: it is no such file, has a pair twice or a label that is unknown, or none is left.
+    """
+    by_image: dict[Any, dict[str, Any]] = {}
+    pairs, undecided = [], 0
+    for number, line in Lines(path):
+        where = f"{path}:{number}"
+        key = IMAGE_KEYS[isinstance(line, dict) and IMAGE_KEYS[1] in line]
+        kinds = {key: Id, "pairID": Id, "sentence2": str, "gold_label": str}
+        image, pair, hypothesis, judgement = fields(where, line, **kinds)
+        pairs.append(pair)
+        if judgement == UNDECIDED:
+            undecided += 1
+            continue
+        if judgement not in JUDGEMENTS:
+            known = ", ".join((*JUDGEMENTS, UNDECIDED))
+            raise UserError(f"{where}: gold_label is {judgement!r}; it should be one of {known}")
+        empty = {
+            "image": f"{image}.jpg",
+            "image_id": image,
+            "hypotheses": [],
+            "judgements": [],
+            "pair_ids": [],
+        }
+        row = by_image.setdefault(image, empty)
+        row["hypotheses"].append(hypothesis)
+        row["judgements"].append(judgement)
+        row["pair_ids"].append(pair)
+    refuse(path, "of pairs are there twice", twice(pairs))
+    if not by_image:
+        raise UserError(f"{path} has no hypothesis with a gold label")
+    left_out = counted(undecided, "pairs without a gold label") if undecided else ""
+    return Rows(list(by_image.values()), left_out=left_out)

@@ -1,0 +1,365 @@
+"""One-time conversion of Parquet files, which are slow to read at random, to a TFDS data set.
+
+Every shard is written under another name and renamed when it is whole, and a manifest says what
+the folder is made from: so the same call goes on where an interrupted one stopped, and a call with
+anything else is refused.
+"""
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from coca_jax.data.hidden import is_hidden
+from coca_jax.data_tools import parquet
+from coca_jax.errors import UserError
+from coca_jax.io import files, room
+from coca_jax.io.messages import counted
+
+NAME = "converted"  # of the data set
+MANIFEST = "conversion.json"
+PARTIAL = ".partial"  # ends the names of shards that are not whole
+OPENING_THREADS = 32  # which wait for the store, not for the CPU
+
+
+class Shard(NamedTuple):
+    """A file to be written, and the rows that go into it."""
+
+    out: str
+    path: str
+    groups: range  # row groups of the file at `path`
+    rows: int
+
+
+class Written(NamedTuple):
+    """What became of the rows of a shard."""
+
+    records: int
+    files: int = 0  # that rows name as their images, and that cannot be read
+    file: str = ""  # one of them
+
+
+def convert(
+    paths: str | Sequence[str],
+    out: str,
+    *,
+    image: str = "",
+    captions: Sequence[str] = (),
+    split: str = "train",
+    records_per_shard: int = 10_000,
+    workers: int = 0,
+) -> Path:
+    """Makes a TFDS data set of Parquet files; `tfds_source("", split, path=out)` reads it.
+
+    A record has an image, captions, and all columns of texts, numbers and lists of them as fields,
+    with floats in 32 bits. Rows without an image are left out. Run it again to go on after an
+    interruption.
+
+    Args:
+      paths: the files (`files.expand`), local or URLs, or local folders of them, with the same
+        columns.
+      out: the folder to make, which holds nothing else.
+      image: the column of encoded images, or of Hugging Face's {bytes, path}; empty: the only one
+        of that kind.
+      captions: the columns of captions; none: those with a usual name (`parquet.CAPTION_NAMES`).
+      split: what the data set's only split is called.
+      records_per_shard: about so many rows of a file go into one shard; row groups stay whole.
+      workers: processes; 0: one for each CPU.
+
+    Raises:
+      UserError: the files are missing, damaged or different from each other, the columns cannot be
+        told, or `out` holds something else.
+    """
+    _require_pyarrow()
+    if not re.fullmatch(r"[A-Za-z]\w*", split) or split == "all":
+        raise UserError(f"split={split!r} should be a word such as 'train' or 'validation'")
+    if records_per_shard < 1 or workers < 0:
+        raise UserError(f"{records_per_shard=} should be positive and {workers=} not negative")
+    if files.is_url(out):
+        raise UserError(f"out={out!r} should be a local folder; copy it from there")
+    inputs = [file for path in files.expand(paths) for file in _files_of(path)]
+    with ThreadPoolExecutor(OPENING_THREADS) as threads:
+        footers = list(threads.map(parquet.read_footer, inputs))
+    columns = _columns(inputs, footers, image, captions)
+    shards = _plan(inputs, [footer.rows for footer in footers], out, split, records_per_shard)
+    options = {"split": split, "records_per_shard": records_per_shard, **columns._asdict()}
+    written: dict[str, Written] = {}
+
+    def needed() -> int:
+        rows = sum(shard.rows for shard in shards)
+        rest = sum(shard.rows for shard in shards if shard.out not in written)
+        return sum(files.stamp(path).size for path in inputs) * rest // rows
+
+    with room.explained(out, needed, "and run it again: it goes on where it stopped"):
+        _claim(Path(out), _manifest(inputs, options))
+        _write_shards(shards, columns, workers or len(os.sched_getaffinity(0)), written)
+        done = [written[shard.out] for shard in shards]
+        if not any(shard.records for shard in done):
+            raise UserError(
+                f"no row of {', '.join(inputs[:3])} has an image in column {columns.image!r}"
+                f"{_absent(done)}"
+            )
+        _finish(Path(out), split, [shard.records for shard in done], columns)
+    _report(out, split, done, sum(shard.rows for shard in shards), columns)
+    return Path(out)
+
+
+def _files_of(path: str) -> list[str]:
+    """The file itself, or the Parquet files of a local folder."""
+    if files.is_url(path) or not os.path.isdir(path):
+        return [path]
+    names = sorted(n for n in os.listdir(path) if n.endswith(".parquet") and not is_hidden(n))
+    if not names:
+        raise UserError(f"the folder {path} holds no .parquet files")
+    return [os.path.join(path, name) for name in names]
+
+
+def _require_pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise UserError("to read Parquet files, pip install pyarrow") from error
+
+
+def _columns(
+    inputs: list[str], footers: list[parquet.Footer], image: str, captions: Sequence[str]
+) -> parquet.Columns:
+    """The columns of all files that hold rows, which must agree."""
+    schemas = {p: f.schema for p, f in zip(inputs, footers, strict=True) if sum(f.rows)}
+    unsigned = frozenset[str]().union(*(footer.unsigned for footer in footers))
+    typed = _typed_columns(schemas.values())
+    chosen = {}
+    for path, schema in schemas.items():
+        try:
+            known = _with_types(schema, typed)
+            chosen[path] = parquet.choose_columns(known, image, captions, unsigned)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+    if not chosen:
+        raise UserError(f"the Parquet files {', '.join(inputs[:3])} hold no rows")
+    first, columns = next(iter(chosen.items()))
+    for path, others in chosen.items():
+        if others != columns:
+            raise UserError(
+                f"{path} has other columns, {', '.join(schemas[path].names)}, than {first}, "
+                f"{', '.join(schemas[first].names)}, or they are of other types"
+            )
+    return columns
+
+
+def _typed_columns(schemas: Iterable[Any]) -> dict[str, Any]:
+    """Columns that have a type in some file: where all values are null, a file knows none."""
+    from pyarrow import types
+
+    return {f.name: f for schema in schemas for f in schema if not types.is_null(f.type)}
+
+
+def _with_types(schema: Any, typed: dict[str, Any]) -> Any:
+    import pyarrow
+
+    known = [typed.get(f.name, f) if pyarrow.types.is_null(f.type) else f for f in schema]
+    return pyarrow.schema(known, metadata=schema.metadata)
+
+
+def _plan(
+    inputs: list[str], groups: list[list[int]], out: str, split: str, size: int
+) -> list[Shard]:
+    """Shards of consecutive row groups of a file, with `size` rows or a little more."""
+    parts: list[tuple[str, range, int]] = []
+    for path, rows in zip(inputs, groups, strict=True):
+        first = 0
+        for end in range(1, len(rows) + 1):
+            count = sum(rows[first:end])
+            if count >= size or (end == len(rows) and count):
+                parts.append((path, range(first, end), count))
+                first = end
+    return [
+        Shard(str(Path(out) / f"{NAME}-{split}.array_record-{i:05}-of-{len(parts):05}"), *part)
+        for i, part in enumerate(parts)
+    ]
+
+
+def _manifest(inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    """What a conversion depends on, as it comes back from JSON."""
+    with ThreadPoolExecutor(OPENING_THREADS) as threads:
+        stamps = threads.map(files.stamp, inputs)
+    names = [path if files.is_url(path) else os.path.abspath(path) for path in inputs]
+    made = {"inputs": dict(zip(names, stamps, strict=True)), "options": options}
+    return json.loads(json.dumps(made))
+
+
+def _claim(out: Path, manifest: dict[str, Any]) -> None:
+    """Takes a folder that is new, or that a call with the same manifest began."""
+    path = out / MANIFEST
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} holds something else; give a new folder")
+        files.write_whole(path, json.dumps(manifest, indent=1).encode())
+        return
+    try:
+        before = json.loads(path.read_bytes())
+        found = _difference(before["inputs"], manifest["inputs"]) or _difference(
+            before["options"], manifest["options"]
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; delete {out} or give another folder") from error
+    if found:
+        raise UserError(f"{out} was made otherwise: {found}; delete it or give another folder")
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first thing that differs, in words."""
+    for name in [*before, *now]:
+        if before.get(name) != now.get(name):
+            return f"{name} was {before.get(name, 'absent')} and is {now.get(name, 'absent')}"
+    return ""
+
+
+def _write_shards(
+    shards: list[Shard], columns: parquet.Columns, workers: int, written: dict[str, Written]
+) -> None:
+    """Writes what is not there yet; `written` says by the name of a file what is in it."""
+    with ThreadPoolExecutor(OPENING_THREADS) as threads:
+        counts = dict(zip([s.out for s in shards], threads.map(_count, shards), strict=True))
+    written.update({out: Written(count) for out, count in counts.items() if count >= 0})
+    rest = [shard for shard in shards if shard.out not in written]
+    total = sum(shard.rows for shard in shards)
+    done = total - sum(shard.rows for shard in rest)
+    with tqdm(total=total, initial=done, unit=" rows", desc="converting") as bar:
+        for shard, result in _written(rest, columns, min(workers, len(rest))):
+            written[shard.out] = result
+            bar.update(shard.rows)
+
+
+def _count(shard: Shard) -> int:
+    """The records of a shard that is whole, -1 for one that is to be written."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    if not os.path.exists(shard.out):
+        return -1
+    try:
+        reader = ArrayRecordReader(shard.out)
+        count = reader.num_records()
+        reader.close()
+    except RuntimeError:  # the machine stopped before the file was on its disk
+        return -1
+    return count
+
+
+def _written(
+    shards: list[Shard], columns: parquet.Columns, workers: int
+) -> Iterator[tuple[Shard, Written]]:
+    """Writes shards; gives each with what became of its rows."""
+    if workers <= 1:
+        for shard in shards:
+            yield shard, _write(shard, columns)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, _start_worker) as pool:
+        waiting = {pool.submit(_write, shard, columns): shard for shard in shards}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process of the conversion was killed, maybe for its memory; "
+                "run it again to go on, with fewer workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Makes a worker end without a word at Ctrl-C, which reaches it too, or with its parent."""
+
+    def end_with(parent: Any) -> None:
+        parent.join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+
+
+def _write(shard: Shard, columns: parquet.Columns) -> Written:
+    """Writes a shard."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    partial = f"{shard.out}.{uuid.uuid4().hex}{PARTIAL}"
+    # Images are compressed already. TFDS and Grain want groups of one record.
+    writer = ArrayRecordWriter(partial, "group_size:1,uncompressed")
+    count, absent = 0, []
+    try:
+        for example in parquet.examples(shard.path, shard.groups, columns):
+            if not isinstance(example, parquet.NoImage):
+                writer.write(example)
+                count += 1
+            elif example.file:
+                absent.append(example.file)
+        writer.close()
+        os.replace(partial, shard.out)
+    finally:
+        if writer.is_open():
+            writer.close()
+        Path(partial).unlink(missing_ok=True)
+    return Written(count, len(absent), absent[0] if absent else "")
+
+
+def _finish(out: Path, split: str, lengths: list[int], columns: parquet.Columns) -> None:
+    """Makes a TFDS data set of the shards."""
+    import tensorflow_datasets as tfds
+
+    for partial in out.glob(f"*{PARTIAL}"):  # of processes that were killed
+        partial.unlink(missing_ok=True)
+    template = tfds.core.ShardedFileTemplate(
+        out, dataset_name=NAME, split=split, filetype_suffix="array_record"
+    )
+    info = tfds.core.SplitInfo(
+        name=split,
+        shard_lengths=lengths,
+        num_bytes=sum(path.stat().st_size for path in out.glob(f"{NAME}-*")),
+        filename_template=template,
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=out,
+        features=parquet.to_features(columns),
+        split_infos=[info],
+        check_data=False,  # which needs TensorFlow
+    )
+
+
+def _absent(written: list[Written]) -> str:
+    """The files that rows name in vain, in words."""
+    count = sum(shard.files for shard in written)
+    file = next((shard.file for shard in written if shard.file), "")
+    text = f"; the file named by {count:,} of them is not there or cannot be read, such as {file!r}"
+    return text + " (looked for in the folder of the Parquet file)" if count else ""
+
+
+def _report(
+    out: str, split: str, written: list[Written], rows: int, columns: parquet.Columns
+) -> None:
+    records = sum(shard.records for shard in written)
+    print(f"{counted(records, 'records')} in {counted(len(written), 'shards')} in {out}")
+    if rows > records:
+        lost = counted(rows - records, "rows without an image were left out")
+        print(f"  {lost}{_absent(written)}")
+    print(f"  image: {columns.image}")
+    print(f"  captions: {', '.join(columns.captions) or 'none'}")
+    print(f"  fields: {', '.join(columns.fields) or 'none'}")
+    if columns.unsigned:
+        print(f"  as texts, of numbers from 2**63 on: {', '.join(columns.unsigned)}")
+    if columns.left_out:
+        print(f"  left out, of other types: {', '.join(columns.left_out)}")
+    asked = "" if split == "train" else f" --config.data.train.split={split}"
+    print(f"to train on it: --config.data.train.format=tfds --config.data.train.path={out}{asked}")

@@ -1,0 +1,325 @@
+"""Shapes: generated scenes of one to three coloured shapes, with several true captions each.
+
+A shape has one of eight colours, eight kinds, two sizes and four places. Eight of the 64
+colour-kind combinations are never trained on. Of the scenes made of the other 56, one in eight
+is kept for `test`: for each combination one of its eight (size, place) pairs when it is alone.
+"""
+
+import io
+import itertools
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float, UInt8
+
+from coca_jax.datasets.base import Drawn
+
+SEED = 2022
+
+IMAGE_SIZE = 32  # pixels
+SUPERSAMPLING = 4  # drawn this much larger, then averaged down
+RADIUS = {"small": 3.8, "large": 6.6}  # pixels
+POSITION_JITTER = 1.0  # pixels, either way
+RADIUS_JITTER = 0.07  # relative, either way
+COLOUR_JITTER = 12  # of 255, either way, per channel
+BACKGROUND = (222, 250)  # range of each channel at each corner; blended in between
+SINGLE_SHARE = 0.5  # share of the scenes with one shape; the others have two or three
+
+SIZES = tuple(RADIUS)
+COLOURS = {
+    "red": (214, 32, 40),
+    "orange": (242, 128, 22),
+    "yellow": (244, 208, 20),
+    "green": (34, 150, 56),
+    "cyan": (30, 190, 205),
+    "blue": (36, 70, 215),
+    "pink": (240, 110, 185),
+    "black": (28, 28, 30),
+}
+PLACES = ("top left", "top right", "bottom left", "bottom right")  # in reading order
+NUMBERS = ("one", "two", "three")
+UNSEEN = ("warm", "cold", "old", "new")  # what no picture shows
+
+
+def _polar(radius: Any, turn: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 2"]:
+    return np.stack([radius * np.cos(turn), radius * np.sin(turn)], axis=-1)
+
+
+def _circle(radius: float) -> Float[np.ndarray, "n 2"]:
+    return _polar(radius, np.linspace(0, 2 * np.pi, 64, endpoint=False))
+
+
+def _star() -> Float[np.ndarray, "n 2"]:
+    corner = np.arange(10)
+    return _polar(np.where(corner % 2, 0.45, 1.1), np.pi * (corner / 5 - 0.5))
+
+
+def _cross() -> Float[np.ndarray, "n 2"]:
+    arm = np.array([(1, -3), (1, -1), (3, -1)]) / 3  # the upper right quarter, clockwise
+    turn = np.array([(0, 1), (-1, 0)])  # right-multiplied, by a quarter
+    return np.concatenate([arm @ np.linalg.matrix_power(turn, n) for n in range(4)])
+
+
+def _crescent() -> Float[np.ndarray, "n 2"]:
+    tip, bite = 0.9, 1.28  # half the opening as seen from the centres of the two circles
+    outer = _polar(1.0, np.linspace(tip, 2 * np.pi - tip, 48))
+    inner = _polar(np.sin(tip) / np.sin(bite), np.linspace(2 * np.pi - bite, bite, 48))
+    inner[:, 0] += outer[0, 0] - inner[-1, 0]  # so that their ends meet
+    return np.concatenate([outer, inner])
+
+
+# Outlines within about the unit circle, y down; a second outline is a hole.
+KINDS: dict[str, list[Float[np.ndarray, "n 2"]]] = {
+    "circle": [_circle(1.0)],
+    "square": [0.86 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1.0)])],
+    "triangle": [np.array([(0, -1), (1, 0.85), (-1, 0.85)])],
+    "diamond": [np.array([(0, -1.1), (0.72, 0), (0, 1.1), (-0.72, 0)])],
+    "cross": [_cross()],
+    "star": [_star()],
+    "ring": [_circle(1.0), _circle(0.5)],
+    "crescent": [_crescent()],
+}
+
+
+CLASS_NAMES = [f"{colour} {kind}" for colour, kind in itertools.product(COLOURS, KINDS)]
+
+
+class Shape(NamedTuple):
+    """One shape of a scene: indices into PLACES, SIZES, COLOURS and KINDS."""
+
+    place: int
+    size: int
+    colour: int
+    kind: int
+
+    @property
+    def combination(self) -> int:
+        """The colour and kind as one number: the class label."""
+        return self.colour * len(KINDS) + self.kind
+
+    def words(self, size: bool = False, place: bool = False) -> str:
+        """Describes the shape, as in "a small red circle at the top left"."""
+        name = CLASS_NAMES[self.combination]
+        start = f"a {SIZES[self.size]} {name}" if size else with_article(name)
+        return f"{start} at the {PLACES[self.place]}" if place else start
+
+
+Scene = tuple[Shape, ...]
+
+
+def with_article(name: str) -> str:
+    """As in "an orange star"."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+# Held out: each colour once and each kind once (3 and 8 have no common divisor).
+NOVEL = np.array([c * len(KINDS) + (3 * c + 2) % len(KINDS) for c in range(len(COLOURS))])
+SEEN = np.setdiff1d(np.arange(len(COLOURS) * len(KINDS)), NOVEL)
+
+
+def split_of(scene: Scene) -> str:
+    """The split that a scene belongs to; a pure function of what it shows, not of its pixels."""
+    if any(shape.combination in NOVEL for shape in scene):
+        return "test_novel"
+    return "test" if sum(sum(shape) + 3 * shape.size for shape in scene) % 8 == 0 else "train"
+
+
+def sample_scene(rng: np.random.Generator, split: str) -> Scene:
+    """Draws a scene of a split, its shapes in reading order and all of different combinations."""
+    while True:
+        count = 1 if rng.random() < SINGLE_SHARE else int(rng.integers(2, 4))
+        combinations = rng.choice(SEEN, count, replace=False)
+        if split == "test_novel":
+            combinations[rng.integers(count)] = rng.choice(NOVEL)
+        places = np.sort(rng.choice(len(PLACES), count, replace=False))
+        scene = tuple(
+            Shape(place, size, *divmod(combination, len(KINDS)))
+            for place, size, combination in zip(
+                places.tolist(),
+                rng.integers(2, size=count).tolist(),
+                combinations.tolist(),
+                strict=True,
+            )
+        )
+        if split_of(scene) == split:
+            return scene
+
+
+def captions(scene: Scene) -> list[str]:
+    """True captions: the complete one, then ones with fewer details, then each shape alone."""
+    details = ((True, True), (False, True), (True, False), (False, False))
+    texts = [listed([shape.words(size, place) for shape in scene]) for size, place in details]
+    return list(dict.fromkeys(texts + [shape.words(False, False) for shape in scene]))
+
+
+def listed(items: list[str]) -> str:
+    """Joins them, as in "x", "x and y", "x, y and z"."""
+    *first, last = items
+    return " and ".join(filter(None, [", ".join(first), last]))
+
+
+def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Questions about the scene that have one right answer, each with it."""
+    colours, kinds = tuple(COLOURS), tuple(KINDS)
+    pairs = [("how many shapes are there?", NUMBERS[len(scene) - 1])]
+    for shape in scene:
+        kind, colour, place = kinds[shape.kind], colours[shape.colour], PLACES[shape.place]
+        pairs.append((f"what shape is at the {place}?", kind))
+        if sum(other.kind == shape.kind for other in scene) == 1:
+            pairs.append((f"what colour is the {kind}?", colour))
+            pairs.append((f"what size is the {kind}?", SIZES[shape.size]))
+            pairs.append((f"where is the {kind}?", place))
+        if sum(other.colour == shape.colour for other in scene) == 1:
+            pairs.append((f"what shape is {colour}?", kind))
+    shown = [shape.combination for shape in scene]
+    # Asking training about a held-out combination would tell that it is never there.
+    absent = [combination for combination in SEEN if combination not in shown]
+    for combination, answer in ((rng.choice(shown), "yes"), (rng.choice(absent), "no")):
+        pairs.append((f"is there {with_article(CLASS_NAMES[combination])}?", answer))
+    return pairs
+
+
+def hypotheses(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Texts about the scene, each with how it stands to it, as in SNLI-VE.
+
+    Of a colour or of the number of shapes one is true (entailment) and one false (contradiction);
+    of what cannot be seen one is about a shape that is there (neutral) and one about a shape that
+    is not (contradiction). Each text is the one as often as the other: alone it tells no more than
+    half.
+    """
+    shape, count = scene[rng.integers(len(scene))], len(scene)
+    shown = [some.combination for some in scene]
+    # Asking training about a held-out combination would tell that it is never there.
+    absent = [combination for combination in SEEN if combination not in shown]
+    if rng.random() < 0.5:
+        others = [combination for combination in absent if combination % len(KINDS) == shape.kind]
+        pair = (shape.combination, rng.choice(others))
+        true, false = ("the {1} is {0}".format(*CLASS_NAMES[one].split()) for one in pair)
+    else:  # half of the scenes have one shape, and so do half of the false texts
+        other = 1 if count > 1 else int(rng.integers(2, 4))
+        true, false = (_number_of_shapes(number) for number in (count, other))
+    here, gone = rng.choice(UNSEEN, 2)
+    return [
+        (true, "entailment"),
+        (false, "contradiction"),
+        (f"the {CLASS_NAMES[shape.combination]} is {here}", "neutral"),
+        (f"the {CLASS_NAMES[rng.choice(absent)]} is {gone}", "contradiction"),
+    ]
+
+
+def _number_of_shapes(number: int) -> str:
+    return "there is one shape" if number == 1 else f"there are {NUMBERS[number - 1]} shapes"
+
+
+def foil(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """The scene's plain caption, and one that is wrong in a detail.
+
+    Two shapes have exchanged their colours; or, where that changes nothing, one has another colour.
+    """
+    swapped = [*scene]
+    first, second = rng.permutation(len(scene))[:2] if len(scene) > 1 else (0, 0)
+    a, b = scene[first], scene[second]
+    if a.colour != b.colour and a.kind != b.kind:
+        swapped[first], swapped[second] = a._replace(colour=b.colour), b._replace(colour=a.colour)
+    else:
+        colour = (a.colour + rng.integers(1, len(COLOURS))) % len(COLOURS)
+        swapped[first] = a._replace(colour=int(colour))
+    right, wrong = (listed([shape.words() for shape in some]) for some in (scene, swapped))
+    return right, wrong
+
+
+class Figure(NamedTuple):
+    """A shape as it is drawn: lengths in pixels."""
+
+    centre: Float[np.ndarray, "2"]  # x, y
+    radius: float
+    colour: list[int]  # RGB
+    outlines: list[Float[np.ndarray, "n 2"]]
+
+
+def figures(scene: Scene, rng: np.random.Generator) -> list[Figure]:
+    """Where and how a scene's shapes are drawn, each a little off."""
+    drawn = []
+    for shape in scene:
+        radius = RADIUS[SIZES[shape.size]] * (1 + RADIUS_JITTER * rng.uniform(-1, 1))
+        row, column = divmod(shape.place, 2)
+        centre = IMAGE_SIZE * (np.array([column, row]) + 0.5) / 2
+        centre = centre + POSITION_JITTER * rng.uniform(-1, 1, 2)
+        colour = np.array(list(COLOURS.values())[shape.colour])
+        colour = np.clip(colour + rng.integers(-COLOUR_JITTER, COLOUR_JITTER + 1, 3), 0, 255)
+        drawn.append(Figure(centre, radius, colour.tolist(), list(KINDS.values())[shape.kind]))
+    return drawn
+
+
+def background(rng: np.random.Generator) -> UInt8[np.ndarray, "s s 3"]:
+    """An empty picture, SUPERSAMPLING times as large as in the end."""
+    corners = rng.integers(*BACKGROUND, size=(2, 2, 3), endpoint=True).astype(np.uint8)
+    side = IMAGE_SIZE * SUPERSAMPLING
+    return cv2.resize(corners, (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+def draw(empty: UInt8[np.ndarray, "s s 3"], drawn: Iterable[Figure]) -> UInt8[np.ndarray, "h w 3"]:
+    """The figures on a background, RGB."""
+    image = empty.copy()
+    for centre, radius, colour, outlines in drawn:
+        points = [np.rint(SUPERSAMPLING * (centre + radius * o)).astype(np.int32) for o in outlines]
+        cv2.fillPoly(image, points, colour)
+    return cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
+
+
+def render(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws a scene, RGB."""
+    empty = background(rng)
+    return draw(empty, figures(scene, rng))
+
+
+def encode_png(image: UInt8[np.ndarray, "h w 3"]) -> io.BytesIO:
+    """An RGB image as a PNG file, in the form TFDS takes without TensorFlow."""
+    return io.BytesIO(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+
+
+class Shapes(Drawn):
+    """Scenes of one to three coloured shapes with captions, questions and class labels.
+
+    Also hypotheses with how they stand to the scene, and a text with a foil.
+
+    A change of what is drawn or said needs a new version: TFDS keeps what it has prepared.
+    """
+
+    VERSION = tfds.core.Version("1.1.0")
+    size_mib = 35
+    tokenizer_vocab_size = 400
+    counts: ClassVar = {"train": 20_000, "test": 2_000, "test_novel": 2_000}
+
+    def features(self) -> dict[str, Any]:
+        """An image and its texts; a scene of one shape has a label."""
+        texts = tfds.features.Sequence(tfds.features.Text())
+        names = ("captions", "questions", "answers", "hypotheses", "judgements", "texts", "foils")
+        return {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+            **dict.fromkeys(names, texts),
+            "label": tfds.features.ClassLabel(names=CLASS_NAMES),
+        }
+
+    def record(self, split: str, *seed: int) -> dict[str, Any]:
+        """Draws a scene and says what there is to say of it."""
+        rng = np.random.default_rng([SEED, *seed])
+        scene = sample_scene(rng, split)
+        pairs = questions(scene, rng)
+        # Of another generator, so that the pictures of version 1.0.0 stay as they were.
+        more = np.random.default_rng([SEED, *seed, 1])
+        judged, (text, wrong) = hypotheses(scene, more), foil(scene, more)
+        return {
+            "image": encode_png(render(scene, rng)),
+            "captions": captions(scene),
+            "questions": [question for question, _ in pairs],
+            "answers": [answer for _, answer in pairs],
+            "hypotheses": [hypothesis for hypothesis, _ in judged],
+            "judgements": [judgement for _, judgement in judged],
+            "texts": [text],
+            "foils": [wrong],
+            "label": scene[0].combination if len(scene) == 1 else -1,
+        }

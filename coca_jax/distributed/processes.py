@@ -1,0 +1,187 @@
+"""Starting a run of several processes, agreeing on what it is, and leaving it.
+
+`launchers` says how a process finds the others. Exit codes: `rendezvous.PEER_LOST` if another
+process was lost.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from coca_jax.distributed import launchers, rendezvous
+from coca_jax.errors import UserError
+
+VERDICT_SECONDS = 600  # for all processes to have read their configuration
+_monitor: rendezvous.PeerMonitor | None = None
+
+
+def start(start_seconds: int, heartbeat_seconds: int) -> None:
+    """Joins this process to the others of its run, if there are any; call it before any device.
+
+    A second call does nothing. `start_seconds` is how long to wait for all to come; a process
+    that is silent for `heartbeat_seconds` afterwards ends all others (at once if it dies), each
+    with `rendezvous.PEER_LOST` and a message that names it.
+    Raises a UserError that names who is missing, or what is wrong with the address or numbers.
+    JAX's own SIGTERM handler is left out: handlers may be set before or after this call.
+    """
+    global _monitor
+    if _monitor is not None:
+        return
+    found = launchers.find(os.environ, start_seconds)
+    if found is None:
+        return
+    address, count, process, devices = found
+    host, port = launchers.split(address)
+    if process == 0:
+        bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", f"[::]:{port}")
+        connections, names = rendezvous.accept_peers(*launchers.split(bind), count, start_seconds)
+    else:
+        connections, names = rendezvous.connect(host, port, process, count, start_seconds)
+    _initialize(address, count, process, devices, start_seconds, heartbeat_seconds)
+    _monitor = rendezvous.PeerMonitor(process, connections, names, float(heartbeat_seconds))
+    sys.excepthook = _failed
+
+
+def _initialize(
+    address: str,
+    count: int,
+    process: int,
+    devices: object,
+    start_seconds: int,
+    heartbeat_seconds: int,
+) -> None:
+    """JAX's own start; everyone is known to be here. Its heartbeats are slower than the watch's."""
+    import jax
+
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        address,
+        count,
+        process,
+        devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=start_seconds,
+        heartbeat_timeout_seconds=2 * heartbeat_seconds,
+    )
+
+
+def assert_same_on_all(name: str, mine: Mapping[str, Any]) -> None:
+    """Raises a UserError in every process unless all have the same `mine` and the same versions.
+
+    `mine` is nested as far as it likes; its leaves must be JSON's, or have a telling `repr`.
+    `name` begins the keys in the message and is used once in a run.
+    """
+    if _monitor is None:
+        return
+    client = _client()
+    text = json.dumps(_flat({name: mine, "version": _versions()}), sort_keys=True)
+    client.key_value_set(f"coca/{name}/mine/{_monitor.process}", text)
+    count = _count()
+    if _monitor.process == 0:
+        texts = [
+            client.blocking_key_value_get(f"coca/{name}/mine/{i}", VERDICT_SECONDS * 1000)
+            for i in range(count)
+        ]
+        client.key_value_set(f"coca/{name}/verdict", json.dumps(_differences(texts)))
+    verdict = json.loads(
+        client.blocking_key_value_get(f"coca/{name}/verdict", VERDICT_SECONDS * 1000)
+    )
+    if verdict:
+        raise UserError("\n".join(verdict))
+
+
+def _client() -> Any:
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def _count() -> int:
+    from jax._src import distributed
+
+    return distributed.global_state.num_processes
+
+
+def _versions() -> dict:
+    packages = {name: importlib.metadata.version(name) for name in ("coca_jax", "jax", "jaxlib")}
+    return packages | {"python": platform.python_version()}
+
+
+def _flat(tree: Any, prefix: str = "") -> dict:
+    """Leaves by dotted key."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree if isinstance(tree, str | int | float | None) else repr(tree)}
+    leaves: dict = {}
+    for key, value in tree.items():
+        leaves |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
+
+
+def _differences(texts: list[str], most: int = 20) -> list[str]:
+    """What each process has otherwise than process 0, a line each."""
+    first, found = json.loads(texts[0]), []
+    for process, text in enumerate(texts):
+        if text == texts[0]:
+            continue
+        other = json.loads(text)
+        found += [
+            f"process {process} differs from process 0: "
+            f"{key}={other.get(key, 'absent')} instead of {first.get(key, 'absent')}"
+            for key in sorted(first.keys() | other.keys())
+            if first.get(key, first) != other.get(key, other)
+        ]
+    return found if len(found) <= most else [*found[:most], f"... {len(found) - most} more"]
+
+
+def _failed(kind: type, error: BaseException, trace: object) -> None:
+    """An exception nobody caught: it may only be that another process was lost; else tell all."""
+    traceback.print_exception(kind, error, trace)
+    sys.stderr.flush()
+    time.sleep(2)  # a lost process is named by the watch, which ends this one
+    if _monitor is not None:
+        _monitor.close()
+        _monitor.tell(failed=f"{kind.__name__}: {error}"[:500])
+        # JAX aborts the others when process 0 goes, so they should have read this before.
+        time.sleep(0.2 if _monitor.process == 0 else 0)
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def is_distributed() -> bool:
+    """Whether `start` has found other processes."""
+    return _monitor is not None
+
+
+def shutdown(code: int, seconds: float = 600.0) -> None:
+    """Ends this process with an exit code, as the last thing it does; never returns.
+
+    With 0 or 3 it waits for the other processes to come here too, for `seconds` at most. The
+    interpreter's own end is left out, since it can hang on threads of collectives.
+    """
+    if _monitor is not None:
+        _monitor.leave(code)
+        if code in rendezvous.GOOD:
+            thread = threading.Thread(target=_shutdown, daemon=True)
+            thread.start()
+            thread.join(seconds)
+        _monitor.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _shutdown() -> None:
+    import jax
+
+    try:
+        jax.distributed.shutdown()
+    except Exception as error:  # whatever it is, this process is done
+        print(f"coca: while leaving: {error}", file=sys.stderr)

@@ -1,0 +1,303 @@
+"""A folder's images by their embeddings, kept on disk and brought up to date as files change.
+
+`embeddings.f32` has a row for each image that was ever embedded, and only grows; `index.json` says
+which of them are whose, and is replaced last. So an update that was interrupted goes on where the
+last `SAVE_EVERY` images left off, and searching reads what it maps, not all at once. Searching by
+FAISS keeps a file of its own beside them.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from coca_jax.data.hidden import is_hidden
+from coca_jax.data.suffixes import IMAGE_SUFFIXES, OTHER_IMAGES
+from coca_jax.errors import UserError
+from coca_jax.image_search.nearest import SEARCHES, forget
+from coca_jax.inference.loading import Checkpoint
+from coca_jax.io.files import cache_folder, write_whole
+from coca_jax.io.locks import locked
+from coca_jax.io.paths import is_url, normalize
+from coca_jax.io.stored import Damaged, fits, is_step, left_out, read_json
+
+KINDS = (*IMAGE_SUFFIXES, *OTHER_IMAGES)  # of the others, it says that they cannot be read
+BATCH = 64  # images read at a time
+SAVE_EVERY = 1024  # images
+Stamp = tuple[int, int]  # time of the last change in ns, size
+Embed = Callable[
+    [Sequence[pathlib.Path]],
+    tuple[Float32[np.ndarray, "b e"] | None, Sequence[UserError | None]],
+]
+
+
+class Listing(NamedTuple):
+    """What is below a folder, by path relative to it."""
+
+    images: dict[str, Stamp]
+    unreadable: list[str]  # folders, links and what else has an image's name and is no file
+    hidden: list[str]
+
+
+def local_folder(path: str | os.PathLike) -> pathlib.Path:
+    """A folder of images, or of their index: the index is of local files, and mapped.
+
+    Raises:
+      UserError: it is a URL.
+    """
+    text = normalize(path)
+    if is_url(text):
+        raise UserError(f"{text}: images to be searched and their index must be in local folders")
+    return pathlib.Path(text)
+
+
+def list_images(folder: str | os.PathLike) -> Listing:
+    """Finds image files below a folder, in order; through links, but each folder once.
+
+    Raises:
+      UserError: it holds none.
+    """
+    listing = Listing({}, [], [])
+    _list(os.fspath(folder), "", listing, set())
+    if not listing.images and not listing.unreadable:
+        raise UserError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    ordered = sorted(listing.images, key=lambda name: name.split("/"))
+    return listing._replace(images={name: listing.images[name] for name in ordered})
+
+
+def _list(path: str, name: str, listing: Listing, seen: set[tuple[int, int]]) -> None:
+    try:
+        known = os.stat(path)
+        if (known.st_dev, known.st_ino) in seen:
+            return
+        seen.add((known.st_dev, known.st_ino))
+        with os.scandir(path) as scanned:
+            entries = sorted(scanned, key=lambda entry: entry.name)
+    except OSError as error:
+        if not name:
+            raise UserError(f"{path} cannot be searched for images: {error.strerror}") from error
+        listing.unreadable.append(name)
+        return
+    for entry in entries:  # of a link that leads to itself, `is_dir` would fail
+        below = f"{name}/{entry.name}" if name else entry.name
+        if is_hidden(entry.name):
+            listing.hidden.append(below)
+        elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            _list(entry.path, below, listing, seen)
+        elif entry.name.lower().endswith(KINDS):
+            _note(entry, below, listing)
+
+
+def _note(entry: os.DirEntry, name: str, listing: Listing) -> None:
+    try:
+        known = entry.stat()
+    except OSError:  # a link to nothing
+        known = None
+    if known is not None and stat.S_ISREG(known.st_mode):
+        listing.images[name] = (known.st_mtime_ns, known.st_size)
+    else:
+        listing.unreadable.append(name)
+
+
+class ImageIndex:
+    """The index of one folder by one model.
+
+    Attributes:
+      unreadable: files that are no images or cannot be read, after `update`.
+      hidden: how many hidden files and folders were left out, after `update`.
+    """
+
+    def __init__(self, path: str | os.PathLike, folder: str | os.PathLike, model: str):
+        """Opens it; what is not there, or another model's, is empty until `update` begins it.
+
+        Args:
+          path: where it lies, a folder.
+          folder: of the images.
+          model: what tells a model from others.
+
+        Raises:
+          UserError: one of them is a URL.
+        """
+        self._path, self._folder = local_folder(path), local_folder(folder)
+        self._model, self._said = model, False
+        self.unreadable, self.hidden = [], 0
+        self._names: dict[int, str] = {}  # of live rows
+        self._searches: dict[str, Callable] = {}  # of these
+        self._read()
+
+    def __len__(self) -> int:
+        return sum(row >= 0 for _, row in self._rows.values())
+
+    def update(
+        self,
+        embed: Embed,
+        progress: Callable[[list[str]], Iterable[str]] = lambda names: names,
+    ) -> dict[str, int]:
+        """Embeds what is new or has changed, and forgets what is gone.
+
+        Args:
+          embed: makes embeddings of unit length of the files that are images, and says for each
+            file why it is none, or None. Files that an OSError kept from being read, the cause of
+            that, are tried again at the next update.
+          progress: is given the names to do, and gives them back one by one.
+
+        Returns:
+          How many were `added` (changed ones, too), `kept` and `removed`.
+
+        Raises:
+          UserError: the folder holds no images, or another process updates the index.
+        """
+        there, lost, hidden = list_images(self._folder)
+        self._lost, self.hidden = lost, len(hidden)  # what is lost grows by what cannot be opened
+        if self._read() and there == {name: stamp for name, (stamp, _) in self._rows.items()}:
+            counts = {"added": 0, "kept": len(self), "removed": 0}
+        else:
+            with locked(self._path, "updated"):
+                counts = self._bring_up_to(there, embed, progress)
+        self._searches = {}
+        bad = [name for name, (_, row) in self._rows.items() if row < 0]
+        self.unreadable = sorted([*bad, *self._lost])
+        return counts
+
+    def _bring_up_to(
+        self, there: dict[str, Stamp], embed: Embed, progress: Callable
+    ) -> dict[str, int]:
+        if self._read():
+            os.truncate(self._file, 4 * self._next_row * self._width)  # of an interrupted update
+        else:
+            self._begin()
+        kept = {n: known for n, known in self._rows.items() if there.get(n) == known[0]}
+        todo = [name for name in there if name not in kept]
+        removed = len(self._rows.keys() - there.keys())
+        self._rows, kept = kept, sum(row >= 0 for _, row in kept.values())
+        waiting: list[str] = []
+        for count, name in enumerate(progress(todo), 1):
+            waiting.append(name)
+            if len(waiting) == BATCH or count == len(todo):
+                self._append(waiting, there, embed)
+                waiting = []
+            if count % SAVE_EVERY == 0:
+                self._save()
+        self._save()
+        return {"added": len(self) - kept, "kept": kept, "removed": removed}
+
+    def search(
+        self, query: Float[np.ndarray, "e"], top: int, by: str = "exact"
+    ) -> list[tuple[float, pathlib.Path]]:
+        """The images most similar to an embedding, with their cosine similarity.
+
+        Args:
+          query: of unit length.
+          top: how many.
+          by: "exact", or "faiss": of what is in the eighth of the lists that are most similar to
+            it (`nearest.FaissSearch`).
+
+        Raises:
+          UserError: FAISS is asked for and not installed.
+        """
+        if by not in self._searches:
+            self._names = {row: name for name, (_, row) in self._rows.items() if row >= 0}
+            live = np.array(sorted(self._names), np.int64)
+            self._searches[by] = SEARCHES[by](self._path, self._stored(len(query)), live)
+        scores, rows = self._searches[by](np.asarray(query, np.float32), top)
+        found = zip(scores.tolist(), rows.tolist(), strict=True)
+        return [(score, self._folder / self._names[row]) for score, row in found]
+
+    def _append(self, names: Sequence[str], there: dict[str, Stamp], embed: Embed) -> None:
+        embeddings, errors = embed([self._folder / name for name in names])
+        reasons = dict(zip(names, errors, strict=True))
+        good = [name for name in names if reasons[name] is None]
+        if good:
+            with open(self._file, "ab") as file:
+                file.write(np.ascontiguousarray(embeddings, np.float32).tobytes())
+            self._width = embeddings.shape[1]
+        for name, reason in reasons.items():
+            if reason is None:
+                self._rows[name] = (there[name], self._next_row)
+                self._next_row += 1
+            elif isinstance(reason.__cause__, OSError):
+                self._lost.append(name)
+            else:
+                self._rows[name] = (there[name], -1)
+
+    @property
+    def _file(self) -> pathlib.Path:
+        return self._path / "embeddings.f32"
+
+    def _stored(self, width: int) -> Float32[np.ndarray, "n e"]:
+        if not self._next_row:
+            return np.zeros((0, width), np.float32)
+        if self._width != width:
+            raise UserError(
+                f"{self._path} holds embeddings of {self._width} numbers, and the model makes "
+                f"{width}: remove it, and it is made anew"
+            )
+        return np.memmap(self._file, np.float32, "r", shape=(self._next_row, width))
+
+    def _read(self) -> bool:
+        """Takes over what is on disk; False, and nothing, if that is no index of this model's."""
+        self._rows, self._next_row, self._width = {}, 0, 0
+        try:
+            found = read_json(self._path / "index.json")
+            if not _is_index(found):
+                raise Damaged("is not what a search writes")
+            if (found["model"], found["folder"]) != (self._model, str(self._folder.absolute())):
+                return False
+            if not self._file.is_file() or self._file.stat().st_size < 4 * (
+                found["rows"] * found["width"]
+            ):
+                raise Damaged(f"has more rows than {self._file.name}")
+        except FileNotFoundError:
+            return False
+        except Damaged as error:
+            if not self._said:
+                left_out(self._path / "index.json", f"{error}; it is made anew")
+            self._said = True
+            return False
+        self._rows = {n: ((t, s), row) for n, (t, s, row) in found["files"].items()}
+        self._next_row, self._width = found["rows"], found["width"]
+        return True
+
+    def _begin(self) -> None:
+        # First, or the rows of another model would pass for this one's after an interruption.
+        (self._path / "index.json").unlink(missing_ok=True)
+        forget(self._path)
+        self._file.write_bytes(b"")
+
+    def _save(self) -> None:
+        content = {
+            "model": self._model,
+            "folder": str(self._folder.absolute()),
+            "rows": self._next_row,
+            "width": self._width,
+            "files": {name: [*stamp, row] for name, (stamp, row) in self._rows.items()},
+        }
+        write_whole(self._path / "index.json", json.dumps(content).encode())
+
+
+def _is_index(found: dict[str, Any]) -> bool:
+    """Whether this is what `ImageIndex` has written, with rows that there can be."""
+    shape = {"model": str, "folder": str, "rows": is_step, "width": is_step, "files": dict}
+    return fits(found, shape) and all(
+        isinstance(entry, list)
+        and [type(number) for number in entry] == [int] * 3
+        and -1 <= entry[2] < found["rows"]
+        for entry in found["files"].values()
+    )
+
+
+def default_place(checkpoint: Checkpoint, folder: str | os.PathLike) -> pathlib.Path:
+    """Where the index of a folder is unless it is given: in the model's folder.
+
+    For a model at a URL it is in the user's own cache, since an index is mapped into memory.
+    """
+    name = hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:16]
+    if is_url(str(checkpoint.workdir)):
+        return cache_folder("search") / checkpoint.identity[:16] / name
+    return pathlib.Path(checkpoint.workdir) / "search" / name

@@ -1,6 +1,0 @@
-"""Devices to mesh, logical axes to mesh axes."""
-
-from coca_jax.parallel.mesh import make_mesh
-from coca_jax.parallel.sharding import RULES, Partitioner
-
-__all__ = ["RULES", "Partitioner", "make_mesh"]

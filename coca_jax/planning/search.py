@@ -1,0 +1,170 @@
+"""Plans of a configured run on devices that are not here, one or many."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from coca_jax.config import model_config
+from coca_jax.errors import UserError
+from coca_jax.planning.aot import compile_ahead, estimate_ahead, full_mesh
+from coca_jax.planning.plan import OutOfMemory, plan, refusal
+from coca_jax.planning.topologies import GIB, Topology
+
+FSDP, TENSOR = (1, 4, 16, 64), (1, 4)
+REMAT = ("none", "dots_with_no_batch_dims_saveable", "full")  # ever less is kept
+MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+COMPILED = 3
+
+
+class Choice(NamedTuple):
+    """What a search varies."""
+
+    fsdp: int
+    tensor: int
+    remat: str
+    grad_accum_steps: int = 1
+
+    def __str__(self) -> str:
+        text = f"fsdp={self.fsdp} tensor={self.tensor} remat={self.remat}"
+        return f"{text} grad_accum_steps={self.grad_accum_steps}"
+
+    def applied(self, config: ConfigDict) -> ConfigDict:
+        """A copy of the configuration with it."""
+        config = ConfigDict(config.to_dict())
+        config.mesh.update({"data": -1, "fsdp": self.fsdp, "tensor": self.tensor})
+        config.model.remat, config.train.grad_accum_steps = self.remat, self.grad_accum_steps
+        config.model.image.remat = config.model.text.remat = ""
+        return config
+
+
+def plan_run(config: ConfigDict, topology: Topology, compiled: bool = True) -> dict[str, Any]:
+    """The plan of this configuration on this topology.
+
+    Args:
+      config: the run.
+      topology: on what.
+      compiled: by the compiler, which takes minutes for a pod; else, and for GPUs in any case, by
+        an estimate.
+
+    Raises:
+      OutOfMemory: it does not fit.
+      UserError: the configuration is wrong.
+    """
+    mesh = full_mesh(config, topology.devices)
+    if compiled and not topology.switched:
+        try:
+            step = compile_ahead(config, mesh)[1]
+        except RuntimeError as error:  # the compiler's
+            raise refusal(error, topology) or error from error
+    else:
+        step = estimate_ahead(config, mesh)
+        if (needed := step.arguments + step.temporaries) > topology.generation.limit:
+            raise OutOfMemory(needed, topology)
+    return plan(model_config(config), topology, step, config.train.batch_size, config.train.steps)
+
+
+def plan_or_advise(config: ConfigDict, topology: Topology) -> dict[str, Any]:
+    """The same, but that a refusal says what would fit, by estimates.
+
+    Raises:
+      UserError: it does not fit, or the configuration is wrong.
+    """
+    try:
+        return plan_run(config, topology)
+    except OutOfMemory as error:
+        fits = next((c for c in _smaller(config, topology) if _fits(c, config, topology)), None)
+        if fits is None:
+            advice = "fewer examples a step, a smaller model or more chips would be needed"
+        else:
+            advice = f"by estimate, this fits: {fits}; --search finds the fastest that does"
+        raise UserError(f"{error}; {advice}") from error
+
+
+def _smaller(config: ConfigDict, topology: Topology) -> Iterator[Choice]:
+    """Choices that take ever less memory: all is computed again, more is split, fewer at a time."""
+    devices, mesh = len(topology.devices) // topology.slices, config.mesh
+    widest = max(n for n in (mesh.fsdp, *FSDP) if devices % (n * mesh.tensor) == 0)
+    for grad_accum_steps in MICRO_BATCHES:
+        for fsdp in dict.fromkeys((mesh.fsdp, widest)):
+            if grad_accum_steps >= config.train.grad_accum_steps:
+                yield Choice(fsdp, mesh.tensor, "full", grad_accum_steps)
+
+
+def _fits(choice: Choice, config: ConfigDict, topology: Topology) -> bool:
+    try:
+        plan_run(choice.applied(config), topology, compiled=False)
+    except UserError:
+        return False
+    return True
+
+
+def search(
+    config: ConfigDict, topology: Topology, tell: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Plans of what fits, by what was chosen, the fastest first.
+
+    Each mesh is estimated with each policy of rematerialisation and the fewest micro-batches that
+    fit. For TPUs the best of these are compiled, until `COMPILED` fit.
+
+    Args:
+      config: what is varied.
+      topology: on what.
+      tell: is given a line for each attempt.
+
+    Raises:
+      UserError: nothing fits.
+    """
+    found: dict[Choice, dict[str, Any]] = {}
+    for choice in choices(config, topology):
+        for grad_accum_steps in MICRO_BATCHES:
+            tried = choice._replace(grad_accum_steps=grad_accum_steps)
+            if result := _attempt(tried, config, topology, tell, compiled=False):
+                found[tried] = result
+                break
+    ranked = sorted(found, key=lambda choice: _speed(found[choice]))
+    if not topology.switched:
+        found = {}
+        for choice in ranked:
+            if result := _attempt(choice, config, topology, tell, compiled=True):
+                found[choice] = result
+            if len(found) == COMPILED:
+                break
+    if not found:
+        raise UserError(f"nothing that was tried fits {topology.name}")
+    return {str(c): found[c] for c in sorted(found, key=lambda choice: _speed(found[choice]))}
+
+
+def _attempt(
+    choice: Choice,
+    config: ConfigDict,
+    topology: Topology,
+    tell: Callable[[str], None],
+    compiled: bool,
+) -> dict[str, Any] | None:
+    """The plan with this choice, or None where there is none."""
+    begin = f"{choice}, {'compiled' if compiled else 'estimated'}:"
+    try:
+        result = plan_run(choice.applied(config), topology, compiled)
+    except OutOfMemory as error:
+        tell(f"{begin} {error.needed / GIB:.2f} GiB, does not fit")
+        return None
+    except UserError as error:
+        tell(f"{begin} {str(error).splitlines()[0]}")
+        return None
+    tell(f"{begin} {result['step_seconds']:.3g} s, MFU {result['mfu']:.0%}")
+    return result
+
+
+def choices(config: ConfigDict, topology: Topology) -> Iterator[Choice]:
+    """Meshes that fill the topology, with each policy."""
+    devices = len(topology.devices) // topology.slices
+    for fsdp in sorted({*FSDP, config.mesh.fsdp}):
+        for tensor in sorted({*TENSOR, config.mesh.tensor}):
+            if fsdp * tensor <= devices and devices % (fsdp * tensor) == 0:
+                for remat in REMAT:
+                    yield Choice(fsdp, tensor, remat)
+
+
+def _speed(result: dict[str, Any]) -> tuple[float, float]:
+    return result["step_seconds"], result["step_seconds_without_overlap"]

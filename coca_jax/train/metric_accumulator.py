@@ -1,0 +1,125 @@
+"""What is measured of steps between two log points: metrics, speed, waiting, soundness."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from coca_jax.data.errors import BAD_KINDS, ERROR_KINDS
+from coca_jax.errors import UserError
+from coca_jax.train.objective import Metrics
+from coca_jax.train.signals import STOP
+
+AHEAD = 2  # steps that may be under way
+
+
+class MetricAccumulator:
+    """Collects the metrics of steps without waiting for them, and reads them together."""
+
+    def __init__(
+        self,
+        batch_size: int,
+        max_bad_share: float,
+        flops_per_example: int,
+        peak_flops: float,
+        worst_shards: Callable[[], str] = str,
+        left_out: int = 0,
+    ):
+        """Takes what is compared with.
+
+        Args:
+          batch_size: examples a step.
+          max_bad_share: of the examples between two log points that may have been bad.
+          flops_per_example: of training.
+          peak_flops: FLOP/s that could be done.
+          worst_shards: says where most bad examples were.
+          left_out: samples and files of the data sets that are in no record.
+        """
+        self._batch_size, self._max_bad_share = batch_size, max_bad_share
+        self._worst_shards, self._left_out = worst_shards, left_out
+        self._utilisation = flops_per_example / peak_flops
+        self.stopping = False  # whether some process had been asked to, in a step that is done
+        self._pending: list[tuple[int, Metrics]] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts the clock anew, after something that is no training."""
+        self._begin, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What is done within it counts as waiting for data."""
+        begin = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - begin
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Keeps a step's metrics, which may still be computed.
+
+        Waits for the step `AHEAD` before it: steps dispatched without end would delay a stop
+        that was asked for, and let the progress run ahead of the device.
+        """
+        self._pending.append((step, metrics))
+        self._steps += 1
+        if len(self._pending) > AHEAD:
+            self._look(jax.block_until_ready(self._pending[-1 - AHEAD][1]))
+
+    def read(self) -> dict[str, float]:
+        """The last step's metrics, sums of counts of replaced examples, rates, under train/.
+
+        Raises:
+          UserError: a step's loss, gradient or new parameters were not finite (names the step
+            and the parts), or more than the allowed share of examples was bad.
+        """
+        fetched = jax.device_get(self._pending)
+        self._pending = []
+        for step, metrics in fetched:
+            _check_finite(step, metrics)
+            self._look(metrics)
+        seconds = time.perf_counter() - self._begin
+        rate = self._steps * self._batch_size / seconds
+        values = {name: float(value) for name, value in fetched[-1][1].items() if name != STOP}
+        replaced = {
+            kind: float(sum(metrics[kind] for _, metrics in fetched))
+            for kind in ERROR_KINDS
+            if kind in values
+        }
+        self._check_share(replaced, len(fetched) * self._batch_size)
+        values |= replaced | {
+            "examples_per_second": rate,
+            "step_seconds": seconds / self._steps,
+            "data_wait_share": self._waited / seconds,
+            "mfu": rate * self._utilisation,
+        }
+        if self._left_out:
+            values["left_out"] = float(self._left_out)
+        self.restart()
+        return {f"train/{name}": value for name, value in values.items()}
+
+    def _look(self, metrics: dict[str, Any]) -> None:
+        self.stopping |= bool(metrics.get(STOP, 0))
+
+    def _check_share(self, replaced: dict[str, float], examples: int) -> None:
+        bad = {kind: replaced[kind] for kind in BAD_KINDS if kind in replaced}
+        # A substitute may be unusable, too, so that there can be more of them than rows.
+        share = sum(bad.values()) / (examples + sum(replaced.values()))
+        if share > self._max_bad_share:
+            worst = self._worst_shards()
+            raise UserError(
+                f"{share:.0%} of the last examples drawn were bad ({bad}), and "
+                f"config.data.max_bad_share={self._max_bad_share} are allowed; `train/bad_*` in "
+                "metrics.jsonl shows since when" + (f"; most were in {worst}" if worst else "")
+            )
+
+
+def _check_finite(step: int, metrics: dict[str, Any]) -> None:
+    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if bad:
+        raise UserError(
+            f"step {step} is not finite: {', '.join(sorted(bad))}; nothing after the last "
+            "checkpoint is kept. A lower optimizer.learning_rate, a longer optimizer.warmup_steps "
+            "or optimizer.clip_norm may help"
+        )

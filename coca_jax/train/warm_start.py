@@ -1,0 +1,282 @@
+"""Starting a run from the parameters of another: what fits is read, and the rest is said.
+
+Each parameter is matched by its name. One with the stored shape is restored; the image encoder's
+positions are resampled where the grid of patches differs; the decoder's have one row more if there
+is a [CLS], that is a contrastive loss, and gain or lose it, and rows where texts are longer or
+shorter; one that is not stored, or not asked for by `init.only`, keeps its seeded initialisation;
+what is stored and has no place is left out. Any other difference is an error, but for a head of
+other classes, which is new.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from flax import traverse_util
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from coca_jax.checkpoints import CheckpointStore
+from coca_jax.config import differences, model_config, to_json
+from coca_jax.data.tokenizers.kinds import MODEL_FILES, model_file
+from coca_jax.errors import UserError
+from coca_jax.inference import Checkpoint, find_checkpoint
+from coca_jax.models import CoCaConfig
+from coca_jax.models.resampling import resample_positions
+from coca_jax.train.state import TrainState
+
+POSITIONS, TEXT_POSITIONS = "image_encoder/positions", "decoder/positions"
+LISTED = 8  # names in a line of the summary; more are folded
+
+# By the parameter's path, such as "decoder/norm/scale".
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+Arrays = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """A plan: which parameters a new run takes from where, and what becomes of the others."""
+
+    source: Checkpoint
+    item: str  # "params", or "ema"
+    reads: Shapes  # with the stored shape and the new run's dtype and sharding
+    models: tuple[CoCaConfig, CoCaConfig]  # the source's and the new run's
+    new: tuple[str, ...]
+    left_out: tuple[str, ...]
+    settings: tuple[str, ...]  # of model and losses that differ, in words
+
+    @property
+    def resampled(self) -> bool:
+        """Whether the images' positions are for another grid."""
+        old, new = self.models
+        return POSITIONS in self.reads and old.image.grid != new.image.grid
+
+    @property
+    def recut(self) -> bool:
+        """Whether the texts' positions gain or lose rows: [CLS]'s, or because of their length."""
+        old, new = self.models
+        alike = (
+            _has_cls(old) == _has_cls(new) and old.text.context_length == new.text.context_length
+        )
+        return TEXT_POSITIONS in self.reads and not alike
+
+    def apply(self, state: TrainState) -> TrainState:
+        """A new run's state with the source's parameters; their average begins as a copy of them.
+
+        Args:
+          state: as `StateFactory.create` makes it. The arrays that are replaced are freed, so that
+            no device ever holds more than one state.
+
+        Raises:
+          UserError: the source's files have been damaged since the plan was made.
+        """
+        own = traverse_util.flatten_dict(state.params, sep="/")
+        kept = {TEXT_POSITIONS} if self.recut else set()
+        replaced = [own[name] for name in self.reads if name not in kept]
+        for array in replaced + jax.tree.leaves(state.ema):
+            array.delete()
+        target = {self.item: traverse_util.unflatten_dict(self.reads, sep="/")}
+        found = self.source.store.restore(self.source.step, target, partial=True)[self.item]
+        found = traverse_util.flatten_dict(found, sep="/")
+        params = traverse_util.unflatten_dict(own | found | self._changed(found, own), sep="/")
+        if state.ema is None:
+            return state.replace(params=params)
+        shardings = jax.tree.map(lambda x: x.sharding, params)
+        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
+        return state.replace(params=params, ema=copy(params))
+
+    def _changed(self, found: Arrays, own: Arrays) -> dict[str, jax.Array]:
+        """The parameters that are not taken over as they are."""
+        old, new = self.models
+
+        def resample(table: Float[Array, "old d"]) -> Float[Array, "new d"]:
+            first = int(new.image.class_token)
+            return resample_positions(table, old.image.grid, new.image.grid, first)
+
+        def recut(
+            table: Float[Array, "old d"], own: Float[Array, "new d"]
+        ) -> Float[Array, "new d"]:
+            both = min(old.text.context_length, new.text.context_length)
+            cls = own if not _has_cls(old) else table
+            cls = cls[-1:] if _has_cls(new) else own[:0]
+            return jnp.concatenate([table[:both], own[both : new.text.context_length], cls])
+
+        changed = {}
+        if self.resampled:
+            out = self.reads[POSITIONS].sharding
+            changed[POSITIONS] = jax.jit(resample, out_shardings=out)(found[POSITIONS])
+        if self.recut:
+            out, tables = own[TEXT_POSITIONS].sharding, (found[TEXT_POSITIONS], own[TEXT_POSITIONS])
+            changed[TEXT_POSITIONS] = jax.jit(recut, out_shardings=out)(*tables)
+        return changed
+
+    def summary(self) -> str:
+        """What becomes of which parameters, a line each."""
+        flags = {POSITIONS: self.resampled, TEXT_POSITIONS: self.recut}
+        restored = [name for name in self.reads if not flags.get(name)]
+        size = sum(math.prod(self.reads[name].shape) for name in restored)
+        kind = "moving average" if self.item == "ema" else "parameters"
+        rows = {
+            "starts from": f"{self.source.workdir}, step {self.source.step}, its {kind}",
+            "restored": f"{len(restored)} arrays, {size:,} parameters",
+        }
+        if self.resampled:
+            old, new = ("{} x {}".format(*model.image.grid) for model in self.models)
+            rows["resampled"] = f"{POSITIONS}, from {old} to {new} patches"
+        if self.recut:
+            rows["recut"] = f"{TEXT_POSITIONS}, {_recut(*self.models)}"
+        if self.new:
+            rows["new"] = _folded(self.new)
+        if self.left_out:
+            rows["left out"] = _folded(self.left_out)
+        lines = [f"{name:>11}  {text}" for name, text in rows.items()]
+        lines += [f"{'differs':>11}  {text}" for text in self.settings]
+        return "\n".join(lines)
+
+
+def find_source(path: str, workdir: epath.Path) -> Checkpoint | None:
+    """The checkpoint that `init.path` names; None without one, or where a run has its own already.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    if not path or CheckpointStore(workdir / "checkpoints").has_steps():
+        return None
+    try:
+        return find_checkpoint(path)
+    except UserError as error:
+        raise UserError(f"config.init.path={path!r}: {error}") from error
+
+
+def plan(source: Checkpoint, config: ConfigDict, params: Any, tokenizer_file: str) -> Transfer:
+    """Compares what is stored with what is wanted; computes nothing.
+
+    Args:
+      source: where the parameters come from.
+      config: of the new run.
+      params: its parameters as nested dictionaries of jax.ShapeDtypeStructs with shardings.
+      tokenizer_file: its SentencePiece model; empty if its tokenizer has none.
+
+    Raises:
+      UserError: tokenizers or shapes differ (all of them are named), or nothing fits.
+    """
+    models = model_config(source.config), model_config(config)
+    store, item = source.store, source.item(config.init.use_ema)
+    wanted = traverse_util.flatten_dict(params, sep="/")
+    stored = _chosen(store.shapes(source.step, item), config)
+    stored = {n: leaf for n, leaf in stored.items() if not _of_another_head(n, source, config)}
+    reads = {name: _read_as(name, leaf, *models) for name, leaf in wanted.items() if name in stored}
+    problems = _tokenizer_problems(source, config, tokenizer_file)
+    problems += _shape_problems(stored, reads, wanted)
+    settings = _settings(source.config, config)
+    if problems:
+        lines = "\n  ".join(problems + settings)
+        raise UserError(f"config.init.path: {source.workdir} does not fit this run:\n  {lines}")
+    return Transfer(
+        source,
+        item,
+        reads,
+        models,
+        new=tuple(name for name in wanted if name not in stored),
+        left_out=tuple(name for name in stored if name not in wanted),
+        settings=tuple(settings),
+    )
+
+
+def _chosen(stored: Shapes, config: ConfigDict) -> Shapes:
+    """What is stored of the parameters that `init.only` asks for."""
+    try:
+        chosen = {n: leaf for n, leaf in stored.items() if re.fullmatch(config.init.only, n)}
+    except re.error as error:
+        raise UserError(f"config.init.only={config.init.only!r}: {error}") from error
+    if not chosen:
+        raise UserError(
+            f"config.init.only={config.init.only!r} matches none of {_folded(tuple(stored))}"
+        )
+    return chosen
+
+
+def _of_another_head(name: str, source: Checkpoint, config: ConfigDict) -> bool:
+    """Whether this is a head's parameter that has no place here: its classes or inputs differ."""
+    old, new = (model_config(some).head for some in (source.config, config))
+    if not name.startswith("head") or old is None or new is None:
+        return False
+    if old.reads != new.reads or [*source.config.head.classes] != [*config.head.classes]:
+        return True
+    of_pictures = "head_image_positions" if new.reads == "image" else "head/softmax/kernel"
+    return old.images != new.images and name == of_pictures
+
+
+def _read_as(
+    name: str, wanted: jax.ShapeDtypeStruct, old: CoCaConfig, new: CoCaConfig
+) -> jax.ShapeDtypeStruct:
+    """A parameter as it has to be stored to be of use."""
+    shape = wanted.shape
+    if name == POSITIONS and old.image.class_token == new.image.class_token:
+        shape = (old.image.tokens, *shape[1:])
+    if name == TEXT_POSITIONS:
+        shape = (old.text.context_length + _has_cls(old), *shape[1:])
+    return jax.ShapeDtypeStruct(shape, wanted.dtype, sharding=wanted.sharding)
+
+
+def _shape_problems(stored: Shapes, reads: Shapes, wanted: Shapes) -> list[str]:
+    """Each parameter that is not stored with a shape that is of use; or that none is."""
+    if not reads:
+        return [f"none of its parameters has a place here; it has {_folded(tuple(stored))}"]
+    return [
+        f"{name}: {list(stored[name].shape)} there, {list(wanted[name].shape)} now"
+        for name, leaf in reads.items()
+        if leaf.shape != stored[name].shape
+    ]
+
+
+def _has_cls(model: CoCaConfig) -> bool:
+    return model.contrastive != "none"
+
+
+def _recut(old: CoCaConfig, new: CoCaConfig) -> str:
+    """What becomes of the texts' positions, in words."""
+    found = []
+    if _has_cls(old) != _has_cls(new):
+        found.append(f"whose last row, [CLS]'s, {'is new' if _has_cls(new) else 'is left out'}")
+    if old.text.context_length != new.text.context_length:
+        found.append(f"of {new.text.context_length} tokens, from {old.text.context_length}")
+    return ", ".join(found)
+
+
+def _tokenizer_problems(source: Checkpoint, config: ConfigDict, file: str) -> list[str]:
+    """Why ids would mean something else, if they would."""
+    old, new = source.config.data.tokenizer.kind, config.data.tokenizer.kind
+    if old != new:
+        return [f"its tokenizer is of another kind: {old} there, {new} now"]
+    if new not in MODEL_FILES:
+        return []
+    model = source.workdir / MODEL_FILES[new]
+    if not (model.exists() and model.read_bytes() == model_file(new, file)):
+        return [f"its tokenizer, {model}, is not this run's, {file}: ids would mean other words"]
+    return []
+
+
+def _settings(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Settings of model and losses that differ: parameters may fit and yet mean something else."""
+    sections = ("model", "loss")
+    old, new = ({k: to_json(config)[k] for k in sections} for config in (old, new))
+    remat = ("model.remat", "model.image.remat", "model.text.remat")
+    return differences(old, new, (*remat, "model.scan_unroll", "model.dtype"))
+
+
+def _folded(names: tuple[str, ...]) -> str:
+    """Names in one line: each, or where there are many how many begin with the same two words."""
+    if len(names) <= LISTED:
+        return ", ".join(names)
+    counts: dict[str, int] = {}
+    for name in names:
+        start = "/".join(name.split("/")[:2])
+        counts[start] = counts.get(start, 0) + 1
+    parts = [f"{start}/... ({n})" if n > 1 else start for start, n in counts.items()]
+    return ", ".join(parts)

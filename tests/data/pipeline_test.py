@@ -1,0 +1,263 @@
+import itertools
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from memory_source import MemorySource, record
+
+from coca_jax.data.captions import CaptionMaker
+from coca_jax.data.examples import BatchMaker, Fault, Part
+from coca_jax.data.mixture import Mixture
+from coca_jax.data.pipeline import TrainStream, evaluation_batches
+from coca_jax.data.tokenizers.kinds import ByteTokenizer
+from coca_jax.data.transforms.augment import Augment
+from coca_jax.errors import UserError
+
+SIZE = 10
+ALONE = {"": SIZE}
+MIXED = {"a": 16, "b": 5}
+
+
+def draw(picks, rngs):
+    return {
+        "index": np.array([pick.index for pick in picks], np.int32),
+        "part": np.array([pick.part for pick in picks], np.int32),
+        "draw": np.array([rng.integers(1 << 30) for rng in rngs], np.int32),
+        "faults": tuple(Fault(f"shard {pick.index}", "bad_text") for pick in picks),
+    }
+
+
+def stream(batch_size=4, seed=0, make_batch=draw, sizes=ALONE, **options):
+    mixture = Mixture(sizes, {name: float(len(sizes) > 1) for name in sizes}, seed)
+    return TrainStream(mixture, make_batch, batch_size=batch_size, seed=seed, **options)
+
+
+def take(batches, count):
+    return list(itertools.islice(batches, count))
+
+
+def flat(batches, key="index"):
+    return np.concatenate([batch[key] for batch in batches]).tolist()
+
+
+def rows(batches):
+    keys = ("index", "part", "draw")
+    return list(zip(*(flat(batches, key) for key in keys), strict=True))
+
+
+@pytest.fixture(scope="module", params=[ALONE, MIXED], ids=["alone", "mixed"])
+def sizes(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def examples(sizes):
+    """The first 60 examples, one after the other: what every other way to get them must give."""
+    return rows(take(stream(batch_size=1, threads=1, sizes=sizes).batches(), 60))
+
+
+def test_every_epoch_has_all_records_in_another_order(examples, sizes):
+    for part, size in enumerate(sizes.values()):
+        indices = [index for index, drawn, _ in examples if drawn == part]
+        epochs = [indices[start : start + size] for start in range(0, len(indices), size)]
+        whole = [epoch for epoch in epochs if len(epoch) == size]
+        assert all(sorted(epoch) == list(range(size)) for epoch in whole)
+        assert len({tuple(epoch) for epoch in epochs}) == len(epochs) > 1
+
+
+def test_records_are_drawn_anew_each_time(examples):
+    assert len({drawn for _, _, drawn in examples}) == 60
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("seen", [0, 8, 13])
+def test_global_batch_does_not_depend_on_processes_or_restarts(examples, sizes, processes, seen):
+    options = {"process_count": processes, "threads": 1 + processes, "sizes": sizes}
+    streams = [stream(process_index=i, **options).batches(seen) for i in range(processes)]
+    for start in range(seen, seen + 40, 4):
+        batches = [next(batches) for batches in streams]
+        assert all(len(batch["index"]) == 4 // processes for batch in batches)
+        assert rows(batches) == examples[start : start + 4]
+
+
+@pytest.mark.parametrize("workers, processes", [(1, 1), pytest.param(3, 2, marks=pytest.mark.slow)])
+def test_workers_make_the_same_batches(examples, sizes, workers, processes):
+    if sizes == ALONE:
+        pytest.skip("a mixture is enough, since a worker takes seconds to start")
+    options = {"workers": workers, "process_count": processes, "threads": 2, "sizes": sizes}
+    streams = [stream(process_index=i, **options) for i in range(processes)]
+    iterators = [one.batches(8) for one in streams]
+    for start in range(8, 36, 4):
+        assert rows([next(iterator) for iterator in iterators]) == examples[start : start + 4]
+    for one, iterator in zip(streams, iterators, strict=True):
+        assert sum(one.faults.values()) == 28 // processes
+        iterator.close()
+
+
+SIGNALLED = """
+import os, signal, sys, time
+import numpy as np
+from coca_jax.data.mixture import Mixture
+from coca_jax.data.pipeline import TrainStream
+
+def slow(picks, rngs):
+    time.sleep(0.3)
+    return {"worker": np.array([os.getpid()])}
+
+if __name__ == "__main__":
+    os.setpgrp()
+    mixture = Mixture({"": 4000}, {"": 0.0}, 0)
+    stream = TrainStream(mixture, slow, batch_size=4, seed=0, threads=1, workers=2)
+    batches = stream.batches()
+    workers = {int(next(batches)["worker"][0]) for _ in range(2)}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+        os.killpg(0, number)
+    workers |= {int(next(batches)["worker"][0]) for _ in range(12)}
+    open(sys.argv[1], "w").write(" ".join(map(str, workers)))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_workers_outlive_signals_but_not_their_parent(tmp_path):
+    script, answer = tmp_path / "signalled.py", tmp_path / "workers"
+    script.write_text(SIGNALLED)
+    done = subprocess.run([sys.executable, script, answer], capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    workers = [int(word) for word in answer.read_text().split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 30
+    while any(pathlib.Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline, "a worker outlives its parent"
+        time.sleep(0.1)
+
+
+def test_the_seed_changes_the_order(examples, sizes):
+    assert rows(take(stream(seed=1, sizes=sizes).batches(), 5)) != examples[:20]
+
+
+def test_faults_are_counted_and_the_worst_shards_named():
+    one = stream(sizes={"": 6})
+    batches = one.batches()
+    assert one.worst_shards() == "" and "faults" not in next(batches)
+    take(batches, 5)
+    assert sum(one.faults.values()) == 24 and one.faults[Fault("shard 3", "bad_text")] == 4
+    one.faults[Fault("shard 5", "bad_image")] += 9
+    one.faults[Fault("shard 1", "filtered_field")] += 99
+    assert one.worst_shards(1) == "shard 5 (13)"
+
+
+def test_a_batch_may_be_larger_than_the_data_set():
+    (batch,) = take(stream(batch_size=25).batches(), 1)
+    assert sorted(batch["index"][:20].tolist()) == sorted([*range(SIZE), *range(SIZE)])
+
+
+def test_indivisible_batches_are_an_error():
+    with pytest.raises(UserError, match="batch size 4 is not divisible by the 3 processes"):
+        stream(process_count=3)
+
+
+def test_errors_reach_the_reader():
+    def fail(picks, rngs):
+        raise UserError("the data set is bad")
+
+    with pytest.raises(UserError, match="the data set is bad"):
+        next(stream(make_batch=fail).batches())
+
+
+def test_bad_records_do_not_change_the_others(plain_source):
+    broken = MemorySource(plain_source)
+    broken[3] = record(b"", ["broken"], label=3)
+    epochs = []
+    for source in (plain_source, broken):
+        part = Part(source, CaptionMaker(), Augment((8, 8)))
+        make = BatchMaker([part], ByteTokenizer(), image_size=(8, 8), text_length=16)
+        epochs.append(take(stream(8, make_batch=make, sizes={"": 24}).batches(), 3))
+    good, bad = ({key: np.concatenate([b[key] for b in e]) for key in e[0]} for e in epochs)
+    place = good["image"][:, 0, 0, 0].tolist().index(3)
+    assert good["bad_image"].sum() == 0
+    assert bad["bad_image"].tolist() == [int(row == place) for row in range(24)]
+    for key in ("image", "text"):
+        same = [(a == b).all() for a, b in zip(good[key], bad[key], strict=True)]
+        assert same == [row != place for row in range(24)]
+
+
+def test_evaluation_reads_every_record_once_in_order(plain_source):
+    batches = list(evaluation_batches(plain_source, (4, 6), 10))
+    assert [len(batch["image"]) for batch in batches] == [10, 10, 4]
+    assert np.concatenate([batch["label"] for batch in batches]).tolist() == list(range(24))
+    pixels = np.concatenate([batch["image"] for batch in batches])
+    assert pixels.shape == (24, 4, 6, 3) and pixels[:, 0, 0, 0].tolist() == list(range(24))
+    assert batches[2]["captions"] == [[f"picture {i}"] for i in range(20, 24)]
+    assert sum(batch["bad_image"] for batch in batches) == 0
+
+
+def test_evaluation_reads_no_more_than_the_limit(plain_source):
+    batches = list(evaluation_batches(plain_source, (4, 4), 4, limit=7))
+    assert np.concatenate([batch["label"] for batch in batches]).tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("bad", [[0], [4, 5], [22, 23], [3, 23]])
+def test_evaluation_leaves_out_and_counts_unreadable_images(plain_source, bad):
+    source = MemorySource(
+        r | {"image": b"broken"} if r["label"] in bad else r for r in plain_source
+    )
+    batches = list(evaluation_batches(source, (4, 4), 5))
+    assert np.concatenate([batch["label"] for batch in batches]).tolist() == [
+        i for i in range(24) if i not in bad
+    ]
+    assert [len(batch["label"]) for batch in batches[:-1]] == [5] * (len(batches) - 1)
+    assert sum(batch["bad_image"] for batch in batches) == len(bad)
+
+
+def test_equal_bytes_and_half_characters_are_told(plain_source, capsys):
+    one, two = plain_source[0]["image"], plain_source[1]["image"]
+    images = [one, two, one, [one, two], [two, one]]
+    source = MemorySource([record(image, ["a", "b \ud800", "c"]) for image in images])
+    (batch,) = evaluation_batches(source, (4, 4), 5)
+    first, _, again, *lists = batch["digest"]
+    assert first == again and len({*batch["digest"]}) == 4 and lists[0] != lists[1]
+    assert batch["captions"] == [["a", "c"]] * 5
+    assert "captions of 5 of 5 images are left out" in capsys.readouterr().err
+
+
+def test_captions_that_a_source_left_out_are_told_in_evaluations(plain_source, capsys):
+    image = plain_source[0]["image"]
+    found = record(image, ["a"]) | {"no_text": "5 is no text"}
+    source = MemorySource([record(image, ["b"]), found, record(image, ["c", True])])
+    (batch,) = evaluation_batches(source, (4, 4), 5)
+    assert batch["captions"] == [["b"], ["a"], ["c"]] and "no_text" not in batch
+    said = capsys.readouterr().err
+    assert "captions of 2 of 3 images are left out, the first of record 1" in said
+    assert "5 is no text" in said
+
+
+def test_evaluation_of_nothing_readable_is_an_error():
+    source = MemorySource([record(b"broken", [])] * 3)
+    with pytest.raises(UserError, match="none of the 3 images"):
+        list(evaluation_batches(source, (4, 4), 2))
+
+
+def test_reading_stops_with_the_reader():
+    batches = stream(threads=3).batches()
+    next(batches)
+    batches.close()
+    assert threading.active_count() < 20
+
+
+def test_memory_does_not_grow_with_the_data_set():
+    batches = stream(64, sizes={"": 2_000_000_000}, threads=1).batches()
+    tracemalloc.start()
+    (batch,) = take(batches, 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    batches.close()
+    assert len(set(batch["index"].tolist())) == 64 and batch["index"].max() > 1_000_000_000
+    assert peak < 5_000_000  # bytes

@@ -1,0 +1,94 @@
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+
+from coca_jax.data.transforms import images
+
+OPEN_CLIP = pathlib.Path(__file__).parents[3] / "fixtures/open_clip/pixels"
+
+
+def bicubic_weights(length, target):
+    """Row i: what each of `length` pixels weighs in pixel i of `target`; Keys' kernel, a = -1/2."""
+    scale = length / target
+    centres = (np.arange(target)[:, None] + 0.5) * scale
+    x = np.abs(np.arange(length) + 0.5 - centres) / max(scale, 1)
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", ["large", "small", "wide", "tall", "odd", "grey"])
+def test_evaluation_gives_openclips_pixels(name):
+    name += ".jpg" if name == "odd" else ".png"
+    mean = np.array([0.48145466, 0.4578275, 0.40821073])  # of OpenAI's data
+    std = np.array([0.26862954, 0.26130258, 0.27577711])
+    expected = np.load(OPEN_CLIP / "pixels.npz")[name] * std + mean
+    image = images.decode((OPEN_CLIP / name).read_bytes())
+    pixels = images.resize_for_evaluation(image, expected.shape[:2]) / 255
+    np.testing.assert_allclose(pixels, expected, atol=1.01 / 255)
+
+
+@pytest.mark.parametrize(
+    "shape, size, resized, corner",
+    [
+        ((37, 53), (16, 16), (16, 22), (0, 3)),  # 22.9, cut off as by torchvision
+        ((53, 37), (16, 16), (22, 16), (3, 0)),
+        ((9, 7), (16, 16), (20, 16), (2, 0)),
+        ((37, 53), (16, 30), (21, 30), (2, 0)),  # 20.9, rounded as by OpenCLIP
+        ((37, 53), (16, 12), (16, 23), (0, 6)),  # 22.9; 5.5 is rounded to the even number
+        ((20, 20), (20, 8), (20, 20), (0, 6)),
+    ],
+)
+def test_evaluation_scales_to_cover_and_takes_the_centre(shape, size, resized, corner):
+    image = np.random.default_rng(0).integers(60, 200, (*shape, 3), dtype=np.uint8)
+    rows, columns = (bicubic_weights(*sides) for sides in zip(shape, resized, strict=True))
+    whole = np.einsum("ij,jkc,lk->ilc", rows, image.astype(float), columns)
+    expected = whole[corner[0] :, corner[1] :][: size[0], : size[1]]
+    # Between the two directions, Pillow rounds.
+    np.testing.assert_allclose(images.resize_for_evaluation(image, size), expected, atol=1.2)
+
+
+@pytest.mark.parametrize("width, left", [(10, 0), (13, 2), (15, 2), (17, 4)])
+def test_evaluation_of_the_right_size_only_crops(width, left):
+    image = np.random.default_rng(0).integers(0, 256, (10, width, 3), dtype=np.uint8)
+    expected = image[:, left : left + 10]
+    np.testing.assert_array_equal(images.resize_for_evaluation(image, (10, 10)), expected)
+    turned = images.resize_for_evaluation(image.transpose(1, 0, 2), (10, 10))
+    np.testing.assert_array_equal(turned, expected.transpose(1, 0, 2))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 8)])
+def test_extremely_long_images_are_not_scaled_whole(size):
+    longest = 2 * 256 * size[1] // size[0]
+    image = np.random.default_rng(0).integers(0, 256, (2, longest + 2_000, 3), dtype=np.uint8)
+    expected = images.resize_for_evaluation(image[:, 1_000:-1_000], size)
+    np.testing.assert_array_equal(images.resize_for_evaluation(image, size), expected)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 32)])
+def test_random_crops_have_the_promised_area_and_lie_everywhere(size):
+    wide = size[1] // size[0]
+    rows, columns = np.mgrid[0:240, 0 : 240 * wide]
+    # A pixel says where it comes from, in units in which image and target are square.
+    image = np.stack([rows, columns // wide, rows], axis=-1).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    crops = [images.random_resized_crop(image, size, 0.25, rng).astype(float) for _ in range(200)]
+    assert {crop.shape for crop in crops} == {(*size, 3)}
+    first, last = np.array([c[0, 0] for c in crops]), np.array([c[-1, -1] for c in crops])
+    between = np.array(size) / (np.array(size) - 1)  # the centres of the outer pixels
+    sides = (last - first)[:, :2] * between
+    areas, aspects = sides.prod(-1) / 240**2, sides[:, 1] / sides[:, 0]
+    assert 0.2 < areas.min() < 0.3 and 0.8 < areas.max() <= 1.02
+    assert 0.70 < aspects.min() < 0.8 and 1.25 < aspects.max() < 1.40
+    assert first[:, :2].min() < 10 and last[:, :2].max() > 230
+
+
+def test_flip_exchanges_left_and_right():
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    np.testing.assert_array_equal(images.flip(image), image[:, ::-1])
+
+
+def test_opencv_has_no_threads_of_its_own():
+    assert cv2.getNumThreads() == 1

@@ -1,0 +1,67 @@
+import gzip
+
+import numpy as np
+import pytest
+
+from coca_jax.data.sources.tfds import tfds_source
+from coca_jax.data.transforms import images
+from coca_jax.data_tools.prepare import prepare
+from coca_jax.datasets import fashion_mnist
+from coca_jax.errors import UserError
+
+
+def idx(array):
+    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    return head + array.tobytes()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A folder as in Debian's package: compressed or not, at some depth."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "files/data"
+    folder.mkdir(parents=True)
+    pictures = {}
+    for name, count in (("train", 12), ("t10k", 5)):
+        pictures[name] = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(pictures[name])))
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(idx(labels))
+    return tmp_path / "files", pictures
+
+
+def test_the_files_become_records_with_their_labels(files, tmp_path):
+    folder, pictures = files
+    prepare("fashion_mnist", str(tmp_path / "tfds"), str(folder))
+    for split, name in fashion_mnist.SPLITS.items():
+        source = tfds_source("fashion_mnist", split, str(tmp_path / "tfds"))
+        assert len(source) == len(pictures[name]) and len(source.class_names) == 10
+        for index in range(len(source)):
+            record = source[index]
+            grey = images.decode(record["image"])
+            np.testing.assert_array_equal(grey, pictures[name][index][..., None].repeat(3, -1))
+            assert record["label"] == index % 10 and record["captions"] == []
+            assert record["labels"] == [fashion_mnist.CLASS_NAMES[index % 10]]
+
+
+def test_files_that_are_wrong_are_named(files, tmp_path):
+    folder, _ = files
+    with pytest.raises(UserError, match="'shapes' is not made from files; fashion_mnist is"):
+        prepare("shapes", str(tmp_path), str(folder))
+    labels = folder / "data/t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1])
+    with pytest.raises(UserError, match="t10k-labels-idx1-ubyte should hold 5 bytes, not 4"):
+        prepare("fashion_mnist", str(tmp_path / "tfds"), str(folder))
+    labels.write_text("<html>")
+    with pytest.raises(UserError, match="t10k-labels-idx1-ubyte is no idx file"):
+        prepare("fashion_mnist", str(tmp_path / "tfds"), str(folder))
+    labels.unlink()
+    with pytest.raises(UserError, match=r"no t10k-labels-idx1-ubyte or .*\.gz in"):
+        prepare("fashion_mnist", str(tmp_path / "tfds"), str(folder))
+    assert not (tmp_path / "tfds/fashion_mnist/1.0.0").exists()
+
+
+def test_without_the_package_manager_files_are_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(fashion_mnist.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match=r"needs apt-get and dpkg-deb.*--files DIR"):
+        prepare("fashion_mnist", str(tmp_path))

@@ -1,0 +1,109 @@
+import json
+import math
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import stores
+
+from coca_jax.io import folders
+from coca_jax.observe import writers
+from coca_jax.observe.writers import MetricWriter, read_metrics
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "writers.jsonl").read_text().splitlines()]
+
+
+def test_one_json_object_a_line(tmp_path):
+    with MetricWriter(tmp_path / "run") as writer:
+        writer.write(10, {"train/loss": np.float32(0.5), "train/mfu": jnp.asarray(0.25)})
+        # Readable while the run goes on.
+        assert lines(tmp_path / "run") == [{"step": 10, "train/loss": 0.5, "train/mfu": 0.25}]
+        writer.write(20, {"eval/shapes/top1": 1})
+    assert lines(tmp_path / "run")[1] == {"step": 20, "eval/shapes/top1": 1.0}
+
+
+def test_values_that_are_not_finite_are_null_on_disk_and_nan_when_read(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.write(1, {"a": math.nan, "b": math.inf, "c": 2.0})
+    text = (tmp_path / "writers.jsonl").read_text()
+    assert text == '{"step": 1, "a": null, "b": null, "c": 2.0}\n'
+    (record,) = read_metrics(tmp_path)
+    assert math.isnan(record["a"]) and math.isnan(record["b"]) and record["c"] == 2
+
+
+def write_steps(workdir, steps, resume_step=None):
+    with MetricWriter(workdir, resume_step) as writer:
+        for step in steps:
+            writer.write(step, {"train/loss": float(step)})
+
+
+def test_resuming_drops_what_lies_ahead(tmp_path):
+    write_steps(tmp_path, [10, 20, 30, 40])
+    write_steps(tmp_path, [30, 40], resume_step=20)
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30, 40]
+    write_steps(tmp_path, [50])
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30, 40, 50]
+    write_steps(tmp_path, [10], resume_step=0)
+    assert [line["step"] for line in lines(tmp_path)] == [10]
+
+
+@pytest.mark.parametrize("torn", ['{"step": 30, "train/lo', '{"step": 30}', '{"st\n'])
+def test_a_torn_line_is_tolerated_and_never_joined_to_the_next(tmp_path, torn):
+    write_steps(tmp_path, [10, 20])
+    with (tmp_path / "writers.jsonl").open("a") as file:
+        file.write(torn)
+    assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20]
+    write_steps(tmp_path, [30])
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30]
+
+
+def test_no_file_no_metrics(tmp_path):
+    assert read_metrics(tmp_path) == []
+
+
+def test_tensorboard_reads_one_value_a_step_after_a_resume(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    write_steps(tmp_path, [10, 20, 30, 40])
+    write_steps(tmp_path, [30], resume_step=20)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    scalars = events.Scalars("train/loss")
+    assert [(event.step, event.value) for event in scalars] == [(10, 10), (20, 20), (30, 30)]
+
+
+def test_a_store_gets_parts_and_a_run_goes_on_in_the_last(monkeypatch, tmp_path):
+    monkeypatch.setattr(writers, "PART_BYTES", 60)
+    with stores.gcs_store():
+        workdir = f"gs://{stores.BUCKET}/run"
+        write_steps(workdir, [1, 2, 3])  # two lines are a part
+        write_steps(workdir, [3, 4, 5], resume_step=2)
+        assert [record["step"] for record in read_metrics(workdir)] == [1, 2, 3, 4, 5]
+        names = [name for name in folders.tree(workdir) if name.startswith("metrics")]
+        assert names == ["writers.00001.jsonl", "writers.00002.jsonl", "writers.jsonl"]
+
+
+def test_a_missing_part_costs_only_its_own_lines(tmp_path):
+    for name, step in (("writers.00001", 2), ("writers.00002", 3), ("writers.100000", 4)):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"step": {step}}}\n')
+    write_steps(tmp_path, [5])
+    assert [record["step"] for record in read_metrics(tmp_path)] == [2, 3, 4, 5]
+
+
+def test_the_end_of_tensorboards_thread_blocks_nothing(tmp_path, monkeypatch):
+    writer = MetricWriter(tmp_path)
+    worker = writer._board.file_writer.event_writer._worker
+    worker.stop()
+    monkeypatch.setattr(worker, "is_alive", lambda: True)  # ends while values are added
+    values = dict.fromkeys(map(str, range(50)), 1.0)
+
+    def write_and_close():
+        writer.write(1, values)
+        writer.close()
+
+    thread = threading.Thread(target=write_and_close, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()

@@ -1,0 +1,324 @@
+"""Runs that start from other runs' parameters: what is taken over, resampled, new, and refused."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from reference.open_clip import recorded
+from reference.resampling import resampled
+
+from coca_jax import cli
+from coca_jax.checkpoints import CheckpointStore
+from coca_jax.config import default_config, load_config, model_config, to_json, write_config
+from coca_jax.data.sources.tfds import tokenizer_path
+from coca_jax.distributed import Partitioner, make_mesh
+from coca_jax.errors import UserError
+from coca_jax.interop.convert import import_open_clip
+from coca_jax.io.paths import as_path
+from coca_jax.models import make_model, preset
+from coca_jax.models.presets import as_section
+from coca_jax.train.optimizer import make_optimizer
+from coca_jax.train.state import StateFactory
+from coca_jax.train.warm_start import POSITIONS, TEXT_POSITIONS, find_source, plan
+
+CAPTIONING_ONLY = {"loss.contrastive.weight": 0.0}
+CONTRASTIVE_ONLY = {"loss.captioning.weight": 0.0}
+FACTORIES = {}
+
+
+def make_config(**changes):
+    config = default_config()
+    config.model = preset("tiny")
+    config.data.tokenizer.kind = "byte"
+    config.optimizer.ema_decay = 0.5
+    config.update_from_flattened_dict({"mesh.data": 1} | changes)
+    return config
+
+
+def factory_of(config):
+    """Made once of each configuration: tracing takes longest of all that is done here."""
+    key = json.dumps(to_json(config))
+    if key not in FACTORIES:
+        FACTORIES[key] = StateFactory(
+            make_model(model_config(config)),
+            lambda params: make_optimizer(config.optimizer, config.train.steps, params),
+            Partitioner(make_mesh(config.mesh)),
+            ema=config.optimizer.ema_decay > 0,
+        )
+    return FACTORIES[key]
+
+
+def new_state(config, seed=0):
+    """A state as `StateFactory.create` makes it, but random throughout; nothing is compiled."""
+    rng = np.random.default_rng(seed)
+
+    def fill(leaf):
+        return jax.device_put(rng.standard_normal(leaf.shape).astype(leaf.dtype), leaf.sharding)
+
+    return jax.tree.map(fill, factory_of(config).abstract)
+
+
+def flat(tree):
+    return {k: np.asarray(v) for k, v in traverse_util.flatten_dict(tree, sep="/").items()}
+
+
+def write_run(workdir, config):
+    """A workdir as after training: its average is not its parameters."""
+    params, ema = (new_state(config, seed).params for seed in (1, 2))
+    with CheckpointStore(workdir / "checkpoints") as store:
+        store.save(3, {"params": params, "ema": ema if config.optimizer.ema_decay else None}, {})
+    write_config(workdir, config)
+    return {"params": flat(params), "ema": flat(ema)}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A run with both losses at 16 pixels, 2 x 2 patches; and its stored items."""
+    workdir = tmp_path_factory.mktemp("full")
+    return workdir, write_run(workdir, make_config())
+
+
+def start(config, path, file=""):
+    """The plan, the state that comes out, and its parameters beforehand."""
+    source = find_source(str(path), as_path(path) / "no run yet")
+    transfer = plan(source, config, factory_of(config).abstract.params, file)
+    state = new_state(config)
+    before = flat(state.params)
+    return transfer, transfer.apply(state), before
+
+
+GRIDS = [
+    ({"model.image.size": 32}, (4, 4)),
+    ({"model.image.size": 24, "model.image.grid_width": 5}, (3, 5)),
+]
+MESHES = [
+    {"mesh.data": 1},
+    {"mesh.data": 1, "mesh.fsdp": 4, "mesh.tensor": 2},
+]
+
+
+@pytest.mark.parametrize("changes, grid", GRIDS)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_all_is_restored_and_positions_are_resampled(full, mesh, changes, grid):
+    workdir, stored = full
+    config = make_config(**mesh, **changes)
+    transfer, state, before = start(config, workdir)
+    found = flat(state.params)
+    expected = stored["ema"] | {
+        POSITIONS: resampled(stored["ema"][POSITIONS], (2, 2), grid).astype(np.float32)
+    }
+    assert found.keys() == expected.keys() == before.keys()
+    np.testing.assert_allclose(found[POSITIONS], expected[POSITIONS], rtol=1e-6, atol=1e-6)
+    for name in found.keys() - {POSITIONS}:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert jax.tree.map(lambda x: x.sharding, state) == factory_of(config).shardings
+    text = transfer.summary()
+    assert f"{POSITIONS}, from 2 x 2 to {grid[0]} x {grid[1]} patches" in text
+    assert f"restored  {len(found) - 1} arrays" in text
+    assert "config.model.image.size: 16 there" in text
+    assert "new" not in text and "left out" not in text
+
+
+def test_the_average_begins_as_a_copy_and_the_optimizer_is_left_alone(full):
+    config = make_config(**{"init.use_ema": False})
+    _, state, _ = start(config, full[0])
+    for item in (state.params, state.ema):
+        jax.tree.map(np.testing.assert_array_equal, flat(item), full[1]["params"])
+    fresh = new_state(config)
+    jax.tree.map(np.testing.assert_array_equal, state.optimizer, fresh.optimizer)
+    assert state.step == fresh.step
+    # Two copies: a step gives the old state's memory away.
+    donate = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    donate(state)
+
+
+def test_a_source_without_an_average_gives_its_parameters(tmp_path):
+    stored = write_run(tmp_path, make_config(**{"optimizer.ema_decay": 0.0}))
+    transfer, state, *_ = start(make_config(**{"optimizer.ema_decay": 0.0}), tmp_path)
+    assert transfer.item == "params" and state.ema is None
+    jax.tree.map(np.testing.assert_array_equal, flat(state.params), stored["params"])
+
+
+@pytest.mark.parametrize("changes", [CAPTIONING_ONLY, CONTRASTIVE_ONLY])
+def test_parts_that_are_not_trained_are_left_out(full, changes):
+    transfer, state, *_ = start(make_config(**changes), full[0])
+    found = flat(state.params)
+    assert set(transfer.left_out) == full[1]["ema"].keys() - found.keys() != set()
+    assert "left out  " in transfer.summary() and transfer.new == ()
+    for name, values in found.items():
+        expected = full[1]["ema"][name]
+        if name == TEXT_POSITIONS:
+            expected = expected[: len(values)]
+        np.testing.assert_array_equal(values, expected, err_msg=name)
+    assert transfer.recut == (changes is CAPTIONING_ONLY)
+
+
+@pytest.mark.parametrize("changes", [CAPTIONING_ONLY, CONTRASTIVE_ONLY])
+def test_parts_that_are_not_stored_are_seeded(tmp_path, changes):
+    stored = write_run(tmp_path, make_config(**changes))["ema"]
+    transfer, state, before = start(make_config(), tmp_path)
+    found = flat(state.params)
+    assert set(transfer.new) == found.keys() - stored.keys() != set()
+    for name, values in found.items():
+        expected = stored.get(name, before[name])
+        if expected.shape != values.shape:
+            assert name == TEXT_POSITIONS and changes is CAPTIONING_ONLY
+            expected = np.concatenate([expected, before[name][-1:]])
+        np.testing.assert_array_equal(values, expected, err_msg=name)
+    text = transfer.summary()
+    if changes is CONTRASTIVE_ONLY:
+        assert "decoder/multimodal/... (" in text
+        assert "config.loss.captioning.weight: 0.0 there, 2.0 now" in text
+    else:
+        assert f"{TEXT_POSITIONS}, whose last row, [CLS]'s, is new" in text
+
+
+def refused(config, path, file=""):
+    with pytest.raises(UserError) as caught:
+        start(config, path, file)
+    return str(caught.value)
+
+
+def test_other_shapes_are_all_named(full):
+    config = make_config(**{"model.text.vocab_size": 300})
+    lines = refused(config, full[0]).splitlines()
+    wanted = traverse_util.flatten_dict(factory_of(config).abstract.params, sep="/")
+    assert "does not fit this run" in lines[0]
+    names = {line.split(":")[0].strip() for line in lines[1:-1]}
+    shapes = {name: leaf.shape for name, leaf in full[1]["ema"].items()}
+    assert names == {name for name in shapes if wanted[name].shape != shapes[name]}
+    assert any(line.endswith("[64, 32] there, [300, 32] now") for line in lines)
+    assert lines[-1] == "  config.model.text.vocab_size: 64 there, 300 now"
+
+
+@pytest.mark.parametrize("length", [8, 20])
+@pytest.mark.parametrize("changes", [{}, CAPTIONING_ONLY])
+def test_positions_of_longer_or_shorter_texts(full, length, changes):
+    transfer, state, before = start(
+        make_config(**{"model.text.context_length": length}, **changes), full[0]
+    )
+    old, both = full[1]["ema"][TEXT_POSITIONS], min(12, length)
+    cls = [] if changes else [old[-1:]]
+    expected = np.concatenate([old[:both], before[TEXT_POSITIONS][both:length], *cls])
+    np.testing.assert_array_equal(flat(state.params)[TEXT_POSITIONS], expected)
+    assert f"of {length} tokens, from 12" in transfer.summary()
+
+
+def test_only_what_is_asked_for_is_taken(full):
+    transfer, state, before = start(make_config(**{"init.only": "image_encoder/.*"}), full[0])
+    for name, values in flat(state.params).items():
+        taken = name.startswith("image_encoder/")
+        expected = full[1]["ema"][name] if taken else before[name]
+        np.testing.assert_array_equal(values, expected, err_msg=name)
+    assert "new" in transfer.summary() and transfer.left_out == ()
+    assert "matches none of" in refused(make_config(**{"init.only": "image"}), full[0])
+    assert "config.init.only='('" in refused(make_config(**{"init.only": "("}), full[0])
+
+
+def with_head(*classes):
+    head = {"loss.classification.weight": 1.0, "head.classes": classes, "head.input": "text"}
+    return make_config(**head, **CAPTIONING_ONLY)
+
+
+def test_a_head_is_new_unless_it_tells_the_same_classes_apart(tmp_path, full):
+    transfer, *_ = start(with_head("a", "b", "c"), full[0])
+    assert {name.split("/")[0] for name in transfer.new} == {"head"}
+    stored = write_run(tmp_path, with_head("a", "b", "c"))["ema"]
+    kernel = "head/softmax/kernel"
+    transfer, state, _ = start(with_head("a", "b", "c"), tmp_path)
+    assert transfer.new == ()
+    np.testing.assert_array_equal(flat(state.params)[kernel], stored[kernel])
+    for classes in (("a", "b"), ("x", "y", "z")):
+        transfer, state, before = start(with_head(*classes), tmp_path)
+        assert {name.split("/")[0] for name in transfer.new} == {"head"}
+        np.testing.assert_array_equal(flat(state.params)[kernel], before[kernel])
+
+
+def test_a_class_token_is_not_made_of_patches(full):
+    config = make_config(**{"model.image.class_token": True, "model.image.size": 32})
+    assert f"{POSITIONS}: [4, 32] there, [17, 32] now" in refused(config, full[0])
+
+
+def test_other_tokenizers_are_refused(full, tmp_path):
+    config = make_config(**{"data.tokenizer.kind": "clip"})
+    assert "of another kind: byte there, clip now" in refused(config, full[0])
+    pieces = make_config(**{"data.tokenizer.kind": "sentencepiece"})
+    write_run(tmp_path / "run", pieces)
+    (tmp_path / "run/tokenizer.model").write_bytes(b"one")
+    (tmp_path / "other.model").write_bytes(b"two")
+    message = refused(pieces, tmp_path / "run", str(tmp_path / "other.model"))
+    assert "ids would mean other words" in message
+    start(pieces, tmp_path / "run", str(tmp_path / "run/tokenizer.model"))
+
+
+def test_nothing_that_fits_is_refused(tmp_path):
+    with CheckpointStore(tmp_path / "checkpoints") as store:
+        store.save(0, {"ema": {"encoder": {"kernel": jnp.zeros(3)}}}, {})
+    write_config(tmp_path, make_config())
+    message = refused(make_config(), tmp_path)
+    assert "none of its parameters has a place here; it has encoder/kernel" in message
+
+
+def test_a_converted_model_is_a_source(tmp_path):
+    theirs = recorded("square")
+    (tmp_path / "square.json").write_text(json.dumps(theirs.settings))
+    import_open_clip(theirs.file, str(tmp_path / "square.json"), tmp_path / "model")
+    model = theirs.config()
+    image = dataclasses.replace(model.image, size=2 * model.image.size)
+    config = make_config(**{"data.tokenizer.kind": "clip"})
+    config.model = as_section(dataclasses.replace(model, image=image))
+    transfer, state, *_ = start(config, tmp_path / "model")
+    expected, found = flat(theirs.params()), flat(state.params)
+    grid = model.image.grid
+    table = resampled(expected.pop(POSITIONS), grid, (2 * grid[0], 2 * grid[1]), first=1)
+    np.testing.assert_allclose(found.pop(POSITIONS), table, rtol=1e-6, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert transfer.new == transfer.left_out == ()
+
+
+def params_at(workdir, step):
+    with CheckpointStore(workdir / "checkpoints") as store:
+        shapes = traverse_util.unflatten_dict(store.shapes(step, "params"), sep="/")
+        return flat(store.restore(step, {"params": shapes})["params"])
+
+
+@pytest.mark.slow
+def test_high_resolution_continues_pretraining(prepared, tmp_path, capsys):
+    base, run = tmp_path / "base", tmp_path / "high"
+    config = load_config("configs/coca_base.py:smoke", ["--config.mesh.data=1"])
+    stored = write_run(base, config)["params"]
+    shutil.copy(tokenizer_path("shapes", prepared), base / "tokenizer.model")
+    command = ["train", "--config", "configs/coca_base_576.py:smoke", "--workdir", str(run)]
+    command += [f"--config.init.path={base}", f"--config.data.dir={prepared}"]
+    command += ["--config.mesh.data=1", "--config.train.steps=3", "--config.checkpoint.every=1"]
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert f"starts from  {base}, step 3, its parameters" in out
+    assert f"{POSITIONS}, from 4 x 4 to 8 x 8 patches" in out
+    # The warm-up's first step has a learning rate of 0.
+    found = params_at(run, 1)
+    table = resampled(stored.pop(POSITIONS), (4, 4), (8, 8))
+    np.testing.assert_allclose(found.pop(POSITIONS), table, rtol=1e-6, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, found, stored)
+    record = json.loads((run / "config.json").read_text())
+    assert record["config"]["init"]["path"] == str(base)
+
+    # Its own checkpoints are what it goes on from, though the other run is gone.
+    shutil.rmtree(base)
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert "trained to its last step, 3" in out and "starts from" not in out
+
+
+def test_a_source_that_is_not_there_is_said_first(tmp_path, monkeypatch, capsys):
+    config = str(pathlib.Path("configs/coca_base_576.py").absolute())
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--config", config, "--workdir", "run", "--config.mesh.fsdp=1"]) == 2
+    assert "config.init.path='runs/base': " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
