@@ -1,5 +1,6 @@
 """A look at the data as training will see it: counts, lengths, faults, speed and pictures."""
 
+import functools
 import io
 import itertools
 import math

@@ -119,7 +119,7 @@ def fit_pooler(
       A function from tokens [b, t, d] to scores [b, classes], and nothing to report.
     """
     width = features.tokens.shape[-1]
-    head = PooledClassifier(classes, width, heads)
+    head = PooledClassifier(classes, width, num_heads)
     optimizer = optax.adamw(
         optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 20, steps),
         weight_decay=weight_decay,

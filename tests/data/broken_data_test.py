@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from coca_jax.config import default_config
+from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.data.from_config import make_train_stream
 from coca_jax.data.pipeline import evaluation_batches
 from coca_jax.data.sources import open_source

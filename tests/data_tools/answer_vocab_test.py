@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from coca_jax import cli

@@ -13,6 +13,7 @@ from coca_jax.config.loading import flatten
 from coca_jax.config.record import parse_record
 from coca_jax.data.from_config import sections
 from coca_jax.errors import UserError
+from coca_jax.evaluate.runner import KINDS
 from coca_jax.evaluate.validation import validate
 from coca_jax.io.stored import Damaged
 

@@ -23,7 +23,7 @@ from coca_jax.inference.loading import find_checkpoint
 from coca_jax.observe.goodput import Goodput
 from coca_jax.observe.report import write_report
 from coca_jax.observe.writers import MetricWriter, read_metrics
-from coca_jax.train.workdir import is_finished
+from coca_jax.train.workdir import init_or_check_workdir, is_finished
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +147,9 @@ def test_a_damaged_workdir_is_repaired_or_refused(folder, changes):
         is_finished(copy, CONFIG)
         with contextlib.suppress(UserError):
             saved = newest(copy / "checkpoints")
-            claim(copy, CONFIG, str(workdir()[0].with_name("tokenizer.model")), saved)
+            init_or_check_workdir(
+                copy, CONFIG, str(workdir()[0].with_name("tokenizer.model")), saved
+            )
             assert (copy / "tokenizer.model").read_bytes() == b"pieces"
 
 

@@ -17,7 +17,7 @@ DECODING = Decoding(BOS, EOS, PAD, LENGTH, suppress=(BOS, PAD))
 PROMPTS = [(BOS,), (BOS, 5), (BOS, 3, EOS), (BOS, 6, 6), (BOS, 4), (BOS,)]
 
 
-def make_model(vocab_size=VOCAB, context_length=LENGTH, seed=0):
+def make_model(vocab_size=VOCAB, length=LENGTH, seed=0):
     """A model, and parameters with which captions differ and end sooner or later."""
     text = dataclasses.replace(
         PRESETS["tiny"].text,

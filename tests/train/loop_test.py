@@ -15,6 +15,7 @@ import pytest
 import quiet_config
 
 from coca_jax.config import load_config
+from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.errors import Preempted, UserError
 from coca_jax.io.locks import locked
 from coca_jax.observe.progress import Progress
@@ -241,7 +242,7 @@ def test_broken_data_are_counted_and_too_many_stop_the_run(prepared, tmp_path, m
     loop.train(config, tmp_path / "a")
     metrics = read_metrics(tmp_path / "a")
     assert metrics[-1]["step"] == 3  # 0.8 of 58 examples, in batches of 16
-    counts = {kind: sum(line[f"train/{kind}"] for line in metrics) for kind in KINDS}
+    counts = {kind: sum(line[f"train/{kind}"] for line in metrics) for kind in ERROR_KINDS}
     assert counts["bad_image"] and counts["bad_text"]
     config.data.max_bad_share = 0.02
     with pytest.raises(

@@ -56,7 +56,7 @@ PAIRS = HEAD | {"loss.captioning.weight": 0.0, "data.num_images": 2}
 CLIPS = PAIRS | {"head.input": "image", "optimizer.learning_rates": ((r"head.*", 1.0), (".*", 0.0))}
 
 
-def make_batch(seed=0, num_images=()):
+def make_batch(seed=0, frames=()):
     rng = np.random.default_rng(seed)
     ids = rng.integers(1, 64, (16, 12)).astype(np.int32)
     for row, length in zip(ids, rng.integers(2, 13, 16), strict=True):

@@ -133,9 +133,8 @@ class ClipTokenizer:
 
     def encode(self, texts: Sequence[str], length: int) -> Int32[np.ndarray, "b {length}"]:
         """See `Tokenizer.encode`."""
-        from coca_jax.data.tokenizers.kinds import (
-            clip_bpe,  # its packages are for this tokenizer only
-        )
+        # Its packages are for this tokenizer only.
+        from coca_jax.data.tokenizers import clip_bpe
 
         return _rows(self, [clip_bpe.encode(text, max(length, 0)) for text in texts], length)
 

@@ -24,7 +24,7 @@ from coca_jax.data.tokenizers.kinds import (
 )
 from coca_jax.errors import UserError
 
-OPEN_CLIP = pathlib.Path(__file__).parents[3] / "fixtures/open_clip"
+OPEN_CLIP = pathlib.Path(__file__).parents[2] / "fixtures/open_clip"
 TEXTS = ["a red circle", "", "ein Kreis, größer als 日本", "two  spaces"]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from coca_jax.data.transforms import images
 
-OPEN_CLIP = pathlib.Path(__file__).parents[3] / "fixtures/open_clip/pixels"
+OPEN_CLIP = pathlib.Path(__file__).parents[2] / "fixtures/open_clip/pixels"
 
 
 def bicubic_weights(length, target):
