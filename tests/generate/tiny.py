@@ -27,7 +27,7 @@ def make_model(vocab_size=VOCAB, length=LENGTH, seed=0):
         unimodal_layers=1,
         multimodal_layers=1,
     )
-    image = dataclasses.replace(PRESETS["tiny"].image, num_num_layers=1)
+    image = dataclasses.replace(PRESETS["tiny"].image, num_layers=1)
     model = CoCa(dataclasses.replace(PRESETS["tiny"], text=text, image=image))
     params = jax.jit(lambda: nn.meta.unbox(init_params(model, jax.random.key(seed))))()
     decoder = params["decoder"]
