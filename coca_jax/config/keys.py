@@ -1,12 +1,15 @@
 """What each key may hold, one line a key; what keys must be together is in `validation`."""
 
-import difflib
-from collections.abc import Iterable
-from typing import Any
+import dataclasses
 
 import jax
 
-from coca_jax.config.kinds import (
+from coca_jax.data.captions import CHOICES as CAPTIONS
+from coca_jax.data.captions import OPERATORS
+from coca_jax.data.sources import FORMATS
+from coca_jax.distributed.mesh import AXES
+from coca_jax.distributed.sharding import RULES
+from coca_jax.fields import (
     UINT32,
     Kind,
     choice,
@@ -23,11 +26,6 @@ from coca_jax.config.kinds import (
     template,
     text,
 )
-from coca_jax.data.captions import CHOICES as CAPTIONS
-from coca_jax.data.captions import OPERATORS
-from coca_jax.data.sources import FORMATS
-from coca_jax.distributed.mesh import AXES
-from coca_jax.distributed.sharding import RULES
 
 SEED = integer(0, UINT32)  # of a larger one JAX would take the lowest 32 bits
 SHARE = number(0, 1, below=True)
@@ -39,8 +37,8 @@ TEXTS = several(text(empty=False))
 FIELDS = row(text(empty=False), text(empty=False), wanted="the names of two fields")
 POLICIES = [name for name in dir(jax.checkpoint_policies) if name.endswith("saveable")]
 REMAT = choice("none", "full", "offload", *POLICIES)
-SIZE = either(integer(1), integer(-1, -1))._replace(
-    wanted="a number of devices, or -1 for what is left"
+SIZE = dataclasses.replace(
+    either(integer(1), integer(-1, -1)), description="a number of devices, or -1 for what is left"
 )
 DEVICES = either(choice(*AXES), several(choice(*AXES), distinct=True), nothing())
 SHARDING = several(
@@ -213,14 +211,17 @@ OPTIONS: dict[str, Kind] = {
     "train_split": text(),
     "train_path": _FILES,
     "train_limit": either(nothing(), integer(1)),
-    "templates": either(nothing(), several(text(having="{}"), least=1), path(empty=False))._replace(
-        wanted="texts with {} for the class name, or a file of them, or imagenet"
+    "templates": dataclasses.replace(
+        either(nothing(), several(text(having="{}"), least=1), path(empty=False)),
+        description="texts with {} for the class name, or a file of them, or imagenet",
     ),
     "by": text(empty=False),
     "captions": choice("all", "first"),
     "questions": FIELDS,
     "texts": FIELDS,
-    "candidates": either(nothing(), TEXTS, path())._replace(wanted="texts, or a file of them"),
+    "candidates": dataclasses.replace(
+        either(nothing(), TEXTS, path()), description="texts, or a file of them"
+    ),
     "prompt": text(),
     "method": text(empty=False),
     "seed": SEED,
@@ -272,9 +273,3 @@ def optional_keys(section: str) -> dict[str, Kind]:
 def _of_a_stage(key: str) -> str:
     """The key without the stage of a comparison that it is of."""
     return key.split(".", 2)[-1] if key.startswith("stages.") else key
-
-
-def near(key: Any, known: Iterable[str], prefix: str = "") -> str:
-    """ "; did you mean ...?" with the known key that is most like one that there is not, if any."""
-    close = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""

@@ -9,10 +9,10 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from coca_jax.config.keys import kind_of, near, optional_keys
-from coca_jax.config.kinds import read, shown
+from coca_jax.config.keys import kind_of, optional_keys
 from coca_jax.config.python_file import run_file
 from coca_jax.errors import UserError
+from coca_jax.fields import near, read, shown
 from coca_jax.io.files import read_lines
 
 OVERRIDE = "--config."

@@ -6,13 +6,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from coca_jax.config.default import default_config
-from coca_jax.config.keys import KEYS, NAME, SOURCE_KEYS, near
-from coca_jax.config.kinds import Kind, shown
+from coca_jax.config.keys import KEYS, NAME, SOURCE_KEYS
 from coca_jax.config.loading import flatten, items
 from coca_jax.data import checks
 from coca_jax.data.checks import repeated
 from coca_jax.distributed.mesh import AXES, mesh_shape
 from coca_jax.errors import UserError
+from coca_jax.fields import Kind, near, shown
 
 
 def validate(

@@ -8,9 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from coca_jax.config.keys import NAME, near
+from coca_jax.config.keys import NAME
 from coca_jax.config.keys import OPTIONS as OPTION_KINDS
-from coca_jax.config.kinds import shown
 from coca_jax.config.loading import items
 from coca_jax.errors import UserError
 from coca_jax.evaluate import (
@@ -26,6 +25,7 @@ from coca_jax.evaluate.embed import EmbeddedExamples, embed_examples
 from coca_jax.evaluate.features import Features
 from coca_jax.evaluate.handle import Handle
 from coca_jax.evaluate.prompts import find_templates
+from coca_jax.fields import near, shown
 from coca_jax.generate import METHODS, Decoding, make_method
 from coca_jax.io.files import read_lines
 

@@ -21,13 +21,13 @@ from ml_collections import ConfigDict
 
 from coca_jax.config import model_config
 from coca_jax.config.keys import COMPARISON
-from coca_jax.config.kinds import shown
 from coca_jax.config.loading import flatten, items
 from coca_jax.config.validation import structure
 from coca_jax.data.tokenizers.kinds import MODEL_FILES
 from coca_jax.errors import UserError
 from coca_jax.evaluate.results import read_newest, write_json
 from coca_jax.evaluate.validation import validate
+from coca_jax.fields import shown
 from coca_jax.io.paths import as_path
 from coca_jax.observe.report.comparison import FILE
 from coca_jax.observe.writers import read_metrics

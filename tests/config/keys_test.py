@@ -9,13 +9,13 @@ from ml_collections import ConfigDict, config_dict
 
 from coca_jax.config import default_config, load_config
 from coca_jax.config.keys import KEYS, OPTIONS, SOURCE_KEYS
-from coca_jax.config.kinds import read, shown
 from coca_jax.config.loading import flatten
 from coca_jax.config.validation import key_errors
 from coca_jax.errors import UserError
 from coca_jax.evaluate import runner
 from coca_jax.evaluate.probe import fit_pooler
 from coca_jax.evaluate.validation import validate
+from coca_jax.fields import read, shown
 from coca_jax.generate import METHODS
 
 NAN, INF = math.nan, math.inf

@@ -1,14 +1,22 @@
-"""Kinds of values that a key of a configuration may hold: a test, words for it, and its types."""
+"""Fields of options and of the configuration: default, meaning, allowed values.
+
+A section of the configuration, an evaluation and a loss are frozen dataclasses whose fields are
+made by `field`. Validation, the command line and `docs/configuration.md` read what it keeps.
+"""
 
 import ast
+import dataclasses
+import difflib
 import math
 import re
 import string
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
+
+from coca_jax.registry import Registry
 
 INT32, UINT32 = 2**31 - 1, 2**32 - 1
 FLOAT32 = 1e38  # float32 holds it
@@ -17,12 +25,81 @@ LONGEST = 2**15  # characters of a text
 NONE = type(None)
 
 
-class Kind(NamedTuple):
-    """What a key may hold."""
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """The values that a field allows."""
 
-    wanted: str  # "a whole number from 1 to 8", for messages
+    description: str | Callable[[], str]  # "a whole number from 1 to 8", or what says it when asked
     types: tuple[type, ...]  # as which a text on the command line is read, in this order
     holds: Callable[[Any], bool]  # of any value at all; never raises
+
+    @property
+    def wanted(self) -> str:
+        """The allowed values in words, for messages."""
+        return self.description if isinstance(self.description, str) else self.description()
+
+
+class Field(NamedTuple):
+    """What `field` keeps of one field."""
+
+    default: Any
+    doc: str
+    kind: Kind
+    resumable: bool
+
+
+def field(default: Any, doc: str, kind: Kind, *, resumable: bool = False) -> Any:
+    """A field of a frozen dataclass of options.
+
+    Args:
+      default: its value where none is given.
+      doc: its meaning, for `docs/configuration.md`: one or more plain sentences.
+      kind: the values that it allows.
+      resumable: whether it may change when a run is resumed.
+    """
+    return dataclasses.field(
+        default=default, metadata={"doc": doc, "kind": kind, "resumable": resumable}
+    )
+
+
+def fields_of(options: type) -> dict[str, Field]:
+    """The fields of a dataclass of options that were made by `field`, by name."""
+    return {
+        f.name: Field(f.default, f.metadata["doc"], f.metadata["kind"], f.metadata["resumable"])
+        for f in dataclasses.fields(options)
+        if "kind" in f.metadata
+    }
+
+
+def value_errors(
+    values: Mapping[str, Any], fields: Mapping[str, Field], prefix: str
+) -> dict[str, str]:
+    """What is wrong with each value by itself: an unknown name, or a value that is not allowed.
+
+    Args:
+      values: by name.
+      fields: those that there are.
+      prefix: of the names in messages, such as `config.eval.mine.`.
+
+    Returns:
+      A message for each name that has one.
+    """
+    errors = {}
+    for name, value in values.items():
+        if name not in fields:
+            errors[name] = (
+                f"{prefix}{name}={shown(value)} is unknown; there are {', '.join(fields)}"
+                f"{near(name, fields, prefix)}"
+            )
+        elif not fields[name].kind.holds(value):
+            errors[name] = f"{prefix}{name}={shown(value)} should be {fields[name].kind.wanted}"
+    return errors
+
+
+def near(name: Any, known: Iterable[str], prefix: str = "") -> str:
+    """ "; did you mean ...?" with the known name that is most like this one; empty if none is."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
 def integer(least: int = 0, most: int = INT32) -> Kind:
@@ -61,6 +138,15 @@ def choice(*names: str) -> Kind:
     return Kind(f"one of {known}", (str,), lambda value: isinstance(value, str) and value in names)
 
 
+def registered(registry: Registry) -> Kind:
+    """A name in a registry, which a user's own file may add to."""
+    return Kind(
+        lambda: f"one of {', '.join(registry)}",
+        (str,),
+        lambda value: isinstance(value, str) and value in registry,
+    )
+
+
 def text(*, empty: bool = True, having: str = "", escaped: bool = False) -> Kind:
     """A text that can be written as UTF-8, without NUL.
 
@@ -82,9 +168,8 @@ def text(*, empty: bool = True, having: str = "", escaped: bool = False) -> Kind
 
 def path(*, empty: bool = True) -> Kind:
     """A path, URL or pattern of them; empty: none."""
-    return text(empty=empty, escaped=True)._replace(
-        wanted=f"a path{' or empty' if empty else ' that is not empty'}, without NUL"
-    )
+    wanted = f"a path{' or empty' if empty else ' that is not empty'}, without NUL"
+    return dataclasses.replace(text(empty=empty, escaped=True), description=wanted)
 
 
 def _is_encodable(value: str, escaped: bool = False) -> bool:
