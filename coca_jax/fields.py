@@ -143,7 +143,7 @@ def registered(registry: Registry) -> Kind:
     return Kind(
         lambda: f"one of {', '.join(registry)}",
         (str,),
-        lambda value: isinstance(value, str) and value in registry,
+        lambda value: value in registry,
     )
 
 

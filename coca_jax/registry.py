@@ -46,7 +46,7 @@ class Registry(Generic[T]):
         return add
 
     def __contains__(self, name: Any) -> bool:
-        return name in self._built_in or name in self._added
+        return isinstance(name, str) and (name in self._built_in or name in self._added)
 
     def __iter__(self) -> Iterator[str]:
         yield from (*self._built_in, *self._added)
