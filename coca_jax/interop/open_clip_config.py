@@ -171,7 +171,7 @@ def _image(vision: _Section) -> ImageConfig:
         width=channels,
         num_layers=vision.whole("layers"),
         num_heads=channels // vision.whole("head_width", 64) or 1,
-        mlp=int(channels * vision.positive("mlp_ratio", 4.0)),
+        mlp_dim=int(channels * vision.positive("mlp_ratio", 4.0)),
     )
 
 

@@ -206,9 +206,9 @@ def _of_another_head(name: str, source: Checkpoint, config: ConfigDict) -> bool:
     old, new = (model_config(some).head for some in (source.config, config))
     if not name.startswith("head") or old is None or new is None:
         return False
-    if old.reads != new.reads or [*source.config.head.classes] != [*config.head.classes]:
+    if old.input != new.input or [*source.config.head.classes] != [*config.head.classes]:
         return True
-    of_pictures = "head_image_positions" if new.reads == "image" else "head/softmax/kernel"
+    of_pictures = "head_image_positions" if new.input == "image" else "head/softmax/kernel"
     return old.images != new.images and name == of_pictures
 
 
