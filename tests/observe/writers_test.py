@@ -13,7 +13,7 @@ from coca_jax.observe.writers import MetricWriter, read_metrics
 
 
 def lines(workdir):
-    return [json.loads(line) for line in (workdir / "writers.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_one_json_object_a_line(tmp_path):
@@ -28,7 +28,7 @@ def test_one_json_object_a_line(tmp_path):
 def test_values_that_are_not_finite_are_null_on_disk_and_nan_when_read(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.write(1, {"a": math.nan, "b": math.inf, "c": 2.0})
-    text = (tmp_path / "writers.jsonl").read_text()
+    text = (tmp_path / "metrics.jsonl").read_text()
     assert text == '{"step": 1, "a": null, "b": null, "c": 2.0}\n'
     (record,) = read_metrics(tmp_path)
     assert math.isnan(record["a"]) and math.isnan(record["b"]) and record["c"] == 2
@@ -53,7 +53,7 @@ def test_resuming_drops_what_lies_ahead(tmp_path):
 @pytest.mark.parametrize("torn", ['{"step": 30, "train/lo', '{"step": 30}', '{"st\n'])
 def test_a_torn_line_is_tolerated_and_never_joined_to_the_next(tmp_path, torn):
     write_steps(tmp_path, [10, 20])
-    with (tmp_path / "writers.jsonl").open("a") as file:
+    with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(torn)
     assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20]
     write_steps(tmp_path, [30])
@@ -82,11 +82,11 @@ def test_a_store_gets_parts_and_a_run_goes_on_in_the_last(monkeypatch, tmp_path)
         write_steps(workdir, [3, 4, 5], resume_step=2)
         assert [record["step"] for record in read_metrics(workdir)] == [1, 2, 3, 4, 5]
         names = [name for name in folders.tree(workdir) if name.startswith("metrics")]
-        assert names == ["writers.00001.jsonl", "writers.00002.jsonl", "writers.jsonl"]
+        assert names == ["metrics.00001.jsonl", "metrics.00002.jsonl", "metrics.jsonl"]
 
 
 def test_a_missing_part_costs_only_its_own_lines(tmp_path):
-    for name, step in (("writers.00001", 2), ("writers.00002", 3), ("writers.100000", 4)):
+    for name, step in (("metrics.00001", 2), ("metrics.00002", 3), ("metrics.100000", 4)):
         (tmp_path / f"{name}.jsonl").write_text(f'{{"step": {step}}}\n')
     write_steps(tmp_path, [5])
     assert [record["step"] for record in read_metrics(tmp_path)] == [2, 3, 4, 5]
