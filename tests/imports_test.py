@@ -22,7 +22,7 @@ ALLOWED = {
     "distributed": set(),
     "checkpoints": set(),
     "observe": set(),
-    "config": {"models", "data", "distributed"},
+    "config": {"models", "losses", "data", "distributed"},
     "planning": {"models"},
     "generate": {"models"},
     "inference": {"models", "data", "distributed", "checkpoints", "config", "generate"},

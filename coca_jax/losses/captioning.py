@@ -1,10 +1,12 @@
 """The captioning loss: next-token cross-entropy over real tokens, in bounded memory.
 
-The softmax is taken of a chunk of tokens at a time, on each device of its own tokens and its own
-part of the vocabulary. Gradients are made with the loss, while a chunk's logits are there: three
-products in all, as many as with all logits kept, which a second pass would make four.
+Each device takes the softmax of a chunk of its own tokens at a time, over its own
+part of the vocabulary. Gradients are computed with the loss, while a chunk's logits are there:
+three matmuls in all, as many as if all logits were kept. Optax's and Flax's cross-entropies need
+all logits at once.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from coca_jax.fields import field, integer, number
+from coca_jax.losses.base import WEIGHT, Loss, LossAndMetrics, Values
 from coca_jax.losses.collectives import (
     Layout,
     axis_index,
@@ -26,6 +30,34 @@ from coca_jax.losses.collectives import (
 )
 
 CHUNK = 2048  # tokens
+NO_TARGET = -1  # an id that no token has
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptioningLoss(Loss):
+    """Next-token cross-entropy of the decoder, a mean over the tokens of the batch."""
+
+    weight: float = field(2.0, WEIGHT, number())
+    chunk_size: int = field(
+        CHUNK, "Tokens whose logits a device holds at a time.", integer(1), resumable=True
+    )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The decoder's features and its last layer; logits are computed in chunks."""
+        return "features", "unembedding"
+
+    def __call__(self, output: Any, batch: Values) -> LossAndMetrics:
+        """Nats per token, and the share of tokens that are the most probable one."""
+        ids = jnp.where(batch["text_mask"], batch["text"], NO_TARGET)
+        loss, accuracy = captioning_loss(
+            output.features, output.unembedding, ids, NO_TARGET, self.chunk_size
+        )
+        return loss, {"captioning_accuracy": accuracy}
+
+    def count(self, batch: Values) -> Int[Array, ""]:
+        """The number of tokens to predict."""
+        return jnp.sum(batch["text_mask"][:, 1:], dtype=jnp.int32)
 
 
 def captioning_loss(
@@ -35,14 +67,14 @@ def captioning_loss(
     pad_id: int,
     chunk_size: int = CHUNK,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean of -log p(token t + 1 | tokens up to t, image) over all tokens that are no padding.
+    """Mean of -log p(token t + 1 | tokens up to t, image) over all tokens but padding.
 
     Args:
       features: position t predicts token t + 1; the last position predicts nothing.
-      kernel: features @ kernel are the logits, which are made in float32.
+      kernel: features @ kernel are the logits, which are computed in float32.
       ids: the texts, begin and end tokens included, padded on the right.
-      pad_id: what the padding is; it is never a target.
-      chunk_size: so many tokens' logits are held by a device at a time.
+      pad_id: the id of padding, which is never a target.
+      chunk_size: number of tokens whose logits a device holds at a time.
 
     Returns:
       Nats per token over the global batch, 0 if there is no token to predict; and the share of
@@ -71,7 +103,7 @@ _loss.defvjp(_forward, _backward)
 
 
 def _run(features, kernel, targets, pad_id, chunk_size, layout: Layout, differentiate: bool):
-    """Loss and accuracy, and if asked for the loss's gradients by features and kernel."""
+    """The loss and accuracy; with `differentiate` its gradients by features and kernel, too."""
     specs = spec(layout.rows, (), ()), spec((), layout.vocab), spec(layout.rows, ())
     on_device = functools.partial(
         _own_tokens,
@@ -85,7 +117,7 @@ def _run(features, kernel, targets, pad_id, chunk_size, layout: Layout, differen
 
 
 def _own_tokens(features, kernel, targets, pad_id, chunk_size, layout: Layout, differentiate: bool):
-    """What `_run` does, of one device's tokens and its part of the vocabulary."""
+    """`_run` on one device: its tokens and its part of the vocabulary."""
     width = features.shape[-1]
     rows = features.reshape(-1, width), targets.reshape(-1), (targets != pad_id).reshape(-1)
     count = psum(jnp.sum(rows[2], dtype=jnp.int32), layout.rows)
@@ -93,12 +125,12 @@ def _own_tokens(features, kernel, targets, pad_id, chunk_size, layout: Layout, d
 
     def step(sums, piece):
         x, target, real = piece
-        loss, hits, slope = _softmax(x, kernel, target, real, layout, differentiate)
+        loss, hits, by_logits = _softmax(x, kernel, target, real, layout, differentiate)
         if not differentiate:
             return (sums[0] + loss, sums[1] + hits), None
-        slope = slope.astype(x.dtype)
-        by_kernel = jnp.matmul(x.T, slope, preferred_element_type=jnp.float32)
-        by_x = jnp.matmul(slope, kernel.T, preferred_element_type=jnp.float32)
+        by_logits = by_logits.astype(x.dtype)
+        by_kernel = jnp.matmul(x.T, by_logits, preferred_element_type=jnp.float32)
+        by_x = jnp.matmul(by_logits, kernel.T, preferred_element_type=jnp.float32)
         by_x = (psum(by_x, layout.vocab) / count).astype(x.dtype)
         return (sums[0] + loss, sums[1] + hits, sums[2] + by_kernel), by_x
 
@@ -115,7 +147,7 @@ def _own_tokens(features, kernel, targets, pad_id, chunk_size, layout: Layout, d
 
 
 def _softmax(x, kernel, target, real, layout: Layout, differentiate: bool):
-    """Of a chunk: its nats, its hits, and the slope of the nats by each logit [tokens, v]."""
+    """A chunk's nats, its hits, and the derivative of the nats by each logit [tokens, v]."""
     logits = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
     own = target[:, None] - kernel.shape[1] * axis_index(layout.vocab)
     words = jax.lax.broadcasted_iota(own.dtype, logits.shape, 1)
@@ -134,5 +166,5 @@ def _softmax(x, kernel, target, real, layout: Layout, differentiate: bool):
     hits = jnp.sum(real & (chosen == peak) & (before == 0), dtype=jnp.int32)
     if not differentiate:
         return nats, hits, None
-    slope = raised / norm[:, None] - (words == own).astype(jnp.float32)
-    return nats, hits, jnp.where(real[:, None], slope, 0)
+    by_logits = raised / norm[:, None] - (words == own).astype(jnp.float32)
+    return nats, hits, jnp.where(real[:, None], by_logits, 0)

@@ -5,13 +5,17 @@ a time. Gradients are computed with the loss. The sigmoid loss needs one pass ov
 softmax loss needs a second one, because the normalizers are known only after the first.
 """
 
+import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from coca_jax.fields import choice, field, integer, number
+from coca_jax.losses.base import WEIGHT, Loss, LossAndMetrics, Values
 from coca_jax.losses.collectives import (
     Layout,
     all_gather,
@@ -30,6 +34,53 @@ from coca_jax.losses.collectives import (
 
 CHUNK = 1024  # rows
 LossAndAccuracy = tuple[Float[Array, ""], Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastiveLoss(Loss):
+    """Each image against all texts of the batch, and each text against all images."""
+
+    weight: float = field(1.0, WEIGHT, number())
+    kind: str = field("softmax", "softmax or, as in SigLIP, sigmoid.", choice("softmax", "sigmoid"))
+    reduction: str = field(
+        "sum",
+        "Of the softmax loss's two directions: their sum (CoCa's paper) or mean (CLIP).",
+        choice("sum", "mean"),
+    )
+    initial_temperature: float = field(
+        0.07, "Trained from this value; SigLIP starts at 0.1.", number(1e-6, 1e6)
+    )
+    temperature_floor: float = field(
+        0.01, "The temperature is kept at this value or above.", number(1e-6, 1e6)
+    )
+    chunk_size: int = field(
+        CHUNK, "Rows of the similarity matrix that a device holds.", integer(1), resumable=True
+    )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Both embeddings and the scale; the sigmoid loss has a bias, too."""
+        bias = ("logit_bias",) if self.kind == "sigmoid" else ()
+        return "image_embeddings", "text_embeddings", "logit_scale", *bias
+
+    @property
+    def whole_batch(self) -> bool:
+        """Always: every image is compared with every text."""
+        return True
+
+    def __call__(self, output: Any, batch: Values) -> LossAndMetrics:
+        """The loss per pair, the share of partners that are the most similar, the temperature."""
+        images, texts, scale = output.image_embeddings, output.text_embeddings, output.logit_scale
+        if self.kind == "sigmoid":
+            loss, accuracy = sigmoid_loss(images, texts, scale, output.logit_bias, self.chunk_size)
+        else:
+            loss, accuracy = softmax_loss(images, texts, scale, self.reduction, self.chunk_size)
+        return loss, {"contrastive_accuracy": accuracy, "temperature": 1 / scale}
+
+    def constrain(self, params: Any) -> Any:
+        """Projects the temperature back to at least its floor, as CLIP does."""
+        limit = math.log(1 / self.temperature_floor)
+        return params | {"logit_scale": jnp.minimum(params["logit_scale"], limit)}
 
 
 def softmax_loss(

@@ -1,6 +1,8 @@
 """CoCa (arXiv 2205.01917): image encoder, attentional poolers and text decoder put together."""
 
+import dataclasses
 import math
+from collections.abc import Container
 from typing import Any
 
 import flax.linen as nn
@@ -19,16 +21,20 @@ from coca_jax.models.text_decoder import DecoderCache, TextDecoder, logits
 SIGMOID_INITIAL_BIAS = -10.0  # arXiv 2303.15343, section 3.2
 
 
+# The fields of `CoCaOutput` that have rows for each example.
+PER_EXAMPLE = ("image_embeddings", "text_embeddings", "features", "class_logits")
+
+
 @struct.dataclass
 class CoCaOutput:
-    """What the losses need, in float32; a field is None where its loss is not trained."""
+    """The outputs that losses read, in float32; a field is None where no trained loss reads it."""
 
     image_embeddings: Any  # [b, e], unit length
     text_embeddings: Any  # [b, e], unit length
-    # [b, t, d], in the activations' type; position t predicts token t + 1. Of several pictures of
-    # a text each has a row.
+    # [b, t, d], in the activations' type; position t predicts token t + 1. If an example has
+    # several images, there is a row for each image.
     features: Any
-    unembedding: Any  # [d, v], likewise; its products with the features are the logits
+    unembedding: Any  # [d, v], in the activations' type; features @ unembedding are the logits
     logit_scale: Any  # [], 1 / temperature
     logit_bias: Any  # [], of the sigmoid loss
     class_logits: Any = None  # [b, classes], of a head
@@ -38,9 +44,10 @@ class CoCaOutput:
         """All logits [b, t, v]; losses of large vocabularies take a few at a time instead."""
         return None if self.unembedding is None else logits(self.features, self.unembedding)
 
-    def without_captions(self) -> "CoCaOutput":
-        """What the contrastive losses need."""
-        return self.replace(features=None, unembedding=None, class_logits=None)
+    def only(self, names: Container[str]) -> "CoCaOutput":
+        """The output with None in all fields but these."""
+        fields = (field.name for field in dataclasses.fields(self))
+        return self.replace(**{name: None for name in fields if name not in names})
 
 
 class CoCa(nn.Module):

@@ -1,114 +1,129 @@
 """The gradient of the whole batch's objective, in one pass or by micro-batches."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
+from jaxtyping import Array
 
+from coca_jax.losses import Loss, weighted_sum
 from coca_jax.models import CoCa, CoCaOutput, normalize_pixels
-from coca_jax.train.objective import (
-    Metrics,
-    captioning_objective,
-    classification_objective,
-    contrastive_objective,
-)
-from coca_jax.train.optimizer import stop_frozen
+from coca_jax.models.coca import PER_EXAMPLE
 
-# image: uint8 [n, h, w, 3], or [n, pictures, h, w, 3]; text: int32 [n, t]; for a head label and
-# read (how many tokens it may read): int32 [n]; counters of replaced examples: int32 [n]
+# image: uint8 [n, h, w, 3], or [n, images, h, w, 3]; text: int32 [n, t]; for a head label and
+# prefix_length (the tokens that it may read): int32 [n]; counters of replaced examples: int32 [n]
 Batch = dict[str, jax.Array]
+Metrics = dict[str, Array]
 INPUTS = ("image", "text", "label", "prefix_length")
 
 
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The weighted sum of losses of a model's outputs, a function of its parameters."""
+
+    model: CoCa
+    losses: Mapping[str, Loss]
+    trained: Any = None  # tree like the parameters: False stops the gradient; None: all are trained
+
+    def forward(self, params: Any, batch: Batch, key: jax.Array) -> CoCaOutput:
+        """The model's outputs for a batch; `key` is for dropout."""
+        image = self.model.config.image
+        pixels = normalize_pixels(batch["image"], image.mean, image.std)
+        if self.trained is not None:
+            params = jax.tree.map(_trained_only, params, self.trained)
+        prefix = () if self.model.config.head is None else (batch["prefix_length"],)
+        rngs = {"dropout": key}
+        return self.model.apply({"params": params}, pixels, batch["text"], *prefix, rngs=rngs)
+
+    def with_mask(self, batch: Batch) -> Batch:
+        """The batch with `text_mask` [n, t], False at padding, which losses read."""
+        return batch | {"text_mask": batch["text"] != self.model.config.text.pad_id}
+
+
 def gradient(
-    model: CoCa, config: ConfigDict, params: Any, batch: Batch, key: jax.Array
+    objective: Objective, params: Any, batch: Batch, key: jax.Array
 ) -> tuple[Any, Metrics]:
-    """Gradient of the batch's objective, and its metrics; `key` is of dropout."""
+    """The objective's gradient by the parameters and its metrics, in one pass.
 
-    def loss(params: Any) -> tuple[jax.Array, Metrics]:
-        output = _forward(model, config, params, batch, key)
-        contrastive, watched = contrastive_objective(output, config.loss.contrastive)
-        captioning, more = captioning_objective(
-            output, batch["text"], model.config.text.pad_id, config.loss.captioning
-        )
-        classification, others = classification_objective(
-            output, batch.get("label"), config.loss.classification
-        )
-        return contrastive + captioning + classification, watched | more | others
+    Args:
+      objective: the losses to minimize.
+      params: the model's parameters.
+      batch: the global batch.
+      key: for dropout.
+    """
+    batch = objective.with_mask(batch)
 
-    (total, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-    return gradients, {"loss": total} | metrics
+    def total(params: Any) -> tuple[jax.Array, Metrics]:
+        return weighted_sum(objective.losses, objective.forward(params, batch, key), batch)
+
+    (value, metrics), gradients = jax.value_and_grad(total, has_aux=True)(params)
+    return gradients, {"loss": value} | metrics
 
 
 def accumulated_gradient(
-    model: CoCa, config: ConfigDict, params: Any, batch: Batch, key: jax.Array
+    objective: Objective, params: Any, batch: Batch, key: jax.Array, count: int
 ) -> tuple[Any, Metrics]:
-    """The same gradient with activations of one micro-batch at a time (arXiv 2101.06983).
+    """`gradient` with the activations of one of `count` micro-batches at a time (GradCache).
 
-    A first pass makes the embeddings of all micro-batches, from which follows the gradient of the
-    whole batch's contrastive loss by each embedding; a second pass runs every micro-batch again
-    and carries its share of that gradient, and of its captions' and labels', back to the
-    parameters.
+    arXiv 2101.06983: a first pass computes the outputs that losses of the whole batch read, for
+    all micro-batches, and from them these losses' gradient by each output. A second pass runs
+    each micro-batch again and carries this gradient back to the parameters, together with that
+    of the micro-batch's share of all other losses.
     """
-    count, pad_id = config.train.grad_accum_steps, model.config.text.pad_id
-    inputs = {name: batch[name] for name in INPUTS if name in batch}
-    pieces = jax.tree.map(lambda x: _split(x, count), inputs)
+    batch = objective.with_mask({name: batch[name] for name in INPUTS if name in batch})
+    pieces = jax.tree.map(lambda x: _split(x, count), batch)
     keys = jax.random.split(key, count)
-    whole = _counts(inputs, pad_id)
+    whole = {name: loss for name, loss in objective.losses.items() if loss.whole_batch}
+    means = {name: loss for name, loss in objective.losses.items() if not loss.whole_batch}
+    reads = {field for loss in whole.values() for field in loss.reads}
 
-    def embed(_, piece):
-        return None, _forward(model, config, params, *piece).without_captions()
+    def read(_, piece):
+        return None, objective.forward(params, *piece).only(reads)
 
-    outputs = jax.lax.scan(embed, None, (pieces, keys))[1]
-    contrastive, pullback, metrics = jax.vjp(
-        lambda o: contrastive_objective(_joined(o), config.loss.contrastive), outputs, has_aux=True
+    outputs = jax.lax.scan(read, None, (pieces, keys))[1]
+    value, pullback, metrics = jax.vjp(
+        lambda o: weighted_sum(whole, _joined(o, len(batch["text"])), batch), outputs, has_aux=True
     )
-    cotangents = pullback(jnp.ones_like(contrastive))[0]
+    cotangents = pullback(jnp.ones_like(value))[0]
+    counts = {name: loss.count(batch) for name, loss in means.items()}
 
     def carry_back(total: Any, piece):
         micro, micro_key, cotangent = piece
-        of_tokens, of_labels = _counts(micro, pad_id) / jnp.maximum(whole, 1)
 
         def surrogate(params: Any) -> tuple[jax.Array, Metrics]:
-            output = _forward(model, config, params, micro, micro_key)
-            linear = jax.tree.map(lambda c, o: jnp.sum(c * o), cotangent, output.without_captions())
-            captioning, watched = captioning_objective(
-                output, micro["text"], pad_id, config.loss.captioning
-            )
-            classification, others = classification_objective(
-                output, micro.get("label"), config.loss.classification
-            )
-            watched = jax.tree.map(lambda x: of_tokens * x, watched)
-            watched |= jax.tree.map(lambda x: of_labels * x, others)
-            local = of_tokens * captioning + of_labels * classification
-            return sum(jax.tree.leaves(linear)) + local, watched | {"loss": local}
+            output = objective.forward(params, micro, micro_key)
+            linear = jax.tree.map(lambda c, o: jnp.sum(c * o), cotangent, output.only(reads))
+            share, metrics = _share(means, counts, output, micro)
+            return sum(jax.tree.leaves(linear)) + share, metrics | {"loss": share}
 
-        gradients, watched = jax.grad(surrogate, has_aux=True)(params)
-        return jax.tree.map(jnp.add, total, gradients), watched
+        gradients, metrics = jax.grad(surrogate, has_aux=True)(params)
+        return jax.tree.map(jnp.add, total, gradients), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    gradients, watched = jax.lax.scan(carry_back, zeros, (pieces, keys, cotangents))
-    watched = jax.tree.map(jnp.sum, watched)
-    return gradients, metrics | watched | {"loss": contrastive + watched["loss"]}
+    gradients, shares = jax.lax.scan(carry_back, zeros, (pieces, keys, cotangents))
+    shares = jax.tree.map(jnp.sum, shares)
+    return gradients, metrics | shares | {"loss": value + shares["loss"]}
 
 
-def _forward(
-    model: CoCa, config: ConfigDict, params: Any, batch: Batch, key: jax.Array
-) -> CoCaOutput:
-    image = model.config.image
-    pixels = normalize_pixels(batch["image"], image.mean, image.std)
-    params = stop_frozen(params, config.optimizer)
-    read = () if model.config.head is None else (batch["prefix_length"],)
-    return model.apply({"params": params}, pixels, batch["text"], *read, rngs={"dropout": key})
+def _share(
+    losses: Mapping[str, Loss], counts: Metrics, output: CoCaOutput, micro: Batch
+) -> tuple[jax.Array, Metrics]:
+    """The part of the whole batch's losses, with these counts, that is a micro-batch's."""
+    total, metrics = jnp.float32(0), {}
+    for name, loss in losses.items():
+        part, whole = (x.astype(jnp.float32) for x in (loss.count(micro), counts[name]))
+        share = part / jnp.maximum(whole, 1)
+        value, watched = weighted_sum({name: loss}, output, micro)
+        total += share * value
+        metrics |= {key: share * x for key, x in watched.items()}
+    return total, metrics
 
 
-def _counts(batch: Batch, pad_id: int) -> jax.Array:
-    """How many tokens are to be predicted, and how many examples have a label."""
-    tokens = jnp.sum(batch["text"][:, 1:] != pad_id, dtype=jnp.int32)
-    labels = jnp.sum(batch["label"] >= 0, dtype=jnp.int32) if "label" in batch else 0 * tokens
-    return jnp.stack([tokens, labels]).astype(jnp.float32)
+def _trained_only(param: jax.Array, trained: bool) -> jax.Array:
+    return param if trained else jax.lax.stop_gradient(param)
 
 
 def _split(x: jax.Array, count: int) -> jax.Array:
@@ -117,11 +132,17 @@ def _split(x: jax.Array, count: int) -> jax.Array:
     return nn.with_logical_constraint(x, (None, "batch") + (None,) * (x.ndim - 2))
 
 
-def _joined(outputs: CoCaOutput) -> CoCaOutput:
-    """Embeddings of all micro-batches in one batch; scale and bias are the same in each."""
+def _joined(outputs: CoCaOutput, examples: int) -> CoCaOutput:
+    """Outputs of all micro-batches as those of one batch; what has no rows is the same in each."""
 
     def rows(x: jax.Array) -> jax.Array:
-        x = x.swapaxes(0, 1).reshape(-1, x.shape[-1])
-        return nn.with_logical_constraint(x, ("batch", None))
+        count = x.shape[0]
+        x = x.reshape(count, examples // count, -1, *x.shape[2:]).swapaxes(0, 1)
+        x = x.reshape(-1, *x.shape[3:])
+        return nn.with_logical_constraint(x, ("batch",) + (None,) * (x.ndim - 1))
 
-    return jax.tree.map(lambda x: rows(x) if x.ndim == 3 else jnp.mean(x), outputs)
+    def join(name: str, x: Any) -> Any:
+        return rows(x) if name in PER_EXAMPLE else jnp.mean(x, axis=0)
+
+    values = {field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)}
+    return outputs.replace(**{k: join(k, x) for k, x in values.items() if x is not None})

@@ -83,10 +83,10 @@ def make_optimizer(
     return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels), schedule
 
 
-def stop_frozen(params: Any, config: ConfigDict) -> Any:
-    """The parameters, through whose frozen ones no gradient flows: it need not be computed."""
-    rates = read_table("", config.learning_rates, parameter_names(params), [])
-    return jax.tree.map(lambda p, rate: p if rate else jax.lax.stop_gradient(p), params, rates)
+def trained_parameters(params: Any, learning_rates: Table) -> Any:
+    """A tree like `params`: whether the table lets each parameter learn."""
+    rates = read_table("", learning_rates, parameter_names(params), [])
+    return jax.tree.map(bool, rates)
 
 
 def layer_factors(params: Any, decay: float) -> Any:

@@ -1,6 +1,6 @@
 """One step of training, a pure function of state and batch."""
 
-import math
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,9 +13,16 @@ from coca_jax.accelerators import compiler_options
 from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.distributed import Partitioner
 from coca_jax.errors import UserError
+from coca_jax.losses import trained_losses
 from coca_jax.models import CoCa
-from coca_jax.train.gradient import Batch, accumulated_gradient, gradient
-from coca_jax.train.objective import Metrics
+from coca_jax.train.gradient import (
+    Batch,
+    Metrics,
+    Objective,
+    accumulated_gradient,
+    gradient,
+)
+from coca_jax.train.optimizer import trained_parameters
 from coca_jax.train.quantization import quantized
 from coca_jax.train.signals import STOP
 from coca_jax.train.state import TrainState
@@ -35,15 +42,19 @@ def make_train_step(
       UserError: it needs a package that is not installed.
     """
     model = quantized(model, config.train.quantization)
-    compute = gradient if config.train.grad_accum_steps == 1 else accumulated_gradient
-    floor = config.loss.contrastive.temperature_floor
+    losses, rates = trained_losses(config.loss), config.optimizer.learning_rates
+    compute, count = gradient, config.train.grad_accum_steps
+    if count > 1:
+        compute = functools.partial(accumulated_gradient, count=count)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        gradients, metrics = compute(model, config, state.params, batch, key)
+        objective = Objective(model, losses, trained_parameters(state.params, rates))
+        gradients, metrics = compute(objective, state.params, batch, key)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        params = floor_temperature(params, floor)
+        for loss in losses.values():
+            params = loss.constrain(params)
         metrics |= {"learning_rate": schedule(state.step), **_norms(gradients)}
         metrics |= {"param_norm": optax.tree.norm(params)}
         if "label" in batch:
@@ -118,13 +129,6 @@ def compile_traced(
         if "INVALID_ARGUMENT" in str(error) and "option" in str(error):
             raise UserError(f"config.compiler_options: {error}") from error
         raise
-
-
-def floor_temperature(params: Any, floor: float) -> Any:
-    """Projects the temperature back to at least `floor`, as CLIP does, where there is one."""
-    if "logit_scale" not in params:
-        return params
-    return params | {"logit_scale": jnp.minimum(params["logit_scale"], math.log(1 / floor))}
 
 
 def _norms(gradients: Any) -> Metrics:

@@ -6,12 +6,18 @@ import jax
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
-from train.step_test import factory_of, host_params, make_batch, make_config, partitioner_of
+from train.step_test import (
+    factory_of,
+    gradient_of,
+    host_params,
+    make_batch,
+    make_config,
+    partitioner_of,
+)
 
 from coca_jax.config import model_config
 from coca_jax.errors import UserError
 from coca_jax.models import CoCa
-from coca_jax.train.gradient import gradient
 from coca_jax.train.quantization import quantized
 from coca_jax.train.step import compile_train_step, make_train_step
 
@@ -27,7 +33,7 @@ def params():
 def gradients(params, name, **changes):
     config = make_config(**changes)
     model = quantized(CoCa(model_config(config)), name)
-    run = jax.jit(lambda p, b: gradient(model, config, p, b, jax.random.key(0)))
+    run = jax.jit(lambda p, b: gradient_of(config, model)(p, b, jax.random.key(0)))
     return jax.device_get(run(params, make_batch()))
 
 
@@ -49,7 +55,7 @@ def test_the_gradient_is_near_the_plain_one(params, name):
 def test_the_layers_products_are_of_few_bits(params, name):
     config = make_config(**{"model.remat": "full"})
     model = quantized(CoCa(model_config(config)), name)
-    jaxpr = jax.make_jaxpr(lambda p, b: gradient(model, config, p, b, jax.random.key(0)))(
+    jaxpr = jax.make_jaxpr(lambda p, b: gradient_of(config, model)(p, b, jax.random.key(0)))(
         params, make_batch()
     )
     few = {"int8": {"int8"}, "fp8": {"float8_e4m3fn", "float8_e5m2"}}[name]

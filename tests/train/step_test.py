@@ -14,15 +14,16 @@ import pytest
 from coca_jax.config import default_config, model_config, validate
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
+from coca_jax.losses import trained_losses
+from coca_jax.losses.contrastive import ContrastiveLoss
 from coca_jax.models import CoCa, init_params, make_model, preset
 from coca_jax.planning.flops import hardware_flops
-from coca_jax.train.gradient import accumulated_gradient, gradient
-from coca_jax.train.optimizer import make_optimizer
+from coca_jax.train.gradient import Objective, accumulated_gradient, gradient
+from coca_jax.train.optimizer import make_optimizer, trained_parameters
 from coca_jax.train.state import StateFactory
 from coca_jax.train.step import (
     compile_traced,
     compile_train_step,
-    floor_temperature,
     make_train_step,
 )
 
@@ -85,6 +86,20 @@ def factory_of(config, partitioner):
         ema=config.optimizer.ema_decay > 0,
         optimizer_rules=config.sharding.optimizer_rules,
     )
+
+
+def gradient_of(config, model=None, count=1):
+    """The gradient of the configured losses, a function of parameters, batch and key."""
+    model = model or make_model(model_config(config))
+
+    def compute(params, batch, key):
+        trained = trained_parameters(params, config.optimizer.learning_rates)
+        objective = Objective(model, trained_losses(config.loss), trained)
+        if count == 1:
+            return gradient(objective, params, batch, key)
+        return accumulated_gradient(objective, params, batch, key, count)
+
+    return compute
 
 
 def spread(params):
@@ -221,16 +236,15 @@ def test_counters_are_summed_over_the_batch():
     ids=["both", "contrastive_only", "captioning_only", "head", "head_of_pairs"],
 )
 def test_micro_batches_give_the_gradient_of_the_whole_batch(sizes, changes):
-    config = make_config(**changes, **{"train.grad_accum_steps": 4})
+    config = make_config(**changes)
     partitioner = partitioner_of(sizes, config)
-    model = make_model(model_config(config))
     params = params_on(partitioner, config)
     several = (config.data.num_images,) if config.data.num_images > 1 else ()
     batch, key = partitioner.put_batch(make_batch(0, several)), jax.random.key(0)
     results = []
     with partitioner.context():
-        for function in (gradient, accumulated_gradient):
-            results.append(jax.jit(functools.partial(function, model, config))(params, batch, key))
+        for count in (1, 4):
+            results.append(jax.jit(gradient_of(config, count=count))(params, batch, key))
     (whole, metrics), (pieces, same) = jax.device_get(results)
     assert relative(without_key_biases(pieces), without_key_biases(whole)) < 1e-4
     assert metrics.keys() == same.keys()
@@ -249,10 +263,10 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(sizes, changes):
 def test_what_is_computed_again_changes_no_gradient(changes):
     batch, results = make_batch(), []
     for config in (make_config(), make_config(**changes)):
-        model, partitioner = CoCa(model_config(config)), partitioner_of((2, 2, 1), config)
+        partitioner = partitioner_of((2, 2, 1), config)
         params = params_on(partitioner, config)
         with partitioner.context():
-            compute = jax.jit(functools.partial(gradient, model, config))
+            compute = jax.jit(gradient_of(config))
             results.append(compute(params, partitioner.put_batch(batch), jax.random.key(0))[0])
     kept, again = map(without_key_biases, jax.device_get(results))
     assert relative(again, kept) < 1e-5
@@ -263,9 +277,8 @@ def test_rematerialisation_is_chosen_for_each_tower():
 
     def executed(**changes):
         config = make_config(**changes)
-        model, partitioner = CoCa(model_config(config)), partitioner_of((1, 1, 1), config)
-        params = factory_of(config, partitioner).abstract.params
-        compute = functools.partial(gradient, model, config)
+        params = factory_of(config, partitioner_of((1, 1, 1), config)).abstract.params
+        compute = gradient_of(config)
         return hardware_flops(jax.make_jaxpr(compute)(params, make_batch(), jax.random.key(0)))
 
     nothing, image = executed(), executed(**{"model.image.remat": "full"})
@@ -283,7 +296,7 @@ def test_a_batch_32_times_as_large_in_micro_batches():
     That is its pixels' and embeddings' share, far less than its activations in one pass.
     """
     rows, repeats = 64, 32
-    config = make_config(**{"train.grad_accum_steps": repeats, "train.batch_size": rows})
+    config = make_config(**{"train.batch_size": rows})
     config.loss.contrastive.chunk_size = 8  # rows of the similarity matrix at a time
     partitioner = partitioner_of((1, 1, 1), config)
     model = CoCa(model_config(config))
@@ -292,19 +305,16 @@ def test_a_batch_32_times_as_large_in_micro_batches():
     batch["image"] = np.random.default_rng(0).integers(0, 256, batch["image"].shape, np.uint8)
     key, results, held = jax.random.key(0), [], []
 
-    def compiled(function, count, config):
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), batch)
-        return (
-            jax.jit(functools.partial(function, model, config)).lower(params, shapes, key).compile()
+    def compiled(examples, count, config):
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype), batch
         )
+        compute = gradient_of(config, count=count)
+        return jax.jit(compute).lower(params, shapes, key).compile()
 
-    small = make_config(**{"train.grad_accum_steps": 1})
     with partitioner.context():
-        whole, pieces = (
-            compiled(gradient, rows, config),
-            compiled(accumulated_gradient, rows, config),
-        )
-        one = compiled(gradient, rows // repeats, small)
+        whole, pieces = (compiled(rows, count, config) for count in (1, repeats))
+        one = compiled(rows // repeats, 1, make_config())
         results = [jax.device_get(f(params, batch, key)[0]) for f in (whole, pieces)]
     held = [f.memory_analysis().temp_size_in_bytes for f in (whole, pieces, one)]
     assert relative(*map(without_key_biases, reversed(results))) < 1e-4
@@ -318,13 +328,12 @@ def test_a_batch_32_times_as_large_in_micro_batches():
 def test_a_head_has_the_same_gradient_on_every_mesh(changes):
     config, results = make_config(**changes), []
     several = (config.data.num_images,) if config.data.num_images > 1 else ()
-    model = make_model(model_config(config))
     for sizes in ((1, 1, 1), (2, 2, 2)):
         partitioner = partitioner_of(sizes, config)
         params = params_on(partitioner, config)
         batch = partitioner.put_batch(make_batch(0, several))
         with partitioner.context():
-            compute = jax.jit(functools.partial(gradient, model, config))
+            compute = jax.jit(gradient_of(config))
             results.append(jax.device_get(compute(params, batch, jax.random.key(0))))
     (one, metrics), (many, same) = results
     assert relative(without_key_biases(many), without_key_biases(one)) < 1e-4
@@ -337,10 +346,9 @@ def test_a_head_has_the_same_gradient_on_every_mesh(changes):
 
 def test_temperature_stops_at_its_floor():
     rising = {"logit_scale": jnp.float32(9), "image_encoder": {"kernel": jnp.float32(9)}}
-    found = floor_temperature(rising, 0.01)
+    found = ContrastiveLoss(temperature_floor=0.01).constrain(rising)
     np.testing.assert_allclose(found["logit_scale"], np.log(100), rtol=1e-6)
     assert found["image_encoder"]["kernel"] == 9
-    assert floor_temperature({"decoder": {}}, 0.01) == {"decoder": {}}
 
 
 def test_moving_average_follows_the_parameters():

@@ -1,0 +1,28 @@
+"""The losses by name, and those that a configuration trains with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from coca_jax.losses.base import Loss
+from coca_jax.registry import Registry
+
+losses: Registry[type[Loss]] = Registry(
+    "loss",
+    {
+        "contrastive": "coca_jax.losses.contrastive:ContrastiveLoss",
+        "captioning": "coca_jax.losses.captioning:CaptioningLoss",
+        "classification": "coca_jax.losses.classification:ClassificationLoss",
+    },
+)
+
+
+def trained_losses(sections: Mapping[str, Any] | ConfigDict) -> dict[str, Loss]:
+    """The losses whose weight is not 0, in the registry's order.
+
+    Args:
+      sections: `config.loss`, with the options of each loss by its name.
+    """
+    built = {name: losses[name](**sections[name]) for name in losses if name in sections}
+    return {name: loss for name, loss in built.items() if loss.weight}
