@@ -22,7 +22,7 @@ ALLOWED = {
     "distributed": set(),
     "checkpoints": set(),
     "observe": set(),
-    "config": {"models", "losses", "data", "distributed"},
+    "config": {"models", "losses", "data", "distributed", "train.optimizers"},
     "planning": {"models"},
     "generate": {"models"},
     "inference": {"models", "data", "distributed", "checkpoints", "config", "generate"},
@@ -31,8 +31,9 @@ ALLOWED = {
     "evaluate": {"data", "data_tools", "models", "config", "inference", "generate"},
     "train": {
         *("models", "losses", "data", "distributed", "checkpoints", "config"),
-        *("evaluate", "inference", "observe", "planning"),
+        *("evaluate", "inference", "observe", "planning", "train.optimizers"),
     },
+    "train.optimizers": set(),  # names that the configuration chooses among
     "planning.aot": {"models", "data", "distributed", "config", "planning", "train"},
     "planning.search": {"config", "planning", "planning.aot"},
     "sweep": {"data", "config", "evaluate", "observe", "planning", "train"},
