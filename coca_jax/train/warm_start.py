@@ -209,7 +209,7 @@ def _of_another_head(name: str, source: Checkpoint, config: ConfigDict) -> bool:
     if old.input != new.input or [*source.config.head.classes] != [*config.head.classes]:
         return True
     of_pictures = "head_image_positions" if new.input == "image" else "head/softmax/kernel"
-    return old.images != new.images and name == of_pictures
+    return old.num_images != new.num_images and name == of_pictures
 
 
 def _read_as(
