@@ -24,7 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from coca_jax.accelerators import prepare_environment
-from coca_jax.config import default_config, model_config, validate
+from coca_jax.config import default_config, model_config
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.models import CoCa, preset
 from coca_jax.planning import training_flops
@@ -32,6 +32,7 @@ from coca_jax.planning.aot import abstract_batch
 from coca_jax.train.optimizer import make_optimizer
 from coca_jax.train.state import StateFactory
 from coca_jax.train.step import compile_traced, make_train_step, trace_train_step
+from coca_jax.validation import validate
 
 NO_CAPTIONS = {"loss.captioning.weight": 0.0}
 OBJECTIVES = {

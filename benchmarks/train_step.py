@@ -45,7 +45,7 @@ def measure_ours(case):
     import numpy as np
 
     from coca_jax.accelerators import prepare_environment
-    from coca_jax.config import default_config, model_config, validate
+    from coca_jax.config import default_config, model_config
     from coca_jax.distributed import Partitioner, make_mesh
     from coca_jax.models import CoCa, preset
     from coca_jax.planning import training_flops
@@ -53,6 +53,7 @@ def measure_ours(case):
     from coca_jax.train.optimizer import make_optimizer
     from coca_jax.train.state import StateFactory
     from coca_jax.train.step import compile_train_step, make_train_step
+    from coca_jax.validation import validate
 
     prepare_environment()
     config = default_config()
@@ -138,7 +139,7 @@ def measure_peak(case):
     sizes = (1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192, 16384)
     best = 0.0
     for size in sizes:
-        x = jnp.ones((size, size), default("dtype"))
+        x = jnp.ones((size, size), default("dtype", jax.devices()[0]))
         product = jax.jit(jnp.matmul)
         seconds = seconds_a_step(lambda p=product, x=x: p(x, x), jax.block_until_ready, 10)
         best = max(best, 2 * size**3 / seconds)

@@ -1,14 +1,13 @@
 """What is set for each kind of device, and why: one table.
 
 `coca train` sets these as it starts; `config.compiler_options` adds to them or overrides them, and
-`config.model.attention` and `config.model.dtype` are `auto` until set.
+`config.model.attention` and `config.model.dtype` are `auto` until set; `model_config` resolves
+them for a device.
 """
 
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import jax
 
 
 class Setting(NamedTuple):
@@ -50,18 +49,17 @@ TABLE = (
 )
 
 
-def default(kind: str) -> str:
-    """The table's `dtype` or `attention` for the devices that are here: its first row for them."""
-    device = jax.local_devices()[0]
+def default(kind: str, device: Any) -> str:
+    """The table's `dtype` or `attention` for this kind of device: its first row for it."""
     return next(row.value for row in TABLE if row.kind == kind and _suits(row, device))
 
 
-def mistakes(attention: str) -> list[str]:
-    """What is wrong with `config.model.attention` on the devices that are here, if anything."""
-    if attention == "cudnn" and default("attention") != "cudnn":
-        kind = jax.local_devices()[0].device_kind
+def attention_errors(attention: str, device: Any) -> list[str]:
+    """A message if this device cannot run what `config.model.attention` names; else none."""
+    if attention == "cudnn" and default("attention", device) != "cudnn":
         return [
-            f"config.model.attention=cudnn needs an NVIDIA GPU, Ampere or later; here is {kind}"
+            "config.model.attention=cudnn needs an NVIDIA GPU, Ampere or later; the device is "
+            f"{device.device_kind}"
         ]
     return []
 

@@ -11,7 +11,7 @@ import math
 import re
 import string
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -32,6 +32,7 @@ class Kind:
     description: str | Callable[[], str]  # "a whole number from 1 to 8", or what says it when asked
     types: tuple[type, ...]  # as which a text on the command line is read, in this order
     holds: Callable[[Any], bool]  # of any value at all; never raises
+    registered: bool = False  # whether another process may have registered further names
 
     @property
     def wanted(self) -> str:
@@ -68,6 +69,57 @@ def fields_of(options: type) -> dict[str, Field]:
         f.name: Field(f.default, f.metadata["doc"], f.metadata["kind"], f.metadata["resumable"])
         for f in dataclasses.fields(options)
         if "kind" in f.metadata
+    }
+
+
+class Sections(Mapping):
+    """Sections of the configuration by name; immutable, and read as attributes, too."""
+
+    def __init__(self, sections: Mapping[str, Any] | None = None):
+        """Takes the sections."""
+        self.__dict__.update(sections or {})
+
+    def __getitem__(self, name: str) -> Any:
+        return self.__dict__[name]
+
+    def __setattr__(self, name: str, value: Any):
+        raise AttributeError(f"{name} cannot be set: sections are immutable")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__)
+
+    def __len__(self) -> int:
+        return len(self.__dict__)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.__dict__.items()))
+
+    def __repr__(self) -> str:
+        return f"Sections({self.__dict__})"
+
+
+def is_section(value: Any) -> bool:
+    """Whether it is a section of the configuration, or several by name."""
+    return dataclasses.is_dataclass(value) or isinstance(value, Sections)
+
+
+def members(section: Any) -> dict[str, Any]:
+    """A section's keys with their values and its sections; what is no key is left out."""
+    if isinstance(section, Sections):
+        return dict(section)
+    names = [
+        f.name
+        for f in dataclasses.fields(section)
+        if "kind" in f.metadata or is_section(getattr(section, f.name))
+    ]
+    return {name: getattr(section, name) for name in names}
+
+
+def values_of(section: Any) -> dict[str, Any]:
+    """A section's keys with their values, its sections as nested dictionaries."""
+    return {
+        name: values_of(value) if is_section(value) else value
+        for name, value in members(section).items()
     }
 
 
@@ -144,6 +196,7 @@ def registered(registry: Registry) -> Kind:
         lambda: f"one of {', '.join(registry)}",
         (str,),
         lambda value: value in registry,
+        registered=True,
     )
 
 

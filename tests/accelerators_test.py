@@ -6,12 +6,11 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from coca_jax import accelerators
 from coca_jax.accelerators import (
     TABLE,
+    attention_errors,
     compiler_options,
     default,
-    mistakes,
     prepare_environment,
 )
 
@@ -36,16 +35,16 @@ DEVICES = {
         ("v4", "bfloat16", "xla"),
     ],
 )
-def test_defaults_by_device(monkeypatch, name, dtype, attention):
-    monkeypatch.setattr(accelerators.jax, "local_devices", lambda: [DEVICES[name]])
-    assert (default("dtype"), default("attention")) == (dtype, attention)
+def test_defaults_by_device(name, dtype, attention):
+    device = DEVICES[name]
+    assert (default("dtype", device), default("attention", device)) == (dtype, attention)
 
 
-def test_fused_attention_needs_its_gpu(monkeypatch):
-    assert mistakes("auto") == mistakes("xla") == []
-    assert "here is cpu" in mistakes("cudnn")[0]
-    monkeypatch.setattr(accelerators.jax, "local_devices", lambda: [DEVICES["h100"]])
-    assert mistakes("cudnn") == []
+def test_fused_attention_needs_its_gpu():
+    cpu, gpu = DEVICES["cpu"], DEVICES["h100"]
+    assert attention_errors("auto", cpu) == attention_errors("xla", cpu) == []
+    assert "the device is cpu" in attention_errors("cudnn", cpu)[0]
+    assert attention_errors("cudnn", gpu) == []
 
 
 def test_compiler_options_by_device():

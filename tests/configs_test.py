@@ -7,16 +7,15 @@ import jax
 import pytest
 
 import coca_jax
-from coca_jax.config import load_config, model_config, validate
-from coca_jax.data import checks
+from coca_jax.config import load_config, model_config
 from coca_jax.data_tools.prepare import prepare
 from coca_jax.datasets import ShapesClips, ShapesPairs
 from coca_jax.evaluate.from_config import evaluate
-from coca_jax.evaluate.runner import mistakes
 from coca_jax.evaluate.undefined import defined, reasons
 from coca_jax.planning import parameter_counts
 from coca_jax.sweep import compare
 from coca_jax.train import loop
+from coca_jax.validation import validate
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 FILES = [file for file in sorted(CONFIGS.glob("*.py")) if not file.stem.startswith("compare")]
@@ -35,9 +34,9 @@ def test_is_right_at_both_sizes(file, tmp_path):
         overrides = [f"--config.head.class_file={tmp_path / 'classes.txt'}"]
     config = load_config(str(file), overrides)
     assert len(config.head.classes) == count or not count
-    validate(config, 8, [*mistakes(config.eval), *checks.mistakes(config.data)])
+    validate(config, 8)
     smoke = load_config(f"{file}:smoke")
-    validate(smoke, 1, mistakes(smoke.eval))
+    validate(smoke, 1)
     assert smoke.train.steps <= 10
     assert sum(parameter_counts(model_config(smoke)).values()) < 5e6
 

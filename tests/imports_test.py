@@ -27,16 +27,17 @@ ALLOWED = {
     "generate": {"models"},
     "inference": {"models", "data", "distributed", "checkpoints", "config", "generate"},
     "image_search": {"data", "inference"},
-    "interop": {"models", "config", "distributed", "checkpoints", "inference"},
+    "interop": {"models", "config", "distributed", "checkpoints", "inference", "validation"},
     "evaluate": {"data", "data_tools", "models", "config", "inference", "generate"},
+    "validation": {"config", "data", "distributed", "evaluate", "losses", "models"},
     "train": {
         *("models", "losses", "data", "distributed", "checkpoints", "config"),
-        *("evaluate", "inference", "observe", "planning", "train.optimizers"),
+        *("evaluate", "inference", "observe", "planning", "train.optimizers", "validation"),
     },
     "train.optimizers": set(),  # names that the configuration chooses among
-    "planning.aot": {"models", "data", "distributed", "config", "planning", "train"},
+    "planning.aot": {"models", "data", "distributed", "config", "planning", "train", "validation"},
     "planning.search": {"config", "planning", "planning.aot"},
-    "sweep": {"data", "config", "evaluate", "observe", "planning", "train"},
+    "sweep": {"data", "config", "evaluate", "observe", "planning", "train", "validation"},
 }
 
 

@@ -55,11 +55,11 @@ def evaluate(options: argparse.Namespace) -> None:
     _join(config)
     import jax
 
-    from coca_jax.evaluate.from_config import check, evaluate, require
+    from coca_jax.evaluate.from_config import evaluate, require
     from coca_jax.evaluate.results import format_table, write_results
-    from coca_jax.evaluate.validation import validate
     from coca_jax.inference import load
     from coca_jax.train.compile_cache import use_compile_cache
+    from coca_jax.validation import validate
 
     validate(config)
     if not config.eval:
@@ -67,7 +67,7 @@ def evaluate(options: argparse.Namespace) -> None:
     use_compile_cache(config.compile_cache, options.workdir)
     handle = load(options.workdir, options.step, devices=jax.devices())
     require(config, handle.config)
-    check(config)
+    validate(config, reads=("eval",))
     metrics, artefacts = evaluate(handle, config)
     if jax.process_index() == 0:
         path = write_results(options.workdir, handle.step, metrics, artefacts)
@@ -353,21 +353,21 @@ def _join(config, whole=None) -> None:
     """
     from coca_jax.accelerators import prepare_environment
     from coca_jax.config import to_json
-    from coca_jax.config.validation import structure
+    from coca_jax.config.checks import key_errors
     from coca_jax.distributed import processes
-    from coca_jax.evaluate.validation import validate
+    from coca_jax.validation import validate
 
     prepare_environment()
-    if structure(config):
-        validate(config)  # tells these and all else that is wrong
+    if key_errors(config):
+        validate(config)  # names these and all else that is wrong
     processes.start(config.distributed.start_seconds, config.distributed.heartbeat_seconds)
     processes.assert_same_on_all("config", to_json(config if whole is None else whole))
 
 
 def _checked_config(options: argparse.Namespace, reads_data: bool = True):
     """The same for commands that need all of it: with nothing wrong in it."""
-    from coca_jax.evaluate.validation import validate
+    from coca_jax.validation import validate
 
     config = _config(options)
-    validate(config, reads_data=reads_data)
+    validate(config, reads=("train",) if reads_data else ())
     return config

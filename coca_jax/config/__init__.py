@@ -1,12 +1,14 @@
-"""One configuration tree: its defaults, how it is read, and what can be wrong with it."""
+"""One configuration: its schema, how it is read and stored, and what can be wrong with it."""
 
-from coca_jax.config.default import default_config, finish
-from coca_jax.config.loading import differences, load_config, to_json
-from coca_jax.config.model import model_config
+from coca_jax.config.loading import load_config
 from coca_jax.config.record import read_config, write_config
-from coca_jax.config.validation import validate
+from coca_jax.config.resolve import model_config
+from coca_jax.config.schema import Config
+from coca_jax.config.tree import build, default_config, differences, finish, to_json
 
 __all__ = [
+    "Config",
+    "build",
     "default_config",
     "differences",
     "finish",
@@ -14,6 +16,5 @@ __all__ = [
     "model_config",
     "read_config",
     "to_json",
-    "validate",
     "write_config",
 ]

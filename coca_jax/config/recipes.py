@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from coca_jax.config.default import default_config, finish
+from coca_jax.config.tree import default_config, finish
 from coca_jax.models.config import ImageConfig
 from coca_jax.models.presets import preset
 

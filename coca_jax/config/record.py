@@ -14,9 +14,8 @@ import jax
 from ml_collections import ConfigDict
 
 from coca_jax import __version__
-from coca_jax.config.default import default_config
-from coca_jax.config.loading import differences, to_json
-from coca_jax.config.validation import validate
+from coca_jax.config.checks import errors
+from coca_jax.config.tree import default_config, differences, resumable_keys, to_json
 from coca_jax.errors import UserError
 from coca_jax.io import files
 from coca_jax.io.paths import join
@@ -29,38 +28,16 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-dat
 
 # Where data are; it may change where a fingerprint of them is kept (coca_jax/data/fingerprint.py).
 PLACES = ("data.train.path", "data.train.class_names", "data.train.exclude_list")
-# What may change between attempts of one run: where and how fast it computes, not what.
-FREE = (
-    *PLACES,
-    "mesh.",
-    "sharding.",
-    "checkpoint.",
-    "eval",
-    "init.",  # read by a new run only
-    "head.class_file",  # what it says is in head.classes
-    "profile.",
-    "distributed.",
-    "watchdog.",
-    "compile_cache",
-    "compiler_options",
-    "model.attention",
-    "loss.contrastive.chunk_size",
-    "loss.captioning.chunk_size",
-    "train.log_every",
-    "train.evaluate_every",
-    "train.grad_accum_steps",
-    "data.dir",
-    "data.cache_dir",
-    "data.threads",
-    "data.workers",
-    "data.max_bad_share",
-    "data.allow_changes",
-    "data.tokenizer.path",
-    "model.remat",
-    "model.image.remat",
-    "model.text.remat",
-    "model.scan_unroll",
-)
+
+
+def resumable(data_known: bool = True) -> tuple[str, ...]:
+    """Keys and sections that may change between attempts of one run.
+
+    Args:
+      data_known: whether the data are compared by their fingerprint; else their paths may not
+        change.
+    """
+    return tuple(key for key in resumable_keys() if data_known or key not in PLACES)
 
 
 def write_config(workdir: str | os.PathLike, config: ConfigDict, **more: str) -> None:
@@ -128,7 +105,7 @@ def stored_config(
     if copy is None:
         return there
     if there is not None:
-        found = differences(to_json(there), to_json(copy), FREE)
+        found = differences(to_json(there), to_json(copy), resumable())
         if not found:
             return there  # its free keys are those of the last attempt
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
@@ -157,13 +134,12 @@ def parse_record(record: Mapping[str, Any]) -> ConfigDict:
         raise Damaged(f"holds {shown(tree)} where the configuration should be")
     try:
         config = ConfigDict(with_defaults(tree))
-        validate(config)
-    except UserError as error:
-        lines = str(error).splitlines()
-        more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-        raise Damaged(f"is no configuration: {'; '.join(lines[:SHOWN])}{more}") from error
+        lines = errors(config, stored=True)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise Damaged(f"is no configuration: {error}") from error
+    if lines:
+        more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise Damaged(f"is no configuration: {'; '.join(lines[:SHOWN])}{more}")
     return config
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from coca_jax.config.keys import NAME
-from coca_jax.config.keys import OPTIONS as OPTION_KINDS
-from coca_jax.config.loading import items
+from coca_jax.config.evaluation import OPTIONS as OPTION_FIELDS
+from coca_jax.config.kinds import NAME
+from coca_jax.config.tree import items
 from coca_jax.errors import UserError
 from coca_jax.evaluate import (
     captioning,
@@ -242,8 +242,10 @@ def _mistakes_of(path: str, evaluation: Any) -> list[str]:
         for key in given
         if key not in known
     }
-    for key in (key for key in known if key in given and not OPTION_KINDS[key].holds(given[key])):
-        wrong[key] = f"{path}.{key}={shown(given[key])} should be {OPTION_KINDS[key].wanted}"
+    for key in (
+        key for key in known if key in given and not OPTION_FIELDS[key].kind.holds(given[key])
+    ):
+        wrong[key] = f"{path}.{key}={shown(given[key])} should be {OPTION_FIELDS[key].kind.wanted}"
     fine = {key: value for key, value in given.items() if key not in wrong}
     return [*wrong.values(), *_between_options(path, kind, given, fine)]
 

@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
-from coca_jax.config import default_config, model_config, to_json, validate, write_config
+from coca_jax.config import default_config, model_config, to_json, write_config
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint, restore_params
@@ -22,6 +22,7 @@ from coca_jax.io.messages import cause
 from coca_jax.io.paths import as_path, is_url
 from coca_jax.models import CoCaConfig
 from coca_jax.models.presets import PRESETS, as_section
+from coca_jax.validation import validate
 
 SETTINGS = "open_clip_config.json"  # what OpenCLIP keeps next to weights on a hub
 

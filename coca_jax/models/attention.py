@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from coca_jax import accelerators
 from coca_jax.models.layers import constrain, dense
 
 HEADS = ("batch", "length", "heads", None)
@@ -31,7 +30,7 @@ class Attention(nn.Module):
     num_heads: int
     width: int
     dtype: jnp.dtype
-    implementation: str = "auto"  # or xla, cudnn; decoding with a cache has its own
+    implementation: str = "xla"  # or cudnn; decoding with a cache has its own
 
     @nn.compact
     def __call__(
@@ -103,23 +102,14 @@ def dot_product_attention(
     keys: Float[Array, "b s h k"],
     values: Float[Array, "b s h k"],
     mask: Bool[Array, "#b 1 t s"] | None,
-    implementation: str = "auto",
+    implementation: str = "xla",
 ) -> Float[Array, "b t h k"]:
-    """JAX's, by the implementation that suits these arrays where it is `auto`."""
-    if implementation == "auto":
-        implementation = accelerators.default("attention")
-        if implementation == "cudnn" and not _suits_cudnn(query):
-            implementation = "xla"
+    """JAX's dot-product attention by this implementation, `xla` or `cudnn`."""
     if implementation == "cudnn":
         return with_even_lengths(query, keys, values, mask, implementation)
     return jax.nn.dot_product_attention(
         query, keys, values, mask=mask, implementation=implementation
     )
-
-
-def _suits_cudnn(query: Float[Array, "b t h k"]) -> bool:
-    size = query.shape[-1]
-    return query.dtype in (jnp.bfloat16, jnp.float16) and size % 8 == 0 and size <= 128
 
 
 def with_even_lengths(

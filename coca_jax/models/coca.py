@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from coca_jax import accelerators
 from coca_jax.models.config import CoCaConfig
 from coca_jax.models.image_encoder import ImageEncoder
 from coca_jax.models.layers import partitioned
@@ -57,7 +56,7 @@ class CoCa(nn.Module):
 
     def setup(self):
         """Creates the parts."""
-        config, dtype = self.config, activation_dtype(self.config.dtype)
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
         pooler, width = config.pooler, config.text.width
         contrastive, multimodal = config.contrastive != "none", config.multimodal
         self.image_encoder = ImageEncoder(config, dtype)
@@ -203,10 +202,3 @@ def unit_length(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
     """L2-normalises the last axis in float32; a zero vector stays zero."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
-
-
-def activation_dtype(name: str) -> jnp.dtype:
-    """`auto` is what suits the devices that are here; other names are themselves."""
-    if name == "auto":
-        name = accelerators.default("dtype")
-    return jnp.dtype(name)

@@ -1,27 +1,58 @@
-"""What describes a CoCa model: one frozen dataclass per part, each key with its meaning."""
+"""What describes a CoCa model: one frozen dataclass per part, each field with its meaning.
+
+They are the `model` section of a configuration, too. Fields that are not made by `field` follow
+from other sections and are no keys.
+"""
 
 import dataclasses
 from typing import Any
+
+import jax
+
+from coca_jax.fields import choice, field, flag, integer, number, row
+
+PIXELS = integer(1, 2**16)
+WIDTH, LAYERS, HEADS = integer(1, 2**20), integer(1, 10_000), integer(1, 2**16)
+SHARE = number(0, 1, below=True)
+POLICIES = [name for name in dir(jax.checkpoint_policies) if name.endswith("saveable")]
+REMAT = ("none", "full", "offload", *POLICIES)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig:
     """The image encoder: a pre-LayerNorm ViT."""
 
-    size: int = 288  # pixels of the height, and of the width unless `grid_width` says otherwise
-    patch: int = 18  # pixels, height and width of a patch
-    grid_width: int = 0  # patches across an image; 0: as many as down
-    width: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    mlp_dim: int = 3072  # hidden units
-    class_token: bool = False  # a learned token in front of the patches
-    patch_bias: bool = True  # of the projection of patches
-    pre_norm: bool = False  # a LayerNorm before the first layer, too
-    patch_dropout: float = 0.0  # share of patches left out in training (FLIP, arXiv 2212.00794)
-    remat: str = ""  # of this encoder; empty: the model's
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of pixels in [0, 1], per channel
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    size: int = field(
+        288, "Height of an image in pixels, and its width unless `grid_width` is set.", PIXELS
+    )
+    patch: int = field(18, "Height and width of a patch in pixels.", PIXELS)
+    grid_width: int = field(0, "Patches across an image; 0: as many as down.", integer(0, 2**16))
+    width: int = field(768, "Size of a token's activations.", WIDTH)
+    num_layers: int = field(12, "Transformer layers.", LAYERS)
+    num_heads: int = field(12, "Attention heads; they divide `width`.", HEADS)
+    mlp_dim: int = field(3072, "Hidden units of each MLP.", WIDTH)
+    class_token: bool = field(False, "Put a learned token in front of the patches.", flag())
+    patch_bias: bool = field(True, "Give the projection of patches a bias.", flag())
+    pre_norm: bool = field(False, "Add a LayerNorm before the first layer.", flag())
+    patch_dropout: float = field(
+        0.0, "Share of the patches left out in training (FLIP, arXiv 2212.00794).", SHARE
+    )
+    remat: str = field(
+        "",
+        "`model.remat` for this encoder; empty: the model's.",
+        choice("", *REMAT),
+        resumable=True,
+    )
+    mean: tuple[float, float, float] = field(
+        (0.5, 0.5, 0.5),
+        "Mean of pixels in [0, 1], by channel, that is subtracted.",
+        row(*[number(-1000, 1000)] * 3, wanted="three numbers, one a channel"),
+    )
+    std: tuple[float, float, float] = field(
+        (0.5, 0.5, 0.5),
+        "Standard deviation of pixels in [0, 1], by channel, that is divided by.",
+        row(*[number(1e-6, 1000)] * 3, wanted="three numbers from 1e-06 to 1000, one a channel"),
+    )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -49,62 +80,100 @@ class ImageConfig:
 class TextConfig:
     """The decoder: a causal text half, then a causal half that also attends to the image."""
 
-    vocab_size: int = 64_000
-    context_length: int = 64  # most tokens of a text, begin and end included, [CLS] not
-    pad_id: int = 0
-    width: int = 768
-    unimodal_layers: int = 12
-    multimodal_layers: int = 12
-    num_heads: int = 12
-    mlp_dim: int = 3072
-    remat: str = ""  # of the decoder; empty: the model's
-    interleaved: bool = False  # cross-attention in layers of their own, each with its own MLP
-    tie_embeddings: bool = False  # True: the softmax reads the token embedding
-    # [CLS] attends as in OpenCLIP's released weights: one place beside what was meant, so that it
-    # sees the first padding and not itself. For them only; see `causal_mask_with_cls`.
-    shifted_cls_mask: bool = False
+    vocab_size: int = field(64_000, "Number of token ids.", integer(1))
+    context_length: int = field(
+        64, "Tokens of a text at most, begin and end included, [CLS] not.", integer(2, 2**16)
+    )
+    pad_id: int = field(0, "Token id of padding.", integer())
+    width: int = field(768, "Size of a token's activations.", WIDTH)
+    unimodal_layers: int = field(12, "Layers of the first half, which sees text alone.", LAYERS)
+    multimodal_layers: int = field(12, "Layers of the second half, which sees images.", LAYERS)
+    num_heads: int = field(12, "Attention heads; they divide `width`.", HEADS)
+    mlp_dim: int = field(3072, "Hidden units of each MLP.", WIDTH)
+    remat: str = field(
+        "", "`model.remat` for the decoder; empty: the model's.", choice("", *REMAT), resumable=True
+    )
+    interleaved: bool = field(
+        False, "Give cross-attention layers of its own, each with its own MLP.", flag()
+    )
+    tie_embeddings: bool = field(
+        False, "Compute the logits with the token embedding, without an `lm_head`.", flag()
+    )
+    shifted_cls_mask: bool = field(
+        False,
+        "Let [CLS] attend as in OpenCLIP's released weights: one position off, so that it sees "
+        "the first padding and not itself. Only for these weights; see `causal_mask_with_cls`.",
+        flag(),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class PoolerConfig:
     """The attentional poolers between image encoder and decoder."""
 
-    # cascade: the contrastive pooler reads the caption pooler's output; parallel: it reads the
-    # encoder, too; shared: it is one more query, the first, of the caption pooler.
-    kind: str = "cascade"
-    caption_queries: int = 256  # 0: the decoder attends to the whole encoded image
-    num_heads: int = 12
-    query_norm: bool = False  # a LayerNorm on the queries
+    kind: str = field(
+        "cascade",
+        "What the contrastive pooler reads. cascade: the caption pooler's output; parallel: the "
+        "image encoder's; shared: the contrastive query is the caption pooler's first one.",
+        choice("cascade", "parallel", "shared"),
+    )
+    caption_queries: int = field(
+        256, "Queries of the caption pooler; 0: the decoder sees all tokens.", integer(0, 2**16)
+    )
+    num_heads: int = field(12, "Attention heads; they divide the decoder's width.", HEADS)
+    query_norm: bool = field(False, "Add a LayerNorm on the queries.", flag())
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:
-    """A classifier beside the model, for a task that comes after pretraining."""
+    """A classifier on top of the model, for a task that comes after pretraining."""
 
     classes: int
-    # image: the encoder's tokens of all pictures together; text: the decoder's outputs for a text,
-    # about each picture on its own.
+    # image: the encoder's tokens of all images together; text: the decoder's outputs for a text,
+    # about each image on its own.
     input: str = "image"
-    num_images: int = 1  # pictures of an example: the frames of a clip, or both of a pair
+    num_images: int = 1  # of an example: the frames of a clip, or both of a pair
 
 
 @dataclasses.dataclass(frozen=True)
 class CoCaConfig:
-    """A whole model. What the fields from `stacked` on say follows from other settings."""
+    """A whole model: its parts, and how it is computed."""
 
     image: ImageConfig = ImageConfig()
     text: TextConfig = TextConfig()
     pooler: PoolerConfig = PoolerConfig()
-    embed_dim: int = 0  # size of both embeddings, by a projection each; 0: the text width, without
-    dropout: float = 0.0  # after each attention and MLP
-    stochastic_depth: float = 0.0  # rate of the last layer; grows linearly from 0 at the first
-    # auto is what coca_jax/accelerators.py says for the devices that are here.
-    dtype: str = "auto"  # of activations: auto, float32 or bfloat16
-    attention: str = "auto"  # auto, xla, or cudnn: fused, on NVIDIA GPUs
-    # What the backward pass computes again: none, full, a policy's name in
-    # jax.checkpoint_policies, or offload: matrix products are kept in the host's memory.
-    remat: str = "none"
-    scan_unroll: int = 1  # layers of the scan that are compiled side by side
+    embed_dim: int = field(
+        0,
+        "Size of both embeddings, each by a projection; 0: the decoder's width, unprojected.",
+        integer(0, 2**20),
+    )
+    dropout: float = field(0.0, "Rate of dropout after each attention and MLP.", SHARE)
+    stochastic_depth: float = field(
+        0.0, "Rate at which the last layer is skipped; grows from 0 at the first layer.", SHARE
+    )
+    dtype: str = field(
+        "float32",
+        "Type of activations. auto: bfloat16, but float32 on CPUs.",
+        choice("auto", "float32", "bfloat16"),
+    )
+    attention: str = field(
+        "xla",
+        "Implementation of attention. cudnn: fused, on NVIDIA GPUs from Ampere on; auto: cudnn "
+        "where it runs, else xla.",
+        choice("auto", "xla", "cudnn"),
+        resumable=True,
+    )
+    remat: str = field(
+        "none",
+        "What the backward pass computes again: none, full, a policy in `jax.checkpoint_policies`, "
+        "or offload (matmuls are kept in the host's memory).",
+        choice(*REMAT),
+        resumable=True,
+    )
+    scan_unroll: int = field(
+        1, "Layers of the scan over layers that are compiled side by side.", LAYERS, resumable=True
+    )
+    # These follow from other sections and from the use of the model.
     stacked: bool = True  # layers in one array a parameter; False: apart, see `Transformer`
     contrastive: str = "softmax"  # the loss that is trained: softmax, sigmoid, or none
     captioning: bool = True
@@ -123,12 +192,12 @@ class CoCaConfig:
 
     @property
     def num_images(self) -> int:
-        """How many pictures an example has, for one text."""
+        """Number of images of an example, for one text."""
         return 1 if self.head is None else self.head.num_images
 
     @property
     def pixels(self) -> tuple[int, ...]:
-        """Shape of an example's picture, [h, w, 3], or of its pictures, with an axis for them."""
+        """Shape of an example's image, [h, w, 3], or of its images, [num_images, h, w, 3]."""
         return (*[self.num_images] * (self.num_images > 1), *self.image.pixels, 3)
 
     @classmethod

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from coca_jax.models.coca import CoCa, CoCaOutput, activation_dtype
+from coca_jax.models.coca import CoCa, CoCaOutput
 from coca_jax.models.config import CoCaConfig
 from coca_jax.models.poolers import AttentionalPooler
 
@@ -21,6 +21,7 @@ class PooledClassifier(nn.Module):
     width: int
     num_heads: int
     dtype: jnp.dtype = jnp.dtype("float32")  # of the pooler's activations
+    attention: str = "xla"
 
     @nn.compact
     def __call__(
@@ -37,7 +38,9 @@ class PooledClassifier(nn.Module):
         batch, groups = tokens.shape[:2]
         if mask is not None:
             mask = mask.reshape(-1, *mask.shape[2:])
-        pooler = AttentionalPooler(1, self.width, self.num_heads, self.dtype, name="pooler")
+        pooler = AttentionalPooler(
+            1, self.width, self.num_heads, self.dtype, attention=self.attention, name="pooler"
+        )
         pooled = pooler(tokens.reshape(-1, *tokens.shape[2:]), mask=mask)
         joined = pooled.reshape(batch, groups * self.width).astype(jnp.float32)
         return nn.Dense(self.classes, name="softmax")(joined)
@@ -51,8 +54,10 @@ class CoCaClassifier(CoCa):
         super().setup()
         config, head = self.config, self.config.head
         width = config.text.width if head.input == "text" else config.image.width
-        dtype = activation_dtype(config.dtype)
-        self.head = PooledClassifier(head.classes, width, config.pooler.num_heads, dtype)
+        dtype = jnp.dtype(config.dtype)
+        self.head = PooledClassifier(
+            head.classes, width, config.pooler.num_heads, dtype, config.attention
+        )
         if head.input == "image" and head.num_images > 1:
             # The paper's pooler knows no order of frames; from zeros this begins as it does.
             shape = (head.num_images, width)

@@ -19,7 +19,7 @@ class AttentionalPooler(nn.Module):
     num_heads: int
     dtype: jnp.dtype
     query_norm: bool = False
-    attention: str = "auto"
+    attention: str = "xla"
 
     @nn.compact
     def __call__(

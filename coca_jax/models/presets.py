@@ -3,24 +3,25 @@
 import dataclasses
 
 from coca_jax.errors import UserError
+from coca_jax.fields import values_of
 from coca_jax.models.config import CoCaConfig, ImageConfig, PoolerConfig, TextConfig
 
 # OpenAI's, which OpenCLIP's models were trained with.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def open_clip(image: ImageConfig, text: TextConfig, **others) -> CoCaConfig:
-    """OpenCLIP's CoCa: its settings of the parts, at the sizes that are given.
+def open_clip(image: ImageConfig, text: TextConfig, **options) -> CoCaConfig:
+    """OpenCLIP's CoCa: its settings of the parts, at the given sizes.
 
     Args:
       image: sizes of the image encoder.
       text: sizes of the decoder.
-      **others: further fields of the `CoCaConfig`.
+      **options: further fields of the `CoCaConfig`.
     """
     settings = {"class_token": True, "patch_bias": False, "pre_norm": True}
     image = dataclasses.replace(image, mean=CLIP_MEAN, std=CLIP_STD, **settings)
     text = dataclasses.replace(text, interleaved=True)
-    return CoCaConfig(image=image, text=text, **others)
+    return CoCaConfig(image=image, text=text, **options)
 
 
 def _open_clip_text(width: int, num_heads: int) -> TextConfig:
@@ -63,7 +64,7 @@ PRESETS = {
         pooler=SHARED_POOLER,
         embed_dim=768,
     ),
-    # The embedded default: learns `shapes` on two CPU cores in minutes.
+    # The default: learns `shapes` on two CPU cores in minutes.
     "mini": CoCaConfig(
         image=ImageConfig(size=32, patch=8, width=128, num_layers=3, num_heads=2, mlp_dim=256),
         text=TextConfig(
@@ -95,12 +96,8 @@ PRESETS = {
 }
 
 
-# Not configured there:
-DERIVED = ("stacked", "contrastive", "captioning", "initial_temperature", "head")
-
-
 def preset(name: str) -> dict:
-    """The named model as a nested dictionary, to be put into a configuration and changed there.
+    """The named model as the `model` section of a configuration, a nested dictionary.
 
     Raises:
       UserError: there is no such preset.
@@ -111,6 +108,5 @@ def preset(name: str) -> dict:
 
 
 def as_section(model: CoCaConfig) -> dict:
-    """The model as the section of a configuration: what follows from other sections is left out."""
-    fields = dataclasses.asdict(model)
-    return {key: value for key, value in fields.items() if key not in DERIVED}
+    """The model as a section of a configuration: its keys alone, computed as suits the devices."""
+    return values_of(dataclasses.replace(model, dtype="auto", attention="auto"))

@@ -35,7 +35,7 @@ class Block(nn.Module):
     dropout: float
     stochastic: bool
     dtype: jnp.dtype
-    attention: str = "auto"
+    attention: str = "xla"
 
     @nn.compact
     def __call__(
@@ -94,7 +94,7 @@ class Transformer(nn.Module):
     unroll: int = 1
     stacked: bool = True
     dtype: jnp.dtype = jnp.float32
-    attention: str = "auto"
+    attention: str = "xla"
 
     @nn.compact
     def __call__(

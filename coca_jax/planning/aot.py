@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from coca_jax.config import model_config, validate
+from coca_jax.config import model_config
 from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.distributed.mesh import mesh_shape
@@ -22,6 +22,7 @@ from coca_jax.planning.plan import Step
 from coca_jax.train.optimizer import make_optimizer
 from coca_jax.train.state import StateFactory
 from coca_jax.train.step import compile_traced, make_train_step, trace_train_step
+from coca_jax.validation import validate
 
 
 def full_mesh(config: ConfigDict, devices: Sequence[Any]) -> Mesh:
@@ -100,10 +101,8 @@ class _Traced(NamedTuple):
 
 
 def _trace(config: ConfigDict, mesh: Mesh) -> _Traced:
-    config = ConfigDict(config.to_dict())
-    if config.model.dtype == "auto" and mesh.devices.flat[0].platform != "cpu":
-        config.model.dtype = "bfloat16"  # `auto` would look at the devices that are here
-    model, partitioner = make_model(model_config(config)), Partitioner(mesh, config.sharding.rules)
+    model = make_model(model_config(config, mesh.devices.flat[0]))
+    partitioner = Partitioner(mesh, config.sharding.rules)
     factory = StateFactory(
         model,
         lambda params: make_optimizer(config.optimizer, config.train.steps, params),

@@ -20,14 +20,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from coca_jax.config import model_config
-from coca_jax.config.keys import COMPARISON
-from coca_jax.config.loading import flatten, items
-from coca_jax.config.validation import structure
+from coca_jax.config.checks import key_errors
+from coca_jax.config.schema import SweepConfig
+from coca_jax.config.tree import flatten, items
 from coca_jax.data.tokenizers.kinds import MODEL_FILES
 from coca_jax.errors import UserError
 from coca_jax.evaluate.results import read_newest, write_json
-from coca_jax.evaluate.validation import validate
-from coca_jax.fields import shown
+from coca_jax.fields import fields_of, shown
 from coca_jax.io.paths import as_path
 from coca_jax.observe.report.comparison import FILE
 from coca_jax.observe.writers import read_metrics
@@ -35,6 +34,7 @@ from coca_jax.planning import training_flops
 from coca_jax.train.compile_cache import resolve_cache
 from coca_jax.train.loop import train
 from coca_jax.train.workdir import is_finished
+from coca_jax.validation import validate
 
 KEYS = ("seeds", "stages", "tables", "metrics")
 
@@ -201,14 +201,14 @@ def malformed(config: ConfigDict) -> list[str]:
     ]
     wrong += [f"config.{key} is missing from the comparison" for key in KEYS if key not in given]
     wrong += [
-        f"config.{key}={shown(given[key])} should be {kind.wanted}"
-        for key, kind in COMPARISON.items()
-        if key in given and not kind.holds(given[key])
+        f"config.{key}={shown(given[key])} should be {field.kind.wanted}"
+        for key, field in fields_of(SweepConfig).items()
+        if key in given and not field.kind.holds(given[key])
     ]
     if not items(given.get("stages")):
         wrong.append(f"config.stages={shown(given.get('stages'))} should be a section of stages")
     for name, stage in items(given.get("stages")).items():
-        wrong += [f"{name}: {text}" for text in structure(stage)]
+        wrong += [f"{name}: {text}" for text in key_errors(stage).values()]
     return wrong or [*_wrong_metrics(config), *_misshapen(config)]
 
 
@@ -258,7 +258,7 @@ def _wrong_rows(config: ConfigDict) -> Iterator[str]:
 
 def _wrong_stage(stage: Stage, row: str, devices: int | None) -> list[str]:
     try:
-        validate(stage.config, devices, reads_data=True)
+        validate(stage.config, devices, reads=("train",))
     except UserError as error:
         return [f"{row}, {stage.name}: {line}" for line in str(error).splitlines()]
     return []

@@ -12,21 +12,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from coca_jax import accelerators
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.metadata import newest
 from coca_jax.checkpoints.processes import by_first
 from coca_jax.config import model_config, to_json
-from coca_jax.config.validation import structure
 from coca_jax.data.fingerprint import fingerprint
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
 from coca_jax.data.tokenizers.kinds import Tokenizer
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import Preempted, UserError
-from coca_jax.evaluate.from_config import check, evaluate, missing, possible
+from coca_jax.evaluate.from_config import evaluate, missing, possible
 from coca_jax.evaluate.results import format_table, read_step, write_results
 from coca_jax.evaluate.undefined import defined
-from coca_jax.evaluate.validation import validate
 from coca_jax.inference import LoadedModel
 from coca_jax.io.locks import locked
 from coca_jax.io.paths import as_path
@@ -47,6 +44,7 @@ from coca_jax.train.state import StateFactory, TrainState
 from coca_jax.train.step import compile_train_step, make_train_step
 from coca_jax.train.warm_start import find_source, plan
 from coca_jax.train.workdir import init_or_check_workdir
+from coca_jax.validation import validate
 
 LOCK_TIMEOUT_S = 120.0  # seconds for the attempt before to save, or for its node's lock to run out
 
@@ -70,9 +68,7 @@ class Trainer:
         """
         self.workdir = as_path(workdir)
         self.goodput = Goodput(self.workdir, time.time() if start_time is None else start_time)
-        wrong = [] if structure(config) else accelerators.mistakes(config.model.attention)
-        validate(config, len(jax.devices()), wrong, reads_data=True)
-        check(config)
+        validate(config, jax.devices(), reads=("train", "eval"))
         use_compile_cache(config.compile_cache, self.workdir)
         source = find_source(config.init.path, self.workdir)
         self.tokenizer = make_tokenizer_from(config.data)

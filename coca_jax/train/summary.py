@@ -7,11 +7,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from coca_jax.accelerators import compiler_options, default
+from coca_jax.accelerators import compiler_options
 from coca_jax.data.checks import repeated
 from coca_jax.data.from_config import sections
 from coca_jax.data.pipeline import TrainStream
-from coca_jax.models.coca import activation_dtype
+from coca_jax.models import CoCaConfig
 from coca_jax.planning import parameter_counts, training_flops
 from coca_jax.planning.flops import RULE
 from coca_jax.train.state import TrainState
@@ -37,7 +37,7 @@ def describe(trainer: Any, state: TrainState, compiled: Any, seconds: float, pea
     rows = {
         "workdir": f"{trainer.workdir}, {f'resumed at step {done}' if done else 'a new run'}",
         "devices": f"{mesh.size} x {device.device_kind} in {jax.process_count()} process(es)",
-        "computing": _computing(config, device),
+        "computing": _computing(config, trainer.model.config, device),
         "mesh": axes,
         "parameters": f"{sum(counts.values()):,} ({_parts(counts)})",
         "data": _data(config, trainer.stream),
@@ -51,12 +51,8 @@ def describe(trainer: Any, state: TrainState, compiled: Any, seconds: float, pea
     return "\n".join(f"{name:>10}  {text}" for name, text in rows.items())
 
 
-def _computing(config: ConfigDict, device: Any) -> str:
-    attention = config.model.attention
-    parts = [
-        str(activation_dtype(config.model.dtype)),
-        f"attention by {default('attention') if attention == 'auto' else attention}",
-    ]
+def _computing(config: ConfigDict, model: CoCaConfig, device: Any) -> str:
+    parts = [model.dtype, f"attention by {model.attention}"]
     if config.train.quantization:
         parts.append(f"layers' products in {config.train.quantization}")
     options = compiler_options(device, config.compiler_options)

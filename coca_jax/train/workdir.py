@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.checkpoints.metadata import Saved, sha256
 from coca_jax.config import differences, model_config, to_json, write_config
-from coca_jax.config.record import FREE, NAME, PLACES, parse_record, stored_config
+from coca_jax.config.record import NAME, parse_record, resumable, stored_config
 from coca_jax.data.fingerprint import parse
 from coca_jax.data.tokenizers.kinds import MODEL_FILES, model_file
 from coca_jax.errors import UserError
@@ -14,8 +14,6 @@ from coca_jax.evaluate.from_config import missing
 from coca_jax.evaluate.results import read_step
 from coca_jax.io import files
 from coca_jax.io.stored import Damaged, read_json
-
-STRICT = tuple(key for key in FREE if key not in PLACES)  # where no fingerprint is compared
 
 
 def init_or_check_workdir(
@@ -42,7 +40,7 @@ def init_or_check_workdir(
     if saved or (workdir / NAME).exists():
         step, metadata = saved or (None, {})
         stored = stored_config(workdir, step, metadata, restore=False)
-        free = FREE if saved is None or parse(metadata.get("data")) else STRICT
+        free = resumable(data_known=saved is None or bool(parse(metadata.get("data"))))
         if found := differences(to_json(stored), to_json(config), free):
             raise UserError(
                 f"{workdir} holds a run with another configuration; set these back, or choose "
@@ -92,7 +90,7 @@ def is_finished(workdir: epath.Path, config: ConfigDict) -> bool:
         stored = to_json(parse_record(read_json(workdir / NAME)))
     except (FileNotFoundError, Damaged):
         return False
-    if config.train.epochs or differences(stored, to_json(config), STRICT):
+    if config.train.epochs or differences(stored, to_json(config), resumable(data_known=False)):
         return False
     steps = config.train.steps
     left = missing(config, model_config(config), read_step(workdir, steps))

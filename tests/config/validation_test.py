@@ -1,7 +1,8 @@
 import pytest
 
-from coca_jax.config import default_config, validate
+from coca_jax.config import default_config
 from coca_jax.errors import UserError
+from coca_jax.validation import validate
 
 
 def problems(devices=8, **changes):
@@ -25,7 +26,7 @@ def test_unknown_and_mistyped_keys():
     with pytest.raises(UserError) as caught:
         validate(config, 1)
     assert sorted(str(caught.value).splitlines()) == [
-        "config.optimizer.momentum=0.9 is not a key there is (coca_jax/config/default.py)",
+        "config.optimizer.momentum=0.9 is not a key there is (docs/configuration.md)",
         "config.seed is missing; its default is 0",
         "config.train.steps='long' should be a whole number from 1 to 2,147,483,647",
     ]
@@ -67,8 +68,8 @@ def test_fused_attention_that_cannot_be():
 
 def test_batch_that_the_mesh_cannot_divide_names_the_nearest():
     assert problems(**{"train.batch_size": 100, "train.grad_accum_steps": 2}) == [
-        "config.train.batch_size=100 cannot be divided into 8 shards x 2 micro-batches; "
-        "96 or 112 could"
+        "config.train.batch_size=100: should be divisible by 16 (8 data shards x 2 "
+        "micro-batches), such as 96 or 112"
     ]
 
 

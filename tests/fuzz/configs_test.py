@@ -8,14 +8,16 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from coca_jax.config import default_config, differences, load_config, model_config, to_json
-from coca_jax.config.keys import KEYS, OPTIONS, SOURCE_KEYS
-from coca_jax.config.loading import flatten
+from coca_jax.config.evaluation import OPTIONS
 from coca_jax.config.record import parse_record
+from coca_jax.config.schema import SourceConfig
+from coca_jax.config.tree import flatten, keys
 from coca_jax.data.from_config import sections
 from coca_jax.errors import UserError
 from coca_jax.evaluate.runner import KINDS
-from coca_jax.evaluate.validation import validate
+from coca_jax.fields import fields_of
 from coca_jax.io.stored import Damaged
+from coca_jax.validation import validate
 
 pytestmark = pytest.mark.slow
 
@@ -30,9 +32,9 @@ def get_config(argument=None):
 """
 DEFAULTS = flatten(to_json(default_config()))
 KEY = st.one_of(
-    st.sampled_from(list(KEYS)),
+    st.sampled_from(list(keys())),
     st.sampled_from([f"eval.e.{name}" for name in OPTIONS]),
-    st.sampled_from([f"data.sources.a.{name}" for name in SOURCE_KEYS]),
+    st.sampled_from([f"data.sources.a.{name}" for name in fields_of(SourceConfig)]),
     st.sampled_from(["model", "eval", "eval.e", "data.sources", "eval.f.kind", "seed.a", "", "."]),
     TEXT,
 )

@@ -7,13 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from coca_jax import accelerators
 from coca_jax.models import CoCa, CoCaConfig, init_params, preset
 from coca_jax.models.attention import (
     cached_mask,
     causal_mask,
     causal_mask_with_cls,
-    dot_product_attention,
     with_even_lengths,
 )
 
@@ -94,17 +92,3 @@ def test_every_attention_of_the_model_can_be_fused(monkeypatch):
     assert not softmax.search(fused)
     plain = lowered_for_cuda(monkeypatch, attention="xla")
     assert "__cudnn$" not in plain and softmax.search(plain)
-
-
-def test_auto_leaves_to_xla_what_cudnn_does_not_take(monkeypatch):
-    seen = []
-    monkeypatch.setattr(accelerators, "default", lambda kind: "cudnn")
-    monkeypatch.setattr(
-        jax.nn,
-        "dot_product_attention",
-        lambda query, *_, implementation, **__: seen.append(implementation) or query,
-    )
-    for dtype, size in ((jnp.bfloat16, 8), (jnp.float32, 8), (jnp.bfloat16, 12)):
-        x = jnp.zeros((1, 2, 1, size), dtype)
-        dot_product_attention(x, x, x, None)
-    assert seen == ["cudnn", "xla", "xla"]

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from coca_jax.config import default_config, model_config, validate
+from coca_jax.config import default_config, model_config
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.losses import trained_losses
@@ -26,6 +26,7 @@ from coca_jax.train.step import (
     compile_train_step,
     make_train_step,
 )
+from coca_jax.validation import validate
 
 SPREAD = (("embed", ("data", "fsdp")),)
 STRATEGIES = {

@@ -1,0 +1,191 @@
+"""What can be wrong with the keys and values of a configuration, all of it at once.
+
+`coca_jax.validation` checks evaluations and devices, too.
+"""
+
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from coca_jax.config.kinds import NAME
+from coca_jax.config.schema import Config, SourceConfig
+from coca_jax.config.tree import default_config, flatten, items, keys
+from coca_jax.data.checks import repeated
+from coca_jax.fields import Kind, Sections, fields_of, is_section, members, near, shown
+
+Check = Callable[[ConfigDict], Iterable[str]]
+"""From a configuration whose keys are valid each by itself to messages."""
+
+
+def errors(config: Any, checks: Sequence[Check] = (), *, stored: bool = False) -> list[str]:
+    """One line per error, each with the key, its value and what would be right.
+
+    Args:
+      config: the whole tree, or anything else.
+      checks: further ones than those between keys that are made here.
+      stored: whether it is the record of a run: it may name what another process has registered.
+    """
+    wrong = key_errors(config, stored)
+    usable = _usable(config, wrong)
+    lines = [line for check in (_between_keys, *checks) for line in check(usable)]
+    # What is said of a key that is wrong by itself is about the default in its place.
+    lines = [line for line in lines if not any(f"config.{key}" in line for key in wrong)]
+    return list(dict.fromkeys([*wrong.values(), *lines]))
+
+
+def key_errors(tree: Any, stored: bool = False) -> dict[str, str]:
+    """What is wrong with each dotted key by itself: unknown, missing, or of an impossible value.
+
+    Args:
+      tree: a configuration, or anything else; nothing is raised.
+      stored: as of `errors`.
+    """
+    return dict(_key_errors(tree, "", Config(), stored))
+
+
+def _key_errors(
+    tree: Any, prefix: str, section: Any, stored: bool = False
+) -> Iterator[tuple[str, str]]:
+    key, known, values = prefix.removesuffix("."), members(section), items(tree)
+    if not isinstance(tree, (Mapping, ConfigDict)):
+        names = f" with {', '.join(known)}" if known else ""
+        yield key, f"config{key and '.'}{key}={shown(tree)} should be a section{names}"
+        return
+    of_others = key in ("eval", "data.sources") or (stored and key == "loss")
+    for name in () if of_others else values:
+        if name not in known:
+            yield (
+                f"{prefix}{name}",
+                f"config.{prefix}{name}={shown(values[name])} is not a key there is "
+                f"(docs/configuration.md){near(name, known, f'config.{prefix}')}",
+            )
+    fields = {} if isinstance(section, Sections) else fields_of(type(section))
+    for name, default in known.items():
+        if name not in values:
+            yield f"{prefix}{name}", f"config.{prefix}{name} is missing" + _default(prefix + name)
+        elif is_section(default):
+            yield from _key_errors(values[name], f"{prefix}{name}.", default, stored)
+        elif not _may_be(values[name], fields[name].kind, stored):
+            yield (
+                f"{prefix}{name}",
+                f"config.{prefix}{name}={shown(values[name])} should be {fields[name].kind.wanted}",
+            )
+    if key == "data.sources":
+        yield from _source_errors(values)
+
+
+def _may_be(value: Any, kind: Kind, stored: bool) -> bool:
+    return kind.holds(value) or (stored and kind.registered and isinstance(value, str))
+
+
+def _source_errors(sources: dict[Any, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with each key of the data sets of a mixture, which have some only."""
+    for name, section in sources.items():
+        if not NAME.holds(name):
+            yield (
+                f"data.sources.{name}",
+                f"config.data.sources: {shown(name)} should be {NAME.wanted}",
+            )
+        for key, error in _key_errors(section, f"data.sources.{name}.", SourceConfig()):
+            if not error.startswith(f"config.{key} is missing"):
+                yield key, error
+
+
+def _default(key: str) -> str:
+    value = flatten(default_config()).get(key)
+    return "" if value is None else f"; its default is {shown(value)}"
+
+
+def _usable(tree: Any, wrong: Container[str]) -> ConfigDict:
+    """The tree with defaults in place of what is wrong, so that all else can be looked at."""
+    usable = default_config()
+    for key in keys():
+        *parents, leaf = key.split(".")
+        section, target = tree, usable
+        for parent in parents:
+            section, target = items(section).get(parent), target[parent]
+        if leaf in (values := items(section)) and key not in wrong:
+            with target.ignore_type():
+                target[leaf] = values[leaf]
+    evaluations, data = (items(items(tree).get(name)) for name in ("eval", "data"))
+    usable.eval = {str(name): value for name, value in evaluations.items()}
+    usable.data.sources = {
+        str(name): {
+            k: v for k, v in items(section).items() if f"data.sources.{name}.{k}" not in wrong
+        }
+        for name, section in items(data.get("sources")).items()
+    }
+    return usable
+
+
+def _between_keys(config: ConfigDict) -> Iterator[str]:
+    if not any(loss.weight for loss in config.loss.values()):
+        yield "config.loss: all weights are 0; at least one loss must be trained"
+    yield from _head(config)
+    warmup, steps = config.optimizer.warmup_steps, config.train.steps
+    if not config.train.epochs and warmup >= steps:  # the steps of epochs depend on the data
+        yield (
+            f"config.optimizer.warmup_steps={warmup} should be less than config.train.steps={steps}"
+        )
+    if config.init.only != ".*" and not config.init.path:
+        yield f"config.init.only={shown(config.init.only)} is of no use without config.init.path"
+    yield from _model(config)
+
+
+def _head(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with the task that a head is for."""
+    loss, classes, num_images = config.loss, config.head.classes, config.data.num_images
+    if not loss.classification.weight:
+        if config.head.classes or config.head.class_file:
+            yield "config.head.classes is of no use: config.loss.classification.weight=0.0"
+    elif len(classes) < 2:
+        yield f"config.head.classes={list(classes)} should be the names of two or more classes"
+    sections = config.data.sources.values() or [config.data.train]
+    captions = [section.get("captions", config.data.train.captions) for section in sections]
+    # Labels that are numbers tell classes of one name apart; answers are names.
+    if "questions" in captions and (twice := repeated(classes)):
+        yield f"config.head.classes: answers cannot tell apart {', '.join(map(shown, twice[:5]))}"
+    if loss.classification.weight and config.head.input == "image" and "questions" in captions:
+        yield "config.head.input=image sees no questions, and data.train.captions=questions"
+    of_texts = loss.contrastive.weight or loss.captioning.weight or config.head.input == "text"
+    if of_texts and "none" in captions:
+        yield "config.data.train.captions=none is for a head that reads images, and no other loss"
+    if num_images > 1 and (loss.contrastive.weight or loss.captioning.weight):
+        yield (
+            f"config.data.num_images={num_images} is for a head alone: "
+            f"config.loss.contrastive.weight={loss.contrastive.weight} and "
+            f"config.loss.captioning.weight={loss.captioning.weight} should be 0"
+        )
+
+
+def _model(config: ConfigDict) -> Iterator[str]:
+    model = config.model
+    if model.image.size % model.image.patch:
+        yield (
+            f"config.model.image.size={model.image.size} should be a multiple of "
+            f"config.model.image.patch={model.image.patch}"
+        )
+    for part, width in (("image", "image"), ("text", "text"), ("pooler", "text")):
+        if model[width].width % model[part].num_heads:
+            yield (
+                f"config.model.{width}.width={model[width].width} should be a multiple of "
+                f"config.model.{part}.num_heads={model[part].num_heads}"
+            )
+        elif (
+            model.attention == "cudnn" and (size := model[width].width // model[part].num_heads) % 8
+        ):
+            yield (
+                f"config.model.attention=cudnn needs heads whose size is a multiple of 8, and "
+                f"config.model.{part}.num_heads={model[part].num_heads} makes it "
+                f"{size}; xla takes any"
+            )
+    if model.attention == "cudnn" and model.dtype == "float32":
+        yield "config.model.attention=cudnn needs config.model.dtype=bfloat16"
+
+    head, part = config.head.input, "text" if config.head.input == "text" else "image"
+    if config.loss.classification.weight and model[part].width % model.pooler.num_heads:
+        yield (
+            f"config.model.{part}.width={model[part].width}, which config.head.input={head} pools, "
+            f"should be a multiple of config.model.pooler.num_heads={model.pooler.num_heads}"
+        )

@@ -1,0 +1,59 @@
+"""Kinds of values that several keys of the configuration allow."""
+
+import dataclasses
+
+from coca_jax.data.captions import OPERATORS
+from coca_jax.distributed.mesh import AXES
+from coca_jax.distributed.sharding import RULES
+from coca_jax.fields import (
+    UINT32,
+    Kind,
+    choice,
+    either,
+    integer,
+    nothing,
+    number,
+    path,
+    pattern,
+    plain,
+    row,
+    several,
+    template,
+    text,
+)
+
+SEED = integer(0, UINT32)  # of a larger one JAX would take the lowest 32 bits
+PATH = path()
+TEMPLATE = template()
+SHARE = number(0, 1, below=True)
+NAME = text(empty=False)  # of an evaluation or a data set
+TEXTS = several(text(empty=False))
+TWO_FIELDS = row(text(empty=False), text(empty=False), wanted="the names of two fields")
+EXTENSIONS = several(text(empty=False), distinct=True, wanted="extensions, such as ('input.jpg',)")
+FACTORS = several(
+    row(pattern(), number()),
+    least=1,
+    wanted="rows (regular expression, factor of 0 or more), at least one",
+)
+_OPERANDS = {name: several(plain()) if name in ("in", "not in") else plain() for name in OPERATORS}
+FILTERS = several(
+    either(*(row(text(empty=False), choice(name), kind) for name, kind in _OPERANDS.items())),
+    wanted=f"rows (field, one of {', '.join(OPERATORS)}, value); a list for in and not in",
+)
+JITTER = row(
+    *(number(0, 1000), number(0, 1000), number(0, 1000), number(0, 0.5)),
+    wanted="four numbers: brightness, contrast and saturation from 0 to 1000, hue from 0 to 0.5",
+)
+RANDAUGMENT = row(
+    integer(0, 1000), integer(0, 30), wanted="two whole numbers: operations, magnitude to 30"
+)
+MESH_SIZE = dataclasses.replace(
+    either(integer(1), integer(-1, -1)), description="a number of devices, or -1 for what is left"
+)
+_DEVICES = either(choice(*AXES), several(choice(*AXES), distinct=True), nothing())
+SHARDING = several(
+    row(choice(*(name for name, _ in RULES)), _DEVICES),
+    wanted="rows (logical axis, mesh axes or None), of the logical axes "
+    f"{', '.join(name for name, _ in RULES)} and the mesh axes {', '.join(AXES)}",
+)
+ROWS = several(Kind("a row", (), lambda value: True), least=1, wanted="rows, at least one")

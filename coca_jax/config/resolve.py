@@ -1,0 +1,65 @@
+"""From a configuration to the model it describes, for the devices that will run it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from coca_jax.accelerators import default
+from coca_jax.config.schema import Config
+from coca_jax.config.tree import build
+from coca_jax.losses.base import Loss
+from coca_jax.models.config import CoCaConfig, HeadConfig
+
+
+def model_config(config: Config | ConfigDict, device: Any = None) -> CoCaConfig:
+    """The model that this configuration trains, with the parts that its losses read.
+
+    Args:
+      config: the whole tree.
+      device: one of those that will run it, for what is `auto`; None: one that is here.
+    """
+    if isinstance(config, ConfigDict):
+        config = build(config)
+    # A stored configuration may have a loss that is not registered in this process.
+    trained = [loss for loss in config.loss.values() if isinstance(loss, Loss) and loss.weight]
+    reads = {name for loss in trained for name in loss.reads}
+    contrastive, head = "none", None
+    if reads & {"image_embeddings", "text_embeddings", "logit_scale", "logit_bias"}:
+        contrastive = "sigmoid" if "logit_bias" in reads else "softmax"
+    if "class_logits" in reads:
+        head = HeadConfig(len(config.head.classes), config.head.input, config.data.num_images)
+    model = dataclasses.replace(
+        config.model,
+        contrastive=contrastive,
+        captioning=bool(reads & {"features", "unembedding"}),
+        initial_temperature=config.loss.contrastive.initial_temperature,
+        head=head,
+    )
+    return _resolve(model, jax.local_devices()[0] if device is None else device)
+
+
+def _resolve(model: CoCaConfig, device: Any) -> CoCaConfig:
+    """The model with what suits it and the device in place of `auto`."""
+    dtype, attention = model.dtype, model.attention
+    if dtype == "auto":
+        dtype = default("dtype", device)
+    if attention == "auto":
+        attention = default("attention", device)
+        if attention == "cudnn" and not (dtype == "bfloat16" and _suits_cudnn(model)):
+            attention = "xla"
+    return dataclasses.replace(model, dtype=dtype, attention=attention)
+
+
+def _suits_cudnn(model: CoCaConfig) -> bool:
+    """Whether cuDNN's fused attention takes the sizes of all heads."""
+    heads = [
+        (model.image.width, model.image.num_heads),
+        (model.text.width, model.text.num_heads),
+        (model.text.width, model.pooler.num_heads),
+    ]
+    if model.head is not None and model.head.input == "image":
+        heads.append((model.image.width, model.pooler.num_heads))
+    sizes = [width // count for width, count in heads]
+    return all(size % 8 == 0 and size <= 128 for size in sizes)

@@ -1,0 +1,453 @@
+"""The configuration's schema: every section a frozen dataclass, every key one of its fields.
+
+A field has a default, a meaning, the values that it allows, and says whether it may change when a
+run is resumed. `coca_jax.config.tree` makes of them the `ConfigDict` that `get_config()` edits,
+`coca_jax.config.checks` the checks of keys and values, and `coca_jax.config.document` the page
+`docs/configuration.md`. The sections of `model` are in `coca_jax.models.config`.
+"""
+
+import dataclasses
+
+from coca_jax.config.kinds import (
+    EXTENSIONS,
+    FACTORS,
+    FILTERS,
+    JITTER,
+    MESH_SIZE,
+    PATH,
+    RANDAUGMENT,
+    ROWS,
+    SEED,
+    SHARDING,
+    SHARE,
+    TEMPLATE,
+    TEXTS,
+    TWO_FIELDS,
+)
+from coca_jax.data.captions import CHOICES as CAPTIONS
+from coca_jax.data.sources import FORMATS
+from coca_jax.distributed.sharding import RULES, Rules
+from coca_jax.fields import (
+    Sections,
+    choice,
+    field,
+    flag,
+    integer,
+    number,
+    pattern,
+    plain,
+    registered,
+    row,
+    several,
+    text,
+)
+from coca_jax.losses.registry import losses
+from coca_jax.models.config import CoCaConfig
+from coca_jax.models.presets import PRESETS
+from coca_jax.train.optimizers import optimizers, schedules
+
+Factors = tuple[tuple[str, float], ...]
+"""Rows (pattern of parameter names, factor)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierConfig:
+    """A classifier on top of the model, for a task that comes after pretraining.
+
+    The model has it if `loss.classification.weight` is not 0.
+    """
+
+    input: str = field(
+        "image",
+        "What it reads. image: the encoder's tokens of all images; text: the decoder's outputs "
+        "about each image, such as for a question.",
+        choice("image", "text"),
+    )
+    classes: tuple[str, ...] = field((), "Names of the classes, in the order of labels.", TEXTS)
+    class_file: str = field(
+        "", "File with the names, one a line, in place of `classes`.", PATH, resumable=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class InitConfig:
+    """A warm start: where a new run's first parameters come from."""
+
+    path: str = field(
+        "",
+        "A workdir, one of its checkpoints, or a converted model; empty: random parameters.",
+        PATH,
+        resumable=True,
+    )
+    use_ema: bool = field(
+        True,
+        "Take the moving average of the parameters, where there is one.",
+        flag(),
+        resumable=True,
+    )
+    only: str = field(
+        ".*", "Take the parameters of which this matches the whole name.", pattern(), resumable=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer; by default the paper's, with a learning rate for small batches."""
+
+    name: str = field("adafactor", "The optimizer.", registered(optimizers))
+    learning_rate: float = field(1e-3, "The highest learning rate.", number(above=True))
+    warmup_steps: int = field(100, "Steps in which it rises from 0.", integer())
+    schedule: str = field(
+        "linear",
+        "How it falls after the warm-up: linear and cosine reach 0 at the last step, rsqrt falls "
+        "as 1 / sqrt(step), constant stays.",
+        registered(schedules),
+    )
+    b1: float = field(0.9, "Decay of the first moment.", SHARE)
+    b2: float = field(0.999, "Decay of the second moment.", SHARE)
+    epsilon: float = field(1e-8, "Added to the denominator of adamw.", number(1e-30, 1))
+    clip_norm: float = field(
+        1.0,
+        "The gradient of all trained parameters is scaled to at most this norm; 0: never.",
+        number(),
+    )
+    weight_decay: float = field(0.01, "Decoupled weight decay.", number())
+    weight_decays: Factors = field(
+        ((r".*(kernel|embedding|lm_head|projection)", 1.0), (r".*", 0.0)),
+        "Factors of the weight decay, rows (pattern of parameter names, factor); the first row "
+        "that matches decides.",
+        FACTORS,
+    )
+    learning_rates: Factors = field(
+        ((r".*", 1.0),),
+        "Factors of the learning rate, in the same way; 0 freezes: no update, no optimizer state.",
+        FACTORS,
+    )
+    layer_decay: float = field(
+        1.0,
+        "Each layer of the image encoder has the learning rate of the one above times this.",
+        number(0, 1, above=True),
+    )
+    ema_decay: float = field(
+        0.0,
+        "Decay of a moving average of the parameters, which evaluations use; 0: none.",
+        SHARE,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The length of the run, its batches, and what is done every few steps."""
+
+    steps: int = field(1000, "Steps of the run.", integer(1))
+    epochs: float = field(
+        0.0, "Length of the run in passes over the data; 0: `steps` counts.", number(0, 1e6)
+    )
+    batch_size: int = field(128, "Image-text pairs a step, over all devices.", integer(1, 2**24))
+    grad_accum_steps: int = field(
+        1,
+        "Micro-batches a step; the gradient is the whole batch's, but for dropout.",
+        integer(1, 2**24),
+        resumable=True,
+    )
+    quantization: str = field(
+        "",
+        "Type of the layers' matmuls in training, forward and backward, by Qwix; parameters and "
+        "evaluations stay as they are. Empty: none.",
+        choice("", "int8", "fp8"),
+    )
+    log_every: int = field(10, "Steps between two log points.", integer(1), resumable=True)
+    evaluate_every: int = field(
+        0,
+        "Steps between two evaluations; 0: only after the last step.",
+        integer(),
+        resumable=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints; the last step is always saved."""
+
+    every: int = field(500, "Steps between two checkpoints.", integer(1), resumable=True)
+    keep: int = field(3, "Newest checkpoints that are kept.", integer(1), resumable=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """The tokenizer."""
+
+    kind: str = field(
+        "sentencepiece",
+        "sentencepiece, byte or clip (which need no file), or json (any `tokenizer.json`).",
+        choice("sentencepiece", "byte", "clip", "json"),
+    )
+    path: str = field(
+        "",
+        "Its file; empty: the .model that was prepared next to the data set of `data.train`.",
+        PATH,
+        resumable=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainDataConfig:
+    """A training data set, and how its images and texts are used."""
+
+    format: str = field("tfds", "What the data set is.", choice(*FORMATS))
+    name: str = field("shapes", "Name of a TFDS data set.", text())
+    split: str = field("train", "Split of a TFDS data set.", text())
+    path: str = field(
+        "",
+        "Files or URLs, with {0000..0099} and *; of a TFDS data set its folder, in place of the "
+        "name.",
+        PATH,
+        resumable=True,
+    )
+    image_keys: tuple[str, ...] = field(
+        (),
+        "Extensions of a tar's members that are images; the first that a sample has counts. "
+        "Empty: all that are known.",
+        EXTENSIONS,
+    )
+    text_keys: tuple[str, ...] = field(
+        (), "Extensions of a tar's members that are texts, in the same way.", EXTENSIONS
+    )
+    class_names: str = field(
+        "", "File of class names, one a line, for labels that are numbers.", PATH, resumable=True
+    )
+    captions: str = field(
+        "sampled",
+        "Which of an image's captions is used. sampled: one at random; first; all: each in turn; "
+        "none: no text, for a head that reads images; questions: a question with its answer.",
+        choice(*CAPTIONS),
+    )
+    questions: tuple[str, str] = field(
+        ("questions", "answers"),
+        "Fields of the questions and of the answers; of entailment, of hypotheses and judgments.",
+        TWO_FIELDS,
+    )
+    use_labels: bool = field(True, "Train a head on the answers or labels.", flag())
+    template: str = field(
+        "",
+        "Format of the text, of any fields of the record, such as '{title}. {caption}'; empty: "
+        "the caption.",
+        TEMPLATE,
+    )
+    prompts: tuple[str, ...] = field(
+        (),
+        "Texts for an image that has labels and no captions, with {} for the labels.",
+        several(text(having="{}"), wanted="texts with {} for the labels"),
+    )
+    min_characters: int = field(1, "Examples with a shorter text are left out.", integer())
+    max_characters: int = field(2000, "Examples with a longer text are left out.", integer())
+    filters: tuple[tuple, ...] = field(
+        (), "Rows (field, operator, value); examples for which one is false are left out.", FILTERS
+    )
+    exclude_list: str = field(
+        "",
+        "A list by `coca data deduplicate`; its examples are left out.",
+        PATH,
+        resumable=True,
+    )
+    min_crop_area: float = field(
+        1.0,
+        "Smallest share of an image that a random crop keeps; 1: no crop.",
+        number(0, 1, above=True),
+    )
+    flip: bool = field(
+        False, "Mirror half of the images; never where the text says left or right.", flag()
+    )
+    color_jitter: tuple[float, float, float, float] = field(
+        (0.0, 0.0, 0.0, 0.0),
+        "Most random change of brightness, contrast, saturation and hue.",
+        JITTER,
+    )
+    randaugment: tuple[int, int] = field(
+        (0, 0), "RandAugment (arXiv 1909.13719): operations an image, magnitude.", RANDAUGMENT
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig(TrainDataConfig):
+    """A data set of a mixture."""
+
+    weight: float = field(
+        0.0,
+        "Share of the data set in every 1,000 examples, relative to the others'. If no data set "
+        "has a weight, they mix by size.",
+        number(),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from, and how they are read."""
+
+    dir: str = field(
+        "", "Folder of TFDS data sets; empty: TFDS's own default.", PATH, resumable=True
+    )
+    cache_dir: str = field(
+        "",
+        "Folder for indices of tars in read-only folders and for features of probes; empty: the "
+        "user's own cache.",
+        PATH,
+        resumable=True,
+    )
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    train: TrainDataConfig = TrainDataConfig()
+    num_images: int = field(
+        1,
+        "Images of an example: evenly spaced frames of a clip, or both of a pair.",
+        integer(1, 4096),
+    )
+    blank_images: bool = field(
+        False,
+        "Make all images gray, in evaluations too: shows what can be learned from texts alone.",
+        flag(),
+    )
+    sources: Sections = Sections()
+    threads: int = field(
+        4, "Threads that make batches, in each worker.", integer(1, 4096), resumable=True
+    )
+    workers: int = field(
+        0,
+        "Processes that make batches; 0: threads of the training process.",
+        integer(0, 4096),
+        resumable=True,
+    )
+    max_bad_share: float = field(
+        0.2,
+        "Share of examples that may be unusable before training stops.",
+        SHARE,
+        resumable=True,
+    )
+    allow_changes: bool = field(
+        False, "Resume a run although its data have changed.", flag(), resumable=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; -1: those that are left."""
+
+    data: int = field(-1, "Data parallelism: copies of the model.", MESH_SIZE, resumable=True)
+    fsdp: int = field(
+        1, "Devices that a copy's parameters are split over.", MESH_SIZE, resumable=True
+    )
+    tensor: int = field(1, "Devices that each layer is split over.", MESH_SIZE, resumable=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingConfig:
+    """Tables from logical axes to mesh axes, read in order."""
+
+    rules: Rules = field(
+        RULES,
+        "Of parameters and activations, rows (logical axis, mesh axes).",
+        SHARDING,
+        resumable=True,
+    )
+    optimizer_rules: Rules = field(
+        (),
+        "Read before `rules` for the optimizer's state and the moving average; "
+        '(("embed", ("data", "fsdp")),) splits them over all devices (ZeRO-1).',
+        SHARDING,
+        resumable=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """Runs of several processes."""
+
+    start_seconds: int = field(
+        300, "Seconds to wait for all processes at the start.", integer(1, 10**6), resumable=True
+    )
+    heartbeat_seconds: int = field(
+        100,
+        "A process that is silent for this long is dead, and the run ends.",
+        integer(1, 10**6),
+        resumable=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchdogConfig:
+    """Prints all threads' stacks when a step hangs."""
+
+    factor: float = field(
+        20.0,
+        "A step hangs if it takes this many times the median step; 0: no watchdog.",
+        number(0, 1e9),
+        resumable=True,
+    )
+    seconds: float = field(120.0, "No step that takes less hangs.", number(0, 1e9), resumable=True)
+    end: bool = field(False, "End the process then, too.", flag(), resumable=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    """A trace of a few steps, written to `profile` in the workdir."""
+
+    start: int = field(0, "First step to trace.", integer(), resumable=True)
+    steps: int = field(0, "Steps to trace; 0: none.", integer(), resumable=True)
+
+
+def _loss_sections() -> Sections:
+    """The options of each registered loss."""
+    return Sections({name: losses[name]() for name in losses})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """An experiment."""
+
+    seed: int = field(0, "Seed of parameters, data order, augmentation and dropout.", SEED)
+    model: CoCaConfig = dataclasses.replace(PRESETS["mini"], dtype="auto", attention="auto")
+    loss: Sections = dataclasses.field(default_factory=_loss_sections)
+    head: ClassifierConfig = ClassifierConfig()
+    init: InitConfig = InitConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    data: DataConfig = DataConfig()
+    eval: Sections = Sections()
+    mesh: MeshConfig = MeshConfig()
+    sharding: ShardingConfig = ShardingConfig()
+    distributed: DistributedConfig = DistributedConfig()
+    compile_cache: str = field(
+        "auto",
+        "Folder of compiled programs; auto: `.compile_cache` next to the workdir, but not for "
+        "several CPU devices; empty: none.",
+        PATH,
+        resumable=True,
+    )
+    compiler_options: tuple[tuple, ...] = field(
+        (),
+        "Rows (name, value) for the compiler of the train step, such as "
+        '(("xla_gpu_enable_pipelined_all_gather", True),).',
+        several(row(text(empty=False), plain()), wanted="rows (name, value)"),
+        resumable=True,
+    )
+    watchdog: WatchdogConfig = WatchdogConfig()
+    profile: ProfileConfig = ProfileConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """A comparison (`coca compare`), but for its `stages`, which are experiments by name."""
+
+    seeds: tuple[int, ...] = field(
+        (0,),
+        "Seeds that each row is trained with.",
+        several(SEED, least=1, distinct=True, wanted=f"different seeds, each {SEED.wanted}"),
+    )
+    tables: tuple[tuple, ...] = field((), "Rows (title, rows of (name, changes)).", ROWS)
+    metrics: tuple[tuple[str, str, str], ...] = field(
+        (),
+        "Rows (title, stage, evaluation/metric).",
+        several(
+            row(*[text(empty=False)] * 3), wanted="rows (title, stage, evaluation/metric)", least=1
+        ),
+    )

@@ -1,0 +1,179 @@
+"""The configuration's tree: what `get_config()` edits, and the typed sections made of it."""
+
+import contextlib
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import RequiredValueError
+
+from coca_jax.config.evaluation import OPTIONS
+from coca_jax.config.schema import Config, SourceConfig, SweepConfig
+from coca_jax.errors import UserError
+from coca_jax.fields import (
+    Field,
+    Sections,
+    fields_of,
+    is_section,
+    is_sequence,
+    members,
+    values_of,
+)
+
+_OF_A_SOURCE = re.compile(r"^data\.sources\.[^.]+\.")
+
+
+def default_config() -> ConfigDict:
+    """The whole tree with its defaults. `configs/*.py` start from it; keys it lacks are errors."""
+    return ConfigDict(values_of(Config()))
+
+
+def finish(config: ConfigDict, argument: str | None, smoke: dict) -> ConfigDict:
+    """Applies a configuration file's argument: none, or `smoke` for a run of seconds.
+
+    Args:
+      config: the experiment.
+      argument: what stood behind the file's name and a colon.
+      smoke: dotted keys and their values at that size.
+
+    Raises:
+      UserError: another argument.
+    """
+    if argument not in (None, "", "smoke"):
+        raise UserError(f"configuration argument {argument!r} is not known; there is 'smoke'")
+    if argument == "smoke":
+        config.update_from_flattened_dict(smoke)
+    return config
+
+
+def build(config: ConfigDict) -> Config:
+    """The typed tree of a valid configuration: frozen sections, tuples in place of lists.
+
+    A data set of `data.sources` has all keys of `data.train`, changed by its own.
+    """
+    values = config.to_dict()
+    built = _build(Config(), values)
+    train = members(built.data.train)
+    sources = {
+        name: SourceConfig(**(train | {key: _frozen(value) for key, value in changes.items()}))
+        for name, changes in values["data"]["sources"].items()
+    }
+    return dataclasses.replace(
+        built, data=dataclasses.replace(built.data, sources=Sections(sources))
+    )
+
+
+def _build(section: Any, values: Mapping[str, Any]) -> Any:
+    """The section with these values; of `Sections`, those without a schema stay plain."""
+    known = members(section)
+    changes = {
+        name: _build(known[name], value)
+        if is_section(known.get(name)) and isinstance(value, Mapping)
+        else _frozen(value)
+        for name, value in values.items()
+    }
+    if isinstance(section, Sections):
+        return Sections({**section, **changes})
+    return dataclasses.replace(section, **changes)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return Sections({name: _frozen(part) for name, part in value.items()})
+    return tuple(map(_frozen, value)) if is_sequence(value) else value
+
+
+def keys() -> dict[str, Field]:
+    """Every dotted key there is, but for those in `eval` and `data.sources`."""
+    return _keys(Config(), "")
+
+
+def _keys(section: Any, prefix: str) -> dict[str, Field]:
+    flat, fields = {}, {} if isinstance(section, Sections) else fields_of(type(section))
+    for name, value in members(section).items():
+        if is_section(value):
+            flat |= _keys(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = fields[name]._replace(default=value)
+    return flat
+
+
+def field_of(key: str) -> Field | None:
+    """The field of a dotted key, in an experiment or in a comparison; None: there is none."""
+    section, _, name = key.rpartition(".")
+    optional = optional_fields(section)
+    return optional.get(name) or keys().get(_of_a_stage(key)) or fields_of(SweepConfig).get(key)
+
+
+def optional_fields(section: str) -> dict[str, Field]:
+    """Keys that a section may lack: those of an evaluation, or of a data set of a mixture."""
+    match _of_a_stage(section).split("."):
+        case ["eval", _]:
+            return OPTIONS
+        case ["data", "sources", _]:
+            return fields_of(SourceConfig)
+    return {}
+
+
+def _of_a_stage(key: str) -> str:
+    """The key without the stage of a comparison that it is of."""
+    return key.split(".", 2)[-1] if key.startswith("stages.") else key
+
+
+def resumable_keys() -> tuple[str, ...]:
+    """Keys and sections that may change between attempts of one run.
+
+    They say where and how fast it computes, not what.
+    """
+    return ("eval", *(key for key, field in keys().items() if field.resumable))
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to values."""
+    flat = {}
+    for key, value in items(tree).items():
+        if isinstance(value, (Mapping, ConfigDict)) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def items(tree: Any) -> dict[Any, Any]:
+    """A section's values by key, without placeholders that have none; empty if it is no section."""
+    values = {}
+    for name in tree if isinstance(tree, (Mapping, ConfigDict)) else ():
+        with contextlib.suppress(RequiredValueError):
+            values[name] = tree[name]
+    return values
+
+
+def to_json(config: ConfigDict) -> dict:
+    """The tree as JSON has it: tuples become lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def differences(stored: dict, wanted: dict, free: Sequence[str]) -> list[str]:
+    """Keys in which two trees differ, in words.
+
+    Args:
+      stored: one of them.
+      wanted: the other.
+      free: keys and sections that are not compared; one of `data.train` is free in the data sets
+        of `data.sources`, too.
+    """
+    old, new = flatten(stored), flatten(wanted)
+    missing = "(absent)"
+    return [
+        f"config.{key}: {old.get(key, missing)!r} there, {new.get(key, missing)!r} now"
+        for key in sorted(old | new)
+        if old.get(key, missing) != new.get(key, missing) and not _is_in(key, free)
+    ]
+
+
+def _is_in(key: str, names: Sequence[str]) -> bool:
+    key = _OF_A_SOURCE.sub("data.train.", key)
+    return any(key == name or key.startswith(f"{name}.") for name in names)

@@ -1,0 +1,81 @@
+"""The one check of a configuration, which every command makes before it begins."""
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from coca_jax import accelerators
+from coca_jax.config.checks import errors
+from coca_jax.config.tree import items
+from coca_jax.data import checks
+from coca_jax.distributed.mesh import AXES, mesh_shape
+from coca_jax.errors import UserError
+from coca_jax.evaluate import runner
+from coca_jax.evaluate.from_config import check as open_evaluations
+
+LAYOUT = ("mesh", "sharding", "train.batch_size", "train.grad_accum_steps")
+
+
+def validate(
+    config: Any, devices: int | Sequence[Any] | None = None, *, reads: Collection[str] = ()
+) -> None:
+    """Checks everything that can be known of a configuration before anything is computed.
+
+    Args:
+      config: the whole tree, or anything else.
+      devices: those that it is to run on, or their number, which says nothing of their kind;
+        None: it is not checked whether it fits them.
+      reads: the data that the command reads. `train`: the training data must be named; `eval`: the
+        data of every evaluation are opened.
+
+    Raises:
+      UserError: one line per error, each with the key, its value and what would be right.
+    """
+    between = [lambda usable: checks.mistakes(usable.data)]
+    if "train" in reads:
+        between.append(lambda usable: checks.unnamed(usable.data))
+    if devices is not None:
+        between.append(lambda usable: _device_errors(usable, devices))
+    lines = [*errors(config, between), *runner.mistakes(items(config).get("eval"))]
+    if lines:
+        raise UserError("\n".join(lines))
+    if "eval" in reads:
+        open_evaluations(config)
+
+
+def _device_errors(config: ConfigDict, devices: int | Sequence[Any]) -> Iterator[str]:
+    if not isinstance(devices, int):
+        yield from accelerators.attention_errors(config.model.attention, devices[0])
+        devices = len(devices)
+    try:
+        shape = dict(zip(AXES, mesh_shape(config.mesh, devices), strict=True))
+    except UserError as error:
+        yield f"config.mesh: {error}"
+        return
+    yield from _batch_errors(config, shape)
+    for part in ("image", "text", "pooler"):
+        if config.model[part].num_heads % shape["tensor"]:
+            yield (
+                f"config.model.{part}.num_heads={config.model[part].num_heads} should be a "
+                f"multiple of config.mesh.tensor={shape['tensor']}"
+            )
+
+
+def _batch_errors(config: ConfigDict, shape: dict[str, int]) -> Iterator[str]:
+    """What is wrong if the batch cannot be divided among the devices and micro-batches."""
+    rules, batch_size = dict(reversed(config.sharding.rules)), config.train.batch_size
+    if "batch" not in rules:
+        yield "config.sharding.rules: a row for 'batch' is missing"
+        return
+    axes = rules["batch"] or ()
+    shards = math.prod(shape[axis] for axis in ([axes] if isinstance(axes, str) else axes))
+    parts = shards * config.train.grad_accum_steps
+    if batch_size % parts:
+        lower = batch_size // parts * parts
+        nearest = f"{lower} or {lower + parts}" if lower else f"{parts}"
+        yield (
+            f"config.train.batch_size={batch_size}: should be divisible by {parts} ({shards} data "
+            f"shards x {config.train.grad_accum_steps} micro-batches), such as {nearest}"
+        )
