@@ -1,8 +1,22 @@
-"""The errors a user can mend, and the way a run asks to be continued."""
+"""The errors a user can mend, the way a run asks to be continued, and the exit codes of both."""
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """How a `coca` process ends."""
+
+    DONE = 0
+    BUG = 1  # Python's own, of an exception that nobody caught
+    USER_ERROR = 2  # in the call, the configuration, the data or the environment
+    PREEMPTED = 3  # stopped by a signal after saving: run it again to go on
+    PEER_LOST = 4  # another process of the run was lost: run it again to go on
+    INCOMPLETE = 5  # done, but some inputs could not be used
+    INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 
 class UserError(Exception):
-    """A mistake in the call, the configuration or the data; the CLI prints it and exits with 2.
+    """Something is wrong with the call, the configuration or the data; the CLI exits with 2.
 
     The message names the thing that is wrong, its value, and what would be right.
     """
@@ -13,7 +27,7 @@ class Preempted(Exception):
 
 
 class Incomplete(Exception):
-    """All is done but for some inputs that could not be used; the CLI exits with 5.
+    """The command is done, but some inputs could not be used; the CLI exits with 5.
 
-    Each of those is named before this is raised.
+    Each of those inputs is named before this is raised.
     """

@@ -11,7 +11,6 @@ others are ended and its last lines shown.
 
 import argparse
 import contextlib
-import ctypes
 import os
 import pathlib
 import signal
@@ -21,12 +20,14 @@ import sys
 import threading
 import time
 
+from coca_jax.errors import ExitCode
+from coca_jax.io.parent import kill_with_parent
+
 GRACE_SECONDS = 10  # between asking the others to end and killing them, when one has died
 ONE_SIGNAL_SECONDS = 1  # within which further ones are the same, sent to a whole group, say
 LAST_LINES = 20
-PEER_LOST = 4  # exit code of a process that ended because another one did
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
-KEPT = (0, 2, 3)  # exit codes after which starting again would not help
+# Exit codes after which a restart would not help.
+FINAL = (ExitCode.DONE, ExitCode.USER_ERROR, ExitCode.PREEMPTED, ExitCode.INCOMPLETE)
 
 
 def main(arguments=None):
@@ -37,7 +38,7 @@ def main(arguments=None):
     for attempt in range(options.restarts + 1):
         group = Group(options, words)
         code = group.wait()
-        if code in KEPT or group.signals or attempt == options.restarts:
+        if code in FINAL or group.signals or attempt == options.restarts:
             return code
         print(f"starting again ({attempt + 1} of {options.restarts})", file=sys.stderr, flush=True)
     return code
@@ -80,7 +81,8 @@ class Group:
             codes = {i: child.poll() for i, child in enumerate(self._children)}
             failed = [i for i, code in codes.items() if code not in (None, 0)]
             if failed and first is None:
-                first = min(failed, key=lambda i: codes[i] == PEER_LOST)  # causes come first
+                # The cause, rather than a process that ended because of it.
+                first = min(failed, key=lambda i: codes[i] == ExitCode.PEER_LOST)
                 self._end_the_others(first)
         shown.join()
         codes = [child.returncode for child in self._children]
@@ -99,7 +101,7 @@ class Group:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 process_group=0,  # so that a Ctrl-C at the terminal comes from here only, once
-                preexec_fn=_die_with_launcher,
+                preexec_fn=kill_with_parent,
             )
 
     def _size(self, index):
@@ -118,7 +120,7 @@ class Group:
     def _end_the_others(self, first):
         """After a failure; those that were asked to stop and saved (3) end by themselves."""
         code = self._children[first].returncode
-        if code != 3:
+        if code != ExitCode.PREEMPTED:
             lines = self.log(first).read_text(errors="replace").splitlines()[-LAST_LINES:]
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             print(
@@ -128,7 +130,7 @@ class Group:
                 file=sys.stderr,
                 flush=True,
             )
-        deadline = time.monotonic() + GRACE_SECONDS * (1 if code != 3 else 6)
+        deadline = time.monotonic() + GRACE_SECONDS * (1 if code != ExitCode.PREEMPTED else 6)
         while time.monotonic() < deadline and any(c.poll() is None for c in self._children):
             time.sleep(0.1)
         for child in self._children:
@@ -145,12 +147,6 @@ class Group:
                 if ended:
                     return
                 time.sleep(0.2)
-
-
-def _die_with_launcher():
-    """In the child: it is killed when the launcher dies, however that may come."""
-    with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _send(child, number):

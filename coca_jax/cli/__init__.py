@@ -8,15 +8,13 @@ from collections.abc import Sequence
 
 from coca_jax.cli import failures, streams, switches
 from coca_jax.cli.parser import make_parser
+from coca_jax.errors import ExitCode
 
 GRACE_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one subcommand and returns its exit code.
-
-    0: done, 2: an error that users can mend, 3: preempted, 5: done but for unusable inputs.
-    """
+    """Runs one subcommand and returns its exit code, an `errors.ExitCode`."""
     streams.protect()
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
@@ -36,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if error := streams.failure():
         print(f"coca {options.command}: standard output: {error}", file=sys.stderr)
         # What a workdir holds is written whatever becomes of what is printed.
-        code = code or 2 * ("workdir" not in options)
+        if code == ExitCode.DONE and "workdir" not in options:
+            code = ExitCode.USER_ERROR
     processes = sys.modules.get("coca_jax.distributed.processes")
     if processes and processes.is_distributed():
         processes.shutdown(code)
@@ -67,4 +66,4 @@ def _run(options: argparse.Namespace) -> int:
             raise
         print(f"coca {options.command}: {failure.message}", file=sys.stderr)
         return failure.code
-    return 0
+    return ExitCode.DONE

@@ -15,9 +15,8 @@ import traceback
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from coca_jax.errors import Incomplete, Preempted, UserError
+from coca_jax.errors import ExitCode, Incomplete, Preempted, UserError
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 LENGTH = 600  # characters of another project's message
 SMALLER = (
     "a smaller config.train.batch_size, a larger config.train.grad_accum_steps, "
@@ -50,17 +49,17 @@ class Failure(NamedTuple):
 def explain(error: BaseException) -> Failure | None:
     """The exit code and message of an exception; None if it is a bug."""
     if isinstance(error, UserError):
-        return Failure(2, str(error))
+        return Failure(ExitCode.USER_ERROR, str(error))
     if isinstance(error, Preempted):
-        return Failure(3, f"{error}; run it again to go on")
+        return Failure(ExitCode.PREEMPTED, f"{error}; run it again to go on")
     if isinstance(error, Incomplete):
-        return Failure(5, str(error))
+        return Failure(ExitCode.INCOMPLETE, str(error))
     if isinstance(error, KeyboardInterrupt):
-        return Failure(INTERRUPTED, "interrupted")
+        return Failure(ExitCode.INTERRUPTED, "interrupted")
     for cause in _causes(error):
         for reason in (_no_backend, _no_memory, _no_connection, _no_file, _no_package):
             if message := reason(cause):
-                return Failure(2, message)
+                return Failure(ExitCode.USER_ERROR, message)
     return None
 
 

@@ -5,11 +5,8 @@ and the global batch is the same for any number of processes and threads.
 """
 
 import hashlib
-import multiprocessing
-import os
 import signal
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +19,7 @@ from coca_jax.data.sources import Source
 from coca_jax.data.texts import to_captions
 from coca_jax.data.transforms import images, multi_image
 from coca_jax.errors import UserError
+from coca_jax.io.parent import end_with_parent
 
 Example = dict[str, Any]
 Batch = dict[str, Any]
@@ -125,13 +123,7 @@ def _obey_parent(index: int, count: int) -> None:
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-    def end_with(parent: Any) -> None:
-        parent.join()
-        os._exit(1)
-
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    end_with_parent()
 
 
 def _parse_flags() -> None:

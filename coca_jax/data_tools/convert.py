@@ -10,8 +10,6 @@ import multiprocessing
 import os
 import re
 import signal
-import threading
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -25,10 +23,10 @@ from coca_jax.data_tools import parquet
 from coca_jax.errors import UserError
 from coca_jax.io import files, room
 from coca_jax.io.messages import counted
+from coca_jax.io.parent import end_with_parent
 
 NAME = "converted"  # of the data set
 MANIFEST = "conversion.json"
-PARTIAL = ".partial"  # ends the names of shards that are not whole
 OPENING_THREADS = 32  # which wait for the store, not for the CPU
 
 
@@ -280,38 +278,28 @@ def _written(
 
 
 def _start_worker() -> None:
-    """Makes a worker end without a word at Ctrl-C, which reaches it too, or with its parent."""
-
-    def end_with(parent: Any) -> None:
-        parent.join()
-        os._exit(1)
-
+    """Makes a worker end silently at Ctrl-C, which reaches it too, or with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    end_with_parent()
 
 
 def _write(shard: Shard, columns: parquet.Columns) -> Written:
     """Writes a shard."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    partial = f"{shard.out}.{uuid.uuid4().hex}{PARTIAL}"
-    # Images are compressed already. TFDS and Grain want groups of one record.
-    writer = ArrayRecordWriter(partial, "group_size:1,uncompressed")
     count, absent = 0, []
-    try:
-        for example in parquet.examples(shard.path, shard.groups, columns):
-            if not isinstance(example, parquet.NoImage):
-                writer.write(example)
-                count += 1
-            elif example.file:
-                absent.append(example.file)
-        writer.close()
-        os.replace(partial, shard.out)
-    finally:
-        if writer.is_open():
+    with files.atomic(shard.out) as temporary:
+        # Images are compressed already. TFDS and Grain want groups of one record.
+        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+        try:
+            for example in parquet.examples(shard.path, shard.groups, columns):
+                if not isinstance(example, parquet.NoImage):
+                    writer.write(example)
+                    count += 1
+                elif example.file:
+                    absent.append(example.file)
+        finally:
             writer.close()
-        Path(partial).unlink(missing_ok=True)
     return Written(count, len(absent), absent[0] if absent else "")
 
 
@@ -319,8 +307,7 @@ def _finish(out: Path, split: str, lengths: list[int], columns: parquet.Columns)
     """Makes a TFDS data set of the shards."""
     import tensorflow_datasets as tfds
 
-    for partial in out.glob(f"*{PARTIAL}"):  # of processes that were killed
-        partial.unlink(missing_ok=True)
+    files.remove_temporaries(out, min_age=0.0)  # whoever wrote here has ended
     template = tfds.core.ShardedFileTemplate(
         out, dataset_name=NAME, split=split, filetype_suffix="array_record"
     )

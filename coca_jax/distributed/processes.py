@@ -1,7 +1,6 @@
 """Starting a run of several processes, agreeing on what it is, and leaving it.
 
-`launchers` says how a process finds the others. Exit codes: `rendezvous.PEER_LOST` if another
-process was lost.
+`launchers` says how a process finds the others.
 """
 
 import importlib.metadata
@@ -16,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coca_jax.distributed import launchers, rendezvous
-from coca_jax.errors import UserError
+from coca_jax.errors import ExitCode, UserError
 
 VERDICT_SECONDS = 600  # for all processes to have read their configuration
 _monitor: rendezvous.PeerMonitor | None = None
@@ -27,7 +26,7 @@ def start(start_seconds: int, heartbeat_seconds: int) -> None:
 
     A second call does nothing. `start_seconds` is how long to wait for all to come; a process
     that is silent for `heartbeat_seconds` afterwards ends all others (at once if it dies), each
-    with `rendezvous.PEER_LOST` and a message that names it.
+    with `ExitCode.PEER_LOST` and a message that names it.
     Raises a UserError that names who is missing, or what is wrong with the address or numbers.
     JAX's own SIGTERM handler is left out: handlers may be set before or after this call.
     """
@@ -152,7 +151,7 @@ def _failed(kind: type, error: BaseException, trace: object) -> None:
         # JAX aborts the others when process 0 goes, so they should have read this before.
         time.sleep(0.2 if _monitor.process == 0 else 0)
     sys.stdout.flush()
-    os._exit(1)
+    os._exit(ExitCode.BUG)
 
 
 def is_distributed() -> bool:

@@ -20,10 +20,9 @@ import sys
 import threading
 import time
 
-from coca_jax.errors import UserError
+from coca_jax.errors import ExitCode, UserError
 
-GOOD = (0, 3)  # exit codes of a process whose work is done or saved
-PEER_LOST = 4  # exit code of a process that ends because another one has
+GOOD = (ExitCode.DONE, ExitCode.PREEMPTED, ExitCode.INCOMPLETE)  # its work is done or saved
 MOST_BYTES = 1 << 16  # of a line
 REPORT_SECONDS = 10.0  # between two connections about who is still missing
 
@@ -79,7 +78,7 @@ def end_this_process(reason: str) -> None:
     """Says why, and ends at once: a collective that waits for the dead cannot be interrupted."""
     print(f"\ncoca: {reason}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(PEER_LOST)
+    os._exit(ExitCode.PEER_LOST)
 
 
 class PeerMonitor:

@@ -105,6 +105,14 @@ class Partitioner:
         return distinct.index(tuple(sorted(own))), len(distinct)
 
 
+def bytes_per_device(tree: Any) -> int:
+    """Bytes that each device holds of a tree of sharded arrays, or of their shapes."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
 def undivided(shapes: Any, shardings: Any) -> list[str]:
     """Names each array of which some axis cannot be split as its sharding says."""
     problems = []

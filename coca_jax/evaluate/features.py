@@ -5,9 +5,9 @@ A folder of them holds `tokens.npy` (float16, mapped and not read), `labels.npy`
 all.
 """
 
+import contextlib
 import pathlib
 import shutil
-import uuid
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from jaxtyping import Float16, Int
 
 from coca_jax.errors import UserError
 from coca_jax.evaluate.handle import Handle
+from coca_jax.io.files import atomic
 from coca_jax.io.stored import left_out
 
 
@@ -43,14 +44,10 @@ def read_features(
     """
     if (found := _read(folder)) is not None:
         return found
-    partial = folder.with_name(f".{uuid.uuid4().hex}")
-    partial.mkdir(parents=True)
-    try:
-        _write(handle, batches, partial)
-        if not folder.is_dir():  # another process may have been as fast
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    # Another process may be as fast.
+    with contextlib.suppress(FileExistsError), atomic(folder) as temporary:
+        temporary.mkdir(parents=True)
+        _write(handle, batches, temporary)
     if (found := _read(folder)) is None:
         raise UserError(f"{folder} does not hold what has just been written to it")
     return found

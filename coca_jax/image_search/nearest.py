@@ -2,15 +2,14 @@
 
 import hashlib
 import math
-import os
 import pathlib
-import uuid
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from coca_jax.errors import UserError
+from coca_jax.io.files import atomic
 
 BLOCK = 2**16  # rows compared, or put into lists, at a time
 FEWEST = 10_000  # rows from which on they are split into lists; fewer are one, searched exactly
@@ -121,12 +120,8 @@ class FaissSearch:
 
     def _write(self, path: pathlib.Path, index: Any) -> Any:
         """Puts it in its place and returns it as mapped from there; the others are deleted."""
-        partial = path.with_name(f"{PREFIX}partial-{uuid.uuid4().hex}")
-        try:
-            self._faiss.write_index(index, str(partial))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic(path) as temporary:
+            self._faiss.write_index(index, str(temporary))
         mapped = _read(self._faiss, path)
         for other in set(_files(path.parent)) - {path}:
             other.unlink(missing_ok=True)

@@ -1,9 +1,10 @@
 """`coca convert`: whole models, with tokenizer and preprocessing, from and to other projects."""
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint, restore_params
 from coca_jax.interop import open_clip, open_clip_config
 from coca_jax.interop.weights import open_tensors, write_tensors
+from coca_jax.io.files import atomic
 from coca_jax.io.folders import children, remove_tree
 from coca_jax.io.messages import cause
 from coca_jax.io.paths import as_path, is_url
@@ -67,21 +69,28 @@ def import_open_clip(
         params = open_clip.from_open_clip(tensors, model)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    # A store cannot rename folders; there, a folder is a model's once it has its config.json.
-    local = not is_url(os.fspath(directory))
-    partial = directory.with_name(f"{directory.name}.partial") if local else directory
-    remove_tree(partial)
-    try:
-        with CheckpointStore(partial / "checkpoints") as store:
+    with _new_folder(directory) as folder:
+        with CheckpointStore(folder / "checkpoints") as store:
             metadata = {"examples_seen": 0, "config": to_json(config)}
             store.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)}, metadata)
-        write_config(partial, config, source=f"{path.name} (OpenCLIP, {variant or SETTINGS})")
-        if local:
-            partial.replace(directory)
-    except BaseException:
-        remove_tree(partial)
-        raise
+        write_config(folder, config, source=f"{path.name} (OpenCLIP, {variant or SETTINGS})")
     return sum(x.size for x in jax.tree.leaves(params))
+
+
+@contextlib.contextmanager
+def _new_folder(directory: epath.Path) -> Iterator[epath.Path]:
+    """Where to write a folder that is there as a whole, or not at all."""
+    if not is_url(os.fspath(directory)):
+        with atomic(directory) as temporary:
+            yield epath.Path(temporary)
+        return
+    # A store cannot rename folders; there, a folder is a model's once it has its config.json.
+    remove_tree(directory)
+    try:
+        yield directory
+    except BaseException:
+        remove_tree(directory)
+        raise
 
 
 def export_open_clip(path: str | os.PathLike, file: str | os.PathLike) -> list[str]:

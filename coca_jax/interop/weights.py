@@ -17,6 +17,7 @@ from coca_jax.errors import UserError
 from coca_jax.interop import torch_file
 from coca_jax.interop.names import leaves, listed, match
 from coca_jax.interop.shards import weight_files
+from coca_jax.io.files import atomic
 from coca_jax.io.messages import cause, counted
 from coca_jax.io.paths import as_path, is_url
 
@@ -101,21 +102,12 @@ def write_tensors(
     if file.suffix != ".safetensors":
         raise UserError(f"{file} should be named .safetensors; OpenCLIP reads it, too")
     contiguous = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
-    with contextlib.ExitStack() as stack:
-        if is_url(os.fspath(file)):
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            partial = epath.Path(folder) / file.name
-        else:
-            partial = file.with_name(f"{file.name}.partial")
-        stack.callback(partial.unlink, missing_ok=True)
-        try:
-            save_file(contiguous, partial, metadata={"format": "pt", "config": json.dumps(config)})
-            if is_url(os.fspath(file)):
-                _copy(partial, file)
-            else:
-                partial.replace(file)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise UserError(f"{file} cannot be written: {cause(error)}") from error
+    metadata = {"format": "pt", "config": json.dumps(config)}
+    try:
+        with atomic(file) as temporary:
+            save_file(contiguous, temporary, metadata=metadata)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{file} cannot be written: {cause(error)}") from error
 
 
 class _SafeTensor:

@@ -6,11 +6,15 @@ A URL is anything with "://" that fsspec knows: `gs://` and `s3://` (extras `gcs
 
 import codecs
 import contextlib
+import errno
 import functools
 import os
 import re
+import shutil
+import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +25,7 @@ from coca_jax.io.paths import expand, is_url, normalize, system_of
 
 __all__ = [
     "Stamp",
+    "atomic",
     "cache_folder",
     "expand",
     "forget",
@@ -37,7 +42,7 @@ __all__ = [
     "write_whole",
 ]
 
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
 OPEN_FILES = 256  # local ones kept open; more are reopened when they are read
 
 
@@ -185,31 +190,79 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
         system, name = system_of(path)
         system.pipe_file(name, content)
         return
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}")  # hosts of one file system share their ids
-    try:
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with atomic(path) as temporary:
         temporary.write_bytes(content)
-        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a temporary path to write to, which becomes `path` when the context ends well.
+
+    Nobody sees a part of what is written: after an exception, or where this process is killed,
+    `path` is as it was before (`remove_temporaries` removes what a killed process left).
+
+    Args:
+      path: of a local file or folder, or of a file at a URL, to which it is copied at the end.
+
+    Raises:
+      FileExistsError: `path` is a folder that holds something; what was written is removed.
+      OSError: it cannot be written; names `path`, and leaves nothing.
+    """
+    path = normalize(path)
+    if is_url(path):
+        with tempfile.TemporaryDirectory(prefix="coca_jax-") as folder:
+            temporary = Path(folder) / path.rpartition("/")[2]
+            yield temporary
+            system, name = system_of(path)
+            system.put_file(str(temporary), name)
+        return
+    path = Path(path)
+    # Hosts of one file system may have equal process ids. Libraries' errors show the name.
+    temporary = path.with_name(f".{path.name[-50:]}.{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        _rename(temporary, path)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno:  # it names no file, or the temporary one
+        _remove(temporary)
+        if isinstance(error, OSError) and _is_of(error, temporary):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
-def remove_temporaries(folder: str | os.PathLike) -> None:
-    """Removes what `write_whole` left in a local folder where its process was killed.
+def _rename(temporary: Path, path: Path) -> None:
+    try:
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:  # `OSError` makes a FileExistsError of EEXIST only
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        raise
 
-    Files of the last few seconds stay: another process may be writing them.
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_of(error: OSError, temporary: Path) -> bool:
+    """Whether an error names the temporary file, or no file at all."""
+    return bool(error.errno) and error.filename in (None, temporary, str(temporary))
+
+
+def remove_temporaries(folder: str | os.PathLike, min_age: float = 5.0) -> None:
+    """Removes the files that `atomic` left in a local folder where its process was killed.
+
+    Files that changed in the last `min_age` seconds stay: another process may be writing them.
     """
     if is_url(os.fspath(folder)) or not os.path.isdir(folder):
         return
     for entry in os.scandir(folder):
         if _TEMPORARY.fullmatch(entry.name):
             with contextlib.suppress(OSError):  # its writer may have just renamed it
-                if time.time() - entry.stat().st_mtime > 5:
+                if time.time() - entry.stat().st_mtime >= min_age:
                     os.unlink(entry.path)
 
 

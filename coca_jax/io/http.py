@@ -174,21 +174,20 @@ def _copy(url: str) -> Path:
 def _save(url: str, response: Any, path: Path) -> None:
     from tqdm import tqdm
 
+    from coca_jax.io.files import atomic, remove_temporaries
+
+    remove_temporaries(path.parent)
     total = int(response.headers.get("Content-Length") or 0) or None
     why = "the server does not answer requests for parts"
     print(f"{shown(url)}: {why}; the file is copied once, to {path}", file=sys.stderr)
-    partial = path.with_name("partial")
-    try:
-        with (
-            open(partial, "wb") as file,
-            tqdm(total=total, unit="B", unit_scale=True, delay=1, desc="copying") as bar,
-        ):
-            for chunk in response.iter_content(1 << 20):
-                file.write(chunk)
-                bar.update(len(chunk))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        atomic(path) as temporary,
+        open(temporary, "wb") as file,
+        tqdm(total=total, unit="B", unit_scale=True, delay=1, desc="copying") as bar,
+    ):
+        for chunk in response.iter_content(1 << 20):
+            file.write(chunk)
+            bar.update(len(chunk))
 
 
 def _check(url: str, response: Any) -> None:

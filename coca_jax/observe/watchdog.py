@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TextIO
 
+from coca_jax.errors import ExitCode
+
 HISTORY = 100  # steps whose median is compared with
-EXIT_CODE = 1
 
 
 class Watchdog(contextlib.AbstractContextManager):
@@ -28,7 +29,7 @@ class Watchdog(contextlib.AbstractContextManager):
         Args:
           factor: a step so many times longer than the median of the last ones is stuck; 0: never.
           seconds: and no step that is shorter than this.
-          end: whether to end the process then (with `EXIT_CODE`, and no clean-up, which would
+          end: whether to end the process then (with `ExitCode.BUG`, and no clean-up, which would
             wait for what is stuck).
           out: a file of the operating system to write to; standard error by default.
         """
@@ -85,4 +86,4 @@ class Watchdog(contextlib.AbstractContextManager):
         faulthandler.dump_traceback(self._out)
         if self._end:
             print("config.watchdog.end is set: ending the process", file=self._out, flush=True)
-            os._exit(EXIT_CODE)
+            os._exit(ExitCode.BUG)

@@ -13,6 +13,7 @@ from coca_jax.config import model_config
 from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.distributed.mesh import mesh_shape
+from coca_jax.distributed.sharding import bytes_per_device
 from coca_jax.errors import UserError
 from coca_jax.models import CoCa, make_model
 from coca_jax.planning.estimate import collectives, split_of, temporaries, traffic
@@ -118,15 +119,8 @@ def _trace(config: ConfigDict, mesh: Mesh) -> _Traced:
         "average": state.ema,
         "batch": batch,
     }
-    held = {part: _bytes_of_a_device(tree) for part, tree in parts.items()}
+    held = {part: bytes_per_device(tree) for part, tree in parts.items()}
     return _Traced(trace_train_step(step, state, batch, partitioner), state, partitioner, held)
-
-
-def _bytes_of_a_device(tree: Any) -> int:
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
 
 
 def abstract_batch(

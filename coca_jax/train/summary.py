@@ -1,6 +1,5 @@
 """What a run says of itself before its first step."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from coca_jax.accelerators import compiler_options
 from coca_jax.data.checks import repeated
 from coca_jax.data.from_config import sections
 from coca_jax.data.pipeline import TrainStream
+from coca_jax.distributed.sharding import bytes_per_device
 from coca_jax.models import CoCaConfig
 from coca_jax.planning import parameter_counts, training_flops
 from coca_jax.planning.flops import RULE
@@ -43,7 +43,8 @@ def describe(trainer: Any, state: TrainState, compiled: Any, seconds: float, pea
         "data": _data(config, trainer.stream),
         **({"classes": _classes(config.head.classes)} if config.head.classes else {}),
         "batch": f"{config.train.batch_size} pairs a step, {config.train.steps:,} steps",
-        "memory": f"{_held(state) / GIB:.3f} GiB of state, {_temporary(compiled)} a device",
+        "memory": f"{bytes_per_device(state) / GIB:.3f} GiB of state, "
+        f"{_temporary(compiled)} a device",
         "compiled": f"in {seconds:.1f} s",
         "mfu": f"{training_flops(trainer.model.config) / 1e9:.3g} GFLOP a pair ({RULE}), "
         f"against {peak}",
@@ -78,14 +79,6 @@ def _data(config: ConfigDict, stream: TrainStream) -> str:
 
 def _parts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count > 1)
-
-
-def _held(state: TrainState) -> int:
-    """Bytes of the state on one device."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(state)
-    )
 
 
 def _temporary(compiled: Any) -> str:

@@ -1,4 +1,5 @@
 import json
+import re
 import resource
 import shutil
 import signal
@@ -55,6 +56,11 @@ def write(path, columns, rows_per_group=8, metadata=None):
     return str(path)
 
 
+def temporaries(folder):
+    """What `atomic` writes to before it renames it."""
+    return [path for path in folder.iterdir() if re.fullmatch(r"\..+\.[0-9a-f]{32}", path.name)]
+
+
 def simple(first, count):
     numbers = range(first, first + count)
     return {
@@ -69,7 +75,7 @@ def images(source):
 
 
 def shards_of(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("*.array_record-*")}
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*.array_record-*")}
 
 
 def test_every_row_comes_back(tmp_path, capsys):
@@ -199,7 +205,7 @@ def test_a_killed_conversion_goes_on_where_it_was(tmp_path, monkeypatch):
     killed = subprocess.run([sys.executable, "-c", KILLED, path, f"{tmp_path}/killed"])
     assert killed.returncode == -signal.SIGKILL
     partial = tmp_path / "killed"
-    assert len(list(partial.glob("*.partial"))) == 1
+    assert len(temporaries(partial)) == 1
     assert sorted(shards_of(partial).items())[:2] == sorted(shards_of(whole).items())[:2]
     with pytest.raises(UserError, match="no folder of a TFDS data set"):
         tfds_source("", "train", path=str(partial))
@@ -318,7 +324,7 @@ def test_a_damaged_row_group_is_named_and_the_others_are_kept(tmp_path):
         with pytest.raises(UserError, match=r"a\.parquet, row groups 1 to 1, cannot be read"):
             convert(path, f"{tmp_path}/{workers}", records_per_shard=8, workers=workers)
         assert any("-00000-of" in name for name in shards_of(tmp_path / f"{workers}"))
-        assert not list((tmp_path / f"{workers}").glob("*.partial"))
+        assert not temporaries(tmp_path / f"{workers}")
 
 
 def test_images_in_files_next_to_the_parquet_file(tmp_path, capsys):

@@ -128,6 +128,42 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
 
 
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    with pytest.raises(ValueError), files.atomic(tmp_path / "model") as temporary:
+        temporary.mkdir()
+        (temporary / "weights").write_bytes(b"half")
+        raise ValueError
+    assert not list(tmp_path.iterdir())
+    with files.atomic(tmp_path / "model") as temporary:
+        temporary.mkdir()
+        (temporary / "weights").write_bytes(b"all")
+        assert not (tmp_path / "model").exists()
+    assert (tmp_path / "model/weights").read_bytes() == b"all"
+    with (
+        pytest.raises(FileExistsError, match="model"),
+        files.atomic(tmp_path / "model") as t,
+    ):
+        t.mkdir()
+    assert (tmp_path / "model/weights").read_bytes() == b"all"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"), files.atomic(tmp_path / "a"):
+        (tmp_path / "absent").read_bytes()
+
+
+def test_a_file_at_a_url_is_copied_when_it_is_whole(url):
+    memory = fsspec.filesystem("memory")
+    with pytest.raises(ValueError), files.atomic(f"{url}/d") as temporary:
+        temporary.write_bytes(b"half")
+        raise ValueError
+    assert not memory.exists(f"{url}/d")
+    with files.atomic(f"{url}/d") as temporary:
+        temporary.write_bytes(b"all")
+    assert memory.cat(f"{url}/d") == b"all"
+
+
 ODD = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"  # where str.splitlines ends a line, too
 
 
@@ -185,11 +221,11 @@ def test_a_disk_that_is_full_leaves_nothing_and_names_the_file(tmp_path, monkeyp
 
 
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
-    old, new = tmp_path / f".{'0a' * 16}", tmp_path / f".{'1b' * 16}"
+    old, new = tmp_path / f".a.json.{'0a' * 16}", tmp_path / f".a.json.{'1b' * 16}"
     for path in (old, new, tmp_path / ".lock", tmp_path / "config.json"):
         path.write_bytes(b"x")
     os.utime(old, (1, 1))
-    gone = tmp_path / f".{'2c' * 16}"
+    gone = tmp_path / f".a.json.{'2c' * 16}"
     gone.symlink_to(tmp_path / "absent")  # as one that its writer renames just now
     files.remove_temporaries(tmp_path)
     files.remove_temporaries(tmp_path / "absent")

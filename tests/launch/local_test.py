@@ -12,6 +12,7 @@ import types
 import pytest
 
 LAUNCHER = pathlib.Path(__file__).parents[2] / "launch/local.py"
+PACKAGE = LAUNCHER.parents[1] / "coca_jax"
 
 # A package named coca_jax whose command does as told by the file `plan` in the workdir.
 STAND_IN = """
@@ -54,7 +55,8 @@ print("finished", flush=True)
 def launch(tmp_path):
     package = tmp_path / "code/coca_jax"
     package.mkdir(parents=True)
-    (package / "__init__.py").touch()
+    # The launcher's own imports are the real package's.
+    (package / "__init__.py").write_text(f"__path__.append({str(PACKAGE)!r})")
     (package / "__main__.py").write_text(STAND_IN)
     workdir = tmp_path / "run"
     workdir.mkdir()
