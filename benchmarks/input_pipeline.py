@@ -30,7 +30,7 @@ from coca_jax.config import default_config
 from coca_jax.data.from_config import make_train_stream
 from coca_jax.data.pipeline import Batch
 from coca_jax.data.sources.tfds import tfds_source
-from coca_jax.data.tokenizers.kinds import train_sentencepiece
+from coca_jax.data.tokenizers.sentence_piece import train_sentencepiece
 
 PHOTOS = 64
 SHARDS = 4

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from coca_jax.config import default_config
-from coca_jax.data.tokenizers.kinds import make_tokenizer
+from coca_jax.data.tokenizers import make_tokenizer
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.evaluate.from_config import evaluate
 from coca_jax.inference import LoadedModel

@@ -1,13 +1,12 @@
-"""What can be wrong with `config.data`, told before anything is opened."""
+"""Errors in `config.data`, found before anything is opened."""
 
 from collections import Counter
-from collections.abc import Sequence
-
-from ml_collections import ConfigDict
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from coca_jax.data import captions
-from coca_jax.data.from_config import sections
-from coca_jax.data.sources import FORMATS
+from coca_jax.data.options import DataSetOptions, data_options
+from coca_jax.data.sources import missing_option
 from coca_jax.data.transforms import augment
 
 
@@ -16,42 +15,36 @@ def repeated(names: Sequence[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def mistakes(data: ConfigDict) -> list[str]:
-    """One message for each value that makes no sense; none if all is well."""
-    found = []
-    for name, section in sections(data).items():
-        where = f"config.data.sources.{name}." if name else "config.data.train."
-        found += [where + wrong for wrong in _of_section(section)]
-    return found
+def mistakes(data: Any) -> list[str]:
+    """Messages on values of `config.data` that do not fit together, each with its key.
 
-
-def unnamed(data: ConfigDict) -> list[str]:
-    """One message for each data set of which it is not said where or what it is."""
+    Args:
+      data: `config.data`, as options or as it stands; each value is allowed by itself.
+    """
     return [
-        f"config.{'data.sources.' + name if name else 'data.train'}.{wrong}"
-        for name, section in sections(data).items()
-        if (wrong := _unnamed(section))
+        f"config.{_section(name)}.{message}"
+        for name, options in data_options(data).data_sets().items()
+        for message in _option_errors(options)
     ]
 
 
-def _unnamed(section: ConfigDict) -> str:
-    if section.format != "tfds" and not section.path.strip():
-        return f"path={section.path!r}: format {section.format!r} needs the files' path"
-    if section.format == "tfds" and not section.split.strip():
-        return f"split={section.split!r}: format 'tfds' needs a split, such as 'train'"
-    if section.format == "tfds" and not (section.path or section.name).strip():
-        return f"name={section.name!r}: format 'tfds' needs the data set's name"
-    return ""
+def unnamed(data: Any) -> list[str]:
+    """A message for each data set of `config.data` that lacks its path, name or split."""
+    return [
+        f"config.{_section(name)}.{message}"
+        for name, options in data_options(data).data_sets().items()
+        if (message := missing_option(options))
+    ]
 
 
-def _of_section(section: ConfigDict) -> list[str]:
-    found = []
-    if section.format not in FORMATS:
-        found.append(f"format={section.format!r} should be one of {', '.join(FORMATS)}")
-    if not 0 <= section.min_characters <= section.max_characters:
-        least, most = section.min_characters, section.max_characters
-        found.append(f"min_characters={least} should be at most max_characters={most}")
-    options = (section.prompts, section.filters, section.questions)
-    found += captions.mistakes(section.captions, section.template, *options)
-    found += augment.mistakes(section.min_crop_area, section.color_jitter, section.randaugment)
-    return found
+def _section(name: str) -> str:
+    return f"data.sources.{name}" if name else "data.train"
+
+
+def _option_errors(options: DataSetOptions) -> Iterator[str]:
+    if not 0 <= options.min_characters <= options.max_characters:
+        least, most = options.min_characters, options.max_characters
+        yield f"min_characters={least} should be at most max_characters={most}"
+    caption_options = (options.prompts, options.filters, options.questions)
+    yield from captions.mistakes(options.captions, options.template, *caption_options)
+    yield from augment.mistakes(options.min_crop_area, options.color_jitter, options.randaugment)

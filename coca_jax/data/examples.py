@@ -13,7 +13,7 @@ from coca_jax.data.duplicates import contains
 from coca_jax.data.errors import ERROR_KINDS, BadExample
 from coca_jax.data.mixture import Pick
 from coca_jax.data.sources import Record, Source
-from coca_jax.data.tokenizers.kinds import Tokenizer
+from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import multi_image
 from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError

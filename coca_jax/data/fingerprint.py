@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from coca_jax.data.examples import Part
 from coca_jax.data.from_config import sections, where
@@ -21,11 +20,11 @@ Fingerprint = dict[str, list[Shard]]  # by the section of the configuration
 SHOWN = 3  # shards of each kind of change that are named
 
 
-def fingerprint(data: ConfigDict, parts: Sequence[Part]) -> Fingerprint:
+def fingerprint(data: Any, parts: Sequence[Part]) -> Fingerprint:
     """The shards of each data set, with what else decides which records there are.
 
     Args:
-      data: `config.data`.
+      data: `config.data`, as options or as it stands in the configuration.
       parts: of the mixture, in the order of `sections`.
     """
     return {

@@ -1,18 +1,18 @@
-"""The data layer as a configuration describes it."""
+"""The training stream, and its parts, as the section `data` of a configuration describes them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.duplicates import read_list
 from coca_jax.data.examples import BatchMaker, Part
 from coca_jax.data.mixture import Mixture
+from coca_jax.data.options import DataOptions, DataSetOptions, data_options
 from coca_jax.data.pipeline import TrainStream
-from coca_jax.data.sources import Source, open_source, warn_of_lost
-from coca_jax.data.tokenizers.kinds import Tokenizer, make_tokenizer
+from coca_jax.data.sources import Context, Source, open_source, warn_of_lost
+from coca_jax.data.tokenizers import Tokenizer, make_tokenizer, tokenizers
 from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError
 
@@ -23,84 +23,86 @@ CAPTION_OPTIONS = (
 AUGMENT_OPTIONS = ("min_crop_area", "flip", "color_jitter", "randaugment")
 
 
-def sections(data: ConfigDict) -> dict[str, ConfigDict]:
-    """What each data set of the mixture is and how it is used: `data.train`, changed by its own.
+def sections(data: Any) -> Mapping[str, DataSetOptions]:
+    """The data sets of the mixture by name; `data.train` alone has the empty name.
 
-    Without `data.sources` there is one, with an empty name: `data.train` itself.
+    Args:
+      data: `config.data`, as options or as it stands in the configuration.
     """
-    if not data.sources:
-        return {"": data.train}
-    found = {}
-    for name, changes in data.sources.items():
-        found[name] = ConfigDict(data.train.to_dict())
-        with found[name].ignore_type():  # lists for tuples
-            found[name].update(changes)
-    return found
+    return data_options(data).data_sets()
 
 
-def weights(data: ConfigDict) -> dict[str, float]:
+def weights(data: DataOptions) -> dict[str, float]:
     """The data sets' weights in the mixture; 0 where none is given."""
-    return {name: section.get("weight", 0.0) for name, section in sections(data).items()}
+    return {name: getattr(options, "weight", 0.0) for name, options in data.data_sets().items()}
 
 
-def open_sources(data: ConfigDict) -> dict[str, Source]:
+def open_sources(data: DataOptions) -> dict[str, Source]:
     """Opens every data set of the mixture.
 
     Raises:
       UserError: names the one that cannot be opened, and why.
     """
     opened = {}
-    for name, section in sections(data).items():
+    context = Context(data.dir, data.cache_dir, data.num_images)
+    for name, options in data.data_sets().items():
         try:
-            opened[name] = open_source(section, data.dir, data.cache_dir, data.num_images)
+            opened[name] = open_source(options, context)
         except UserError as error:
             raise UserError(f"config.{where(name)}: {error}") from error
     return opened
 
 
-def tokenizer_file(data: ConfigDict) -> str:
-    """The model file of the tokenizer, if its kind has one; by default that beside `data.train`.
+def tokenizer_file(data: Any) -> str:
+    """The tokenizer's file; by default the one next to `data.train`. Empty if it needs none.
+
+    Args:
+      data: `config.data`, as options or as it stands in the configuration.
 
     Raises:
-      UserError: there is no path, and the data set has none beside it.
+      UserError: the tokenizer needs a file, none is named, and none was prepared.
     """
+    data = data_options(data)
     tokenizer, train = data.tokenizer, data.train
-    if tokenizer.path or tokenizer.kind in ("byte", "clip"):
+    if tokenizer.path or not tokenizers[tokenizer.kind].file_name:
         return tokenizer.path
     if tokenizer.kind == "sentencepiece" and train.format == "tfds" and not data.sources:
         from coca_jax.data.sources.tfds import tokenizer_path
 
         return str(tokenizer_path(train.name, data.dir, train.path))
     raise UserError(
-        f"config.data.tokenizer.path is needed: a tokenizer of kind {tokenizer.kind!r} has a model "
-        "file (`coca data train-tokenizer` makes one), or set config.data.tokenizer.kind=byte"
+        f"config.data.tokenizer.path is empty: tokenizer {tokenizer.kind!r} needs a file "
+        "(`coca data train-tokenizer` makes one); or set config.data.tokenizer.kind=byte"
     )
 
 
-def make_tokenizer_from(data: ConfigDict) -> Tokenizer:
-    """The tokenizer of a data config."""
+def make_tokenizer_from(data: Any) -> Tokenizer:
+    """The tokenizer that `config.data`, as options or as it stands, describes."""
+    data = data_options(data)
     return make_tokenizer(data.tokenizer.kind, tokenizer_file(data))
 
 
-def caption_texts(data: ConfigDict, most: int) -> tuple[Iterator[str], int]:
-    """The captions of the first examples of the stream, such as a tokenizer is made of.
+def caption_texts(data: Any, most: int) -> tuple[Iterator[str], int]:
+    """The captions of the first examples of the stream, for training a tokenizer.
 
     Args:
-      data: `config.data`.
-      most: examples to read, if there are so many in an epoch.
+      data: `config.data`, as options or as it stands in the configuration.
+      most: the number of examples to read, of one epoch at most.
 
     Returns:
-      The texts, and of how many examples they are; those without a usable one are passed over.
+      The texts, and the number of examples that are read for them; those without a usable caption
+      give no text.
 
     Raises:
       UserError: a data set cannot be opened, or the weights make no mixture.
     """
+    data = data_options(data)
     opened = open_sources(data)
     for name, source in opened.items():
         warn_of_lost(f"config.{where(name)}", source)
     sources = list(opened.values())
-    makers = [CaptionMaker(**_options(s, CAPTION_OPTIONS)) for s in sections(data).values()]
-    sizes = {name: len(source) for name, source in zip(sections(data), sources, strict=True)}
+    makers = [CaptionMaker(**_values(s, CAPTION_OPTIONS)) for s in data.data_sets().values()]
+    sizes = {name: len(source) for name, source in opened.items()}
     mixture = Mixture(sizes, weights(data), seed=0)
 
     def texts() -> Iterator[str]:
@@ -116,28 +118,28 @@ def caption_texts(data: ConfigDict, most: int) -> tuple[Iterator[str], int]:
     return texts(), total
 
 
-def make_parts(data: ConfigDict, image_size: tuple[int, int]) -> dict[str, Part]:
+def make_parts(data: DataOptions, image_size: tuple[int, int]) -> dict[str, Part]:
     """The data sets with what becomes of their records, by name."""
-    made = {}
+    parts = {}
     sources = open_sources(data)
-    for name, section in sections(data).items():
+    for name, options in data.data_sets().items():
         source, left_out = sources[name], ()
-        if section.exclude_list:
+        if options.exclude_list:
             try:
-                left_out = read_list(section.exclude_list, len(source))
+                left_out = read_list(options.exclude_list, len(source))
             except UserError as error:
                 raise UserError(f"config.{where(name)}.exclude_list: {error}") from error
-        made[name] = Part(
+        parts[name] = Part(
             source,
-            CaptionMaker(**_options(section, CAPTION_OPTIONS)),
-            Augment(image_size, **_options(section, AUGMENT_OPTIONS)),
+            CaptionMaker(**_values(options, CAPTION_OPTIONS)),
+            Augment(image_size, **_values(options, AUGMENT_OPTIONS)),
             left_out,
         )
-    return made
+    return parts
 
 
 def make_train_stream(
-    data: ConfigDict,
+    data: Any,
     *,
     image_size: tuple[int, int],
     text_length: int,
@@ -147,12 +149,23 @@ def make_train_stream(
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainStream:
-    """The training stream of a data config; `classes` are those of a head.
+    """The training stream that a configuration describes.
+
+    Args:
+      data: `config.data`, as options or as it stands in the configuration.
+      image_size: height and width in pixels.
+      text_length: ids of a text, bos and eos included.
+      batch_size: examples of the global batch, of all processes together.
+      seed: of the order and of all random draws.
+      classes: names of a head's classes; none: there is no head.
+      process_index: whose rows of the global batch to make.
+      process_count: the number of processes, which share the batch equally.
 
     Raises:
       UserError: a data set or the tokenizer cannot be opened, the weights make no mixture, or there
         are more processes than examples.
     """
+    data = data_options(data)
     parts = make_parts(data, image_size)
     _check_classes(data, parts, classes)
     sizes = {name: len(part.source) for name, part in parts.items()}
@@ -182,14 +195,14 @@ def make_train_stream(
     )
 
 
-def _check_classes(data: ConfigDict, parts: dict[str, Part], classes: Sequence[str]) -> None:
-    labelled = {name: s for name, s in sections(data).items() if s.use_labels}
-    if classes and not labelled:
+def _check_classes(data: DataOptions, parts: dict[str, Part], classes: Sequence[str]) -> None:
+    labeled = {name: s for name, s in data.data_sets().items() if s.use_labels}
+    if classes and not labeled:
         raise UserError(
-            "config.data: no data set is `use_labels`, and a head learns from these only"
+            "config.data: use_labels is False for every data set, and a head learns from labels"
         )
-    for name, section in labelled.items():
-        if classes and section.captions != "questions":
+    for name, options in labeled.items():
+        if classes and options.captions != "questions":
             check_classes(f"config.{where(name)}", parts[name].source.class_names, classes)
 
 
@@ -221,5 +234,5 @@ def where(name: str) -> str:
     return f"data.sources.{name}" if name else "data.train"
 
 
-def _options(section: ConfigDict, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: section[name] for name in names}
+def _values(options: DataSetOptions, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names}

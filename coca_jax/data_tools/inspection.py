@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from ml_collections import ConfigDict
 
 from coca_jax.data.errors import BAD_KINDS, BadExample
 from coca_jax.data.examples import Part
-from coca_jax.data.from_config import make_train_stream, sections, weights
+from coca_jax.data.from_config import make_train_stream, weights
 from coca_jax.data.mixture import Mixture, describe
+from coca_jax.data.options import data_options
 from coca_jax.data.pipeline import TrainStream
-from coca_jax.data.tokenizers.kinds import Tokenizer
+from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import multi_image
 from coca_jax.errors import UserError
 from coca_jax.io.files import write_whole
@@ -35,7 +35,7 @@ LONGEST = 2**14  # tokens that a caption is counted to
 
 
 def inspect(
-    data: ConfigDict,
+    data: Any,
     *,
     image_size: tuple[int, int],
     text_length: int,
@@ -47,7 +47,7 @@ def inspect(
     """Reads the first examples of the stream and measures them.
 
     Args:
-      data: `config.data`.
+      data: `config.data`, as options or as it stands in the configuration.
       image_size: height and width in pixels.
       text_length: ids of a text, bos and eos included.
       seed: of the stream.
@@ -68,6 +68,7 @@ def inspect(
     """
     if examples < 1:
         raise UserError(f"the number of examples to inspect should be positive, not {examples}")
+    data = data_options(data)
     stream = make_train_stream(
         data,
         image_size=image_size,
@@ -77,7 +78,7 @@ def inspect(
         classes=classes,
     )
     parts, tokenizer = stream.make_batch.parts, stream.make_batch.tokenizer
-    sizes = {name: len(part.source) for name, part in zip(sections(data), parts, strict=True)}
+    sizes = {name: len(part.source) for name, part in zip(data.data_sets(), parts, strict=True)}
     shares = describe(sizes, weights(data))
     result: dict[str, Any] = {
         "sources": {name or "train": {"records": sizes[name]} | shares[name] for name in sizes}

@@ -8,7 +8,7 @@ import numpy as np
 
 from coca_jax.data.sources import Source
 from coca_jax.data.sources.tfds import tfds_source, tokenizer_path
-from coca_jax.data.tokenizers.kinds import SentencePieceTokenizer, train_sentencepiece
+from coca_jax.data.tokenizers.sentence_piece import SentencePieceTokenizer, train_sentencepiece
 from coca_jax.errors import UserError
 from coca_jax.io import room
 from coca_jax.io.files import write_whole

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
-from coca_jax.data.tokenizers.kinds import SentencePieceTokenizer, train_sentencepiece
+from coca_jax.data.tokenizers.sentence_piece import SentencePieceTokenizer, train_sentencepiece
 from coca_jax.errors import UserError
 from coca_jax.io import files
 

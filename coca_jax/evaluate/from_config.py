@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.data.from_config import check_classes
 from coca_jax.data.pipeline import Batch, evaluation_batches
-from coca_jax.data.sources import Source, open_source, warn_of_lost
+from coca_jax.data.sources import Context, Source, SourceOptions, open_source, warn_of_lost
 from coca_jax.data.transforms import multi_image
 from coca_jax.errors import UserError
 from coca_jax.evaluate.features import Features, read_features
@@ -101,7 +101,10 @@ def _blank(batch: Batch) -> Batch:
 
 def _open(evaluation: ConfigDict, config: ConfigDict) -> Source:
     num_images = _usual_frames(evaluation, config)
-    return open_source(evaluation, config.data.dir, config.data.cache_dir, num_images)
+    context = Context(
+        config.data.dir, config.data.cache_dir, evaluation.get("num_images", num_images)
+    )
+    return open_source(SourceOptions.of(evaluation), context)
 
 
 def _usual_frames(evaluation: ConfigDict, config: ConfigDict) -> int:

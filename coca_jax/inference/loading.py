@@ -16,7 +16,7 @@ from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.metadata import Saved, require_files
 from coca_jax.config import model_config, read_config
 from coca_jax.config.record import stored_config
-from coca_jax.data.tokenizers.kinds import MODEL_FILES, make_tokenizer
+from coca_jax.data.tokenizers import make_tokenizer, tokenizers
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.inference.model import LoadedModel
@@ -50,7 +50,7 @@ def load(
     checkpoint = find_checkpoint(path, step)
     config, workdir = checkpoint.config, checkpoint.workdir
     kind = config.data.tokenizer.kind
-    tokenizer = make_tokenizer(kind, workdir / MODEL_FILES.get(kind, ""))
+    tokenizer = make_tokenizer(kind, workdir / tokenizers[kind].file_name)
     devices = jax.local_devices() if devices is None else devices
     partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices))
     params = restore_params(checkpoint, partitioner, use_ema)

@@ -17,7 +17,7 @@ from jaxtyping import Float32, Int, Int32, UInt8
 from coca_jax.data.errors import BadExample
 from coca_jax.data.examples import lengths
 from coca_jax.data.sources.folder import read_pictures
-from coca_jax.data.tokenizers.kinds import Tokenizer
+from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import images, multi_image
 from coca_jax.distributed import Partitioner
 from coca_jax.errors import UserError

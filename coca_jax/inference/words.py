@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 from jaxtyping import Float32, Int
 
-from coca_jax.data.tokenizers.kinds import Tokenizer
+from coca_jax.data.tokenizers import Tokenizer
 
 
 def mean_by_word(

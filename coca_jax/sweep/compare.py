@@ -23,7 +23,7 @@ from coca_jax.config import model_config
 from coca_jax.config.checks import key_errors
 from coca_jax.config.schema import SweepConfig
 from coca_jax.config.tree import flatten, items
-from coca_jax.data.tokenizers.kinds import MODEL_FILES
+from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
 from coca_jax.evaluate.results import read_newest, write_json
 from coca_jax.fields import fields_of, shown
@@ -161,8 +161,8 @@ def stages(config: ConfigDict, run: Run, workdir: str | os.PathLike) -> list[Sta
         if source := made.get(changed.init.path):
             kind = changed.data.tokenizer.kind
             changed.init.path = str(source.workdir)
-            if kind in MODEL_FILES:
-                changed.data.tokenizer.path = str(source.workdir / MODEL_FILES[kind])
+            if file_name := tokenizers[kind].file_name:
+                changed.data.tokenizer.path = str(source.workdir / file_name)
         made[name] = Stage(name, workdir / run.name / str(run.seed) / name, changed)
     return list(made.values())
 

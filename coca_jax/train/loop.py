@@ -18,7 +18,7 @@ from coca_jax.checkpoints.processes import by_first
 from coca_jax.config import model_config, to_json
 from coca_jax.data.fingerprint import fingerprint
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
-from coca_jax.data.tokenizers.kinds import Tokenizer
+from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import Preempted, UserError
 from coca_jax.evaluate.from_config import evaluate, missing, possible

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import differences, model_config, to_json
-from coca_jax.data.tokenizers.kinds import MODEL_FILES, model_file
+from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
 from coca_jax.inference import Checkpoint, find_checkpoint
 from coca_jax.models import CoCaConfig
@@ -254,10 +254,11 @@ def _tokenizer_problems(source: Checkpoint, config: ConfigDict, file: str) -> li
     old, new = source.config.data.tokenizer.kind, config.data.tokenizer.kind
     if old != new:
         return [f"its tokenizer is of another kind: {old} there, {new} now"]
-    if new not in MODEL_FILES:
+    tokenizer = tokenizers[new]
+    if not tokenizer.file_name:
         return []
-    model = source.workdir / MODEL_FILES[new]
-    if not (model.exists() and model.read_bytes() == model_file(new, file)):
+    model = source.workdir / tokenizer.file_name
+    if not (model.exists() and model.read_bytes() == tokenizer.standalone_file(file)):
         return [f"its tokenizer, {model}, is not this run's, {file}: ids would mean other words"]
     return []
 

@@ -8,7 +8,7 @@ from coca_jax.checkpoints.metadata import Saved, sha256
 from coca_jax.config import differences, model_config, to_json, write_config
 from coca_jax.config.record import NAME, parse_record, resumable, stored_config
 from coca_jax.data.fingerprint import parse
-from coca_jax.data.tokenizers.kinds import MODEL_FILES, model_file
+from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
 from coca_jax.evaluate.from_config import missing
 from coca_jax.evaluate.results import read_step
@@ -58,9 +58,10 @@ def _claim_tokenizer(
     workdir: epath.Path, kind: str, file: str, saved: Saved | None
 ) -> dict[str, str]:
     """Puts the tokenizer's file into the folder, or makes sure that it is the one there."""
-    if kind not in MODEL_FILES:
+    tokenizer = tokenizers[kind]
+    if not tokenizer.file_name:
         return {}
-    name, content = MODEL_FILES[kind], model_file(kind, file)
+    name, content = tokenizer.file_name, tokenizer.standalone_file(file)
     checksum, there = sha256(content), workdir / name
     files_of = saved.metadata.get("files") if saved else None
     expected = files_of.get(name, checksum) if isinstance(files_of, dict) else checksum

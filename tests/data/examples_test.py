@@ -7,7 +7,7 @@ from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.data.examples import MAX_SUBSTITUTES, BatchMaker, Part
 from coca_jax.data.mixture import Pick
-from coca_jax.data.tokenizers.kinds import ByteTokenizer
+from coca_jax.data.tokenizers.byte import ByteTokenizer
 from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError
 

@@ -14,7 +14,7 @@ from tf_examples import example, write_array_record
 
 from coca_jax.data.examples import Part
 from coca_jax.data.fingerprint import changes, digest, fingerprint, parse
-from coca_jax.data.sources import open_source
+from coca_jax.data.sources import SourceOptions, open_source
 from coca_jax.data.sources.base import Shard
 
 DATA = ConfigDict({"train": {}, "sources": {}})
@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch):
 
 def of(form, path, left_out=(), **options):
     section = {"format": form, "path": str(path), **options}
-    return fingerprint(DATA, [Part(open_source(section), None, None, left_out)])
+    return fingerprint(DATA, [Part(open_source(SourceOptions.of(section)), None, None, left_out)])
 
 
 def write_tar(path, numbers, image=b"an image", time=0):

@@ -89,10 +89,10 @@ def test_a_list_that_is_missing_is_named(data):
 def test_a_tokenizer_needs_a_file_unless_one_lies_beside_the_data(data, prepared):
     assert tokenizer_file(data).startswith(prepared)
     data.train.format = "webdataset"
-    with pytest.raises(UserError, match=r"data\.tokenizer\.path is needed.*train-tokenizer"):
+    with pytest.raises(UserError, match=r"data\.tokenizer\.path is empty.*train-tokenizer"):
         tokenizer_file(data)
     data.train.format, data.sources = "tfds", {"a": {}}
-    with pytest.raises(UserError, match=r"data\.tokenizer\.path is needed"):
+    with pytest.raises(UserError, match=r"data\.tokenizer\.path is empty"):
         tokenizer_file(data)
     data.tokenizer.path = "mine.model"
     assert tokenizer_file(data) == "mine.model"

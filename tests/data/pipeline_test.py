@@ -15,7 +15,7 @@ from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.examples import BatchMaker, Fault, Part
 from coca_jax.data.mixture import Mixture
 from coca_jax.data.pipeline import TrainStream, evaluation_batches
-from coca_jax.data.tokenizers.kinds import ByteTokenizer
+from coca_jax.data.tokenizers.byte import ByteTokenizer
 from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError
 

@@ -9,7 +9,8 @@ from coca_jax import cli
 from coca_jax.config import default_config
 from coca_jax.data.sources import Note
 from coca_jax.data.sources.tfds import TfdsSource
-from coca_jax.data.tokenizers.kinds import ByteTokenizer, ClipTokenizer
+from coca_jax.data.tokenizers.byte import ByteTokenizer
+from coca_jax.data.tokenizers.clip_bpe import ClipTokenizer
 from coca_jax.data_tools.inspection import draw_sheet, format_inspection, inspect, lengths
 from coca_jax.errors import UserError
 

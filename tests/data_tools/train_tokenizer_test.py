@@ -1,7 +1,7 @@
 import pytest
 import sentencepiece
 
-from coca_jax.data.tokenizers.kinds import SentencePieceTokenizer
+from coca_jax.data.tokenizers.sentence_piece import SentencePieceTokenizer
 from coca_jax.data_tools import train_tokenizer as module
 from coca_jax.data_tools.train_tokenizer import train_tokenizer
 from coca_jax.errors import UserError

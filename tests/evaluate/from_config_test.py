@@ -14,7 +14,7 @@ from broken_data import write_tar
 from ml_collections import ConfigDict
 
 from coca_jax.config import load_config, model_config
-from coca_jax.data.tokenizers.kinds import make_tokenizer
+from coca_jax.data.tokenizers import make_tokenizer
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.evaluate import from_config

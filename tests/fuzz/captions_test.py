@@ -14,7 +14,7 @@ from coca_jax.data.mixture import Pick
 from coca_jax.data.pipeline import evaluation_batches
 from coca_jax.data.sources.base import is_text, to_labels
 from coca_jax.data.texts import to_captions
-from coca_jax.data.tokenizers.kinds import make_tokenizer
+from coca_jax.data.tokenizers import make_tokenizer
 from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError
 

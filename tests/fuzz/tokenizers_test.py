@@ -11,7 +11,7 @@ from fuzz.drawing import CHANGE, TEXT, edited, edits, put
 from fuzz.running import fuzz
 from hypothesis import strategies as st
 
-from coca_jax.data.tokenizers.kinds import make_tokenizer
+from coca_jax.data.tokenizers import make_tokenizer
 from coca_jax.errors import UserError
 
 pytestmark = pytest.mark.slow

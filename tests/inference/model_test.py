@@ -12,7 +12,7 @@ import pytest
 import coca_jax
 from coca_jax import cli, models
 from coca_jax.config import load_config
-from coca_jax.data.tokenizers.kinds import make_tokenizer
+from coca_jax.data.tokenizers import make_tokenizer
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.evaluate.handle import Handle

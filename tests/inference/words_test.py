@@ -1,12 +1,9 @@
 import numpy as np
 import pytest
 
-from coca_jax.data.tokenizers.kinds import (
-    ByteTokenizer,
-    ClipTokenizer,
-    SentencePieceTokenizer,
-    train_sentencepiece,
-)
+from coca_jax.data.tokenizers.byte import ByteTokenizer
+from coca_jax.data.tokenizers.clip_bpe import ClipTokenizer
+from coca_jax.data.tokenizers.sentence_piece import SentencePieceTokenizer, train_sentencepiece
 from coca_jax.inference.words import mean_by_word
 
 
@@ -60,8 +57,8 @@ def test_pieces_of_words(pieces):
 class Joining(ByteTokenizer):
     """Like WordPiece's, its decoder joins apostrophes to what stands before them."""
 
-    def decode(self, ids):
-        return [text.replace(" '", "'") for text in super().decode(ids)]
+    def to_texts(self, rows):
+        return [text.replace(" '", "'") for text in super().to_texts(rows)]
 
 
 def test_words_that_a_decoder_joins_are_one():
@@ -71,8 +68,8 @@ def test_words_that_a_decoder_joins_are_one():
 class Spelling(ByteTokenizer):
     """One of its tokens is three words."""
 
-    def decode(self, ids):
-        return [text.replace("&", " and so on") for text in super().decode(ids)]
+    def to_texts(self, rows):
+        return [text.replace("&", " and so on") for text in super().to_texts(rows)]
 
 
 def test_words_of_one_token_come_as_one():

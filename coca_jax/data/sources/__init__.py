@@ -1,79 +1,165 @@
-"""Sources: random access to the records of a data set, one file a format."""
+"""Sources: random access to the records of a data set; a file for each format.
 
-from collections.abc import Mapping
-from typing import Any
+A format is a function of (SourceOptions, Context) that returns a `Source`. A user's own is
+registered by the configuration file that uses it:
 
-from ml_collections import ConfigDict
+    @sources.register("my_format")
+    def open_mine(options, context):
+        return MySource(options.path)
+"""
 
-from coca_jax.data.sources.base import Note, Record, Source, warn_of_lost
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from coca_jax import fields
+from coca_jax.data.sources.base import Note, Record, Shard, Source, warn_of_lost
 from coca_jax.errors import UserError
+from coca_jax.fields import field
 from coca_jax.io.files import read_lines
 from coca_jax.io.messages import counted
 from coca_jax.io.paths import normalize
+from coca_jax.registry import Registry
 
-FORMATS = ("tfds", "array_record", "webdataset", "folder")
+sources: Registry = Registry(
+    "data format",
+    {
+        "tfds": "coca_jax.data.sources.tfds:open_tfds",
+        "array_record": "coca_jax.data.sources.array_record:open_array_record",
+        "webdataset": "coca_jax.data.sources.webdataset:open_webdataset",
+        "folder": "coca_jax.data.sources.folder:open_folder",
+    },
+)
+
+_EXTENSIONS = fields.several(
+    fields.text(empty=False), distinct=True, wanted="extensions, such as ('input.jpg',)"
+)
 
 
-def open_source(
-    section: Mapping[str, Any] | ConfigDict,
-    data_dir: str = "",
-    cache_dir: str = "",
-    num_images: int = 1,
-) -> Source:
-    """Opens what a section of the configuration, such as `data.train`, names.
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+    """Which records a section of the configuration names, in training and in evaluations alike."""
+
+    format: str = field(
+        "tfds",
+        "How the data set is stored: `tfds`, `webdataset`, `array_record`, `folder`, or a format "
+        "that the configuration file registers.",
+        fields.registered(sources),
+    )
+    name: str = field("", "Name of a TFDS data set.", fields.text())
+    split: str = field(
+        "", "Split of a TFDS data set, or of a folder that holds several.", fields.text()
+    )
+    path: str | Sequence[str] = field(
+        "",
+        "Files or URLs, with `{0000..0099}` and `*`; of a TFDS data set its folder, instead of a "
+        "name.",
+        fields.path(),
+        resumable=True,
+    )
+    image_keys: Sequence[str] = field(
+        (),
+        "Extensions of the members of a WebDataset sample that are its image, such as "
+        '`("input.jpg",)`; the first that it has is read. Empty: the known ones.',
+        _EXTENSIONS,
+    )
+    text_keys: Sequence[str] = field(
+        (),
+        "Extensions of the members of a WebDataset sample that are its text; the first that it "
+        "has is read. Empty: `txt`.",
+        _EXTENSIONS,
+    )
+    class_names: str = field(
+        "",
+        "A file of class names, one a line, for labels that are numbers.",
+        fields.path(),
+        resumable=True,
+    )
+
+    @classmethod
+    def of(cls, section: Any) -> "SourceOptions":
+        """The part of a section, a mapping or larger options, that says which data it names."""
+        names = [f.name for f in dataclasses.fields(SourceOptions)]
+        if dataclasses.is_dataclass(section):
+            return cls(**{name: getattr(section, name) for name in names})
+        return cls(**{name: section[name] for name in names if name in section})
+
+    def identity(self) -> dict[str, Any]:
+        """The options that tell these records from others, without those that are empty."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(SourceOptions)}
+        return {name: v for name, v in values.items() if v and name != "class_names"}
+
+
+class Context(NamedTuple):
+    """The options of the whole configuration that a source may need."""
+
+    data_dir: str = ""  # of TFDS data sets; empty: TFDS's own default
+    cache_dir: str = ""  # for what is made of files in read-only folders; empty: the user's cache
+    num_images: int = 1  # of an example; above 1, folders of frames are looked for
+
+
+def needs(*options: str) -> Callable[[Callable], Callable]:
+    """A decorator that says which options a format cannot do without: "path", "path or name"."""
+
+    def mark(format_function: Callable) -> Callable:
+        format_function.needs = options
+        return format_function
+
+    return mark
+
+
+def missing_option(options: SourceOptions) -> str:
+    """The first option that the format needs and that is empty, as a message; empty: none is."""
+    for need in getattr(sources[options.format], "needs", ()):
+        names = need.split(" or ")
+        if not any(str(getattr(options, name)).strip("(), ") for name in names):
+            value = getattr(options, names[-1])
+            return f"{names[-1]}={value!r}: format {options.format!r} needs a {need}"
+    return ""
+
+
+def open_source(options: SourceOptions, context: Context | None = None) -> Source:
+    """Opens the data set that a section of the configuration, such as `data.train`, names.
 
     Args:
-      section: `format`, one of FORMATS ("tfds" if absent); `name` and `split`, of a TFDS data set;
-        `image_keys` and `text_keys`, of WebDataset tars;
-        `path`, of anything else; `class_names`, a file with a name a line, if there is one.
-      data_dir: where TFDS data sets lie; empty: TFDS's default folder.
-      cache_dir: for the indices of shards in a folder that cannot be written to.
-      num_images: images of an example, if the section does not say; above 1, folders of frames
-        are looked for.
+      options: which data set it is.
+      context: folders, and the number of images of an example; None: the defaults.
 
     Raises:
-      UserError: the data set is not there, or not what its format says.
+      UserError: the data set is not there, is not what its format says, or has another number of
+        classes than `class_names`.
     """
-    form, path = section.get("format", "tfds"), section.get("path", "")
-    path = normalize(path) if isinstance(path, str) and path else path
-    if form not in FORMATS:
-        raise UserError(f"format {form!r} of a data set should be one of {', '.join(FORMATS)}")
-    if form != "tfds" and not path:
-        raise UserError(f"a data set of format {form!r} needs the path of its files")
-    if isinstance(path, str) and path.lower().endswith(".parquet"):
-        raise UserError(f"{path} is a Parquet file; `coca data convert` makes it a TFDS data set")
-    if form == "tfds":
-        from coca_jax.data.sources.tfds import tfds_source
-
-        source = tfds_source(section.get("name", ""), section["split"], data_dir, path)
-    elif form == "array_record":
-        from coca_jax.data.sources.array_record import array_record_source
-
-        source = array_record_source(path)
-    elif form == "webdataset":
-        from coca_jax.data.sources.webdataset import webdataset_source
-
-        source = webdataset_source(
-            path,
-            cache_dir,
-            section.get("split", ""),
-            section.get("image_keys", ()),
-            section.get("text_keys", ()),
-        )
-    else:
-        from coca_jax.data.sources.folder import folder_source
-
-        clips = section.get("num_images", num_images) > 1
-        source = folder_source(path, section.get("split", ""), clips)
-    if file := section.get("class_names", ""):
-        names = read_lines(file)
-        if source.class_names and len(names) != len(source.class_names):
-            raise UserError(
-                f"{file} names {counted(len(names), 'classes')}, and the data set has "
-                f"{len(source.class_names)}: {', '.join(source.class_names[:5])}, ..."
-            )
-        source.class_names = names
+    if isinstance(options.path, str) and options.path:
+        options = dataclasses.replace(options, path=normalize(options.path))
+    open_format = sources[options.format]
+    if message := missing_option(options):
+        raise UserError(message)
+    source = open_format(options, context or Context())
+    if options.class_names:
+        source.class_names = _read_class_names(options.class_names, source)
     return source
 
 
-__all__ = ["FORMATS", "Note", "Record", "Source", "open_source", "warn_of_lost"]
+def _read_class_names(file: str, source: Source) -> list[str]:
+    names = read_lines(file)
+    if source.class_names and len(names) != len(source.class_names):
+        raise UserError(
+            f"{file} names {counted(len(names), 'classes')}, and the data set has "
+            f"{len(source.class_names)}: {', '.join(source.class_names[:5])}, ..."
+        )
+    return names
+
+
+__all__ = [
+    "Context",
+    "Note",
+    "Record",
+    "Shard",
+    "Source",
+    "SourceOptions",
+    "missing_option",
+    "needs",
+    "open_source",
+    "sources",
+    "warn_of_lost",
+]

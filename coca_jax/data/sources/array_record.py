@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from coca_jax.data.sources.base import Note, Record, Shard, base_name
+from coca_jax.data.sources import Context, SourceOptions, needs
+from coca_jax.data.sources.base import Note, Record, Shard, base_name, what_reads
 from coca_jax.data.sources.tf_example import to_record
 from coca_jax.errors import UserError
 from coca_jax.io import files
@@ -61,6 +62,13 @@ def _shard(part: Any) -> Shard:
     return Shard(base_name(path), size, part.take, f"{zlib.crc32(tail):08x}{first}")
 
 
+@needs("path")
+def open_array_record(options: SourceOptions, context: Context) -> ArrayRecordSource:
+    """The format `array_record`; see `array_record_source`."""
+    del context
+    return array_record_source(options.path)
+
+
 def array_record_source(path: str | Sequence[str]) -> ArrayRecordSource:
     """Opens bare ArrayRecord files, whose records are `tf.train.Example`s.
 
@@ -91,6 +99,8 @@ def _whole_file(path: str) -> Any:
         count = reader.num_records()
         reader.close()
     except (RuntimeError, ValueError) as error:
-        reason = str(error) or "it is torn or something else"
-        raise UserError(f"{path} cannot be read as an ArrayRecord file: {reason}") from error
+        reason = str(error) or "it is truncated, or of another format"
+        raise UserError(
+            f"{path} cannot be read as an ArrayRecord file: {reason}{what_reads([path])}"
+        ) from error
     return FileInstruction(path, skip=0, take=count, examples_in_shard=count)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.hidden import is_hidden
+from coca_jax.data.sources import Context, SourceOptions, needs
 from coca_jax.data.sources.base import Note, Record, Shard, to_labels, what_reads
 from coca_jax.data.sources.class_folders import ClassFolders, split_folders
 from coca_jax.data.sources.delimited import column_of
@@ -107,6 +108,12 @@ def read_pictures(path: str) -> bytes | list[bytes]:
             names = [e.name for e in entries if is_image(e.name) and not is_hidden(e.name)]
         return [read_pictures(os.path.join(path, name)) for name in sorted(names, key=_counted)]
     return files.read_bytes(path)
+
+
+@needs("path")
+def open_folder(options: SourceOptions, context: Context) -> FolderSource:
+    """The format `folder`; see `folder_source`."""
+    return folder_source(options.path, options.split, clips=context.num_images > 1)
 
 
 def folder_source(path: str, split: str = "", clips: bool = False) -> FolderSource:

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from coca_jax.data.sources import Context, SourceOptions, needs
 from coca_jax.data.sources.array_record import ArrayRecordSource
+from coca_jax.data.sources.base import what_reads
 from coca_jax.data.sources.tf_example import IMAGE_KEYS
 from coca_jax.errors import UserError
 from coca_jax.io.paths import normalize
@@ -12,6 +14,12 @@ from coca_jax.io.paths import normalize
 
 class TfdsSource(ArrayRecordSource):
     """One split of a prepared TFDS data set; images stay as encoded bytes."""
+
+
+@needs("split", "path or name")
+def open_tfds(options: SourceOptions, context: Context) -> TfdsSource:
+    """The format `tfds`; see `tfds_source`."""
+    return tfds_source(options.name, options.split, context.data_dir, options.path)
 
 
 def tfds_source(
@@ -92,9 +100,11 @@ def _builder_of_folder(path: str) -> Any:
     try:
         return read_only_builder.builder_from_directory(path)
     except OSError as error:
-        raise UserError(f"{path} is no folder of a TFDS data set (dataset_info.json)") from error
+        raise UserError(
+            f"{path} is no folder of a TFDS data set (dataset_info.json){what_reads([path])}"
+        ) from error
     except (ValueError, ParseError) as error:
-        raise UserError(f"{path} holds a dataset_info.json that is none: {error}") from error
+        raise UserError(f"{path}/dataset_info.json is damaged: {error}") from error
 
 
 def _how(name: str) -> str:

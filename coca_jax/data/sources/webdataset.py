@@ -9,6 +9,7 @@ from typing import Any
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.hidden import is_hidden
+from coca_jax.data.sources import Context, SourceOptions, needs
 from coca_jax.data.sources.base import (
     Note,
     Record,
@@ -82,6 +83,14 @@ class WebDatasetSource:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         return bisect.bisect_right(self._ends, index)
+
+
+@needs("path")
+def open_webdataset(options: SourceOptions, context: Context) -> WebDatasetSource:
+    """The format `webdataset`; see `webdataset_source`."""
+    return webdataset_source(
+        options.path, context.cache_dir, options.split, options.image_keys, options.text_keys
+    )
 
 
 def webdataset_source(

@@ -8,7 +8,7 @@ as there: other engines know other letters, depending on their version of Unicod
 import gzip
 import heapq
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import ftfy
 import regex
+
+from coca_jax.data.tokenizers.base import Tokenizer
 
 MERGES_FILE = Path(__file__).with_name("clip_merges.txt.gz")
 SPECIAL = {"<start_of_text>": 49406, "<end_of_text>": 49407}
@@ -31,10 +33,33 @@ ID_OF_BYTE = {byte: i for i, byte in enumerate(BYTES)}
 Merges = dict[tuple[int, int], int]
 
 
-class Table(NamedTuple):
-    """What the file of merges says."""
+class ClipTokenizer(Tokenizer):
+    """CLIP's lower-case byte pairs, with the same ids as OpenCLIP's; needs no file."""
 
-    merges: Merges  # of two neighbouring ids to one
+    # As in OpenCLIP, padding has the id of a "!" within a word; only its index after eos tells.
+    pad_id, bos_id, eos_id = 0, 49406, 49407
+    vocab_size = 49408
+
+    def to_ids(self, texts: Sequence[str], limit: int) -> list[list[int]]:
+        """See `Tokenizer.to_ids`."""
+        return [encode(text, limit) for text in texts]
+
+    def to_texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """See `Tokenizer.to_texts`; bytes that are not UTF-8 become U+FFFD."""
+        return [decode(row) for row in rows]
+
+    def _content(self, row: list[int]) -> list[int]:
+        if self.eos_id in row:
+            return row[: row.index(self.eos_id)]
+        while row and row[-1] == self.pad_id:
+            row = row[:-1]
+        return row
+
+
+class MergeTable(NamedTuple):
+    """The content of the file of merges."""
+
+    merges: Merges  # of two neighboring ids to one
     spelling: list[bytes]  # of each id; a space stands for the end of a word
 
 
@@ -43,7 +68,7 @@ def encode(text: str, limit: int | None = None) -> list[int]:
 
     Args:
       text: any.
-      limit: only so many of the first ids, without a look at the words behind them.
+      limit: the number of first ids to return; words after them are not looked at. None: all.
     """
     words = (match[0] for match in WORD.finditer(clean(text)))
     return list(islice(chain.from_iterable(map(_word_ids, words)), limit))
@@ -63,16 +88,16 @@ def clean(text: str) -> str:
 
 
 def merge(ids: list[int], merges: Merges) -> list[int]:
-    """Merges neighbours, the earliest-learned merge and the leftmost place first.
+    """Merges neighbors, the earliest-learned merge and the leftmost pair first.
 
     The heap keeps a long run of letters, of which the web has some, from taking quadratic time.
     """
     ids, end = list(ids), len(ids)
-    left, right = list(range(-1, end - 1)), list(range(1, end + 1))  # neighbours still there
-    found = [(merges[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in merges]
-    heapq.heapify(found)
-    while found:
-        merged, i = heapq.heappop(found)
+    left, right = list(range(-1, end - 1)), list(range(1, end + 1))  # neighbors still there
+    candidates = [(merges[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in merges]
+    heapq.heapify(candidates)
+    while candidates:
+        merged, i = heapq.heappop(candidates)
         j = right[i]
         if j == end or merges.get((ids[i], ids[j])) != merged:
             continue  # one of the two has been merged with another since
@@ -81,12 +106,12 @@ def merge(ids: list[int], merges: Merges) -> list[int]:
             left[right[i]] = i
         for k in (left[i], i):
             if k >= 0 and right[k] < end and (pair := (ids[k], ids[right[k]])) in merges:
-                heapq.heappush(found, (merges[pair], k))
+                heapq.heappush(candidates, (merges[pair], k))
     return [i for i in ids if i >= 0]
 
 
 @cache
-def table() -> Table:
+def table() -> MergeTable:
     """Reads the file of merges, once."""
     shown = [chr(byte) for byte in BYTES[:188]] + [chr(256 + i) for i in range(68)]
     spelling = [bytes([byte]) for byte in BYTES] + [bytes([byte, 32]) for byte in BYTES]
@@ -97,7 +122,7 @@ def table() -> Table:
         pair = ids[first], ids[second]
         merges[pair] = ids[first + second] = len(spelling)
         spelling.append(spelling[pair[0]] + spelling[pair[1]])
-    return Table(merges, spelling)
+    return MergeTable(merges, spelling)
 
 
 @lru_cache(maxsize=1 << 14)

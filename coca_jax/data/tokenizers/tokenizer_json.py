@@ -1,22 +1,23 @@
-"""HuggingFace's `tokenizer.json`: which of its tokens begin, end and pad a text.
+"""Hugging Face's `tokenizer.json`: the tokenizer, and which tokens begin, end and pad a text.
 
-The file itself has no such roles. They are looked for, in this order, in tokenizer_config.json and
-special_tokens_map.json beside it; in what its post-processor puts around a text, and in its
-padding; among its special tokens, by the usual names. A token has one role only, the end's before
-the others': the loss skips padding and captions never hold the begin token, so that a text padded
-or begun with the end token would not teach where to end.
+The file does not name these three roles. They are looked for, in this order, in
+tokenizer_config.json and special_tokens_map.json next to it; in what its post-processor puts around
+a text, and in its padding; among its special tokens, by the usual names. Each role has a token of
+its own, and eos comes first: the loss skips padding and captions never hold bos, so that a text
+padded or begun with eos would not teach where to end.
 """
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from coca_jax.data.tokenizers.base import Tokenizer
 from coca_jax.errors import UserError
 from coca_jax.io import files
 from coca_jax.io.paths import join
 
-NEIGHBOURS = ("tokenizer_config.json", "special_tokens_map.json")
+SIBLINGS = ("tokenizer_config.json", "special_tokens_map.json")
 KEYS = {
     "eos": ("eos_token", "sep_token"),
     "bos": ("bos_token", "cls_token"),
@@ -37,25 +38,70 @@ NAMES = {
 }
 
 
-class Contents(NamedTuple):
-    """A tokenizer with its roles."""
+class JsonTokenizer(Tokenizer):
+    """A Hugging Face `tokenizer.json`, with special tokens as the module's docstring says.
 
-    text: str  # a tokenizer.json in which the template and the padding name the roles
+    A text that spells out bos, eos or padding gets no such id.
+    """
+
+    file_name = "tokenizer.json"
+
+    def __init__(self, path: str | os.PathLike):
+        # The caller has threads of its own; the library's would compete, and not survive a fork.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        import tokenizers
+
+        contents = read(path)
+        self._model = tokenizers.Tokenizer.from_str(contents.text)
+        self._model.no_padding()
+        self.eos_id, self.bos_id, self.pad_id = contents.eos_id, contents.bos_id, contents.pad_id
+        self._special = {self.eos_id, self.bos_id, self.pad_id}
+        self.vocab_size = 1 + max(self._model.get_vocab(with_added_tokens=True).values())
+        self.unk_id = None if contents.unk_id in self._special else contents.unk_id
+        unknown = contents.byte_ids if self.unk_id is None else {self.unk_id} | contents.byte_ids
+        self.unknown_ids = frozenset(unknown)
+
+    @classmethod
+    def standalone_file(cls, path: str | os.PathLike) -> bytes:
+        """See `Tokenizer.standalone_file`; the roles, which files next to it may name, are in it.
+
+        Raises:
+          UserError: the file is missing, broken or lacks a special token.
+        """
+        return read(path).text.encode()
+
+    def to_ids(self, texts: Sequence[str], limit: int) -> list[list[int]]:
+        """See `Tokenizer.to_ids`."""
+        del limit
+        # Unlike `encode`, it does not hold Python's lock.
+        encodings = self._model.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [[i for i in one.ids if i not in self._special] for one in encodings]
+
+    def to_texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """See `Tokenizer.to_texts`; without other special tokens and ids beyond the vocabulary."""
+        rows = [[i for i in row if 0 <= i < self.vocab_size] for row in rows]
+        return self._model.decode_batch(rows, skip_special_tokens=True)
+
+
+class Contents(NamedTuple):
+    """A `tokenizer.json` and its roles."""
+
+    text: str  # of the file, changed so that its template and padding name the roles
     eos_id: int
     bos_id: int
     pad_id: int
     unk_id: int | None
-    byte_ids: frozenset[int]  # what stands for a byte of a character that is not known
+    byte_ids: frozenset[int]  # stand for the bytes of unknown characters
 
 
 def read(path: str | os.PathLike) -> Contents:
-    """Reads a `tokenizer.json`, of any library version, and finds its roles.
+    """Reads a `tokenizer.json` of any library version, and finds its roles.
 
-    The text that comes back needs no neighbours any more: a file that holds it is read as the same
-    roles, and as itself. It has no truncation and no dropout.
+    The returned text names the roles, so that a file of it alone is read as the same roles and the
+    same text. It has no truncation and no dropout.
 
     Raises:
-      UserError: there is no such file, it is no tokenizer, or a role is not to be found.
+      UserError: there is no such file, it is no tokenizer, or no token is found for a role.
     """
     import tokenizers
 
@@ -89,33 +135,33 @@ def read(path: str | os.PathLike) -> Contents:
 def _roles(path: str | os.PathLike, tokenizer: Any, padding: dict[str, Any]) -> dict[str, int]:
     """The tokens of eos, bos and pad, in this order, and their ids."""
     folder = os.path.dirname(path)
-    neighbors = [_neighbour(join(folder, name)) for name in NEIGHBOURS]
+    siblings = [_sibling(join(folder, name)) for name in SIBLINGS]
     around = dict(zip(("bos", "eos"), _around(tokenizer), strict=True))
     around["pad"] = [padding["pad_token"]] if padding else []
     special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
-    found: dict[str, int] = {}
-    lacking = []
+    roles: dict[str, int] = {}
+    missing = []
     for role, keys in KEYS.items():
-        named = _named(neighbors, keys)
+        named = _named(siblings, keys)
         candidates = [*named, *around[role], *(name for name in NAMES[role] if name in special)]
         ids = {token: tokenizer.token_to_id(token) for token in candidates}
-        free = (t for t, i in ids.items() if i is not None and i not in found.values())
+        free = (t for t, i in ids.items() if i is not None and i not in roles.values())
         token = next(free, None)
         if token is None:
-            lacking.append(role)
+            missing.append(role)
         else:
-            found[token] = ids[token]
-    if lacking:
+            roles[token] = ids[token]
+    if missing:
         raise UserError(
-            f"{path} has no token of its own for {' and '.join(lacking)}: name it "
-            f"({', '.join(KEYS[role][0] for role in lacking)}) in a tokenizer_config.json beside "
+            f"{path} has no token of its own for {' and '.join(missing)}: name it "
+            f"({', '.join(KEYS[role][0] for role in missing)}) in a tokenizer_config.json next to "
             "the file, or add it to the file, as with the package `tokenizers`: "
-            f"t.add_special_tokens({[NAMES[role][0] for role in lacking]}); t.save(path)"
+            f"t.add_special_tokens({[NAMES[role][0] for role in missing]}); t.save(path)"
         )
-    return found
+    return roles
 
 
-def _neighbour(path: str) -> dict[str, Any]:
+def _sibling(path: str) -> dict[str, Any]:
     try:
         content = json.loads(files.read_bytes(path).decode())
     except FileNotFoundError:
@@ -127,10 +173,10 @@ def _neighbour(path: str) -> dict[str, Any]:
     return content
 
 
-def _named(neighbors: list[dict[str, Any]], keys: tuple[str, ...]) -> Iterator[str]:
+def _named(siblings: list[dict[str, Any]], keys: tuple[str, ...]) -> Iterator[str]:
     """The tokens that the keys have in the files, as a string or as {"content": string}."""
     for key in keys:
-        for file in neighbors:
+        for file in siblings:
             token = file.get(key)
             token = token.get("content") if isinstance(token, dict) else token
             if isinstance(token, str):

@@ -11,17 +11,12 @@ import sentencepiece
 import tokenizers
 
 from coca_jax.data.sources.tfds import tokenizer_path
-from coca_jax.data.tokenizers.kinds import (
-    MODEL_FILES,
-    ByteTokenizer,
-    ClipTokenizer,
-    JsonTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-    make_tokenizer,
-    model_file,
-    train_sentencepiece,
-)
+from coca_jax.data.tokenizers import Tokenizer, make_tokenizer
+from coca_jax.data.tokenizers import tokenizers as kinds
+from coca_jax.data.tokenizers.byte import ByteTokenizer
+from coca_jax.data.tokenizers.clip_bpe import ClipTokenizer
+from coca_jax.data.tokenizers.sentence_piece import SentencePieceTokenizer, train_sentencepiece
+from coca_jax.data.tokenizers.tokenizer_json import JsonTokenizer
 from coca_jax.errors import UserError
 
 OPEN_CLIP = pathlib.Path(__file__).parents[2] / "fixtures/open_clip"
@@ -56,7 +51,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["byte", "clip", "sentencepiece", "json"])
 def tokenizer(request, folder):
-    made = make_tokenizer(request.param, folder / MODEL_FILES.get(request.param, ""))
+    made = make_tokenizer(request.param, folder / kinds[request.param].file_name)
     assert isinstance(made, Tokenizer)
     return made
 
@@ -122,19 +117,21 @@ def test_special_ids_are_distinct_and_in_the_vocabulary(tokenizer):
     assert ids.min() >= 0 and ids.max() < tokenizer.vocab_size
 
 
-def test_pickled_tokenizers_work_in_another_process(tokenizer):
+def test_pickled_tokenizers_work_in_another_process(folder):
     program = (
         "import json, pickle, sys\n"
-        "tokenizer = pickle.loads(sys.stdin.buffer.read())\n"
-        f"ids = tokenizer.encode({TEXTS!r}, 30)\n"
-        "print(json.dumps([ids.tolist(), tokenizer.decode(ids)]))\n"
+        "for tokenizer in pickle.loads(sys.stdin.buffer.read()):\n"
+        f"    ids = tokenizer.encode({TEXTS!r}, 30)\n"
+        "    print(json.dumps([ids.tolist(), tokenizer.decode(ids)]))\n"
     )
+    made = [make_tokenizer(kind, folder / kinds[kind].file_name) for kind in kinds]
     done = subprocess.run(
-        [sys.executable, "-c", program], input=pickle.dumps(tokenizer), capture_output=True
+        [sys.executable, "-c", program], input=pickle.dumps(made), capture_output=True
     )
     assert done.returncode == 0, done.stderr.decode()
-    ids = tokenizer.encode(TEXTS, 30)
-    assert json.loads(done.stdout) == [ids.tolist(), tokenizer.decode(ids)]
+    for tokenizer, line in zip(made, done.stdout.splitlines(), strict=True):
+        ids = tokenizer.encode(TEXTS, 30)
+        assert json.loads(line) == [ids.tolist(), tokenizer.decode(ids)]
 
 
 def test_threads_get_the_same_ids(tokenizer):
@@ -156,10 +153,11 @@ def test_only_what_is_not_known_has_unknown_ids(tokenizer):
 
 
 def test_one_file_is_enough(folder, tmp_path):
-    for kind, name in MODEL_FILES.items():
+    for kind in ("sentencepiece", "json"):
+        name, read = kinds[kind].file_name, kinds[kind].standalone_file
         copy = tmp_path / name
-        copy.write_bytes(model_file(kind, folder / name))
-        assert model_file(kind, copy) == copy.read_bytes()
+        copy.write_bytes(read(folder / name))
+        assert read(copy) == copy.read_bytes()
         first, second = make_tokenizer(kind, folder / name), make_tokenizer(kind, copy)
         np.testing.assert_array_equal(first.encode(TEXTS, 30), second.encode(TEXTS, 30))
         assert (first.vocab_size, first.unknown_ids) == (second.vocab_size, second.unknown_ids)
@@ -207,7 +205,7 @@ def test_no_text_ends_or_pads_a_json_row_itself(folder):
 def test_json_tokenizers_start_no_threads_and_survive_forks(folder):
     program = (
         "import os, sys\n"
-        "from coca_jax.data.tokenizers.kinds import JsonTokenizer\n"
+        "from coca_jax.data.tokenizers.tokenizer_json import JsonTokenizer\n"
         "tokenizer = JsonTokenizer(sys.argv[1])\n"
         "threads = len(os.listdir('/proc/self/task'))\n"
         "ids = tokenizer.encode(['a red circle'] * 1000, 9)\n"
@@ -238,10 +236,12 @@ def test_missing_and_broken_models_are_named(tmp_path):
     with pytest.raises(UserError, match=r"broken\.model is not a SentencePiece model"):
         SentencePieceTokenizer(tmp_path / "broken.model")
     with pytest.raises(UserError, match=r"no tokenizer\.json at .*nowhere\.json"):
-        model_file("json", tmp_path / "nowhere.json")
-    with pytest.raises(UserError, match=r"'bpe'; known: 'byte', 'clip', 'sentencepiece', 'json'"):
+        JsonTokenizer.standalone_file(tmp_path / "nowhere.json")
+    with pytest.raises(
+        UserError, match=r"'bpe' does not exist; there are sentencepiece, byte, clip, json"
+    ):
         make_tokenizer("bpe")
-    with pytest.raises(UserError, match="kind 'json' needs the path of a model file"):
+    with pytest.raises(UserError, match="tokenizer 'json' needs the path of a file"):
         make_tokenizer("json", "")
     with pytest.raises(UserError, match="at least 2"):
         ByteTokenizer().encode(["a"], 1)

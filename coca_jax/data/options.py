@@ -1,0 +1,226 @@
+"""The section `data` of the configuration, and its sections: keys, defaults, allowed values."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coca_jax import fields
+from coca_jax.data.captions import CHOICES, OPERATORS
+from coca_jax.data.sources import SourceOptions, sources
+from coca_jax.data.tokenizers import tokenizers
+from coca_jax.fields import field
+
+_OPERANDS = {
+    name: fields.several(fields.plain()) if name in ("in", "not in") else fields.plain()
+    for name in OPERATORS
+}
+FILTERS = fields.several(
+    fields.either(
+        *(
+            fields.row(fields.text(empty=False), fields.choice(name), kind)
+            for name, kind in _OPERANDS.items()
+        )
+    ),
+    wanted=f"rows (field, one of {', '.join(OPERATORS)}, value); a list for in and not in",
+)
+FIELD_PAIR = fields.row(
+    fields.text(empty=False), fields.text(empty=False), wanted="the names of two fields"
+)
+JITTER = fields.row(
+    *(
+        fields.number(0, 1000),
+        fields.number(0, 1000),
+        fields.number(0, 1000),
+        fields.number(0, 0.5),
+    ),
+    wanted="four numbers: brightness, contrast and saturation from 0 to 1000, hue from 0 to 0.5",
+)
+RANDAUGMENT = fields.row(
+    fields.integer(0, 1000),
+    fields.integer(0, 30),
+    wanted="two whole numbers: operations, magnitude to 30",
+)
+SHARE = fields.number(0, 1, below=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerOptions:
+    """How texts become token ids."""
+
+    kind: str = field(
+        "sentencepiece",
+        "`sentencepiece`, `byte` or `clip` (which need no file), `json` (any Hugging Face "
+        "`tokenizer.json`), or one that the configuration file registers.",
+        fields.registered(tokenizers),
+    )
+    path: str = field(
+        "",
+        "The tokenizer's file. Empty: the `tokenizer.model` prepared next to `data.train`.",
+        fields.path(),
+        resumable=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSetOptions(SourceOptions):
+    """A data set that is trained on: which one it is, and what becomes of its records."""
+
+    format: str = field(
+        "tfds",
+        "How the data set is stored: `tfds`, `webdataset`, `array_record`, `folder`, or a format "
+        "that the configuration file registers.",
+        fields.registered(sources),
+    )
+    name: str = field("shapes", "Name of a TFDS data set.", fields.text())
+    split: str = field(
+        "train", "Split of a TFDS data set, or of a folder that holds several.", fields.text()
+    )
+    captions: str = field(
+        "sampled",
+        "Which of an image's captions is trained on. `sampled`: a random one; `first`: the first; "
+        "`all`: each in turn; `none`: no text, for a head that reads images only; `questions`: a "
+        "random question, followed by its answer.",
+        fields.choice(*CHOICES),
+    )
+    questions: Sequence[str] = field(
+        ("questions", "answers"),
+        "The fields that hold questions and their answers, such as the hypotheses and judgements "
+        "of visual entailment.",
+        FIELD_PAIR,
+    )
+    use_labels: bool = field(
+        True, "Whether a head learns from its answers or labels.", fields.flag()
+    )
+    template: str = field(
+        "",
+        "What the caption becomes, such as `{title}. {caption}`, of any fields of the record. "
+        "Empty: it stays as it is.",
+        fields.template(),
+    )
+    prompts: Sequence[str] = field(
+        (),
+        'What the labels of an image without captions become, such as `("a photo of {}.",)`; '
+        "one of them is drawn. Empty: labels are no text.",
+        fields.several(fields.text(having="{}"), wanted="texts with {} for the labels"),
+    )
+    min_characters: int = field(1, "Captions with fewer characters are left out.", fields.integer())
+    max_characters: int = field(
+        2000, "Captions with more characters are left out.", fields.integer()
+    )
+    filters: Sequence[Sequence[Any]] = field(
+        (),
+        "Rows `(field, operator, value)`. Records for which one of them does not hold are left "
+        f"out. Operators: {', '.join(f'`{name}`' for name in OPERATORS)}.",
+        FILTERS,
+    )
+    exclude_list: str = field(
+        "",
+        "A list of records to leave out, which `coca data deduplicate` wrote.",
+        fields.path(),
+        resumable=True,
+    )
+    min_crop_area: float = field(
+        1.0,
+        "The smallest share of an image that a random crop keeps. 1: images are resized and "
+        "cropped at the center, as in evaluation.",
+        fields.number(0, 1, above=True),
+    )
+    flip: bool = field(
+        False,
+        "Whether half of the images are mirrored; never those whose caption says left or right.",
+        fields.flag(),
+    )
+    color_jitter: Sequence[float] = field(
+        (0.0, 0.0, 0.0, 0.0),
+        "Strength of random changes of brightness, contrast, saturation and hue.",
+        JITTER,
+    )
+    randaugment: Sequence[int] = field(
+        (0, 0), "RandAugment: the number of operations, and their magnitude up to 30.", RANDAUGMENT
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureOptions(DataSetOptions):
+    """A data set of `data.sources`; what it does not say is as in `data.train`."""
+
+    weight: float = field(
+        0.0,
+        "Its weight in the mixture, exact in every 1,000 examples. 0 for all of them: data sets "
+        "are mixed by their sizes.",
+        fields.number(),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Where examples come from, and what becomes of them."""
+
+    dir: str = field(
+        "", "Folder of TFDS data sets. Empty: TFDS's own default.", fields.path(), resumable=True
+    )
+    cache_dir: str = field(
+        "",
+        "Folder for indices of tars in read-only folders, and for features that probes are "
+        "trained on. Empty: the user's cache folder.",
+        fields.path(),
+        resumable=True,
+    )
+    tokenizer: TokenizerOptions = TokenizerOptions()
+    train: DataSetOptions = DataSetOptions()
+    num_images: int = field(
+        1,
+        "Images of an example: frames of a clip, evenly spaced, or a pair.",
+        fields.integer(1, 4096),
+    )
+    blank_images: bool = field(
+        False,
+        "Whether all images are gray, in evaluations too: shows what can be learned from the "
+        "texts alone.",
+        fields.flag(),
+    )
+    # By name, complete: what the configuration changes of `train`, put into it; empty: `train`.
+    sources: Mapping[str, MixtureOptions] = dataclasses.field(default_factory=dict)
+    threads: int = field(
+        4,
+        "Threads that make batches, each one at a time; in each worker, if there are any.",
+        fields.integer(1, 4096),
+        resumable=True,
+    )
+    workers: int = field(
+        0,
+        "Processes that make batches. 0: threads of the training process do.",
+        fields.integer(0, 4096),
+        resumable=True,
+    )
+    max_bad_share: float = field(
+        0.2,
+        "The share of examples that may be unusable before training stops.",
+        SHARE,
+        resumable=True,
+    )
+    allow_changes: bool = field(
+        False,
+        "Whether a run may be resumed with data that changed since it stopped.",
+        fields.flag(),
+        resumable=True,
+    )
+
+    def data_sets(self) -> Mapping[str, DataSetOptions]:
+        """The data sets of the mixture by name; `data.train` alone has the empty name."""
+        return self.sources or {"": self.train}
+
+
+def data_options(section: Any) -> DataOptions:
+    """The section `data` of a configuration, whose values are allowed, as typed options."""
+    if isinstance(section, DataOptions):
+        return section
+    values = section.to_dict()
+    tokenizer, train = TokenizerOptions(**values.pop("tokenizer")), values.pop("train")
+    mixture = {
+        name: MixtureOptions(**train | dict(changes))
+        for name, changes in values.pop("sources").items()
+    }
+    return DataOptions(
+        **values, tokenizer=tokenizer, train=DataSetOptions(**train), sources=mixture
+    )
