@@ -9,9 +9,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from coca_jax.config.kinds import NAME
-from coca_jax.config.schema import Config, SourceConfig
+from coca_jax.config.schema import Config
 from coca_jax.config.tree import default_config, flatten, items, keys
 from coca_jax.data.checks import repeated
+from coca_jax.data.options import MixtureConfig
 from coca_jax.fields import Kind, Sections, fields_of, is_section, members, near, shown
 
 Check = Callable[[ConfigDict], Iterable[str]]
@@ -87,7 +88,7 @@ def _source_errors(sources: dict[Any, Any]) -> Iterator[tuple[str, str]]:
                 f"data.sources.{name}",
                 f"config.data.sources: {shown(name)} should be {NAME.wanted}",
             )
-        for key, error in _key_errors(section, f"data.sources.{name}.", SourceConfig()):
+        for key, error in _key_errors(section, f"data.sources.{name}.", MixtureConfig()):
             if not error.startswith(f"config.{key} is missing"):
                 yield key, error
 

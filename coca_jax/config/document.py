@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from coca_jax.config.schema import Config, SourceConfig, SweepConfig
+from coca_jax.config.schema import Config, SweepConfig
+from coca_jax.data.options import MixtureConfig
 from coca_jax.fields import Field, Sections, fields_of, is_section, members
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs/configuration.md"
@@ -56,7 +57,7 @@ def _sections(section: Any, name: str) -> Iterator[str]:
         inner = f"{name}.{key}" if name else key
         if inner == "data.sources":
             yield SOURCES
-            yield _table({"weight": fields_of(SourceConfig)["weight"]})
+            yield _table({"weight": fields_of(MixtureConfig)["weight"]})
         elif inner == "eval":
             yield EVALUATIONS
         elif is_section(value):

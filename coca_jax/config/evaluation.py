@@ -3,7 +3,7 @@
 import dataclasses
 
 from coca_jax.config.kinds import EXTENSIONS, SEED, SHARE, TEXTS, TWO_FIELDS
-from coca_jax.data.sources import FORMATS
+from coca_jax.data.sources import sources
 from coca_jax.fields import (
     Field,
     Kind,
@@ -14,6 +14,7 @@ from coca_jax.fields import (
     nothing,
     number,
     path,
+    registered,
     several,
     text,
 )
@@ -22,7 +23,7 @@ from coca_jax.models.config import HEADS
 _FILES = either(path(empty=False), several(path(empty=False), least=1))
 _KINDS: dict[str, Kind] = {
     "kind": text(empty=False),
-    "format": choice(*FORMATS),
+    "format": registered(sources),
     "name": text(),
     "split": text(),
     "path": _FILES,

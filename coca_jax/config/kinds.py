@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from coca_jax.data.captions import OPERATORS
 from coca_jax.distributed.mesh import AXES
 from coca_jax.distributed.sharding import RULES
 from coca_jax.fields import (
@@ -15,16 +14,13 @@ from coca_jax.fields import (
     number,
     path,
     pattern,
-    plain,
     row,
     several,
-    template,
     text,
 )
 
 SEED = integer(0, UINT32)  # of a larger one JAX would take the lowest 32 bits
 PATH = path()
-TEMPLATE = template()
 SHARE = number(0, 1, below=True)
 NAME = text(empty=False)  # of an evaluation or a data set
 TEXTS = several(text(empty=False))
@@ -34,18 +30,6 @@ FACTORS = several(
     row(pattern(), number()),
     least=1,
     wanted="rows (regular expression, factor of 0 or more), at least one",
-)
-_OPERANDS = {name: several(plain()) if name in ("in", "not in") else plain() for name in OPERATORS}
-FILTERS = several(
-    either(*(row(text(empty=False), choice(name), kind) for name, kind in _OPERANDS.items())),
-    wanted=f"rows (field, one of {', '.join(OPERATORS)}, value); a list for in and not in",
-)
-JITTER = row(
-    *(number(0, 1000), number(0, 1000), number(0, 1000), number(0, 0.5)),
-    wanted="four numbers: brightness, contrast and saturation from 0 to 1000, hue from 0 to 0.5",
-)
-RANDAUGMENT = row(
-    integer(0, 1000), integer(0, 30), wanted="two whole numbers: operations, magnitude to 30"
 )
 MESH_SIZE = dataclasses.replace(
     either(integer(1), integer(-1, -1)), description="a number of devices, or -1 for what is left"

@@ -3,29 +3,23 @@
 A field has a default, a meaning, the values that it allows, and says whether it may change when a
 run is resumed. `coca_jax.config.tree` makes of them the `ConfigDict` that `get_config()` edits,
 `coca_jax.config.checks` the checks of keys and values, and `coca_jax.config.document` the page
-`docs/configuration.md`. The sections of `model` are in `coca_jax.models.config`.
+`docs/configuration.md`. The sections of `model` are in `coca_jax.models.config`,
+those of `data` in `coca_jax.data.options`.
 """
 
 import dataclasses
 
 from coca_jax.config.kinds import (
-    EXTENSIONS,
     FACTORS,
-    FILTERS,
-    JITTER,
     MESH_SIZE,
     PATH,
-    RANDAUGMENT,
     ROWS,
     SEED,
     SHARDING,
     SHARE,
-    TEMPLATE,
     TEXTS,
-    TWO_FIELDS,
 )
-from coca_jax.data.captions import CHOICES as CAPTIONS
-from coca_jax.data.sources import FORMATS
+from coca_jax.data.options import DataConfig
 from coca_jax.distributed.sharding import RULES, Rules
 from coca_jax.fields import (
     Sections,
@@ -171,160 +165,6 @@ class CheckpointConfig:
 
     every: int = field(500, "Steps between two checkpoints.", integer(1), resumable=True)
     keep: int = field(3, "Newest checkpoints that are kept.", integer(1), resumable=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizerConfig:
-    """The tokenizer."""
-
-    kind: str = field(
-        "sentencepiece",
-        "sentencepiece, byte or clip (which need no file), or json (any `tokenizer.json`).",
-        choice("sentencepiece", "byte", "clip", "json"),
-    )
-    path: str = field(
-        "",
-        "Its file; empty: the .model that was prepared next to the data set of `data.train`.",
-        PATH,
-        resumable=True,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainDataConfig:
-    """A training data set, and how its images and texts are used."""
-
-    format: str = field("tfds", "What the data set is.", choice(*FORMATS))
-    name: str = field("shapes", "Name of a TFDS data set.", text())
-    split: str = field("train", "Split of a TFDS data set.", text())
-    path: str = field(
-        "",
-        "Files or URLs, with {0000..0099} and *; of a TFDS data set its folder, in place of the "
-        "name.",
-        PATH,
-        resumable=True,
-    )
-    image_keys: tuple[str, ...] = field(
-        (),
-        "Extensions of a tar's members that are images; the first that a sample has counts. "
-        "Empty: all that are known.",
-        EXTENSIONS,
-    )
-    text_keys: tuple[str, ...] = field(
-        (), "Extensions of a tar's members that are texts, in the same way.", EXTENSIONS
-    )
-    class_names: str = field(
-        "", "File of class names, one a line, for labels that are numbers.", PATH, resumable=True
-    )
-    captions: str = field(
-        "sampled",
-        "Which of an image's captions is used. sampled: one at random; first; all: each in turn; "
-        "none: no text, for a head that reads images; questions: a question with its answer.",
-        choice(*CAPTIONS),
-    )
-    questions: tuple[str, str] = field(
-        ("questions", "answers"),
-        "Fields of the questions and of the answers; of entailment, of hypotheses and judgments.",
-        TWO_FIELDS,
-    )
-    use_labels: bool = field(True, "Train a head on the answers or labels.", flag())
-    template: str = field(
-        "",
-        "Format of the text, of any fields of the record, such as '{title}. {caption}'; empty: "
-        "the caption.",
-        TEMPLATE,
-    )
-    prompts: tuple[str, ...] = field(
-        (),
-        "Texts for an image that has labels and no captions, with {} for the labels.",
-        several(text(having="{}"), wanted="texts with {} for the labels"),
-    )
-    min_characters: int = field(1, "Examples with a shorter text are left out.", integer())
-    max_characters: int = field(2000, "Examples with a longer text are left out.", integer())
-    filters: tuple[tuple, ...] = field(
-        (), "Rows (field, operator, value); examples for which one is false are left out.", FILTERS
-    )
-    exclude_list: str = field(
-        "",
-        "A list by `coca data deduplicate`; its examples are left out.",
-        PATH,
-        resumable=True,
-    )
-    min_crop_area: float = field(
-        1.0,
-        "Smallest share of an image that a random crop keeps; 1: no crop.",
-        number(0, 1, above=True),
-    )
-    flip: bool = field(
-        False, "Mirror half of the images; never where the text says left or right.", flag()
-    )
-    color_jitter: tuple[float, float, float, float] = field(
-        (0.0, 0.0, 0.0, 0.0),
-        "Most random change of brightness, contrast, saturation and hue.",
-        JITTER,
-    )
-    randaugment: tuple[int, int] = field(
-        (0, 0), "RandAugment (arXiv 1909.13719): operations an image, magnitude.", RANDAUGMENT
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceConfig(TrainDataConfig):
-    """A data set of a mixture."""
-
-    weight: float = field(
-        0.0,
-        "Share of the data set in every 1,000 examples, relative to the others'. If no data set "
-        "has a weight, they mix by size.",
-        number(),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Where examples come from, and how they are read."""
-
-    dir: str = field(
-        "", "Folder of TFDS data sets; empty: TFDS's own default.", PATH, resumable=True
-    )
-    cache_dir: str = field(
-        "",
-        "Folder for indices of tars in read-only folders and for features of probes; empty: the "
-        "user's own cache.",
-        PATH,
-        resumable=True,
-    )
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    train: TrainDataConfig = TrainDataConfig()
-    num_images: int = field(
-        1,
-        "Images of an example: evenly spaced frames of a clip, or both of a pair.",
-        integer(1, 4096),
-    )
-    blank_images: bool = field(
-        False,
-        "Make all images gray, in evaluations too: shows what can be learned from texts alone.",
-        flag(),
-    )
-    sources: Sections = Sections()
-    threads: int = field(
-        4, "Threads that make batches, in each worker.", integer(1, 4096), resumable=True
-    )
-    workers: int = field(
-        0,
-        "Processes that make batches; 0: threads of the training process.",
-        integer(0, 4096),
-        resumable=True,
-    )
-    max_bad_share: float = field(
-        0.2,
-        "Share of examples that may be unusable before training stops.",
-        SHARE,
-        resumable=True,
-    )
-    allow_changes: bool = field(
-        False, "Resume a run although its data have changed.", flag(), resumable=True
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
 from coca_jax.config.evaluation import OPTIONS
-from coca_jax.config.schema import Config, SourceConfig, SweepConfig
+from coca_jax.config.schema import Config, SweepConfig
+from coca_jax.data.options import MixtureConfig
 from coca_jax.errors import UserError
 from coca_jax.fields import (
     Field,
@@ -58,7 +59,7 @@ def build(config: ConfigDict) -> Config:
     built = _build(Config(), values)
     train = members(built.data.train)
     sources = {
-        name: SourceConfig(**(train | {key: _frozen(value) for key, value in changes.items()}))
+        name: MixtureConfig(**(train | {key: _frozen(value) for key, value in changes.items()}))
         for name, changes in values["data"]["sources"].items()
     }
     return dataclasses.replace(
@@ -114,7 +115,7 @@ def optional_fields(section: str) -> dict[str, Field]:
         case ["eval", _]:
             return OPTIONS
         case ["data", "sources", _]:
-            return fields_of(SourceConfig)
+            return fields_of(MixtureConfig)
     return {}
 
 

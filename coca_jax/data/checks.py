@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from coca_jax.data import captions
-from coca_jax.data.options import DataSetOptions, data_options
+from coca_jax.data.options import TrainDataConfig, data_config
 from coca_jax.data.sources import missing_option
 from coca_jax.data.transforms import augment
 
@@ -23,7 +23,7 @@ def mistakes(data: Any) -> list[str]:
     """
     return [
         f"config.{_section(name)}.{message}"
-        for name, options in data_options(data).data_sets().items()
+        for name, options in data_config(data).data_sets().items()
         for message in _option_errors(options)
     ]
 
@@ -32,7 +32,7 @@ def unnamed(data: Any) -> list[str]:
     """A message for each data set of `config.data` that lacks its path, name or split."""
     return [
         f"config.{_section(name)}.{message}"
-        for name, options in data_options(data).data_sets().items()
+        for name, options in data_config(data).data_sets().items()
         if (message := missing_option(options))
     ]
 
@@ -41,7 +41,7 @@ def _section(name: str) -> str:
     return f"data.sources.{name}" if name else "data.train"
 
 
-def _option_errors(options: DataSetOptions) -> Iterator[str]:
+def _option_errors(options: TrainDataConfig) -> Iterator[str]:
     if not 0 <= options.min_characters <= options.max_characters:
         least, most = options.min_characters, options.max_characters
         yield f"min_characters={least} should be at most max_characters={most}"

@@ -9,7 +9,7 @@ from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.duplicates import read_list
 from coca_jax.data.examples import BatchMaker, Part
 from coca_jax.data.mixture import Mixture
-from coca_jax.data.options import DataOptions, DataSetOptions, data_options
+from coca_jax.data.options import DataConfig, TrainDataConfig, data_config
 from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.sources import Context, Source, open_source, warn_of_lost
 from coca_jax.data.tokenizers import Tokenizer, make_tokenizer, tokenizers
@@ -23,21 +23,21 @@ CAPTION_OPTIONS = (
 AUGMENT_OPTIONS = ("min_crop_area", "flip", "color_jitter", "randaugment")
 
 
-def sections(data: Any) -> Mapping[str, DataSetOptions]:
+def sections(data: Any) -> Mapping[str, TrainDataConfig]:
     """The data sets of the mixture by name; `data.train` alone has the empty name.
 
     Args:
       data: `config.data`, as options or as it stands in the configuration.
     """
-    return data_options(data).data_sets()
+    return data_config(data).data_sets()
 
 
-def weights(data: DataOptions) -> dict[str, float]:
+def weights(data: DataConfig) -> dict[str, float]:
     """The data sets' weights in the mixture; 0 where none is given."""
     return {name: getattr(options, "weight", 0.0) for name, options in data.data_sets().items()}
 
 
-def open_sources(data: DataOptions) -> dict[str, Source]:
+def open_sources(data: DataConfig) -> dict[str, Source]:
     """Opens every data set of the mixture.
 
     Raises:
@@ -62,7 +62,7 @@ def tokenizer_file(data: Any) -> str:
     Raises:
       UserError: the tokenizer needs a file, none is named, and none was prepared.
     """
-    data = data_options(data)
+    data = data_config(data)
     tokenizer, train = data.tokenizer, data.train
     if tokenizer.path or not tokenizers[tokenizer.kind].file_name:
         return tokenizer.path
@@ -78,7 +78,7 @@ def tokenizer_file(data: Any) -> str:
 
 def make_tokenizer_from(data: Any) -> Tokenizer:
     """The tokenizer that `config.data`, as options or as it stands, describes."""
-    data = data_options(data)
+    data = data_config(data)
     return make_tokenizer(data.tokenizer.kind, tokenizer_file(data))
 
 
@@ -96,7 +96,7 @@ def caption_texts(data: Any, most: int) -> tuple[Iterator[str], int]:
     Raises:
       UserError: a data set cannot be opened, or the weights make no mixture.
     """
-    data = data_options(data)
+    data = data_config(data)
     opened = open_sources(data)
     for name, source in opened.items():
         warn_of_lost(f"config.{where(name)}", source)
@@ -118,7 +118,7 @@ def caption_texts(data: Any, most: int) -> tuple[Iterator[str], int]:
     return texts(), total
 
 
-def make_parts(data: DataOptions, image_size: tuple[int, int]) -> dict[str, Part]:
+def make_parts(data: DataConfig, image_size: tuple[int, int]) -> dict[str, Part]:
     """The data sets with what becomes of their records, by name."""
     parts = {}
     sources = open_sources(data)
@@ -165,7 +165,7 @@ def make_train_stream(
       UserError: a data set or the tokenizer cannot be opened, the weights make no mixture, or there
         are more processes than examples.
     """
-    data = data_options(data)
+    data = data_config(data)
     parts = make_parts(data, image_size)
     _check_classes(data, parts, classes)
     sizes = {name: len(part.source) for name, part in parts.items()}
@@ -195,7 +195,7 @@ def make_train_stream(
     )
 
 
-def _check_classes(data: DataOptions, parts: dict[str, Part], classes: Sequence[str]) -> None:
+def _check_classes(data: DataConfig, parts: dict[str, Part], classes: Sequence[str]) -> None:
     labeled = {name: s for name, s in data.data_sets().items() if s.use_labels}
     if classes and not labeled:
         raise UserError(
@@ -234,5 +234,5 @@ def where(name: str) -> str:
     return f"data.sources.{name}" if name else "data.train"
 
 
-def _values(options: DataSetOptions, names: tuple[str, ...]) -> dict[str, Any]:
+def _values(options: TrainDataConfig, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}

@@ -6,9 +6,9 @@ from typing import Any
 
 from coca_jax import fields
 from coca_jax.data.captions import CHOICES, OPERATORS
-from coca_jax.data.sources import SourceOptions, sources
+from coca_jax.data.sources import SourceConfig
 from coca_jax.data.tokenizers import tokenizers
-from coca_jax.fields import field
+from coca_jax.fields import Sections, field
 
 _OPERANDS = {
     name: fields.several(fields.plain()) if name in ("in", "not in") else fields.plain()
@@ -44,7 +44,7 @@ SHARE = fields.number(0, 1, below=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenizerOptions:
+class TokenizerConfig:
     """How texts become token ids."""
 
     kind: str = field(
@@ -62,15 +62,9 @@ class TokenizerOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSetOptions(SourceOptions):
+class TrainDataConfig(SourceConfig):
     """A data set that is trained on: which one it is, and what becomes of its records."""
 
-    format: str = field(
-        "tfds",
-        "How the data set is stored: `tfds`, `webdataset`, `array_record`, `folder`, or a format "
-        "that the configuration file registers.",
-        fields.registered(sources),
-    )
     name: str = field("shapes", "Name of a TFDS data set.", fields.text())
     split: str = field(
         "train", "Split of a TFDS data set, or of a folder that holds several.", fields.text()
@@ -141,7 +135,7 @@ class DataSetOptions(SourceOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class MixtureOptions(DataSetOptions):
+class MixtureConfig(TrainDataConfig):
     """A data set of `data.sources`; what it does not say is as in `data.train`."""
 
     weight: float = field(
@@ -153,7 +147,7 @@ class MixtureOptions(DataSetOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class DataOptions:
+class DataConfig:
     """Where examples come from, and what becomes of them."""
 
     dir: str = field(
@@ -166,8 +160,8 @@ class DataOptions:
         fields.path(),
         resumable=True,
     )
-    tokenizer: TokenizerOptions = TokenizerOptions()
-    train: DataSetOptions = DataSetOptions()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    train: TrainDataConfig = TrainDataConfig()
     num_images: int = field(
         1,
         "Images of an example: frames of a clip, evenly spaced, or a pair.",
@@ -180,7 +174,7 @@ class DataOptions:
         fields.flag(),
     )
     # By name, complete: what the configuration changes of `train`, put into it; empty: `train`.
-    sources: Mapping[str, MixtureOptions] = dataclasses.field(default_factory=dict)
+    sources: Sections = Sections()
     threads: int = field(
         4,
         "Threads that make batches, each one at a time; in each worker, if there are any.",
@@ -206,21 +200,21 @@ class DataOptions:
         resumable=True,
     )
 
-    def data_sets(self) -> Mapping[str, DataSetOptions]:
+    def data_sets(self) -> Mapping[str, TrainDataConfig]:
         """The data sets of the mixture by name; `data.train` alone has the empty name."""
         return self.sources or {"": self.train}
 
 
-def data_options(section: Any) -> DataOptions:
+def data_config(section: Any) -> DataConfig:
     """The section `data` of a configuration, whose values are allowed, as typed options."""
-    if isinstance(section, DataOptions):
+    if isinstance(section, DataConfig):
         return section
     values = section.to_dict()
-    tokenizer, train = TokenizerOptions(**values.pop("tokenizer")), values.pop("train")
+    tokenizer, train = TokenizerConfig(**values.pop("tokenizer")), values.pop("train")
     mixture = {
-        name: MixtureOptions(**train | dict(changes))
+        name: MixtureConfig(**train | dict(changes))
         for name, changes in values.pop("sources").items()
     }
-    return DataOptions(
-        **values, tokenizer=tokenizer, train=DataSetOptions(**train), sources=mixture
+    return DataConfig(
+        **values, tokenizer=tokenizer, train=TrainDataConfig(**train), sources=Sections(mixture)
     )

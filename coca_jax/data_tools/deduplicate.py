@@ -6,8 +6,8 @@ from typing import Any
 
 from coca_jax.data.duplicates import find_duplicates, write_list
 from coca_jax.data.from_config import where
-from coca_jax.data.options import DataOptions, data_options
-from coca_jax.data.sources import Context, Source, SourceOptions, open_source, warn_of_lost
+from coca_jax.data.options import DataConfig, data_config
+from coca_jax.data.sources import Context, Source, SourceConfig, open_source, warn_of_lost
 from coca_jax.errors import UserError
 
 
@@ -29,7 +29,7 @@ def deduplicate(
     Raises:
       UserError: there is no such data set, or no evaluation, or one of them cannot be read.
     """
-    data = data_options(data)
+    data = data_config(data)
     data_sets = data.data_sets()
     if name not in data_sets:
         raise UserError(f"data set {name!r} is not in config.data.sources ({', '.join(data_sets)})")
@@ -49,12 +49,12 @@ def deduplicate(
     )
 
 
-def _references(data: DataOptions, evaluations: Mapping[str, Any]) -> dict[str, Source]:
+def _references(data: DataConfig, evaluations: Mapping[str, Any]) -> dict[str, Source]:
     """Each data set of the evaluations once, by the name of the first that uses it."""
     opened: dict[str, Source] = {}
     seen = []
     for name, evaluation in evaluations.items():
-        options = SourceOptions.of(evaluation)
+        options = SourceConfig.of(evaluation)
         if options.identity() not in seen:
             seen.append(options.identity())
             opened[name] = open_source(options, Context(data.dir, data.cache_dir))

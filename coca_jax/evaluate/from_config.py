@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.data.from_config import check_classes
 from coca_jax.data.pipeline import Batch, evaluation_batches
-from coca_jax.data.sources import Context, Source, SourceOptions, open_source, warn_of_lost
+from coca_jax.data.sources import Context, Source, SourceConfig, open_source, warn_of_lost
 from coca_jax.data.transforms import multi_image
 from coca_jax.errors import UserError
 from coca_jax.evaluate.features import Features, read_features
@@ -104,7 +104,7 @@ def _open(evaluation: ConfigDict, config: ConfigDict) -> Source:
     context = Context(
         config.data.dir, config.data.cache_dir, evaluation.get("num_images", num_images)
     )
-    return open_source(SourceOptions.of(evaluation), context)
+    return open_source(SourceConfig.of(evaluation), context)
 
 
 def _usual_frames(evaluation: ConfigDict, config: ConfigDict) -> int:

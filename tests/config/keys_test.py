@@ -10,8 +10,8 @@ from ml_collections import ConfigDict, config_dict
 from coca_jax.config import default_config, load_config
 from coca_jax.config.checks import key_errors
 from coca_jax.config.evaluation import OPTIONS as OPTION_FIELDS
-from coca_jax.config.schema import SourceConfig
 from coca_jax.config.tree import flatten, keys
+from coca_jax.data.options import MixtureConfig
 from coca_jax.errors import UserError
 from coca_jax.evaluate import runner
 from coca_jax.evaluate.probe import fit_pooler
@@ -21,7 +21,7 @@ from coca_jax.validation import validate
 
 KEYS = {key: field.kind for key, field in keys().items()}
 OPTIONS = {key: field.kind for key, field in OPTION_FIELDS.items()}
-SOURCE_KEYS = fields_of(SourceConfig)
+SOURCE_KEYS = fields_of(MixtureConfig)
 
 NAN, INF = math.nan, math.inf
 NOWHERE = [  # what no key may be

@@ -8,7 +8,7 @@ from coca_jax.config import default_config
 from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.data.from_config import make_train_stream
 from coca_jax.data.pipeline import evaluation_batches
-from coca_jax.data.sources import SourceOptions, open_source
+from coca_jax.data.sources import SourceConfig, open_source
 from coca_jax.io.files import forget
 
 BATCH = 16
@@ -43,7 +43,7 @@ def test_each_fault_is_counted_as_what_it_is(folder, tmp_path):
         assert kind in seen[index], list(broken_data.broken())[index]
     for index in range(len(kinds), made.mixture.size):
         assert not seen[index]
-    whole = open_source(SourceOptions(format="webdataset", path=path))
+    whole = open_source(SourceConfig(format="webdataset", path=path))
     assert len(whole) == made.mixture.size + broken_data.GOOD + broken_data.ENTIRE + 4
 
 
@@ -68,7 +68,7 @@ def test_the_stream_goes_on_and_is_the_same_each_time(folder, tmp_path):
 
 def test_evaluation_leaves_out_and_counts_what_cannot_be_read(folder):
     broken_data.write(folder)
-    source = open_source(SourceOptions(format="webdataset", path=str(folder / "{broken,gone}.tar")))
+    source = open_source(SourceConfig(format="webdataset", path=str(folder / "{broken,gone}.tar")))
     (folder / "gone.tar").unlink()
     forget()
     (batch,) = evaluation_batches(source, (8, 8), 64)

@@ -9,15 +9,16 @@ import tarfile
 import numpy as np
 import pytest
 from memory_source import MemorySource
-from ml_collections import ConfigDict
 from tf_examples import example, write_array_record
 
 from coca_jax.data.examples import Part
 from coca_jax.data.fingerprint import changes, digest, fingerprint, parse
-from coca_jax.data.sources import SourceOptions, open_source
+from coca_jax.data.options import DataConfig, MixtureConfig
+from coca_jax.data.sources import SourceConfig, open_source
 from coca_jax.data.sources.base import Shard
+from coca_jax.fields import Sections
 
-DATA = ConfigDict({"train": {}, "sources": {}})
+DATA = DataConfig()
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def cache(tmp_path, monkeypatch):
 
 def of(form, path, left_out=(), **options):
     section = {"format": form, "path": str(path), **options}
-    return fingerprint(DATA, [Part(open_source(SourceOptions.of(section)), None, None, left_out)])
+    return fingerprint(DATA, [Part(open_source(SourceConfig.of(section)), None, None, left_out)])
 
 
 def write_tar(path, numbers, image=b"an image", time=0):
@@ -175,7 +176,7 @@ def test_names_of_classes_and_records_left_out_are_part_of_the_data(tmp_path):
 
 
 def test_data_sets_of_a_mixture_go_by_their_names():
-    data = ConfigDict({"train": {}, "sources": {"a": {}, "b": {}}})
+    data = DataConfig(sources=Sections({"a": MixtureConfig(), "b": MixtureConfig()}))
     parts = [Part(MemorySource([1] * n), None, None) for n in (2, 3)]
     found = fingerprint(data, parts)
     assert found == {

@@ -10,6 +10,7 @@ from coca_jax.data.from_config import (
     sections,
     tokenizer_file,
 )
+from coca_jax.data.options import data_config
 from coca_jax.data.sources.tfds import tfds_source
 from coca_jax.errors import UserError
 
@@ -67,11 +68,11 @@ def test_the_captions_that_a_tokenizer_is_made_of(data, prepared):
 def test_what_cannot_be_opened_is_named(data):
     data.sources = {"a": {}, "b": {"split": "trian"}}
     with pytest.raises(UserError, match=r"^config\.data\.sources\.b: .*has no split 'trian'"):
-        open_sources(data)
+        open_sources(data_config(data))
     data.sources = {}
     data.train.update({"format": "folder", "path": "nowhere"})
     with pytest.raises(UserError, match=r"^config\.data\.train: .*nowhere"):
-        open_sources(data)
+        open_sources(data_config(data))
 
 
 def test_more_processes_than_examples_are_refused(data):

@@ -6,7 +6,7 @@ from fuzz.drawing import CHANGE, TEXT, edited, edits, encoded, put
 from fuzz.running import fuzz
 from hypothesis import strategies as st
 
-from coca_jax.data.sources import SourceOptions, open_source
+from coca_jax.data.sources import SourceConfig, open_source
 from coca_jax.data_tools.annotations import write_table
 from coca_jax.data_tools.answer_vocab import write_answers
 from coca_jax.errors import UserError
@@ -88,7 +88,7 @@ def test_annotations_become_a_table_or_are_refused(folder, content, changes, dam
     except UserError as error:
         assert changes or damage or split, error
         return
-    source = open_source(SourceOptions(format="folder", path=str(output)))
+    source = open_source(SourceConfig(format="folder", path=str(output)))
     assert len(output.read_bytes().splitlines()) == table.rows == len(source)
     assert all(record["image"] for record in map(source.__getitem__, range(len(source))))
     try:

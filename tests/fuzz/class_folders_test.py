@@ -7,7 +7,7 @@ from fuzz.records import counts, outcomes
 from fuzz.running import fuzz
 from hypothesis import strategies as st
 
-from coca_jax.data.sources import SourceOptions, open_source
+from coca_jax.data.sources import SourceConfig, open_source
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def test_every_file_is_a_record_or_counted(folder, files, classes, loop):
     (folder / "d0/0.png").write_bytes(encoded("PNG"))
     if loop:
         (folder / "d0/again").symlink_to(folder / "d0")
-    source = open_source(SourceOptions(format="folder", path=str(folder)))
+    source = open_source(SourceConfig(format="folder", path=str(folder)))
     hidden = ("/.", "/~$", "/@eaDir")
     shown = [path for path in paths if not any(part in path for part in hidden)]
     suffixes = (".jpg", ".jpeg", ".png", ".tif", ".webp")

@@ -11,7 +11,7 @@ from pyarrow import parquet as pq
 from tf_examples import example, write_array_record
 
 from coca_jax.data.errors import BadExample
-from coca_jax.data.sources import SourceOptions, open_source
+from coca_jax.data.sources import SourceConfig, open_source
 from coca_jax.data.sources.tf_example import IMAGE_KEYS, to_record
 from coca_jax.data_tools import parquet
 from coca_jax.errors import UserError
@@ -47,7 +47,7 @@ def test_a_damaged_array_record_is_read_or_refused(folder, records, changes):
     write_array_record(path, map(example, records))
     path.write_bytes(edited(path.read_bytes(), changes))
     try:
-        source = open_source(SourceOptions(format="array_record", path=str(path)))
+        source = open_source(SourceConfig(format="array_record", path=str(path)))
     except UserError:
         return
     assert changes or len(source) == len(records)

@@ -9,7 +9,7 @@ from fuzz.records import counts, outcomes
 from fuzz.running import fuzz
 from hypothesis import strategies as st
 
-from coca_jax.data.sources import SourceOptions, open_source
+from coca_jax.data.sources import SourceConfig, open_source
 from coca_jax.data.texts import MISSING_WORDS, why_unreadable
 from coca_jax.errors import UserError
 
@@ -114,7 +114,7 @@ def test_every_line_of_a_jsonl_is_a_record_or_counted(folder, rows):
 
 
 def opened(path):
-    return open_source(SourceOptions(format="folder", path=str(path)))
+    return open_source(SourceConfig(format="folder", path=str(path)))
 
 
 @fuzz(

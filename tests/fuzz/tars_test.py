@@ -8,7 +8,7 @@ from fuzz.records import counts, outcomes
 from fuzz.running import fuzz
 from hypothesis import strategies as st
 
-from coca_jax.data.sources import SourceOptions, open_source
+from coca_jax.data.sources import SourceConfig, open_source
 from coca_jax.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -94,7 +94,7 @@ INPUT |= {"form": FORMATS, "shuffled": st.booleans()}
 
 
 def opened(path):
-    return open_source(SourceOptions(format="webdataset", path=str(path)))
+    return open_source(SourceConfig(format="webdataset", path=str(path)))
 
 
 @fuzz(100, **INPUT)

@@ -1,6 +1,6 @@
 """Sources: random access to the records of a data set; a file for each format.
 
-A format is a function of (SourceOptions, Context) that returns a `Source`. A user's own is
+A format is a function of (SourceConfig, Context) that returns a `Source`. A user's own is
 registered by the configuration file that uses it:
 
     @sources.register("my_format")
@@ -37,7 +37,7 @@ _EXTENSIONS = fields.several(
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceOptions:
+class SourceConfig:
     """Which records a section of the configuration names, in training and in evaluations alike."""
 
     format: str = field(
@@ -77,16 +77,16 @@ class SourceOptions:
     )
 
     @classmethod
-    def of(cls, section: Any) -> "SourceOptions":
+    def of(cls, section: Any) -> "SourceConfig":
         """The part of a section, a mapping or larger options, that says which data it names."""
-        names = [f.name for f in dataclasses.fields(SourceOptions)]
+        names = [f.name for f in dataclasses.fields(SourceConfig)]
         if dataclasses.is_dataclass(section):
             return cls(**{name: getattr(section, name) for name in names})
         return cls(**{name: section[name] for name in names if name in section})
 
     def identity(self) -> dict[str, Any]:
         """The options that tell these records from others, without those that are empty."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(SourceOptions)}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(SourceConfig)}
         return {name: v for name, v in values.items() if v and name != "class_names"}
 
 
@@ -108,7 +108,7 @@ def needs(*options: str) -> Callable[[Callable], Callable]:
     return mark
 
 
-def missing_option(options: SourceOptions) -> str:
+def missing_option(options: SourceConfig) -> str:
     """The first option that the format needs and that is empty, as a message; empty: none is."""
     for need in getattr(sources[options.format], "needs", ()):
         names = need.split(" or ")
@@ -118,7 +118,7 @@ def missing_option(options: SourceOptions) -> str:
     return ""
 
 
-def open_source(options: SourceOptions, context: Context | None = None) -> Source:
+def open_source(options: SourceConfig, context: Context | None = None) -> Source:
     """Opens the data set that a section of the configuration, such as `data.train`, names.
 
     Args:
@@ -156,7 +156,7 @@ __all__ = [
     "Record",
     "Shard",
     "Source",
-    "SourceOptions",
+    "SourceConfig",
     "missing_option",
     "needs",
     "open_source",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from coca_jax.data.sources import Context, SourceOptions, needs
+from coca_jax.data.sources import Context, SourceConfig, needs
 from coca_jax.data.sources.base import Note, Record, Shard, base_name, what_reads
 from coca_jax.data.sources.tf_example import to_record
 from coca_jax.errors import UserError
@@ -63,7 +63,7 @@ def _shard(part: Any) -> Shard:
 
 
 @needs("path")
-def open_array_record(options: SourceOptions, context: Context) -> ArrayRecordSource:
+def open_array_record(options: SourceConfig, context: Context) -> ArrayRecordSource:
     """The format `array_record`; see `array_record_source`."""
     del context
     return array_record_source(options.path)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.hidden import is_hidden
-from coca_jax.data.sources import Context, SourceOptions, needs
+from coca_jax.data.sources import Context, SourceConfig, needs
 from coca_jax.data.sources.base import Note, Record, Shard, to_labels, what_reads
 from coca_jax.data.sources.class_folders import ClassFolders, split_folders
 from coca_jax.data.sources.delimited import column_of
@@ -111,7 +111,7 @@ def read_pictures(path: str) -> bytes | list[bytes]:
 
 
 @needs("path")
-def open_folder(options: SourceOptions, context: Context) -> FolderSource:
+def open_folder(options: SourceConfig, context: Context) -> FolderSource:
     """The format `folder`; see `folder_source`."""
     return folder_source(options.path, options.split, clips=context.num_images > 1)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.hidden import is_hidden
-from coca_jax.data.sources import Context, SourceOptions, needs
+from coca_jax.data.sources import Context, SourceConfig, needs
 from coca_jax.data.sources.base import (
     Note,
     Record,
@@ -86,7 +86,7 @@ class WebDatasetSource:
 
 
 @needs("path")
-def open_webdataset(options: SourceOptions, context: Context) -> WebDatasetSource:
+def open_webdataset(options: SourceConfig, context: Context) -> WebDatasetSource:
     """The format `webdataset`; see `webdataset_source`."""
     return webdataset_source(
         options.path, context.cache_dir, options.split, options.image_keys, options.text_keys

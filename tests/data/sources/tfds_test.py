@@ -161,8 +161,8 @@ def test_a_folder_that_is_none_is_named(folder, tmp_path):
         tfds_source("", "train", path=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="is no folder of a TFDS data set"):
         tfds_source("", "train", path=str(tmp_path))
-    (tmp_path / "dataset_info.json").write_text('{"torn": ')
-    with pytest.raises(UserError, match=r"dataset_info.json that is none"):
+    (tmp_path / "dataset_info.json").write_text('{"truncated": ')
+    with pytest.raises(UserError, match=r"dataset_info.json is damaged"):
         tfds_source("", "train", path=str(tmp_path))
     path = folder({"image": tfds.features.Image()}, [[{"image": [b"i"]}]])
     info = path / "dataset_info.json"

@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from coca_jax.data.errors import BadExample
-from coca_jax.data.sources import Source, SourceOptions, open_source, tar_index
+from coca_jax.data.sources import Source, SourceConfig, open_source, tar_index
 from coca_jax.data.sources.webdataset import webdataset_source
 from coca_jax.errors import UserError
 from coca_jax.io import files
@@ -84,7 +84,7 @@ def test_classes_are_numbers_or_names(tmp_path, cls, label, labels):
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     path = write(tmp_path / "a.tar", {"png": IMAGE, "cls": cls})
     names = str(tmp_path / "names.txt")
-    source = open_source(SourceOptions(format="webdataset", path=path, class_names=names))
+    source = open_source(SourceConfig(format="webdataset", path=path, class_names=names))
     record = source[0]
     assert (record["label"], record["labels"], record["captions"]) == (label, labels, [])
 
@@ -219,26 +219,26 @@ def test_a_folder_of_splits_with_names_of_classes(tmp_path):
             write(tmp_path / "x[1]" / split / f"{shard}.tar", *samples)
     (tmp_path / "x[1]/classnames.txt").write_text("cat\nbig dog\n")
     section = {"format": "webdataset", "path": str(tmp_path / "x[1]"), "split": "test"}
-    source = open_source(SourceOptions.of(section))
+    source = open_source(SourceConfig.of(section))
     assert len(source) == 4 and source.class_names == ["cat", "big dog"]
     assert source[3]["label"] == 1 and source[3]["labels"] == ["big dog"]
-    assert len(open_source(SourceOptions.of(section | {"split": "train"}))) == 6
+    assert len(open_source(SourceConfig.of(section | {"split": "train"}))) == 6
     with pytest.raises(UserError, match=r"no folder 'val' of them; it holds classnames\.txt, test"):
-        open_source(SourceOptions.of(section | {"split": "val"}))
+        open_source(SourceConfig.of(section | {"split": "val"}))
     (tmp_path / "x[1]/val").mkdir()
     with pytest.raises(UserError, match=r"val holds no \.tar; it is empty"):
-        open_source(SourceOptions.of(section | {"split": "val"}))
+        open_source(SourceConfig.of(section | {"split": "val"}))
 
 
 def test_a_folder_of_tars(tmp_path):
     for name in ("b", "a", "._a"):
         write(tmp_path / f"{name}.tar", {"jpg": IMAGE, "txt": name.encode()})
-    source = open_source(SourceOptions(format="webdataset", path=str(tmp_path), split="train"))
+    source = open_source(SourceConfig(format="webdataset", path=str(tmp_path), split="train"))
     assert [record["captions"] for record in source] == [["a"], ["b"]]
     (tmp_path / "b").mkdir()
     (tmp_path / "b/a.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"holds a\.parquet; .* are made into records by"):
-        open_source(SourceOptions(format="webdataset", path=str(tmp_path / "b"), split="train"))
+        open_source(SourceConfig(format="webdataset", path=str(tmp_path / "b"), split="train"))
 
 
 def test_retrieval_data_have_a_caption_in_each_line(tmp_path):
@@ -248,16 +248,16 @@ def test_retrieval_data_have_a_caption_in_each_line(tmp_path):
     write(tmp_path / "x/test/0.tar", captions)
     (tmp_path / "x/dataset_type.txt").write_text("retrieval\n")
     section = {"format": "webdataset", "path": str(tmp_path / "x"), "split": "test"}
-    assert open_source(SourceOptions.of(section))[0]["captions"] == [
+    assert open_source(SourceConfig.of(section))[0]["captions"] == [
         "a cat",
         "ein\u2028Kätzchen",
         "a\x85pet",
     ]
     (tmp_path / "x/dataset_type.txt").write_text("multilabel\n")
     with pytest.raises(UserError, match=r"dataset_type\.txt says 'multilabel'; retrieval and"):
-        open_source(SourceOptions.of(section))
+        open_source(SourceConfig.of(section))
     (tmp_path / "x/dataset_type.txt").unlink()
-    assert len(open_source(SourceOptions.of(section))[0]["captions"]) == 1
+    assert len(open_source(SourceConfig.of(section))[0]["captions"]) == 1
 
 
 def test_another_number_of_classes_than_the_data_have(tmp_path):
@@ -267,12 +267,10 @@ def test_another_number_of_classes_than_the_data_have(tmp_path):
     (tmp_path / "renamed.txt").write_text("a cat\na dog\n")
     (tmp_path / "short.txt").write_text("cat\n")
     section = {"format": "webdataset", "path": str(tmp_path / "x")}
-    renamed = open_source(
-        SourceOptions.of(section | {"class_names": str(tmp_path / "renamed.txt")})
-    )
+    renamed = open_source(SourceConfig.of(section | {"class_names": str(tmp_path / "renamed.txt")}))
     assert renamed.class_names == ["a cat", "a dog"]
     with pytest.raises(UserError, match=r"short.txt names 1 class, and the data set has 2: cat"):
-        open_source(SourceOptions.of(section | {"class_names": str(tmp_path / "short.txt")}))
+        open_source(SourceConfig.of(section | {"class_names": str(tmp_path / "short.txt")}))
 
 
 def pack(path, *members, **options):
@@ -352,10 +350,10 @@ def test_images_and_texts_may_have_other_keys(tmp_path):
     section = {"format": "webdataset", "path": path}
     keys = {"image_keys": ("input.jpg", ".V2.jpg"), "text_keys": ["en.txt", "txt"]}
     for _ in range(2):  # each has an index of its own
-        source = open_source(SourceOptions.of(section | keys))
+        source = open_source(SourceConfig.of(section | keys))
         assert content(source) == [("0.input.jpg", "0.en.txt"), ("1.v2.jpg", "1.en.txt")]
         assert {n.kind: n.count for n in source.notes} == {"without_image": 1, "several": 1}
-        assert content(open_source(SourceOptions.of(section))) == [("0.jpg",), ("2.png",)]
+        assert content(open_source(SourceConfig.of(section))) == [("0.jpg",), ("2.png",)]
 
 
 def test_tars_that_were_joined_are_read_to_the_end(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from coca_jax import cli
-from coca_jax.data.sources import SourceOptions, open_source
+from coca_jax.data.sources import SourceConfig, open_source
 from coca_jax.data_tools.annotations import Annotated, captions_of, read_json, write_table
 from coca_jax.errors import UserError
 
@@ -77,7 +77,7 @@ def test_annotations_that_are_wrong(write, content, split, message):
 
 
 def opened(path):
-    return open_source(SourceOptions(format="folder", path=str(path)))
+    return open_source(SourceConfig(format="folder", path=str(path)))
 
 
 NAMES = [f"COCO_val2014_{number:012}.jpg" for number in (1, 2)]

@@ -3,7 +3,7 @@
 import pytest
 
 from coca_jax import cli
-from coca_jax.data.sources import SourceOptions, open_source
+from coca_jax.data.sources import SourceConfig, open_source
 from coca_jax.data_tools.annotations import write_table
 from coca_jax.errors import UserError
 
@@ -60,7 +60,7 @@ def test_a_table_of_snli_ve(tmp_path, write, draw, rows, capsys):
             "pair_ids": ["36979.jpg#0r1e"],
         },
     ]
-    source = open_source(SourceOptions(format="folder", path=str(output)))
+    source = open_source(SourceConfig(format="folder", path=str(output)))
     assert source[1]["fields"]["judgements"] == ["contradiction"]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coca_jax.data.captions import CaptionMaker
-from coca_jax.data.sources import SourceOptions, open_source
+from coca_jax.data.sources import SourceConfig, open_source
 from coca_jax.data_tools.annotations import write_table
 from coca_jax.errors import UserError
 
@@ -34,7 +34,7 @@ def test_a_table_of_vqav2(tmp_path, write, draw, swapped):
     paths = [write(QUESTIONS, "q.json"), write(ANSWERS, "a.json")]
     output = tmp_path / "out.jsonl"
     assert write_table(paths[::-1] if swapped else paths, pictures, output).rows == 2
-    record = open_source(SourceOptions(format="folder", path=str(output)))[0]
+    record = open_source(SourceConfig(format="folder", path=str(output)))[0]
     assert record["fields"] == {
         "image_id": 1,
         "questions": ["Is it grey?", "How many?"],
@@ -52,7 +52,7 @@ def test_questions_of_a_test_split(tmp_path, write, draw):
     questions = write(QUESTIONS | {"data_subtype": "test-dev2015"}, "q.json")
     output = tmp_path / "out.jsonl"
     assert write_table([questions], pictures, output).rows == 2
-    record = open_source(SourceOptions(format="folder", path=str(output)))[1]
+    record = open_source(SourceConfig(format="folder", path=str(output)))[1]
     assert record["fields"] == {
         "image_id": 2,
         "questions": ["What is it?"],
