@@ -19,7 +19,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["coca_jax", "coca_jax.*"]),
-    package_data={"coca_jax.data.tokenizers": ["clip_merges.*"]},
+    package_data={
+        "coca_jax.data.tokenizers": ["clip_merges.*"],
+        "coca_jax.observe.report": ["templates/*"],
+    },
     entry_points={"console_scripts": ["coca=coca_jax.cli:run"]},
     install_requires=[
         "jax>=0.10,<0.12",
@@ -47,6 +50,7 @@ setup(
         "tensorboardX>=2.6.4,<3",
         "tqdm>=4.67,<5",
         "matplotlib>=3.10,<4",
+        "jinja2>=3.1,<4",
         "pycocoevalcap>=1.2,<2",
     ],
     extras_require={

@@ -40,13 +40,13 @@ def compare(options: argparse.Namespace) -> None:
 
     from coca_jax.distributed import processes
     from coca_jax.observe.report import write_report
-    from coca_jax.observe.report.comparison import format_comparison
+    from coca_jax.observe.report.sweep import format_sweep
 
     processes.assert_same_on_all("options", {"shard": list(options.shard)})
     found = compare(config, options.workdir, BEGAN, options.shard)
     if jax.process_index() == 0:
         page = write_report(options.workdir)
-        print(f"{format_comparison(found)}\n{page}")
+        print(f"{format_sweep(found)}\n{page}")
 
 
 def evaluate(options: argparse.Namespace) -> None:

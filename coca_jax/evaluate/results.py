@@ -61,7 +61,7 @@ def write_results(
     metrics: Mapping[str, Mapping[str, float]],
     artefacts: Mapping[str, Any],
 ) -> epath.Path:
-    """Writes `eval/<step>.json` and, for the report, `eval/<step>/artefacts.json` with pictures.
+    """Writes `eval/<step>.json` and, for the report, `eval/<step>/artifacts.json` with pictures.
 
     What other evaluations have left there of this step stays. A number that is not finite becomes
     null; why a metric is undefined stands in its evaluation's `notes`, by the metric's name. A
@@ -90,9 +90,9 @@ def _write(
         name: {key: value for key, value in found.items() if key != "files"}
         for name, found in artefacts.items()
     }
-    drawn = _read(folder / "artefacts.json", dict) | _with_files(drawn, folder)
-    write_json(drawn, folder / "artefacts.json")
-    shown = read_bytes(folder / "artefacts.json").decode()
+    drawn = _read(folder / "artifacts.json", dict) | _with_files(drawn, folder)
+    write_json(drawn, folder / "artifacts.json")
+    shown = read_bytes(folder / "artifacts.json").decode()
     for picture in children(folder):
         if picture.suffix == ".jpg" and picture.name not in shown:
             picture.unlink()

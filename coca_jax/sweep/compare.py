@@ -28,7 +28,7 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate.results import read_newest, write_json
 from coca_jax.fields import fields_of, shown
 from coca_jax.io.paths import as_path
-from coca_jax.observe.report.comparison import FILE
+from coca_jax.observe.report.sweep import FILE
 from coca_jax.observe.writers import read_metrics
 from coca_jax.planning import training_flops
 from coca_jax.train.compile_cache import resolve_cache

@@ -45,7 +45,7 @@ def test_results_are_valid_json_with_pictures_beside_them(tmp_path):
     assert path == tmp_path / "eval/300.json"
     assert json.loads(path.read_text()) == {"captions": {"cider": 1.25, "log_probability": None}}
     folder = tmp_path / "eval/300"
-    samples = json.loads((folder / "artefacts.json").read_text())["captions"]["samples"]
+    samples = json.loads((folder / "artifacts.json").read_text())["captions"]["samples"]
     assert [(folder / s["image"]).read_bytes() for s in samples] == [b"jpeg one", b"jpeg two"]
 
 
@@ -57,7 +57,7 @@ def test_an_evaluation_is_replaced_and_others_of_its_step_stay(tmp_path):
     results.write_results(tmp_path, 3, {"a": {"top1": 0.5}}, again)
     assert results.read_step(tmp_path, 3) == {"a": {"top1": 0.5}, "ab": {"r1": 0.2}}
     folder = tmp_path / "eval/3"
-    drawn = json.loads((folder / "artefacts.json").read_text())
+    drawn = json.loads((folder / "artifacts.json").read_text())
     assert drawn.keys() == {"a", "ab", "c"}
     assert {p.read_bytes() for p in folder.glob("*.jpg")} == {b"new", b"kept"}
     results.write_results(tmp_path, 3, {}, {"ab": {"files": {"results": []}}})
@@ -69,7 +69,7 @@ def test_an_evaluation_is_replaced_and_others_of_its_step_stay(tmp_path):
 
 def test_damaged_results_are_begun_anew(tmp_path):
     (tmp_path / "eval/3").mkdir(parents=True)
-    for file in ("3.json", "3/artefacts.json"):
+    for file in ("3.json", "3/artifacts.json"):
         (tmp_path / "eval" / file).write_text("{")
     assert results.read_newest(tmp_path) == {}
     results.write_results(tmp_path, 3, {"a": {"top1": 0.5}}, {"a": {}})
@@ -88,7 +88,7 @@ def test_files_of_an_evaluation_are_files_of_their_own(tmp_path):
     assert json.loads(written.read_text()) == files["results"]  # as the COCO server takes it
     (row,) = json.loads((tmp_path / "eval/3/captions.n_best.json").read_text())
     assert row["captions"] == [{"caption": "a", "log_probability": None}]
-    assert json.loads((tmp_path / "eval/3/artefacts.json").read_text()) == {
+    assert json.loads((tmp_path / "eval/3/artifacts.json").read_text()) == {
         "captions": {"samples": []}
     }
 

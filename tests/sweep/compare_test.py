@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from coca_jax.config import load_config, model_config, read_config, write_config
 from coca_jax.errors import Preempted, UserError
 from coca_jax.evaluate.from_config import possible
-from coca_jax.observe.report.comparison import format_comparison
+from coca_jax.observe.report.sweep import format_sweep
 from coca_jax.sweep import compare
 
 CONFIG = str(pathlib.Path(__file__).parent.parent.parent / "configs/compare.py")
@@ -177,7 +177,7 @@ def test_an_evaluation_that_comes_later_is_made_up(tmp_path, monkeypatch):
 
 def test_printed_numbers_are_means_and_deviations(tmp_path, monkeypatch):
     Trained(monkeypatch)
-    lines = format_comparison(compare.compare(make_config(), tmp_path)).splitlines()
+    lines = format_sweep(compare.compare(make_config(), tmp_path)).splitlines()
     assert " ".join(lines[0].split()) == "objectives zero-shot CIDEr VQA step time step FLOPs"
     contrastive, coca = lines[2].split(), lines[3].split()
     assert contrastive[:5] == ["contrastive", "0.625", "±0.177", "—", "0.250"]  # 0.5 and 0.75

@@ -1,18 +1,22 @@
-"""The report's page: its head, its headline numbers, its sections and the configuration."""
+"""The report's page: the content of its templates, and the file."""
 
+import datetime
+import functools
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import jinja2
 from etils import epath
+from markupsafe import Markup
 
 from coca_jax.io.files import write_whole
 from coca_jax.io.paths import as_path
-from coca_jax.observe.report.comparison import comparison_page, is_comparison
-from coca_jax.observe.report.curves import evaluation_curves, training_curves
-from coca_jax.observe.report.pictures import pictures
+from coca_jax.io.visible import visible
+from coca_jax.observe.goodput import totals
+from coca_jax.observe.report import curves, formats, images, sweep
+from coca_jax.observe.report.charts import ConfusionChart, confusion_chart
 from coca_jax.observe.report.run import Run, read_run
-from coca_jax.observe.report.text import esc, label, number, page, section, table
-from coca_jax.observe.report.time import wall_time
 
 HEADLINES = [
     "train/contrastive_loss",
@@ -21,13 +25,14 @@ HEADLINES = [
     "train/mfu",
     "train/grad_norm",
 ]
+FOLLOWED, STEPS = 4, 8  # images that are followed through training, and steps of each, at most
 
 
 def write_report(workdir: str | os.PathLike, config: Any = None) -> epath.Path:
     """Writes `report.html` into the workdir and returns its path.
 
-    The page needs nothing but itself. It reads what the run has left (see `report/run.py`), be it
-    unfinished or not evaluated yet, or the comparison; it needs neither the model nor JAX.
+    The page is one file that loads nothing. It shows what the run has left so far (see
+    `report/run.py`), or the tables of a sweep; it needs neither the model nor JAX.
 
     Args:
       workdir: the folder.
@@ -37,118 +42,109 @@ def write_report(workdir: str | os.PathLike, config: Any = None) -> epath.Path:
       UserError: the folder holds nothing of a run.
     """
     workdir = as_path(workdir)
-    compared = is_comparison(workdir)
-    written = comparison_page(workdir) if compared else _run_page(read_run(workdir, config))
+    if sweep.is_sweep(workdir):
+        page = render("sweep.html", **sweep.sweep_page(workdir))
+    else:
+        page = render("run.html", **run_page(read_run(workdir, config)))
     path = workdir / "report.html"
-    write_whole(path, written.encode())
+    write_whole(path, page.encode())
     return path
 
 
-def _run_page(run: Run) -> str:
-    body = "".join(
-        part(run)
-        for part in (
-            _head,
-            _numbers,
-            training_curves,
-            evaluation_curves,
-            pictures,
-            wall_time,
-            _configuration,
-        )
+def render(template: str, **content: Any) -> str:
+    """A page of one of the templates; all that is put into it is escaped."""
+    now = datetime.datetime.now().strftime("%-d %B %Y, %H:%M")
+    return _environment().get_template(template).render(now=now, **content)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("coca_jax.observe.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else visible(str(value)),
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return page(run.name, body)
+    environment.filters |= {
+        **{"label": formats.label, "number": formats.number, "duration": formats.duration},
+        **{"flat": flat, "word_maps": images.word_maps, "confusion": _confusion},
+    }
+    environment.globals["image_url"] = images.image_url
+    return environment
 
 
-def _head(run: Run) -> str:
-    step, steps = run.last.get("step", 0), run.config.get("train", {}).get("steps")
-    seen = run.last.get("train/examples_seen")
-    come = [f"Step {step:,}" + (f" of {steps:,}" if steps else "")]
-    come += [f"{seen:,.0f} examples seen"] if seen else []
-    share = min(1, step / steps) if steps else 1
-    facts = "".join(
-        f"<div><dt>{label(key)}</dt><dd>{_fact(value)}</dd></div>"
-        for key, value in run.facts.items()
-        if value is not None
-    )
-    return (
-        f'<header><p class="eyebrow">coca_jax run</p><h1>{esc(run.name)}</h1>'
-        f'<p class="muted">{" · ".join(come)}</p>'
-        f'<div class="track"><i style="width:{share:.1%}"></i></div>'
-        f'<dl class="facts">{facts}</dl></header>'
-    )
+class Card(NamedTuple):
+    """A headline metric and other metrics below it; None is a metric that is undefined."""
+
+    title: str
+    metrics: dict[str, float | None]
+    notes: dict[str, str]
+    """Why metrics are undefined."""
 
 
-def _fact(value: Any) -> str:
-    if isinstance(value, dict):
-        return " · ".join(f"{esc(key)} {_fact(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_fact, value))
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return number(value)
-    return esc(value)
+def run_page(run: Run) -> dict[str, Any]:
+    """The content of a run's page."""
+    training, more_training = curves.training_curves(run)
+    config = run.config
+    scalars = {k: v for k, v in config.items() if not isinstance(v, dict) or not v}
+    return {
+        "run": run,
+        "steps": config.get("train", {}).get("steps"),
+        "cards": _cards(run),
+        "evaluated_step": max(run.evaluations, default=None),
+        "training": training,
+        "more_training": more_training,
+        "evaluation": curves.evaluation_curves(run),
+        "histories": {name: _histories(by_step) for name, by_step in run.captions.items()},
+        "goodput": totals(run.attempts) if run.attempts else None,
+        "config": {"general": scalars} | {k: v for k, v in config.items() if k not in scalars},
+    }
 
 
-def _numbers(run: Run) -> str:
+def _cards(run: Run) -> list[Card]:
+    """The newest training metrics, and those of each of the newest evaluations."""
     cards = []
     if "train/loss" in run.last:
-        rows = {name: run.last[name] for name in HEADLINES if name in run.last}
-        cards.append(_card("Training", "loss", run.last["train/loss"], rows))
-    step, newest = next(reversed(run.evaluations.items()), (None, {}))
-    for name, metrics in newest.items():
+        names = ["train/loss", *(name for name in HEADLINES if name in run.last)]
+        cards.append(Card("Training", {name: run.last[name] for name in names}, {}))
+    step = max(run.evaluations, default=None)
+    for name, metrics in run.evaluations.get(step, {}).items():
         notes = run.notes.get(step, {}).get(name, {})
-        (first, value), *others = [*metrics.items(), *dict.fromkeys(notes).items()]
-        cards.append(_card(name, first, value, dict(others), notes))
-    if step is None:
-        lead = "No evaluation has been made yet."
-    else:
-        lead = f"The last logged step, and the evaluations at step {step:,}."
-    return section("Results", lead, f'<div class="grid cards">{"".join(cards)}</div>')
+        cards.append(Card(name, metrics | dict.fromkeys(notes), notes))
+    return cards
 
 
-def _card(
-    title: str,
-    name: str,
-    value: float | None,
-    rows: dict[str, float | None],
-    notes: dict[str, str] | None = None,
-) -> str:
-    """A headline and rows below it; None: the metric is undefined, for which there is a note."""
-    listed = table({label(key): _value(item) for key, item in rows.items()})
-    below = "".join(
-        f'<p class="muted">{label(key)} is undefined: {esc(reason)}</p>'
-        for key, reason in (notes or {}).items()
-    )
-    return (
-        f'<div class="card"><h3>{label(title)}</h3><div class="big">{_value(value)}</div>'
-        f'<div class="label">{label(name)}</div>{listed if rows else ""}{below}</div>'
-    )
+def _confusion(artifacts: dict[str, Any]) -> ConfusionChart:
+    return confusion_chart(artifacts["confusion"], artifacts["class_names"])
 
 
-def _value(value: float | None) -> str:
-    return "–" if value is None else number(value)
+def _histories(
+    by_step: dict[int, dict[str, dict[str, Any]]],
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """Image -> step -> sample, of some images of the newest step that have more than one."""
+    histories = {}
+    for image in by_step[max(by_step)]:
+        steps = [step for step, samples in by_step.items() if image in samples]
+        if len(steps) > 1:
+            histories[image] = {s: by_step[s][image] for s in evenly_spaced(steps, STEPS)}
+    return {image: histories[image] for image in evenly_spaced(list(histories), FOLLOWED)}
 
 
-def _configuration(run: Run) -> str:
-    if not run.config:
-        return ""
-    scalars = {k: v for k, v in run.config.items() if not isinstance(v, dict) or not v}
-    groups = {"": scalars} | {k: v for k, v in run.config.items() if k not in scalars}
-    cards = "".join(
-        f'<div class="card"><h3>{esc(title) or "general"}</h3>'
-        f"{table({esc(k): esc(v) for k, v in _flat(group).items()})}</div>"
-        for title, group in groups.items()
-        if group
-    )
-    body = f'<details><summary>Show</summary><div class="grid config">{cards}</div></details>'
-    return section("Configuration", "As resolved when the run began.", body)
+def evenly_spaced(items: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary's values by the dotted names of their keys."""
+    values = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            values[prefix + key] = value
+    return values

@@ -50,15 +50,15 @@ def test_evaluations_come_from_both_files_in_order_of_steps(tmp_path):
     assert (x.tolist(), y.tolist()) == ([20, 900, 1000], [0.05, 0.1, 0.2])
 
 
-def test_the_newest_artefacts_are_taken_by_number(tmp_path):
+def test_the_newest_artifacts_are_taken_by_number(tmp_path):
     write(tmp_path, [{"step": 1}])
     for step in (900, 1000):
         folder = tmp_path / f"eval/{step}"
         folder.mkdir()
-        (folder / "artefacts.json").write_text(json.dumps({"a": {"step": step}}))
+        (folder / "artifacts.json").write_text(json.dumps({"a": {"step": step}}))
     run = read_run(tmp_path)
-    assert run.artefacts == {"a": {"step": 1000}}
-    assert run.artefacts_folder == tmp_path / "eval/1000"
+    assert run.artifacts == {"a": {"step": 1000}}
+    assert run.artifacts_folder == tmp_path / "eval/1000"
     assert run.captions == {}
 
 
@@ -72,7 +72,7 @@ def test_captions_are_found_by_step_and_image(tmp_path):
             {"image": f"{i}.jpg", "caption": f"{i} at {step}", **rest} for i in range(step // 500)
         ]
         left = {"a": {"samples": samples}, "b": {"confused": []}}
-        (folder / "artefacts.json").write_text(json.dumps(left))
+        (folder / "artifacts.json").write_text(json.dumps(left))
     found = read_run(tmp_path).captions
     assert list(found) == ["a"] and list(found["a"]) == [900, 1000]
     assert found["a"][1000]["1.jpg"]["caption"] == "1 at 1000"

@@ -8,7 +8,8 @@ import pytest
 from coca_jax.errors import UserError
 from coca_jax.io.stored import are_metrics, fits
 from coca_jax.observe.report import write_report
-from coca_jax.observe.report.stored import are_tables, is_drawable
+from coca_jax.observe.report.artifacts import is_drawable
+from coca_jax.observe.report.sweep import are_results
 
 SAMPLE = {
     "image": "a.jpg",
@@ -25,7 +26,7 @@ CONTENT = {
         {"began": 9.0, "first_step": 4, "last_step": 9, "seconds": {"step": 2.0}},
     ],
     "eval/9.json": {"a": {"top1": 0.5, "cider": None, "notes": {"cider": "one image"}}},
-    "eval/9/artefacts.json": {
+    "eval/9/artifacts.json": {
         "a": {"samples": [SAMPLE]},
         "b": {"class_names": ["x", "y"], "confusion": [[1, 2], [3, 4]]},
         "c": {
@@ -48,7 +49,7 @@ LINES = [
     {"step": 4, "train/loss": 1.0, "train/examples_seen": 8.0, "eval/a/top1": 0.4},
     {"step": 9, "train/loss": None, "train/examples_seen": 18.0},
 ]
-TABLES = {
+RESULTS = {
     "metrics": ["r1"],
     "steps": {"s": 5},
     "tables": {"t": ["one"]},
@@ -98,8 +99,8 @@ def removed(value, path):
     return found
 
 
-def is_used(artefacts):
-    return isinstance(artefacts, dict) and all(map(is_drawable, artefacts.values()))
+def is_used(artifacts):
+    return isinstance(artifacts, dict) and all(map(is_drawable, artifacts.values()))
 
 
 def drawn(workdir):
@@ -118,7 +119,7 @@ def test_any_value_of_any_file_may_be_another(tmp_path, name, capsys):
     for path in places(content):
         others = [changed(content, path, new) for new in OTHER]
         for other in others + ([removed(content, path)] if path else []):
-            if "artefacts" in name and not is_used(other):
+            if "artifacts" in name and not is_used(other):
                 continue  # as most are; the others take their time
             (tmp_path / name).write_text(json.dumps(other))
             assert drawn(tmp_path) or name == "config.json"
@@ -145,12 +146,12 @@ def test_lines_of_metrics_that_are_none_are_counted(tmp_path, new, capsys):
 
 def test_what_is_lost_is_named(tmp_path, capsys):
     write(tmp_path)
-    bad = changed(CONTENT["eval/9/artefacts.json"], ("a", "samples", 0, "exact"), "yes")
-    (tmp_path / "eval/9/artefacts.json").write_text(json.dumps(bad))
+    bad = changed(CONTENT["eval/9/artifacts.json"], ("a", "samples", 0, "exact"), "yes")
+    (tmp_path / "eval/9/artifacts.json").write_text(json.dumps(bad))
     (tmp_path / "metrics.jsonl").write_text('{"step": null}\n{"step": 1, "train/loss": 2.0}\n')
     assert drawn(tmp_path)
     said = capsys.readouterr().err
-    assert "artefacts.json has damaged evaluations, which are left out: a" in said
+    assert "artifacts.json has damaged evaluations, which are left out: a" in said
     assert "metrics.jsonl has 1 damaged lines, such as line 1" in said
 
 
@@ -163,17 +164,17 @@ def test_a_copy_stands_in_for_a_damaged_configuration(tmp_path, capsys):
 
 
 def test_any_value_of_a_comparison_may_be_another(tmp_path):
-    for path in places(TABLES):
+    for path in places(RESULTS):
         for other in OTHER:
-            content = changed(TABLES, path, other)
+            content = changed(RESULTS, path, other)
             (tmp_path / "compare.json").write_text(json.dumps(content))
-            assert drawn(tmp_path) or not are_tables(content)
-    (tmp_path / "compare.json").write_text(json.dumps(TABLES))
+            assert drawn(tmp_path) or not are_results(content)
+    (tmp_path / "compare.json").write_text(json.dumps(RESULTS))
     assert drawn(tmp_path)
 
 
 def test_what_is_written_is_taken():
-    artefacts = CONTENT["eval/9/artefacts.json"]
-    assert all(is_drawable(content) for content in artefacts.values())
-    assert are_metrics(CONTENT["eval/9.json"]["a"]) and are_tables(TABLES)
+    artifacts = CONTENT["eval/9/artifacts.json"]
+    assert all(is_drawable(content) for content in artifacts.values())
+    assert are_metrics(CONTENT["eval/9.json"]["a"]) and are_results(RESULTS)
     assert not fits({"a": 1}, {"a": int, "b": str}) and fits([1, None], [(int, None)])

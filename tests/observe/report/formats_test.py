@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from coca_jax.observe.report import text
+from coca_jax.observe.report import formats
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,22 @@ from coca_jax.observe.report import text
     ],
 )
 def test_number(value, expected):
-    assert text.number(value) == expected
+    assert formats.number(value) == expected
 
 
 def test_label():
-    assert text.label("train/grad_norm/a<b") == "grad norm: a&lt;b"
+    assert formats.label("train/grad_norm/a_b") == "grad norm: a b"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0.04, "0.0 s"),
+        (59.94, "59.9 s"),
+        (119.6, "2 min 0 s"),
+        (7500.0, "2 h 5 min"),
+        (2e5, "2 d 7 h"),
+    ],
+)
+def test_duration(seconds, expected):
+    assert formats.duration(seconds) == expected

@@ -1,0 +1,43 @@
+"""A sweep's page."""
+
+import json
+import re
+
+from coca_jax.observe.report import write_report
+
+RESULTS = {
+    "metrics": ["zero-shot", "CIDEr"],
+    "steps": {"pretraining": 500, "questions": 250},
+    "tables": {"objectives": ["one", "a_<b>"]},
+    "rows": {
+        "one": {
+            "changes": [["loss.captioning.weight", 0.0]],
+            "seeds": {
+                "0": {"zero-shot": 0.5, "CIDEr": None, "step_seconds": 0.1, "flops": 10},
+                "1": {"zero-shot": 0.7, "CIDEr": None, "step_seconds": 0.2, "flops": 10},
+            },
+        },
+        "a_<b>": {
+            "changes": [],
+            "seeds": {"0": {"zero-shot": 0.9, "CIDEr": 1.5, "step_seconds": 0.12, "flops": 13}},
+        },
+    },
+}
+
+
+def test_the_page_has_every_number(tmp_path):
+    (tmp_path / "compare.json").write_text(json.dumps(RESULTS))
+    text = write_report(tmp_path).read_text()
+    assert re.findall("<td>(.*?)</td>", text) == [
+        *("0.600 ±0.141", "—", "1.000 ±0.000", "1.000 ±0.000"),
+        *("0.900", "1.500", "1.200", "1.300"),
+    ]
+    assert re.findall('<th title="(.*?)">(.*?)</th>', text) == [
+        ("loss.captioning.weight=0.0", "one"),
+        ("no change", "a &lt;b&gt;"),
+    ]
+    assert "1 to 2 seeds: mean" in text and "relative to those of one." in text
+    assert "500 steps of pretraining, then 250 steps of questions" in text
+    assert "<title>one: 0.5000, 0.7000</title>" in text
+    assert text.count('class="dots"') == 4 and text.count("<circle") == 10
+    assert "<b>" not in text and "http" not in text
