@@ -1,4 +1,4 @@
-"""`config.json`: the resolved configuration that stands beside a model's checkpoints."""
+"""`config.json`: the resolved configuration next to a model's checkpoints."""
 
 import importlib.metadata
 import json
@@ -7,7 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,18 +15,19 @@ from ml_collections import ConfigDict
 
 from coca_jax import __version__
 from coca_jax.config.checks import errors
-from coca_jax.config.tree import default_config, differences, resumable_keys, to_json
+from coca_jax.config.tree import default_config, differences, flatten, keys, resumable_keys, to_json
 from coca_jax.errors import UserError
 from coca_jax.io import files
 from coca_jax.io.paths import join
 from coca_jax.io.stored import Damaged, read_json, shown
 
 NAME = "config.json"
+MISSING = "is missing"
 COMMIT = re.compile(rb"[0-9a-f]{40,64}(-dirty)?")
-SHOWN = 3  # differences or faults that are named
+SHOWN = 3  # differences or errors that are named
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 
-# Where data are; it may change where a fingerprint of them is kept (coca_jax/data/fingerprint.py).
+# Paths of data: they may change if a fingerprint of the data is kept.
 PLACES = ("data.train.path", "data.train.class_names", "data.train.exclude_list")
 
 
@@ -41,12 +42,12 @@ def resumable(data_known: bool = True) -> tuple[str, ...]:
 
 
 def write_config(workdir: str | os.PathLike, config: ConfigDict, **more: str) -> None:
-    """Writes the configuration, with the versions of what it ran on; whole or not at all.
+    """Writes `config.json`: the configuration and the versions of packages; atomically.
 
     Args:
-      workdir: the folder; made if it is not there.
+      workdir: the folder; created if it does not exist.
       config: the whole tree.
-      **more: further things worth knowing of where the model is from.
+      **more: further entries, such as where the model comes from.
     """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     record = {
@@ -58,7 +59,7 @@ def write_config(workdir: str | os.PathLike, config: ConfigDict, **more: str) ->
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
-    """The resolved configuration of a run, or of a converted model, as `config.json` has it.
+    """The configuration in the `config.json` of a run or of a converted model.
 
     Raises:
       UserError: the folder is no workdir, or the file is damaged.
@@ -74,8 +75,8 @@ def stored_config(
 ) -> ConfigDict:
     """The configuration that a checkpoint was trained with.
 
-    It is that of `config.json`, unless this is missing, damaged, or says otherwise than the copy
-    in the checkpoint, whose checksum is known: then it is the copy's, which is said.
+    This is `config.json`, unless the file is missing, damaged, or differs from the copy in the
+    checkpoint, whose checksum is known. Then it is the copy, and a line on standard error says so.
 
     Args:
       workdir: the folder of both.
@@ -86,41 +87,52 @@ def stored_config(
     Raises:
       UserError: neither of them is a configuration.
     """
-    file, there, copy = join(workdir, NAME), None, None
-    try:
-        there, why = parse_record(read_json(file)), ""
-    except FileNotFoundError:
-        why = "is missing"
-    except Damaged as error:
-        why = str(error)
+    file, copy = join(workdir, NAME), None
+    stored, why = _read(file)
     if "config" in metadata:
         try:
             copy = parse_record(metadata)
         except Damaged as error:
-            why = f"{why}; the copy in the checkpoint of step {step} {error}"
-    if copy is None and there is None:
-        if why == "is missing":
+            if str(error) != why:
+                why = f"{why}; the copy in the checkpoint of step {step} {error}"
+    if copy is None and stored is None:
+        if why == MISSING:
             raise UserError(f"{workdir} holds no {NAME}; is it the workdir of a run?")
         raise UserError(f"{file} {why}; no checkpoint has a good copy of it")
     if copy is None:
-        return there
-    if there is not None:
-        found = differences(to_json(there), to_json(copy), resumable())
-        if not found:
-            return there  # its free keys are those of the last attempt
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        why = f"says otherwise than step {step} was trained: {'; '.join(found[:SHOWN])}{more}"
+        return stored
+    if stored is not None:
+        lines = differences(to_json(stored), to_json(copy), resumable())
+        if not lines:
+            return stored  # its resumable keys are those of the last attempt
+        why = f"differs from how step {step} was trained: {_first(lines)}"
     if jax.process_index() == 0:
         end = _restored(workdir, copy, step) if restore else "is restored"
         print(f"{file} {why}; it {end} from the checkpoint of step {step}", file=sys.stderr)
     return copy
 
 
+def _read(file: str) -> tuple[ConfigDict | None, str]:
+    """The configuration in a file; or None, and why there is none."""
+    try:
+        return parse_record(read_json(file)), ""
+    except FileNotFoundError:
+        return None, MISSING
+    except Damaged as error:
+        return None, str(error)
+
+
+def _first(lines: Sequence[str]) -> str:
+    """The first few lines in one, and the number of the others."""
+    more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return "; ".join(lines[:SHOWN]) + more
+
+
 def _restored(workdir: str | os.PathLike, config: ConfigDict, step: int | None) -> str:
     try:
         write_config(workdir, config, restored_from=f"checkpoints/{step}")
     except OSError as error:
-        return f"cannot be written ({error.strerror or error}), and is taken"
+        return f"cannot be written ({error.strerror or error}), and is read"
     return "is restored"
 
 
@@ -128,7 +140,7 @@ def parse_record(record: Mapping[str, Any]) -> ConfigDict:
     """The configuration in a record such as `config.json` holds.
 
     Raises:
-      Damaged: it is none, or not all of its values can be.
+      Damaged: it is none, it has keys of another version of coca_jax, or a value is not allowed.
     """
     if not isinstance(tree := record.get("config"), dict):
         raise Damaged(f"holds {shown(tree)} where the configuration should be")
@@ -137,14 +149,28 @@ def parse_record(record: Mapping[str, Any]) -> ConfigDict:
         lines = errors(config, stored=True)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise Damaged(f"is no configuration: {error}") from error
+    if unknown := _unknown_keys(tree):
+        raise Damaged(
+            "was written by another version of coca_jax, and cannot be used by this one, which has "
+            f"no {_first(unknown)}; use that version, or another folder"
+        )
     if lines:
-        more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-        raise Damaged(f"is no configuration: {'; '.join(lines[:SHOWN])}{more}")
+        raise Damaged(f"is no configuration: {_first(lines)}")
     return config
 
 
+def _unknown_keys(tree: dict) -> list[str]:
+    known = keys()
+    return [
+        f"config.{key}"
+        for key in flatten(tree)
+        if key not in known and key.partition(".")[0] not in ("eval", "loss")
+        if not key.startswith("data.sources") and not any(k.startswith(f"{key}.") for k in known)
+    ]
+
+
 def with_defaults(stored: dict) -> dict:
-    """A stored configuration with the keys that there have been since, as they were implied."""
+    """A stored configuration with the defaults of keys that were added since."""
     return _merged(to_json(default_config()), stored)
 
 
@@ -160,15 +186,15 @@ def _merged(defaults: dict, stored: dict) -> dict:
 def _commit() -> str | None:
     """The commit of the source tree, marked if files differ from it; None outside a checkout.
 
-    Whatever stands in for git, or is wrong with it, does not stop a run.
+    A git that is missing, broken or slow does not stop a run.
     """
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     source = pathlib.Path(__file__).parent
     try:
-        found = subprocess.run(
+        done = subprocess.run(
             command, cwd=source, stdin=subprocess.DEVNULL, capture_output=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    described = COMMIT.fullmatch(found.stdout.strip())
+    described = COMMIT.fullmatch(done.stdout.strip())
     return described[0].decode() if described else None

@@ -5,7 +5,15 @@ import subprocess
 
 import pytest
 
-from coca_jax.config import default_config, read_config, record, to_json, write_config
+from coca_jax.config import (
+    default_config,
+    model_config,
+    read_config,
+    record,
+    to_json,
+    write_config,
+)
+from coca_jax.config.checks import errors
 from coca_jax.config.record import parse_record, stored_config
 from coca_jax.errors import UserError
 from coca_jax.io.stored import Damaged
@@ -35,7 +43,7 @@ DAMAGES = {
     "deep": (b'{"config": ' * 9999, "nested too deeply|no JSON"),
     "section is a number": (edited(model=5), "is no configuration: config.model"),
     "number is a list": (edited(model__image__width=[1]), "config.model.image.width"),
-    "unknown key": (edited(train__stepz=1), "config.train.stepz"),
+    "unknown key": (edited(train__stepz=1), "another version of coca_jax.*no config.train.stepz"),
     "not a number": (edited(optimizer__learning_rate=float("nan")), "learning_rate"),
 }
 
@@ -65,7 +73,10 @@ def test_what_was_edited_to_another_model_is_restored_too(tmp_path, capsys):
     (tmp_path / "config.json").write_bytes(edited(model__image__width=96, train__log_every=77))
     assert to_json(stored_config(tmp_path, 7, COPY)) == COPY["config"]
     said = capsys.readouterr().err
-    assert "says otherwise than step 7" in said and "config.model.image.width: 96 there" in said
+    assert (
+        "differs from how step 7 was trained" in said
+        and "config.model.image.width: 96 there" in said
+    )
 
 
 def test_keys_that_may_change_are_those_of_the_file(tmp_path, capsys):
@@ -89,6 +100,25 @@ def test_what_is_written_is_read_again(tmp_path):
     assert to_json(read_config(tmp_path)) == COPY["config"]
     with pytest.raises(Damaged):
         parse_record({})
+
+
+def test_a_record_of_another_version_is_refused_once(tmp_path):
+    (tmp_path / "config.json").write_bytes(record_of_before := edited(train__accumulate=4))
+    with pytest.raises(UserError) as caught:
+        stored_config(tmp_path, 7, json.loads(record_of_before))
+    assert str(caught.value).count("this one, which has no config.train.accumulate") == 1
+
+
+def test_a_record_may_name_what_is_registered_elsewhere(tmp_path):
+    mine = {"loss__mine": {"weight": 1.0}, "optimizer__name": "mine", "optimizer__schedule": "own"}
+    (tmp_path / "config.json").write_bytes(edited(**mine, eval={"a": {"kind": "mine"}}))
+    config = read_config(tmp_path)
+    assert config.loss.mine.weight == 1.0 and config.optimizer.name == "mine"
+    assert model_config(config) == model_config(default_config())
+    assert len(errors(config)) == 3
+    (tmp_path / "config.json").write_bytes(edited(optimizer__name=5))
+    with pytest.raises(UserError, match=r"config\.optimizer\.name=5 should be one of"):
+        read_config(tmp_path)
 
 
 HASH = b"0123456789abcdef0123456789abcdef01234567"
