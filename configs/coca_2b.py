@@ -4,7 +4,7 @@
     coca train --config configs/coca_2b.py --workdir runs/2b \\
         --config.data.train.name=my_pairs --config.data.tokenizer.path=my_64k.model
 
-`:smoke` trains a few steps of the same parts, shrunk, on the embedded `shapes`.
+`:smoke` trains a shrunk model for a few steps on the built-in synthetic data (`shapes`).
 """
 
 from coca_jax.config import finish

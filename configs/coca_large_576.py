@@ -4,9 +4,9 @@
         --config.init.path=runs/large \\
         --config.data.train.name=my_pairs --config.data.tokenizer.path=my_64k.model
 
-What the paper does not say of this epoch, learning rate and steps among it, is our choice; see
-`high_resolution` in `coca_jax/config/recipes.py`. `:smoke` trains a few steps of the same parts,
-shrunk, on the embedded `shapes`, from random parameters or from a smoke run of that file.
+The paper says little of this epoch: learning rate and steps are our choice; see `high_resolution`
+in `coca_jax/config/recipes.py`. `:smoke` trains a shrunk model for a few steps on the built-in
+synthetic data (`shapes`), from random parameters, or with `init.path` from a smoke run.
 """
 
 from coca_jax.config import finish

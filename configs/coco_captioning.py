@@ -1,13 +1,13 @@
-"""Captioning of COCO as in the paper: cross-entropy only, from a run of coca_base.
+"""Fine-tunes a run of coca_base on captioning of COCO as in the paper: cross-entropy only.
 
     coca data convert-annotations dataset_coco.json data/coco/train.jsonl --split train \
         --images coco
     coca data convert-annotations dataset_coco.json data/coco/test.jsonl --split test --images coco
     coca train --config configs/coco_captioning.py --workdir runs/coco
 
-With `--config.loss.contrastive.weight=0.1` the embeddings stay of use: without, they are left out
-of the model. No warm-up or weight decay is given for this task in the paper; these are as in its
-other tasks. It reports CIDEr 143.6 (2.1B parameters). `:smoke` runs on `shapes`.
+The model then has no embeddings; `--config.loss.contrastive.weight=0.1` keeps them. The paper gives
+no warm-up and no weight decay for this task; they are those of its other tasks. It reports CIDEr
+143.6 (2.1B parameters). `:smoke` runs a few steps on `shapes`.
 """
 
 from coca_jax.config.recipes import finetuning, finish_on_shapes

@@ -1,12 +1,11 @@
-"""The paper's comparisons, on the embedded data: objectives, training, architecture.
+"""The paper's comparisons on built-in synthetic data: objectives, training, architecture.
 
     coca data prepare shapes
     coca compare --config configs/compare.py --workdir runs/compare
 
 Each row is pretrained on captions, then fine-tuned to answer questions, as in the ablations of
-arXiv 2205.01917 (section 4.4). The first row of a table is what its costs are relative to.
-`:objectives`, `:training` or `:architecture` is one of the tables; `:smoke` runs a few steps of
-two rows.
+arXiv 2205.01917 (section 4.4). Costs are relative to the first row of a table. `:objectives`,
+`:training` and `:architecture` select one table; `:smoke` runs a few steps of two rows.
 """
 
 import pathlib
@@ -81,8 +80,8 @@ SMOKE = {
 def get_config(argument=None):
     """The comparison; `argument` is None, a table's name, or `smoke`."""
     if argument not in (None, "", "smoke", *TABLES):
-        known = ", ".join([*TABLES, "smoke"])
-        raise UserError(f"configuration argument {argument!r} is not known; there is {known}")
+        names = ", ".join([*TABLES, "smoke"])
+        raise UserError(f"configuration argument {argument!r} is not known; there is {names}")
     pretraining = load_config(str(FOLDER / "shapes.py"))
     questions = load_config(str(FOLDER / "shapes_vqa.py"))
     questions.optimizer.learning_rate = 1e-3

@@ -1,11 +1,10 @@
-"""The objectives compared on photographs: contrastive, sigmoid, captioning and CoCa.
+"""Compares the objectives on photographs: contrastive, sigmoid, captioning and CoCa.
 
     coca data prepare fashion_mnist
     coca compare --config configs/compare_fashion_mnist.py --workdir runs/compare_fashion
 
-What each trains for is measured as accuracy on test photographs: on 10,000 by the embeddings of the
-classes' texts, on 2,000 by how probable the decoder finds them. `:smoke` runs a few steps of two
-rows.
+Each is evaluated by its accuracy on test photographs: on 10,000 by the embeddings of the classes'
+texts, on 2,000 by their probability as captions. `:smoke` runs a few steps of two rows.
 """
 
 import pathlib

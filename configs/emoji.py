@@ -1,12 +1,12 @@
-"""A small CoCa on real pictures: emoji of two drawing styles, evaluated on a third.
+"""Trains a small CoCa on emoji of two drawing styles, and evaluates it on a third.
 
     coca data prepare emoji
     coca train --config configs/emoji.py --workdir runs/emoji
     coca evaluate --config configs/emoji.py --workdir runs/emoji
 
-Trains on 3,779 pictures (Google's and Fluent 3D's drawings, with names and keywords) and retrieves
-among the 1,911 names with Twitter's drawings of the same concepts, which it has never seen. About
-12 minutes on two CPU cores; `docs/emoji.md` has the results. `:smoke` runs a few steps.
+It trains on 3,779 images (Google's and Fluent 3D's drawings, with names and keywords) and retrieves
+the 1,911 names of the same concepts for Twitter's drawings, which it has never seen. This takes
+about 12 minutes on two CPU cores. `:smoke` runs a few steps.
 """
 
 from coca_jax.config import default_config, finish

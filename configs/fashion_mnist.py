@@ -1,12 +1,12 @@
-"""A small CoCa on photographs of clothes whose labels are its only texts.
+"""Trains a small CoCa on photographs of clothes, whose labels are the only texts.
 
     coca data prepare fashion_mnist
     coca train --config configs/fashion_mnist.py --workdir runs/fashion
     coca evaluate --config configs/fashion_mnist.py --workdir runs/fashion
 
-The label of each of the 60,000 photographs is put into a prompt drawn at random, as the paper does
-with JFT; the 10,000 test photographs are then classified by the texts of the ten classes.
-`docs/data.md` has the results. `:smoke` runs a few steps.
+The label of each of the 60,000 photographs is put into a random prompt, as the paper does with JFT;
+the 10,000 test photographs are then classified by the texts of the ten classes. `:smoke` runs a few
+steps.
 """
 
 from coca_jax.config import default_config, finish

@@ -1,13 +1,13 @@
-"""Classification of ImageNet as in the paper: a new pooler of one query, from a run of coca_base.
+"""Fine-tunes a run of coca_base on ImageNet as in the paper, with a new pooler of one query.
 
     coca train --config configs/imagenet.py:frozen --workdir runs/imagenet_frozen
     coca train --config configs/imagenet.py --workdir runs/imagenet
 
-Needs a folder for each class in `data/imagenet/train` and `val`, and their names, in the order of
-the folders, in `data/imagenet/classes.txt`. Frozen, only the pooler and the softmax learn. For
-fine-tuning the paper gives the pooler's rate; that the encoder has a tenth of it, falling by 0.9
-from layer to layer towards the pixels, is ours. The paper: 90.6% frozen, 91.0% (2.1B parameters, at
-576 pixels). `:smoke` runs on `shapes`.
+`data/imagenet/train` and `val` must have a folder for each class, and `data/imagenet/classes.txt`
+the names of the classes, in the order of the folders. With `:frozen`, only the pooler and the softmax
+layer learn. The paper gives the pooler's learning rate; the encoder's, a tenth of it that falls by
+0.9 from layer to layer towards the pixels, is our choice. The paper reports 90.6% frozen and 91.0%
+fine-tuned (2.1B parameters, 576 pixels). `:smoke` runs a few steps on `shapes`.
 """
 
 from coca_jax.config.recipes import finetuning, finish_on_shapes, with_head

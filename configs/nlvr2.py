@@ -1,12 +1,12 @@
-"""Reasoning about two images on NLVR2 as in the paper, from a run of coca_base.
+"""Fine-tunes a run of coca_base on NLVR2 as in the paper: statements about two images.
 
     coca data convert-annotations train.json data/nlvr2/train.jsonl --images images/train
     coca data convert-annotations dev.json data/nlvr2/dev.jsonl --images dev
     coca train --config configs/nlvr2.py --workdir runs/nlvr2
 
-The statement is read beside each image; what one query pools of both is joined. The weight decay is
-ours; the paper names none for this task. It reports 86.1% on dev (2.1B parameters). `:smoke` runs
-on `shapes_pairs`.
+The decoder reads the statement with each image; what one query pools of both is concatenated. The
+weight decay is our choice; the paper gives none for this task. It reports 86.1% on dev (2.1B
+parameters). `:smoke` runs a few steps on `shapes_pairs`.
 """
 
 from coca_jax.config.recipes import finetuning, finish_on_shapes, with_head

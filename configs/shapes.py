@@ -1,4 +1,4 @@
-"""The embedded default: a small CoCa on generated scenes of coloured shapes.
+"""Trains a small CoCa on built-in synthetic data: scenes of colored shapes, with captions.
 
     coca data prepare shapes
     coca train --config configs/shapes.py --workdir runs/shapes

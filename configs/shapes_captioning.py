@@ -1,9 +1,9 @@
-"""Captioning alone, from a run of `configs/shapes.py`, with as much contrast as keeps retrieval.
+"""Fine-tunes a run of `configs/shapes.py` on captioning, with a small contrastive loss.
 
     coca train --config configs/shapes.py --workdir runs/shapes
     coca train --config configs/shapes_captioning.py --workdir runs/captioning
 
-`--config.loss.contrastive.weight=0` is cross-entropy alone, after which there are no embeddings.
+The contrastive loss keeps retrieval; with `--config.loss.contrastive.weight=0` the model has no embeddings.
 `:smoke` runs a few steps of a smaller model, from random parameters.
 """
 
@@ -14,7 +14,7 @@ from coca_jax.config.recipes import SHAPES_TASK_SMOKE, shapes_finetuning
 def get_config(argument=None):
     """The experiment; `argument` is None or `smoke`."""
     config = shapes_finetuning(steps=1500, batch_size=32)
-    # Without these, combinations never seen are often called by seen ones.
+    # Without these, combinations that training never showed often get captions of those it did.
     config.model.stochastic_depth = 0.2
     config.optimizer.weight_decay = 1.0
     config.loss.contrastive.weight = 0.1

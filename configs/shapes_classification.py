@@ -1,25 +1,25 @@
-"""Classification of single shapes, from a run of `configs/shapes.py`: a new pooler, fine-tuned.
+"""Fine-tunes a run of `configs/shapes.py`, with a new pooler, to classify single shapes.
 
     coca train --config configs/shapes.py --workdir runs/shapes
     coca train --config configs/shapes_classification.py --workdir runs/classification
 
-The paper's recipe in small: label smoothing, an average of the parameters, and rates that fall
-towards the pixels; instead of RandAugment, which would change colours, crops and flips. `:frozen`
-trains the pooler and the softmax only; `:smoke` runs a few steps of a smaller model, from random
-parameters.
+The paper's recipe in small: label smoothing, a moving average of the parameters, and learning rates
+that fall towards the pixels; crops and flips in place of RandAugment, which would change colors.
+`:frozen` trains only the pooler and the softmax layer; `:smoke` runs a few steps of a smaller
+model, from random parameters.
 """
 
 from coca_jax.config import finish
 from coca_jax.config.recipes import SHAPES_TASK_SMOKE, shapes_finetuning, with_head
 
-COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "pink", "black")
+COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "pink", "black")
 KINDS = ("circle", "square", "triangle", "diamond", "cross", "star", "ring", "crescent")
 
 
 def get_config(argument=None):
     """The experiment; `argument` is None, `frozen` or `smoke`."""
     config = shapes_finetuning(steps=2000)
-    classes = [f"{colour} {kind}" for colour in COLOURS for kind in KINDS]
+    classes = [f"{color} {kind}" for color in COLORS for kind in KINDS]
     frozen = argument == "frozen"
     with_head(config, "image", classes, label_smoothing=0.2 if frozen else 0.5)
     if frozen:
@@ -27,7 +27,7 @@ def get_config(argument=None):
     else:
         config.optimizer.layer_decay = 0.75
     config.optimizer.ema_decay = 0.99
-    # One label is known of a scene with one shape only; colours must stay what they are.
+    # Only scenes with one shape have a label; colors must stay what they are.
     config.data.train.update({"captions": "none", "min_crop_area": 0.6, "flip": True})
     config.data.train.color_jitter = (0.1, 0.1, 0.1, 0.0)
     config.eval = {"test": {"kind": "classification", "name": "shapes", "split": "test"}}

@@ -1,4 +1,4 @@
-"""What happens in short clips of shapes, from a run of `configs/shapes.py`: video by frames.
+"""Fine-tunes a run of `configs/shapes.py` to classify short clips: video by frames.
 
     coca data prepare shapes_clips
     coca train --config configs/shapes.py --workdir runs/shapes

@@ -1,11 +1,11 @@
-"""Visual entailment on the scenes of `shapes`, from a run of `configs/shapes.py`, as in SNLI-VE.
+"""Fine-tunes a run of `configs/shapes.py` on visual entailment, as in SNLI-VE.
 
     coca train --config configs/shapes.py --workdir runs/shapes
     coca train --config configs/shapes_entailment.py --workdir runs/entailment
 
-A head on the decoder's outputs tells whether a hypothesis follows from the picture, contradicts it,
-or neither. Beside it the decoder goes on learning captions, and judgements as texts. `:smoke` runs
-a few steps of a smaller model, from random parameters.
+A head on the decoder's outputs says whether a hypothesis follows from the image, contradicts it, or
+neither. The decoder also learns captions, and the judgments as texts. `:smoke` runs a few steps of
+a smaller model, from random parameters.
 """
 
 from coca_jax.config import finish
@@ -18,7 +18,7 @@ def get_config(argument=None):
     """The experiment; `argument` is None or `smoke`."""
     config = shapes_finetuning(steps=1500, batch_size=32, learning_rate=3e-4)
     with_head(config, "text", ("entailment", "neutral", "contradiction"))
-    config.loss.captioning.weight = 1.0  # at 1e-3, comparing took thousands of steps without
+    config.loss.captioning.weight = 1.0  # without it, learning took thousands of steps
     config.data.sources = {
         "entailments": {"weight": 3.0, "captions": "questions", "questions": FIELDS},
         "captions": {"weight": 1.0, "use_labels": False},

@@ -1,10 +1,10 @@
-"""LiT (arXiv 2111.07991): the image tower of a run stays as it is, a new text tower learns to fit.
+"""Trains a new text tower for the frozen image tower of a run: LiT (arXiv 2111.07991).
 
     coca train --config configs/shapes.py --workdir runs/shapes
     coca train --config configs/shapes_lit.py --workdir runs/lit
 
-Only the encoder's parameters are taken from the run, and none of them changes; poolers and text
-decoder begin at random. `:smoke` runs a few steps of a smaller model, from random parameters.
+Only the image encoder's parameters come from the run of `configs/shapes.py`; poolers and decoder
+start from random ones. `:smoke` runs a few steps of a smaller model, from random parameters.
 """
 
 from coca_jax.config import finish

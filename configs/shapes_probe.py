@@ -1,4 +1,4 @@
-"""Probes of a run of `configs/shapes.py`: what its frozen image encoder knows of the classes.
+"""Evaluates a run of `configs/shapes.py` by probes: classifiers on its frozen image encoder.
 
 coca evaluate --config configs/shapes_probe.py --workdir runs/shapes
 """

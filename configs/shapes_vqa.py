@@ -1,10 +1,10 @@
-"""Questions about the scenes of `shapes`, from a run of that file: answers written and chosen.
+"""Fine-tunes a run of `configs/shapes.py` on questions: answers are generated and chosen.
 
     coca train --config configs/shapes.py --workdir runs/shapes
     coca train --config configs/shapes_vqa.py --workdir runs/vqa
 
-The decoder learns to write the answer behind the question, a head on its outputs to choose it among
-all answers, and captions go on being learned from an eighth of the pictures; nothing is contrasted.
+The decoder learns to generate the answer after the question, and a head on its outputs to choose it
+among all answers; an eighth of the images are trained with captions. There is no contrastive loss.
 `:smoke` runs a few steps of a smaller model, from random parameters.
 """
 
@@ -22,9 +22,7 @@ ANSWERS = (
 def get_config(argument=None):
     """The experiment; `argument` is None or `smoke`."""
     config = shapes_finetuning(steps=1900, batch_size=32, learning_rate=4e-4)
-    config.model.text.context_length = (
-        20  # a question with its answer has less; 1% of captions is cut
-    )
+    config.model.text.context_length = 20  # for any question with answer; cuts 1% of the captions
     with_head(config, "text", ANSWERS)
     config.loss.captioning.weight = 1.0
     config.data.sources = {

@@ -1,10 +1,10 @@
-"""What a run of `configs/shapes.py` can do without further training, beside its own evaluations.
+"""Further evaluations of a run of `configs/shapes.py`, which need no training.
 
     coca data prepare shapes_clips
     coca evaluate --config configs/shapes_zero_shot.py --workdir runs/shapes
 
-Which of two texts is about a scene, by the embeddings and by the decoder; captions of combinations
-that training never showed; and clips found by the mean embedding of their frames.
+They choose the one of two texts that fits a scene, by embeddings and by the decoder; caption
+combinations that training never showed; and retrieve clips by the mean embedding of their frames.
 """
 
 import pathlib

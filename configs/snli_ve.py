@@ -1,12 +1,13 @@
-"""Visual entailment on SNLI-VE as in the paper, from a run of coca_base.
+"""Fine-tunes a run of coca_base on SNLI-VE (visual entailment) as in the paper.
 
     coca data convert-annotations snli_ve_train.jsonl data/snli_ve/train.jsonl \
         --images flickr30k-images
     coca data convert-annotations snli_ve_dev.jsonl data/snli_ve/dev.jsonl --images flickr30k-images
     coca train --config configs/snli_ve.py --workdir runs/snli_ve
 
-One query pools the decoder's outputs for the hypothesis. The weight decay is ours; the paper names
-none for this task. It reports 87.0% on dev (2.1B parameters). `:smoke` runs on `shapes`.
+One query pools the decoder's outputs for the hypothesis. The weight decay is our choice; the paper
+gives none for this task. It reports 87.0% on dev (2.1B parameters). `:smoke` runs a few steps on
+`shapes`.
 """
 
 from coca_jax.config.recipes import finetuning, finish_on_shapes, with_head

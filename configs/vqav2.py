@@ -1,4 +1,4 @@
-"""Question answering on VQAv2 as in the paper: 3,129 answers as classes, from a run of coca_base.
+"""Fine-tunes a run of coca_base on VQAv2 as in the paper, with 3,129 answers as classes.
 
     coca data convert-annotations v2_OpenEnded_mscoco_train2014_questions.json \
         v2_mscoco_train2014_annotations.json data/vqav2/train.jsonl --images train2014
@@ -7,9 +7,10 @@
     coca data answer-vocab data/vqav2/train.jsonl data/vqav2/val.jsonl data/vqav2/answers.txt
     coca train --config configs/vqav2.py --workdir runs/vqav2
 
-One query pools the decoder's outputs for the question. Of the ten answers each step draws one: on
-average the target is the share of the people who gave an answer. `loss.captioning.weight` above 0
-teaches the decoder to write it, too. The paper: 82.3% (2.1B parameters). `:smoke` runs on `shapes`.
+One query pools the decoder's outputs for the question. Each step draws one of the ten answers, so
+that the expected target of an answer is the share of people who gave it. `loss.captioning.weight`
+above 0 also teaches the decoder to generate it. The paper reports 82.3% (2.1B parameters). `:smoke`
+runs a few steps on `shapes`.
 """
 
 from coca_jax.config.recipes import finetuning, finish_on_shapes, with_head

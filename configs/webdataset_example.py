@@ -1,4 +1,4 @@
-"""Where to start with your own WebDataset tars, such as img2dataset writes.
+"""An example to start from with your own WebDataset tars, such as img2dataset writes.
 
     coca data inspect --config configs/webdataset_example.py \\
         --config.data.train.path='shards/{00000..00003}.tar'

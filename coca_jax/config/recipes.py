@@ -10,7 +10,7 @@ from coca_jax.config.tree import default_config, finish
 from coca_jax.models.config import ImageConfig
 from coca_jax.models.presets import preset
 
-# The same parts, shrunk, on the embedded data: what `:smoke` stands for in the experiments below.
+# `:smoke` of the experiments below: the same parts, shrunk, on the built-in `shapes`.
 SMOKE = {
     "model.image": asdict(
         ImageConfig(size=32, patch=8, width=32, num_layers=2, num_heads=4, mlp_dim=64)
@@ -60,10 +60,10 @@ def high_resolution(name: str) -> ConfigDict:
     """The epoch at 576 pixels that follows the paper's pretraining (section 4.1).
 
     Starts from the parameters in `init.path`, with the positions of the 16 x 16 patches resampled
-    to 32 x 32. The paper says no more than "one epoch". These are ours: that it is one pass over
-    JFT-3B, of which each step saw 32,768 pictures; a tenth of pretraining's learning rate, with the
-    same shape of schedule; a fresh optimizer state; all else as in pretraining. For your own pairs,
-    set `train.steps` to their number / 65,536.
+    to 32 x 32. The paper says no more than "one epoch". Our choices: one pass over JFT-3B, of which
+    each step saw 32,768 images; a tenth of pretraining's learning rate, with the same schedule; a
+    fresh optimizer state; all else as in pretraining. For your own pairs, set `train.steps` to
+    their number / 65,536.
 
     Args:
       name: base, large or 2b.
@@ -76,7 +76,7 @@ def high_resolution(name: str) -> ConfigDict:
     return config
 
 
-# The embedded default's size that runs in seconds.
+# `:smoke` of the experiments on `shapes`: a size that runs in seconds.
 SHAPES_SMOKE = {
     "model.image.num_layers": 1,
     "model.text.unimodal_layers": 1,
@@ -86,7 +86,7 @@ SHAPES_SMOKE = {
     "train.log_every": 2,
     "optimizer.warmup_steps": 2,
 }
-# The same of its tasks: from random parameters, with a tokenizer of bytes.
+# `:smoke` of tasks on `shapes`: from random parameters, with a tokenizer of bytes.
 SHAPES_TASK_SMOKE = SHAPES_SMOKE | {
     "init.path": "",
     "data.tokenizer.kind": "byte",
@@ -96,10 +96,10 @@ SHAPES_TASK_SMOKE = SHAPES_SMOKE | {
 
 
 def shapes_training(steps: int, batch_size: int = 96) -> ConfigDict:
-    """How the embedded default learns, and what is fine-tuned from it.
+    """Training on `shapes`, of a new model or of one that is fine-tuned.
 
     Args:
-      steps: how many.
+      steps: of the run.
       batch_size: examples a step.
     """
     config = default_config()
@@ -112,10 +112,10 @@ def shapes_training(steps: int, batch_size: int = 96) -> ConfigDict:
 
 
 def shapes_finetuning(steps: int, batch_size: int = 96, learning_rate: float = 1e-3) -> ConfigDict:
-    """What the tasks on `shapes` share: they start from a run of `configs/shapes.py`.
+    """Training on a task on `shapes`, from a run of `configs/shapes.py`.
 
     Args:
-      steps: how many.
+      steps: of the run.
       batch_size: examples a step.
       learning_rate: the peak.
     """
@@ -127,12 +127,12 @@ def shapes_finetuning(steps: int, batch_size: int = 96, learning_rate: float = 1
 
 
 def with_head(config: ConfigDict, input: str, classes: Sequence[str], **options: Any) -> ConfigDict:
-    """Sets a configuration to train a head alone, and what it reads with it.
+    """Makes a configuration train a head only, without the model's own losses.
 
     Args:
-      config: is changed.
-      input: image or text.
-      classes: names.
+      config: it is changed.
+      input: what the head reads, `image` or `text`.
+      classes: names of the classes.
       **options: of `config.loss.classification`.
 
     Returns:
@@ -148,17 +148,17 @@ def with_head(config: ConfigDict, input: str, classes: Sequence[str], **options:
 def finetuning(
     name: str, steps: int, batch_size: int, learning_rate: float, encoder: float, decay: float
 ) -> ConfigDict:
-    """The paper's fine-tuning (arXiv 2205.01917, section 4.2 and its appendix) of a run of ours.
+    """The paper's fine-tuning (arXiv 2205.01917, section 4.2 and its appendix).
 
     Adafactor, gradients clipped at 1, a cosine to 0. The paper gives the warm-up for question
-    answering only (1,000 steps); we take it for all.
+    answering only (1,000 steps); here all tasks have it.
 
     Args:
       name: base, large or 2b; the run is `runs/<name>`.
       steps: of the task.
       batch_size: examples a step.
-      learning_rate: the peak, of what is new.
-      encoder: the peak, of what was pretrained.
+      learning_rate: the peak, of new parameters.
+      encoder: the peak, of pretrained parameters.
       decay: decoupled weight decay.
     """
     config = pretraining(name)
@@ -178,13 +178,13 @@ def finetuning(
 def finish_on_shapes(
     config: ConfigDict, argument: str | None, name: str = "shapes", **changes: Any
 ) -> ConfigDict:
-    """Applies an argument where `smoke` trains on embedded data, instead of those that are named.
+    """Applies a configuration file's argument; `smoke` trains and evaluates on built-in data.
 
     Args:
-      config: the experiment; its evaluations, too, are then of the embedded data.
+      config: the experiment, on other data.
       argument: as of `finish`.
-      name: of the embedded data set.
-      **changes: to `config.head`, such as classes that occur there.
+      name: of the built-in data set.
+      **changes: to `config.head`, such as classes that occur in it.
     """
     if argument == "smoke":
         config.head.update({"class_file": "", **changes})
