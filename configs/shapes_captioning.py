@@ -3,8 +3,8 @@
     coca train --config configs/shapes.py --workdir runs/shapes
     coca train --config configs/shapes_captioning.py --workdir runs/captioning
 
-The contrastive loss keeps retrieval; with `--config.loss.contrastive.weight=0` the model has no embeddings.
-`:smoke` runs a few steps of a smaller model, from random parameters.
+The contrastive loss keeps retrieval: with `--config.loss.contrastive.weight=0` the model has no
+embeddings. `:smoke` runs a few steps of a smaller model, from random parameters.
 """
 
 from coca_jax.config import finish

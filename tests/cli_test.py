@@ -42,7 +42,7 @@ def test_params_of_a_model_with_one_loss(capsys):
         ),
     ],
 )
-def test_mistakes_exit_with_2_and_one_message(arguments, message, capsys):
+def test_errors_exit_with_2_and_one_message(arguments, message, capsys):
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
@@ -57,35 +57,45 @@ def test_surplus_words_are_refused(capsys):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [("2", "as 2/8"), ("-1/8", "as 2/8"), ("9/8", "at most the second"), ("0/0", "at most")],
+    [
+        ("2", "such as 2/8"),
+        ("-1/8", "such as 2/8"),
+        ("9/8", "at most the second"),
+        ("0/0", "at most"),
+    ],
 )
-def test_a_part_of_a_comparison_is_two_numbers(words, message, tmp_path, capsys):
+def test_a_shard_of_a_comparison_is_two_numbers(words, message, tmp_path, capsys):
     command = ["compare", "--config", "configs/compare.py", "--workdir", str(tmp_path)]
     with pytest.raises(SystemExit):
         cli.main([*command, f"--shard={words}"])
     assert message in capsys.readouterr().err
 
 
-def test_the_part_that_trains_nothing_makes_the_tables(tmp_path, capsys):
-    command = ["compare", "--config", "configs/compare.py", "--workdir", str(tmp_path)]
-    assert cli.main([*command, "--shard", "0/8"]) == 0
-    assert "report.html" in capsys.readouterr().out
+@pytest.fixture
+def left(monkeypatch):
+    """The exit codes with which a command leaves the group of processes that it seems to be in."""
+    codes = []
+    monkeypatch.setattr(processes, "is_distributed", lambda: True)
+    monkeypatch.setattr(processes, "shutdown", codes.append)
+    return codes
+
+
+COMPARE = ["compare", "--config", "configs/compare.py:smoke", "--workdir"]
+
+
+def test_the_shard_that_trains_nothing_makes_the_tables_and_leaves(left, tmp_path, capsys):
+    assert cli.main([*COMPARE, str(tmp_path), "--shard", "0/8"]) == 0
+    assert "report.html" in capsys.readouterr().out and left == [0]
     assert json.loads((tmp_path / "compare.json").read_text())["rows"] == {}
 
 
-@pytest.mark.parametrize(("part", "code"), [("0/8", 0), ("1/1", 2)])
-def test_a_comparison_of_several_processes_leaves_their_group(part, code, tmp_path, monkeypatch):
+def test_a_comparison_that_fails_leaves_its_group(left, tmp_path, monkeypatch):
     def refuse(*_):
         raise UserError("refused")
 
-    left = []
-    monkeypatch.setattr(processes, "is_distributed", lambda: True)
-    monkeypatch.setattr(processes, "shutdown", left.append)
-    if code:
-        monkeypatch.setattr("coca_jax.sweep.compare.compare", refuse)
-    command = ["compare", "--config", "configs/compare.py", "--workdir", str(tmp_path)]
-    cli.main([*command, "--shard", part])
-    assert left == [code]
+    monkeypatch.setattr("coca_jax.sweep.compare.compare", refuse)
+    assert cli.main([*COMPARE, str(tmp_path)]) == 2
+    assert left == [2]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The `coca` command: what it is given (`parser`) and what each subcommand does (`commands`)."""
+"""The `coca` command: its arguments (`parser`) and its subcommands (`commands`)."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if bare := [word for word in overrides if "=" not in word]:
         parser.error(f"{', '.join(bare)}: write --config.KEY=VALUE")
     if surplus := [word for word in rest if word not in overrides]:
-        parser.error(f"unrecognised arguments: {' '.join(surplus)}")
+        parser.error(f"unrecognized arguments: {' '.join(surplus)}")
     if overrides and "config" not in options:
         parser.error(f"{options.command} takes no --config")
     options.overrides = overrides
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = _run(options)
     if error := streams.failure():
         print(f"coca {options.command}: standard output: {error}", file=sys.stderr)
-        # What a workdir holds is written whatever becomes of what is printed.
+        # A command with a workdir has written its results there.
         if code == ExitCode.DONE and "workdir" not in options:
             code = ExitCode.USER_ERROR
     processes = sys.modules.get("coca_jax.distributed.processes")
@@ -43,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run() -> int:
-    """Runs `main` as the last thing that this process does.
+    """Runs `main`; after an error the process ends within `GRACE_SECONDS`.
 
-    After an error the process ends within `GRACE_SECONDS`: threads of libraries may wait much
-    longer, such as Orbax's for the rest of a save that failed, and would hold the interpreter.
+    Threads of libraries could keep the interpreter for much longer, such as Orbax's that waits for
+    the rest of a failed save.
     """
     code = main()
     if code:
@@ -57,7 +57,7 @@ def run() -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Runs the subcommand; its exit code."""
+    """Runs the subcommand and returns its exit code."""
     try:
         options.run(options)
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""One short function per subcommand."""
+"""The subcommands, one short function each."""
 
 import argparse
 import functools
@@ -18,7 +18,7 @@ BATCH = 64  # images read at a time
 
 
 def train(options: argparse.Namespace) -> None:
-    """Trains, or resumes the workdir's run where it stopped."""
+    """Trains a model, or resumes the run in the workdir."""
     config = _config(options)
     _join(config)
     from coca_jax.train.loop import train
@@ -27,7 +27,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Trains the rows of a comparison's tables by several seeds, prints and draws the tables."""
+    """Trains the rows of a comparison's tables with each seed, prints and draws the tables."""
     config = _config(options)
     if "stages" not in config:
         raise UserError(f"{options.config} is no comparison: it has no stages (configs/compare.py)")
@@ -75,7 +75,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def caption(options: argparse.Namespace) -> None:
-    """Prints one JSON line per image."""
+    """Captions images; prints one JSON line per image."""
     from coca_jax.inference import load
 
     settings = {key: getattr(options, key) for key in CAPTION_OPTIONS}
@@ -91,16 +91,16 @@ def caption(options: argparse.Namespace) -> None:
         captions = handle.caption(pixels, _method(settings), **settings) if len(pixels) else []
         paths = options.images[start : start + BATCH]
         readable = [path for path, error in zip(paths, errors, strict=True) if not error]
-        for path, made in zip(readable, captions, strict=True):
-            line = {"path": path} | _spelled(made)
-            if made.others:
-                line["others"] = [_spelled(other) for other in made.others]
+        for path, best in zip(readable, captions, strict=True):
+            line = {"path": path} | _as_json(best)
+            if best.others:
+                line["others"] = [_as_json(other) for other in best.others]
             print_json(line)
     _require_all(unreadable, len(options.images))
 
 
 def search(options: argparse.Namespace) -> None:
-    """Prints the images of a folder that suit a text best, a JSON line each; keeps an index."""
+    """Finds the images of a folder that match a text best; prints a JSON line for each."""
     import tqdm
 
     from coca_jax.image_search import ImageIndex
@@ -109,9 +109,9 @@ def search(options: argparse.Namespace) -> None:
     from coca_jax.inference import find_checkpoint, load
 
     if options.backend == "faiss":
-        import_faiss()  # fails before anything is embedded
+        import_faiss()  # fails now rather than after embedding
     for folder in filter(None, (options.images, options.index)):
-        local_folder(folder)  # fails before a model is read, too
+        local_folder(folder)  # fails now rather than after loading a model
     handle = load(options.model)
     checkpoint = find_checkpoint(options.model, handle.step)
     text = handle.encode_text(handle.tokenize([options.text]))[0]
@@ -121,8 +121,8 @@ def search(options: argparse.Namespace) -> None:
         functools.partial(_embed, handle),
         functools.partial(tqdm.tqdm, desc="indexing", unit="image", disable=None, leave=False),
     )
-    told = ", ".join(f"{count:,} {what}" for what, count in counts.items())
-    print(f"{place}: {counted(len(index), 'images')} ({told})", file=sys.stderr)
+    summary = ", ".join(f"{count:,} {what}" for what, count in counts.items())
+    print(f"{place}: {counted(len(index), 'images')} ({summary})", file=sys.stderr)
     if index.hidden:
         print(counted(index.hidden, "hidden items are left out"), file=sys.stderr)
     for name in index.unreadable:
@@ -134,7 +134,7 @@ def search(options: argparse.Namespace) -> None:
 
 
 def params(options: argparse.Namespace) -> None:
-    """Prints parameters and FLOPs per tower."""
+    """Prints the parameters and FLOPs of each part of the model."""
     from coca_jax.config import model_config
     from coca_jax.planning import forward_flops, parameter_counts, training_flops
     from coca_jax.planning.flops import RULE
@@ -160,7 +160,7 @@ def params(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Compiles the train step for a pod that need not be there; shows what it takes."""
+    """Compiles the train step for devices that need not be here; prints memory and time."""
     from coca_jax.planning.topologies import find_topology, prepare_environment
 
     prepare_environment()
@@ -170,10 +170,10 @@ def plan(options: argparse.Namespace) -> None:
 
     config = _checked_config(options, reads_data=False)
     topology = find_topology(options.topology, options.slices)
-    tell = functools.partial(print, file=sys.stderr, flush=True)
-    tell(f"compiling for {len(topology.devices):,} devices")
+    report = functools.partial(print, file=sys.stderr, flush=True)
+    report(f"compiling for {len(topology.devices):,} devices")
     if options.search:
-        plans = search(config, topology, tell)
+        plans = search(config, topology, report)
         best, shown = next(iter(plans)), f"{format_search(plans)}\n"
         written = plans[best] | {"choice": best, "search": plans}
     else:
@@ -196,7 +196,7 @@ def data_prepare(options: argparse.Namespace) -> None:
 
 
 def data_inspect(options: argparse.Namespace) -> None:
-    """Shows counts, caption lengths, bad examples, speed and a sheet of real examples."""
+    """Prints counts, caption lengths, bad examples and speed; draws a sheet of examples."""
     from coca_jax.config import model_config
     from coca_jax.data_tools.inspection import format_inspection, inspect
 
@@ -217,7 +217,9 @@ def data_inspect(options: argparse.Namespace) -> None:
         write_json(result, options.json)
     print(f"{format_inspection(result, model.text.context_length)}\n{options.sheet}")
     if options.strict and result["lost"]:
-        raise Incomplete("some of the data are lost to training; the lines above say what and why")
+        raise Incomplete(
+            "some of the data cannot be used in training; the lines above say which, and why"
+        )
 
 
 def data_train_tokenizer(options: argparse.Namespace) -> None:
@@ -231,7 +233,7 @@ def data_train_tokenizer(options: argparse.Namespace) -> None:
 
 
 def data_convert(options: argparse.Namespace) -> None:
-    """Converts Parquet files to a data set that is read at random, once."""
+    """Converts Parquet files to a TFDS data set, which allows random access."""
     from coca_jax.data_tools.convert import convert
 
     convert(
@@ -245,27 +247,27 @@ def data_convert(options: argparse.Namespace) -> None:
 
 
 def data_convert_annotations(options: argparse.Namespace) -> None:
-    """Makes a table, to train and evaluate on, of published annotation files."""
+    """Converts published annotation files to a table to train and evaluate on."""
     from coca_jax.data_tools.annotations import write_table
 
-    made = write_table(options.inputs, options.images, options.output, options.split)
-    left_out = f" ({made.left_out} left out)" if made.left_out else ""
-    print(f"{options.output}: {made.rows:,} {made.unit}{left_out}")
+    table = write_table(options.inputs, options.images, options.output, options.split)
+    left_out = f" ({table.left_out} left out)" if table.left_out else ""
+    print(f"{options.output}: {table.rows:,} {table.unit}{left_out}")
 
 
 def data_answer_vocab(options: argparse.Namespace) -> None:
-    """Lists the answers that are common in tables of questions, for a classifier of them."""
+    """Writes the common answers in tables of questions, as classes for a head."""
     from coca_jax.data_tools.answer_vocab import write_answers
 
-    made = write_answers(options.tables, options.output, options.min_count)
+    vocabulary = write_answers(options.tables, options.output, options.min_count)
     print(
-        f"{options.output}: {len(made.answers):,} answers, "
-        f"to {made.answered:,} of {made.questions:,} questions"
+        f"{options.output}: {len(vocabulary.answers):,} answers, "
+        f"to {vocabulary.answered:,} of {vocabulary.questions:,} questions"
     )
 
 
 def data_deduplicate(options: argparse.Namespace) -> None:
-    """Lists the training images that look like one of the evaluations'."""
+    """Writes a list of the training images that look like an image of an evaluation."""
     from coca_jax.data_tools.deduplicate import deduplicate
 
     config = _checked_config(options)
@@ -273,19 +275,19 @@ def data_deduplicate(options: argparse.Namespace) -> None:
 
 
 def convert(options: argparse.Namespace) -> None:
-    """Brings weights in from another project, or out to it."""
+    """Converts weights from or to another project."""
     from coca_jax.interop.convert import export_open_clip, import_open_clip
 
     if options.to:
         if options.variant:
-            raise UserError("--variant is for --from; a model to be exported has its own")
+            raise UserError("--variant is for --from; an exported model has its own")
         for note in export_open_clip(options.input, options.output):
             print(f"in OpenCLIP: {note}")
         print(options.output)
         return
     shifted = options.cls_mask == "released"
-    say = functools.partial(print, file=sys.stderr)
-    count = import_open_clip(options.input, options.variant, options.output, shifted, say)
+    report = functools.partial(print, file=sys.stderr)
+    count = import_open_clip(options.input, options.variant, options.output, shifted, report)
     print(f"{options.output}: {count:,} parameters")
 
 
@@ -301,7 +303,7 @@ def score(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Writes the run's page."""
+    """Writes `report.html` of a run or a comparison."""
     from coca_jax.checkpoints.metadata import newest, require_files
     from coca_jax.config.record import stored_config
     from coca_jax.io.paths import as_path
@@ -311,30 +313,30 @@ def report(options: argparse.Namespace) -> None:
     saved = newest(workdir / "checkpoints")
     if saved:
         require_files(workdir, saved)
-        stored_config(workdir, *saved)  # puts back a config.json that is not this run's
+        stored_config(workdir, *saved)  # restores a config.json that is damaged
     print(write_report(workdir, saved and saved.metadata.get("config")))
 
 
 def _method(settings: dict) -> str:
-    """The way of captioning that has these settings; greedy if there are none of it."""
+    """The decoding method that these settings belong to; greedy if they belong to none."""
     if any(key in settings for key in BEAM_OPTIONS):
         return "beam"
     return "sample" if any(key in settings for key in SAMPLING_OPTIONS) else "greedy"
 
 
 def _embed(handle, paths: list) -> tuple:
-    """The embeddings of the images that can be read, and for each path why it cannot, or None."""
+    """Embeddings of the readable images, and for each path an error or None."""
     pixels, errors = handle.read_images(paths)
     return handle.encode_image(pixels) if len(pixels) else None, errors
 
 
 def _require_all(unreadable: int, total: int) -> None:
-    """Raises Incomplete if images could not be read."""
+    """Raises `Incomplete` if some images could not be read."""
     if unreadable:
         raise Incomplete(f"{unreadable:,} of {total:,} images could not be read")
 
 
-def _spelled(caption) -> dict:
+def _as_json(caption) -> dict:
     return {"caption": caption.text, "log_probability": caption.log_probability}
 
 
@@ -345,11 +347,11 @@ def _config(options: argparse.Namespace):
 
 
 def _join(config, whole=None) -> None:
-    """Joins the other processes of this run, if it has any; they must have the same to do.
+    """Joins the other processes of this run, if there are any, which must have the same config.
 
     Args:
-      config: says how to start.
-      whole: what they must agree on, if it is more.
+      config: an experiment; its `distributed` section says how long to wait.
+      whole: the configuration that must be the same, if it is another one.
     """
     from coca_jax.accelerators import prepare_environment
     from coca_jax.config import to_json
@@ -359,13 +361,18 @@ def _join(config, whole=None) -> None:
 
     prepare_environment()
     if key_errors(config):
-        validate(config)  # names these and all else that is wrong
+        validate(config)  # raises an error with these and all others
     processes.start(config.distributed.start_seconds, config.distributed.heartbeat_seconds)
     processes.assert_same_on_all("config", to_json(config if whole is None else whole))
 
 
 def _checked_config(options: argparse.Namespace, reads_data: bool = True):
-    """The same for commands that need all of it: with nothing wrong in it."""
+    """The configuration after all checks.
+
+    Args:
+      options: of the command.
+      reads_data: whether the training data must be named.
+    """
     from coca_jax.validation import validate
 
     config = _config(options)

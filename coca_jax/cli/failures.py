@@ -1,8 +1,8 @@
-"""Exceptions that the environment causes, as messages; everything else is a bug.
+"""Explains exceptions that the environment causes; every other exception is a bug.
 
-One place for all commands: no such device, no memory, no room on a disk, no permission, no
-connection, an interruption. Libraries are known by the names of their modules, so that nothing is
-imported to explain an exception.
+They are: no such device, no memory, no space on a disk, no permission, no connection, an
+interruption. Libraries are recognized by the names of their modules, so that nothing is imported to
+explain an exception.
 """
 
 import contextlib
@@ -64,14 +64,14 @@ def explain(error: BaseException) -> Failure | None:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The exception, and those that it was raised from."""
+    """Yields the exception, and those that it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
 def _no_backend(error: BaseException) -> str:
-    """JAX has no device of the kind that it was asked for, or does not know a switch's value."""
+    """Explains that JAX has no such device, or refuses a variable of the environment."""
     text = str(error)
     if isinstance(error, ValueError) and _innermost(error).endswith("jax/_src/config.py"):
         return f"{text}: a variable of the environment (JAX_...) has a value that JAX refuses"
@@ -96,7 +96,7 @@ def _no_backend(error: BaseException) -> str:
 
 
 def _innermost(error: BaseException) -> str:
-    """The file of the line that raised it."""
+    """The file of the line that raised the exception."""
     frames = traceback.extract_tb(error.__traceback__)
     return frames[-1].filename.replace(os.sep, "/") if frames else ""
 
@@ -112,19 +112,19 @@ def _platforms() -> list[str]:
 
 
 def _no_memory(error: BaseException) -> str:
-    """The device's memory, or the machine's, is too small; how much was asked for."""
+    """Explains that the memory of the device or of the machine is too small."""
     text = str(error)
     if isinstance(error, MemoryError):
         detail = f" ({_short(text)})" if text else ""
-        return f"out of this machine's memory{detail}; what helps: {SMALLER}"
+        return f"out of this machine's memory{detail}; try {SMALLER}"
     if "RESOURCE_EXHAUSTED: " not in text or not _is_of(error, ("jax", "jaxlib")):
         return ""
     size = _short(text.partition("RESOURCE_EXHAUSTED: ")[2])
-    return f"out of the device's memory: {size}; what helps: {SMALLER}"
+    return f"out of the device's memory: {size}; try {SMALLER}"
 
 
 def _no_file(error: BaseException) -> str:
-    """The operating system refused something: which file, why, and what room there is."""
+    """Explains an error of the operating system: the file, the reason and the free space."""
     number, text, file = None, str(error), ""
     if isinstance(error, OSError):
         number = error.errno
@@ -133,14 +133,14 @@ def _no_file(error: BaseException) -> str:
         text = error.strerror or text or type(error).__name__
         text = f"{file}: {text}" if file and file not in text else text
         if number == errno.ENOENT and not file:  # as `os.getcwd` says it
-            text = "the current folder has been removed; change to one that is there"
-    else:  # libraries in C++ have nothing but text
+            text = "the current folder has been removed; change to one that exists"
+    else:  # libraries in C++ have only a text
         number = next((n for n in OF_FILES if os.strerror(n) in text), None)
         if number is None:
             return ""
     if number not in FULL:
         return _short(text)
-    return f"{_short(text)}{_room(file)}; make room, or write to another place"
+    return f"{_short(text)}{_room(file)}; free some space, or write elsewhere"
 
 
 def _open_file(error: BaseException) -> str:
@@ -163,26 +163,28 @@ def _room(file: str) -> str:
 
 
 def _no_connection(error: BaseException) -> str:
-    """A server or a store does not answer, or refuses."""
+    """Explains that a server or an object store does not answer, or refuses."""
     if not _is_of(error, NETWORK):
         return ""
-    return f"no use of the network: {type(error).__name__}: {_short(str(error))}"
+    return f"the network cannot be used: {type(error).__name__}: {_short(str(error))}"
 
 
 def _no_package(error: BaseException) -> str:
-    """A package is not installed, or a library that it is linked to."""
+    """Explains that a package, or a library that it needs, is not installed."""
     if not isinstance(error, ImportError) or "cannot import name" in str(error):
         return ""
-    return "" if (error.name or "").startswith("coca_jax") else f"{error}: install what is missing"
+    return (
+        "" if (error.name or "").startswith("coca_jax") else f"{error}: install the missing package"
+    )
 
 
 def _is_of(error: BaseException, modules: tuple[str, ...]) -> bool:
-    """Whether the exception, or a class that it is one of, is defined in one of these modules."""
+    """Whether a class of the exception is defined in one of these modules."""
     kinds = [f"{kind.__module__}." for kind in type(error).__mro__]
     return any(kind.startswith(f"{module}.") for kind in kinds for module in modules)
 
 
 def _short(text: str) -> str:
-    """A message in one line, without its end if that is long."""
+    """A message in one line, cut if it is long."""
     line = " ".join(text.split())
     return line if len(line) <= LENGTH else f"{line[:LENGTH]} ..."

@@ -1,4 +1,4 @@
-"""What `coca caption` can be told of its captions, by option: type and meaning; other types."""
+"""The options of `coca caption`, and types of arguments."""
 
 import argparse
 import re
@@ -7,22 +7,25 @@ from coca_jax.errors import UserError
 from coca_jax.io.paths import normalize
 
 BEAM_OPTIONS = {
-    "beams": (int, "beam search with this number of beams"),
-    "n_best": (int, "how many captions of beam search (others)"),
-    "length_penalty": (float, "above 0, favours long captions (1: mean log-probability)"),
+    "beams": (int, "search with this number of beams"),
+    "n_best": (int, "print this number of captions of beam search (others)"),
+    "length_penalty": (float, "favor long captions if above 0 (1: mean log-probability)"),
 }
 SAMPLING_OPTIONS = {
-    "samples": (int, "how many captions drawn at random (others)"),
-    "temperature": (float, "of sampling"),
-    "top_k": (int, "sampling among at most this number of tokens"),
-    "top_p": (float, "sampling among the fewest tokens with this probability"),
-    "seed": (int, "of sampling"),
+    "samples": (int, "print this number of sampled captions (others)"),
+    "temperature": (float, "divide logits by this before sampling"),
+    "top_k": (int, "sample among this number of the likeliest tokens"),
+    "top_p": (float, "sample among the fewest tokens with this total probability"),
+    "seed": (int, "seed the sampling"),
 }
 CAPTION_OPTIONS = {
-    "prompt": (str, "what captions begin with"),
-    "length": (int, "most tokens, begin, prompt and end included"),
-    "min_length": (int, "least tokens in front of the end, begin and prompt included"),
-    "repetition_penalty": (float, "above 1, repeated tokens become less likely"),
+    "prompt": (str, "begin captions with this text"),
+    "length": (int, "generate at most this many tokens, begin, prompt and end included"),
+    "min_length": (
+        int,
+        "generate at least this many tokens before the end, begin and prompt included",
+    ),
+    "repetition_penalty": (float, "make repeated tokens less likely if above 1"),
     **BEAM_OPTIONS,
     **SAMPLING_OPTIONS,
 }
@@ -32,7 +35,7 @@ class Once(argparse.Action):
     """An option that cannot be given again."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        """Stores the value, or refuses a second one."""
+        """Stores the value; a second one is an error."""
         if getattr(namespace, self.dest) is not None:
             before = getattr(namespace, self.dest)
             parser.error(f"{option_string} is given twice: {before!r} and {values!r}")
@@ -40,10 +43,10 @@ class Once(argparse.Action):
 
 
 def count(text: str) -> int:
-    """A number from 1 on.
+    """A whole number of at least 1.
 
     Raises:
-      ArgumentTypeError: it is none.
+      ArgumentTypeError: the text is none.
     """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} should be a whole number, 1 or more")
@@ -62,15 +65,15 @@ def path(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def part(text: str) -> tuple[int, int]:
-    """`2/8` as (2, 8).
+def shard(text: str) -> tuple[int, int]:
+    """A shard: `2/8` as (2, 8).
 
     Raises:
-      ArgumentTypeError: it is no such share.
+      ArgumentTypeError: the text is none.
     """
     if not re.fullmatch(r"\d+/\d+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} should be two numbers, as 2/8")
-    which, parts = map(int, text.split("/"))
-    if which > parts or not parts:
+        raise argparse.ArgumentTypeError(f"{text!r} should be two numbers, such as 2/8")
+    index, shards = map(int, text.split("/"))
+    if index > shards or not shards:
         raise argparse.ArgumentTypeError(f"{text!r}: the first number is at most the second")
-    return which, parts
+    return index, shards

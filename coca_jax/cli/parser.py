@@ -6,34 +6,34 @@ from collections.abc import Callable
 from typing import Any
 
 from coca_jax.cli import commands
-from coca_jax.cli.options import CAPTION_OPTIONS, Once, count, part, path
+from coca_jax.cli.options import CAPTION_OPTIONS, Once, count, path, shard
 
-Add = Callable[..., argparse.ArgumentParser]  # `_add` to a group of subcommands
+Add = Callable[..., argparse.ArgumentParser]  # `_add`, bound to a group of subcommands
 
-# Not the functions' docstrings, which `python -OO` leaves out.
+# These are not the functions' docstrings, because `python -OO` removes docstrings.
 HELP = {
     "train": "Train a model, or resume the run in --workdir.",
-    "evaluate": "Restore a checkpoint, run the configuration's evaluations and print a table.",
-    "compare": "Train the rows of a comparison's tables by several seeds; draw the tables.",
-    "caption": "Print one JSON line per image.",
-    "search": "Print the images of a folder that suit a text best; keep an index of them.",
-    "params": "Print parameters and FLOPs per tower.",
-    "plan": "Compile the train step for a pod that need not be there; show what it takes.",
+    "evaluate": "Evaluate a checkpoint by the configuration's evaluations; print a table.",
+    "compare": "Train the rows of a comparison's tables with each seed; draw the tables.",
+    "caption": "Caption images; print one JSON line per image.",
+    "search": "Find the images of a folder that match a text best; keep an index of them.",
+    "params": "Print the parameters and FLOPs of each part of the model.",
+    "plan": "Compile the train step for devices that need not be here; print memory and time.",
     "data_prepare": "Build a data set and its tokenizer.",
-    "data_inspect": "Show counts, caption lengths, bad examples, speed and a sheet of examples.",
+    "data_inspect": "Print counts, caption lengths, bad examples and speed; draw examples.",
     "data_train_tokenizer": "Train a SentencePiece model on the captions of the data.",
-    "data_convert": "Convert Parquet files to a data set that is read at random, once.",
+    "data_convert": "Convert Parquet files to a TFDS data set, which allows random access.",
     "data_convert_annotations": "Convert published annotation files to a table to train on.",
-    "data_answer_vocab": "List the answers that are common in tables of questions.",
-    "data_deduplicate": "List the training images that look like one of the evaluations'.",
-    "convert": "Bring weights in from another project, or out to it.",
+    "data_answer_vocab": "Write the common answers in tables of questions, as classes for a head.",
+    "data_deduplicate": "List the training images that look like an image of an evaluation.",
+    "convert": "Convert weights from or to another project.",
     "score": "Score a file of captions or answers as the COCO and VQA servers do.",
-    "report": "Write the run's page.",
+    "report": "Write report.html of a run or a comparison.",
 }
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Subcommands, each with the function that runs it."""
+    """The parser of all subcommands, each with the function that runs it."""
     parser = argparse.ArgumentParser(
         prog="coca",
         description="CoCa (Contrastive Captioners) in JAX.",
@@ -50,129 +50,200 @@ def make_parser() -> argparse.ArgumentParser:
     data = groups.add_parser("data", help="Build and inspect data sets.")
     data = data.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     _add_data(functools.partial(_add, data))
+    _add_data_conversions(functools.partial(_add, data))
     _add_conversions(add)
     add("report", commands.report, "workdir")
     return parser
 
 
 def _add(groups: Any, name: str, run: Callable, *needs: str) -> argparse.ArgumentParser:
-    """A subcommand, with the options that it needs of those that several have."""
+    """Adds a subcommand.
+
+    Args:
+      groups: the subcommands that it becomes one of.
+      name: as the user writes it.
+      run: its function.
+      *needs: `config`, `workdir` or both: shared options that it has.
+    """
     command = groups.add_parser(name, help=HELP[run.__name__], allow_abbrev=False)
     command.set_defaults(run=run)
     if "config" in needs:
-        command.add_argument("--config", required=True, action=Once, metavar="FILE[:ARGUMENT]")
+        command.add_argument(
+            "--config",
+            required=True,
+            action=Once,
+            metavar="FILE[:ARGUMENT]",
+            help="Python file with get_config(argument); set keys as --config.KEY=VALUE",
+        )
     if "workdir" in needs:
-        command.add_argument("--workdir", required=True, type=path)
+        command.add_argument("--workdir", required=True, type=path, help="folder of the run")
     return command
 
 
 def _add_runs(add: Add) -> None:
     add("train", commands.train, "config", "workdir")
-    add("evaluate", commands.evaluate, "config", "workdir").add_argument("--step", type=int)
+    command = add("evaluate", commands.evaluate, "config", "workdir")
+    command.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
     command = add("compare", commands.compare, "config", "workdir")
     command.add_argument(
         "--shard",
-        type=part,
+        type=shard,
         default=(1, 1),
         metavar="K/N",
-        help="train the K-th of N shares of the runs; 0/N: none, only make the tables",
+        help="train the K-th of N parts of the runs; 0/N: none, only make the tables",
     )
 
 
 def _add_models(add: Add) -> None:
     command = add("caption", commands.caption)
-    command.add_argument("--model", required=True, type=path, help="a workdir")
+    command.add_argument(
+        "--model", required=True, type=path, help="a workdir, or a converted model"
+    )
     for name, (kind, meaning) in CAPTION_OPTIONS.items():
         command.add_argument(f"--{name.replace('_', '-')}", type=kind, help=meaning)
-    command.add_argument("images", nargs="+", metavar="IMAGE")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
     command = add("search", commands.search)
-    command.add_argument("--model", required=True, type=path, help="a workdir")
-    command.add_argument("--images", required=True, type=path, metavar="DIR")
-    command.add_argument("--top", type=count, default=5, help="how many")
     command.add_argument(
-        "--backend", choices=("exact", "faiss"), default="exact", help="faiss: for many images"
+        "--model", required=True, type=path, help="a workdir, or a converted model"
     )
-    command.add_argument("--index", type=path, metavar="DIR", help="default: in the model's")
-    command.add_argument("text")
+    command.add_argument(
+        "--images", required=True, type=path, metavar="DIR", help="folder of images"
+    )
+    command.add_argument("--top", type=count, default=5, help="number of images to print")
+    command.add_argument(
+        "--backend",
+        choices=("exact", "faiss"),
+        default="exact",
+        help="how to search; faiss is for many images",
+    )
+    command.add_argument(
+        "--index",
+        type=path,
+        metavar="DIR",
+        help="folder of the index; default: in the model's folder",
+    )
+    command.add_argument("text", help="text to search for")
 
 
 def _add_plans(add: Add) -> None:
-    add("params", commands.params, "config").add_argument("--json", type=path, metavar="FILE")
+    add("params", commands.params, "config").add_argument(
+        "--json", type=path, metavar="FILE", help="write the result as JSON, too"
+    )
     command = add("plan", commands.plan, "config")
-    command.add_argument("--topology", required=True, metavar="GENERATION:SHAPE")
-    command.add_argument("--slices", type=int, default=1, help="how many of that shape")
+    command.add_argument(
+        "--topology", required=True, metavar="GENERATION:SHAPE", help="such as v4:8x16x16"
+    )
+    command.add_argument("--slices", type=int, default=1, help="number of slices of that shape")
     command.add_argument(
         "--search", action="store_true", help="try meshes, remat and micro-batches; rank them"
     )
-    command.add_argument("--json", type=path, metavar="FILE")
-    command.add_argument("--plot", type=path, metavar="PNG", help="of the memory")
+    command.add_argument("--json", type=path, metavar="FILE", help="write the result as JSON, too")
+    command.add_argument("--plot", type=path, metavar="PNG", help="draw the memory of a device")
 
 
 def _add_data(add: Add) -> None:
     command = add("prepare", commands.data_prepare)
-    command.add_argument("name")
+    command.add_argument("name", help="name of the data set, such as shapes")
     command.add_argument(
-        "--data-dir", type=path, help="where TFDS data sets lie; TFDS's default if absent"
+        "--data-dir", type=path, help="folder of TFDS data sets; default: TFDS's own"
     )
     command.add_argument(
-        "--files", type=path, metavar="DIR", help="what it is made from, instead of fetching"
+        "--files",
+        type=path,
+        metavar="DIR",
+        help="folder of the original files, in place of a download",
     )
     command = add("inspect", commands.data_inspect, "config")
-    command.add_argument("--examples", type=int, default=1000, help="how many to read")
-    command.add_argument("--sheet", type=path, default="data.png", metavar="PNG")
-    command.add_argument("--json", type=path, metavar="FILE")
-    command.add_argument("--strict", action="store_true", help="exit with 5 if anything is lost")
-    command = add("train-tokenizer", commands.data_train_tokenizer, "config")
-    command.add_argument("--vocab-size", type=int, default=64_000, help="pieces")
-    command.add_argument("--type", choices=("unigram", "bpe"), default="unigram")
-    command.add_argument("--examples", type=int, default=10_000_000, help="captions at most")
-    command.add_argument("output", type=path, metavar="OUT.model")
-    command = add("convert", commands.data_convert)
-    command.add_argument("inputs", nargs="+", metavar="PARQUET", help="files, URLs, {000..099}, *")
-    command.add_argument("output", type=path, metavar="OUT")
-    command.add_argument("--image", default="", help="the column of image files")
+    command.add_argument("--examples", type=int, default=1000, help="number of examples to read")
     command.add_argument(
-        "--captions", action="append", default=[], metavar="COLUMN", help="may be repeated"
+        "--sheet", type=path, default="data.png", metavar="PNG", help="image to draw"
     )
-    command.add_argument("--split", default="train")
-    command.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
+    command.add_argument("--json", type=path, metavar="FILE", help="write the result as JSON, too")
+    command.add_argument(
+        "--strict", action="store_true", help="exit with 5 if some of the data cannot be used"
+    )
+    command = add("train-tokenizer", commands.data_train_tokenizer, "config")
+    command.add_argument("--vocab-size", type=int, default=64_000, help="number of pieces")
+    command.add_argument("--type", choices=("unigram", "bpe"), default="unigram", help="algorithm")
+    command.add_argument(
+        "--examples", type=int, default=10_000_000, help="read at most this many captions"
+    )
+    command.add_argument("output", type=path, metavar="OUT.model", help="file to write")
+    command = add("deduplicate", commands.data_deduplicate, "config")
+    command.add_argument(
+        "--source", default="", help="data set in data.sources; default: data.train"
+    )
+    command.add_argument(
+        "--distance", type=int, default=4, help="bits of 64 in which hashes may differ"
+    )
+    command.add_argument("output", type=path, metavar="OUT.tsv", help="file to write")
+
+
+def _add_data_conversions(add: Add) -> None:
+    command = add("convert", commands.data_convert)
+    command.add_argument(
+        "inputs", nargs="+", metavar="PARQUET", help="files or URLs; may have {000..099} and *"
+    )
+    command.add_argument("output", type=path, metavar="OUT", help="what to write")
+    command.add_argument("--image", default="", help="column of image files")
+    command.add_argument(
+        "--captions",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="column of captions; may be given several times",
+    )
+    command.add_argument("--split", default="train", help="name of the split to write")
+    command.add_argument(
+        "--workers", type=int, default=0, help="number of processes; 0: one for each core"
+    )
     command = add("convert-annotations", commands.data_convert_annotations)
     command.add_argument(
-        "inputs", nargs="+", metavar="JSON", help="a file; VQAv2: of questions, of answers"
+        "inputs",
+        nargs="+",
+        metavar="JSON",
+        help="annotation file; for VQAv2 those of questions and of answers",
     )
-    command.add_argument("output", type=path, metavar="OUT.jsonl")
-    command.add_argument("--images", required=True, type=path, metavar="DIR")
-    command.add_argument("--split", default="", help="of Karpathy's or MSR-VTT's file; all")
+    command.add_argument("output", type=path, metavar="OUT.jsonl", help="table to write")
+    command.add_argument(
+        "--images", required=True, type=path, metavar="DIR", help="folder of images"
+    )
+    command.add_argument(
+        "--split", default="", help="split in Karpathy's or MSR-VTT's file; default: all"
+    )
     command = add("answer-vocab", commands.data_answer_vocab)
-    command.add_argument("tables", nargs="+", metavar="TABLE.jsonl", help="of questions")
-    command.add_argument("output", type=path, metavar="OUT.txt")
-    command.add_argument("--min-count", type=int, default=9, help="questions that have the answer")
-    command = add("deduplicate", commands.data_deduplicate, "config")
-    command.add_argument("--source", default="", help="name in data.sources; none: data.train")
-    command.add_argument("--distance", type=int, default=4, help="bits of 64 that may differ")
-    command.add_argument("output", type=path, metavar="OUT.tsv")
+    command.add_argument("tables", nargs="+", metavar="TABLE.jsonl", help="table of questions")
+    command.add_argument("output", type=path, metavar="OUT.txt", help="file to write")
+    command.add_argument(
+        "--min-count", type=int, default=9, help="keep answers of at least this many questions"
+    )
 
 
 def _add_conversions(add: Add) -> None:
     command = add("convert", commands.convert)
     direction = command.add_mutually_exclusive_group(required=True)
-    direction.add_argument("--from", dest="origin", choices=("open_clip",))
-    direction.add_argument("--to", choices=("open_clip",))
+    direction.add_argument("--from", dest="origin", choices=("open_clip",), help="read its weights")
+    direction.add_argument("--to", choices=("open_clip",), help="write its weights")
     command.add_argument(
-        "--variant", help="what is read: open_clip_vit_b_32, ..., or a JSON file; none: IN's own"
+        "--variant",
+        help="model of the weights: open_clip_vit_b_32, ..., or a JSON file; default: IN's own",
     )
     command.add_argument(
         "--cls-mask",
         choices=("released", "correct"),
         default="released",
-        help="how [CLS] attended in training: as in OpenCLIP's released weights, or as intended",
+        help="mask of [CLS] in training: that of OpenCLIP's released weights, or the correct one",
     )
-    command.add_argument("input", type=path, metavar="IN")
-    command.add_argument("output", type=path, metavar="OUT")
+    command.add_argument("input", type=path, metavar="IN", help="weights or model to read")
+    command.add_argument("output", type=path, metavar="OUT", help="what to write")
     command = add("score", commands.score)
     command.add_argument(
-        "--annotations", required=True, type=path, help="COCO, Karpathy, MSR-VTT, VQAv2"
+        "--annotations", required=True, type=path, help="file of COCO, Karpathy, MSR-VTT or VQAv2"
     )
-    command.add_argument("--results", required=True, type=path, metavar="FILE")
-    command.add_argument("--split", default="", help="of Karpathy's or MSR-VTT's file; all")
-    command.add_argument("--json", type=path, metavar="FILE")
+    command.add_argument(
+        "--results", required=True, type=path, metavar="FILE", help="file to score"
+    )
+    command.add_argument(
+        "--split", default="", help="split in Karpathy's or MSR-VTT's file; default: all"
+    )
+    command.add_argument("--json", type=path, metavar="FILE", help="write the result as JSON, too")

@@ -1,4 +1,4 @@
-"""Standard output and error that never stop the work: closed, full, or of another encoding."""
+"""Standard output and error that never raise, whether closed, full or not UTF-8."""
 
 import codecs
 import contextlib
@@ -11,15 +11,15 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-# Ends of lines to some readers of text, which JSON leaves as they are.
+# Characters that some readers take for ends of lines, and that JSON does not escape.
 _LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
 
-# What tables are drawn with, in ASCII.
+# Characters of tables, and their stand-ins in ASCII.
 _LOOK_ALIKES = {"\u2500": "-", "\u2014": "-", "\u2588": "#", "\xb1": "+-"}
 
 
 def _look_alike(error: UnicodeError) -> tuple[str, int]:
-    """What is written for characters that an encoding lacks: as in ASCII, or escaped."""
+    """Writes characters that an encoding lacks as ASCII, or escaped."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
@@ -31,16 +31,16 @@ codecs.register_error("look_alike", _look_alike)
 
 
 class Unfailing(io.FileIO):
-    """A file descriptor to write to, which drops what it cannot write.
+    """A file descriptor that drops data which it cannot write.
 
     Attributes:
-      failure: the first error; None as long as everything was written.
+      failure: the first error; None while there was none.
     """
 
     failure: OSError | None = None
 
     def write(self, data: Any) -> int | None:
-        """Writes, or notes why not."""
+        """Writes the data, or keeps the error."""
         try:
             return super().write(data)
         except OSError as error:
@@ -49,9 +49,9 @@ class Unfailing(io.FileIO):
 
 
 def protect() -> None:
-    """Makes standard streams unfailing; what their encoding lacks is escaped.
+    """Makes standard output and error unfailing; characters they lack are escaped.
 
-    Does nothing to streams that somebody has replaced.
+    Streams that a caller has replaced are left alone.
     """
     _open_closed()
     for name in ("stdout", "stderr"):
@@ -61,10 +61,7 @@ def protect() -> None:
 
 
 def failure() -> OSError | None:
-    """Why standard output was not written, if it was not; that its reader has gone is no failure.
-
-    Flushes it.
-    """
+    """Flushes standard output; returns its first error, unless its reader has only gone away."""
     raw = _raw(sys.stdout)
     sys.stdout.flush()
     gone = raw is None or raw.failure is None or raw.failure.errno == errno.EPIPE
@@ -72,13 +69,13 @@ def failure() -> OSError | None:
 
 
 def is_read() -> bool:
-    """Whether there may still be somebody who reads standard output, and it can be written."""
+    """Whether standard output can still be written and may have a reader."""
     raw = _raw(sys.stdout)
     return raw is None or raw.failure is None
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Prints one line of JSON; what is not finite is null.
+    """Prints one line of JSON; numbers that are not finite become null.
 
     A file name that is not UTF-8 has its bytes as `\\udc80` to `\\udcff`, with which Python's
     `os.fsencode(json.loads(line)["path"])` opens it. Where standard output is not UTF-8, all that
@@ -109,7 +106,7 @@ def _finite(value: Any) -> Any:
 
 
 def _open_closed() -> None:
-    """Gives descriptors that are closed to the null device, or files would be opened as them."""
+    """Opens closed standard descriptors on the null device, so that no file gets their numbers."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""JAX's own switches in the environment that the commands do not follow, and why."""
+"""Variables of the environment for JAX that the commands ignore, and why."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ class Switch(NamedTuple):
     """A variable that would break or change what a command computes."""
 
     name: str  # of the variable; in lower case of JAX's option
-    values: tuple[str, ...]  # that are not followed
+    values: tuple[str, ...]  # that are ignored
     instead: str
     reason: str
 
@@ -28,9 +28,10 @@ SWITCHES = (
 
 
 def overrule() -> list[str]:
-    """Sets the switches as the commands need them, in this process and its children.
+    """Sets the variables as the commands need them, in this process and its children.
 
-    Returns a line for each that was set otherwise.
+    Returns:
+      A line for each that had another value.
     """
     lines = []
     for name, values, instead, reason in SWITCHES:
@@ -40,5 +41,5 @@ def overrule() -> list[str]:
             if "jax" in sys.modules:
                 value = bool(int(instead)) if instead.isdecimal() else instead
                 sys.modules["jax"].config.update(name.lower(), value)
-            lines.append(f"{name}={given} is not followed: {reason}")
+            lines.append(f"{name}={given} is ignored: {reason}")
     return lines

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.config.kinds import NAME
 from coca_jax.config.schema import Config
-from coca_jax.config.tree import default_config, flatten, items, keys
+from coca_jax.config.tree import default_config, flatten, items
 from coca_jax.data.checks import repeated
 from coca_jax.data.options import MixtureConfig
 from coca_jax.fields import Kind, Sections, fields_of, is_section, members, near, shown
@@ -100,23 +100,26 @@ def _default(key: str) -> str:
 
 def _usable(tree: Any, wrong: Container[str]) -> ConfigDict:
     """The tree with defaults in place of what is wrong, so that all else can be looked at."""
-    usable = default_config()
-    for key in keys():
-        *parents, leaf = key.split(".")
-        section, target = tree, usable
-        for parent in parents:
-            section, target = items(section).get(parent), target[parent]
-        if leaf in (values := items(section)) and key not in wrong:
-            with target.ignore_type():
-                target[leaf] = values[leaf]
+    usable = _usable_values(tree, "", Config(), wrong)
     evaluations, data = (items(items(tree).get(name)) for name in ("eval", "data"))
-    usable.eval = {str(name): value for name, value in evaluations.items()}
-    usable.data.sources = {
+    usable["eval"] = {str(name): value for name, value in evaluations.items()}
+    usable["data"]["sources"] = {
         str(name): {
             k: v for k, v in items(section).items() if f"data.sources.{name}.{k}" not in wrong
         }
         for name, section in items(data.get("sources")).items()
     }
+    return ConfigDict(usable)
+
+
+def _usable_values(tree: Any, prefix: str, section: Any, wrong: Container[str]) -> dict[str, Any]:
+    values, usable = items(tree), {}
+    for name, default in members(section).items():
+        key = f"{prefix}{name}"
+        if is_section(default):
+            usable[name] = _usable_values(values.get(name), f"{key}.", default, wrong)
+        else:
+            usable[name] = values[name] if name in values and key not in wrong else default
     return usable
 
 

@@ -18,7 +18,7 @@ from coca_jax.data.errors import BAD_KINDS, BadExample
 from coca_jax.data.examples import Part
 from coca_jax.data.from_config import make_train_stream, weights
 from coca_jax.data.mixture import Mixture, describe
-from coca_jax.data.options import data_options
+from coca_jax.data.options import data_config
 from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import multi_image
@@ -68,7 +68,7 @@ def inspect(
     """
     if examples < 1:
         raise UserError(f"the number of examples to inspect should be positive, not {examples}")
-    data = data_options(data)
+    data = data_config(data)
     stream = make_train_stream(
         data,
         image_size=image_size,

@@ -58,10 +58,13 @@ def test_a_bug_is_not_explained(error):
             ],
         ),
         (MemoryError("Unable to allocate 7.45 GiB"), ["memory", "7.45 GiB"]),
-        (OSError(errno.ENOSPC, "No space left on device", "/d/x"), ["/d/x: No space", "room"]),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/d/x"),
+            ["/d/x: No space", "free some space"],
+        ),
         (
             ValueError('RESOURCE_EXHAUSTED: Error writing "/d/x": No space left on device'),
-            ["/d/x", "No space left on device", "room"],
+            ["/d/x", "No space left on device", "free some space"],
         ),
         (PermissionError(errno.EACCES, "Permission denied", "/d/x"), ["/d/x: Permission denied"]),
         (OSError(errno.EROFS, "Read-only file system", b"/d/\xff"), ["Read-only file system"]),

@@ -21,7 +21,7 @@ def test_a_switch_is_not_followed_and_that_is_said(name, given, instead, monkeyp
     monkeypatch.setenv(name, given)
     monkeypatch.delitem(sys.modules, "jax")  # as a command starts
     (line,) = switches.overrule()
-    assert line.startswith(f"{name}={given} is not followed: ")
+    assert line.startswith(f"{name}={given} is ignored: ")
     assert os.environ[name] == instead
     assert switches.overrule() == []
 
