@@ -25,6 +25,10 @@ LONGEST = 2**15  # characters of a text
 NONE = type(None)
 
 
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, (tuple, list)) else value
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """The values that a field allows."""
@@ -33,6 +37,8 @@ class Kind:
     types: tuple[type, ...]  # as which a text on the command line is read, in this order
     holds: Callable[[Any], bool]  # of any value at all; never raises
     registered: bool = False  # whether another process may have registered further names
+    # An allowed value as a typed section has it: tuples for lists, floats where they are wanted.
+    typed: Callable[[Any], Any] = _tuples
 
     @property
     def wanted(self) -> str:
@@ -176,7 +182,7 @@ def number(
 
     begin = f"above {least:g}" if above else f"of at least {least:g}"
     end = f"below {most:g}" if below else f"at most {most:g}"
-    return Kind(f"a number {begin} and {end}", (float,), holds)
+    return Kind(f"a number {begin} and {end}", (float,), holds, typed=float)
 
 
 def flag() -> Kind:
@@ -291,7 +297,11 @@ def several(kind: Kind, *, least: int = 0, distinct: bool = False, wanted: str =
 
     count = f"{least} or more" if least else "any number"
     count += " of different ones" if distinct else ""
-    return Kind(wanted or f"{count} of: {kind.wanted}", (tuple,), holds)
+
+    def typed(value: Any) -> tuple:
+        return tuple(map(kind.typed, value))
+
+    return Kind(wanted or f"{count} of: {kind.wanted}", (tuple,), holds, typed=typed)
 
 
 def row(*kinds: Kind, wanted: str = "") -> Kind:
@@ -302,7 +312,11 @@ def row(*kinds: Kind, wanted: str = "") -> Kind:
             return False
         return all(kind.holds(part) for kind, part in zip(kinds, value, strict=True))
 
-    return Kind(wanted or f"({', '.join(kind.wanted for kind in kinds)})", (tuple,), holds)
+    def typed(value: Any) -> tuple:
+        return tuple(kind.typed(part) for kind, part in zip(kinds, value, strict=True))
+
+    wanted = wanted or f"({', '.join(kind.wanted for kind in kinds)})"
+    return Kind(wanted, (tuple,), holds, typed=typed)
 
 
 def either(*kinds: Kind) -> Kind:
@@ -310,7 +324,11 @@ def either(*kinds: Kind) -> Kind:
     types = tuple(dict.fromkeys(kind for each in kinds for kind in each.types))
     types = tuple(sorted(types, key=lambda kind: kind is str))  # anything can be read as a text
     wanted = ", or ".join(kind.wanted for kind in kinds)
-    return Kind(wanted, types, lambda value: any(kind.holds(value) for kind in kinds))
+
+    def typed(value: Any) -> Any:
+        return next(kind.typed(value) for kind in kinds if kind.holds(value))
+
+    return Kind(wanted, types, lambda value: any(kind.holds(value) for kind in kinds), typed=typed)
 
 
 def nothing() -> Kind:
@@ -366,10 +384,6 @@ def _read_tuple(words: str) -> tuple:
     if not is_sequence(value):
         raise ValueError(words)
     return _tuples(value)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if is_sequence(value) else value
 
 
 READERS: dict[type, Callable[[str], Any]] = {

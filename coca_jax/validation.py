@@ -1,13 +1,13 @@
 """The one check of a configuration, which every command makes before it begins."""
 
+import dataclasses
 import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from coca_jax import accelerators
-from coca_jax.config.checks import errors
+from coca_jax.config import Config
+from coca_jax.config.checks import errors, key_errors
 from coca_jax.config.tree import items
 from coca_jax.data import checks
 from coca_jax.distributed.mesh import AXES, mesh_shape
@@ -15,6 +15,7 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate import runner
 from coca_jax.evaluate.from_config import check as open_evaluations
 
+# Where one of these is wrong, it cannot be said whether the run fits the devices.
 LAYOUT = ("mesh", "sharding", "train.batch_size", "train.grad_accum_steps")
 
 
@@ -36,7 +37,7 @@ def validate(
     between = [lambda usable: checks.mistakes(usable.data)]
     if "train" in reads:
         between.append(lambda usable: checks.unnamed(usable.data))
-    if devices is not None:
+    if devices is not None and not any(key.startswith(LAYOUT) for key in key_errors(config)):
         between.append(lambda usable: _device_errors(usable, devices))
     lines = [*errors(config, between), *runner.mistakes(items(config).get("eval"))]
     if lines:
@@ -45,25 +46,26 @@ def validate(
         open_evaluations(config)
 
 
-def _device_errors(config: ConfigDict, devices: int | Sequence[Any]) -> Iterator[str]:
+def _device_errors(config: Config, devices: int | Sequence[Any]) -> Iterator[str]:
     if not isinstance(devices, int):
         yield from accelerators.attention_errors(config.model.attention, devices[0])
         devices = len(devices)
     try:
-        shape = dict(zip(AXES, mesh_shape(config.mesh, devices), strict=True))
+        shape = dict(zip(AXES, mesh_shape(dataclasses.asdict(config.mesh), devices), strict=True))
     except UserError as error:
         yield f"config.mesh: {error}"
         return
     yield from _batch_errors(config, shape)
     for part in ("image", "text", "pooler"):
-        if config.model[part].num_heads % shape["tensor"]:
+        count = getattr(config.model, part).num_heads
+        if count % shape["tensor"]:
             yield (
-                f"config.model.{part}.num_heads={config.model[part].num_heads} should be a "
-                f"multiple of config.mesh.tensor={shape['tensor']}"
+                f"config.model.{part}.num_heads={count} should be a multiple of "
+                f"config.mesh.tensor={shape['tensor']}"
             )
 
 
-def _batch_errors(config: ConfigDict, shape: dict[str, int]) -> Iterator[str]:
+def _batch_errors(config: Config, shape: dict[str, int]) -> Iterator[str]:
     """What is wrong if the batch cannot be divided among the devices and micro-batches."""
     rules, batch_size = dict(reversed(config.sharding.rules)), config.train.batch_size
     if "batch" not in rules:

@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 
 from coca_jax.config.kinds import NAME
 from coca_jax.config.schema import Config
-from coca_jax.config.tree import default_config, flatten, items
+from coca_jax.config.tree import build, default_config, flatten, items
 from coca_jax.data.checks import repeated
 from coca_jax.data.options import MixtureConfig
 from coca_jax.fields import Kind, Sections, fields_of, is_section, members, near, shown
 
-Check = Callable[[ConfigDict], Iterable[str]]
+Check = Callable[[Config], Iterable[str]]
 """From a configuration whose keys are valid each by itself to messages."""
 
 
@@ -28,7 +28,7 @@ def errors(config: Any, checks: Sequence[Check] = (), *, stored: bool = False) -
       stored: whether it is the record of a run: it may name what another process has registered.
     """
     wrong = key_errors(config, stored)
-    usable = _usable(config, wrong)
+    usable = build(_usable(config, wrong))
     lines = [line for check in (_between_keys, *checks) for line in check(usable)]
     # What is said of a key that is wrong by itself is about the default in its place.
     lines = [line for line in lines if not any(f"config.{key}" in line for key in wrong)]
@@ -123,7 +123,7 @@ def _usable_values(tree: Any, prefix: str, section: Any, wrong: Container[str]) 
     return usable
 
 
-def _between_keys(config: ConfigDict) -> Iterator[str]:
+def _between_keys(config: Config) -> Iterator[str]:
     if not any(loss.weight for loss in config.loss.values()):
         yield "config.loss: all weights are 0; at least one loss must be trained"
     yield from _head(config)
@@ -137,16 +137,15 @@ def _between_keys(config: ConfigDict) -> Iterator[str]:
     yield from _model(config)
 
 
-def _head(config: ConfigDict) -> Iterator[str]:
+def _head(config: Config) -> Iterator[str]:
     """What is wrong with the task that a head is for."""
     loss, classes, num_images = config.loss, config.head.classes, config.data.num_images
     if not loss.classification.weight:
         if config.head.classes or config.head.class_file:
             yield "config.head.classes is of no use: config.loss.classification.weight=0.0"
     elif len(classes) < 2:
-        yield f"config.head.classes={list(classes)} should be the names of two or more classes"
-    sections = config.data.sources.values() or [config.data.train]
-    captions = [section.get("captions", config.data.train.captions) for section in sections]
+        yield f"config.head.classes={[*classes]} should be the names of two or more classes"
+    captions = [data_set.captions for data_set in config.data.data_sets().values()]
     # Labels that are numbers tell classes of one name apart; answers are names.
     if "questions" in captions and (twice := repeated(classes)):
         yield f"config.head.classes: answers cannot tell apart {', '.join(map(shown, twice[:5]))}"
@@ -163,33 +162,37 @@ def _head(config: ConfigDict) -> Iterator[str]:
         )
 
 
-def _model(config: ConfigDict) -> Iterator[str]:
-    model = config.model
-    if model.image.size % model.image.patch:
+def _model(config: Config) -> Iterator[str]:
+    model, image = config.model, config.model.image
+    if image.size % image.patch:
         yield (
-            f"config.model.image.size={model.image.size} should be a multiple of "
-            f"config.model.image.patch={model.image.patch}"
+            f"config.model.image.size={image.size} should be a multiple of "
+            f"config.model.image.patch={image.patch}"
         )
-    for part, width in (("image", "image"), ("text", "text"), ("pooler", "text")):
-        if model[width].width % model[part].num_heads:
-            yield (
-                f"config.model.{width}.width={model[width].width} should be a multiple of "
-                f"config.model.{part}.num_heads={model[part].num_heads}"
-            )
-        elif (
-            model.attention == "cudnn" and (size := model[width].width // model[part].num_heads) % 8
-        ):
-            yield (
-                f"config.model.attention=cudnn needs heads whose size is a multiple of 8, and "
-                f"config.model.{part}.num_heads={model[part].num_heads} makes it "
-                f"{size}; xla takes any"
-            )
+    for part, of_width in (("image", "image"), ("text", "text"), ("pooler", "text")):
+        yield from _head_size(config, part, of_width)
     if model.attention == "cudnn" and model.dtype == "float32":
         yield "config.model.attention=cudnn needs config.model.dtype=bfloat16"
-
-    head, part = config.head.input, "text" if config.head.input == "text" else "image"
-    if config.loss.classification.weight and model[part].width % model.pooler.num_heads:
+    input_, count = config.head.input, model.pooler.num_heads
+    part, width = ("text", model.text.width) if input_ == "text" else ("image", image.width)
+    if config.loss.classification.weight and width % count:
         yield (
-            f"config.model.{part}.width={model[part].width}, which config.head.input={head} pools, "
-            f"should be a multiple of config.model.pooler.num_heads={model.pooler.num_heads}"
+            f"config.model.{part}.width={width}, which config.head.input={input_} pools, "
+            f"should be a multiple of config.model.pooler.num_heads={count}"
+        )
+
+
+def _head_size(config: Config, part: str, of_width: str) -> Iterator[str]:
+    """What is wrong with the number of attention heads of a part, which divides a width."""
+    width = getattr(config.model, of_width).width
+    count = getattr(config.model, part).num_heads
+    if width % count:
+        yield (
+            f"config.model.{of_width}.width={width} should be a multiple of "
+            f"config.model.{part}.num_heads={count}"
+        )
+    elif config.model.attention == "cudnn" and (size := width // count) % 8:
+        yield (
+            "config.model.attention=cudnn needs heads whose size is a multiple of 8, and "
+            f"config.model.{part}.num_heads={count} makes it {size}; xla takes any"
         )

@@ -57,11 +57,8 @@ def build(config: ConfigDict) -> Config:
     """
     values = config.to_dict()
     built = _build(Config(), values)
-    train = members(built.data.train)
-    sources = {
-        name: MixtureConfig(**(train | {key: _frozen(value) for key, value in changes.items()}))
-        for name, changes in values["data"]["sources"].items()
-    }
+    source = MixtureConfig(**members(built.data.train))
+    sources = {name: _build(source, part) for name, part in values["data"]["sources"].items()}
     return dataclasses.replace(
         built, data=dataclasses.replace(built.data, sources=Sections(sources))
     )
@@ -69,13 +66,13 @@ def build(config: ConfigDict) -> Config:
 
 def _build(section: Any, values: Mapping[str, Any]) -> Any:
     """The section with these values; of `Sections`, those without a schema stay plain."""
-    known = members(section)
-    changes = {
-        name: _build(known[name], value)
-        if is_section(known.get(name)) and isinstance(value, Mapping)
-        else _frozen(value)
-        for name, value in values.items()
-    }
+    known, changes = members(section), {}
+    fields = {} if isinstance(section, Sections) else fields_of(type(section))
+    for name, value in values.items():
+        if is_section(known.get(name)):
+            changes[name] = _build(known[name], value)
+        else:
+            changes[name] = fields[name].kind.typed(value) if name in fields else _frozen(value)
     if isinstance(section, Sections):
         return Sections({**section, **changes})
     return dataclasses.replace(section, **changes)
