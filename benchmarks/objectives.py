@@ -24,14 +24,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from coca_jax.accelerators import prepare_environment
-from coca_jax.config import default_config, model_config
+from coca_jax.config import default_config
 from coca_jax.distributed import Partitioner, make_mesh
-from coca_jax.models import CoCa, preset
+from coca_jax.models import preset
 from coca_jax.planning import training_flops
 from coca_jax.planning.aot import abstract_batch
-from coca_jax.train.optimizer import make_optimizer
-from coca_jax.train.state import StateFactory
-from coca_jax.train.step import compile_traced, make_train_step, trace_train_step
+from coca_jax.train.program import compile_traced, make_program
 from coca_jax.validation import validate
 
 NO_CAPTIONS = {"loss.captioning.weight": 0.0}
@@ -52,14 +50,11 @@ class Program:
         """Traces it."""
         self.name, self.seconds = name, []
         self.config = config = make_config(name, options)
-        self.model = model = CoCa(model_config(config))
         self.partitioner = Partitioner(make_mesh(config.mesh, jax.devices()[:1]))
-        self.factory = StateFactory(
-            model, lambda params: make_optimizer(config.optimizer, 1000, params), self.partitioner
-        )
-        step = make_train_step(model, self.factory.optimizer, self.factory.schedule, config)
-        shapes = abstract_batch(config, model, self.partitioner)
-        self.traced = trace_train_step(step, self.factory.abstract, shapes, self.partitioner)
+        self.program = make_program(config, self.partitioner)
+        self.factory, self.model = self.program.factory, self.program.model
+        shapes = abstract_batch(config, self.model, self.partitioner)
+        self.traced = self.program.trace(self.factory.abstract, shapes)
         rng = np.random.default_rng(0)
         self.batch = self.partitioner.put_batch(
             {k: rng.integers(1, 200, x.shape).astype(x.dtype) for k, x in shapes.items()}

@@ -9,6 +9,7 @@ median seconds a step.
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import statistics
@@ -20,8 +21,9 @@ import jax
 
 from coca_jax.config import load_config
 from coca_jax.observe.writers import read_metrics
-from coca_jax.train import loop
-from coca_jax.train.signals import StopRequest
+from coca_jax.train.experiment import build
+from coca_jax.train.loop import run
+from coca_jax.train.program import TrainProgram
 
 
 def main():
@@ -41,21 +43,24 @@ def main():
         }
     )
     compiled = {}
-    compile_step = loop.compile_train_step
+    compile_step = TrainProgram.compile
 
     def keep(*arguments):
         compiled.setdefault("step", compile_step(*arguments))
         return compiled["step"]
 
     trainer_seconds, bare_seconds = [], []
-    with mock.patch.object(loop, "compile_train_step", keep):
+    with mock.patch.object(TrainProgram, "compile", keep):
         for _ in range(options.rounds):
             with tempfile.TemporaryDirectory() as workdir:
-                trainer = loop.Trainer(config, workdir)
-                trainer.run()
+                experiment = build(config, workdir)
+                run(experiment)
                 rows = [r["train/step_seconds"] for r in read_metrics(workdir)]
                 trainer_seconds += rows[1:-1]  # not the first window, nor the one that saves
-            state, batch = trainer.factory.create(0), next(trainer._batches(0, StopRequest()))
+            program = experiment.program
+            with contextlib.closing(experiment.stream.batches(0)) as batches:
+                batch = program.partitioner.put_batch(next(batches))
+            state = program.factory.create(0)
             for _ in range(options.steps // config.train.log_every):
                 begin = time.perf_counter()
                 for _ in range(config.train.log_every):

@@ -45,14 +45,12 @@ def measure_ours(case):
     import numpy as np
 
     from coca_jax.accelerators import prepare_environment
-    from coca_jax.config import default_config, model_config
+    from coca_jax.config import default_config
     from coca_jax.distributed import Partitioner, make_mesh
-    from coca_jax.models import CoCa, preset
+    from coca_jax.models import preset
     from coca_jax.planning import training_flops
     from coca_jax.planning.aot import abstract_batch
-    from coca_jax.train.optimizer import make_optimizer
-    from coca_jax.train.state import StateFactory
-    from coca_jax.train.step import compile_train_step, make_train_step
+    from coca_jax.train.program import make_program
     from coca_jax.validation import validate
 
     prepare_environment()
@@ -62,21 +60,17 @@ def measure_ours(case):
     config.train.update({"batch_size": case["batch"], "quantization": case["quantization"]})
     config.optimizer.name = case["optimizer"]
     validate(config, len(jax.devices()))
-    model = CoCa(model_config(config))
     partitioner = Partitioner(make_mesh(config.mesh), config.sharding.rules)
-    factory = StateFactory(
-        model, lambda params: make_optimizer(config.optimizer, 1000, params), partitioner
-    )
+    program = make_program(config, partitioner)
     rng = np.random.default_rng(0)
     batch = partitioner.put_batch(
         {
             name: rng.integers(1, 200, x.shape).astype(x.dtype)
-            for name, x in abstract_batch(config, model, partitioner).items()
+            for name, x in abstract_batch(config, program.model, partitioner).items()
         }
     )
-    state = factory.create(0)
-    step = make_train_step(model, factory.optimizer, factory.schedule, config)
-    compiled = compile_train_step(step, state, batch, partitioner)
+    state = program.factory.create(0)
+    compiled = program.compile(state, batch)
 
     def run():
         nonlocal state
@@ -89,7 +83,7 @@ def measure_ours(case):
         "seconds": seconds,
         "compiled_bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
         "peak_bytes": stats.get("peak_bytes_in_use"),
-        FLOPS: training_flops(model.config),
+        FLOPS: training_flops(program.model.config),
         "device": jax.devices()[0].device_kind,
     }
 

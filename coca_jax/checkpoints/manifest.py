@@ -67,7 +67,7 @@ def problems(
 
 
 def strays(folder: os.PathLike) -> list[str]:
-    """Files that a sound step's manifest does not name, such as `.DS_Store`; they are ignored."""
+    """Files that a valid step's manifest does not name, such as `.DS_Store`; they are ignored."""
     expected = _read(folder)
     return [name for name in folders.tree(folder) if name not in expected and name != NAME]
 

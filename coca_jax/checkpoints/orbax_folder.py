@@ -62,7 +62,7 @@ class OrbaxFolder:
     def publish(self, step: int) -> None:
         """Copies a step that Orbax has saved to where it belongs; for one process."""
         if self._is_copied:
-            folders.remove_tree(self._directory / str(step))  # an unsound one of this number
+            folders.remove_tree(self._directory / str(step))  # an invalid one of this number
             folders.copy_tree(self._folder / str(step), self._directory / str(step))
             folders.remove_tree(self._folder / str(step))
 

@@ -1,4 +1,4 @@
-"""What one process of a run does for all of them."""
+"""Actions of one process for all processes of a run."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,13 @@ def by_first(action: Callable[[], int | None]) -> int:
             value = action() or 0
         except Exception as error:  # the packages of stores have errors of their own
             failure = error
-    told = multihost_utils.broadcast_one_to_all(np.array([value, failure is not None], np.int32))
-    if told[1]:
+    outcome = multihost_utils.broadcast_one_to_all(np.array([value, failure is not None], np.int32))
+    if outcome[1]:
         raise failure or UserError("process 0 failed, and says why")
-    return int(told[0])
+    return int(outcome[0])
+
+
+def say(text: str) -> None:
+    """Prints a text once for all processes."""
+    if jax.process_index() == 0:
+        print(text)

@@ -1,4 +1,4 @@
-"""The checkpoint store: asynchronous saves that are proved sound before they are relied upon.
+"""The checkpoint store: asynchronous saves that are verified before they are relied upon.
 
 A step is a folder `<directory>/<step>`: one Orbax tree for each item ("params", "optimizer", ...),
 `metadata.json`, `layout.json` (shape and dtype of every leaf) and, written last, `manifest.json`.
@@ -48,7 +48,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
 
     Args:
       directory: where the steps are, local or at gs:// or s3://; made by the first save.
-      keep: how many sound steps to keep, the newest ones.
+      keep: how many valid steps to keep, the newest ones.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3):
@@ -60,12 +60,12 @@ class CheckpointStore(contextlib.AbstractContextManager):
         self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future] | None = None
         self._saved: int | None = None  # the last step that this store has saved, in process 0
-        self._verified: int | None = None  # the step last found sound, the same in every process
+        self._verified: int | None = None  # the step last found valid, the same in every process
 
     def save(self, step: int, items: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Starts to save a step, after the save before it; returns once the arrays are copied.
 
-        A step that is there and sound is left as it is; one that is unsound is replaced.
+        A step that is there and valid is left as it is; one that is invalid is replaced.
 
         Args:
           step: the step's number, the name of its folder.
@@ -77,7 +77,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         """
         self.wait()
         folder = self._folder(step)
-        if self._first_sound(lambda: [(step, folder)], report=_ignore) is not None:
+        if self._first_valid(lambda: [(step, folder)], report=_ignore) is not None:
             return
         leaves = {name: _leaves(tree) for name, tree in items.items() if tree is not None}
         layout = {name: _layout(item) for name, item in leaves.items()}
@@ -106,24 +106,24 @@ class CheckpointStore(contextlib.AbstractContextManager):
         if np.any(multihost_utils.process_allgather(np.asarray(error is not None))):
             raise self._failure(step, error) from error
 
-    def latest_sound(self, report: Callable[[str], None] = print) -> int | None:
+    def latest_valid(self, report: Callable[[str], None] = print) -> int | None:
         """The newest step whose files agree with its manifest, or None; reads each file once.
 
         Args:
-          report: called with one line for each newer step that is unsound, saying why.
+          report: called with one line for each newer step that is invalid, saying why.
         """
         self.wait()
-        return self._first_sound(self._folders, report)
+        return self._first_valid(self._folders, report)
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """What `save` was given as metadata; a UserError if the step is not sound."""
+        """What `save` was given as metadata; a UserError if the step is not valid."""
         return self._read(step, "metadata.json")
 
     def shapes(self, step: int, item: str) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of each leaf of an item, by its path such as "dense/kernel".
 
         Raises:
-          UserError: the step is not sound, or has no such item.
+          UserError: the step is not valid, or has no such item.
         """
         layout = self._read(step, "layout.json")
         if item not in layout:
@@ -139,7 +139,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         Floating-point dtypes may differ, since `restore` casts them.
 
         Args:
-          step: a sound step.
+          step: a valid step.
           targets: for each item wanted, a tree of arrays or jax.ShapeDtypeStructs.
           partial: whether leaves that are only stored are no difference.
         """
@@ -166,7 +166,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         """Reads the items named in `targets`, each shard straight onto its device.
 
         Args:
-          step: a sound step; its checksums are compared, unless this store has just done so.
+          step: a valid step; its checksums are compared, unless this store has just done so.
           targets: for each item wanted, a tree of jax.ShapeDtypeStructs with shardings (or of
             arrays); a leaf without a sharding goes to the first local device.
           partial: whether the step may have more leaves than the targets; they are not read.
@@ -175,7 +175,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
           For each item a tree with its target's structure, shardings and dtypes.
 
         Raises:
-          UserError: the step is not sound, or its layout differs; every difference is named.
+          UserError: the step is not valid, or its layout differs; every difference is named.
         """
         differences = self.layout_differences(step, targets, partial)
         if differences:
@@ -226,46 +226,46 @@ class CheckpointStore(contextlib.AbstractContextManager):
         return sorted(((int(match[1]), folder) for match, folder in matches if match), reverse=True)
 
     def has_steps(self) -> bool:
-        """Whether any save was ever finished here, be its files sound or not."""
+        """Whether any save was ever finished here, be its files valid or not."""
         return any((folder / manifest.NAME).exists() for _, folder in self._folders())
 
-    def _first_sound(
+    def _first_valid(
         self, steps: Callable[[], Iterable[tuple[int, epath.Path]]], report: Callable[[str], None]
     ) -> int | None:
-        """The first of `steps` that is sound, found by one process and told to all the others."""
+        """The first of `steps` that is valid, found by one process and told to all the others."""
         try:
-            sound = by_first(lambda: self._look(steps(), report))
+            valid = by_first(lambda: self._look(steps(), report))
         except Exception as error:
             raise UserError(f"{self.directory} cannot be read ({str(error).strip()})") from error
-        self._verified = None if sound < 0 else sound
+        self._verified = None if valid < 0 else valid
         return self._verified
 
     def _look(self, steps: Iterable[tuple[int, epath.Path]], report: Callable[[str], None]) -> int:
-        """The first of `steps` that is sound, -1 if none is; for one process."""
+        """The first of `steps` that is valid, -1 if none is; for one process."""
         for step, folder in steps:
             problems = manifest.problems(folder) or metadata.problems(folder)
             if not problems:
                 self._tell_strays(folder, report)
                 return step
             more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-            report(f"checkpoint {folder} is not sound: {'; '.join(problems[:3])}{more}")
+            report(f"checkpoint {folder} is not valid: {'; '.join(problems[:3])}{more}")
         return -1
 
     def _read(self, step: int, name: str) -> Any:
-        """A JSON file of a step, after making sure that the step is sound."""
+        """A JSON file of a step, after making sure that the step is valid."""
         folder, reasons = self._folder(step), []
         if (
             self._verified != step
-            and self._first_sound(lambda: [(step, folder)], reasons.append) is None
+            and self._first_valid(lambda: [(step, folder)], reasons.append) is None
         ):
-            raise UserError("\n".join(reasons) or f"checkpoint {folder} is not sound")
+            raise UserError("\n".join(reasons) or f"checkpoint {folder} is not valid")
         return read_json(folder / name)
 
     def _tell_strays(self, folder: epath.Path, report: Callable[[str], None]) -> None:
         if strays := manifest.strays(folder):
             more = f" and {len(strays) - 3} more" if len(strays) > 3 else ""
             report(
-                f"checkpoint {folder} is sound; files that its {manifest.NAME} does not name are "
+                f"checkpoint {folder} is valid; files that its {manifest.NAME} does not name are "
                 f"ignored: {', '.join(strays[:3])}{more}"
             )
 
@@ -321,7 +321,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
                     self._remove_what_comes()
                     if not (folder / manifest.NAME).exists():
                         folders.remove_tree(folder)
-            last = self.latest_sound(report=_ignore)
+            last = self.latest_valid(report=_ignore)
             good = (
                 "there is no good checkpoint"
                 if last is None

@@ -39,7 +39,7 @@ def possible(config: ConfigDict, model: CoCaConfig) -> ConfigDict:
     Raises:
       UserError: one of them needs a head, and the model has none or another.
     """
-    lacking = {"contrastive": model.contrastive == "none", "captioning": not model.captioning}
+    lacking = {"contrastive": not model.has_cls, "captioning": not model.captioning}
     for name, evaluation in config.eval.items():
         if needs(evaluation) == "classification":
             _require_head(name, config, model)

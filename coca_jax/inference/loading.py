@@ -35,7 +35,7 @@ def load(
     use_ema: bool = True,
     devices: Sequence[jax.Device] | None = None,
 ) -> LoadedModel:
-    """The model of a run, at its newest sound checkpoint or the given one, or a converted model.
+    """The model of a run, at its newest valid checkpoint or the given one, or a converted model.
 
     Args:
       path: a workdir, local or at gs:// or s3://, or one of its `checkpoints/<step>`; or what
@@ -83,7 +83,7 @@ class Checkpoint:
 
 
 def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Checkpoint:
-    """The newest sound checkpoint of a run, or the given one.
+    """The newest valid checkpoint of a run, or the given one.
 
     Args:
       path: a workdir, or one of its `checkpoints/<step>`.
@@ -97,11 +97,11 @@ def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Checkpo
         path, step = path.parent.parent, int(path.name)
     store = CheckpointStore(path / "checkpoints")
     if step is None:
-        step = store.latest_sound(report=lambda line: print(line, file=sys.stderr))
+        step = store.latest_valid(report=lambda line: print(line, file=sys.stderr))
     if step is None:
         _refuse_foreign(path)
         read_config(path)  # which says if it is no workdir at all
-        raise UserError(f"{store.directory} holds no sound checkpoint; train first")
+        raise UserError(f"{store.directory} holds no valid checkpoint; train first")
     saved = Saved(step, store.metadata(step))
     config = stored_config(path, *saved)
     require_files(path, saved)

@@ -136,7 +136,7 @@ class LoadedModel:
         Raises:
           UserError: the model was trained without a contrastive loss.
         """
-        self._require("contrastive", self.config.contrastive != "none")
+        self._require("contrastive", self.config.has_cls)
         embeddings = self._run("encode_image", (pixels.reshape(-1, *pixels.shape[-3:]),))
         if pixels.ndim == 4:
             return embeddings
@@ -153,7 +153,7 @@ class LoadedModel:
         Raises:
           UserError: the model was trained without a contrastive loss.
         """
-        self._require("contrastive", self.config.contrastive != "none")
+        self._require("contrastive", self.config.has_cls)
         return self._run("encode_text", (ids,))
 
     def caption_logits(

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from coca_jax.losses.base import Loss
 from coca_jax.registry import Registry
 
@@ -18,11 +16,11 @@ losses: Registry[type[Loss]] = Registry(
 )
 
 
-def trained_losses(sections: Mapping[str, Any] | ConfigDict) -> dict[str, Loss]:
+def trained_losses(sections: Mapping[str, Any]) -> dict[str, Loss]:
     """The losses whose weight is not 0, in the registry's order.
 
     Args:
-      sections: `config.loss`, with the options of each loss by its name.
+      sections: each loss by its name; one that is not registered in this process is left out.
     """
-    built = {name: losses[name](**sections[name]) for name in losses if name in sections}
-    return {name: loss for name, loss in built.items() if loss.weight}
+    registered = {name: sections[name] for name in losses if name in sections}
+    return {name: loss for name, loss in registered.items() if loss.weight}

@@ -58,7 +58,7 @@ class CoCa(nn.Module):
         """Creates the parts."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         pooler, width = config.pooler, config.text.width
-        contrastive, multimodal = config.contrastive != "none", config.multimodal
+        contrastive, multimodal = config.has_cls, config.multimodal
         self.image_encoder = ImageEncoder(config, dtype)
 
         def make_pooler(queries: int) -> AttentionalPooler:
@@ -97,7 +97,7 @@ class CoCa(nn.Module):
             return CoCaOutput(None, None, None, None, None, None)
         context = self._context(tokens) if config.multimodal else None
         features, cls = self.decoder.unimodal_features(ids)
-        if config.contrastive != "none":
+        if config.has_cls:
             image_embeddings = self._image_embedding(tokens, context)
             text_embeddings = self._text_embedding(cls)
             scale = jnp.exp(self.logit_scale)
@@ -160,7 +160,7 @@ class CoCa(nn.Module):
         if not pooler.caption_queries:
             return tokens
         if pooler.kind == "shared":
-            return self.pooler(tokens, slice(int(self.config.contrastive != "none"), None))
+            return self.pooler(tokens, slice(int(self.config.has_cls), None))
         return self.caption_pooler(tokens)
 
     def _image_embedding(

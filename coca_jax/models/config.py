@@ -181,6 +181,11 @@ class CoCaConfig:
     head: HeadConfig | None = None
 
     @property
+    def has_cls(self) -> bool:
+        """Whether texts have a [CLS], of which, and of images, there are embeddings."""
+        return self.contrastive != "none"
+
+    @property
     def multimodal(self) -> bool:
         """Whether the decoder's second half is there: to caption, or for a head that reads it."""
         return self.captioning or (self.head is not None and self.head.input == "text")
@@ -188,7 +193,7 @@ class CoCaConfig:
     @property
     def reads_text(self) -> bool:
         """Whether the decoder is computed: all but a head that reads the image needs it."""
-        return self.contrastive != "none" or self.multimodal
+        return self.has_cls or self.multimodal
 
     @property
     def num_images(self) -> int:

@@ -57,7 +57,7 @@ class TextDecoder(nn.Module):
     def setup(self):
         """Creates the parts."""
         text, normal = self.config.text, nn.initializers.normal(0.02)
-        has_cls = self.config.contrastive != "none"
+        has_cls = self.config.has_cls
         self.embedding = self.param(
             "embedding",
             partitioned(normal, "vocab", "embed"),
@@ -91,7 +91,7 @@ class TextDecoder(nn.Module):
     ) -> tuple[Float[Array, "b t d"], Float[Array, "b d"] | None]:
         """The unimodal half: features of each token and, if there is a [CLS], its own."""
         x = self._embed(ids) + self.positions[None, : ids.shape[1]].astype(self.dtype)
-        if self.config.contrastive == "none":
+        if not self.config.has_cls:
             x, _ = self.unimodal(constrain(x, ACTIVATION), causal_mask(ids.shape[1]))
             return x, None
         cls = (self.cls + self.positions[-1]).astype(self.dtype)

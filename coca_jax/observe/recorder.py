@@ -33,6 +33,12 @@ class Recorder:
         if self._progress is not None:
             self._progress.update(step, values)
 
+    def log(self, step: int, values: Mapping[str, SupportsFloat] | None) -> None:
+        """Shows that `step` steps are done; at a log point writes and shows its metrics."""
+        if values:
+            self.write(step, values)
+        self.update(step, values)
+
     def print(self, text: str) -> None:
         """Prints text beside the progress."""
         if self._progress is not None:

@@ -15,14 +15,12 @@ from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.distributed.mesh import mesh_shape
 from coca_jax.distributed.sharding import bytes_per_device
 from coca_jax.errors import UserError
-from coca_jax.models import CoCa, make_model
+from coca_jax.models import CoCa
 from coca_jax.planning.estimate import collectives, split_of, temporaries, traffic
 from coca_jax.planning.flops import hardware_flops
 from coca_jax.planning.hlo import Program
 from coca_jax.planning.plan import Step
-from coca_jax.train.optimizer import make_optimizer
-from coca_jax.train.state import StateFactory
-from coca_jax.train.step import compile_traced, make_train_step, trace_train_step
+from coca_jax.train.program import compile_traced, make_program
 from coca_jax.validation import validate
 
 
@@ -102,17 +100,9 @@ class _Traced(NamedTuple):
 
 
 def _trace(config: ConfigDict, mesh: Mesh) -> _Traced:
-    model = make_model(model_config(config, mesh.devices.flat[0]))
-    partitioner = Partitioner(mesh, config.sharding.rules)
-    factory = StateFactory(
-        model,
-        lambda params: make_optimizer(config.optimizer, config.train.steps, params),
-        partitioner,
-        ema=config.optimizer.ema_decay > 0,
-        optimizer_rules=config.sharding.optimizer_rules,
-    )
-    step = make_train_step(model, factory.optimizer, factory.schedule, config)
-    state, batch = factory.abstract, abstract_batch(config, model, partitioner)
+    program = make_program(config, Partitioner(mesh, config.sharding.rules))
+    state = program.factory.abstract
+    batch = abstract_batch(config, program.model, program.partitioner)
     parts = {
         "parameters": state.params,
         "optimizer": state.optimizer,
@@ -120,7 +110,7 @@ def _trace(config: ConfigDict, mesh: Mesh) -> _Traced:
         "batch": batch,
     }
     held = {part: bytes_per_device(tree) for part, tree in parts.items()}
-    return _Traced(trace_train_step(step, state, batch, partitioner), state, partitioner, held)
+    return _Traced(program.trace(state, batch), state, program.partitioner, held)
 
 
 def abstract_batch(

@@ -98,7 +98,7 @@ def collectives(
     over `tensor` in both directions.
     """
     counts: Counter[tuple[str, int, tuple[str, ...]]] = Counter()
-    passes = grad_accum_steps * (3 if grad_accum_steps > 1 and model.contrastive != "none" else 2)
+    passes = grad_accum_steps * (3 if grad_accum_steps > 1 and model.has_cls else 2)
     for leaf in jax.tree.leaves(params):
         axes = [a for entry in leaf.sharding.spec for a in jax.tree.leaves(entry)]
         whole = math.prod(leaf.shape) * WEIGHT

@@ -25,7 +25,7 @@ def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, i
     """
     image, text, pooler = config.image, config.text, config.pooler
     tokens = max(1, round(image.patches * (1 - patch_dropout))) + image.class_token
-    contrastive = config.contrastive != "none"
+    contrastive = config.has_cls
     queries = pooler.caption_queries if config.multimodal else 0
     parts = {
         "image_encoder": 2 * image.patches * image.patch**2 * 3 * image.width
@@ -53,7 +53,7 @@ def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, i
 
 def _decoder(config: CoCaConfig, context: tuple[int, int]) -> int:
     """Both halves: the first one reads a text once, the second one beside each picture."""
-    text, contrastive = config.text, config.contrastive != "none"
+    text, contrastive = config.text, config.has_cls
     unimodal = text.unimodal_layers * _layer(
         text.context_length + contrastive, text.width, text.mlp_dim, causal=True
     )

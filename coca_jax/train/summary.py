@@ -1,4 +1,4 @@
-"""What a run says of itself before its first step."""
+"""The summary that a run prints before its first step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,40 +14,43 @@ from coca_jax.distributed.sharding import bytes_per_device
 from coca_jax.models import CoCaConfig
 from coca_jax.planning import parameter_counts, training_flops
 from coca_jax.planning.flops import RULE
+from coca_jax.train.experiment import Experiment
 from coca_jax.train.state import TrainState
 
 GIB = 2**30
 
 
-def describe(trainer: Any, state: TrainState, compiled: Any, seconds: float, peak: str) -> str:
-    """Devices, mesh, data, model, memory and how utilisation is counted, a line each.
+def describe(
+    experiment: Experiment, state: TrainState, compiled: Any, seconds: float, peak: str
+) -> str:
+    """Devices, mesh, data, model, memory and how utilization is counted, a line each.
 
     Args:
-      trainer: the `Trainer`.
+      experiment: the run.
       state: its state, for the bytes that a device holds.
       compiled: the compiled step.
-      seconds: that compiling took.
-      peak: what utilisation is measured against, in words.
+      seconds: the time that compiling took.
+      peak: the FLOP/s that utilization is relative to, in words.
     """
-    config, mesh = trainer.config, trainer.partitioner.mesh
+    config, mesh = experiment.config, experiment.program.partitioner.mesh
+    model = experiment.program.model.config
     done = int(state.step)
     device = jax.devices()[0]
-    counts = parameter_counts(trainer.model.config)
+    counts = parameter_counts(model)
     axes = " x ".join(f"{name}={size}" for name, size in mesh.shape.items())
     rows = {
-        "workdir": f"{trainer.workdir}, {f'resumed at step {done}' if done else 'a new run'}",
+        "workdir": f"{experiment.workdir}, {f'resumed at step {done}' if done else 'a new run'}",
         "devices": f"{mesh.size} x {device.device_kind} in {jax.process_count()} process(es)",
-        "computing": _computing(config, trainer.model.config, device),
+        "computing": _computing(config, model, device),
         "mesh": axes,
         "parameters": f"{sum(counts.values()):,} ({_parts(counts)})",
-        "data": _data(config, trainer.stream),
+        "data": _data(config, experiment.stream),
         **({"classes": _classes(config.head.classes)} if config.head.classes else {}),
         "batch": f"{config.train.batch_size} pairs a step, {config.train.steps:,} steps",
         "memory": f"{bytes_per_device(state) / GIB:.3f} GiB of state, "
         f"{_temporary(compiled)} a device",
         "compiled": f"in {seconds:.1f} s",
-        "mfu": f"{training_flops(trainer.model.config) / 1e9:.3g} GFLOP a pair ({RULE}), "
-        f"against {peak}",
+        "mfu": f"{training_flops(model) / 1e9:.3g} GFLOP a pair ({RULE}), against {peak}",
     }
     return "\n".join(f"{name:>10}  {text}" for name, text in rows.items())
 
@@ -55,19 +58,19 @@ def describe(trainer: Any, state: TrainState, compiled: Any, seconds: float, pea
 def _computing(config: ConfigDict, model: CoCaConfig, device: Any) -> str:
     parts = [model.dtype, f"attention by {model.attention}"]
     if config.train.quantization:
-        parts.append(f"layers' products in {config.train.quantization}")
+        parts.append(f"layers' matmuls in {config.train.quantization}")
     options = compiler_options(device, config.compiler_options)
     return ", ".join(parts + [f"{name}={value}" for name, value in options.items()])
 
 
 def _classes(names: Sequence[str]) -> str:
-    """How many classes a head tells apart, and which names are of several."""
+    """The number of classes of the head, and names that several of them have."""
     twice = [f"{name!r} is the name of {list(names).count(name)}" for name in repeated(names)]
     return "; ".join([f"{len(names):,}", *twice])
 
 
 def _data(config: ConfigDict, stream: TrainStream) -> str:
-    """The data sets and their sizes, and below them what their readers noted."""
+    """The data sets and their sizes, and below them the notes of their readers."""
     train, size = config.data.train, stream.mixture.size
     epochs = config.train.steps * config.train.batch_size / size
     names = ", ".join(config.data.sources) or train.path or f"{train.name}/{train.split}"
@@ -84,5 +87,5 @@ def _parts(counts: dict[str, int]) -> str:
 def _temporary(compiled: Any) -> str:
     analysis = compiled.memory_analysis()
     if analysis is None:
-        return "temporaries unknown"
-    return f"{analysis.temp_size_in_bytes / GIB:.3f} GiB of temporaries"
+        return "temp memory unknown"
+    return f"{analysis.temp_size_in_bytes / GIB:.3f} GiB of temp memory"

@@ -39,7 +39,7 @@ Arrays = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Transfer:
+class WarmStart:
     """A plan: which parameters a new run takes from where, and what becomes of the others."""
 
     source: Checkpoint
@@ -57,12 +57,10 @@ class Transfer:
         return POSITIONS in self.reads and old.image.grid != new.image.grid
 
     @property
-    def recut(self) -> bool:
+    def resized(self) -> bool:
         """Whether the texts' positions gain or lose rows: [CLS]'s, or because of their length."""
         old, new = self.models
-        alike = (
-            _has_cls(old) == _has_cls(new) and old.text.context_length == new.text.context_length
-        )
+        alike = old.has_cls == new.has_cls and old.text.context_length == new.text.context_length
         return TEXT_POSITIONS in self.reads and not alike
 
     def apply(self, state: TrainState) -> TrainState:
@@ -76,7 +74,7 @@ class Transfer:
           UserError: the source's files have been damaged since the plan was made.
         """
         own = traverse_util.flatten_dict(state.params, sep="/")
-        kept = {TEXT_POSITIONS} if self.recut else set()
+        kept = {TEXT_POSITIONS} if self.resized else set()
         replaced = [own[name] for name in self.reads if name not in kept]
         for array in replaced + jax.tree.leaves(state.ema):
             array.delete()
@@ -98,26 +96,26 @@ class Transfer:
             first = int(new.image.class_token)
             return resample_positions(table, old.image.grid, new.image.grid, first)
 
-        def recut(
+        def resize(
             table: Float[Array, "old d"], own: Float[Array, "new d"]
         ) -> Float[Array, "new d"]:
             both = min(old.text.context_length, new.text.context_length)
-            cls = own if not _has_cls(old) else table
-            cls = cls[-1:] if _has_cls(new) else own[:0]
+            cls = own if not old.has_cls else table
+            cls = cls[-1:] if new.has_cls else own[:0]
             return jnp.concatenate([table[:both], own[both : new.text.context_length], cls])
 
         changed = {}
         if self.resampled:
             out = self.reads[POSITIONS].sharding
             changed[POSITIONS] = jax.jit(resample, out_shardings=out)(found[POSITIONS])
-        if self.recut:
+        if self.resized:
             out, tables = own[TEXT_POSITIONS].sharding, (found[TEXT_POSITIONS], own[TEXT_POSITIONS])
-            changed[TEXT_POSITIONS] = jax.jit(recut, out_shardings=out)(*tables)
+            changed[TEXT_POSITIONS] = jax.jit(resize, out_shardings=out)(*tables)
         return changed
 
     def summary(self) -> str:
         """What becomes of which parameters, a line each."""
-        flags = {POSITIONS: self.resampled, TEXT_POSITIONS: self.recut}
+        flags = {POSITIONS: self.resampled, TEXT_POSITIONS: self.resized}
         restored = [name for name in self.reads if not flags.get(name)]
         size = sum(math.prod(self.reads[name].shape) for name in restored)
         kind = "moving average" if self.item == "ema" else "parameters"
@@ -128,8 +126,8 @@ class Transfer:
         if self.resampled:
             old, new = ("{} x {}".format(*model.image.grid) for model in self.models)
             rows["resampled"] = f"{POSITIONS}, from {old} to {new} patches"
-        if self.recut:
-            rows["recut"] = f"{TEXT_POSITIONS}, {_recut(*self.models)}"
+        if self.resized:
+            rows["resized"] = f"{TEXT_POSITIONS}, {_resized_in_words(*self.models)}"
         if self.new:
             rows["new"] = _folded(self.new)
         if self.left_out:
@@ -153,7 +151,7 @@ def find_source(path: str, workdir: epath.Path) -> Checkpoint | None:
         raise UserError(f"config.init.path={path!r}: {error}") from error
 
 
-def plan(source: Checkpoint, config: ConfigDict, params: Any, tokenizer_file: str) -> Transfer:
+def plan(source: Checkpoint, config: ConfigDict, params: Any, tokenizer_file: str) -> WarmStart:
     """Compares what is stored with what is wanted; computes nothing.
 
     Args:
@@ -177,7 +175,7 @@ def plan(source: Checkpoint, config: ConfigDict, params: Any, tokenizer_file: st
     if problems:
         lines = "\n  ".join(problems + settings)
         raise UserError(f"config.init.path: {source.workdir} does not fit this run:\n  {lines}")
-    return Transfer(
+    return WarmStart(
         source,
         item,
         reads,
@@ -208,8 +206,8 @@ def _of_another_head(name: str, source: Checkpoint, config: ConfigDict) -> bool:
         return False
     if old.input != new.input or [*source.config.head.classes] != [*config.head.classes]:
         return True
-    of_pictures = "head_image_positions" if new.input == "image" else "head/softmax/kernel"
-    return old.num_images != new.num_images and name == of_pictures
+    of_images = "head_image_positions" if new.input == "image" else "head/softmax/kernel"
+    return old.num_images != new.num_images and name == of_images
 
 
 def _read_as(
@@ -220,7 +218,7 @@ def _read_as(
     if name == POSITIONS and old.image.class_token == new.image.class_token:
         shape = (old.image.tokens, *shape[1:])
     if name == TEXT_POSITIONS:
-        shape = (old.text.context_length + _has_cls(old), *shape[1:])
+        shape = (old.text.context_length + old.has_cls, *shape[1:])
     return jax.ShapeDtypeStruct(shape, wanted.dtype, sharding=wanted.sharding)
 
 
@@ -235,18 +233,14 @@ def _shape_problems(stored: Shapes, reads: Shapes, wanted: Shapes) -> list[str]:
     ]
 
 
-def _has_cls(model: CoCaConfig) -> bool:
-    return model.contrastive != "none"
-
-
-def _recut(old: CoCaConfig, new: CoCaConfig) -> str:
-    """What becomes of the texts' positions, in words."""
-    found = []
-    if _has_cls(old) != _has_cls(new):
-        found.append(f"whose last row, [CLS]'s, {'is new' if _has_cls(new) else 'is left out'}")
+def _resized_in_words(old: CoCaConfig, new: CoCaConfig) -> str:
+    """The change of the texts' positions in words."""
+    changes = []
+    if old.has_cls != new.has_cls:
+        changes.append(f"whose last row, [CLS]'s, {'is new' if new.has_cls else 'is left out'}")
     if old.text.context_length != new.text.context_length:
-        found.append(f"of {new.text.context_length} tokens, from {old.text.context_length}")
-    return ", ".join(found)
+        changes.append(f"of {new.text.context_length} tokens, from {old.text.context_length}")
+    return ", ".join(changes)
 
 
 def _tokenizer_problems(source: Checkpoint, config: ConfigDict, file: str) -> list[str]:

@@ -42,7 +42,7 @@ def test_a_save_that_finds_no_room_is_one_message(small, capfd):
             except UserError as error:
                 message = str(error)
                 break
-        assert step == 3 and store.latest_sound() == 2
+        assert step == 3 and store.latest_valid() == 2
         assert re.match(r".*/checkpoints/3 could not be saved \(", message)
         assert "No space left" in message and message.endswith("; the last good one is step 2")
         assert sorted(os.listdir(small / "checkpoints")) == ["1", "2"]

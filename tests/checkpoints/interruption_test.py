@@ -41,7 +41,7 @@ def die(*ignored, **also_ignored):
 store = CheckpointStore(directory, keep=1)
 store.save(1, items(1), {})
 store.wait()
-say("sound", 1)
+say("valid", 1)
 """
 
 SAVE_ON_AND_ON = """
@@ -49,7 +49,7 @@ for step in range(2, 1000):
     store.save(step, items(step), {})
     say("saving", step)
     store.wait()
-    say("sound", step)
+    say("valid", step)
 """
 
 DIE_BEFORE_THE_MANIFEST = "manifest.write = die\n" + SAVE_ON_AND_ON
@@ -83,15 +83,15 @@ def restore_step(directory: Path, step: int) -> int:
 
 
 def assert_usable(directory: Path, at_least: int) -> list[str]:
-    """Checks that a step not older than `at_least` is sound and that a run can go on from it."""
+    """Checks that a step not older than `at_least` is valid and that a run can go on from it."""
     lines = []
     with CheckpointStore(directory, keep=1) as store:
-        latest = store.latest_sound(lines.append)
+        latest = store.latest_valid(lines.append)
         assert latest is not None and latest >= at_least
         assert restore_step(directory, latest) == latest
         store.save(latest + 1, {"params": {"x": jnp.ones(3)}}, {})
         store.wait()
-        assert store.latest_sound() == latest + 1
+        assert store.latest_valid() == latest + 1
     assert [folder.name for folder in directory.iterdir()] == [str(latest + 1)]
     return lines
 
@@ -106,7 +106,7 @@ def test_sigkill_in_the_middle_of_saves(tmp_path):
             time.sleep(0.05 * attempt)
             process.kill()
             said = [line.split() for line in process.stdout.read().splitlines()]
-        last = max([int(step) for word, step in said if word == "sound"], default=1)
+        last = max([int(step) for word, step in said if word == "valid"], default=1)
         hits += bool(assert_usable(directory, at_least=last))
         if hits == 3:
             return
@@ -114,21 +114,21 @@ def test_sigkill_in_the_middle_of_saves(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "script, sound, unsound",
+    "script, valid, invalid",
     [
-        (DIE_BEFORE_THE_MANIFEST, 1, "2 is not sound: no manifest.json"),
-        (DIE_BEFORE_ITS_RENAME, 1, "2 is not sound: no manifest.json"),
+        (DIE_BEFORE_THE_MANIFEST, 1, "2 is not valid: no manifest.json"),
+        (DIE_BEFORE_ITS_RENAME, 1, "2 is not valid: no manifest.json"),
         (DIE_WHILE_REMOVING_THE_OLD, 2, None),
     ],
 )
-def test_sigkill_at_each_later_stage(script, sound, unsound, tmp_path):
+def test_sigkill_at_each_later_stage(script, valid, invalid, tmp_path):
     with start(script, tmp_path) as process:
         process.communicate(timeout=60)
     assert process.returncode == -9
     lines = []
-    assert CheckpointStore(tmp_path).latest_sound(lines.append) == sound
-    assert (unsound is None) == (not lines) and (unsound is None or unsound in lines[0])
-    assert_usable(tmp_path, at_least=sound)
+    assert CheckpointStore(tmp_path).latest_valid(lines.append) == valid
+    assert (invalid is None) == (not lines) and (invalid is None or invalid in lines[0])
+    assert_usable(tmp_path, at_least=valid)
 
 
 FULL_DISK = """
@@ -143,7 +143,7 @@ say(sorted(os.listdir(directory)))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 store.save(3, items(3), {})
 store.close()
-say("sound", store.latest_sound())
+say("valid", store.latest_valid())
 """
 
 
@@ -151,11 +151,11 @@ def test_a_full_disk_costs_only_the_save_that_met_it(tmp_path):
     with start(FULL_DISK, tmp_path) as process:
         process.wait(timeout=60)
         said = process.stdout.read().splitlines()
-    assert said[0] == "sound 1"
+    assert said[0] == "valid 1"
     assert said[1].startswith(f"checkpoint {tmp_path / '2'} could not be saved (")
     assert "File too large" in said[1]
     assert said[1].endswith("; the last good one is step 1")
-    assert said[2:] == ["['1']", "sound 3"]
+    assert said[2:] == ["['1']", "valid 3"]
     assert restore_step(tmp_path, 3) == 3
 
 
@@ -180,7 +180,7 @@ def test_no_room_for_the_manifest(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"/3 could .*No space left on device.* is step 2"):
         store.close()
     assert [folder.name for folder in tmp_path.iterdir()] == ["2"]
-    assert store.latest_sound() == 2
+    assert store.latest_valid() == 2
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):

@@ -47,7 +47,7 @@ def test_a_file_of_any_other_content_leaves_the_step_before(directory, name, con
     (directory / "2" / name).write_bytes(CONTENTS[content])
     lines = []
     store = CheckpointStore(directory)
-    assert store.latest_sound(lines.append) == 1
+    assert store.latest_valid(lines.append) == 1
     assert len(lines) == 1 and name in lines[0] and str(directory / "2") in lines[0]
     assert newest(directory) == Saved(1, {"at": 1})
     with pytest.raises(UserError, match=name):
@@ -61,14 +61,14 @@ def test_the_same_where_the_manifest_agrees(directory, name, content):
         content = b"5"
     (directory / "2" / name).write_bytes(content)
     manifest.write(directory / "2")
-    assert CheckpointStore(directory).latest_sound(lambda line: None) == 1
+    assert CheckpointStore(directory).latest_valid(lambda line: None) == 1
     assert newest(directory).step == 1
 
 
 def test_a_folder_in_place_of_a_file(directory):
     (directory / "2/manifest.json").unlink()
     (directory / "2/manifest.json").mkdir()
-    assert CheckpointStore(directory).latest_sound(lambda line: None) == 1
+    assert CheckpointStore(directory).latest_valid(lambda line: None) == 1
     assert newest(directory).step == 1
 
 
@@ -80,8 +80,8 @@ def test_files_that_the_manifest_does_not_name_are_ignored_and_said(directory):
     (directory / "3").write_bytes(b"no folder")
     lines = []
     store = CheckpointStore(directory)
-    assert store.latest_sound(lines.append) == 2
-    assert lines[0].startswith(f"checkpoint {directory / '3'} is not sound")
+    assert store.latest_valid(lines.append) == 2
+    assert lines[0].startswith(f"checkpoint {directory / '3'} is not valid")
     assert "are ignored: .DS_Store, ._x, layout.json~ and 2 more" in lines[1]
     assert store.restore(2, {"params": {"x": jnp.zeros(3)}})["params"]["x"].tolist() == [1] * 3
     assert newest(directory).step == 2

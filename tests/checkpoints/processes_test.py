@@ -39,7 +39,7 @@ def full(folder):
 with CheckpointStore(directory, keep=2) as store:
     for step in (1, 2, 3):
         store.save(step, {"params": params(step)}, {"examples_seen": step})
-    print(store.latest_sound(), store.metadata(3), file=answers)
+    print(store.latest_valid(), store.metadata(3), file=answers)
     sharding = NamedSharding(mesh, P(None, "data"))
     target = {"x": jax.ShapeDtypeStruct((8, 8), np.float32, sharding=sharding)}
     restored = store.restore(3, {"params": target})["params"]["x"]
@@ -57,11 +57,11 @@ with CheckpointStore(directory, keep=2) as store:
         with open(f"{directory}/3/layout.json", "a") as file:
             file.write(" ")
     manifest.write = write
-    print(store.latest_sound(report=lambda line: None), file=answers)
+    print(store.latest_valid(report=lambda line: None), file=answers)
     try:
         store.metadata(3)
     except UserError as error:
-        print("3 is not sound" in str(error), file=answers)
+        print("3 is not valid" in str(error), file=answers)
     if rank == 0:
         store._prepare = lambda: full(directory)
     try:

@@ -49,7 +49,7 @@ def test_saved_and_restored(folder, cache):
     save(folder, 1, 2, 3, keep=2)
     assert [path.name for path in folders.children(folder)] == ["2", "3"]
     with CheckpointStore(folder) as store:
-        assert store.latest_sound() == 3 and store.has_steps()
+        assert store.latest_valid() == 3 and store.has_steps()
         assert store.metadata(3) == {"examples_seen": 3}
         restored = store.restore(3, ITEMS)
     jax.tree.map(np.testing.assert_array_equal, restored, ITEMS)
@@ -64,7 +64,7 @@ def test_the_one_before_a_damaged_step_is_used(folder, cache):
     files.write_whole(f"{folder}/2/{name}", bytes(content))
     said = []
     with CheckpointStore(folder) as store:
-        assert store.latest_sound(said.append) == 1
+        assert store.latest_valid(said.append) == 1
     assert "checksum differs" in said[0]
 
 
@@ -73,7 +73,7 @@ def test_checking_reads_no_contents(gcs, cache):
     save(folder, 1)
     gcs.requests.clear()
     with CheckpointStore(folder) as store:
-        assert store.latest_sound() == 1
+        assert store.latest_valid() == 1
     read = [path for method, path in gcs.requests if "alt=media" in path or "/download/" in path]
     assert read and all(".json" in path for path in read)  # but for the manifest and such
 
@@ -83,18 +83,18 @@ def test_copies_of_a_store_are_checked_by_its_checksums(gcs, cache, tmp_path):
     save(folder, 1)
     folders.copy_tree(folder, tmp_path / "local")
     with CheckpointStore(tmp_path / "local") as store:
-        assert store.latest_sound() == 1
+        assert store.latest_valid() == 1
         jax.tree.map(np.testing.assert_array_equal, store.restore(1, ITEMS), ITEMS)
     name = max(folders.tree(tmp_path / "local/1"), key=lambda name: "/d/" in name)
     path = tmp_path / "local/1" / name
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with CheckpointStore(tmp_path / "local") as store:
-        assert store.latest_sound(lambda line: None) is None
+        assert store.latest_valid(lambda line: None) is None
     # And those that were saved locally by theirs.
     save(tmp_path / "mine", 1)
     folders.copy_tree(tmp_path / "mine", f"gs://{stores.BUCKET}/brought")
     with CheckpointStore(f"gs://{stores.BUCKET}/brought") as store:
-        assert store.latest_sound() == 1
+        assert store.latest_valid() == 1
 
 
 @pytest.mark.parametrize("character", list("#?[]*\\"))
@@ -116,7 +116,7 @@ def test_one_request_in_ten_fails(gcs, fault, cache):
     fault(lambda number: 503 if number % 10 == 0 else None)
     save(folder, 1)
     with CheckpointStore(folder) as store:
-        assert store.latest_sound() == 1
+        assert store.latest_valid() == 1
         jax.tree.map(np.testing.assert_array_equal, store.restore(1, ITEMS), ITEMS)
 
 
@@ -127,7 +127,7 @@ def test_a_store_that_refuses_to_be_read_has_no_damaged_steps(gcs, fault, cache)
     with CheckpointStore(folder) as store:
         fault(lambda number: 403 if "2%2Fmanifest.json" in gcs.requests[-1][1] else None)
         with pytest.raises(UserError, match="cannot be read"):
-            store.latest_sound(said.append)
+            store.latest_valid(said.append)
     assert not said
 
 
@@ -143,4 +143,4 @@ def test_credentials_that_are_lost_end_with_the_last_good_step(gcs, fault, cache
             store.wait()
         fault(lambda number: None)
     with CheckpointStore(folder) as store:
-        assert store.latest_sound(lambda line: None) == 1
+        assert store.latest_valid(lambda line: None) == 1

@@ -84,7 +84,7 @@ def test_parameters_and_optimizer_come_back_to_the_bit(name, tmp_path):
     with CheckpointStore(tmp_path) as store:
         store.save(7, items, {"examples_seen": 448})
     with CheckpointStore(tmp_path) as store:
-        assert store.latest_sound() == 7
+        assert store.latest_valid() == 7
         restored = store.restore(7, {"params": abstract(params), "optimizer": abstract(state)})
     assert_same_bits(restored, {"params": params, "optimizer": state})
 
@@ -139,7 +139,7 @@ def test_only_the_named_items_are_read(tmp_path):
     with CheckpointStore(tmp_path) as store:
         store.save(1, {"params": params, "optimizer": {"mu": params}}, {})
         store.wait()
-        assert store.latest_sound() == 1
+        assert store.latest_valid() == 1
         for path in files_of(tmp_path / "1" / "optimizer"):
             path.unlink()
         restored = store.restore(1, {"params": abstract(params)})
@@ -234,7 +234,7 @@ def test_every_damage_to_every_file_is_found_and_the_older_step_used(name, tmp_p
         damage(path)
         lines = []
         store = CheckpointStore(tmp_path)
-        assert store.latest_sound(lines.append) == 10
+        assert store.latest_valid(lines.append) == 10
         assert len(lines) == 1 and str(tmp_path / "20") in lines[0]
         assert f"{path.relative_to(tmp_path / '20')}: {reason}" in lines[0]
         target = {"params": abstract(params_on(mesh_of({"data": 8}), P("data")))}
@@ -243,7 +243,7 @@ def test_every_damage_to_every_file_is_found_and_the_older_step_used(name, tmp_p
         assert_same_bits(store.restore(10, target)["params"], save(tmp_path / "again", 10))
         for file, data in before.items():
             file.write_bytes(data)
-    assert CheckpointStore(tmp_path).latest_sound() == 20
+    assert CheckpointStore(tmp_path).latest_valid() == 20
 
 
 def test_a_damaged_manifest_never_passes_for_another_content(tmp_path):
@@ -255,7 +255,7 @@ def test_a_damaged_manifest_never_passes_for_another_content(tmp_path):
         damaged[i] ^= 1 << i % 8
         path.write_bytes(damaged)
         lines = []
-        if CheckpointStore(tmp_path).latest_sound(lines.append) == 10:  # e.g. space became a tab
+        if CheckpointStore(tmp_path).latest_valid(lines.append) == 10:  # e.g. space became a tab
             assert json.loads(damaged) == json.loads(whole)
         else:
             assert "10" in lines[0]
@@ -265,15 +265,15 @@ def test_a_missing_manifest_means_an_interrupted_save(tmp_path):
     save(tmp_path, 10, 20)
     (tmp_path / "20" / "manifest.json").unlink()
     lines = []
-    assert CheckpointStore(tmp_path).latest_sound(lines.append) == 10
+    assert CheckpointStore(tmp_path).latest_valid(lines.append) == 10
     assert lines == [
-        f"checkpoint {tmp_path / '20'} is not sound: no manifest.json, so its save was interrupted"
+        f"checkpoint {tmp_path / '20'} is not valid: no manifest.json, so its save was interrupted"
     ]
 
 
 def test_nothing_saved(tmp_path):
     store = CheckpointStore(tmp_path / "none")
-    assert store.latest_sound() is None
+    assert store.latest_valid() is None
     with pytest.raises(UserError, match="no such folder"):
         store.metadata(3)
     assert not (tmp_path / "none").exists()
@@ -300,7 +300,7 @@ def test_saving_a_step_again_replaces_it_only_if_unsound(tmp_path):
     with CheckpointStore(tmp_path) as store:
         store.save(1, {"params": {"other": jnp.ones(3)}}, {"examples_seen": -1})
         store.wait()
-        assert store.latest_sound() == 1
+        assert store.latest_valid() == 1
         assert store.metadata(1) == {"examples_seen": -1}
         target = {"params": {"other": jax.ShapeDtypeStruct((3,), jnp.float32)}}
         np.testing.assert_array_equal(store.restore(1, target)["params"]["other"], np.ones(3))

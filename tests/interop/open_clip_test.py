@@ -13,21 +13,24 @@ from reference.open_clip import FOLDER
 from coca_jax.config import default_config
 from coca_jax.errors import UserError
 from coca_jax.interop import open_clip, open_clip_config
-from coca_jax.losses import trained_losses
+from coca_jax.losses.captioning import CaptioningLoss
+from coca_jax.losses.contrastive import ContrastiveLoss
 from coca_jax.models import PRESETS, CoCa
 from coca_jax.models.transformer import unstack
 from coca_jax.planning import parameter_counts
 from coca_jax.train.optimizer import make_optimizer
 
-LOSS = default_config().loss
-LOSS.contrastive.reduction = "mean"  # CLIP's; captions weigh 2, as in OpenCLIP's recipe
+LOSS = {
+    "contrastive": ContrastiveLoss(reduction="mean"),  # CLIP's
+    "captioning": CaptioningLoss(weight=2.0),  # as in OpenCLIP's recipe
+}
 
 
 def losses(config, params, pixels, ids):
     """The two weighted losses, in one pass, and the outputs."""
     output = CoCa(config).apply({"params": params}, pixels, ids)
     data = {"text": ids, "text_mask": ids != config.text.pad_id}
-    return [loss.weight * loss(output, data)[0] for loss in trained_losses(LOSS).values()], output
+    return [loss.weight * loss(output, data)[0] for loss in LOSS.values()], output
 
 
 def batch(outputs):

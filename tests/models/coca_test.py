@@ -138,7 +138,7 @@ def test_parts_of_untrained_losses_do_not_exist(changes, absent, present):
         lambda p: CoCa(config).apply({"params": p}, *batch()), nn.meta.unbox(shapes)
     )
     assert (output.features is None) == (not config.captioning)
-    assert (output.image_embeddings is None) == (config.contrastive == "none")
+    assert (output.image_embeddings is None) == (not config.has_cls)
 
 
 def test_extending_with_a_cache_equals_one_pass():

@@ -56,8 +56,8 @@ def test_formula_counts_what_the_program_multiplies(changes):
     program = jax.make_jaxpr(everything)({"params": params}, pixels, ids)
     # The program computes masked attention in full, the rule counts half of it.
     halved = lambda layers, length: layers * 2 * length**2 * text.width  # noqa: E731
-    masked = halved(text.unimodal_layers, text.context_length + (config.contrastive != "none"))
-    masked *= config.multimodal or config.contrastive != "none"
+    masked = halved(text.unimodal_layers, text.context_length + (config.has_cls))
+    masked *= config.multimodal or config.has_cls
     masked += (
         halved(text.multimodal_layers, text.context_length) * config.multimodal * head.num_images
     )

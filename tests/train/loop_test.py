@@ -20,7 +20,7 @@ from coca_jax.errors import Preempted, UserError
 from coca_jax.io.locks import locked
 from coca_jax.observe.progress import Progress
 from coca_jax.observe.writers import read_metrics
-from coca_jax.train import loop
+from coca_jax.train import experiment, loop
 
 # All runs but one have one device.
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -121,7 +121,7 @@ def test_a_run_whose_data_changed_goes_on_only_if_that_is_allowed(
     [(name, shards)] = saved["data"].items()
     file = shards[0][0]
     assert name == "data.train" and file.startswith("shapes-train.array_record")
-    monkeypatch.setattr(loop, "fingerprint", lambda *_: {name: []})
+    monkeypatch.setattr(experiment, "fingerprint", lambda *_: {name: []})
     with pytest.raises(UserError, match=f"since step 4 was saved(.|\n)*removed: {file}"):
         loop.train(make_config(prepared), workdir)
     loop.train(make_config(prepared, (), **{"data.allow_changes": True}), workdir)
@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(whole, prepared
     largest.write_bytes(content)
     loop.train(make_config(prepared), tmp_path / "run")
     out, err = capsys.readouterr()
-    assert "checkpoints/6 is not sound" in err
+    assert "checkpoints/6 is not valid" in err
     assert "resumed at step 4" in out
     assert losses(tmp_path / "run") == losses(whole)
 
@@ -196,11 +196,11 @@ def test_a_run_stopped_at_its_last_step_makes_up_its_evaluation(
     assert "eval/zero_shot/top1" in read_metrics(tmp_path / "run")[-1]
 
 
-def test_no_sound_checkpoint_is_not_a_new_run(whole, prepared, tmp_path):
+def test_no_valid_checkpoint_is_not_a_new_run(whole, prepared, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     for file in (tmp_path / "run/checkpoints").glob("*/layout.json"):
         file.write_text("{}")
-    with pytest.raises(UserError, match=r"none of the checkpoints .* is sound"):
+    with pytest.raises(UserError, match=r"none of the checkpoints .* is valid"):
         loop.train(make_config(prepared), tmp_path / "run")
     assert list(losses(tmp_path / "run")) == [1, 2, 3, 4, 5, 6]
 

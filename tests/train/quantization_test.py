@@ -1,4 +1,4 @@
-"""Training with matrix products of few bits: near the plain gradient, and really of few bits."""
+"""Training with matmuls of few bits: near the plain gradient, and really of few bits."""
 
 import sys
 
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 from train.step_test import (
-    factory_of,
     gradient_of,
     host_params,
     make_batch,
@@ -18,8 +17,8 @@ from train.step_test import (
 from coca_jax.config import model_config
 from coca_jax.errors import UserError
 from coca_jax.models import CoCa
+from coca_jax.train.program import make_program
 from coca_jax.train.quantization import quantized
-from coca_jax.train.step import compile_train_step, make_train_step
 
 # How far the whole gradient may be off, relative to its length.
 TOLERANCE = {"int8": 0.05, "fp8": 0.25}
@@ -30,8 +29,13 @@ def params():
     return host_params(model_config(make_config()))
 
 
-def gradients(params, name, **changes):
-    config = make_config(**changes)
+@pytest.fixture(scope="module")
+def plain(params):
+    return gradients(params, "")
+
+
+def gradients(params, name):
+    config = make_config()
     model = quantized(CoCa(model_config(config)), name)
     run = jax.jit(lambda p, b: gradient_of(config, model)(p, b, jax.random.key(0)))
     return jax.device_get(run(params, make_batch()))
@@ -42,12 +46,12 @@ def flat(tree):
 
 
 @pytest.mark.parametrize("name", TOLERANCE)
-def test_the_gradient_is_near_the_plain_one(params, name):
-    plain, expected = gradients(params, "")
+def test_the_gradient_is_near_the_plain_one(params, plain, name):
+    expected, expected_metrics = plain
     found, metrics = gradients(params, name)
-    assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, plain)
-    assert metrics["loss"] == pytest.approx(expected["loss"], rel=0.05)
-    a, b = flat(found), flat(plain)
+    assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, expected)
+    assert metrics["loss"] == pytest.approx(expected_metrics["loss"], rel=0.05)
+    a, b = flat(found), flat(expected)
     assert 0 < np.linalg.norm(a - b) / np.linalg.norm(b) < TOLERANCE[name]
 
 
@@ -85,12 +89,10 @@ def test_a_mesh_trains_as_one_device_does():
     for sizes in ((1, 1, 1), (2, 2, 2)):
         config = make_config(**{"train.quantization": "int8"})
         partitioner = partitioner_of(sizes, config)
-        factory = factory_of(config, partitioner)
-        state = factory.create(0)
+        program = make_program(config, partitioner)
+        state = program.factory.create(0)
         batch = partitioner.put_batch(make_batch())
-        model = CoCa(model_config(config))
-        step = make_train_step(model, factory.optimizer, factory.schedule, config)
-        step = compile_train_step(step, state, batch, partitioner)
+        step = program.compile(state, batch)
         losses[sizes] = []
         for _ in range(3):
             state, metrics = step(state, batch)

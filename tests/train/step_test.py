@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from coca_jax.config import default_config, model_config
+from coca_jax.config import build, default_config, model_config
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.losses import trained_losses
@@ -19,21 +19,15 @@ from coca_jax.losses.contrastive import ContrastiveLoss
 from coca_jax.models import CoCa, init_params, make_model, preset
 from coca_jax.planning.flops import hardware_flops
 from coca_jax.train.gradient import Objective, accumulated_gradient, gradient
-from coca_jax.train.optimizer import make_optimizer, trained_parameters
-from coca_jax.train.state import StateFactory
-from coca_jax.train.step import (
-    compile_traced,
-    compile_train_step,
-    make_train_step,
-)
+from coca_jax.train.optimizer import trained_parameters
+from coca_jax.train.program import compile_traced, make_program
 from coca_jax.validation import validate
 
 SPREAD = (("embed", ("data", "fsdp")),)
+# Each axis of the mesh alone, and all of them; the optimizer's state with the parameters, and not.
 STRATEGIES = {
-    "replicated": ((8, 1, 1),),
     "optimizer": ((8, 1, 1), SPREAD),
-    "fsdp": ((2, 4, 1),),
-    "tensor": ((1, 2, 4),),
+    "tensor": ((1, 2, 4), ()),
     "all": ((2, 2, 2), SPREAD),
 }
 
@@ -50,19 +44,31 @@ def make_config(**changes):
 HEAD = {
     "loss.classification.weight": 1.0,
     "loss.classification.label_smoothing": 0.1,
-    "loss.contrastive.weight": 0.0,
     "head.classes": ("a", "b", "c"),
     "head.input": "text",
 }
-PAIRS = HEAD | {"loss.captioning.weight": 0.0, "data.num_images": 2}
+ALL = HEAD | {"loss.contrastive.kind": "sigmoid"}
+HEAD_ONLY = HEAD | {"loss.contrastive.weight": 0.0, "loss.captioning.weight": 0.0}
+PAIRS = HEAD_ONLY | {"data.num_images": 2}
 CLIPS = PAIRS | {"head.input": "image", "optimizer.learning_rates": ((r"head.*", 1.0), (".*", 0.0))}
+CHANGES = {
+    "all": ALL,
+    "contrastive": {"loss.captioning.weight": 0.0},
+    "captioning": {"loss.contrastive.weight": 0.0},
+    "pairs": PAIRS,
+    "clips": CLIPS,
+    "remat": ALL | {"model.image.remat": "offload", "model.text.remat": "full"},
+    "dots": ALL | {"model.remat": "dots_with_no_batch_dims_saveable"},
+}
+ONE, MANY = (1, 1, 1), (2, 2, 2)
 
 
-def make_batch(seed=0, frames=()):
+def make_batch(seed=0, num_images=1):
     rng = np.random.default_rng(seed)
     ids = rng.integers(1, 64, (16, 12)).astype(np.int32)
     for row, length in zip(ids, rng.integers(2, 13, 16), strict=True):
         row[length:] = 0
+    frames = (num_images,) if num_images > 1 else ()
     images = rng.integers(0, 256, (16, *frames, 16, 16, 3)).astype(np.uint8)
     batch = {"image": images, "text": ids, "bad_image": np.arange(16, dtype=np.int32)}
     # Micro-batches have 0 to 4 labels.
@@ -80,13 +86,7 @@ def partitioner_of(sizes, config):
 
 
 def factory_of(config, partitioner):
-    return StateFactory(
-        make_model(model_config(config)),
-        lambda params: make_optimizer(config.optimizer, config.train.steps, params),
-        partitioner,
-        ema=config.optimizer.ema_decay > 0,
-        optimizer_rules=config.sharding.optimizer_rules,
-    )
+    return make_program(config, partitioner).factory
 
 
 def gradient_of(config, model=None, count=1):
@@ -95,7 +95,7 @@ def gradient_of(config, model=None, count=1):
 
     def compute(params, batch, key):
         trained = trained_parameters(params, config.optimizer.learning_rates)
-        objective = Objective(model, trained_losses(config.loss), trained)
+        objective = Objective(model, trained_losses(build(config).loss), trained)
         if count == 1:
             return gradient(objective, params, batch, key)
         return accumulated_gradient(objective, params, batch, key, count)
@@ -133,13 +133,13 @@ def three_steps(sizes, optimizer_rules=()):
     config.mesh.update(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
     validate(config, 8)
     partitioner = partitioner_of(sizes, config)
-    factory = factory_of(config, partitioner)
+    program = make_program(config, partitioner)
+    factory = program.factory
     state = factory.create(config.seed)
     params = jax.device_put(spread(state.params), factory.shardings.params)
     state = state.replace(params=params)
     batches = [partitioner.put_batch(make_batch(seed)) for seed in range(3)]
-    step = make_train_step(CoCa(model_config(config)), factory.optimizer, factory.schedule, config)
-    compiled = compile_train_step(step, state, batches[0], partitioner)
+    compiled = program.compile(state, batches[0])
     history, states = [], [jax.device_get(state)]
     for batch in batches:
         state, metrics = compiled(state, batch)
@@ -158,15 +158,11 @@ def relative(found, expected):
 
 
 @pytest.mark.parametrize(
-    "strategy",
-    [
-        pytest.param(strategy, marks=[pytest.mark.slow] * (name == "fsdp"), id=name)
-        for name, strategy in STRATEGIES.items()
-    ],
+    "strategy", ["optimizer", "all", pytest.param("tensor", marks=pytest.mark.slow)]
 )
 def test_every_strategy_trains_as_one_device(strategy):
-    one, expected, _ = three_steps((1, 1, 1))
-    many, found, _ = three_steps(*strategy)
+    one, expected, _ = three_steps(ONE)
+    many, found, _ = three_steps(*STRATEGIES[strategy])
     for a, b in zip(one, many, strict=True):
         for name in a:
             np.testing.assert_allclose(b[name], a[name], rtol=1e-5, err_msg=name)
@@ -190,22 +186,25 @@ def without_key_biases(tree, name=""):
     }
 
 
-def test_state_is_split_as_the_table_says():
-    _, _, state = three_steps((1, 2, 4))
-    path = ("decoder", "unimodal", "layers", "mlp", "up", "kernel")
-    for tree in (state.params, state.optimizer[1].mu, state.optimizer[1].nu, state.ema):
-        kernel = functools.reduce(lambda node, name: node[name], path, tree)
-        assert kernel.shape == (2, 32, 64)
-        assert {s.data.shape for s in kernel.addressable_shards} == {(2, 16, 16)}
+@pytest.mark.parametrize(
+    ("strategy", "params", "others"),
+    [("tensor", (2, 16, 16), (2, 16, 16)), ("optimizer", (2, 32, 64), (2, 4, 64))],
+)
+def test_state_is_split_as_the_tables_say(strategy, params, others):
+    """The optimizer's state and the average may be split further than the parameters.
 
-
-def test_the_optimizers_state_can_be_split_further_than_the_parameters():
-    _, _, state = three_steps((8, 1, 1), SPREAD)
+    That a step keeps these shardings, `three_steps` makes sure.
+    """
+    sizes, rules = STRATEGIES[strategy]
+    config = make_config(**{"optimizer.name": "adamw", "optimizer.ema_decay": 0.9})
+    config.sharding.optimizer_rules = rules
+    state = factory_of(config, partitioner_of(sizes, config)).abstract
     path = ("decoder", "unimodal", "layers", "mlp", "up", "kernel")
-    trees = (state.params, state.optimizer[1].mu, state.ema)
+    trees = (state.params, state.optimizer[1].mu, state.optimizer[1].nu, state.ema)
     kernels = [functools.reduce(lambda node, name: node[name], path, tree) for tree in trees]
-    shapes = [{s.data.shape for s in kernel.addressable_shards} for kernel in kernels]
-    assert shapes == [{(2, 32, 64)}, {(2, 4, 64)}, {(2, 4, 64)}]
+    assert {kernel.shape for kernel in kernels} == {(2, 32, 64)}
+    shapes = [kernel.sharding.shard_shape(kernel.shape) for kernel in kernels]
+    assert shapes == [params, others, others, others]
 
 
 def test_factored_moments_are_split_as_what_is_left_of_their_parameter():
@@ -222,55 +221,57 @@ def test_factored_moments_are_split_as_what_is_left_of_their_parameter():
 
 
 def test_counters_are_summed_over_the_batch():
-    assert three_steps((1, 1, 1))[0][0]["bad_image"] == sum(range(16))
+    assert three_steps(ONE)[0][0]["bad_image"] == sum(range(16))
 
 
-@pytest.mark.parametrize(
-    ("sizes", "changes"),
-    [
-        ((2, 2, 2), {"loss.contrastive.kind": "sigmoid"}),
-        ((1, 1, 1), {"loss.captioning.weight": 0.0}),
-        pytest.param((1, 1, 1), {"loss.contrastive.weight": 0.0}, marks=pytest.mark.slow),
-        ((2, 2, 2), HEAD),
-        pytest.param((2, 2, 2), PAIRS, marks=pytest.mark.slow),
-    ],
-    ids=["both", "contrastive_only", "captioning_only", "head", "head_of_pairs"],
-)
-def test_micro_batches_give_the_gradient_of_the_whole_batch(sizes, changes):
-    config = make_config(**changes)
+@functools.cache
+def gradients(name, sizes, count=1):
+    """Gradient and metrics of a configuration on a mesh, by `count` micro-batches."""
+    config = make_config(**CHANGES[name])
     partitioner = partitioner_of(sizes, config)
     params = params_on(partitioner, config)
-    several = (config.data.num_images,) if config.data.num_images > 1 else ()
-    batch, key = partitioner.put_batch(make_batch(0, several)), jax.random.key(0)
-    results = []
+    batch = partitioner.put_batch(make_batch(0, config.data.num_images))
     with partitioner.context():
-        for count in (1, 4):
-            results.append(jax.jit(gradient_of(config, count=count))(params, batch, key))
-    (whole, metrics), (pieces, same) = jax.device_get(results)
-    assert relative(without_key_biases(pieces), without_key_biases(whole)) < 1e-4
-    assert metrics.keys() == same.keys()
+        compute = jax.jit(gradient_of(config, count=count))
+        return jax.device_get(compute(params, batch, jax.random.key(0)))
+
+
+def assert_same(found, expected, tolerance=1e-4):
+    (gradient, metrics), (expected_gradient, expected_metrics) = found, expected
+    assert relative(*map(without_key_biases, (gradient, expected_gradient))) < tolerance
+    assert metrics.keys() == expected_metrics.keys()
     for name in metrics.keys() - {"captioning_accuracy"}:
-        np.testing.assert_allclose(same[name], metrics[name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(metrics[name], expected_metrics[name], rtol=1e-5, err_msg=name)
+
+
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("name", "sizes"),
     [
-        {"model.image.remat": "offload", "model.text.remat": "full"},
-        pytest.param({"model.remat": "dots_with_no_batch_dims_saveable"}, marks=pytest.mark.slow),
+        ("all", MANY),
+        pytest.param("contrastive", ONE, marks=SLOW),
+        pytest.param("captioning", ONE, marks=SLOW),
+        pytest.param("pairs", MANY, marks=SLOW),
     ],
-    ids=["by_tower", "dots"],
 )
-def test_what_is_computed_again_changes_no_gradient(changes):
-    batch, results = make_batch(), []
-    for config in (make_config(), make_config(**changes)):
-        partitioner = partitioner_of((2, 2, 1), config)
-        params = params_on(partitioner, config)
-        with partitioner.context():
-            compute = jax.jit(gradient_of(config))
-            results.append(compute(params, partitioner.put_batch(batch), jax.random.key(0))[0])
-    kept, again = map(without_key_biases, jax.device_get(results))
-    assert relative(again, kept) < 1e-5
+def test_micro_batches_give_the_gradient_of_the_whole_batch(name, sizes):
+    assert_same(gradients(name, sizes, 4), gradients(name, sizes))
+
+
+@pytest.mark.parametrize("name", ["all", "clips", pytest.param("pairs", marks=SLOW)])
+def test_losses_have_the_same_gradient_on_every_mesh(name):
+    one = gradients(name, ONE)
+    assert_same(gradients(name, MANY), one)
+    assert one[1]["classification_loss"] > 0
+    frozen = {part for part, tree in one[0].items() if not optax.tree.norm(tree)}
+    assert frozen == ({"image_encoder"} if name == "clips" else set())
+
+
+@pytest.mark.parametrize("name", ["remat", pytest.param("dots", marks=SLOW)])
+def test_what_is_computed_again_changes_no_gradient(name):
+    assert_same(gradients(name, MANY), gradients("all", MANY), 1e-5)
 
 
 def test_rematerialisation_is_chosen_for_each_tower():
@@ -325,26 +326,6 @@ def test_a_batch_32_times_as_large_in_micro_batches():
     assert held[1] < held[2] + 2 * state + embeddings < held[0]
 
 
-@pytest.mark.parametrize("changes", [HEAD, PAIRS, CLIPS], ids=["head", "pairs", "clips"])
-def test_a_head_has_the_same_gradient_on_every_mesh(changes):
-    config, results = make_config(**changes), []
-    several = (config.data.num_images,) if config.data.num_images > 1 else ()
-    for sizes in ((1, 1, 1), (2, 2, 2)):
-        partitioner = partitioner_of(sizes, config)
-        params = params_on(partitioner, config)
-        batch = partitioner.put_batch(make_batch(0, several))
-        with partitioner.context():
-            compute = jax.jit(gradient_of(config))
-            results.append(jax.device_get(compute(params, batch, jax.random.key(0))))
-    (one, metrics), (many, same) = results
-    assert relative(without_key_biases(many), without_key_biases(one)) < 1e-4
-    assert metrics["classification_loss"] > 0
-    for name, value in metrics.items():
-        np.testing.assert_allclose(same[name], value, rtol=1e-5, err_msg=name)
-    frozen = {name for name, part in one.items() if not optax.tree.norm(part)}
-    assert frozen == ({"image_encoder"} if changes is CLIPS else set())
-
-
 def test_temperature_stops_at_its_floor():
     rising = {"logit_scale": jnp.float32(9), "image_encoder": {"kernel": jnp.float32(9)}}
     found = ContrastiveLoss(temperature_floor=0.01).constrain(rising)
@@ -353,7 +334,7 @@ def test_temperature_stops_at_its_floor():
 
 
 def test_moving_average_follows_the_parameters():
-    _, states, _ = three_steps((1, 1, 1))
+    _, states, _ = three_steps(ONE)
     for before, after in itertools.pairwise(states):
         expected = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, before.ema, after.params)
         assert relative(after.ema, expected) < 1e-6
@@ -384,12 +365,7 @@ SWITCHED = {
         "optimizer.schedule": "rsqrt",
         "train.grad_accum_steps": 2,
     },
-    "sigmoid and head": HEAD
-    | {
-        "loss.contrastive.kind": "sigmoid",
-        "loss.contrastive.weight": 1.0,
-        "optimizer.name": "adafactor",
-    },
+    "sigmoid and head": HEAD | {"loss.contrastive.kind": "sigmoid", "optimizer.name": "adafactor"},
 }
 
 
@@ -397,20 +373,15 @@ SWITCHED = {
 @pytest.mark.parametrize("switch", ["x64", "strict"])
 def test_switches_of_jax_change_no_type(switch, kind):
     config = make_config(**SWITCHED[kind])
-    model = make_model(model_config(config))
     strict = jax.numpy_dtype_promotion("strict")
     with jax.enable_x64(True) if switch == "x64" else strict:
-        factory = StateFactory(
-            model,
-            lambda params: make_optimizer(config.optimizer, 10, params),
-            Partitioner(make_mesh(config.mesh, jax.devices()[:1])),
-            ema=config.optimizer.ema_decay > 0,
-        )
-        step = make_train_step(model, factory.optimizer, factory.schedule, config)
-        state, metrics = jax.eval_shape(step, factory.abstract, make_batch())
+        partitioner = Partitioner(make_mesh(config.mesh, jax.devices()[:1]))
+        program = make_program(config, partitioner)
+        abstract = program.factory.abstract
+        state, metrics = jax.eval_shape(program.step, abstract, make_batch())
 
     def types(tree):
         return jax.tree.map(lambda x: f"{x.shape} {x.dtype}", tree)
 
-    assert types(state) == types(factory.abstract)
+    assert types(state) == types(abstract)
     assert {x.dtype.name for x in jax.tree.leaves((state, metrics))} == {"float32", "int32"}

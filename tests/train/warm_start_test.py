@@ -15,16 +15,15 @@ from reference.resampling import resampled
 
 from coca_jax import cli
 from coca_jax.checkpoints import CheckpointStore
-from coca_jax.config import default_config, load_config, model_config, to_json, write_config
+from coca_jax.config import default_config, load_config, to_json, write_config
 from coca_jax.data.sources.tfds import tokenizer_path
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.interop.convert import import_open_clip
 from coca_jax.io.paths import as_path
-from coca_jax.models import make_model, preset
+from coca_jax.models import preset
 from coca_jax.models.presets import as_section
-from coca_jax.train.optimizer import make_optimizer
-from coca_jax.train.state import StateFactory
+from coca_jax.train.program import make_program
 from coca_jax.train.warm_start import POSITIONS, TEXT_POSITIONS, find_source, plan
 
 CAPTIONING_ONLY = {"loss.contrastive.weight": 0.0}
@@ -45,12 +44,7 @@ def factory_of(config):
     """Made once of each configuration: tracing takes longest of all that is done here."""
     key = json.dumps(to_json(config))
     if key not in FACTORIES:
-        FACTORIES[key] = StateFactory(
-            make_model(model_config(config)),
-            lambda params: make_optimizer(config.optimizer, config.train.steps, params),
-            Partitioner(make_mesh(config.mesh)),
-            ema=config.optimizer.ema_decay > 0,
-        )
+        FACTORIES[key] = make_program(config, Partitioner(make_mesh(config.mesh))).factory
     return FACTORIES[key]
 
 
@@ -87,10 +81,10 @@ def full(tmp_path_factory):
 def start(config, path, file=""):
     """The plan, the state that comes out, and its parameters beforehand."""
     source = find_source(str(path), as_path(path) / "no run yet")
-    transfer = plan(source, config, factory_of(config).abstract.params, file)
+    warm_start = plan(source, config, factory_of(config).abstract.params, file)
     state = new_state(config)
     before = flat(state.params)
-    return transfer, transfer.apply(state), before
+    return warm_start, warm_start.apply(state), before
 
 
 GRIDS = [
@@ -108,7 +102,7 @@ MESHES = [
 def test_all_is_restored_and_positions_are_resampled(full, mesh, changes, grid):
     workdir, stored = full
     config = make_config(**mesh, **changes)
-    transfer, state, before = start(config, workdir)
+    warm_start, state, before = start(config, workdir)
     found = flat(state.params)
     expected = stored["ema"] | {
         POSITIONS: resampled(stored["ema"][POSITIONS], (2, 2), grid).astype(np.float32)
@@ -118,7 +112,7 @@ def test_all_is_restored_and_positions_are_resampled(full, mesh, changes, grid):
     for name in found.keys() - {POSITIONS}:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
     assert jax.tree.map(lambda x: x.sharding, state) == factory_of(config).shardings
-    text = transfer.summary()
+    text = warm_start.summary()
     assert f"{POSITIONS}, from 2 x 2 to {grid[0]} x {grid[1]} patches" in text
     assert f"restored  {len(found) - 1} arrays" in text
     assert "config.model.image.size: 16 there" in text
@@ -140,38 +134,38 @@ def test_the_average_begins_as_a_copy_and_the_optimizer_is_left_alone(full):
 
 def test_a_source_without_an_average_gives_its_parameters(tmp_path):
     stored = write_run(tmp_path, make_config(**{"optimizer.ema_decay": 0.0}))
-    transfer, state, *_ = start(make_config(**{"optimizer.ema_decay": 0.0}), tmp_path)
-    assert transfer.item == "params" and state.ema is None
+    warm_start, state, *_ = start(make_config(**{"optimizer.ema_decay": 0.0}), tmp_path)
+    assert warm_start.item == "params" and state.ema is None
     jax.tree.map(np.testing.assert_array_equal, flat(state.params), stored["params"])
 
 
 @pytest.mark.parametrize("changes", [CAPTIONING_ONLY, CONTRASTIVE_ONLY])
 def test_parts_that_are_not_trained_are_left_out(full, changes):
-    transfer, state, *_ = start(make_config(**changes), full[0])
+    warm_start, state, *_ = start(make_config(**changes), full[0])
     found = flat(state.params)
-    assert set(transfer.left_out) == full[1]["ema"].keys() - found.keys() != set()
-    assert "left out  " in transfer.summary() and transfer.new == ()
+    assert set(warm_start.left_out) == full[1]["ema"].keys() - found.keys() != set()
+    assert "left out  " in warm_start.summary() and warm_start.new == ()
     for name, values in found.items():
         expected = full[1]["ema"][name]
         if name == TEXT_POSITIONS:
             expected = expected[: len(values)]
         np.testing.assert_array_equal(values, expected, err_msg=name)
-    assert transfer.recut == (changes is CAPTIONING_ONLY)
+    assert warm_start.resized == (changes is CAPTIONING_ONLY)
 
 
 @pytest.mark.parametrize("changes", [CAPTIONING_ONLY, CONTRASTIVE_ONLY])
 def test_parts_that_are_not_stored_are_seeded(tmp_path, changes):
     stored = write_run(tmp_path, make_config(**changes))["ema"]
-    transfer, state, before = start(make_config(), tmp_path)
+    warm_start, state, before = start(make_config(), tmp_path)
     found = flat(state.params)
-    assert set(transfer.new) == found.keys() - stored.keys() != set()
+    assert set(warm_start.new) == found.keys() - stored.keys() != set()
     for name, values in found.items():
         expected = stored.get(name, before[name])
         if expected.shape != values.shape:
             assert name == TEXT_POSITIONS and changes is CAPTIONING_ONLY
             expected = np.concatenate([expected, before[name][-1:]])
         np.testing.assert_array_equal(values, expected, err_msg=name)
-    text = transfer.summary()
+    text = warm_start.summary()
     if changes is CONTRASTIVE_ONLY:
         assert "decoder/multimodal/... (" in text
         assert "config.loss.captioning.weight: 0.0 there, 2.0 now" in text
@@ -200,23 +194,23 @@ def test_other_shapes_are_all_named(full):
 @pytest.mark.parametrize("length", [8, 20])
 @pytest.mark.parametrize("changes", [{}, CAPTIONING_ONLY])
 def test_positions_of_longer_or_shorter_texts(full, length, changes):
-    transfer, state, before = start(
+    warm_start, state, before = start(
         make_config(**{"model.text.context_length": length}, **changes), full[0]
     )
     old, both = full[1]["ema"][TEXT_POSITIONS], min(12, length)
     cls = [] if changes else [old[-1:]]
     expected = np.concatenate([old[:both], before[TEXT_POSITIONS][both:length], *cls])
     np.testing.assert_array_equal(flat(state.params)[TEXT_POSITIONS], expected)
-    assert f"of {length} tokens, from 12" in transfer.summary()
+    assert f"of {length} tokens, from 12" in warm_start.summary()
 
 
 def test_only_what_is_asked_for_is_taken(full):
-    transfer, state, before = start(make_config(**{"init.only": "image_encoder/.*"}), full[0])
+    warm_start, state, before = start(make_config(**{"init.only": "image_encoder/.*"}), full[0])
     for name, values in flat(state.params).items():
         taken = name.startswith("image_encoder/")
         expected = full[1]["ema"][name] if taken else before[name]
         np.testing.assert_array_equal(values, expected, err_msg=name)
-    assert "new" in transfer.summary() and transfer.left_out == ()
+    assert "new" in warm_start.summary() and warm_start.left_out == ()
     assert "matches none of" in refused(make_config(**{"init.only": "image"}), full[0])
     assert "config.init.only='('" in refused(make_config(**{"init.only": "("}), full[0])
 
@@ -227,16 +221,16 @@ def with_head(*classes):
 
 
 def test_a_head_is_new_unless_it_tells_the_same_classes_apart(tmp_path, full):
-    transfer, *_ = start(with_head("a", "b", "c"), full[0])
-    assert {name.split("/")[0] for name in transfer.new} == {"head"}
+    warm_start, *_ = start(with_head("a", "b", "c"), full[0])
+    assert {name.split("/")[0] for name in warm_start.new} == {"head"}
     stored = write_run(tmp_path, with_head("a", "b", "c"))["ema"]
     kernel = "head/softmax/kernel"
-    transfer, state, _ = start(with_head("a", "b", "c"), tmp_path)
-    assert transfer.new == ()
+    warm_start, state, _ = start(with_head("a", "b", "c"), tmp_path)
+    assert warm_start.new == ()
     np.testing.assert_array_equal(flat(state.params)[kernel], stored[kernel])
     for classes in (("a", "b"), ("x", "y", "z")):
-        transfer, state, before = start(with_head(*classes), tmp_path)
-        assert {name.split("/")[0] for name in transfer.new} == {"head"}
+        warm_start, state, before = start(with_head(*classes), tmp_path)
+        assert {name.split("/")[0] for name in warm_start.new} == {"head"}
         np.testing.assert_array_equal(flat(state.params)[kernel], before[kernel])
 
 
@@ -273,13 +267,13 @@ def test_a_converted_model_is_a_source(tmp_path):
     image = dataclasses.replace(model.image, size=2 * model.image.size)
     config = make_config(**{"data.tokenizer.kind": "clip"})
     config.model = as_section(dataclasses.replace(model, image=image))
-    transfer, state, *_ = start(config, tmp_path / "model")
+    warm_start, state, *_ = start(config, tmp_path / "model")
     expected, found = flat(theirs.params()), flat(state.params)
     grid = model.image.grid
     table = resampled(expected.pop(POSITIONS), grid, (2 * grid[0], 2 * grid[1]), first=1)
     np.testing.assert_allclose(found.pop(POSITIONS), table, rtol=1e-6, atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
-    assert transfer.new == transfer.left_out == ()
+    assert warm_start.new == warm_start.left_out == ()
 
 
 def params_at(workdir, step):

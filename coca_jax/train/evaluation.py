@@ -1,0 +1,63 @@
+"""The evaluations of a run, on the parameters of its state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from coca_jax.evaluate.from_config import evaluate, missing
+from coca_jax.evaluate.results import format_table, read_step, write_results
+from coca_jax.evaluate.undefined import defined
+from coca_jax.inference import LoadedModel
+from coca_jax.train.experiment import Experiment
+from coca_jax.train.state import TrainState
+
+
+class Evaluator:
+    """Runs the configured evaluations; what it compiles serves all steps."""
+
+    def __init__(self, experiment: Experiment):
+        """Takes the run; nothing is computed."""
+        self._experiment = experiment
+        self._model: LoadedModel | None = None
+
+    def missing(self, step: int) -> ConfigDict:
+        """The evaluations that the model can do and that have no results of this step."""
+        config, model = self._experiment.config, self._experiment.program.model.config
+        return missing(config, model, read_step(self._experiment.workdir, step))
+
+    def run(
+        self,
+        step: int,
+        state: TrainState,
+        report: Callable[[str], None],
+        evaluations: ConfigDict | None = None,
+    ) -> dict[str, Any]:
+        """Runs evaluations and writes their files.
+
+        Args:
+          step: the state's.
+          state: its average of the parameters is evaluated, if it has one.
+          report: called with a table of the metrics.
+          evaluations: some of the configured ones; None: all.
+
+        Returns:
+          The metrics, by names such as `eval/zero_shot/top1`.
+        """
+        metrics, artifacts = evaluate(self._with(state), self._experiment.config, evaluations)
+        if jax.process_index() == 0:
+            write_results(self._experiment.workdir, step, metrics, artifacts)
+            report(format_table(metrics))
+        return {
+            f"eval/{name}/{metric}": value
+            for name, values in metrics.items()
+            for metric, value in defined(values).items()
+        }
+
+    def _with(self, state: TrainState) -> LoadedModel:
+        params = state.params if state.ema is None else state.ema
+        if self._model is None:
+            program, tokenizer = self._experiment.program, self._experiment.tokenizer
+            self._model = LoadedModel(program.model, params, tokenizer, program.partitioner)
+        return self._model.with_params(params)

@@ -1,0 +1,111 @@
+"""All the parts of a run, built from its configuration before anything is computed or written."""
+
+import dataclasses
+import math
+import os
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from coca_jax.checkpoints.metadata import Saved, newest
+from coca_jax.config import model_config
+from coca_jax.data.fingerprint import Fingerprint, fingerprint
+from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
+from coca_jax.data.pipeline import TrainStream
+from coca_jax.data.tokenizers import Tokenizer
+from coca_jax.distributed import Partitioner, make_mesh
+from coca_jax.errors import UserError
+from coca_jax.evaluate.from_config import possible
+from coca_jax.io.paths import as_path
+from coca_jax.models import CoCaConfig
+from coca_jax.train.data_changes import require_same_data, stored_steps
+from coca_jax.train.program import TrainProgram, make_program
+from coca_jax.train.warm_start import WarmStart, find_source, plan
+from coca_jax.validation import validate
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The parts of a run; see `build`."""
+
+    config: ConfigDict  # with `train.steps` of the epochs, if these were given
+    workdir: epath.Path
+    program: TrainProgram  # model, mesh, state and step
+    tokenizer: Tokenizer
+    tokenizer_file: str  # empty if the tokenizer has none
+    stream: TrainStream
+    data: Fingerprint  # of what the stream reads
+    saved: Saved | None  # the newest checkpoint's description of itself; None: a new run
+    warm_start: WarmStart | None  # None: random parameters, or the workdir's own
+
+    @property
+    def steps(self) -> int:
+        """The number of the run's last step."""
+        return self.config.train.steps
+
+    def examples_seen(self, step: int) -> int:
+        """The number of examples that the first `step` steps train with."""
+        return step * self.config.train.batch_size
+
+
+def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:
+    """Validates a configuration and builds the parts of its run; nothing is locked or written.
+
+    Args:
+      config: the whole configuration.
+      workdir: the run's folder; a run in it is resumed.
+
+    Raises:
+      UserError: the configuration or the data cannot be used.
+    """
+    validate(config, jax.devices(), reads=("train", "eval"))
+    workdir = as_path(workdir)
+    source = find_source(config.init.path, workdir)
+    tokenizer, model = make_tokenizer_from(config.data), model_config(config)
+    _check_tokenizer(config, tokenizer)
+    possible(config, model)
+    partitioner = Partitioner(make_mesh(config.mesh), config.sharding.rules)
+    stream = _make_stream(config, model, partitioner)
+    data = fingerprint(config.data, stream.make_batch.parts)
+    require_same_data(data)
+    saved = newest(workdir / "checkpoints")
+    config = _resolve_epochs(config, stream.mixture.size, stored_steps(saved, data))
+    program, file = make_program(config, partitioner), tokenizer_file(config.data)
+    warm_start = source and plan(source, config, program.factory.abstract.params, file)
+    return Experiment(config, workdir, program, tokenizer, file, stream, data, saved, warm_start)
+
+
+def _make_stream(config: ConfigDict, model: CoCaConfig, partitioner: Partitioner) -> TrainStream:
+    shard, shards = partitioner.share()
+    return make_train_stream(
+        config.data,
+        image_size=model.image.pixels,
+        text_length=config.model.text.context_length,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        classes=config.head.classes if model.head else (),
+        process_index=shard,
+        process_count=shards,
+    )
+
+
+def _resolve_epochs(config: ConfigDict, size: int, steps: int | None) -> ConfigDict:
+    """The configuration with the steps of `train.epochs`, or with `steps` if they are given."""
+    if not config.train.epochs:
+        return config
+    resolved = ConfigDict(config.to_dict())
+    resolved.train.steps = steps or math.ceil(config.train.epochs * size / config.train.batch_size)
+    resolved.train.epochs = 0.0
+    validate(resolved)
+    return resolved
+
+
+def _check_tokenizer(config: ConfigDict, tokenizer: Tokenizer) -> None:
+    text = config.model.text
+    if tokenizer.vocab_size > text.vocab_size or tokenizer.pad_id != text.pad_id:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} ids and pads with {tokenizer.pad_id}, but "
+            f"config.model.text.vocab_size={text.vocab_size} and pad_id={text.pad_id}: the "
+            "vocabulary must be at least as large, and the padding the same"
+        )
