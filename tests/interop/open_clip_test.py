@@ -120,7 +120,7 @@ def test_twenty_steps_of_adamw(square):
         gradients, pair = jax.grad(total, has_aux=True)(params)
         updates, state = optimizer.update(gradients, state, params)
         params = jax.tree.map(jnp.add, params, updates)
-        ceiling = jnp.log(1 / LOSS.contrastive.temperature_floor)
+        ceiling = jnp.log(1 / LOSS["contrastive"].temperature_floor)
         return params | {"logit_scale": jnp.clip(params["logit_scale"], 0, ceiling)}, state, pair
 
     state = optimizer.init(params)

@@ -280,7 +280,10 @@ def test_a_loss_that_is_not_finite_names_step_and_parts(prepared, tmp_path):
             "config.eval.zero_shot.kind='guessing' should be one of zero_shot",
         ),
         ({"eval.zero_shot.split": "tset"}, "config.eval.zero_shot: .* has no split 'tset'"),
-        ({"train.batch_size": 15, "mesh.data": 8}, "config.train.batch_size=15 cannot be divided"),
+        (
+            {"train.batch_size": 15, "mesh.data": 8},
+            "config.train.batch_size=15: should be divisible by 8",
+        ),
     ],
 )
 def test_mistakes_are_found_before_anything_is_made(prepared, tmp_path, changes, message):
