@@ -32,7 +32,7 @@ def validate(
         data of every evaluation are opened.
 
     Raises:
-      UserError: one line per error, each with the key, its value and what would be right.
+      UserError: a line for each error: the key, its value and what is expected.
     """
     between = [lambda usable: checks.mistakes(usable.data)]
     if "train" in reads:
@@ -66,7 +66,7 @@ def _device_errors(config: Config, devices: int | Sequence[Any]) -> Iterator[str
 
 
 def _batch_errors(config: Config, shape: dict[str, int]) -> Iterator[str]:
-    """What is wrong if the batch cannot be divided among the devices and micro-batches."""
+    """Errors of a batch that cannot be divided among devices and micro-batches."""
     rules, batch_size = dict(reversed(config.sharding.rules)), config.train.batch_size
     if "batch" not in rules:
         yield "config.sharding.rules: a row for 'batch' is missing"

@@ -1,5 +1,6 @@
-"""Every experiment is a right configuration, at its own size and at the smoke test's."""
+"""Every experiment is a valid configuration, at its own size and at that of its smoke test."""
 
+import functools
 import json
 import pathlib
 
@@ -17,6 +18,10 @@ from coca_jax.sweep import compare
 from coca_jax.train import loop
 from coca_jax.validation import validate
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+count_parameters = functools.cache(lambda model: sum(parameter_counts(model).values()))
+
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 FILES = [file for file in sorted(CONFIGS.glob("*.py")) if not file.stem.startswith("compare")]
 COMPARISONS = [
@@ -27,7 +32,7 @@ CLASSES = {"vqav2": 3129, "imagenet": 1000}  # whose names are in a file of the 
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_is_right_at_both_sizes(file, tmp_path):
+def test_is_valid_at_both_sizes(file, tmp_path):
     overrides = []
     if count := CLASSES.get(file.stem):
         (tmp_path / "classes.txt").write_text("\n".join(map(str, range(count))))
@@ -38,18 +43,18 @@ def test_is_right_at_both_sizes(file, tmp_path):
     smoke = load_config(f"{file}:smoke")
     validate(smoke, 1)
     assert smoke.train.steps <= 10
-    assert sum(parameter_counts(model_config(smoke)).values()) < 5e6
+    assert count_parameters(model_config(smoke)) < 5e6
 
 
 @pytest.mark.parametrize("name", COMPARISONS, ids=lambda name: pathlib.Path(name).name)
-def test_a_comparison_is_right(name):
+def test_a_comparison_is_valid(name):
     assert compare.mistakes(load_config(name), 1) == []
 
 
 def test_the_papers_recipe_trains_shrunk(prepared, tmp_path):
-    config = load_config("configs/coca_2b.py:smoke", [f"--config.data.dir={prepared}"])
-    loop.train(config, tmp_path)
-    assert (tmp_path / "checkpoints/4").is_dir()
+    overrides = [f"--config.data.dir={prepared}", "--config.mesh.data=1", "--config.train.steps=3"]
+    loop.train(load_config("configs/coca_2b.py:smoke", overrides), tmp_path)
+    assert (tmp_path / "checkpoints/3").is_dir()
 
 
 @pytest.mark.parametrize("name", ["imagenet", "shapes_classification"])
@@ -63,7 +68,7 @@ def test_a_frozen_model_learns_its_head_only(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def all_shapes(prepared):
-    """The folder with all three embedded data sets of shapes, small."""
+    """The folder with the three built-in data sets of shapes, small."""
     counts = {"train": 40, "test": 16, "test_novel": 8}
     with pytest.MonkeyPatch.context() as patch:
         for module in (ShapesPairs, ShapesClips):
@@ -96,7 +101,7 @@ def test_a_task_trains_and_evaluates_and_its_model_loads(name, all_shapes, tmp_p
     assert all(values["count"] > 0 for values in results.values() if "count" in values)
     model = coca_jax.load(tmp_path, devices=jax.devices()[:1])
     assert model.classes == tuple(config.head.classes) * bool(config.loss.classification.weight)
-    # Evaluated again, from the folder, it is the same.
+    # The model that is loaded from the folder has the same results.
     metrics, _ = evaluate(model, config)
     for evaluation, values in metrics.items():
         stored = results[evaluation]

@@ -1,4 +1,4 @@
-"""One configuration: its schema, how it is read and stored, and what can be wrong with it."""
+"""The configuration: its schema, and how it is read, checked and stored."""
 
 from coca_jax.config.loading import load_config
 from coca_jax.config.record import read_config, write_config

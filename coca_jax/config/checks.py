@@ -1,6 +1,6 @@
-"""What can be wrong with the keys and values of a configuration, all of it at once.
+"""Errors in the keys and values of a configuration, all at once.
 
-`coca_jax.validation` checks evaluations and devices, too.
+`coca_jax.validation` also checks evaluations, data and devices.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -16,27 +16,27 @@ from coca_jax.data.options import MixtureConfig
 from coca_jax.fields import Kind, Sections, fields_of, is_section, members, near, shown
 
 Check = Callable[[Config], Iterable[str]]
-"""From a configuration whose keys are valid each by itself to messages."""
+"""A function from a configuration, in which each value is allowed by itself, to messages."""
 
 
 def errors(config: Any, checks: Sequence[Check] = (), *, stored: bool = False) -> list[str]:
-    """One line per error, each with the key, its value and what would be right.
+    """A line for each error: the key, its value and what is expected.
 
     Args:
       config: the whole tree, or anything else.
-      checks: further ones than those between keys that are made here.
-      stored: whether it is the record of a run: it may name what another process has registered.
+      checks: further ones, after those of keys and between keys.
+      stored: whether it is the record of a run, which may name what another process registered.
     """
-    wrong = key_errors(config, stored)
-    usable = build(_usable(config, wrong))
+    invalid = key_errors(config, stored)
+    usable = build(_usable(config, invalid))
     lines = [line for check in (_between_keys, *checks) for line in check(usable)]
-    # What is said of a key that is wrong by itself is about the default in its place.
-    lines = [line for line in lines if not any(f"config.{key}" in line for key in wrong)]
-    return list(dict.fromkeys([*wrong.values(), *lines]))
+    # A message that names an invalid key is about the default in its place.
+    lines = [line for line in lines if not any(f"config.{key}" in line for key in invalid)]
+    return list(dict.fromkeys([*invalid.values(), *lines]))
 
 
 def key_errors(tree: Any, stored: bool = False) -> dict[str, str]:
-    """What is wrong with each dotted key by itself: unknown, missing, or of an impossible value.
+    """Errors of single keys, by dotted key: unknown, missing, or with a value not allowed.
 
     Args:
       tree: a configuration, or anything else; nothing is raised.
@@ -48,21 +48,21 @@ def key_errors(tree: Any, stored: bool = False) -> dict[str, str]:
 def _key_errors(
     tree: Any, prefix: str, section: Any, stored: bool = False
 ) -> Iterator[tuple[str, str]]:
-    key, known, values = prefix.removesuffix("."), members(section), items(tree)
+    key, keys, values = prefix.removesuffix("."), members(section), items(tree)
     if not isinstance(tree, (Mapping, ConfigDict)):
-        names = f" with {', '.join(known)}" if known else ""
+        names = f" with {', '.join(keys)}" if keys else ""
         yield key, f"config{key and '.'}{key}={shown(tree)} should be a section{names}"
         return
     of_others = key in ("eval", "data.sources") or (stored and key == "loss")
     for name in () if of_others else values:
-        if name not in known:
+        if name not in keys:
             yield (
                 f"{prefix}{name}",
-                f"config.{prefix}{name}={shown(values[name])} is not a key there is "
-                f"(docs/configuration.md){near(name, known, f'config.{prefix}')}",
+                f"config.{prefix}{name}={shown(values[name])} is unknown; "
+                f"docs/configuration.md has all keys{near(name, keys, f'config.{prefix}')}",
             )
     fields = {} if isinstance(section, Sections) else fields_of(type(section))
-    for name, default in known.items():
+    for name, default in keys.items():
         if name not in values:
             yield f"{prefix}{name}", f"config.{prefix}{name} is missing" + _default(prefix + name)
         elif is_section(default):
@@ -81,7 +81,7 @@ def _may_be(value: Any, kind: Kind, stored: bool) -> bool:
 
 
 def _source_errors(sources: dict[Any, Any]) -> Iterator[tuple[str, str]]:
-    """What is wrong with each key of the data sets of a mixture, which have some only."""
+    """Errors of single keys of the data sets of a mixture, which may lack any key."""
     for name, section in sources.items():
         if not NAME.holds(name):
             yield (
@@ -98,28 +98,28 @@ def _default(key: str) -> str:
     return "" if value is None else f"; its default is {shown(value)}"
 
 
-def _usable(tree: Any, wrong: Container[str]) -> ConfigDict:
-    """The tree with defaults in place of what is wrong, so that all else can be looked at."""
-    usable = _usable_values(tree, "", Config(), wrong)
+def _usable(tree: Any, invalid: Container[str]) -> ConfigDict:
+    """The tree with defaults in place of invalid values, so that the others can be checked."""
+    usable = _usable_values(tree, "", Config(), invalid)
     evaluations, data = (items(items(tree).get(name)) for name in ("eval", "data"))
     usable["eval"] = {str(name): value for name, value in evaluations.items()}
     usable["data"]["sources"] = {
         str(name): {
-            k: v for k, v in items(section).items() if f"data.sources.{name}.{k}" not in wrong
+            k: v for k, v in items(section).items() if f"data.sources.{name}.{k}" not in invalid
         }
         for name, section in items(data.get("sources")).items()
     }
     return ConfigDict(usable)
 
 
-def _usable_values(tree: Any, prefix: str, section: Any, wrong: Container[str]) -> dict[str, Any]:
+def _usable_values(tree: Any, prefix: str, section: Any, invalid: Container[str]) -> dict[str, Any]:
     values, usable = items(tree), {}
     for name, default in members(section).items():
         key = f"{prefix}{name}"
         if is_section(default):
-            usable[name] = _usable_values(values.get(name), f"{key}.", default, wrong)
+            usable[name] = _usable_values(values.get(name), f"{key}.", default, invalid)
         else:
-            usable[name] = values[name] if name in values and key not in wrong else default
+            usable[name] = values[name] if name in values and key not in invalid else default
     return usable
 
 
@@ -133,22 +133,22 @@ def _between_keys(config: Config) -> Iterator[str]:
             f"config.optimizer.warmup_steps={warmup} should be less than config.train.steps={steps}"
         )
     if config.init.only != ".*" and not config.init.path:
-        yield f"config.init.only={shown(config.init.only)} is of no use without config.init.path"
+        yield f"config.init.only={shown(config.init.only)} has no effect without config.init.path"
     yield from _model(config)
 
 
 def _head(config: Config) -> Iterator[str]:
-    """What is wrong with the task that a head is for."""
+    """Errors of a head and of the data that it is trained on."""
     loss, classes, num_images = config.loss, config.head.classes, config.data.num_images
     if not loss.classification.weight:
         if config.head.classes or config.head.class_file:
-            yield "config.head.classes is of no use: config.loss.classification.weight=0.0"
+            yield "config.head.classes has no effect: config.loss.classification.weight=0.0"
     elif len(classes) < 2:
         yield f"config.head.classes={[*classes]} should be the names of two or more classes"
     captions = [data_set.captions for data_set in config.data.data_sets().values()]
     # Labels that are numbers tell classes of one name apart; answers are names.
-    if "questions" in captions and (twice := repeated(classes)):
-        yield f"config.head.classes: answers cannot tell apart {', '.join(map(shown, twice[:5]))}"
+    if "questions" in captions and (names := repeated(classes)):
+        yield f"config.head.classes: answers cannot tell apart {', '.join(map(shown, names[:5]))}"
     if loss.classification.weight and config.head.input == "image" and "questions" in captions:
         yield "config.head.input=image sees no questions, and data.train.captions=questions"
     of_texts = loss.contrastive.weight or loss.captioning.weight or config.head.input == "text"
@@ -183,7 +183,7 @@ def _model(config: Config) -> Iterator[str]:
 
 
 def _head_size(config: Config, part: str, of_width: str) -> Iterator[str]:
-    """What is wrong with the number of attention heads of a part, which divides a width."""
+    """Errors of a part's number of attention heads, which divides a width."""
     width = getattr(config.model, of_width).width
     count = getattr(config.model, part).num_heads
     if width % count:

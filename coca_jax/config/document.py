@@ -46,14 +46,14 @@ def document() -> str:
 
 def _sections(section: Any, name: str) -> Iterator[str]:
     """The section's own keys, then each of its sections."""
-    known = members(section)
+    keys = members(section)
     if not isinstance(section, Sections):
         yield _heading(section, name)
         fields = fields_of(type(section))
-        own = {key: fields[key]._replace(default=known[key]) for key in known if key in fields}
+        own = {key: fields[key]._replace(default=keys[key]) for key in keys if key in fields}
         if own:
             yield _table(own)
-    for key, value in known.items():
+    for key, value in keys.items():
         inner = f"{name}.{key}" if name else key
         if inner == "data.sources":
             yield SOURCES

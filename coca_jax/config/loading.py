@@ -22,7 +22,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
       overrides: as on the command line, `--config.optimizer.learning_rate=3e-4`.
 
     Raises:
-      UserError: the file cannot be used, or keys or values are wrong; all of them at once.
+      UserError: the file cannot be used, or some overrides are wrong; names all of these.
     """
     config = run_file(spec)
     if errors := [error for override in overrides if (error := _apply(config, override))]:
@@ -32,7 +32,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def _name_classes(config: ConfigDict) -> None:
-    """Puts the names of `head.class_file` into `head.classes`, so that a run's record has them."""
+    """Reads the names in `head.class_file` into `head.classes`, so that a run's record has them."""
     file = config.get("head", {}).get("class_file")
     if file and config.head.classes:
         raise UserError(
@@ -62,8 +62,8 @@ def _apply(config: ConfigDict, override: str) -> str | None:
         keys = f"; set one of its keys: {', '.join(value)}" if value else ""
         return f"config.{key} is a section{keys}"
     field = field_of(key)
-    known = isinstance(node, ConfigDict) and (leaf in node or leaf in optional_fields(section))
-    if field is None or not known:
+    exists = isinstance(node, ConfigDict) and (leaf in node or leaf in optional_fields(section))
+    if field is None or not exists:
         return _unknown(config, key)
     try:
         with node.ignore_type():

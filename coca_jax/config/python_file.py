@@ -13,7 +13,7 @@ from coca_jax.io.paths import normalize
 
 
 def run_file(spec: str) -> ConfigDict:
-    """What `get_config` of a Python file returns.
+    """The configuration that `get_config` of a Python file returns.
 
     Args:
       spec: `FILE` or `FILE:argument`; the longest beginning that is a file is the file.
@@ -32,12 +32,12 @@ def run_file(spec: str) -> ConfigDict:
         raise UserError(
             f"get_config of {path} should return a ConfigDict, not {type(config).__name__}"
         )
-    # A frozen or locked one could take neither overrides nor the names of classes.
+    # A frozen or locked one could be given neither overrides nor the names of classes.
     return config.unlock() if type(config) is ConfigDict else ConfigDict(config)
 
 
 def split_spec(spec: str) -> tuple[str, str | None]:
-    """The file and the argument of `FILE[:ARGUMENT]`; names of files may hold colons, too.
+    """The file and the argument of `FILE[:ARGUMENT]`; file names may contain colons, too.
 
     Raises:
       UserError: no beginning of it is a file.
@@ -59,14 +59,14 @@ def split_spec(spec: str) -> tuple[str, str | None]:
 
 
 def _get_config(path: str) -> Callable:
-    """The function of that name; the file is compiled anew, so that nothing stale is run."""
+    """The file's `get_config`. It is compiled from source, so that no stale bytecode is run."""
     source = pathlib.Path(path).read_bytes()
     module = types.ModuleType("coca_config")
     module.__file__ = path
     try:
         program = compile(source, path, "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:  # ValueError: a NUL
-        raise UserError(f"it is no Python program: {type(error).__name__}: {error}") from error
+        raise UserError(f"it is not a Python program: {type(error).__name__}: {error}") from error
     exec(program, vars(module))
     function = getattr(module, "get_config", None)
     if not callable(function):

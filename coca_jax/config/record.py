@@ -7,7 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -87,14 +87,11 @@ def stored_config(
     Raises:
       UserError: neither of them is a configuration.
     """
-    file, copy = join(workdir, NAME), None
-    stored, why = _read(file)
-    if "config" in metadata:
-        try:
-            copy = parse_record(metadata)
-        except Damaged as error:
-            if str(error) != why:
-                why = f"{why}; the copy in the checkpoint of step {step} {error}"
+    file = join(workdir, NAME)
+    stored, why = _read(lambda: read_json(file))
+    copy, damage = _read(lambda: metadata) if "config" in metadata else (None, "")
+    if damage not in ("", why):
+        why = f"{why}; the copy in the checkpoint of step {step} {damage}"
     if copy is None and stored is None:
         if why == MISSING:
             raise UserError(f"{workdir} holds no {NAME}; is it the workdir of a run?")
@@ -112,10 +109,10 @@ def stored_config(
     return copy
 
 
-def _read(file: str) -> tuple[ConfigDict | None, str]:
-    """The configuration in a file; or None, and why there is none."""
+def _read(record: Callable[[], Mapping[str, Any]]) -> tuple[ConfigDict | None, str]:
+    """The configuration in a record; or None, and why there is none."""
     try:
-        return parse_record(read_json(file)), ""
+        return parse_record(record()), ""
     except FileNotFoundError:
         return None, MISSING
     except Damaged as error:

@@ -26,7 +26,7 @@ def test_unknown_and_mistyped_keys():
     with pytest.raises(UserError) as caught:
         validate(config, 1)
     assert sorted(str(caught.value).splitlines()) == [
-        "config.optimizer.momentum=0.9 is not a key there is (docs/configuration.md)",
+        "config.optimizer.momentum=0.9 is unknown; docs/configuration.md has all keys",
         "config.seed is missing; its default is 0",
         "config.train.steps='long' should be a whole number from 1 to 2,147,483,647",
     ]
@@ -128,7 +128,7 @@ def test_a_head_that_is_right():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"head.classes": ("a", "b")}, "is of no use: config.loss.classification.weight=0.0"),
+        ({"head.classes": ("a", "b")}, "has no effect: config.loss.classification.weight=0.0"),
         (
             HEAD | {"head.classes": ("a",)},
             "classes=['a'] should be the names of two or more classes",
@@ -153,7 +153,7 @@ def test_a_head_that_is_right():
             "should be a number of at least 0 and below 1",
         ),
         (HEAD | {"data.train.captions": "questions"}, "config.head.input=image sees no questions"),
-        (HEAD | {"init.only": "a.*"}, "config.init.only='a.*' is of no use without"),
+        (HEAD | {"init.only": "a.*"}, "config.init.only='a.*' has no effect without"),
         (
             {"optimizer.layer_decay": 1.5},
             "config.optimizer.layer_decay=1.5 should be a number above 0",
