@@ -14,7 +14,7 @@ from coca_jax.datasets import ShapesClips, ShapesPairs
 from coca_jax.evaluate.from_config import evaluate
 from coca_jax.evaluate.undefined import defined, reasons
 from coca_jax.planning import parameter_counts
-from coca_jax.sweep import compare
+from coca_jax.sweep.validation import sweep_errors
 from coca_jax.train import loop
 from coca_jax.validation import validate
 
@@ -47,8 +47,8 @@ def test_is_valid_at_both_sizes(file, tmp_path):
 
 
 @pytest.mark.parametrize("name", COMPARISONS, ids=lambda name: pathlib.Path(name).name)
-def test_a_comparison_is_valid(name):
-    assert compare.mistakes(load_config(name), 1) == []
+def test_a_sweep_is_valid(name):
+    assert sweep_errors(load_config(name), 1) == []
 
 
 def test_the_papers_recipe_trains_shrunk(prepared, tmp_path):

@@ -27,14 +27,17 @@ def train(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Trains the rows of a comparison's tables with each seed, prints and draws the tables."""
+    """Trains the rows of a sweep's tables with each seed, prints and draws the tables."""
     config = _config(options)
     if "stages" not in config:
-        raise UserError(f"{options.config} is no comparison: it has no stages (configs/compare.py)")
-    from coca_jax.sweep.compare import compare, malformed
+        raise UserError(
+            f"{options.config} is not a sweep: it has no stages (see configs/compare.py)"
+        )
+    from coca_jax.sweep.compare import compare
+    from coca_jax.sweep.validation import structure_errors
 
-    if wrong := malformed(config):
-        raise UserError("\n".join(wrong))
+    if errors := structure_errors(config):
+        raise UserError("\n".join(errors))
     _join(next(iter(config.stages.values())), config)
     import jax
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.config.kinds import NAME
 from coca_jax.config.schema import Config
-from coca_jax.config.tree import build, default_config, flatten, items
+from coca_jax.config.tree import build, items
 from coca_jax.data.checks import repeated
 from coca_jax.data.options import MixtureConfig
 from coca_jax.fields import Kind, Sections, fields_of, is_section, members, near, shown
@@ -64,7 +64,7 @@ def _key_errors(
     fields = {} if isinstance(section, Sections) else fields_of(type(section))
     for name, default in keys.items():
         if name not in values:
-            yield f"{prefix}{name}", f"config.{prefix}{name} is missing" + _default(prefix + name)
+            yield f"{prefix}{name}", f"config.{prefix}{name} is missing" + _default(default)
         elif is_section(default):
             yield from _key_errors(values[name], f"{prefix}{name}.", default, stored)
         elif not _may_be(values[name], fields[name].kind, stored):
@@ -93,9 +93,8 @@ def _source_errors(sources: dict[Any, Any]) -> Iterator[tuple[str, str]]:
                 yield key, error
 
 
-def _default(key: str) -> str:
-    value = flatten(default_config()).get(key)
-    return "" if value is None else f"; its default is {shown(value)}"
+def _default(value: Any) -> str:
+    return "" if value is None or is_section(value) else f"; its default is {shown(value)}"
 
 
 def _usable(tree: Any, invalid: Container[str]) -> ConfigDict:

@@ -1,1 +1,1 @@
-"""Runs of many configurations, and their comparison."""
+"""Sweeps: the same training with changes, by several seeds, in tables (`coca compare`)."""

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import pytest
 from ml_collections import ConfigDict
@@ -11,8 +13,11 @@ from coca_jax.errors import Preempted, UserError
 from coca_jax.evaluate.from_config import possible
 from coca_jax.observe.report.sweep import format_sweep
 from coca_jax.sweep import compare
+from coca_jax.sweep.runs import planned_runs, stages_of
+from coca_jax.sweep.validation import sweep_errors
 
-CONFIG = str(pathlib.Path(__file__).parent.parent.parent / "configs/compare.py")
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = f"{ROOT}/configs/compare.py"
 ROWS = (("contrastive", (("first.loss.captioning.weight", 0.0),)), ("coca", ()))
 
 
@@ -96,10 +101,10 @@ def test_a_stopped_comparison_has_what_it_came_to_and_goes_on(tmp_path, monkeypa
 def test_parts_train_every_run_once_and_each_tells_of_all(tmp_path, monkeypatch):
     trained, rows = Trained(monkeypatch), (*ROWS, ("slow", (("first.train.batch_size", 8),)))
     config, seen = make_config(rows), {}
-    assert compare.compare(config, tmp_path, part=(0, 4))["tables"] == {}
+    assert compare.compare(config, tmp_path, shard=(0, 4))["tables"] == {}
     for k in (3, 1, 4, 2):
         begin = len(trained.calls)
-        found = compare.compare(config, tmp_path, part=(k, 4))
+        found = compare.compare(config, tmp_path, shard=(k, 4))
         calls = [str(path.relative_to(tmp_path).parent) for path in trained.calls[begin:]]
         seen[k] = list(dict.fromkeys(calls))
     assert seen == {
@@ -109,7 +114,7 @@ def test_parts_train_every_run_once_and_each_tells_of_all(tmp_path, monkeypatch)
         4: ["contrastive/1"],
     }
     whole = compare.compare(config, tmp_path)
-    assert whole == found == compare.compare(config, tmp_path, part=(0, 1))
+    assert whole == found == compare.compare(config, tmp_path, shard=(0, 1))
     assert len(trained.calls) == 12  # each stage once: what others have finished is left alone
     assert list(whole["rows"]) == ["contrastive", "coca", "slow"]
     assert json.loads((tmp_path / "compare.json").read_text()) == json.loads(json.dumps(whole))
@@ -117,7 +122,7 @@ def test_parts_train_every_run_once_and_each_tells_of_all(tmp_path, monkeypatch)
 
 def test_parts_do_not_get_the_same_rows_of_every_seed(tmp_path, monkeypatch):
     trained = Trained(monkeypatch)
-    compare.compare(make_config(), tmp_path, part=(1, 2))
+    compare.compare(make_config(), tmp_path, shard=(1, 2))
     calls = dict.fromkeys(str(path.relative_to(tmp_path).parent) for path in trained.calls)
     assert list(calls) == ["contrastive/0", "coca/1"]
 
@@ -125,8 +130,8 @@ def test_parts_do_not_get_the_same_rows_of_every_seed(tmp_path, monkeypatch):
 def test_parts_need_steps(tmp_path):
     config = make_config()
     config.stages.first.train.epochs = 1.0
-    with pytest.raises(UserError, match=r"stages\.first\.train\.epochs: parts need"):
-        compare.compare(config, tmp_path, part=(1, 2))
+    with pytest.raises(UserError, match=r"stages\.first\.train\.epochs: --shard needs"):
+        compare.compare(config, tmp_path, shard=(1, 2))
 
 
 def test_what_was_trained_otherwise_is_not_in_the_tables(tmp_path, monkeypatch):
@@ -134,12 +139,12 @@ def test_what_was_trained_otherwise_is_not_in_the_tables(tmp_path, monkeypatch):
     compare.compare(make_config(), tmp_path)
     config = make_config()
     config.stages.first.optimizer.learning_rate = 0.5
-    assert compare.compare(config, tmp_path, part=(0, 1))["rows"] == {}
+    assert compare.compare(config, tmp_path, shard=(0, 1))["rows"] == {}
     (tmp_path / "coca/1/again/eval/4.json").unlink()  # still being evaluated
-    found = compare.compare(make_config(), tmp_path, part=(0, 1))
+    found = compare.compare(make_config(), tmp_path, shard=(0, 1))
     assert list(found["rows"]["coca"]["seeds"]) == ["0"]
     (tmp_path / "coca/0/again/checkpoints/4/manifest.json").unlink()  # or still being saved
-    assert "coca" not in compare.compare(make_config(), tmp_path, part=(0, 1))["rows"]
+    assert "coca" not in compare.compare(make_config(), tmp_path, shard=(0, 1))["rows"]
     assert len(trained.calls) == 8
 
 
@@ -188,14 +193,14 @@ def test_printed_numbers_are_means_and_deviations(tmp_path, monkeypatch):
 def test_a_row_in_two_tables_is_trained_once():
     config = make_config(seeds=(0,))
     config.tables = (*config.tables, ("training", (("coca", ()), ("slow", (("seed", 3),)))))
-    names = [run.name for run in compare.planned(config)]
+    names = [run.name for run in planned_runs(config)]
     assert names == ["contrastive", "coca", "slow"]
 
 
 def test_changes_are_of_one_stage_or_of_all(tmp_path):
     rows = (("row", (("first.train.steps", 7), ("model.text.width", 64))),)
     config = make_config(rows)
-    first, again = compare.stages(config, next(compare.planned(config)), tmp_path)
+    first, again = stages_of(config, next(planned_runs(config)), tmp_path)
     assert (first.name, again.name) == ("first", "again")
     assert (first.config.train.steps, again.config.train.steps) == (7, 4)
     assert first.config.model.text.width == again.config.model.text.width == 64
@@ -208,16 +213,16 @@ def test_changes_are_of_one_stage_or_of_all(tmp_path):
     ("change", "message"),
     [
         ({"seeds": ()}, r"config.seeds=\(\) should be different seeds"),
-        ({"tables": (("t", (("a/b", ()),)),)}, "names a folder"),
+        ({"tables": (("t", (("a/b", ()),)),)}, "is that of a folder"),
         ({"tables": (("t", (("a", (("loss.weight", 1.0),)),)),)}, "no key 'loss.weight'"),
         (
             {"tables": (("t", (("a", (("train.steps", 0),)),)),)},
             "a, first: config.train.steps=0 should be a whole number",
         ),
         ({"tables": (("t", (("a", (("train.steps", "x"),)),)),)}, "a: train.steps='x': "),
-        ({"tables": (("t", (("a", ("train.steps", 0)),)),)}, r"t\.a: .* should be several of"),
+        ({"tables": (("t", (("a", ("train.steps", 0)),)),)}, r"t\.a: .* should be rows of"),
         ({"tables": (("t", ("a", ())),)}, r"config\.tables\.t: 'a' should be \(name, changes\)"),
-        ({"tables": (("t", (("a", None),)),)}, r"t\.a: None should be several of"),
+        ({"tables": (("t", (("a", None),)),)}, r"t\.a: None should be rows of"),
         ({"tables": (("t", 3),)}, r"config\.tables: \('t', 3\) should be \(title, rows\)"),
         ({"tables": ("t", ())}, r"config\.tables: 't' should be \(title, rows\)"),
         (
@@ -248,19 +253,34 @@ def test_stages_that_start_from_each_other():
     config = make_config()
     config.stages.first.init.path = "again"
     with pytest.raises(UserError, match="again, first start from each other"):
-        compare.mistakes(config)
+        sweep_errors(config)
 
 
 def test_a_real_row_is_fine_tuned_from_its_own_pretraining(prepared, tmp_path, capsys):
     config = make_config(ROWS[:1], seeds=(5,))
-    for stage in config.stages.values():
-        stage.data.dir = prepared
+    for stage, evaluation in ((config.stages.first, "zero_shot"), (config.stages.again, "vqa")):
+        stage.data.dir, stage.mesh.data = prepared, 1
+        stage.train.steps, stage.optimizer.warmup_steps, stage.train.log_every = 2, 1, 1
+        stage.eval = {evaluation: stage.eval[evaluation]}
+        stage.eval[evaluation].limit = 16
+    config.metrics = [row for row in config.metrics if row[0] != "CIDEr"]
     found = compare.compare(config, tmp_path)
     values = found["rows"]["contrastive"]["seeds"]["5"]
-    assert values["CIDEr"] is None and 0 <= values["zero-shot"] <= 1 and 0 <= values["VQA"] <= 1
+    assert 0 <= values["zero-shot"] <= 1 and 0 <= values["VQA"] <= 1
     assert values["step_seconds"] > 0
     folder = tmp_path / "contrastive/5"
     assert read_config(folder / "first").seed == 5
     assert f"starts from  {folder / 'first'}" in capsys.readouterr().out
     assert compare.compare(config, tmp_path) == found  # finished: only looked at
     assert "starts from" not in capsys.readouterr().out
+
+
+def test_two_processes_write_the_tables_and_leave_each_other(tmp_path):
+    launch = [sys.executable, ROOT / "launch/local.py", "--processes=2"]
+    command = ["compare", f"--config={CONFIG}:smoke", f"--workdir={tmp_path}", "--shard=0/1"]
+    done = subprocess.run([*launch, "--", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "compare.json").read_text())["rows"] == {}
+    assert "report.html" in done.stdout and (tmp_path / "report.html").exists()
+    other = (tmp_path / "logs/process_1.log").read_text()
+    assert other == "", other  # neither refused nor left alone by process 0
