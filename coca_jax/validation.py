@@ -9,7 +9,7 @@ from coca_jax import accelerators
 from coca_jax.config import Config
 from coca_jax.config.checks import errors, key_errors
 from coca_jax.config.tree import items
-from coca_jax.data import checks
+from coca_jax.data.options import data_errors, missing_options
 from coca_jax.distributed.mesh import AXES, mesh_shape
 from coca_jax.errors import UserError
 from coca_jax.evaluate import runner
@@ -34,9 +34,9 @@ def validate(
     Raises:
       UserError: a line for each error: the key, its value and what is expected.
     """
-    between = [lambda usable: checks.mistakes(usable.data)]
+    between = [lambda usable: data_errors(usable.data)]
     if "train" in reads:
-        between.append(lambda usable: checks.unnamed(usable.data))
+        between.append(lambda usable: missing_options(usable.data))
     if devices is not None and not any(key.startswith(LAYOUT) for key in key_errors(config)):
         between.append(lambda usable: _device_errors(usable, devices))
     lines = [*errors(config, between), *runner.mistakes(items(config).get("eval"))]

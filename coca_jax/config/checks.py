@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from coca_jax.config.kinds import NAME
 from coca_jax.config.schema import Config
 from coca_jax.config.tree import build, items
-from coca_jax.data.checks import repeated
 from coca_jax.data.options import MixtureConfig
 from coca_jax.fields import Kind, Sections, fields_of, is_section, members, near, shown
+from coca_jax.io.messages import duplicates
 
 Check = Callable[[Config], Iterable[str]]
 """A function from a configuration, in which each value is allowed by itself, to messages."""
@@ -146,7 +146,7 @@ def _head(config: Config) -> Iterator[str]:
         yield f"config.head.classes={[*classes]} should be the names of two or more classes"
     captions = [data_set.captions for data_set in config.data.data_sets().values()]
     # Labels that are numbers tell classes of one name apart; answers are names.
-    if "questions" in captions and (names := repeated(classes)):
+    if "questions" in captions and (names := duplicates(classes)):
         yield f"config.head.classes: answers cannot tell apart {', '.join(map(shown, names[:5]))}"
     if loss.classification.weight and config.head.input == "image" and "questions" in captions:
         yield "config.head.input=image sees no questions, and data.train.captions=questions"

@@ -1,4 +1,4 @@
-"""Captions: from what is known of an image to the one text that it is trained with."""
+"""Captions: make the one text that an image is trained with of what its record says."""
 
 import operator
 import string
@@ -26,34 +26,33 @@ OPERATORS = {
 
 
 class Text(NamedTuple):
-    """What is said of a record, and what a head is asked about it."""
+    """The text of a record, and what a head is asked about it."""
 
     text: str
     question: str  # the beginning of the text, which a head may read; empty: all of it
-    answer: str | int | None  # name or number of a class; None: not known
+    answer: str | int | None  # name or number of a class; None: unknown
 
 
 class CaptionMaker:
-    """Makes the caption of a record; a pure function of (record, visit, rng).
+    """Makes the caption of a record; a pure function of (record, epoch, rng).
 
     Args:
       captions: "sampled" draws one of the record's captions, "first" takes the first, "all" takes
-        them in turn, so that as many visits of an image show each of them once. "none" has no
-        text. "questions" draws one of the questions about it with its answer behind it, one of
-        several if it has those.
-      template: what becomes of it, with the record's fields by name: "{title}. {caption}"; empty:
-        the caption as it is.
-      prompts: what becomes of the labels of a record without captions; `{}` stands for them, in
+        them in turn, the next one in each epoch. "none" makes no text. "questions" draws a question
+        and appends its answer; of several answers it draws one.
+      template: what the caption becomes, with the record's fields by name: "{title}. {caption}";
+        empty: the caption as it is.
+      prompts: what the labels of a record without captions become; `{}` stands for the labels, in
         random order and joined by commas, as the paper trains on JFT (arXiv 2205.01917, section
         4.1). Without prompts labels are no text.
-      min_characters, max_characters: of the caption; others are left out.
+      min_characters, max_characters: of the caption; records with others are left out.
       filters: rows (field, operator, value), one of OPERATORS; records for which one of them does
         not hold, or that lack its field, are left out.
       questions: names of the fields with the questions and with their answers.
-      use_labels: whether the answer or the label is known to a head.
+      use_labels: whether a head learns from the answer or the label.
 
     Raises:
-      UserError: an option is none of these.
+      UserError: an option has another value.
     """
 
     def __init__(
@@ -68,33 +67,33 @@ class CaptionMaker:
         questions: Sequence[str] = ("questions", "answers"),
         use_labels: bool = True,
     ):
-        if problems := mistakes(captions, template, prompts, filters, questions):
-            raise UserError("\n".join(problems))
+        if errors := caption_option_errors(captions, template, prompts, filters, questions):
+            raise UserError("\n".join(errors))
         self._captions, self._template, self._prompts = captions, template, tuple(prompts)
         self._least, self._most = min_characters, max_characters
-        self._questions, self._labelled = tuple(questions), use_labels
+        self._questions, self._use_labels = tuple(questions), use_labels
         self._filters = [(field, name, value) for field, name, value in filters]
 
-    def __call__(self, record: Record, visit: int, rng: np.random.Generator) -> Text:
-        """The text, and what a head is to say of it.
+    def __call__(self, record: Record, epoch: int, rng: np.random.Generator) -> Text:
+        """Makes the text of a record, with the question and the answer for a head.
 
         Args:
-          record: what is known of the image.
-          visit: how often the image was drawn before.
-          rng: what is left to chance is drawn from it.
+          record: of the image.
+          epoch: the number of times that the image was drawn before.
+          rng: gives every random draw.
 
         Raises:
           BadExample: there is no text (`bad_text`), or it is left out (`filtered_...`).
         """
         fields = record["fields"]
         for row in self._filters:
-            _require(fields, *row)
+            _apply_filter(fields, *row)
         if self._captions == "none":
             return self._text("", "", _label(record))
         if self._captions == "questions":
             question, answer = _question(fields, *self._questions, rng)
             return self._text(self._checked(f"{question} {answer}"), question, answer)
-        text = self._choose(record, visit, rng)
+        text = self._choose(record, epoch, rng)
         if self._template:
             try:
                 text = self._template.format_map(_Fields(fields, text))
@@ -103,7 +102,7 @@ class CaptionMaker:
         return self._text(self._checked(text), "", _label(record))
 
     def _text(self, text: str, question: str, answer: str | int) -> Text:
-        return Text(text, question, answer if self._labelled else None)
+        return Text(text, question, answer if self._use_labels else None)
 
     def _checked(self, text: str) -> str:
         text = text.strip()
@@ -115,7 +114,7 @@ class CaptionMaker:
             raise BadExample("filtered_length", f"a caption of {len(text)} characters")
         return text
 
-    def _choose(self, record: Record, visit: int, rng: np.random.Generator) -> str:
+    def _choose(self, record: Record, epoch: int, rng: np.random.Generator) -> str:
         if reason := record.get("no_text"):
             raise BadExample("bad_text", reason)
         captions = [text for text in record["captions"] if text.strip()]
@@ -126,28 +125,29 @@ class CaptionMaker:
         captions = captions or [""]
         if self._captions == "sampled":
             return captions[rng.integers(len(captions))]
-        return captions[visit % len(captions) if self._captions == "all" else 0]
+        return captions[epoch % len(captions) if self._captions == "all" else 0]
 
 
 def _label(record: Record) -> str | int:
-    """The number of its class; or, of a source that does not number them, its name."""
+    """The number of a record's class, or its name where the source has no numbers."""
     named = record["label"] < 0 and len(record["labels"]) == 1
     return record["labels"][0] if named else record["label"]
 
 
 def listed(value: Any) -> list[Any]:
-    """A field that should hold several values: TFDS gives the only one of a list by itself."""
+    """The values of a field as a list; TFDS gives the only value of a list by itself."""
     return value if isinstance(value, list) else [] if is_missing(value) else [value]
 
 
 def _question(
-    fields: dict[str, Any], asked: str, answered: str, rng: np.random.Generator
+    fields: dict[str, Any], question_field: str, answer_field: str, rng: np.random.Generator
 ) -> tuple[str, str]:
-    questions, answers = listed(fields.get(asked)), listed(fields.get(answered))
+    questions, answers = listed(fields.get(question_field)), listed(fields.get(answer_field))
     if not questions or len(questions) != len(answers):
-        raise BadExample("bad_text", f"{len(questions)} {asked}, {len(answers)} {answered}")
-    place = rng.integers(len(questions))
-    question, answer = questions[place], answers[place]
+        counts = f"{len(questions)} {question_field}, {len(answers)} {answer_field}"
+        raise BadExample("bad_text", counts)
+    index = rng.integers(len(questions))
+    question, answer = questions[index], answers[index]
     if isinstance(answer, list) and answer:
         answer = answer[rng.integers(len(answer))]
     if reason := why_unreadable(question) or why_unreadable(answer):
@@ -155,21 +155,21 @@ def _question(
     return question, answer
 
 
-def mistakes(
+def caption_option_errors(
     captions: str,
     template: str,
     prompts: Sequence[Any],
     filters: Sequence[Any],
     questions: Sequence[str] = ("questions", "answers"),
 ) -> list[str]:
-    """What is wrong with the options of a `CaptionMaker`, in words."""
-    found = []
+    """Messages on options of a `CaptionMaker` that have a wrong value or do not go together."""
+    errors = []
     if captions not in CHOICES:
-        found.append(f"captions={captions!r} should be one of {', '.join(CHOICES)}")
+        errors.append(f"captions={captions!r} should be one of {', '.join(CHOICES)}")
     if len(questions) != 2 or not all(isinstance(name, str) for name in questions):
-        found.append(f"questions={questions!r} should be two fields: of questions and of answers")
+        errors.append(f"questions={questions!r} should be two fields: of questions and of answers")
     if template and captions in ("none", "questions"):
-        found.append(f"template={template!r} is for captions, and captions={captions}")
+        errors.append(f"template={template!r} is for captions, and captions={captions}")
     try:
         for _, field, _, conversion in string.Formatter().parse(template):
             if field is not None and not field.lstrip("0123456789"):
@@ -177,19 +177,19 @@ def mistakes(
             if conversion not in (None, "r", "s", "a"):
                 raise ValueError(f"!{conversion} is no conversion")
     except ValueError as error:
-        found.append(f"template={template!r} is no format: {error}")
-    found += [
+        errors.append(f"template={template!r} is no format: {error}")
+    errors += [
         f"prompts: {prompt!r} should have {{}} for the labels"
         for prompt in prompts
         if not isinstance(prompt, str) or "{}" not in prompt
     ]
     names = ", ".join(OPERATORS)
-    found += [
+    errors += [
         f"filters: {row!r} should be (field, one of {names}, value); a list for in and not in"
         for row in filters
         if not _is_filter(row)
     ]
-    return found
+    return errors
 
 
 def _is_filter(row: Any) -> bool:
@@ -202,7 +202,7 @@ def _is_filter(row: Any) -> bool:
 
 
 class _Fields(dict):
-    """A record's fields for a template, and its caption, which is asked for only if it has one."""
+    """The fields of a record for a template, with its caption if it has one."""
 
     def __init__(self, fields: dict[str, Any], caption: str):
         super().__init__(fields)
@@ -216,7 +216,7 @@ class _Fields(dict):
         return value
 
 
-def _require(fields: dict[str, Any], field: str, name: str, value: Any) -> None:
+def _apply_filter(fields: dict[str, Any], field: str, name: str, value: Any) -> None:
     try:
         holds = OPERATORS[name](fields[field], value)
     except KeyError:

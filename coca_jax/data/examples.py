@@ -1,61 +1,62 @@
-"""Examples: the one place where records become what the model trains on."""
+"""Examples: makes of records what the model trains on."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int32
 
-from coca_jax.data.answers import normalized
+from coca_jax.data.answer_normalization import normalized
 from coca_jax.data.captions import CaptionMaker, Text
-from coca_jax.data.duplicates import contains
 from coca_jax.data.errors import ERROR_KINDS, BadExample
-from coca_jax.data.mixture import Pick
+from coca_jax.data.exclude_list import contains
+from coca_jax.data.mixture import RecordRef
 from coca_jax.data.sources import Record, Source
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import multi_image
 from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError
 
-# For one row; a data set of which 98% is bad or filtered gets there once in 600 million rows.
+# For one row. Of a data set of which 98% is unusable, one row in 600 million needs more.
 MAX_SUBSTITUTES = 1000
 
 _SIDED = re.compile(r"\b(left|right)(wards?)?\b", re.IGNORECASE)
 
 
-class Part(NamedTuple):
-    """A data set and what becomes of its records."""
+class DataSet(NamedTuple):
+    """A source, and what becomes of its records."""
 
     source: Source
     make_caption: CaptionMaker
     augment: Augment
-    left_out: Any = ()  # int64 [n], sorted: records never to be drawn
+    excluded: Any = ()  # int64 [n], sorted: records that are never used
 
 
-class Fault(NamedTuple):
-    """An example that was replaced."""
+class DataError(NamedTuple):
+    """Why an example was replaced, and where it is."""
 
     shard: str
     kind: str  # one of ERROR_KINDS
 
 
 class BatchMaker:
-    """Makes batches of picked records; a row is a pure function of its (pick, rng).
+    """Makes batches of records; a row is a pure function of its (reference, rng).
 
     Args:
-      parts: the data sets that a pick chooses from.
+      data_sets: those that a `RecordRef` refers to.
       tokenizer: makes the text's ids.
       image_size: height and width in pixels.
       text_length: ids of a text, bos and eos included.
-      num_images: pictures of an example.
-      classes: names of those that a head tells apart; none: there is no head.
-      blank_images: whether all pictures are grey.
+      num_images: images of an example.
+      classes: names of a head's classes; none: there is no head.
+      blank_images: whether all images are gray.
     """
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        data_sets: Sequence[DataSet],
         tokenizer: Tokenizer,
         *,
         image_size: tuple[int, int],
@@ -64,7 +65,7 @@ class BatchMaker:
         classes: Sequence[str] = (),
         blank_images: bool = False,
     ):
-        self.parts, self.tokenizer = parts, tokenizer
+        self.data_sets, self.tokenizer = data_sets, tokenizer
         self._num_images, self._blank = num_images, blank_images
         self._image_size, self._text_length = image_size, text_length
         self._classes = {name: number for number, name in enumerate(classes)}
@@ -72,61 +73,71 @@ class BatchMaker:
         self._repeated = {name for name in classes if self._names.count(name) > 1}
 
     def __call__(
-        self, picks: Sequence[Pick], rngs: Sequence[np.random.Generator]
+        self, refs: Sequence[RecordRef], rngs: Sequence[np.random.Generator]
     ) -> dict[str, Any]:
         """Makes {"image": uint8 [b, h, w, 3], "text": int32 [b, l], each error kind: int32 [b]}.
 
-        If num_images > 1, "image" is [b, num_images, h, w, 3]. For a head there are int32 [b], too:
-        "label" (-1: none of the classes) and "prefix_length", how many ids of the text it may read.
+        If num_images > 1, "image" is [b, num_images, h, w, 3]. For a head there are also int32 [b]
+        "label" (-1: none of the classes) and "prefix_length", the number of ids of the text that
+        the head may read.
 
-        An unusable record is replaced by one drawn, from the same data set, by its row's `rng`;
-        the counts say how many were, and "faults" is a tuple with a `Fault` for each.
+        An unusable record is replaced by one of the same data set, drawn by the `rng` of its row.
+        The kinds count how many were; "errors" is a tuple with a `DataError` for each.
 
         Raises:
-          UserError: one unusable record after the other was drawn.
+          UserError: MAX_SUBSTITUTES substitutes in a row were unusable, too.
         """
-        # All of one step after the other: what it needs stays in the CPU's caches.
-        pairs = [self._read(pick, rng) for pick, rng in zip(picks, rngs, strict=True)]
-        several = (self._num_images,) if self._num_images > 1 else ()
-        image = np.empty((len(pairs), *several, *self._image_size, 3), np.uint8)
+        # One step for all rows, then the next one: its data stay in the CPU's caches.
+        pairs = [self._read(ref, rng) for ref, rng in zip(refs, rngs, strict=True)]
+        images_of_row = (self._num_images,) if self._num_images > 1 else ()
+        image = np.empty((len(pairs), *images_of_row, *self._image_size, 3), np.uint8)
         counts = {kind: np.zeros(len(pairs), np.int32) for kind in ERROR_KINDS}
-        faults: list[Fault] = []
-        for row, (pick, rng) in enumerate(zip(picks, rngs, strict=True)):
-            part = self.parts[pick.part]
-            for _ in range(MAX_SUBSTITUTES + 1):
-                try:
-                    if isinstance(pairs[row], BadExample):
-                        raise pairs[row]
-                    image[row] = self._image(part, *pairs[row], rng)
-                    break
-                except BadExample as error:
-                    last = error
-                    counts[error.kind][row] += 1
-                    faults.append(Fault(part.source.shard(pick.index), error.kind))
-                    pick = pick._replace(index=int(rng.integers(len(part.source))))
-                    pairs[row] = self._read(pick, rng)
-            else:
-                found = {kind: int(count[row]) for kind, count in counts.items() if count[row]}
-                raise UserError(
-                    f"the data set is bad: {MAX_SUBSTITUTES + 1} unusable examples in a row "
-                    f"({found}), the last one in {faults[-1].shard}: {last}"
-                )
+        errors: list[DataError] = []
+        texts: list[Text] = []
+        for row, (ref, rng, pair) in enumerate(zip(refs, rngs, pairs, strict=True)):
+            image[row], text, replaced = self._usable(ref, rng, pair)
+            texts.append(text)
+            errors += replaced
+            for error in replaced:
+                counts[error.kind][row] += 1
         if self._blank:
-            image[:] = multi_image.GREY
-        texts = [text for _, text in pairs]
+            image[:] = multi_image.GRAY
         ids = self.tokenizer.encode([text.text for text in texts], self._text_length)
-        asked = self._asked(texts, ids) if self._classes else {}
-        return {"image": image, "text": ids, **asked, **counts, "faults": tuple(faults)}
+        of_head = self._head_inputs(texts, ids) if self._classes else {}
+        return {"image": image, "text": ids, **of_head, **counts, "errors": tuple(errors)}
 
-    def _asked(self, texts: Sequence[Text], ids: Int32[np.ndarray, "b l"]) -> dict[str, np.ndarray]:
-        """What a head is to say, and how much of the text it may read."""
+    def _usable(
+        self, ref: RecordRef, rng: np.random.Generator, pair: tuple[Any, Text] | BadExample
+    ) -> tuple[np.ndarray, Text, list[DataError]]:
+        """The image and the text of a record or its substitute, and why others were not used."""
+        data_set, errors = self.data_sets[ref.source], []
+        for _ in range(MAX_SUBSTITUTES + 1):
+            try:
+                if isinstance(pair, BadExample):
+                    raise pair
+                return self._image(data_set, *pair, rng), pair[1], errors
+            except BadExample as error:
+                last = error
+                errors.append(DataError(data_set.source.shard(ref.index), error.kind))
+                ref = ref._replace(index=int(rng.integers(len(data_set.source))))
+                pair = self._read(ref, rng)
+        counts = dict(Counter(error.kind for error in errors))
+        raise UserError(
+            f"the data set is bad: {MAX_SUBSTITUTES + 1} unusable examples in a row ({counts}), "
+            f"the last one in {errors[-1].shard}: {last}"
+        )
+
+    def _head_inputs(
+        self, texts: Sequence[Text], ids: Int32[np.ndarray, "b l"]
+    ) -> dict[str, np.ndarray]:
+        """A head's label of each text, and the length of the prefix that it may read."""
         questions = [text.question or text.text for text in texts]
-        asked = self.tokenizer.encode(questions, self._text_length)
-        # Behind a question there are its answer, or the end; what comes after may be alike again.
-        same = np.cumprod(asked == ids, axis=1).sum(axis=1)
-        read = np.minimum(same, lengths(asked, self.tokenizer))
+        question_ids = self.tokenizer.encode(questions, self._text_length)
+        # A question is followed by its answer, or by the end; ids after that may be equal again.
+        equal = np.cumprod(question_ids == ids, axis=1).sum(axis=1)
+        prefix = np.minimum(equal, lengths(question_ids, self.tokenizer))
         label = np.array([self._label(text.answer) for text in texts], np.int32)
-        return {"label": label, "prefix_length": read.astype(np.int32)}
+        return {"label": label, "prefix_length": prefix.astype(np.int32)}
 
     def _label(self, answer: str | int | None) -> int:
         """The number of the head's class; -1: none of them.
@@ -138,11 +149,11 @@ class BatchMaker:
             if answer in self._repeated:
                 raise BadExample(
                     "bad_record",
-                    f"{answer!r}, its label, is the name of several config.head.classes",
+                    f"its label {answer!r} is the name of more than one of config.head.classes",
                 )
-            known = self._classes.get(answer)
+            number = self._classes.get(answer)
             # Lists of classes have answers as the VQA challenge spells them.
-            return self._classes.get(normalized(answer), -1) if known is None else known
+            return self._classes.get(normalized(answer), -1) if number is None else number
         if answer is None or answer < len(self._names):
             return -1 if answer is None else answer
         raise BadExample(
@@ -151,17 +162,17 @@ class BatchMaker:
             f"{len(self._names) - 1}, and an example of config.data has the label {answer}",
         )
 
-    def _read(self, pick: Pick, rng: np.random.Generator) -> tuple[Any, Text] | BadExample:
-        """The encoded image, or images, and the text of a record.
+    def _read(self, ref: RecordRef, rng: np.random.Generator) -> tuple[Any, Text] | BadExample:
+        """The encoded image, or images, and the text of a record; or why there are none.
 
-        What a reader raises for a damaged record is its own affair; here it is a bad example.
+        Whatever a reader raises for a damaged record makes it a bad example.
         """
-        source, make_caption, _, left_out = self.parts[pick.part]
+        source, make_caption, _, excluded = self.data_sets[ref.source]
         try:
-            if len(left_out) and contains(left_out, pick.index):
+            if len(excluded) and contains(excluded, ref.index):
                 return BadExample("filtered_duplicate")
-            record: Record = source[pick.index]
-            text = make_caption(record, pick.visit, rng)
+            record: Record = source[ref.index]
+            text = make_caption(record, ref.epoch, rng)
             if self._classes:
                 self._label(text.answer)  # raises what is wrong with it
             return record["image"], text
@@ -170,14 +181,17 @@ class BatchMaker:
         except Exception as error:
             return BadExample("bad_record", error)
 
-    def _image(self, part: Part, data: Any, text: Text, rng: np.random.Generator) -> np.ndarray:
+    def _image(
+        self, data_set: DataSet, data: Any, text: Text, rng: np.random.Generator
+    ) -> np.ndarray:
         named = isinstance(text.answer, int) and 0 <= text.answer < len(self._names)
         answer = self._names[text.answer] if named else text.answer
         may_flip = not _SIDED.search(f"{text.text} {answer}")
-        found = multi_image.decode_images(data, self._num_images, part.augment.least_side)
-        return multi_image.stacked(part.augment.alike(found, rng, may_flip))
+        augment = data_set.augment
+        decoded = multi_image.decode_images(data, self._num_images, augment.least_side)
+        return multi_image.stacked(augment.alike(decoded, rng, may_flip))
 
 
 def lengths(ids: Int32[np.ndarray, "b l"], tokenizer: Tokenizer) -> Int[np.ndarray, " b"]:
-    """How many ids of each text come before its end."""
+    """The number of ids of each text before its eos."""
     return (ids != tokenizer.pad_id).sum(axis=1) - 1

@@ -1,8 +1,8 @@
-"""What tells the data of a run from others, so that data which changed since are not mixed in.
+"""Fingerprints of a run's data, which show whether the data changed since the run stopped.
 
-A fingerprint has a list of shards for each data set: their names, sizes, numbers of records and
-checksums, as `Source.shards` says them. It is the same wherever the data lie. Names are for the
-messages: shards that were only renamed hold the same records in the same order.
+A fingerprint has a list of shards for each data set: names, sizes, numbers of records and
+checksums, from `Source.shards`. It is the same wherever the data lie. Names are for messages only:
+shards that were renamed hold the same records in the same order.
 """
 
 import zlib
@@ -12,29 +12,29 @@ from typing import Any
 
 import numpy as np
 
-from coca_jax.data.examples import Part
-from coca_jax.data.from_config import sections, where
+from coca_jax.data.examples import DataSet
+from coca_jax.data.from_config import section_key, sections
 from coca_jax.data.sources.base import Shard
 
 Fingerprint = dict[str, list[Shard]]  # by the section of the configuration
 SHOWN = 3  # shards of each kind of change that are named
 
 
-def fingerprint(data: Any, parts: Sequence[Part]) -> Fingerprint:
-    """The shards of each data set, with what else decides which records there are.
+def fingerprint(data: Any, data_sets: Sequence[DataSet]) -> Fingerprint:
+    """The shards of each data set, its class names and its excluded records.
 
     Args:
       data: `config.data`, as options or as it stands in the configuration.
-      parts: of the mixture, in the order of `sections`.
+      data_sets: of the mixture, in the order of `sections`.
     """
     return {
-        where(name): [*part.source.shards(), *_more(part)]
-        for name, part in zip(sections(data), parts, strict=True)
+        section_key(name): [*data_set.source.shards(), *_other_parts(data_set)]
+        for name, data_set in zip(sections(data), data_sets, strict=True)
     }
 
 
 def parse(stored: Any) -> Fingerprint | None:
-    """A fingerprint that was stored as JSON; None if it is none."""
+    """Reads a fingerprint from JSON; None if it is damaged."""
     try:
         return {
             name: [
@@ -47,15 +47,15 @@ def parse(stored: Any) -> Fingerprint | None:
         return None
 
 
-def digest(found: Fingerprint) -> int:
-    """A checksum of all of it, but for the names."""
-    return zlib.crc32(repr([[s[1:] for s in shards] for shards in found.values()]).encode())
+def digest(data: Fingerprint) -> int:
+    """A checksum of a fingerprint without its names."""
+    return zlib.crc32(repr([[s[1:] for s in shards] for shards in data.values()]).encode())
 
 
 def changes(before: Fingerprint, now: Fingerprint) -> list[str]:
-    """Says what differs between two fingerprints, a line for each data set; none if nothing does.
+    """Lines on how two fingerprints differ, one for each data set that changed.
 
-    Lines name the first few shards that were removed, added, changed or moved.
+    A line names the first few shards that were removed, added, changed or moved.
     """
     lines = []
     for name in before | now:
@@ -65,18 +65,20 @@ def changes(before: Fingerprint, now: Fingerprint) -> list[str]:
     return lines
 
 
-def _more(part: Part) -> Iterator[Shard]:
-    if names := part.source.class_names:
+def _other_parts(data_set: DataSet) -> Iterator[Shard]:
+    if names := data_set.source.class_names:
         text = "\n".join(names).encode("utf-8", "surrogatepass")
         yield Shard("names of classes", len(text), len(names), f"{zlib.crc32(text):08x}")
-    if len(part.left_out):
-        content = np.asarray(part.left_out, np.int64).tobytes()
-        yield Shard("exclude_list", len(content), len(part.left_out), f"{zlib.crc32(content):08x}")
+    if len(data_set.excluded):
+        content = np.asarray(data_set.excluded, np.int64).tobytes()
+        yield Shard(
+            "exclude_list", len(content), len(data_set.excluded), f"{zlib.crc32(content):08x}"
+        )
 
 
 def _differences(old: Sequence[Shard], new: Sequence[Shard]) -> Iterator[str]:
-    """The kinds of changes between shards of one data set."""
-    gone, come = _surplus(old, new), _surplus(new, old)
+    """Phrases on what changed between the shards of one data set."""
+    gone, come = _without(old, new), _without(new, old)
     before = {shard.name: shard for shard in gone}
     changed = [(before[shard.name], shard) for shard in come if shard.name in before]
     names = {shard.name for shard, _ in changed}
@@ -89,21 +91,21 @@ def _differences(old: Sequence[Shard], new: Sequence[Shard]) -> Iterator[str]:
     if changed:
         yield _named("changed", [_change(*pair) for pair in changed])
     if not gone and not come:
-        places = zip(old, new, strict=True)
-        moved = [shard.name for there, shard in places if there[1:] != shard[1:]]
+        pairs = zip(old, new, strict=True)
+        moved = [shard.name for before, shard in pairs if before[1:] != shard[1:]]
         yield _named("in another order", moved)
 
 
-def _surplus(some: Sequence[Shard], others: Sequence[Shard]) -> list[Shard]:
-    """Those of some that have no equal among others, but for its name."""
-    left = Counter(shard[1:] for shard in others)
-    found = []
-    for shard in some:
-        if left[shard[1:]]:
-            left[shard[1:]] -= 1
+def _without(shards: Sequence[Shard], removed: Sequence[Shard]) -> list[Shard]:
+    """The shards without one for each of the removed ones that is equal, but for its name."""
+    unmatched = Counter(shard[1:] for shard in removed)
+    rest = []
+    for shard in shards:
+        if unmatched[shard[1:]]:
+            unmatched[shard[1:]] -= 1
         else:
-            found.append(shard)
-    return found
+            rest.append(shard)
+    return rest
 
 
 def _change(old: Shard, new: Shard) -> str:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from coca_jax.data.captions import CaptionMaker
-from coca_jax.data.duplicates import read_list
-from coca_jax.data.examples import BatchMaker, Part
+from coca_jax.data.examples import BatchMaker, DataSet
+from coca_jax.data.exclude_list import read_list
 from coca_jax.data.mixture import Mixture
-from coca_jax.data.options import DataConfig, TrainDataConfig, data_config
+from coca_jax.data.options import DataConfig, TrainDataConfig, data_config, section_key
 from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.sources import Context, Source, open_source, warn_of_lost
 from coca_jax.data.tokenizers import Tokenizer, make_tokenizer, tokenizers
@@ -49,7 +49,7 @@ def open_sources(data: DataConfig) -> dict[str, Source]:
         try:
             opened[name] = open_source(options, context)
         except UserError as error:
-            raise UserError(f"config.{where(name)}: {error}") from error
+            raise UserError(f"config.{section_key(name)}: {error}") from error
     return opened
 
 
@@ -99,18 +99,18 @@ def caption_texts(data: Any, most: int) -> tuple[Iterator[str], int]:
     data = data_config(data)
     opened = open_sources(data)
     for name, source in opened.items():
-        warn_of_lost(f"config.{where(name)}", source)
+        warn_of_lost(f"config.{section_key(name)}", source)
     sources = list(opened.values())
     makers = [CaptionMaker(**_values(s, CAPTION_OPTIONS)) for s in data.data_sets().values()]
     sizes = {name: len(source) for name, source in opened.items()}
     mixture = Mixture(sizes, weights(data), seed=0)
 
     def texts() -> Iterator[str]:
-        for place in range(total):
-            part, index, visit = mixture[place]
+        for number in range(total):
+            source, index, epoch = mixture[number]
             try:
-                record = sources[part][index]
-                yield makers[part](record, visit, np.random.default_rng((0, place))).text
+                record = sources[source][index]
+                yield makers[source](record, epoch, np.random.default_rng((0, number))).text
             except Exception:  # whatever a reader raises for a damaged record
                 continue
 
@@ -118,24 +118,28 @@ def caption_texts(data: Any, most: int) -> tuple[Iterator[str], int]:
     return texts(), total
 
 
-def make_parts(data: DataConfig, image_size: tuple[int, int]) -> dict[str, Part]:
-    """The data sets with what becomes of their records, by name."""
-    parts = {}
+def make_data_sets(data: DataConfig, image_size: tuple[int, int]) -> dict[str, DataSet]:
+    """Opens the data sets of the mixture, with what becomes of their records; by name.
+
+    Raises:
+      UserError: names the one that cannot be opened, or whose `exclude_list` cannot be read.
+    """
+    data_sets = {}
     sources = open_sources(data)
     for name, options in data.data_sets().items():
-        source, left_out = sources[name], ()
+        source, excluded = sources[name], ()
         if options.exclude_list:
             try:
-                left_out = read_list(options.exclude_list, len(source))
+                excluded = read_list(options.exclude_list, len(source))
             except UserError as error:
-                raise UserError(f"config.{where(name)}.exclude_list: {error}") from error
-        parts[name] = Part(
+                raise UserError(f"config.{section_key(name)}.exclude_list: {error}") from error
+        data_sets[name] = DataSet(
             source,
             CaptionMaker(**_values(options, CAPTION_OPTIONS)),
             Augment(image_size, **_values(options, AUGMENT_OPTIONS)),
-            left_out,
+            excluded,
         )
-    return parts
+    return data_sets
 
 
 def make_train_stream(
@@ -166,9 +170,9 @@ def make_train_stream(
         are more processes than examples.
     """
     data = data_config(data)
-    parts = make_parts(data, image_size)
-    _check_classes(data, parts, classes)
-    sizes = {name: len(part.source) for name, part in parts.items()}
+    data_sets = make_data_sets(data, image_size)
+    _check_classes(data, data_sets, classes)
+    sizes = {name: len(data_set.source) for name, data_set in data_sets.items()}
     mixture = Mixture(sizes, weights(data), seed)
     if mixture.size < process_count:
         raise UserError(
@@ -178,7 +182,7 @@ def make_train_stream(
     return TrainStream(
         mixture,
         BatchMaker(
-            list(parts.values()),
+            list(data_sets.values()),
             make_tokenizer_from(data),
             image_size=image_size,
             text_length=text_length,
@@ -195,7 +199,7 @@ def make_train_stream(
     )
 
 
-def _check_classes(data: DataConfig, parts: dict[str, Part], classes: Sequence[str]) -> None:
+def _check_classes(data: DataConfig, data_sets: dict[str, DataSet], classes: Sequence[str]) -> None:
     labeled = {name: s for name, s in data.data_sets().items() if s.use_labels}
     if classes and not labeled:
         raise UserError(
@@ -203,35 +207,34 @@ def _check_classes(data: DataConfig, parts: dict[str, Part], classes: Sequence[s
         )
     for name, options in labeled.items():
         if classes and options.captions != "questions":
-            check_classes(f"config.{where(name)}", parts[name].source.class_names, classes)
+            check_classes(
+                f"config.{section_key(name)}", data_sets[name].source.class_names, classes
+            )
 
 
 def check_classes(where: str, known: Sequence[str], classes: Sequence[str]) -> None:
     """Refuses a head whose classes are not those of data with numbers for labels.
 
     Args:
-      where: the data are, for the message.
-      known: names of their classes; none if they have no names.
+      where: the key of the data's section, for the message.
+      known: names of the data's classes; none if they have no names.
       classes: the head's. Other names for as many classes are taken to be in the same order.
 
     Raises:
-      UserError: they are not as many, or the same in another order.
+      UserError: the numbers of classes differ, or their order.
     """
     if not known or list(known) == list(classes):
         return
-    differ = [(a, b) for a, b in zip(known, classes, strict=False) if a != b]
     if len(known) != len(classes):
-        found = f"{len(known)} classes: {', '.join(known[:3])}, ..."
+        actual = f"{len(known)} classes: {', '.join(known[:3])}, ..."
     elif set(known) == set(classes):
-        found = f"the same in another order, such as {differ[0][0]!r} where {differ[0][1]!r} is"
+        first, second = next(
+            pair for pair in zip(known, classes, strict=True) if pair[0] != pair[1]
+        )
+        actual = f"the same in another order, such as {first!r} in place of {second!r}"
     else:
         return
-    raise UserError(f"config.head.classes are {len(classes)}, and {where} has {found}")
-
-
-def where(name: str) -> str:
-    """The section of the configuration that a data set of the mixture is in."""
-    return f"data.sources.{name}" if name else "data.train"
+    raise UserError(f"config.head.classes are {len(classes)}, and {where} has {actual}")
 
 
 def _values(options: TrainDataConfig, names: tuple[str, ...]) -> dict[str, Any]:

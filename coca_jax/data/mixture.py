@@ -1,7 +1,12 @@
-"""Mixtures: which record of which data set stands at which place of the endless stream.
+"""Mixtures: which record of which data set has which index in the endless stream.
 
-A place's record is a pure function of (sizes, weights, seed, place): nothing is counted along the
-way, and no list of the records is ever made.
+The record of an index is a pure function of (sizes, weights, seed, index): nothing is counted along
+the way, and no list of the records is ever made.
+
+Grain shuffles each data set. `grain.MapDataset.mix` does not mix them: its order is periodic, so
+that with few rows of a batch per process one process would see one data set only (two processes, a
+batch of two, weights 500, 333, 167: one has nothing but the first). It also ends with the shortest
+data set, and does not give a record's epoch, which captions in turn need.
 """
 
 import math
@@ -13,31 +18,31 @@ import numpy as np
 
 from coca_jax.errors import UserError
 
-PERIOD = 1000  # places in which every part has exactly its share
-# Prime to PERIOD, and near to its golden section: multiples of it modulo PERIOD hit every residue
-# once a period, and are spread evenly over every few neighbours and every residue class of places,
-# so that no host's share of the batches has a mixture of its own.
+PERIOD = 1000  # consecutive indices among which every data set has exactly its share
+# Prime to PERIOD, and near its golden section: multiples of it modulo PERIOD hit every residue once
+# a period, and are spread evenly over every few neighbors and every residue class of indices, so
+# that each host's rows of the batches have the same mixture.
 STRIDE = 617
 
 
-class Pick(NamedTuple):
-    """A record of one part of the mixture."""
+class RecordRef(NamedTuple):
+    """A record of one of the data sets."""
 
-    part: int
-    index: int  # of the record
-    visit: int  # how often all of the part's records were drawn before
+    source: int  # which data set
+    index: int  # of the record in it
+    epoch: int  # the number of times that all of its records were drawn before
 
 
 class Mixture:
-    """Each part shuffled anew every time that it has been gone through, and mixed by weight.
+    """Data sets mixed by weight, each in a new random order in every epoch of its own.
 
     Args:
-      sizes: numbers of records, by name of the part.
-      weights: of the parts; 0 for each of them means by their sizes.
+      sizes: numbers of records, by name of the data set.
+      weights: of the data sets, by name; all of them 0: by their sizes.
       seed: of the order.
 
     Raises:
-      UserError: a part is empty, or its weight is less than half a thousandth of all.
+      UserError: a data set is empty, or its share is less than half a thousandth.
     """
 
     def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float], seed: int):
@@ -46,7 +51,7 @@ class Mixture:
         if empty := [name for name, size in sizes.items() if size < 1]:
             raise UserError(f"data set {empty[0]!r} has no records")
         self.size = sum(sizes.values())
-        # A lone part has the name "": its order is that of the seed alone.
+        # A single data set has the name "": its order is that of the seed alone.
         self._orders = [
             grain.MapDataset.range(size).seed((seed + zlib.crc32(name.encode())) % 2**32).shuffle()
             for name, size in sizes.items()
@@ -54,23 +59,23 @@ class Mixture:
         self._sizes = list(sizes.values())
         self._shares = shares(sizes, weights)
         turns = np.arange(PERIOD) * STRIDE % PERIOD
-        self._parts = np.searchsorted(np.cumsum(self._shares), turns, side="right")
-        drawn = self._parts[:, None] == np.arange(len(sizes))
-        self._before = np.cumsum(drawn, axis=0) - drawn  # draws of each part earlier in the period
+        self._sources = np.searchsorted(np.cumsum(self._shares), turns, side="right")
+        drawn = self._sources[:, None] == np.arange(len(sizes))
+        self._before = np.cumsum(drawn, axis=0) - drawn  # draws of each earlier in the period
 
-    def __getitem__(self, place: int) -> Pick:
-        """The record at a place, of which there is no last one."""
-        period, rest = divmod(place, PERIOD)
-        part = int(self._parts[rest])
-        number = period * self._shares[part] + int(self._before[rest, part])
-        return Pick(part, self._orders[part][number], number // self._sizes[part])
+    def __getitem__(self, index: int) -> RecordRef:
+        """The record with an index in the stream, which has no end."""
+        period, offset = divmod(index, PERIOD)
+        source = int(self._sources[offset])
+        draw = period * self._shares[source] + int(self._before[offset, source])
+        return RecordRef(source, self._orders[source][draw], draw // self._sizes[source])
 
 
 def shares(sizes: Mapping[str, int], weights: Mapping[str, float]) -> list[int]:
-    """Places of each part in a period: the weights, rounded to sum up to it.
+    """The number of indices of each data set in a period: the weights, rounded to sum up to it.
 
     Raises:
-      UserError: a part would never be drawn, or only some weights are 0.
+      UserError: a data set would never be drawn, or only some weights are 0.
     """
     if not any(weights.values()):
         weights = sizes
@@ -82,8 +87,8 @@ def shares(sizes: Mapping[str, int], weights: Mapping[str, float]) -> list[int]:
     total = sum(weights.values())
     exact = {name: PERIOD * weight / total for name, weight in weights.items()}
     rounded = {name: int(share) for name, share in exact.items()}
-    by_rest = sorted(exact, key=lambda name: rounded[name] - exact[name])
-    for name in by_rest[: PERIOD - sum(rounded.values())]:
+    by_remainder = sorted(exact, key=lambda name: rounded[name] - exact[name])
+    for name in by_remainder[: PERIOD - sum(rounded.values())]:
         rounded[name] += 1
     if never := [name for name, share in rounded.items() if not share]:
         raise UserError(
@@ -94,7 +99,7 @@ def shares(sizes: Mapping[str, int], weights: Mapping[str, float]) -> list[int]:
 
 
 def describe(sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, Any]:
-    """Each part's share of the examples, and its passes through its records in an epoch."""
+    """Each data set's share of the examples, and its passes through its records in an epoch."""
     total = sum(sizes.values())
     return {
         name: {"share": share / PERIOD, "passes": share / PERIOD * total / sizes[name]}

@@ -1,12 +1,12 @@
 """The section `data` of the configuration, and its sections: keys, defaults, allowed values."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from coca_jax import fields
 from coca_jax.data.captions import CHOICES, OPERATORS
-from coca_jax.data.sources import SourceConfig
+from coca_jax.data.sources import SourceConfig, missing_option
 from coca_jax.data.tokenizers import tokenizers
 from coca_jax.fields import Sections, field
 
@@ -218,3 +218,42 @@ def data_config(section: Any) -> DataConfig:
     return DataConfig(
         **values, tokenizer=tokenizer, train=TrainDataConfig(**train), sources=Sections(mixture)
     )
+
+
+def data_errors(data: Any) -> list[str]:
+    """Messages on values of `config.data` that do not go together, each with its key.
+
+    Args:
+      data: the section, as options or as it stands; each value is allowed by itself.
+    """
+    return [
+        f"config.{section_key(name)}.{message}"
+        for name, options in data_config(data).data_sets().items()
+        for message in _option_errors(options)
+    ]
+
+
+def missing_options(data: Any) -> list[str]:
+    """A message for each data set of `config.data` that lacks its path, name or split.
+
+    Args:
+      data: the section, as options or as it stands; each value is allowed by itself.
+    """
+    return [
+        f"config.{section_key(name)}.{message}"
+        for name, options in data_config(data).data_sets().items()
+        if (message := missing_option(options))
+    ]
+
+
+def section_key(name: str) -> str:
+    """The key of the section that describes a data set of the mixture."""
+    return f"data.sources.{name}" if name else "data.train"
+
+
+def _option_errors(options: TrainDataConfig) -> Iterator[str]:
+    if options.min_characters > options.max_characters:
+        least, most = options.min_characters, options.max_characters
+        yield f"min_characters={least} should be at most max_characters={most}"
+    if options.template and options.captions in ("none", "questions"):
+        yield f"template={options.template!r} is for captions, and captions={options.captions}"

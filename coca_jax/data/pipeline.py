@@ -1,7 +1,9 @@
 """Streams: the batches of training and of evaluation.
 
 A training batch is a pure function of (config, examples seen): resuming needs that one integer,
-and the global batch is the same for any number of processes and threads.
+and the global batch is the same for any number of processes and threads. Grain runs the threads and
+the worker processes, one batch at a time in each. `grain.MapDataset.batch` would make each example
+by itself, and reading, decoding and tokenizing all examples of a batch together is faster.
 """
 
 import hashlib
@@ -13,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from coca_jax.data.examples import Fault
-from coca_jax.data.mixture import Mixture, Pick
+from coca_jax.data.errors import BAD_KINDS
+from coca_jax.data.examples import DataError
+from coca_jax.data.mixture import Mixture, RecordRef
 from coca_jax.data.sources import Source
 from coca_jax.data.texts import to_captions
 from coca_jax.data.transforms import images, multi_image
@@ -29,24 +32,24 @@ class TrainStream:
     """An endless stream of shuffled examples; every epoch has its own order.
 
     Args:
-      mixture: says which record stands at which place of the stream.
-      make_batch: makes a batch of picked records, given a random generator for each; its "faults"
-        are kept here, and all else is given out.
+      mixture: says which record has which index in the stream.
+      make_batch: makes a batch of records, given a random generator for each; its "errors" are
+        counted here, the rest is yielded.
       batch_size: examples of the global batch, of all processes together.
       seed: of the generators.
       process_index: whose rows of the global batch to make.
-      process_count: number of processes, which share the batch equally.
+      process_count: the number of processes, which share the batch equally.
       threads: that make batches at the same time, in each worker.
       workers: processes that make batches; 0: this one does.
 
     Attributes:
-      faults: how many examples of this process were replaced, by shard and kind.
+      errors: the number of examples of this process that were replaced, by shard and kind.
     """
 
     def __init__(
         self,
         mixture: Mixture,
-        make_batch: Callable[[Sequence[Pick], Sequence[np.random.Generator]], Batch],
+        make_batch: Callable[[Sequence[RecordRef], Sequence[np.random.Generator]], Batch],
         *,
         batch_size: int,
         seed: int,
@@ -62,10 +65,10 @@ class TrainStream:
         self.mixture, self.make_batch, self._seed = mixture, make_batch, seed
         self._batch_size, self._local_size = batch_size, batch_size // process_count
         self._process_index, self._threads, self._workers = process_index, threads, workers
-        self.faults: Counter[Fault] = Counter()
+        self.errors: Counter[DataError] = Counter()
 
     def batches(self, examples_seen: int = 0) -> Iterator[Batch]:
-        """This process's rows of the batches that follow the first `examples_seen` examples."""
+        """Yields this process's rows of the batches after the first `examples_seen` examples."""
         import grain
 
         numbers = grain.MapDataset.range(sys.maxsize)
@@ -87,35 +90,35 @@ class TrainStream:
         iterator = iter(batches)
         try:
             for batch in iterator:
-                self.faults.update(batch.pop("faults", ()))
+                self.errors.update(batch.pop("errors", ()))
                 yield batch
         finally:
             iterator.close()
 
     def worst_shards(self, count: int = 3) -> str:
-        """The shards with the most examples that were bad, in words; empty if there were none."""
+        """Names the shards with the most bad examples, with their numbers; empty: none was bad."""
         bad: Counter[str] = Counter()
-        for fault, times in self.faults.items():
-            if fault.kind.startswith("bad_"):
-                bad[fault.shard] += times
-        return ", ".join(f"{shard} ({times})" for shard, times in bad.most_common(count))
+        for error, count_of_error in self.errors.items():
+            if error.kind in BAD_KINDS:
+                bad[error.shard] += count_of_error
+        return ", ".join(f"{shard} ({number})" for shard, number in bad.most_common(count))
 
 
 class _LocalBatch(NamedTuple):
-    """From the number of a batch to one process's rows of it; goes to the worker processes."""
+    """Makes one process's rows of a batch, by its number; pickled for the worker processes."""
 
     mixture: Mixture
-    make_batch: Callable[[Sequence[Pick], Sequence[np.random.Generator]], Batch]
+    make_batch: Callable[[Sequence[RecordRef], Sequence[np.random.Generator]], Batch]
     seed: int
-    first: int  # place of the first row of batch 0
+    first: int  # index in the stream of the first row of batch 0
     batch_size: int
     local_size: int
 
     def __call__(self, number: int) -> Batch:
         start = self.first + number * self.batch_size
-        places = range(start, start + self.local_size)
-        rngs = [np.random.default_rng((self.seed, place)) for place in places]
-        return self.make_batch([self.mixture[place] for place in places], rngs)
+        indices = range(start, start + self.local_size)
+        rngs = [np.random.default_rng((self.seed, index)) for index in indices]
+        return self.make_batch([self.mixture[index] for index in indices], rngs)
 
 
 def _obey_parent(index: int, count: int) -> None:
@@ -142,40 +145,32 @@ def evaluation_batches(
     threads: int = 16,
     num_images: int = 1,
 ) -> Iterator[Batch]:
-    """Every record once, in order: uint8 images [b, h, w, 3], labels [b] and the lists of texts.
+    """Yields every record once, in order; the last batch may be smaller.
 
-    `index` is a list of the records' numbers in the source, `digest` one of hashes of their bytes.
+    Records that cannot be read or decoded are left out and counted in "bad_image" of their batch;
+    stderr names one. Captions that are no text are left out, which stderr says, too.
 
-    If `num_images` > 1, images are [b, num_images, h, w, 3], evenly spaced among a record's.
+    Args:
+      source: of the records.
+      image_size: height and width in pixels.
+      batch_size: records of a batch.
+      limit: only this many of the first records are read; None: all.
+      threads: that read and decode.
+      num_images: of a record, evenly spaced among those that it has.
 
-    The last batch may be smaller. Records that cannot be read or decoded are left out and counted
-    in the batch's `bad_image`, and one is named on stderr; with `limit`, only the first so many
-    records are read. What is no text among captions is left out, which stderr says, too.
+    Yields:
+      "image" uint8 [b, h, w, 3], or [b, num_images, h, w, 3] if `num_images` > 1; "label" int64
+      [b]; "bad_image", a count; and lists: "captions", "labels", "fields", "index" (numbers of the
+      records) and "digest" (hashes of the image files' bytes).
 
     Raises:
-      UserError: no image at all could be read.
+      UserError: no image could be read.
     """
     import grain
 
-    reasons: list[str] = []
-    no_texts: dict[int, str] = {}  # by record
-
-    def load(index: int) -> Example | None:
-        try:
-            record = source[index]
-            found = multi_image.decode_images(record["image"], num_images)
-            found = [images.resize_for_evaluation(picture, image_size) for picture in found]
-        except Exception as error:  # whatever a reader raises for a damaged record
-            reasons.append(f"record {index} of {source.shard(index)}: {error}")
-            return None
-        record = {**record, **to_captions(record["captions"])}
-        if reason := record.pop("no_text", ""):
-            no_texts[index] = reason
-        own = {"index": index, "digest": _digest(record["image"])}
-        return record | {"image": multi_image.stacked(found)} | own
-
+    loader = _Loader(source, image_size, num_images)
     size = len(source) if limit is None else min(limit, len(source))
-    loaded = grain.MapDataset.range(size).map(lambda index: (load(index),))
+    loaded = grain.MapDataset.range(size).map(lambda index: (loader(index),))
     rows, bad = [], 0
     for (row,) in loaded.to_iter_dataset(_read_options(threads, 4 * threads)):
         if row is None:
@@ -186,21 +181,51 @@ def evaluation_batches(
             rows, bad = [], 0
         rows.append(row)
     if not rows:
-        raise UserError(f"none of the {size} images could be read: {min(reasons, default='')}")
-    if reasons:
-        print(f"{len(reasons):,} of {size:,} images are left out: {min(reasons)}", file=sys.stderr)
-    if no_texts:
-        first = min(no_texts)
-        print(
-            f"captions of {len(no_texts):,} of {size:,} images are left out, the first of record "
-            f"{first} of {source.shard(first)}: {no_texts[first]}",
-            file=sys.stderr,
-        )
+        reason = min(loader.bad_images, default="")
+        raise UserError(f"none of the {size} images could be read: {reason}")
+    for warning in loader.warnings(size):
+        print(warning, file=sys.stderr)
     yield _collate(rows, bad)
 
 
+class _Loader:
+    """Reads and decodes records for evaluation, and notes what is left out."""
+
+    def __init__(self, source: Source, image_size: tuple[int, int], num_images: int):
+        self._source, self._size, self._num_images = source, image_size, num_images
+        self.bad_images: list[str] = []  # why
+        self.bad_texts: dict[int, str] = {}  # why, by record
+
+    def __call__(self, index: int) -> Example | None:
+        """A record with its decoded image, index and digest; None: it cannot be read."""
+        try:
+            record = self._source[index]
+            decoded = multi_image.decode_images(record["image"], self._num_images)
+            decoded = [images.resize_for_evaluation(image, self._size) for image in decoded]
+        except Exception as error:  # whatever a reader raises for a damaged record
+            self.bad_images.append(f"record {index} of {self._source.shard(index)}: {error}")
+            return None
+        record = {**record, **to_captions(record["captions"])}
+        if reason := record.pop("no_text", ""):
+            self.bad_texts[index] = reason
+        digest = _digest(record["image"])
+        return record | {"image": multi_image.stacked(decoded), "index": index, "digest": digest}
+
+    def warnings(self, size: int) -> Iterator[str]:
+        """What was left out of `size` records, in sentences."""
+        if self.bad_images:
+            count = len(self.bad_images)
+            yield f"{count:,} of {size:,} images are left out: {min(self.bad_images)}"
+        if self.bad_texts:
+            first = min(self.bad_texts)
+            yield (
+                f"captions of {len(self.bad_texts):,} of {size:,} images are left out, the first "
+                f"of record {first} of {self._source.shard(first)}: {self.bad_texts[first]}"
+            )
+
+
 def _digest(image: bytes | Sequence[bytes]) -> bytes:
-    """The same for images that are equal byte for byte."""
+    """A hash of the bytes of an image file, or of several."""
     parts = [image] if isinstance(image, bytes) else image
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from coca_jax.data.answers import commonest, normalized
+from coca_jax.data.answer_normalization import commonest, normalized
 from coca_jax.data.sources.base import is_text
 from coca_jax.data_tools.annotations.files import Lines, fields
 from coca_jax.errors import UserError

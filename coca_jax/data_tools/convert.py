@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from coca_jax.data.hidden import is_hidden
+from coca_jax.data.file_names import is_hidden
 from coca_jax.data_tools import parquet
 from coca_jax.errors import UserError
 from coca_jax.io import files, room

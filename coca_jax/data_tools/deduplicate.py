@@ -1,18 +1,18 @@
 """The offline search for training images that the evaluations of a configuration show."""
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
-from coca_jax.data.duplicates import find_duplicates, write_list
-from coca_jax.data.from_config import where
+from coca_jax.data.exclude_list import write_list
+from coca_jax.data.from_config import section_key
 from coca_jax.data.options import DataConfig, data_config
 from coca_jax.data.sources import Context, Source, SourceConfig, open_source, warn_of_lost
+from coca_jax.data_tools.image_hashes import find_duplicates
 from coca_jax.errors import UserError
 
 
 def deduplicate(
-    data: Any, evaluations: Mapping[str, Any], name: str, distance: int, output: str | os.PathLike
+    data: Any, evaluations: Any, name: str, distance: int, output: str | os.PathLike
 ) -> str:
     """Writes the list of training images that look like an image of an evaluation.
 
@@ -36,11 +36,12 @@ def deduplicate(
     references = _references(data, evaluations)
     if not references:
         raise UserError("config.eval names no evaluation to compare the training images with")
-    key, options = f"config.{where(name)}", data_sets[name]
+    key, options = f"config.{section_key(name)}", data_sets[name]
     train = open_source(options, Context(data.dir, data.cache_dir, data.num_images))
     warn_of_lost(key, train)
     duplicates = find_duplicates(train, references, distance, data.threads)
-    write_list(output, duplicates, options.identity())
+    description = options.identity() | {"records": duplicates.size}
+    write_list(output, duplicates.rows(), description)
     unread = duplicates.unread[""] + duplicates.flat[""]
     return (
         f"{len(duplicates.index):,} of {duplicates.size:,} training images are within {distance} "
@@ -49,7 +50,7 @@ def deduplicate(
     )
 
 
-def _references(data: DataConfig, evaluations: Mapping[str, Any]) -> dict[str, Source]:
+def _references(data: DataConfig, evaluations: Any) -> dict[str, Source]:
     """Each data set of the evaluations once, by the name of the first that uses it."""
     opened: dict[str, Source] = {}
     seen = []

@@ -1,6 +1,6 @@
-"""A look at the data as training will see it: counts, lengths, faults, speed and pictures."""
+"""`coca data inspect`: the data as training will see it, in numbers and as a sheet of images."""
 
-import functools
+import contextlib
 import io
 import itertools
 import math
@@ -8,17 +8,16 @@ import os
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from coca_jax.data.errors import BAD_KINDS, BadExample
-from coca_jax.data.examples import Part
 from coca_jax.data.from_config import make_train_stream, weights
-from coca_jax.data.mixture import Mixture, describe
-from coca_jax.data.options import data_config
+from coca_jax.data.mixture import describe
+from coca_jax.data.options import DataConfig, data_config
 from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import multi_image
@@ -28,10 +27,10 @@ from coca_jax.io.visible import visible
 
 STAGES = ("read", "caption", "decode", "augment", "tokenize")
 BATCH = 32
-PICTURES = 24  # of the contact sheet
+SHEET_IMAGES = 24
 BARS = 10  # of the histogram
-COMMONEST = 8  # classes that are printed
-LONGEST = 2**14  # tokens that a caption is counted to
+CLASSES_SHOWN = 8
+LONGEST = 2**14  # tokens; longer captions are not counted further
 
 
 def inspect(
@@ -51,17 +50,17 @@ def inspect(
       image_size: height and width in pixels.
       text_length: ids of a text, bos and eos included.
       seed: of the stream.
-      examples: how many to read.
-      classes: names of those that a head tells apart; none: there is no head.
-      sheet: where to draw the first of them with their captions, as a PNG.
+      examples: the number of examples to read.
+      classes: names of a head's classes; none: there is no head.
+      sheet: where to draw the first examples with their captions, as a PNG.
 
     Returns:
-      "sources" (name -> records, share, passes an epoch), "notes" (name -> what its reader noted:
-      kind -> count, text, lost), "lost" (whether any of these are, or an example was bad),
-      "captions" (lengths), "classes" (name -> examples; "": of none of them; without a head it is
-      empty), "replaced" (kind -> examples), "reasons" (kind -> what is wrong with the first of
-      them), "worst_shards", "examples_per_second" of the whole stream, and of each stage alone on
-      one thread, "microseconds" an example.
+      "sources" (name -> records, share, passes an epoch), "notes" (name -> notes of its reader:
+      kind -> count, text, lost), "lost" (whether a note says so, or an example was bad),
+      "captions" (lengths), "classes" (name -> examples; "": of no class; empty without a head),
+      "replaced" (kind -> examples), "reasons" (kind -> what is wrong with the first one),
+      "worst_shards", "examples_per_second" of the whole stream, and "microseconds" an example of
+      each stage alone, on one thread.
 
     Raises:
       UserError: the data cannot be opened, hold no usable example, or have other classes.
@@ -77,52 +76,57 @@ def inspect(
         seed=seed,
         classes=classes,
     )
-    parts, tokenizer = stream.make_batch.parts, stream.make_batch.tokenizer
-    sizes = {name: len(part.source) for name, part in zip(data.data_sets(), parts, strict=True)}
-    shares = describe(sizes, weights(data))
-    result: dict[str, Any] = {
-        "sources": {name or "train": {"records": sizes[name]} | shares[name] for name in sizes}
-    }
-    result["notes"] = {
-        name or "train": {note.kind: note._asdict() for note in part.source.notes}
-        for name, part in zip(sizes, parts, strict=True)
-    }
-    noted = [note for notes in result["notes"].values() for note in notes.values()]
-    captions, result["reasons"], result["microseconds"] = _stages(
-        parts, stream.mixture, tokenizer, seed, examples, text_length, data.num_images
-    )
-    result["captions"] = lengths(captions, tokenizer, text_length)
+    result = _of_sources(data, stream)
+    result |= _of_stages(stream, seed, examples, text_length, data.num_images)
+    notes = [note for notes in result["notes"].values() for note in notes.values()]
     try:
-        measured, drawn = _streamed(stream, math.ceil(examples / BATCH), classes)
+        of_stream, first_batches = _of_stream(stream, math.ceil(examples / BATCH), classes)
     except UserError as error:  # the notes may say why
-        raise UserError("\n".join([str(error), *(note["text"] for note in noted)])) from error
-    result |= measured
-    result["lost"] = any(note["lost"] for note in noted) or any(
-        result["replaced"].get(kind) for kind in BAD_KINDS
-    )
+        raise UserError("\n".join([str(error), *(note["text"] for note in notes)])) from error
+    result |= of_stream
+    is_bad = any(result["replaced"].get(kind) for kind in BAD_KINDS)
+    result["lost"] = is_bad or any(note["lost"] for note in notes)
     if sheet is not None:
-        image = np.concatenate([batch["image"] for batch in drawn])[:PICTURES]
-        image = multi_image.side_by_side(image)
-        texts = tokenizer.decode(np.concatenate([batch["text"] for batch in drawn])[:PICTURES])
-        draw_sheet(image, texts, sheet)
+        image = np.concatenate([batch["image"] for batch in first_batches])[:SHEET_IMAGES]
+        ids = np.concatenate([batch["text"] for batch in first_batches])[:SHEET_IMAGES]
+        texts = stream.make_batch.tokenizer.decode(ids)
+        draw_sheet(multi_image.side_by_side(image), texts, sheet)
     return result
 
 
-def _streamed(
+def _of_sources(data: DataConfig, stream: TrainStream) -> dict[str, Any]:
+    """Sizes, shares and notes of the data sets, by name."""
+    names = [name or "train" for name in data.data_sets()]
+    sources = [data_set.source for data_set in stream.make_batch.data_sets]
+    sizes = {name: len(s) for name, s in zip(data.data_sets(), sources, strict=True)}
+    shares = describe(sizes, weights(data)).values()
+    return {
+        "sources": {
+            name: {"records": len(source)} | share
+            for name, source, share in zip(names, sources, shares, strict=True)
+        },
+        "notes": {
+            name: {note.kind: note._asdict() for note in source.notes}
+            for name, source in zip(names, sources, strict=True)
+        },
+    }
+
+
+def _of_stream(
     stream: TrainStream, count: int, classes: Sequence[str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What the first `count` batches show, and those of them that are drawn."""
+    """Counts and the speed of the first `count` batches, and the batches for the sheet."""
     batches, drawn, labels = stream.batches(), [], Counter[int]()
     begin = time.perf_counter()
     for batch in itertools.islice(batches, count):
-        if len(drawn) * BATCH < PICTURES:
+        if len(drawn) * BATCH < SHEET_IMAGES:
             drawn.append(batch)
         labels.update(batch["label"].tolist() if classes else ())
     seconds = time.perf_counter() - begin
     batches.close()
     kinds: Counter[str] = Counter()
-    for fault, times in stream.faults.items():
-        kinds[fault.kind] += times
+    for error, times in stream.errors.items():
+        kinds[error.kind] += times
     return {
         "classes": {classes[i] if i >= 0 else "": n for i, n in labels.most_common()},
         "examples_per_second": count * BATCH / seconds,
@@ -131,49 +135,61 @@ def _streamed(
     }, drawn
 
 
-def _stages(
-    parts: Sequence[Part],
-    mixture: Mixture,
-    tokenizer: Tokenizer,
-    seed: int,
-    examples: int,
-    text_length: int,
-    num_images: int,
-) -> tuple[list[str], dict[str, str], dict[str, float]]:
-    """Captions; what is wrong with bad ones, by kind; and microseconds an example of each stage."""
-    seconds, counts, captions, reasons = Counter(), Counter(), [], {}
-
-    def timed(stage: str, make: Any) -> Any:
-        begin = time.perf_counter()
+def _of_stages(
+    stream: TrainStream, seed: int, examples: int, text_length: int, num_images: int
+) -> dict[str, Any]:
+    """Lengths of captions, reasons of bad examples, and the time that each stage takes."""
+    tokenizer = stream.make_batch.tokenizer
+    clock, captions, reasons = _Clock(), [], {}
+    for number in range(examples):
+        ref, rng = stream.mixture[number], np.random.default_rng((seed, number))
+        source, make_caption, augment, _ = stream.make_batch.data_sets[ref.source]
         try:
-            return make()
-        finally:
-            seconds[stage] += time.perf_counter() - begin
-            counts[stage] += 1
-
-    for place in range(examples):
-        pick, rng = mixture[place], np.random.default_rng((seed, place))
-        part = parts[pick.part]
-        try:
-            record = timed("read", lambda: part.source[pick.index])  # noqa: B023
-            text = timed("caption", lambda: part.make_caption(record, pick.visit, rng).text)  # noqa: B023
+            with clock.measure("read"):
+                record = source[ref.index]
+            with clock.measure("caption"):
+                text = make_caption(record, ref.epoch, rng).text
             captions.append(text)
-            side = part.augment.least_side
-            found = timed(
-                "decode",
-                functools.partial(multi_image.decode_images, record["image"], num_images, side),
-            )
-            timed("augment", lambda: part.augment.alike(found, rng, True))  # noqa: B023
-            timed("tokenize", lambda: tokenizer.encode([text], text_length))  # noqa: B023
+            with clock.measure("decode"):
+                decoded = multi_image.decode_images(record["image"], num_images, augment.least_side)
+            with clock.measure("augment"):
+                augment.alike(decoded, rng, True)
+            with clock.measure("tokenize"):
+                tokenizer.encode([text], text_length)
         except Exception as error:  # whatever is wrong with the record; the stream counts it
             bad = error if isinstance(error, BadExample) else BadExample("bad_record", error)
-            where = f"record {pick.index} of {part.source.shard(pick.index)}"
-            reasons.setdefault(bad.kind, f"{where}: {bad.reason}")
-    return captions, reasons, {s: 1e6 * seconds[s] / counts[s] for s in STAGES if counts[s]}
+            place = f"record {ref.index} of {source.shard(ref.index)}"
+            reasons.setdefault(bad.kind, f"{place}: {bad.reason}")
+    return {
+        "captions": lengths(captions, tokenizer, text_length),
+        "reasons": reasons,
+        "microseconds": clock.means(),
+    }
+
+
+class _Clock:
+    """The mean time that each stage takes."""
+
+    def __init__(self):
+        self._seconds, self._counts = Counter[str](), Counter[str]()
+
+    @contextlib.contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Adds the time that the block takes, though it may raise."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[stage] += time.perf_counter() - begin
+            self._counts[stage] += 1
+
+    def means(self) -> dict[str, float]:
+        """Microseconds, of the stages that were measured."""
+        return {s: 1e6 * self._seconds[s] / n for s in STAGES if (n := self._counts[s])}
 
 
 def lengths(captions: Sequence[str], tokenizer: Tokenizer, text_length: int) -> dict[str, Any]:
-    """How long captions are, in tokens (bos and eos included), and what of them is lost.
+    """Lengths of captions, in tokens (with bos and eos), and how much of them is lost.
 
     Returns:
       "count", "characters" and "tokens" (medians and 95th percentiles), "histogram" of tokens as
@@ -182,15 +198,15 @@ def lengths(captions: Sequence[str], tokenizer: Tokenizer, text_length: int) -> 
     if not captions:
         return {"count": 0}
     rows = [tokenizer.encode([text], min(LONGEST, 4 * len(text) + 2))[0] for text in captions]
-    # No text has the end token within it, so the first one is the end.
+    # No text has eos within it, so that the first one is its end.
     tokens = np.array([int(np.flatnonzero(row == tokenizer.eos_id)[0]) + 1 for row in rows])
     ids = np.concatenate([row[1 : count - 1] for row, count in zip(rows, tokens, strict=True)])
     edges = np.unique(np.linspace(0, max(tokens.max() + 1, text_length), BARS + 1, dtype=int))
     counts, _ = np.histogram(tokens, edges)
     return {
         "count": len(captions),
-        "characters": _spread(np.array([len(text) for text in captions])),
-        "tokens": _spread(tokens),
+        "characters": _quantiles(np.array([len(text) for text in captions])),
+        "tokens": _quantiles(tokens),
         "histogram": [
             [int(low), int(high), int(n)]
             for low, high, n in zip(edges[:-1], edges[1:], counts, strict=True)
@@ -200,15 +216,15 @@ def lengths(captions: Sequence[str], tokenizer: Tokenizer, text_length: int) -> 
     }
 
 
-def _spread(values: np.ndarray) -> dict[str, float]:
+def _quantiles(values: np.ndarray) -> dict[str, float]:
     return {"median": float(np.median(values)), "p95": float(np.percentile(values, 95))}
 
 
 def _classes(counts: dict[str, int]) -> str:
-    """The commonest classes with their shares, and of how many examples the head learns nothing."""
-    total, known = sum(counts.values()), [name for name in counts if name]
-    shares = ", ".join(f"{name} {counts[name] / total:.1%}" for name in known[:COMMONEST])
-    more = f", and {len(known) - COMMONEST:,} more" if len(known) > COMMONEST else ""
+    """The commonest classes with their shares, and the share of examples of no class."""
+    total, names = sum(counts.values()), [name for name in counts if name]
+    shares = ", ".join(f"{name} {counts[name] / total:.1%}" for name in names[:CLASSES_SHOWN])
+    more = f", and {len(names) - CLASSES_SHOWN:,} more" if len(names) > CLASSES_SHOWN else ""
     return f"classes: {shares or 'none'}{more}; of none: {counts.get('', 0) / total:.1%}"
 
 
@@ -235,7 +251,7 @@ def draw_sheet(
 
 
 def format_inspection(result: dict[str, Any], text_length: int) -> str:
-    """What `inspect` found, for people."""
+    """The result of `inspect` as text."""
     lines = [f"{'data set':<24}{'records':>14}{'share':>9}{'passes an epoch':>18}"]
     for name, row in result["sources"].items():
         lines.append(f"{name:<24}{row['records']:>14,}{row['share']:>9.1%}{row['passes']:>18.2f}")

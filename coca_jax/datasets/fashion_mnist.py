@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 grey photographs of clothes of 28 x 28 pixels, in ten classes.
+"""Fashion-MNIST: 70,000 gray photographs of clothes of 28 x 28 pixels, in ten classes.
 
 Xiao, Rasul, Vollgraf 2017 (https://arxiv.org/abs/1708.07747), MIT licence. The files come from
 Debian's package, or from a folder that already has them.

@@ -6,7 +6,7 @@ From the rules of its evaluation (visualqa.org): an answer is right as far as th
 import re
 from collections.abc import Sequence
 
-from coca_jax.data.answers import commonest, normalized
+from coca_jax.data.answer_normalization import commonest, normalized
 
 KINDS = ("yes_no", "number", "other")
 

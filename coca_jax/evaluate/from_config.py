@@ -96,7 +96,7 @@ def _require_head(name: str, config: ConfigDict, model: CoCaConfig) -> None:
 
 
 def _blank(batch: Batch) -> Batch:
-    return batch | {"image": np.full_like(batch["image"], multi_image.GREY)}
+    return batch | {"image": np.full_like(batch["image"], multi_image.GRAY)}
 
 
 def _open(evaluation: ConfigDict, config: ConfigDict) -> Source:

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
-from coca_jax.data.hidden import is_hidden
-from coca_jax.data.suffixes import IMAGE_SUFFIXES, OTHER_IMAGES
+from coca_jax.data.file_names import IMAGE_SUFFIXES, OTHER_IMAGES, is_hidden
 from coca_jax.errors import UserError
 from coca_jax.image_search.nearest import SEARCHES, forget
 from coca_jax.inference.loading import Checkpoint

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from coca_jax.io import http
@@ -41,3 +43,8 @@ def shortened(value: Any) -> str:
     """A value as text, without its middle where that is long."""
     text = str(value)
     return text if len(text) <= MOST else f"{text[:150]} ... {text[-40:]}"
+
+
+def duplicates(names: Sequence[str]) -> list[str]:
+    """Names that occur more than once, each once."""
+    return [name for name, count in Counter(names).items() if count > 1]

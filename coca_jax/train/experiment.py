@@ -67,7 +67,7 @@ def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:
     possible(config, model)
     partitioner = Partitioner(make_mesh(config.mesh), config.sharding.rules)
     stream = _make_stream(config, model, partitioner)
-    data = fingerprint(config.data, stream.make_batch.parts)
+    data = fingerprint(config.data, stream.make_batch.data_sets)
     require_same_data(data)
     saved = newest(workdir / "checkpoints")
     config = _resolve_epochs(config, stream.mixture.size, stored_steps(saved, data))

@@ -205,14 +205,14 @@ class _Attempt:
             compiled = program.compile(state, batch, self.config.compiler_options)
         seconds = time.perf_counter() - begin
         peak, rule = peak_flops(program.partitioner.mesh.size)
-        parts = self.experiment.stream.make_batch.parts
+        data_sets = self.experiment.stream.make_batch.data_sets
         self.meter = MetricAccumulator(
             self.config.train.batch_size,
             self.config.data.max_bad_share,
             training_flops(program.model.config),
             peak,
             self.experiment.stream.worst_shards,
-            sum(note.count for part in parts for note in part.source.notes if note.lost),
+            sum(note.count for d in data_sets for note in d.source.notes if note.lost),
         )
         words = f"{peak / 1e12:.3g} TFLOP/s ({rule})"
         say(summary.describe(self.experiment, state, compiled, seconds, words))

@@ -7,10 +7,10 @@ import jax
 from ml_collections import ConfigDict
 
 from coca_jax.accelerators import compiler_options
-from coca_jax.data.checks import repeated
 from coca_jax.data.from_config import sections
 from coca_jax.data.pipeline import TrainStream
 from coca_jax.distributed.sharding import bytes_per_device
+from coca_jax.io.messages import duplicates
 from coca_jax.models import CoCaConfig
 from coca_jax.planning import parameter_counts, training_flops
 from coca_jax.planning.flops import RULE
@@ -65,7 +65,7 @@ def _computing(config: ConfigDict, model: CoCaConfig, device: Any) -> str:
 
 def _classes(names: Sequence[str]) -> str:
     """The number of classes of the head, and names that several of them have."""
-    twice = [f"{name!r} is the name of {list(names).count(name)}" for name in repeated(names)]
+    twice = [f"{name!r} is the name of {list(names).count(name)}" for name in duplicates(names)]
     return "; ".join([f"{len(names):,}", *twice])
 
 
@@ -75,7 +75,7 @@ def _data(config: ConfigDict, stream: TrainStream) -> str:
     epochs = config.train.steps * config.train.batch_size / size
     names = ", ".join(config.data.sources) or train.path or f"{train.name}/{train.split}"
     lines = [f"{names}, {size:,} examples, {epochs:.1f} epochs"]
-    for name, part in zip(sections(config.data), stream.make_batch.parts, strict=True):
+    for name, part in zip(sections(config.data), stream.make_batch.data_sets, strict=True):
         lines += [f"{name}: {note.text}" if name else note.text for note in part.source.notes]
     return f"\n{'':12}".join(lines)
 

@@ -81,7 +81,7 @@ def test_a_torn_tar_is_noted_and_the_rest_of_it_used(folder, tmp_path):
     broken_data.write(folder)
     made = stream(str(folder / "torn.tar"), tmp_path)
     assert made.mixture.size == broken_data.ENTIRE
-    assert any("torn.tar" in note.text for note in made.make_batch.parts[0].source.notes)
+    assert any("torn.tar" in note.text for note in made.make_batch.data_sets[0].source.notes)
     batch = next(made.batches())
     assert all(not batch[kind].any() for kind in ERROR_KINDS)
     assert np.unique(batch["text"], axis=0).shape[0] == BATCH

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from coca_jax.data.captions import CaptionMaker, mistakes
+from coca_jax.data.captions import CaptionMaker, caption_option_errors
 from coca_jax.data.errors import BadExample
 from coca_jax.errors import UserError
 
@@ -129,7 +129,7 @@ def test_no_option_that_makes_no_sense_is_accepted(options):
 
 
 def test_prompts_must_be_texts():
-    assert "3 should have {}" in mistakes("first", "", (3,), ())[0]
+    assert "3 should have {}" in caption_option_errors("first", "", (3,), ())[0]
 
 
 def test_wrong_options_are_named_all_at_once():
@@ -163,7 +163,7 @@ def test_labels_are_answers_unless_they_are_not_to_be_known():
 
 
 def test_options_that_do_not_go_together():
-    assert len(mistakes("questions", "{a}", (), (), ("one",))) == 2
+    assert len(caption_option_errors("questions", "{a}", (), (), ("one",))) == 2
 
 
 def test_what_is_no_text_is_named():

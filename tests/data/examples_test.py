@@ -5,8 +5,8 @@ from memory_source import MemorySource, record
 
 from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.errors import ERROR_KINDS
-from coca_jax.data.examples import MAX_SUBSTITUTES, BatchMaker, Part
-from coca_jax.data.mixture import Pick
+from coca_jax.data.examples import MAX_SUBSTITUTES, BatchMaker, DataSet
+from coca_jax.data.mixture import RecordRef
 from coca_jax.data.tokenizers.byte import ByteTokenizer
 from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError
@@ -27,7 +27,7 @@ def two_sided():
 
 def part(records, captions=None, left_out=(), **augment):
     source = records if isinstance(records, MemorySource) else MemorySource(records)
-    return Part(source, CaptionMaker(**captions or {}), Augment(SIZE, **augment), left_out)
+    return DataSet(source, CaptionMaker(**captions or {}), Augment(SIZE, **augment), left_out)
 
 
 def batch_maker(*parts):
@@ -39,8 +39,8 @@ def maker(records, **options):
     make_batch = batch_maker(part(records, **options))
 
     def make(index, rng, visit=0):
-        made = make_batch([Pick(0, index, visit)], [rng])
-        return {key: value if key == "faults" else value[0] for key, value in made.items()}
+        made = make_batch([RecordRef(0, index, visit)], [rng])
+        return {key: value if key == "errors" else value[0] for key, value in made.items()}
 
     return make
 
@@ -58,24 +58,24 @@ def test_a_row_of_a_batch_does_not_depend_on_the_others(plain_source):
     def rngs():
         return [np.random.default_rng(seed) for seed in range(6)]
 
-    picks = [Pick(0, index, 0) for index in (0, 1, 6, 1, 3, 0)]
+    picks = [RecordRef(0, index, 0) for index in (0, 1, 6, 1, 3, 0)]
     batch = make(picks, rngs())
     assert batch["bad_image"][[1, 3]].min() >= 1 and batch["bad_image"][[0, 2, 4, 5]].max() == 0
     faults = []
     for row, (pick, rng) in enumerate(zip(picks, rngs(), strict=True)):
         alone = make([pick], [rng])
         assert batch.keys() == alone.keys()
-        faults += alone.pop("faults")
+        faults += alone.pop("errors")
         for key in alone:
             np.testing.assert_array_equal(batch[key][row], alone[key][0])
-    assert list(batch["faults"]) == faults
+    assert list(batch["errors"]) == faults
 
 
 def test_an_example_is_the_image_and_its_caption(plain_source):
     example = maker(plain_source)(5, np.random.default_rng(0))
     np.testing.assert_array_equal(example["image"], np.full((8, 8, 3), 5, np.uint8))
     assert text(example) == "picture 5"
-    assert all(example[kind] == 0 for kind in ERROR_KINDS) and example["faults"] == ()
+    assert all(example[kind] == 0 for kind in ERROR_KINDS) and example["errors"] == ()
 
 
 def test_captions_come_in_turn_with_the_visits(plain_source):
@@ -125,10 +125,10 @@ def test_unusable_records_are_replaced_and_counted(plain_source):
     for index, kind in enumerate(kinds):
         example = make(index, np.random.default_rng(index))
         assert text(example) == "picture 7" and example[kind] >= 1
-        assert example["faults"][0] == ("shard 0", kind)
-        assert len(example["faults"]) == sum(example[kind] for kind in ERROR_KINDS)
+        assert example["errors"][0] == ("shard 0", kind)
+        assert len(example["errors"]) == sum(example[kind] for kind in ERROR_KINDS)
         again = make(index, np.random.default_rng(index))
-        assert again.pop("faults") == example.pop("faults")
+        assert again.pop("errors") == example.pop("errors")
         assert all((again[key] == example[key]).all() for key in example)
 
 
@@ -146,7 +146,7 @@ def test_substitutes_come_from_everywhere_in_the_same_data_set(plain_source):
     make = batch_maker(part(plain_source[12:]), part(broken))
     drawn = set()
     for seed in range(150):
-        batch = make([Pick(1, 0, 0)], [np.random.default_rng(seed)])
+        batch = make([RecordRef(1, 0, 0)], [np.random.default_rng(seed)])
         drawn |= set(TOKENIZER.decode(batch["text"]))
     assert drawn == {f"picture {i}" for i in range(1, 12)}
 
@@ -162,7 +162,7 @@ def test_a_record_that_cannot_be_read_is_replaced_and_counted(plain_source):
     make = maker(MemorySource(plain_source, damaged={13}))
     first, again = (make(13, np.random.default_rng(0)) for _ in range(2))
     assert first["bad_record"] >= 1 and first["bad_image"] == first["bad_text"] == 0
-    assert first["faults"][0] == ("shard 1", "bad_record")
+    assert first["errors"][0] == ("shard 1", "bad_record")
     np.testing.assert_array_equal(first["image"], again["image"])
 
 
@@ -185,7 +185,7 @@ def head_batch(records, captions, classes=("yes", "no"), tokenizer=TOKENIZER, **
         classes=classes,
         **options,
     )
-    picks = [Pick(0, i, 0) for i in range(len(records))]
+    picks = [RecordRef(0, i, 0) for i in range(len(records))]
     return make_batch(picks, [np.random.default_rng(i) for i in range(len(picks))])
 
 
@@ -230,7 +230,7 @@ def test_pictures_of_an_example_are_changed_alike():
         text_length=24,
         num_images=3,
     )
-    image = make_batch([Pick(0, 0, 0)], [np.random.default_rng(1)])["image"]
+    image = make_batch([RecordRef(0, 0, 0)], [np.random.default_rng(1)])["image"]
     assert image.shape == (1, 3, *SIZE, 3)
     np.testing.assert_array_equal(image[0, 0], image[0, 1])
     assert (image[0, 0] != image[0, 2]).any()

@@ -11,7 +11,7 @@ import pytest
 from memory_source import MemorySource
 from tf_examples import example, write_array_record
 
-from coca_jax.data.examples import Part
+from coca_jax.data.examples import DataSet
 from coca_jax.data.fingerprint import changes, digest, fingerprint, parse
 from coca_jax.data.options import DataConfig, MixtureConfig
 from coca_jax.data.sources import SourceConfig, open_source
@@ -28,7 +28,7 @@ def cache(tmp_path, monkeypatch):
 
 def of(form, path, left_out=(), **options):
     section = {"format": form, "path": str(path), **options}
-    return fingerprint(DATA, [Part(open_source(SourceConfig.of(section)), None, None, left_out)])
+    return fingerprint(DATA, [DataSet(open_source(SourceConfig.of(section)), None, None, left_out)])
 
 
 def write_tar(path, numbers, image=b"an image", time=0):
@@ -177,13 +177,13 @@ def test_names_of_classes_and_records_left_out_are_part_of_the_data(tmp_path):
 
 def test_data_sets_of_a_mixture_go_by_their_names():
     data = DataConfig(sources=Sections({"a": MixtureConfig(), "b": MixtureConfig()}))
-    parts = [Part(MemorySource([1] * n), None, None) for n in (2, 3)]
+    parts = [DataSet(MemorySource([1] * n), None, None) for n in (2, 3)]
     found = fingerprint(data, parts)
     assert found == {
         "data.sources.a": [Shard("memory", 0, 2, "")],
         "data.sources.b": [Shard("memory", 0, 3, "")],
     }
-    other = fingerprint(data, [parts[0], Part(MemorySource([1] * 4), None, None)])
+    other = fingerprint(data, [parts[0], DataSet(MemorySource([1] * 4), None, None)])
     [line] = changes(found, other)
     assert line == "config.data.sources.b: changed: memory (3 records then, 4 now)"
 

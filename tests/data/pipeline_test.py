@@ -12,7 +12,7 @@ import pytest
 from memory_source import MemorySource, record
 
 from coca_jax.data.captions import CaptionMaker
-from coca_jax.data.examples import BatchMaker, Fault, Part
+from coca_jax.data.examples import BatchMaker, DataError, DataSet
 from coca_jax.data.mixture import Mixture
 from coca_jax.data.pipeline import TrainStream, evaluation_batches
 from coca_jax.data.tokenizers.byte import ByteTokenizer
@@ -29,7 +29,7 @@ def draw(picks, rngs):
         "index": np.array([pick.index for pick in picks], np.int32),
         "part": np.array([pick.part for pick in picks], np.int32),
         "draw": np.array([rng.integers(1 << 30) for rng in rngs], np.int32),
-        "faults": tuple(Fault(f"shard {pick.index}", "bad_text") for pick in picks),
+        "errors": tuple(DataError(f"shard {pick.index}", "bad_text") for pick in picks),
     }
 
 
@@ -96,7 +96,7 @@ def test_workers_make_the_same_batches(examples, sizes, workers, processes):
     for start in range(8, 36, 4):
         assert rows([next(iterator) for iterator in iterators]) == examples[start : start + 4]
     for one, iterator in zip(streams, iterators, strict=True):
-        assert sum(one.faults.values()) == 28 // processes
+        assert sum(one.errors.values()) == 28 // processes
         iterator.close()
 
 
@@ -146,11 +146,11 @@ def test_the_seed_changes_the_order(examples, sizes):
 def test_faults_are_counted_and_the_worst_shards_named():
     one = stream(sizes={"": 6})
     batches = one.batches()
-    assert one.worst_shards() == "" and "faults" not in next(batches)
+    assert one.worst_shards() == "" and "errors" not in next(batches)
     take(batches, 5)
-    assert sum(one.faults.values()) == 24 and one.faults[Fault("shard 3", "bad_text")] == 4
-    one.faults[Fault("shard 5", "bad_image")] += 9
-    one.faults[Fault("shard 1", "filtered_field")] += 99
+    assert sum(one.errors.values()) == 24 and one.errors[DataError("shard 3", "bad_text")] == 4
+    one.errors[DataError("shard 5", "bad_image")] += 9
+    one.errors[DataError("shard 1", "filtered_field")] += 99
     assert one.worst_shards(1) == "shard 5 (13)"
 
 
@@ -177,7 +177,7 @@ def test_bad_records_do_not_change_the_others(plain_source):
     broken[3] = record(b"", ["broken"], label=3)
     epochs = []
     for source in (plain_source, broken):
-        part = Part(source, CaptionMaker(), Augment((8, 8)))
+        part = DataSet(source, CaptionMaker(), Augment((8, 8)))
         make = BatchMaker([part], ByteTokenizer(), image_size=(8, 8), text_length=16)
         epochs.append(take(stream(8, make_batch=make, sizes={"": 24}).batches(), 3))
     good, bad = ({key: np.concatenate([b[key] for b in e]) for key in e[0]} for e in epochs)

@@ -38,8 +38,8 @@ def test_the_files_become_records_with_their_labels(files, tmp_path):
         assert len(source) == len(pictures[name]) and len(source.class_names) == 10
         for index in range(len(source)):
             record = source[index]
-            grey = images.decode(record["image"])
-            np.testing.assert_array_equal(grey, pictures[name][index][..., None].repeat(3, -1))
+            gray = images.decode(record["image"])
+            np.testing.assert_array_equal(gray, pictures[name][index][..., None].repeat(3, -1))
             assert record["label"] == index % 10 and record["captions"] == []
             assert record["labels"] == [fashion_mnist.CLASS_NAMES[index % 10]]
 

@@ -9,8 +9,8 @@ from memory_source import MemorySource
 
 from coca_jax.data.captions import CHOICES, OPERATORS, CaptionMaker, Text
 from coca_jax.data.errors import KINDS, BadExample
-from coca_jax.data.examples import BatchMaker, Part
-from coca_jax.data.mixture import Pick
+from coca_jax.data.examples import BatchMaker, DataSet
+from coca_jax.data.mixture import RecordRef
 from coca_jax.data.pipeline import evaluation_batches
 from coca_jax.data.sources.base import is_text, to_labels
 from coca_jax.data.texts import to_captions
@@ -103,7 +103,7 @@ def test_texts_become_ids_and_come_back(folder, text, length):
 @fuzz(100, stored=st.lists(STORED, min_size=1, max_size=6), options=OPTIONS)
 def test_every_row_of_a_batch_is_an_example_and_the_rest_is_counted(folder, stored, options):
     try:
-        part = Part(Stored(stored), CaptionMaker(**options), Augment((8, 8)))
+        part = DataSet(Stored(stored), CaptionMaker(**options), Augment((8, 8)))
     except UserError:
         return
     make = BatchMaker([part], tokenizer("byte"), image_size=(8, 8), text_length=9, classes=CLASSES)
@@ -111,13 +111,13 @@ def test_every_row_of_a_batch_is_an_example_and_the_rest_is_counted(folder, stor
     try:
         with pytest.MonkeyPatch.context() as patch:  # of its thousand, which take long
             patch.setattr("coca_jax.data.examples.MAX_SUBSTITUTES", 9)
-            batch = make([Pick(0, i, 0) for i in range(len(stored))], rngs)
+            batch = make([RecordRef(0, i, 0) for i in range(len(stored))], rngs)
     except UserError as error:
         assert "10 unusable" in str(error)
         return
     assert batch["image"].shape == (len(stored), 8, 8, 3)
     counted = {kind: batch[kind].sum() for kind in KINDS}
-    assert {kind: [f.kind for f in batch["faults"]].count(kind) for kind in KINDS} == counted
+    assert {kind: [f.kind for f in batch["errors"]].count(kind) for kind in KINDS} == counted
 
 
 @fuzz(60, stored=st.lists(STORED, min_size=1, max_size=6), size=st.integers(1, 4))

@@ -10,9 +10,8 @@ from pathlib import PurePath
 
 import numpy as np
 
-from coca_jax.data.hidden import is_hidden
+from coca_jax.data.file_names import OTHER_IMAGES, VIDEO_SUFFIXES, is_hidden, is_image
 from coca_jax.data.sources.base import Note, Shard
-from coca_jax.data.suffixes import OTHER_IMAGES, VIDEO_SUFFIXES, is_image
 from coca_jax.errors import UserError
 from coca_jax.io.messages import cause, counted
 

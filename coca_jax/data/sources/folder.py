@@ -9,13 +9,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from coca_jax.data.errors import BadExample
-from coca_jax.data.hidden import is_hidden
+from coca_jax.data.file_names import is_hidden, is_image
 from coca_jax.data.sources import Context, SourceConfig, needs
 from coca_jax.data.sources.base import Note, Record, Shard, to_labels, what_reads
 from coca_jax.data.sources.class_folders import ClassFolders, split_folders
 from coca_jax.data.sources.delimited import column_of
 from coca_jax.data.sources.tables import FAULTS, SUFFIXES, Table
-from coca_jax.data.suffixes import is_image
 from coca_jax.data.texts import MISSING_WORDS, to_captions
 from coca_jax.errors import UserError
 from coca_jax.io import files, paths

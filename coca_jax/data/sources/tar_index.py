@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from coca_jax.data import hidden
+from coca_jax.data import file_names
+from coca_jax.data.file_names import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from coca_jax.data.sources import tar_headers
 from coca_jax.data.sources.base import base_name
 from coca_jax.data.sources.tar_headers import Notes, Options, Samples
-from coca_jax.data.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from coca_jax.errors import UserError
 from coca_jax.io import files, http
 from coca_jax.io.messages import cause
@@ -85,7 +85,7 @@ def make_options(image_keys: Sequence[str] = (), text_keys: Sequence[str] = ()) 
     for column, names in ((2, text_keys or TEXT_KEYS), (0, image_keys or IMAGE_KEYS)):
         names = [name.lower().removeprefix(".") for name in names]
         keys |= {name: (column, rank) for rank, name in enumerate(names)}
-    return Options(keys, hidden.PATTERN)
+    return Options(keys, file_names.HIDDEN_PATTERN)
 
 
 def open_indices(

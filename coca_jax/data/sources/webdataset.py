@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coca_jax.data.errors import BadExample
-from coca_jax.data.hidden import is_hidden
+from coca_jax.data.file_names import is_hidden
 from coca_jax.data.sources import Context, SourceConfig, needs
 from coca_jax.data.sources.base import (
     Note,

@@ -18,7 +18,7 @@ from coca_jax.data.transforms.multi_image import Picture
 from coca_jax.errors import UserError
 
 MAX_MAGNITUDE = 30  # of RandAugment
-GREY = (128, 128, 128)  # where an operation moves the image away
+GRAY = (128, 128, 128)  # where an operation moves the image away
 
 Number = float | int
 RGB = UInt8[np.ndarray, "h w 3"]
@@ -52,8 +52,8 @@ class Augment:
     randaugment: Sequence[int] = (0, 0)
 
     def __post_init__(self):
-        if found := mistakes(self.min_crop_area, self.color_jitter, self.randaugment):
-            raise UserError("\n".join(found))
+        if errors := augment_option_errors(self.min_crop_area, self.color_jitter, self.randaugment):
+            raise UserError("\n".join(errors))
 
     @property
     def least_side(self) -> int | None:
@@ -100,22 +100,22 @@ class Augment:
         return [self(picture, np.random.default_rng(seed), may_flip) for picture in pictures]
 
 
-def mistakes(min_crop_area: Any, color_jitter: Any, randaugment: Any) -> list[str]:
-    """One message for each of `Augment`'s options that makes no sense; none if all is well."""
-    found = []
+def augment_option_errors(min_crop_area: Any, color_jitter: Any, randaugment: Any) -> list[str]:
+    """Messages on options of an `Augment` that have a wrong value."""
+    errors = []
     if not 0 < min_crop_area <= 1:
-        found.append(f"min_crop_area={min_crop_area!r} should be above 0 and at most 1")
+        errors.append(f"min_crop_area={min_crop_area!r} should be above 0 and at most 1")
     if not _are(color_jitter, (int, float), (math.inf, math.inf, math.inf, 0.5)):
-        found.append(
+        errors.append(
             f"color_jitter={color_jitter!r} should be four numbers: brightness, contrast and "
             "saturation of at least 0, hue from 0 to 0.5"
         )
     if not _are(randaugment, int, (math.inf, MAX_MAGNITUDE)):
-        found.append(
+        errors.append(
             f"randaugment={randaugment!r} should be two whole numbers: how many operations, and "
             f"their magnitude from 0 to {MAX_MAGNITUDE}"
         )
-    return found
+    return errors
 
 
 def _are(values: Any, kind: type | tuple[type, ...], most: Sequence[Number]) -> bool:
@@ -134,15 +134,15 @@ def brightness(image: RGB, factor: Number) -> RGB:
 
 
 def contrast(image: RGB, factor: Number) -> RGB:
-    """The distance from the image's mean grey times the factor."""
+    """The distance from the image's mean gray times the factor."""
     mean = round(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0])
     return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
 
 
 def saturation(image: RGB, factor: Number) -> RGB:
-    """The distance of every pixel from its own grey times the factor."""
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return cv2.addWeighted(image, factor, grey, 1 - factor, 0)
+    """The distance of every pixel from its own gray times the factor."""
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(image, factor, gray, 1 - factor, 0)
 
 
 def hue(image: RGB, turn: Number) -> RGB:
@@ -164,10 +164,10 @@ def _jitter(image: RGB, amounts: Sequence[Number], rng: np.random.Generator) -> 
 
 
 def _affine(image: RGB, matrix: Any) -> RGB:
-    """Each pixel from where the matrix says; mid-grey from outside."""
+    """Each pixel from where the matrix says; mid-gray from outside."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     size = image.shape[1::-1]
-    return cv2.warpAffine(image, np.array(matrix, float), size, flags=flags, borderValue=GREY)
+    return cv2.warpAffine(image, np.array(matrix, float), size, flags=flags, borderValue=GRAY)
 
 
 def _rotate(image: RGB, degrees: Number) -> RGB:

@@ -39,7 +39,7 @@ class Png(NamedTuple):
 
     data: bytes
     exif: bytes
-    is_plain: bool  # whole, not interlaced, and grey or RGB of 8 bits without transparency
+    is_plain: bool  # whole, not interlaced, and gray or RGB of 8 bits without transparency
 
 
 def read_png(data: bytes) -> Png:

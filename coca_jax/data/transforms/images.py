@@ -54,7 +54,7 @@ _REDUCED = {
 
 
 def decode(data: bytes, least_side: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes an image file to RGB: upright, grey expanded, alpha over white, the first frame.
+    """Decodes an image file to RGB: upright, gray expanded, alpha over white, the first frame.
 
     The content decides, not a name: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, PPM. CMYK is taken
     to be stored inverted, as Adobe does; colour profiles are ignored.

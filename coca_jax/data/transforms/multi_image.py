@@ -16,7 +16,7 @@ from coca_jax.data.errors import BadExample
 from coca_jax.data.transforms import images
 
 _IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
-GREY = 128  # of a picture that shows nothing
+GRAY = 128  # of a picture that shows nothing
 
 Picture = UInt8[np.ndarray, "_ _ 3"]  # several may be of different sizes
 Encoded = bytes | Sequence[bytes]

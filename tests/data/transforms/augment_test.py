@@ -112,16 +112,16 @@ def test_hue_turns_red(turn, expected):
 
 
 def test_hue_jitter_stays_in_its_range_and_leaves_grey():
-    red, grey = np.full((8, 8, 3), (255, 0, 0), np.uint8), np.full((8, 8, 3), 90, np.uint8)
+    red, gray = np.full((8, 8, 3), (255, 0, 0), np.uint8), np.full((8, 8, 3), 90, np.uint8)
     make, rng = Augment((8, 8), color_jitter=(0, 0, 0, 1 / 12)), np.random.default_rng(0)
     turned = np.array([make(red, rng, True)[0, 0] for _ in range(200)]).astype(int)
     assert (turned[:, 0] == 255).all()  # a twelfth from red is halfway to yellow or magenta
     assert 110 < turned[:, 1].max() < 136 and 110 < turned[:, 2].max() < 136
-    np.testing.assert_array_equal(make(grey, rng, True), grey)
+    np.testing.assert_array_equal(make(gray, rng, True), gray)
 
 
 def test_the_order_of_jitter_is_random():
-    """A grey level under contrast, which keeps the mean, and brightness, which does not."""
+    """A gray level under contrast, which keeps the mean, and brightness, which does not."""
     image = np.repeat(np.array([[60], [140]], np.uint8), 8, 0)[..., None].repeat(3, -1)
     image = np.ascontiguousarray(np.broadcast_to(image, (16, 16, 3)))
     firsts = {int(np.random.default_rng(seed).permutation(4)[0]) for seed in range(20)}
@@ -200,7 +200,7 @@ def test_rotation_and_shear_are_pillows(name, strength):
         matrix = (1, shear, 0, 0, 1, 0) if name == "shear_x" else (1, 0, 0, shear, 1, 0)
         expected = picture.transform(picture.size, Image.Transform.AFFINE, matrix, **options)
     errors = np.abs(OPERATIONS[name](np.array(picture), strength) - np.array(expected, int))
-    assert np.percentile(errors, 95) <= 3  # at the border, OpenCV blends with the grey
+    assert np.percentile(errors, 95) <= 3  # at the border, OpenCV blends with the gray
     assert errors.mean() < 2
 
 
@@ -272,6 +272,6 @@ def test_a_wrong_option_is_named(options):
     assert str(error.value).startswith(f"{name}={value!r} should be ")
 
 
-def test_options_of_a_wrong_kind_are_mistakes():
-    assert len(augment.mistakes(1.0, "abcd", (1.5, 2))) == 2
-    assert augment.mistakes(1.0, [0, 0.1, 0, 0.5], [2, 30]) == []
+def test_options_of_a_wrong_kind_are_errors():
+    assert len(augment.augment_option_errors(1.0, "abcd", (1.5, 2))) == 2
+    assert augment.augment_option_errors(1.0, [0, 0.1, 0, 0.5], [2, 30]) == []

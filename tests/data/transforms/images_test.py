@@ -19,7 +19,7 @@ def bicubic_weights(length, target):
     return weights / weights.sum(1, keepdims=True)
 
 
-@pytest.mark.parametrize("name", ["large", "small", "wide", "tall", "odd", "grey"])
+@pytest.mark.parametrize("name", ["large", "small", "wide", "tall", "odd", "gray"])
 def test_evaluation_gives_openclips_pixels(name):
     name += ".jpg" if name == "odd" else ".png"
     mean = np.array([0.48145466, 0.4578275, 0.40821073])  # of OpenAI's data

@@ -23,7 +23,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def draw(tmp_path):
-    """Writes pictures of these names into a folder, each of another grey."""
+    """Writes pictures of these names into a folder, each of another gray."""
 
     def drawn(*names):
         folder = tmp_path / "pictures"

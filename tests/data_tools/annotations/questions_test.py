@@ -11,7 +11,7 @@ from coca_jax.errors import UserError
 QUESTIONS = {
     "data_subtype": "val2014",
     "questions": [
-        {"image_id": 1, "question": "Is it grey?", "question_id": 1000},
+        {"image_id": 1, "question": "Is it gray?", "question_id": 1000},
         {"image_id": 2, "question": "What is it?", "question_id": 2000},
         {"image_id": 1, "question": "How many?", "question_id": 1001},
     ],
@@ -37,14 +37,14 @@ def test_a_table_of_vqav2(tmp_path, write, draw, swapped):
     record = open_source(SourceConfig(format="folder", path=str(output)))[0]
     assert record["fields"] == {
         "image_id": 1,
-        "questions": ["Is it grey?", "How many?"],
+        "questions": ["Is it gray?", "How many?"],
         "answers": [["yes"] * 10, ["1"] * 10],
         "question_ids": [1000, 1001],
         "answer_types": ["yes/no", "number"],
     }
     make = CaptionMaker(captions="questions")
     texts = {make(record, 0, np.random.default_rng(seed)).text for seed in range(20)}
-    assert texts == {"Is it grey? yes", "How many? 1"}
+    assert texts == {"Is it gray? yes", "How many? 1"}
 
 
 def test_questions_of_a_test_split(tmp_path, write, draw):

@@ -10,7 +10,7 @@ from coca_jax import cli
 from coca_jax.data_tools.annotations import write_table
 from coca_jax.errors import UserError
 
-QUESTIONS = {"questions": [{"image_id": 1, "question": "Is it grey?", "question_id": 1000}]}
+QUESTIONS = {"questions": [{"image_id": 1, "question": "Is it gray?", "question_id": 1000}]}
 COCO = {
     "images": [{"id": 1, "file_name": "a.jpg"}],
     "annotations": [{"id": 1, "image_id": 1, "caption": "a"}],

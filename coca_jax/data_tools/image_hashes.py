@@ -1,16 +1,14 @@
-"""Training images that look like those of evaluation sets: found offline, left out by a list.
+"""Near-duplicates among images: finds training images that look like those of evaluation sets.
 
 Images are compared by pHash (Zauner 2010, "Implementation and benchmarking of perceptual image hash
 functions", https://phash.org/docs/pubs/thesis_zauner.pdf), 64 bits of which few change when an
-image is scaled or compressed again. Cropped, turned or mirrored images are not found, nor all
-copies of symmetric drawings, half of whose bits are rounding errors. Images of one colour have no
+image is scaled or compressed again. Cropped, rotated or mirrored images are not found, nor are all
+copies of symmetric drawings, half of whose bits are rounding errors. Images of one color have no
 hash, and are compared with nothing.
 """
 
-import json
-import os
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,14 +18,11 @@ from tqdm import tqdm
 from coca_jax.data.sources import Source
 from coca_jax.data.transforms import multi_image
 from coca_jax.errors import UserError
-from coca_jax.io import files
-from coca_jax.io.messages import cause
 
-DISTANCE = 4  # bits; random hashes are as near as that once in 3e13 pairs
+DISTANCE = 4  # bits; of two random hashes, one pair in 3e13 is as near as this
 NO_HASH = np.uint64(0)
-FLAT = 2.0  # grey levels: with a smaller standard deviation, an image is of one colour
+FLAT = 2.0  # gray levels: with a smaller standard deviation, an image is of one color
 LEAST_SIDE = 64  # pixels: a larger JPEG is decoded to 64 to 127, which is faster
-COLUMNS = ("record", "set", "set_record", "distance")
 
 _BANDS = 4  # of 16 bits, in which a hash is looked up
 _BLOCK = 1 << 22  # pairs of hashes compared at a time, for bounded memory
@@ -42,7 +37,7 @@ class Hashes(NamedTuple):
 
 
 class Near(NamedTuple):
-    """Hashes that are near one of the references, each with the nearest (then the first)."""
+    """Hashes that are near a reference, each with the nearest one, or the first of these."""
 
     index: Int64[np.ndarray, " m"]  # sorted
     reference: Int64[np.ndarray, " m"]
@@ -57,18 +52,22 @@ class Duplicates(NamedTuple):
     set_index: Int64[np.ndarray, " m"]  # record numbers there
     distance: Int64[np.ndarray, " m"]  # bits
     size: int  # training records
-    # How many images were compared with nothing, by the set's name; the training set's is "".
-    flat: dict[str, int]  # of one colour
+    # Numbers of images that were not compared, by the set's name; "" is the training set.
+    flat: dict[str, int]  # of one color
     unread: dict[str, int]  # damaged
+
+    def rows(self) -> Iterator[tuple]:
+        """Rows of (record, set, record of the set, distance), as in `exclude_list.COLUMNS`."""
+        return zip(self.index, self.set_name, self.set_index, self.distance, strict=True)
 
 
 def perceptual_hash(image: UInt8[np.ndarray, "h w 3"]) -> np.uint64:
     """The pHash of an RGB image of any size: which low frequencies are above their median.
 
-    NO_HASH (0), which no other image has, if it is of one colour.
+    An image of one color has NO_HASH (0), which no other image has.
     """
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
     if small.std() < FLAT:
         return NO_HASH
     low = cv2.dct(small)[:8, :8]
@@ -79,9 +78,9 @@ def hash_source(source: Source, threads: int, description: str) -> Hashes:
     """Hashes all images of a source, with a progress bar; damaged ones are marked.
 
     Args:
-      source: read by several threads at a time.
+      source: of the images.
       threads: that read and decode.
-      description: what the progress bar says.
+      description: the title of the progress bar.
     """
     import grain
 
@@ -90,18 +89,19 @@ def hash_source(source: Source, threads: int, description: str) -> Hashes:
 
     def chunk(number: int) -> tuple[np.ndarray, np.ndarray]:
         records = range(number * _CHUNK, min((number + 1) * _CHUNK, size))
-        found = [_hash_record(source, index) for index in records]
-        bad = np.array([isinstance(one, Exception) for one in found])
-        return np.where(bad, NO_HASH, found).astype(np.uint64), bad
+        results = [_hash_record(source, index) for index in records]
+        bad = np.array([isinstance(result, Exception) for result in results])
+        return np.where(bad, NO_HASH, results).astype(np.uint64), bad
 
     chunks = grain.MapDataset.range(-(-size // _CHUNK)).map(chunk)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     done = 0
     with tqdm(total=size, desc=description, unit=" images") as bar:
-        for found, bad in chunks.to_iter_dataset(options):
-            hashes[done : done + len(found)], unread[done : done + len(found)] = found, bad
-            done += len(found)
-            bar.update(len(found))
+        for values, bad in chunks.to_iter_dataset(options):
+            end = done + len(values)
+            hashes[done:end], unread[done:end] = values, bad
+            done = end
+            bar.update(len(values))
     return Hashes(hashes, unread)
 
 
@@ -110,11 +110,11 @@ def near(
 ) -> Near:
     """Finds all hashes of which at most `distance` bits differ from a reference.
 
-    Hashes are compared only if one of their four 16-bit bands differs in at most a fourth of
-    `distance`, as it must be. NO_HASH is near nothing.
+    In one of the four 16-bit bands of such a pair at most a fourth of `distance` bits differ: only
+    those pairs are compared. NO_HASH is near nothing.
 
     Raises:
-      UserError: `distance` is not in [0, 15]: farther images are not alike.
+      UserError: `distance` is not in [0, 15]; images with more differing bits are not alike.
     """
     _check(distance)
     unique, first = np.unique(references, return_index=True)
@@ -158,77 +158,18 @@ def find_duplicates(
     sets[""] = _readable(train, threads, "training set")
     names = list(references)
     pooled = np.concatenate([np.zeros(0, np.uint64), *(sets[name].hashes for name in names)])
-    found = near(sets[""].hashes, pooled, distance)
+    pairs = near(sets[""].hashes, pooled, distance)
     begins = np.cumsum([0, *(len(sets[name].hashes) for name in names)])
-    which = np.searchsorted(begins, found.reference, side="right") - 1
+    which = np.searchsorted(begins, pairs.reference, side="right") - 1
     return Duplicates(
-        found.index,
+        pairs.index,
         [names[i] for i in which.tolist()],
-        found.reference - begins[which],
-        found.distance,
+        pairs.reference - begins[which],
+        pairs.distance,
         size=len(train),
-        flat={name: _count_flat(part) for name, part in sets.items()},
-        unread={name: int(part.unread.sum()) for name, part in sets.items()},
+        flat={name: _count_flat(hashes) for name, hashes in sets.items()},
+        unread={name: int(hashes.unread.sum()) for name, hashes in sets.items()},
     )
-
-
-def write_list(
-    path: str | os.PathLike, duplicates: Duplicates, description: Mapping[str, Any]
-) -> None:
-    """Writes a list in one step: a line of JSON on the training set, column names, then TSV.
-
-    Args:
-      path: a local file.
-      duplicates: what was found.
-      description: of the training set, JSON values, such as its format, name, path and split.
-    """
-    head = {**description, "records": duplicates.size}
-    columns = (duplicates.index, duplicates.set_name, duplicates.set_index, duplicates.distance)
-    rows = ("\t".join(map(str, row)) for row in zip(*columns, strict=True))
-    lines = [json.dumps(head, ensure_ascii=False), "\t".join(COLUMNS), *rows]
-    files.write_whole(path, ("\n".join(lines) + "\n").encode())
-
-
-def read_list(path: str | os.PathLike, size: int) -> Int64[np.ndarray, " m"]:
-    """Reads the record numbers of a list, sorted.
-
-    Args:
-      path: a file or URL that `write_list` wrote; lines may have been removed since.
-      size: of the training set, in records.
-
-    Raises:
-      UserError: there is no such file, it is no such list, or of a training set of another size.
-    """
-    try:
-        with files.open_binary(os.fspath(path)) as file:
-            lines = files.split_lines(file.read().decode("utf-8"))
-        head = json.loads(lines[0])["records"]
-    except OSError as error:
-        raise UserError(
-            f"no list of duplicates can be read from {path}: {cause(error, path)}"
-        ) from error
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{path} is no list of duplicates: its first line has no records"
-        ) from error
-    if head != size:
-        raise UserError(f"{path} is of a training set of {head} records, not of {size}")
-    numbers = []
-    for number, line in enumerate(lines[1:], 2):
-        record = line.split("\t")[0]
-        if number == 2 and record == COLUMNS[0]:
-            continue
-        if not (record.isdecimal() and int(record) < size):
-            wanted = f"should begin with a record number below {size}"
-            raise UserError(f"{path}, line {number}: {line[:80]!r} {wanted}")
-        numbers.append(int(record))
-    return np.unique(np.array(numbers, np.int64))
-
-
-def contains(indices: Int64[np.ndarray, " m"], index: int) -> bool:
-    """Whether an index is among sorted ones."""
-    place = np.searchsorted(indices, index)
-    return bool(place < len(indices) and indices[place] == index)
 
 
 def _check(distance: int) -> None:
@@ -239,15 +180,15 @@ def _check(distance: int) -> None:
 def _readable(source: Source, threads: int, name: str) -> Hashes:
     if not len(source):
         raise UserError(f"{name!r} has no images to compare")
-    found = hash_source(source, threads, name)
-    if found.unread.all():
+    hashes = hash_source(source, threads, name)
+    if hashes.unread.all():
         cause = _hash_record(source, 0)
         raise UserError(f"none of the {len(source):,} images of {name!r} can be read: {cause}")
-    return found
+    return hashes
 
 
-def _count_flat(part: Hashes) -> int:
-    return int(((part.hashes == NO_HASH) & ~part.unread).sum())
+def _count_flat(hashes: Hashes) -> int:
+    return int(((hashes.hashes == NO_HASH) & ~hashes.unread).sum())
 
 
 def _hash_record(source: Source, index: int) -> np.uint64 | Exception:
@@ -262,10 +203,10 @@ def _hash_record(source: Source, index: int) -> np.uint64 | Exception:
 def _candidates(
     hashes: UInt64[np.ndarray, " n"], references: UInt64[np.ndarray, " r"], flips: int
 ) -> Iterator[tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"]]]:
-    """Yields places in both arrays, of pairs with a band in which at most `flips` bits differ."""
+    """Yields indices into both arrays: pairs with a band in which at most `flips` bits differ."""
     values = np.arange(1 << 16, dtype=np.uint16)
     masks = values[np.bitwise_count(values) <= flips]
-    known = np.flatnonzero(hashes != NO_HASH)
+    hashed = np.flatnonzero(hashes != NO_HASH)
     for band in range(_BANDS):
         keys = _band(references, band)
         keys = (keys[:, None] ^ masks).ravel()
@@ -273,14 +214,14 @@ def _candidates(
         rows = order // len(masks)
         begins = np.zeros((1 << 16) + 1, np.int64)
         np.cumsum(np.bincount(keys, minlength=1 << 16), out=begins[1:])
-        wanted = _band(hashes[known], band)
+        wanted = _band(hashes[hashed], band)
         counts = np.diff(begins)[wanted]
-        for part in _blocks(counts):
-            count = counts[part]
-            # Of each query the places begins[key], begins[key] + 1, ... in the sorted references.
+        for block in _blocks(counts):
+            count = counts[block]
+            # For each query begins[key], begins[key] + 1, ... into the sorted references.
             offsets = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-            places = np.repeat(begins[wanted[part]], count) + offsets
-            yield np.repeat(known[part], count), rows[places]
+            sorted_index = np.repeat(begins[wanted[block]], count) + offsets
+            yield np.repeat(hashed[block], count), rows[sorted_index]
 
 
 def _band(hashes: UInt64[np.ndarray, " n"], band: int) -> UInt16[np.ndarray, " n"]:
@@ -288,7 +229,7 @@ def _band(hashes: UInt64[np.ndarray, " n"], band: int) -> UInt16[np.ndarray, " n
 
 
 def _blocks(counts: Int64[np.ndarray, " n"]) -> Iterator[slice]:
-    """Cuts into parts with a sum of at most _BLOCK, or of one element."""
+    """Cuts counts into slices with a sum of at most _BLOCK, or of one element."""
     sums = np.cumsum(counts)
     start = 0
     while start < len(counts):

@@ -1,6 +1,6 @@
 import pytest
 
-from coca_jax.data.answers import normalized
+from coca_jax.data.answer_normalization import normalized
 
 
 @pytest.mark.parametrize(

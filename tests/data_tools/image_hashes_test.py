@@ -1,6 +1,5 @@
 import io
 import itertools
-import json
 import threading
 
 import cv2
@@ -9,20 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coca_jax.data import duplicates
-from coca_jax.data.duplicates import (
-    COLUMNS,
+from coca_jax.data.transforms import images
+from coca_jax.data_tools import image_hashes
+from coca_jax.data_tools.image_hashes import (
     NO_HASH,
-    Duplicates,
-    contains,
     find_duplicates,
     hash_source,
     near,
     perceptual_hash,
-    read_list,
-    write_list,
 )
-from coca_jax.data.transforms import images
 from coca_jax.errors import UserError
 
 
@@ -37,8 +31,8 @@ def texture(seed, side=200):
     return np.moveaxis(cloud, 0, -1).clip(0, 255).astype(np.uint8)
 
 
-def grey3(grey):
-    return np.repeat(grey[..., None], 3, -1)
+def gray3(gray):
+    return np.repeat(gray[..., None], 3, -1)
 
 
 def encoded(image, form="JPEG", size=None, **options):
@@ -86,7 +80,7 @@ def test_a_photograph_keeps_its_hash_when_it_is_encoded_or_scaled_again(photo):
     copies += [encoded(photo, "WEBP", quality=60), encoded(photo, "PNG")]
     for copy in copies:
         assert distance(perceptual_hash(images.decode(copy)), first) <= 2
-        assert distance(perceptual_hash(images.decode(copy, duplicates.LEAST_SIDE)), first) <= 2
+        assert distance(perceptual_hash(images.decode(copy, image_hashes.LEAST_SIDE)), first) <= 2
 
 
 def test_other_images_have_other_hashes(photo):
@@ -99,13 +93,13 @@ def test_other_images_have_other_hashes(photo):
 
 
 def test_the_hash_is_the_low_frequencies_above_their_median():
-    grey = texture(1, 32).mean(-1).astype(np.uint8)
+    gray = texture(1, 32).mean(-1).astype(np.uint8)
     k, x = np.arange(8)[:, None], np.arange(32)
     basis = np.cos(np.pi * k * (2 * x + 1) / 64)
     basis[0] /= np.sqrt(2)
-    low = basis @ grey @ basis.T
+    low = basis @ gray @ basis.T
     bits = [
-        int(bit) for bit in np.unpackbits(np.atleast_1d(perceptual_hash(grey3(grey))).view("u1"))
+        int(bit) for bit in np.unpackbits(np.atleast_1d(perceptual_hash(gray3(gray))).view("u1"))
     ]
     assert bits == (low > np.median(low)).astype(int).ravel().tolist() and sum(bits) == 32
 
@@ -118,7 +112,7 @@ def test_images_of_any_shape_have_a_hash_unless_they_are_of_one_colour(shape):
     almost = flat + rng.integers(0, 2, flat.shape, np.uint8)
     assert perceptual_hash(almost) == NO_HASH
     if shape != (1, 1):
-        assert perceptual_hash(grey3(rng.integers(0, 256, shape, np.uint8))) != NO_HASH
+        assert perceptual_hash(gray3(rng.integers(0, 256, shape, np.uint8))) != NO_HASH
 
 
 def brute_force(hashes, references, most):
@@ -135,7 +129,7 @@ def brute_force(hashes, references, most):
     "most, block", [(0, 1), (4, 1), *((most, 1000) for most in (0, 3, 4, 8, 11, 15)), (7, 1 << 22)]
 )
 def test_the_search_finds_what_all_pairs_find(most, block, monkeypatch):
-    monkeypatch.setattr(duplicates, "_BLOCK", block)
+    monkeypatch.setattr(image_hashes, "_BLOCK", block)
     rng = np.random.default_rng(most)
     references = rng.integers(0, 2**64, 120, dtype=np.uint64)
     references[[3, 50]], references[60] = NO_HASH, references[10]
@@ -211,6 +205,7 @@ def test_duplicates_are_found_in_the_set_in_which_they_are(found):
     assert found.distance.max() <= 4 and found.size == 43
     assert found.flat == {"clouds": 1, "copies": 0, "": 1}
     assert found.unread == {"clouds": 0, "copies": 1, "": 1}
+    assert [row[:3] for row in found.rows()] == [(33, "copies", 1), (42, "copies", 3)]
 
 
 def test_sets_of_which_nothing_can_be_read_are_named(photo):
@@ -224,58 +219,9 @@ def test_sets_of_which_nothing_can_be_read_are_named(photo):
     assert len(find_duplicates(good, {}).index) == 0
 
 
-def test_lists_are_read_as_written(found, tmp_path):
-    path = tmp_path / "new" / "list.tsv"
-    write_list(path, found, {"format": "tfds", "name": "größer", "split": "train"})
-    assert [file.name for file in path.parent.iterdir()] == ["list.tsv"]
-    head, columns, *rows = path.read_text(encoding="utf-8").splitlines()
-    assert json.loads(head) == {
-        "format": "tfds",
-        "name": "größer",
-        "split": "train",
-        "records": 43,
-    }
-    assert tuple(columns.split("\t")) == COLUMNS
-    assert [row.split("\t")[:3] for row in rows] == [["33", "copies", "1"], ["42", "copies", "3"]]
-    numbers = read_list(path, 43)
-    assert numbers.dtype == np.int64 and numbers.tolist() == [33, 42]
-    path.write_text("\n".join([head, rows[1], rows[0], "7", rows[0]]))  # as a person may edit it
-    assert read_list(str(path), 43).tolist() == [7, 33, 42]
-
-
-def test_empty_lists_leave_nothing_out(tmp_path):
-    none = np.zeros(0, np.int64)
-    write_list(tmp_path / "list", Duplicates(none, [], none, none, 5, {}, {}), {})
-    assert read_list(tmp_path / "list", 5).tolist() == []
-
-
-def test_mistakes_in_lists_are_named(tmp_path):
-    path = tmp_path / "list.tsv"
-    with pytest.raises(UserError, match=r"no list of duplicates can be read from .*list\.tsv"):
-        read_list(path, 43)
-    for content in (b"", b"33\n", b"{}\n", b"[1]\n", b"\xff\xfe", b"record\tset"):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=r"list\.tsv is no list of duplicates: its first line"):
-            read_list(path, 43)
-    for size in (44, '"43"'):
-        path.write_text(f'{{"records": {size}}}\n')
-        with pytest.raises(UserError, match=r"is of a training set of 4[34] records, not of 43"):
-            read_list(path, 43)
-    for line in ("43\tx", "-1", "", "3.5", "a b"):
-        path.write_text('{"records": 43}\n' + "\t".join(COLUMNS) + f"\n5\tx\t0\t1\n{line}\n6\n")
-        with pytest.raises(UserError, match=r"list\.tsv, line 4: .* record number below 43"):
-            read_list(path, 43)
-
-
-def test_contains():
-    indices = np.array([2, 5, 9])
-    assert [i for i in range(12) if contains(indices, i)] == [2, 5, 9]
-    assert not contains(np.zeros(0, np.int64), 0)
-
-
 def test_decoding_to_fewer_pixels_keeps_the_hash():
     for seed in range(10):
         data = encoded(cv2.resize(texture(seed, 128), (700, 500)), quality=85)
-        whole, reduced = images.decode(data), images.decode(data, duplicates.LEAST_SIDE)
+        whole, reduced = images.decode(data), images.decode(data, image_hashes.LEAST_SIDE)
         assert reduced.shape < whole.shape
         assert distance(perceptual_hash(whole), perceptual_hash(reduced)) <= 2
