@@ -55,14 +55,14 @@ def odd():
 
 
 def write(folder):
-    """Writes good.tar, broken.tar (with the odd samples, too), torn.tar and gone.tar."""
+    """Writes good.tar, broken.tar (with the odd samples, too), truncated.tar and gone.tar."""
     write_tar(folder / "good.tar", [good(number) for number in range(GOOD)])
     faulty = [sample for sample, _ in broken().values()]
     write_tar(folder / "broken.tar", [*faulty, *odd().values()])
-    write_tar(folder / "torn.tar", [good(100 + number) for number in range(ENTIRE + 1)])
-    with tarfile.open(folder / "torn.tar") as tar:
+    write_tar(folder / "truncated.tar", [good(100 + number) for number in range(ENTIRE + 1)])
+    with tarfile.open(folder / "truncated.tar") as tar:
         last = tar.getmember(f"{ENTIRE:05}.jpg")
-    with open(folder / "torn.tar", "r+b") as file:
+    with open(folder / "truncated.tar", "r+b") as file:
         file.truncate(last.offset_data + last.size // 2)
     write_tar(folder / "gone.tar", [good(200 + number) for number in range(4)])
-    return str(folder / "{good,broken,torn,gone}.tar")
+    return str(folder / "{good,broken,truncated,gone}.tar")

@@ -32,12 +32,12 @@ def folder(tmp_path):
 def test_each_fault_is_counted_as_what_it_is(folder, tmp_path):
     path = broken_data.write(folder)
     kinds = [kind for _, kind in broken_data.broken().values()]
-    made = stream(str(folder / "broken.tar"), tmp_path)
+    made = stream(str(folder / "broken.tar"), tmp_path, batch_size=1)
     assert made.mixture.size == len(kinds) + len(broken_data.odd())
     seen = {}
     for index in range(made.mixture.size):
-        place = next(p for p in range(100) if made.mixture[p].index == index)
-        batch = next(made.batches(place))
+        position = next(p for p in range(100) if made.mixture[p].index == index)
+        batch = next(made.batches(position))
         seen[index] = {kind for kind in ERROR_KINDS if batch[kind][0]}
     for index, kind in enumerate(kinds):
         assert kind in seen[index], list(broken_data.broken())[index]
@@ -77,11 +77,11 @@ def test_evaluation_leaves_out_and_counts_what_cannot_be_read(folder):
     assert batch["bad_image"] == len(source) - len(batch["image"])
 
 
-def test_a_torn_tar_is_noted_and_the_rest_of_it_used(folder, tmp_path):
+def test_a_truncated_tar_is_noted_and_the_rest_of_it_used(folder, tmp_path):
     broken_data.write(folder)
-    made = stream(str(folder / "torn.tar"), tmp_path)
+    made = stream(str(folder / "truncated.tar"), tmp_path)
     assert made.mixture.size == broken_data.ENTIRE
-    assert any("torn.tar" in note.text for note in made.make_batch.data_sets[0].source.notes)
+    assert any("truncated.tar" in note.text for note in made.make_batch.data_sets[0].source.notes)
     batch = next(made.batches())
     assert all(not batch[kind].any() for kind in ERROR_KINDS)
     assert np.unique(batch["text"], axis=0).shape[0] == BATCH

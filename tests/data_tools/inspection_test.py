@@ -46,15 +46,15 @@ def test_what_is_seen_is_what_is_there(tmp_path):
     assert f"bad_image, such as {result['reasons']['bad_image']}\n" in text
 
 
-def test_data_without_a_usable_example_are_told_with_their_notes(tmp_path):
+def test_data_without_a_usable_example_are_refused_with_their_notes(tmp_path):
     png = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
     broken_data.write_tar(tmp_path / "a.tar", [{"png": png}, {"txt": b"a cat"}])
     data = default_config().data
     data.train.update({"format": "webdataset", "path": str(tmp_path / "a.tar")})
     data.tokenizer.kind = "byte"
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         inspect(data, image_size=(4, 4), text_length=8, seed=0, examples=1)
-    first, *notes = str(told.value).splitlines()
+    first, *notes = str(caught.value).splitlines()
     assert "no caption" in first
     assert any(note.startswith("1 sample has no image, such as 00001 of") for note in notes)
 

@@ -21,7 +21,7 @@ def test_what_readers_noted_is_said_below_the_data(names):
     parts = [types.SimpleNamespace(source=types.SimpleNamespace(notes=NOTES))] * max(1, len(names))
     stream = mock.Mock(spec=TrainStream)
     stream.mixture = types.SimpleNamespace(size=1000)
-    stream.make_batch = types.SimpleNamespace(parts=parts)
+    stream.make_batch = types.SimpleNamespace(data_sets=parts)
     first, *lines = _data(config, stream).split("\n")
     assert "1,000 examples" in first and ("more, web" in first or not names)
     prefixes = [f"{name}: " for name in names] or [""]

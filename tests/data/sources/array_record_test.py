@@ -1,6 +1,4 @@
-import multiprocessing
-import operator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -30,14 +28,12 @@ def test_records_of_all_files_in_order(shards):
     ]
 
 
-def test_many_threads_and_a_spawned_process_read_it(shards):
+def test_many_threads_read_it(shards):
     source = array_record_source([f"{shards}/part-*.array_record"])
     order = np.random.default_rng(0).integers(7, size=500).tolist()
     with ThreadPoolExecutor(8) as threads:
         images = [record["image"] for record in threads.map(source.__getitem__, order)]
     assert images == [b"%d" % i for i in order]
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
-        assert processes.submit(operator.getitem, source, 6).result() == source[6]
 
 
 def test_what_is_no_array_record_is_named(shards):

@@ -2,11 +2,8 @@ import csv
 import errno
 import json
 import math
-import multiprocessing
-import operator
 import os
 import uuid
-from concurrent.futures import ProcessPoolExecutor
 
 import fsspec
 import pytest
@@ -104,15 +101,6 @@ def test_a_folder_for_each_class(tmp_path):
     ]
     assert source.shard(3) == str(tmp_path / "emu")
     assert source[1]["captions"] == [] and source[1]["fields"] == {"file_name": "a.png"}
-
-
-def test_a_spawned_process_reads_it(photos, tmp_path):
-    classes = folder_source(str(tmp_path))
-    table = folder_source(photos("a.csv", "image,text\nphotos/0.jpg,a\nphotos/1.jpg,b\n"))
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
-        for source in (table, classes):
-            assert processes.submit(operator.getitem, source, 1).result() == source[1]
-    assert classes[1]["image"] == table[1]["image"] == b"1"
 
 
 def test_images_that_are_not_there_are_found_when_read(photos):

@@ -1,7 +1,4 @@
-import multiprocessing
-import operator
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -127,12 +124,6 @@ def test_nested_features(folder):
     record = tfds_source("", "train", path=str(folder(features, [[data]])))[0]
     assert (record["image"], record["captions"]) == (b"i", ["a", "b"])
     assert record["fields"] == {"image/height": 2}
-
-
-def test_a_spawned_process_reads_it(prepared):
-    source = tfds_source("shapes", "train[10:]", prepared)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
-        assert processes.submit(operator.getitem, source, 3).result() == source[3]
 
 
 def test_mistakes_are_named(prepared, folder, tmp_path):

@@ -1,7 +1,6 @@
 import concurrent.futures
 import io
 import json
-import multiprocessing
 import os
 import tarfile
 
@@ -160,14 +159,6 @@ def test_a_sample_is_one_request(tmp_path, monkeypatch):
     asked.clear()
     assert source[1]["captions"] == ["far"] and source[1]["image"] == IMAGE
     assert asked.count(path) == 4  # the big thing between them is not read
-
-
-def test_another_process_reads_the_same(tmp_path):
-    samples = [{"jpg": IMAGE + bytes([i]), "txt": b"%d" % i} for i in range(5)]
-    source = webdataset_source(write(tmp_path / "a.tar", *samples))
-    source.class_names = ["cat"]
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.map(source.__getitem__, range(5)) == list(source)
 
 
 def test_threads_read_at_once(tmp_path):
