@@ -111,7 +111,7 @@ def test_strict_fails_where_a_reader_left_something_out(prepared, tmp_path, caps
     assert cli.main(["data", "inspect", "--strict", *words]) == 5
     told = capsys.readouterr()
     assert "train: 3 hidden files are skipped\ntrain: 2 odd\n" in told.out
-    assert "the data are lost" in told.err
+    assert "cannot be used in training" in told.err
     monkeypatch.setattr(TfdsSource, "notes", notes[:1])
     assert cli.main(["data", "inspect", "--strict", *words]) == 0
 
