@@ -1,1 +1,1 @@
-"""What a run shows of itself: metrics, progress, profiles and the report. Needs no model."""
+"""Metrics, progress, profiles, wall time and the report of a run. Needs no model."""

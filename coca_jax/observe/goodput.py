@@ -1,7 +1,7 @@
-"""Goodput: which share of a run's wall time went into steps that count.
+"""Goodput: the share of a run's wall time that went into steps that count.
 
 `goodput.json` in the workdir has one record for each attempt (start of the program) of the run, so
-that what restarts cost is counted, too.
+that the cost of restarts is counted, too.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from coca_jax.io.paths import join
 from coca_jax.io.stored import Damaged, fits, is_number, is_step, left_out, read_json
 
 FILE = "goodput.json"
-KINDS = ("start", "compile", "data", "checkpoint", "evaluation")  # what is no step
+KINDS = ("start", "compile", "data", "checkpoint", "evaluation")  # of time outside steps
 
 
 class Goodput:
-    """The ledger of one attempt, beside those of the attempts before it.
+    """The time of one attempt by kind, added to the records of the attempts before it.
 
-    Times are seconds of wall clock. What no `spent` covers is time of steps.
+    Times are seconds of wall clock. Time that no `spent` covers is time of steps.
     """
 
     def __init__(self, workdir: str | os.PathLike, began: float):
@@ -30,7 +30,7 @@ class Goodput:
 
         Args:
           workdir: the run's folder.
-          began: `time.time()` when this attempt did.
+          began: `time.time()` when this attempt began.
         """
         self._path = join(workdir, FILE)
         self._earlier = read_attempts(workdir)
@@ -38,13 +38,13 @@ class Goodput:
         self._seconds = dict.fromkeys(KINDS, 0.0)
 
     def start(self, step: int) -> None:
-        """Notes that everything is ready to go on from `step`."""
+        """Notes that training goes on from `step` now; the time before was spent on the start."""
         self._first_step = step
         self._seconds["start"] += time.time() - self._began - sum(self._seconds.values())
 
     @contextlib.contextmanager
     def spent(self, kind: str) -> Iterator[None]:
-        """What is done within it counts as `kind`, one of `KINDS`."""
+        """A block whose time counts as `kind`, one of `KINDS`."""
         begin = time.time()
         try:
             yield
@@ -52,11 +52,11 @@ class Goodput:
             self._seconds[kind] += time.time() - begin
 
     def read(self, step: int) -> dict[str, float]:
-        """The totals of all attempts, this one up to `step`, named goodput/...; see `totals`."""
+        """The `totals` of all attempts, this one up to `step`, as metrics goodput/..."""
         return {f"goodput/{k}": v for k, v in totals([*self._earlier, self._record(step)]).items()}
 
     def write(self, step: int) -> None:
-        """Puts this attempt's record, up to `step`, into the file."""
+        """Writes the file with this attempt's record, up to `step`."""
         record = json.dumps([*self._earlier, self._record(step)], indent=1)
         files.write_whole(self._path, record.encode())
 
@@ -72,7 +72,7 @@ class Goodput:
 
 
 def totals(attempts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds of all attempts by kind, what of their steps was lost, and the productive share.
+    """Seconds of all attempts by kind, and their productive share.
 
     Steps beyond the one that the next attempt went on from are lost: their time moves from `step`
     to `lost`. The time between attempts, when nothing ran, is `away` and no part of `wall`.
@@ -99,23 +99,23 @@ def totals(attempts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def read_attempts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The attempts' records, in order; without damaged ones, which is said on standard error."""
+    """The attempts' records, in order; damaged ones are left out, and named on standard error."""
     path = join(workdir, FILE)
     try:
-        found = read_json(path, list)
+        records = read_json(path, list)
     except FileNotFoundError:
         return []
     except Damaged as error:
         left_out(path, f"{error}; attempts before this one do not count")
         return []
-    good = [attempt for attempt in found if _is_record(attempt)]
-    if len(good) < len(found):
-        left_out(path, f"has {len(found) - len(good)} damaged records, which do not count")
+    good = [attempt for attempt in records if _is_record(attempt)]
+    if len(good) < len(records):
+        left_out(path, f"has {len(records) - len(good)} damaged records, which do not count")
     return good
 
 
 def _is_record(attempt: Any) -> bool:
-    """Whether this is what `Goodput` writes of an attempt."""
+    """Whether this is the record of an attempt, as `Goodput` writes it."""
     steps = {"first_step": is_step, "last_step": is_step}
     if not fits(attempt, steps | {"began": float, "seconds": {"step": float}}):
         return False

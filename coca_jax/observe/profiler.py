@@ -14,7 +14,7 @@ class Profiler:
     """Traces the steps from `start` to `start + steps - 1` into the workdir's `profile/`."""
 
     def __init__(self, workdir: str | os.PathLike, start: int, steps: int):
-        """Sets the window; no `steps`, no profile."""
+        """Sets the window; 0 `steps` make no profile."""
         self._target = join(workdir, "profile")
         self._local = None
         self._window = range(start, start + steps)
@@ -25,8 +25,8 @@ class Profiler:
 
         Args:
           step: the step about to run.
-          last_result: arrays that the step before made, waited for where the trace opens and
-            closes, since steps are dispatched ahead of their execution.
+          last_result: arrays that the last step returned. They are waited for where the trace
+            opens and closes, since steps are dispatched ahead of their execution.
         """
         if (step in self._window) == self._on:
             return
@@ -40,7 +40,7 @@ class Profiler:
         self._on = True
 
     def close(self) -> None:
-        """Ends the trace, if one is open, such as one that the run's end has cut short."""
+        """Ends the trace if one is open, as where the run ends within the window."""
         if not self._on:
             return
         jax.profiler.stop_trace()

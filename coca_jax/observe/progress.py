@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Shows the step, the loss, the speed and the time left."""
+    """The step, the loss, the speed and the time left, on standard error."""
 
     def __init__(self, total_steps: int, first_step: int = 0):
-        """Starts at `first_step`, the steps done before; writes to standard error."""
+        """Starts at `first_step`, the number of steps done before."""
         self._stream = sys.stderr
         self._total = total_steps
         self._logged: tuple[int, float] | None = None  # the step and time of the first log point
@@ -30,7 +30,7 @@ class Progress:
     def update(self, step: int, metrics: Mapping[str, SupportsFloat] | None = None) -> None:
         """Notes that `step` steps are done; at a log point, pass the metrics.
 
-        Those shown are `train/loss` and `train/examples_per_second`.
+        Of these, `train/loss` and `train/examples_per_second` are shown.
         """
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
@@ -42,16 +42,16 @@ class Progress:
             self._stream.flush()
 
     def print(self, text: str) -> None:
-        """Prints text above the bar, or as it is where there is none."""
+        """Prints text above the bar; without a bar, as it is."""
         tqdm.write(text, file=self._stream)
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Ends the bar as it stands."""
         if self._bar is not None:
             self._bar.close()
 
     def _left(self, step: int) -> list[str]:
-        """Returns the time left, at the mean pace since the first log point (after compilation)."""
+        """The time left, at the mean pace since the first log point (after compilation)."""
         now = time.monotonic()
         if self._logged is None:
             self._logged = (step, now)

@@ -1,4 +1,4 @@
-"""What a run tells of itself while it goes: metrics on disk, progress on the screen."""
+"""The record of a run while it goes: metrics on disk, progress on the screen."""
 
 import os
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ from coca_jax.observe.writers import MetricWriter
 
 
 class Recorder:
-    """Metrics and progress together; of several processes only the one that is not silent tells."""
+    """Metrics and progress together, of the one process of a run that is not silent."""
 
     def __init__(self, workdir: str | os.PathLike, steps: int, done: int, silent: bool = False):
         """Opens the files and shows the first progress.
 
         Args:
           workdir: the run's folder.
-          steps: of the whole run.
-          done: the step that the run goes on from; what was written beyond it is dropped.
-          silent: whether all calls do nothing.
+          steps: the number of steps of the whole run.
+          done: the step that the run goes on from; metrics of later steps are dropped.
+          silent: whether no call does anything.
         """
         self._writer = None if silent else MetricWriter(workdir, resume_step=done)
         self._progress = None if silent else Progress(steps, done)
@@ -40,7 +40,7 @@ class Recorder:
         self.update(step, values)
 
     def print(self, text: str) -> None:
-        """Prints text beside the progress."""
+        """Prints text next to the progress."""
         if self._progress is not None:
             self._progress.print(text)
 

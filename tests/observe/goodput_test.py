@@ -1,4 +1,4 @@
-"""The ledger of wall time over several attempts, against sums made by hand."""
+"""Wall time over several attempts, against sums made by hand."""
 
 import json
 import time

@@ -50,11 +50,11 @@ def test_resuming_drops_what_lies_ahead(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [10]
 
 
-@pytest.mark.parametrize("torn", ['{"step": 30, "train/lo', '{"step": 30}', '{"st\n'])
-def test_a_torn_line_is_tolerated_and_never_joined_to_the_next(tmp_path, torn):
+@pytest.mark.parametrize("truncated", ['{"step": 30, "train/lo', '{"step": 30}', '{"st\n'])
+def test_a_truncated_line_is_tolerated_and_never_joined_to_the_next(tmp_path, truncated):
     write_steps(tmp_path, [10, 20])
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write(torn)
+        file.write(truncated)
     assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20]
     write_steps(tmp_path, [30])
     assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30]
@@ -81,7 +81,9 @@ def test_a_store_gets_parts_and_a_run_goes_on_in_the_last(monkeypatch, tmp_path)
         write_steps(workdir, [1, 2, 3])  # two lines are a part
         write_steps(workdir, [3, 4, 5], resume_step=2)
         assert [record["step"] for record in read_metrics(workdir)] == [1, 2, 3, 4, 5]
-        names = [name for name in folders.tree(workdir) if name.startswith("metrics")]
+        names = list(folders.tree(workdir))
+        assert sum(name.startswith("tensorboard/") for name in names) > 2  # in parts, too
+        names = [name for name in names if name.startswith("metrics")]
         assert names == ["metrics.00001.jsonl", "metrics.00002.jsonl", "metrics.jsonl"]
 
 
@@ -92,8 +94,28 @@ def test_a_missing_part_costs_only_its_own_lines(tmp_path):
     assert [record["step"] for record in read_metrics(tmp_path)] == [2, 3, 4, 5]
 
 
+def test_a_registered_writer_gets_every_metric(tmp_path, monkeypatch):
+    monkeypatch.setattr(writers.writers, "_added", {})
+    calls = []
+
+    @writers.writers.register("mine")
+    class Mine:
+        def __init__(self, workdir, resume_step):
+            calls.append((workdir, resume_step))
+
+        def write(self, step, values):
+            calls.append((step, values))
+
+        def close(self):
+            calls.append("closed")
+
+    write_steps(tmp_path, [30], resume_step=20)
+    assert calls == [(tmp_path, 20), (30, {"train/loss": 30.0}), "closed"]
+    assert [line["step"] for line in lines(tmp_path)] == [30]
+
+
 def test_the_end_of_tensorboards_thread_blocks_nothing(tmp_path, monkeypatch):
-    writer = MetricWriter(tmp_path)
+    writer = writers.TensorBoardWriter(tmp_path)
     worker = writer._board.file_writer.event_writer._worker
     worker.stop()
     monkeypatch.setattr(worker, "is_alive", lambda: True)  # ends while values are added
