@@ -1,0 +1,55 @@
+"""The examples of docs/extending.md, run as they stand there."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from coca_jax.config import load_config
+from coca_jax.data.from_config import make_tokenizer_from, make_train_stream
+from coca_jax.data.sources import sources
+from coca_jax.data.tokenizers import tokenizers
+
+PAGE = pathlib.Path(__file__).parents[1] / "docs/extending.md"
+
+
+def example(section):
+    """The code of a section of the page."""
+    return re.search(rf"^## {section}\n.*?```python\n(.*?)```", PAGE.read_text(), re.S | re.M)[1]
+
+
+@pytest.fixture(autouse=True)
+def registries(monkeypatch):
+    for registry in (sources, tokenizers):
+        monkeypatch.setattr(registry, "_added", {})
+
+
+def test_every_example_is_short():
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S):
+        assert len(code.splitlines()) < 25
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_source_and_a_tokenizer(tmp_path, workers):
+    (tmp_path / "digits.py").write_text(
+        f"{example('A data source')}\n{example('A tokenizer')}\n"
+        "from coca_jax.config import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        "    config.data.train.update({'format': 'digits', 'split': '1000'})\n"
+        "    config.data.tokenizer.kind = 'digits'\n"
+        "    config.model.text.update({'vocab_size': 13, 'pad_id': 10})\n"
+        "    return config\n"
+    )
+    config = load_config(str(tmp_path / "digits.py"), [f"--config.data.workers={workers}"])
+    stream = make_train_stream(
+        config.data, image_size=(32, 32), text_length=6, batch_size=50, seed=0
+    )
+    batches = stream.batches()
+    batch = next(batches)
+    batches.close()
+    refs = [stream.mixture[index] for index in range(50)]
+    texts = make_tokenizer_from(config.data).decode(batch["text"])
+    assert texts == [str(ref.index) for ref in refs] and not stream.errors
+    assert (np.ptp(batch["image"].reshape(50, -1), axis=1) > 200).all()
