@@ -23,7 +23,7 @@ import numpy as np
 from coca_jax.config import default_config
 from coca_jax.data.tokenizers import make_tokenizer
 from coca_jax.distributed import Partitioner, make_mesh
-from coca_jax.evaluate.from_config import evaluate
+from coca_jax.evaluate.runner import evaluate
 from coca_jax.inference import LoadedModel
 from coca_jax.models import PRESETS, CoCa, init_params
 from coca_jax.models.config import TextConfig
@@ -74,7 +74,7 @@ def main():
         def turn(name, **others):
             config.eval = {"probe": probe | others}
             begin = time.perf_counter()
-            metrics = evaluate(handle, config)[0]["probe"]
+            metrics = evaluate(handle, config).metrics["probe"]
             results[name] = {"seconds": time.perf_counter() - begin, "top1": metrics["top1"]}
             ratio = results["first"]["seconds"] / results[name]["seconds"]
             print(
@@ -84,7 +84,7 @@ def main():
         turn("first")
         turn("again")
         turn("another penalty", l2=1e-2)
-        turn("pooler, 20 steps", by="pooler", steps=20, batch_size=64)
+        turn("pooler, 20 steps", scoring="pooler", steps=20, batch_size=64)
         jax.clear_caches()
         turn("again, compiled anew")
     if options.json:

@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from coca_jax.evaluate.retrieval import SCORES_IN_MEMORY, recalls
+from coca_jax.evaluate.metrics.recall import SCORES_IN_MEMORY, recalls
 
 
 def peak_bytes():

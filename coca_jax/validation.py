@@ -12,8 +12,8 @@ from coca_jax.config.tree import items
 from coca_jax.data.options import data_errors, missing_options
 from coca_jax.distributed.mesh import AXES, mesh_shape
 from coca_jax.errors import UserError
-from coca_jax.evaluate import runner
-from coca_jax.evaluate.from_config import check as open_evaluations
+from coca_jax.evaluate.parsing import eval_errors
+from coca_jax.evaluate.runner import check_eval_data
 
 # Where one of these is wrong, it cannot be said whether the run fits the devices.
 LAYOUT = ("mesh", "sharding", "train.batch_size", "train.grad_accum_steps")
@@ -39,11 +39,11 @@ def validate(
         between.append(lambda usable: missing_options(usable.data))
     if devices is not None and not any(key.startswith(LAYOUT) for key in key_errors(config)):
         between.append(lambda usable: _device_errors(usable, devices))
-    lines = [*errors(config, between), *runner.mistakes(items(config).get("eval"))]
+    lines = [*errors(config, between), *eval_errors(items(config).get("eval"))]
     if lines:
         raise UserError("\n".join(lines))
     if "eval" in reads:
-        open_evaluations(config)
+        check_eval_data(config)
 
 
 def _device_errors(config: Config, devices: int | Sequence[Any]) -> Iterator[str]:

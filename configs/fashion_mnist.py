@@ -31,7 +31,7 @@ def get_config(argument=None):
     config.eval = {
         "zero_shot": test | {"kind": "zero_shot", "templates": PROMPTS},
         "captions": test
-        | {"kind": "zero_shot", "by": "captions", "templates": ("a {}",), "limit": 2000},
+        | {"kind": "zero_shot", "scoring": "captions", "templates": ("a {}",), "limit": 2000},
     }
     smoke = {
         "model.image.num_layers": 1,

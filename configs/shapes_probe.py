@@ -13,7 +13,7 @@ def get_config(argument=None):
     shapes = pathlib.Path(__file__).with_name("shapes.py")
     config = load_config(f"{shapes}:{argument or ''}")
     data = {"kind": "probe", "name": "shapes", "train_split": "train", "split": "test"}
-    config.eval = {"linear": data, "pooler": {**data, "by": "pooler", "steps": 600}}
+    config.eval = {"linear": data, "pooler": {**data, "scoring": "pooler", "steps": 600}}
     if argument == "smoke":
         for evaluation in config.eval.values():
             evaluation.update({"limit": 64, "train_limit": 64, "steps": 10})

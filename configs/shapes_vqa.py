@@ -36,9 +36,9 @@ def get_config(argument=None):
     config.eval = {
         "vqa": test,
         "vqa_novel": novel,
-        "vqa_head": test | {"by": "head"},
-        "vqa_head_novel": novel | {"by": "head"},
-        "vqa_candidates": test | {"by": "candidates", "limit": 50},
+        "vqa_head": test | {"scoring": "head"},
+        "vqa_head_novel": novel | {"scoring": "head"},
+        "vqa_candidates": test | {"scoring": "candidates", "limit": 50},
     }
     smoke = {f"eval.{name}.limit": 4 for name in config.eval}
     return finish(config, argument, SHAPES_TASK_SMOKE | smoke)

@@ -20,7 +20,7 @@ def get_config(argument=None):
     clips = {"name": "shapes_clips", "split": "test", "num_images": 8}
     config.eval = {
         "matching": test | {"kind": "matching"},
-        "matching_by_captions": test | {"kind": "matching", "by": "captions"},
+        "matching_by_captions": test | {"kind": "matching", "scoring": "captions"},
         "matching_novel": novel | {"kind": "matching"},
         "captioning_novel": novel | {"kind": "captioning", "limit": 500},
         "clips": clips | {"kind": "retrieval"},

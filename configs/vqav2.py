@@ -23,6 +23,11 @@ def get_config(argument=None):
     config.head.class_file = "data/vqav2/answers.txt"
     config.data.train.update({"path": "data/vqav2/train.jsonl", "captions": "questions"})
     config.eval = {
-        "vqa": {"kind": "vqa", "by": "head", "format": "folder", "path": "data/vqav2/val.jsonl"}
+        "vqa": {
+            "kind": "vqa",
+            "scoring": "head",
+            "format": "folder",
+            "path": "data/vqav2/val.jsonl",
+        }
     }
     return finish_on_shapes(config, argument, classes=("yes", "no"))

@@ -11,8 +11,8 @@ import coca_jax
 from coca_jax.config import load_config, model_config
 from coca_jax.data_tools.prepare import prepare
 from coca_jax.datasets import ShapesClips, ShapesPairs
-from coca_jax.evaluate.from_config import evaluate
-from coca_jax.evaluate.undefined import defined, reasons
+from coca_jax.evaluate.metrics.undefined import defined, reasons
+from coca_jax.evaluate.runner import evaluate, runnable_evals
 from coca_jax.planning import parameter_counts
 from coca_jax.sweep.validation import sweep_errors
 from coca_jax.train import loop
@@ -97,13 +97,14 @@ def test_a_task_trains_and_evaluates_and_its_model_loads(name, all_shapes, tmp_p
     config.update_from_flattened_dict({"train.steps": 3, "mesh.data": 1})
     loop.train(config, tmp_path)
     results = json.loads((tmp_path / "eval/3.json").read_text())
-    assert results.keys() == set(loop.possible(config, model_config(config)))
+    assert results.keys() == set(runnable_evals(config, model_config(config)))
     assert all(values["count"] > 0 for values in results.values() if "count" in values)
     model = coca_jax.load(tmp_path, devices=jax.devices()[:1])
     assert model.classes == tuple(config.head.classes) * bool(config.loss.classification.weight)
     # The model that is loaded from the folder has the same results.
-    metrics, _ = evaluate(model, config)
-    for evaluation, values in metrics.items():
+    again = evaluate(model, config)
+    assert not again.failures
+    for evaluation, values in again.metrics.items():
         stored = results[evaluation]
         assert stored.get("notes", {}) == reasons(values), evaluation
         numbers = {name: stored[name] for name in defined(values)}

@@ -44,7 +44,7 @@ def meteor(request, monkeypatch):
     """
     if not request.node.get_closest_marker("meteor"):
         hidden = types.SimpleNamespace(which=lambda name: None)
-        monkeypatch.setattr("coca_jax.evaluate.meteor.shutil", hidden)
+        monkeypatch.setattr("coca_jax.evaluate.metrics.meteor.shutil", hidden)
 
 
 @pytest.fixture(scope="session")

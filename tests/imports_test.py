@@ -22,13 +22,20 @@ ALLOWED = {
     "distributed": set(),
     "checkpoints": set(),
     "observe": set(),
-    "config": {"models", "losses", "data", "distributed", "train.optimizers"},
+    "config": {
+        *("models", "losses", "data", "distributed"),
+        *("train.optimizers", "evaluate.registry"),
+    },
+    "evaluate.registry": set(),  # names that the configuration chooses among
     "planning": {"models"},
     "generate": {"models"},
     "inference": {"models", "data", "distributed", "checkpoints", "config", "generate"},
     "image_search": {"data", "inference"},
     "interop": {"models", "config", "distributed", "checkpoints", "inference", "validation"},
-    "evaluate": {"data", "data_tools", "models", "config", "inference", "generate"},
+    "evaluate": {
+        *("data", "data_tools", "models", "config", "inference", "generate"),
+        "evaluate.registry",
+    },
     "validation": {"config", "data", "distributed", "evaluate", "losses", "models"},
     "train": {
         *("models", "losses", "data", "distributed", "checkpoints", "config"),

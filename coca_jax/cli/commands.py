@@ -58,8 +58,8 @@ def evaluate(options: argparse.Namespace) -> None:
     _join(config)
     import jax
 
-    from coca_jax.evaluate.from_config import evaluate, require
     from coca_jax.evaluate.results import format_table, write_results
+    from coca_jax.evaluate.runner import evaluate, require_runnable
     from coca_jax.inference import load
     from coca_jax.train.compile_cache import use_compile_cache
     from coca_jax.validation import validate
@@ -68,13 +68,14 @@ def evaluate(options: argparse.Namespace) -> None:
     if not config.eval:
         raise UserError(f"config.eval of {options.config} names no evaluation")
     use_compile_cache(config.compile_cache, options.workdir)
-    handle = load(options.workdir, options.step, devices=jax.devices())
-    require(config, handle.config)
+    model = load(options.workdir, options.step, devices=jax.devices())
+    require_runnable(config, model.config)
     validate(config, reads=("eval",))
-    metrics, artefacts = evaluate(handle, config)
-    if jax.process_index() == 0:
-        path = write_results(options.workdir, handle.step, metrics, artefacts)
-        print(f"{format_table(metrics)}\n{path}")
+    results = evaluate(model, config)
+    if results.metrics and jax.process_index() == 0:
+        path = write_results(options.workdir, model.step, results.metrics, results.artifacts)
+        print(f"{format_table(results.metrics)}\n{path}")
+    results.raise_failures()
 
 
 def caption(options: argparse.Namespace) -> None:

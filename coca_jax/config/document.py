@@ -7,6 +7,7 @@ from typing import Any
 
 from coca_jax.config.schema import Config, SweepConfig
 from coca_jax.data.options import MixtureConfig
+from coca_jax.evaluate.registry import evaluations
 from coca_jax.fields import Field, Sections, fields_of, is_section, members
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs/configuration.md"
@@ -48,7 +49,7 @@ def _sections(section: Any, name: str) -> Iterator[str]:
     """The section's own keys, then each of its sections."""
     keys = members(section)
     if not isinstance(section, Sections):
-        yield _heading(section, name)
+        yield _heading(type(section), name)
         fields = fields_of(type(section))
         own = {key: fields[key]._replace(default=keys[key]) for key in keys if key in fields}
         if own:
@@ -60,12 +61,27 @@ def _sections(section: Any, name: str) -> Iterator[str]:
             yield _table({"weight": fields_of(MixtureConfig)["weight"]})
         elif inner == "eval":
             yield EVALUATIONS
+            yield from _evaluations()
         elif is_section(value):
             yield from _sections(value, inner)
 
 
-def _heading(section: Any, name: str) -> str:
-    return f"## {name or 'Top level'}\n\n{inspect.getdoc(type(section))}\n"
+def _evaluations() -> Iterator[str]:
+    """The options that all evaluations share, then each kind's own."""
+    options = {
+        kind: {name: field._replace(resumable=True) for name, field in fields.items()}
+        for kind, fields in ((kind, fields_of(evaluations[kind])) for kind in evaluations)
+    }
+    shared = set.intersection(*map(set, options.values()))
+    yield _table({name: field for name, field in options["zero_shot"].items() if name in shared})
+    for kind, fields in options.items():
+        yield _heading(evaluations[kind], f"eval: {kind}")
+        if own := {name: field for name, field in fields.items() if name not in shared}:
+            yield _table(own)
+
+
+def _heading(section: type, name: str) -> str:
+    return f"## {name or 'Top level'}\n\n{inspect.getdoc(section)}\n"
 
 
 def _table(fields: dict[str, Field]) -> str:

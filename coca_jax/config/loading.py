@@ -1,6 +1,6 @@
 """Reading configuration files, and overrides from the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -61,10 +61,11 @@ def _apply(config: ConfigDict, override: str) -> str | None:
     if isinstance(value := items(node).get(leaf), ConfigDict):
         keys = f"; set one of its keys: {', '.join(value)}" if value else ""
         return f"config.{key} is a section{keys}"
-    field = field_of(key)
-    exists = isinstance(node, ConfigDict) and (leaf in node or leaf in optional_fields(section))
+    evaluation = items(node).get("kind")
+    field, optional = field_of(key, evaluation), optional_fields(section, evaluation)
+    exists = isinstance(node, ConfigDict) and (leaf in node or leaf in optional)
     if field is None or not exists:
-        return _unknown(config, key)
+        return _unexists(config, key, optional)
     try:
         with node.ignore_type():
             node[leaf] = read(words, field.kind)
@@ -73,7 +74,7 @@ def _apply(config: ConfigDict, override: str) -> str | None:
     return None
 
 
-def _unknown(config: ConfigDict, key: str) -> str:
+def _unknown(config: ConfigDict, key: str, optional: Iterable[str] = ()) -> str:
     section = key.rpartition(".")[0]
-    known = [*flatten(config), *(f"{section}.{name}" for name in optional_fields(section))]
+    known = [*flatten(config), *(f"{section}.{name}" for name in optional)]
     return f"config.{key} does not exist{near(key, known, 'config.')}"

@@ -10,10 +10,10 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from coca_jax.config.evaluation import OPTIONS
 from coca_jax.config.schema import Config, SweepConfig
 from coca_jax.data.options import MixtureConfig
 from coca_jax.errors import UserError
+from coca_jax.evaluate.registry import evaluations
 from coca_jax.fields import (
     Field,
     Sections,
@@ -21,6 +21,7 @@ from coca_jax.fields import (
     is_section,
     is_sequence,
     members,
+    registered,
     values_of,
 )
 
@@ -99,18 +100,25 @@ def _keys(section: Any, prefix: str) -> dict[str, Field]:
     return flat
 
 
-def field_of(key: str) -> Field | None:
-    """The field of a dotted key, in an experiment or in a comparison; None: there is none."""
+def field_of(key: str, evaluation: Any = None) -> Field | None:
+    """The field of a dotted key, in an experiment or in a comparison; None: there is none.
+
+    Args:
+      key: with dots.
+      evaluation: the `kind` of the evaluation that it is an option of, if it is one.
+    """
     section, _, name = key.rpartition(".")
-    optional = optional_fields(section)
+    optional = optional_fields(section, evaluation)
     return optional.get(name) or keys().get(_of_a_stage(key)) or fields_of(SweepConfig).get(key)
 
 
-def optional_fields(section: str) -> dict[str, Field]:
+def optional_fields(section: str, evaluation: Any = None) -> dict[str, Field]:
     """Keys that a section may lack: those of an evaluation, or of a data set of a mixture."""
     match _of_a_stage(section).split("."):
         case ["eval", _]:
-            return OPTIONS
+            kind = Field(None, "The evaluation's class.", registered(evaluations), True)
+            options = fields_of(evaluations[evaluation]) if evaluation in evaluations else {}
+            return {"kind": kind} | options
         case ["data", "sources", _]:
             return fields_of(MixtureConfig)
     return {}

@@ -1,1 +1,1 @@
-"""Evaluators: a model's handle and batches in, metrics and pictures for the report out."""
+"""Evaluations: one class a task; a model and its data in, metrics and artifacts out."""

@@ -17,8 +17,8 @@ from coca_jax.data_tools.annotations import (
     videos_of,
 )
 from coca_jax.errors import UserError
-from coca_jax.evaluate import answers
-from coca_jax.evaluate.captioning import coco_metrics
+from coca_jax.evaluate.metrics.coco import coco_metrics
+from coca_jax.evaluate.metrics.vqa_accuracy import vqa_accuracy
 
 HALF = "half of a surrogate pair, which is no character"
 
@@ -49,7 +49,7 @@ def score_results(
         references = {video: row["captions"] for video, row in videos.items()}
     else:
         images = captions_of(annotations, content, split)
-        references = {image: found.captions for image, found in images.items()}
+        references = {image: known.captions for image, known in images.items()}
     refuse(annotations, "have no captions", [i for i, texts in references.items() if not texts])
     broken = [i for i, texts in references.items() if not all(map(is_text, texts))]
     refuse(annotations, f"have captions with {HALF}", broken)
@@ -59,15 +59,15 @@ def score_results(
 
 
 def _score_answers(right: dict[Any, Any], results: Any) -> dict[str, float]:
-    """The VQA challenge's accuracy, and by its types of answers."""
-    found = read_results(results, right, ("question_id",), "answer")
+    """The VQA challenge's accuracy, also by its types of answers."""
+    answers = read_results(results, right, ("question_id",), "answer")
     by_type: dict[str, list[float]] = {}
     for question, (given, kind) in right.items():
-        score = answers.accuracy(found[question], given)
+        score = vqa_accuracy(answers[question], given)
         by_type.setdefault(kind.replace("/", "_"), []).append(score)
     every = [score for scores in by_type.values() for score in scores]
     metrics = {"accuracy": sum(every) / len(every)}
-    metrics |= {f"accuracy_{k}": sum(some) / len(some) for k, some in sorted(by_type.items())}
+    metrics |= {f"accuracy_{k}": sum(of) / len(of) for k, of in sorted(by_type.items())}
     return metrics | {"count": float(len(every))}
 
 
@@ -81,12 +81,12 @@ def read_results(
 
     Args:
       path: a JSON file: a list of objects.
-      known: the ids that there should be.
+      known: the ids that must be there.
       keys: names of the id; the first that a row has is taken.
       text: under which the text is.
 
     Raises:
-      UserError: it is no such list, or ids are there twice, are missing or not known.
+      UserError: it is no such list, or ids are repeated, missing or not known.
     """
     rows = read_json(path)
     if not isinstance(rows, list):
@@ -100,9 +100,9 @@ def read_results(
         pairs.append((spelled.get(str(one), one), value))
     what = f"of {keys[0].removesuffix('_id')}s"
     refuse(path, f"{what} are there twice", twice(one for one, _ in pairs))
-    found = dict(pairs)
+    texts = dict(pairs)
     broken = [one for one, value in pairs if not is_text(value)]
     refuse(path, f"have {text}s with {HALF}", broken)
-    refuse(path, f"{what} have no annotation", found.keys() - {*known})
-    refuse(path, f"{what} are missing", {*known} - found.keys())
-    return found
+    refuse(path, f"{what} have no annotation", texts.keys() - {*known})
+    refuse(path, f"{what} are missing", {*known} - texts.keys())
+    return texts

@@ -1,73 +1,98 @@
-"""What a trained head says: of images, of clips, or of texts about images.
+"""Classification by a trained head: of images, of clips, or of texts about images.
 
 Fine-tuned classification, visual entailment (SNLI-VE) and reasoning about two images (NLVR2) differ
 in their data only.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
+from coca_jax.data.from_config import check_classes
 from coca_jax.errors import UserError
-from coca_jax.evaluate.evenly_spaced import EvenlySpaced
-from coca_jax.evaluate.handle import Handle
-from coca_jax.evaluate.vqa import (
-    SAMPLES,
+from coca_jax.evaluate.base import Evaluation, Model, Results
+from coca_jax.evaluate.data import EvaluationData
+from coca_jax.evaluate.metrics.accuracy import classification_metrics
+from coca_jax.evaluate.questions import (
+    FIELDS,
+    Answered,
     Question,
-    answer_by_head,
-    blind_accuracy,
+    head_scores,
     in_parts,
-    keep,
     questions_of,
 )
-from coca_jax.evaluate.zero_shot import judge
+from coca_jax.fields import either, field, nothing
 
 
-def evaluate(
-    handle: Handle,
-    batches: Iterable[dict[str, Any]],
-    class_names: Sequence[str],
-    questions: Sequence[str] = (),
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Classifies every example that has a label, or every text about one.
+@dataclasses.dataclass(frozen=True)
+class Classification(Evaluation):
+    """Classifies every example that has a label, or every text about one."""
 
-    Args:
-      handle: a model with a head.
-      batches: of images with labels, or with `fields` that have texts and right answers.
-      class_names: of the head's classes.
-      questions: names of these two fields; none: the head reads images alone.
+    requires = "classification"
+    several_images = True
 
-    Returns:
-      Accuracies as of zero-shot classification, and what is reached without the images (`blind`,
-      see `vqa.blind_accuracy`); for the report the confusion counts and some texts with answers.
+    questions: Sequence[str] | None = field(
+        None,
+        "Names of the fields with the texts that the head reads and with their right answers; "
+        "None: the head reads images alone.",
+        either(nothing(), FIELDS),
+    )
 
-    Raises:
-      UserError: no example has a label, or an answer is none of the classes; or the head reads
-        texts, and `questions` does not say where they are.
-    """
-    scores, labels, asked, bad, drawn = [], [], [], 0, EvenlySpaced(SAMPLES)
-    for batch in batches:
-        bad += batch.get("bad_image", 0)
-        if not questions:
-            scores.append(np.asarray(handle.classify(batch["image"])))
+    @property
+    def reads_text(self) -> bool:
+        """Whether the head reads texts."""
+        return self.questions is not None
+
+    def run(self, model: Model, data: EvaluationData) -> Results:
+        """Classifies all examples.
+
+        Returns:
+          Accuracies as of zero-shot classification, and the accuracy that can be reached without
+          the images (`text_only_upper_bound`); for the report the confusion counts and some texts
+          with answers.
+
+        Raises:
+          UserError: no example has a label, or an answer is none of the classes.
+        """
+        return self._texts(model, data) if self.questions else self._images(model, data)
+
+    def _images(self, model: Model, data: EvaluationData) -> Results:
+        check_classes("its data", data.class_names, data.head_classes)
+        scores, labels, bad = [], [], 0
+        for batch in data.labeled_batches(data.class_names or data.head_classes):
+            bad += batch.get("bad_image", 0)
+            scores.append(np.asarray(model.classify(batch["image"])))
             labels.append(np.asarray(batch["label"]))
-            continue
-        for rows in in_parts(list(questions_of(batch, *questions))):
-            scores.append(answer_by_head(handle, rows))
-            labels.append(np.array([_number(row, class_names) for row in rows], np.int64))
-            best = scores[-1].argmax(axis=1)
-            right, found = (best == labels[-1]).astype(float), [class_names[i] for i in best]
-            asked += keep(rows, found, right.tolist(), drawn)
-    if not scores:
-        raise UserError(f"no example has {' and '.join(questions) or 'an image'} to be classified")
-    metrics, artefacts = judge(np.concatenate(scores), np.concatenate(labels), class_names, bad)
-    if asked:
-        blind, artefacts["questions"] = blind_accuracy(asked), drawn.chosen()
-    else:
-        known = np.concatenate(labels)
-        blind = np.bincount(known[known >= 0]).max() / (known >= 0).sum()
-    return metrics | {"blind": float(blind)}, artefacts
+        if not scores:
+            raise UserError("no example has an image to be classified")
+        labels = np.concatenate(labels)
+        metrics, artifacts = classification_metrics(
+            np.concatenate(scores), labels, data.head_classes, bad
+        )
+        bound = np.bincount(labels[labels >= 0]).max() / (labels >= 0).sum()
+        return metrics | {"text_only_upper_bound": float(bound)}, artifacts
+
+    def _texts(self, model: Model, data: EvaluationData) -> Results:
+        class_names, scores, labels, bad = data.head_classes, [], [], 0
+        answered = Answered()
+        for batch in data.batches():
+            bad += batch.get("bad_image", 0)
+            for part in in_parts(list(questions_of(batch, *self.questions))):
+                scores.append(head_scores(model, part))
+                labels += [_number(question, class_names) for question in part]
+                best = scores[-1].argmax(axis=1)
+                right = (best == labels[-len(part) :]).astype(float).tolist()
+                for question, number, score in zip(part, best, right, strict=True):
+                    answered.add(question, class_names[number], score)
+        if not scores:
+            fields = " and ".join(self.questions)
+            raise UserError(f"no example has {fields} to be classified")
+        metrics, artifacts = classification_metrics(
+            np.concatenate(scores), np.array(labels, np.int64), class_names, bad
+        )
+        artifacts["questions"] = answered.samples()
+        return metrics | {"text_only_upper_bound": answered.text_only_upper_bound()}, artifacts
 
 
 def _number(question: Question, class_names: Sequence[str]) -> int:

@@ -1,7 +1,7 @@
 """Features of frozen images: every token of the image encoder's output, kept on disk.
 
 A folder of them holds `tokens.npy` (float16, mapped and not read), `labels.npy` and
-`bad_images.npy`. It is written beside its place and renamed, so that it is there whole or not at
+`bad_images.npy`. It is written next to its place and renamed, so that it is there whole or not at
 all.
 """
 
@@ -16,7 +16,7 @@ import tqdm
 from jaxtyping import Float16, Int
 
 from coca_jax.errors import UserError
-from coca_jax.evaluate.handle import Handle
+from coca_jax.evaluate.base import Model
 from coca_jax.io.files import atomic
 from coca_jax.io.stored import left_out
 
@@ -30,12 +30,12 @@ class Features(NamedTuple):
 
 
 def read_features(
-    handle: Handle, batches: Iterable[dict[str, Any]], folder: pathlib.Path
+    model: Model, batches: Iterable[dict[str, Any]], folder: pathlib.Path
 ) -> Features:
     """The features in the folder; if it is not there, they are computed first.
 
     Args:
-      handle: the model.
+      model: computes them.
       batches: of images with labels; those without one (negative) are left out.
       folder: where they are kept. Its name must tell this model and these data from others.
 
@@ -47,7 +47,7 @@ def read_features(
     # Another process may be as fast.
     with contextlib.suppress(FileExistsError), atomic(folder) as temporary:
         temporary.mkdir(parents=True)
-        _write(handle, batches, temporary)
+        _write(model, batches, temporary)
     if (found := _read(folder)) is None:
         raise UserError(f"{folder} does not hold what has just been written to it")
     return found
@@ -71,14 +71,14 @@ def _read(folder: pathlib.Path) -> Features | None:
     return None
 
 
-def _write(handle: Handle, batches: Iterable[dict[str, Any]], folder: pathlib.Path) -> None:
+def _write(model: Model, batches: Iterable[dict[str, Any]], folder: pathlib.Path) -> None:
     labels, shape, bad = [], (), 0
     with (folder / "tokens").open("wb") as file:
         for batch in tqdm.tqdm(batches, "features", unit="batch", disable=None, leave=False):
             bad += batch.get("bad_image", 0)
             has_label = np.asarray(batch["label"]) >= 0
             if has_label.any():
-                tokens = handle.image_tokens(batch["image"][has_label])
+                tokens = model.image_tokens(batch["image"][has_label])
                 shape = tokens.shape[1:]
                 file.write(np.asarray(tokens, np.float16).tobytes())
                 labels.append(np.asarray(batch["label"])[has_label])

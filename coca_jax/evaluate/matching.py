@@ -3,7 +3,8 @@
 As benchmarks of compositionality ask it (SugarCrepe, ARO): two texts that differ in a detail.
 """
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,82 +12,98 @@ from jaxtyping import Float
 
 from coca_jax.data.captions import listed
 from coca_jax.errors import UserError
-from coca_jax.evaluate.embed import embed_texts, thumbnail
-from coca_jax.evaluate.evenly_spaced import EvenlySpaced
-from coca_jax.evaluate.handle import Handle
-from coca_jax.evaluate.vqa import required_text
+from coca_jax.evaluate.base import Evaluation, Model, Results
+from coca_jax.evaluate.data import EvaluationData
+from coca_jax.evaluate.embed import embed_texts
+from coca_jax.evaluate.questions import FIELDS, required_text
+from coca_jax.evaluate.samples import EvenlySpaced, thumbnail
+from coca_jax.fields import choice, field
 
 SAMPLES = 24
-ROWS = 256  # pairs at a time, where each is scored beside its image
+ROWS = 256  # pairs at a time, where each is scored with its image
 
 
-def evaluate(
-    handle: Handle,
-    batches: Iterable[dict[str, Any]],
-    by: str = "embeddings",
-    texts: Sequence[str] = ("texts", "foils"),
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Compares each image with its right texts and their foils.
+@dataclasses.dataclass(frozen=True)
+class Matching(Evaluation):
+    """Compares each image with its right texts and their foils."""
 
-    Args:
-      handle: the model.
-      batches: of images whose `fields` have both: one of each, or as many.
-      by: "embeddings": the cosine similarity; "captions": the decoder's log-probability.
-      texts: names of these fields.
-
-    Returns:
-      The share of pairs whose right text scores higher (a tie counts as wrong), and the mean
-      difference of the scores; for the report some images with what was preferred.
-
-    Raises:
-      UserError: there are no such texts, or not as many of both.
-    """
-    wins, margins, drawn, bad = [], [], EvenlySpaced(SAMPLES), 0
-    for batch in batches:
-        bad += batch.get("bad_image", 0)
-        rows = [_pairs(fields, texts) for fields in batch["fields"]]
-        images = [i for i, pairs in enumerate(rows) for _ in pairs]
-        pairs = [pair for some in rows for pair in some]
-        if not pairs:
-            continue
-        scores = _scores(handle, batch["image"], images, pairs, by)
-        margins += (scores[:, 0] - scores[:, 1]).tolist()
-        won = (scores[:, 0] > scores[:, 1]).tolist()
-        for image, pair, right in zip(images, pairs, won, strict=True):
-            sample = batch["image"][image], *pair, right
-            drawn.offer(lambda sample=sample: _sample(*sample))
-        wins += won
-    if not wins:
-        raise UserError(f"matching needs the fields {' and '.join(texts)}, and no example has them")
-    metrics = {"accuracy": float(np.mean(wins)), "chance": 0.5, "margin": float(np.mean(margins))}
-    metrics |= {"count": float(len(wins)), "bad_images": float(bad)}
-    return metrics, {"questions": drawn.chosen()}
-
-
-def _pairs(fields: dict[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:
-    right, wrong = (
-        [required_text(name, text) for text in listed(fields.get(name))] for name in names
+    scoring: str = field(
+        "embeddings",
+        "By the similarity of embeddings, or by the decoder's probability of the texts.",
+        choice("embeddings", "captions"),
     )
-    if len(right) != len(wrong):
-        raise UserError(f"{len(right)} {names[0]} of an image have {len(wrong)} {names[1]}")
-    return list(zip(right, wrong, strict=True))
+    texts: Sequence[str] = field(
+        ("texts", "foils"),
+        "Names of the fields with the right texts and with as many foils.",
+        FIELDS,
+    )
 
+    @property
+    def requires(self) -> str:
+        """The loss that trains what scores."""
+        return "captioning" if self.scoring == "captions" else "contrastive"
 
-def _scores(
-    handle: Handle,
-    pixels: np.ndarray,
-    images: Sequence[int],
-    pairs: Sequence[tuple[str, str]],
-    by: str,
-) -> Float[np.ndarray, "n 2"]:
-    """Of each pair about the image of this number."""
-    if by == "captions":
-        parts = [slice(i, i + ROWS) for i in range(0, len(pairs), ROWS)]
-        found = [handle.log_probabilities(pixels[images[part]], pairs[part]) for part in parts]
-        return np.concatenate([np.asarray(nats) for nats in found])
-    images = np.asarray(handle.encode_image(pixels), np.float32)[images]
-    embedded = embed_texts(handle, [text for pair in pairs for text in pair])
-    return np.einsum("ne,nte->nt", images, embedded.reshape(len(pairs), 2, -1))
+    @property
+    def several_images(self) -> bool:
+        """Embeddings of several images are averaged; the decoder reads one image."""
+        return self.scoring == "embeddings"
+
+    def run(self, model: Model, data: EvaluationData) -> Results:
+        """Scores all pairs.
+
+        Returns:
+          The share of pairs whose right text scores higher (a tie counts as wrong), and the mean
+          difference of the scores; for the report some images with the text that scored higher.
+
+        Raises:
+          UserError: there are no such texts, or not as many of both.
+        """
+        wins, margins, samples, bad = [], [], EvenlySpaced(SAMPLES), 0
+        for batch in data.batches():
+            bad += batch.get("bad_image", 0)
+            of_images = [self._pairs(fields) for fields in batch["fields"]]
+            images = [i for i, pairs in enumerate(of_images) for _ in pairs]
+            pairs = [pair for pairs in of_images for pair in pairs]
+            if not pairs:
+                continue
+            scores = self._scores(model, batch["image"], images, pairs)
+            margins += (scores[:, 0] - scores[:, 1]).tolist()
+            won = (scores[:, 0] > scores[:, 1]).tolist()
+            for image, pair, right in zip(images, pairs, won, strict=True):
+                sample = batch["image"][image], *pair, right
+                samples.offer(lambda sample=sample: _sample(*sample))
+            wins += won
+        if not wins:
+            fields = " and ".join(self.texts)
+            raise UserError(f"matching needs the fields {fields}, and no example has them")
+        metrics = {"accuracy": float(np.mean(wins)), "chance": 0.5}
+        metrics |= {"margin": float(np.mean(margins)), "count": float(len(wins))}
+        return metrics | {"bad_images": float(bad)}, {"questions": samples.chosen()}
+
+    def _pairs(self, fields: dict[str, Any]) -> list[tuple[str, str]]:
+        right, wrong = (
+            [required_text(name, text) for text in listed(fields.get(name))] for name in self.texts
+        )
+        if len(right) != len(wrong):
+            names = self.texts
+            raise UserError(f"{len(right)} {names[0]} of an image have {len(wrong)} {names[1]}")
+        return list(zip(right, wrong, strict=True))
+
+    def _scores(
+        self,
+        model: Model,
+        pixels: np.ndarray,
+        images: Sequence[int],
+        pairs: Sequence[tuple[str, str]],
+    ) -> Float[np.ndarray, "n 2"]:
+        """Scores of each pair for the image of this number."""
+        if self.scoring == "captions":
+            parts = [slice(i, i + ROWS) for i in range(0, len(pairs), ROWS)]
+            nats = [model.log_probabilities(pixels[images[part]], pairs[part]) for part in parts]
+            return np.concatenate([np.asarray(part) for part in nats])
+        images = np.asarray(model.encode_image(pixels), np.float32)[images]
+        embedded = embed_texts(model, [text for pair in pairs for text in pair])
+        return np.einsum("ne,nte->nt", images, embedded.reshape(len(pairs), 2, -1))
 
 
 def _sample(image: np.ndarray, right: str, wrong: str, won: bool) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""What a frozen image encoder knows: a linear classifier, or a new pooler, on its features."""
+"""Probes of a frozen image encoder: a linear classifier, or a new pooler, on its features."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,30 +13,142 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from coca_jax.errors import UserError
+from coca_jax.evaluate.base import LIMIT, PATHS, Evaluation, Examples, Model, Results
+from coca_jax.evaluate.data import EvaluationData
 from coca_jax.evaluate.features import Features
-from coca_jax.evaluate.zero_shot import judge
+from coca_jax.evaluate.metrics.accuracy import classification_metrics
+from coca_jax.fields import (
+    UINT32,
+    choice,
+    either,
+    field,
+    fields_of,
+    integer,
+    nothing,
+    number,
+    several,
+    text,
+)
 from coca_jax.models import PooledClassifier
 
-ROWS = 1024  # of which the scores are computed at a time
+ROWS = 1024  # examples whose scores are computed at a time
 Fitted = tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]
-"""From tokens [b, t, d] to scores [b, classes]; and what to report."""
+"""A function from tokens [b, t, d] to scores [b, classes]; and further metrics."""
+
+STEPS = {"linear": 300, "pooler": 1000}
+OPTIONS = {
+    "linear": ("l2", "steps"),
+    "pooler": (
+        *("num_heads", "steps", "batch_size", "learning_rate"),
+        *("weight_decay", "label_smoothing", "seed"),
+    ),
+}
 
 
-def evaluate(
+@dataclasses.dataclass(frozen=True)
+class Probe(Evaluation):
+    """Trains a small classifier on the features of one data set, and tests it on another's.
+
+    The data that it learns from are the evaluation's own but for what the `train_` options say.
+    """
+
+    train_split: str = field("", "The split to learn from.", text())
+    train_path: str | Sequence[str] = field("", "The files to learn from.", PATHS)
+    train_limit: int | None = field(
+        None, "Only the first examples to learn from, at most this many.", LIMIT
+    )
+    scoring: str = field(
+        "linear",
+        "A linear classifier of the mean token, or a new one-query pooler and softmax.",
+        choice(*OPTIONS),
+    )
+    l2: float | int | Sequence[float | int] = field(
+        1e-4,
+        "Of a linear probe: half of it times the squared weights is added to the loss; of several "
+        "penalties, the best on a tenth of the examples is taken.",
+        either(number(), several(number(), least=1, wanted="several to try")),
+    )
+    steps: int | None = field(
+        None,
+        "Optimizer steps; None: 300 of L-BFGS for a linear probe, 1,000 of AdamW for a pooler.",
+        either(nothing(), integer(1)),
+    )
+    num_heads: int = field(4, "Attention heads of a pooler.", integer(1, 2**16))
+    batch_size: int = field(256, "Examples of a pooler's step.", integer(1, 2**24))
+    learning_rate: float | int = field(5e-4, "The highest learning rate of a pooler.", number())
+    weight_decay: float | int = field(0.01, "Of a pooler.", number())
+    label_smoothing: float | int = field(0.2, "Of a pooler.", number(0, 1, below=True))
+    seed: int = field(0, "Of a pooler's initial values and batches.", integer(0, UINT32))
+
+    @property
+    def train_examples(self) -> Examples:
+        """The examples that the probe learns from."""
+        return dataclasses.replace(
+            self.examples,
+            split=self.train_split or self.split,
+            path=self.train_path or self.path,
+            limit=self.train_limit,
+        )
+
+    @property
+    def all_examples(self) -> tuple[Examples, ...]:
+        """The examples that it is tested on, and those that it learns from."""
+        return self.examples, self.train_examples
+
+    def errors(self) -> Iterator[str]:
+        """Messages if there is nothing to learn from, or an option is another probe's."""
+        if not self.train_split and not self.train_path:
+            yield "train_split is missing, and train_path: what the probe learns from"
+        own, fields = OPTIONS[self.scoring], fields_of(Probe)
+        for name in dict.fromkeys(name for names in OPTIONS.values() for name in names):
+            value = getattr(self, name)
+            if name not in own and value != fields[name].default:
+                yield f"{name}={value!r} is of no use: scoring={self.scoring} has {', '.join(own)}"
+
+    def run(self, model: Model, data: EvaluationData) -> Results:
+        """Returns what `fit_and_test` does of both data sets' features.
+
+        Raises:
+          UserError: the data sets have different classes.
+        """
+        del model  # the features are computed with it
+        train, names = data.of(self.train_examples), data.class_names
+        _require_same_classes(train.class_names, names)
+        options = {name: getattr(self, name) for name in OPTIONS[self.scoring]}
+        options["steps"] = self.steps or STEPS[self.scoring]
+        fit = {"linear": fit_linear, "pooler": fit_pooler}[self.scoring]
+        return fit_and_test(
+            train.features(),
+            data.features(),
+            names or train.class_names,
+            functools.partial(fit, **options),
+        )
+
+
+def _require_same_classes(learned: Sequence[str], tested: Sequence[str]) -> None:
+    if not learned or not tested or list(learned) == list(tested):
+        return
+    pairs = itertools.zip_longest(learned, tested)
+    number, (one, other) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise UserError(
+        f"the classes that the probe learns, {len(learned)}, are not the {len(tested)} that it "
+        f"is tested on: label {number} is {one!r} and {other!r}"
+    )
+
+
+def fit_and_test(
     train: Features,
     test: Features,
     class_names: Sequence[str],
-    by: str = "linear",
-    **options: Any,
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Trains a probe on the one and tests it on the other.
+    fit: Callable[[Features, int], Fitted],
+) -> Results:
+    """Trains a probe on one data set and tests it on another.
 
     Args:
       train: features that are learned from.
-      test: features that are judged, of the same classes.
+      test: features of the same classes.
       class_names: of the labels; none: their numbers.
-      by: "linear" (`fit_linear`) or "pooler" (`fit_pooler`).
-      **options: of the function that fits.
+      fit: trains a probe of features for a number of classes.
 
     Returns:
       Accuracies as of zero-shot classification, top-1 on the training features and, of a linear
@@ -45,26 +159,21 @@ def evaluate(
     """
     most = max(features.labels.max() for features in (train, test))
     class_names = class_names or [str(label) for label in range(most + 1)]
-    count = len(class_names)
-    for features in (train, test):
-        if features.labels.max() >= count:
-            raise UserError(
-                f"label {features.labels.max()} has no class name: there are {len(class_names)}"
-            )
-    fit = {"linear": fit_linear, "pooler": fit_pooler}[by]
-    classify, chosen = fit(train, count, **options)
+    if most >= len(class_names):
+        raise UserError(f"label {most} has no class name: there are {len(class_names)}")
+    classify, fit_metrics = fit(train, len(class_names))
     scores = _scores(classify, test)
-    metrics, artefacts = judge(scores, test.labels, class_names, test.bad_images)
+    metrics, artifacts = classification_metrics(scores, test.labels, class_names, test.bad_images)
     fitted = _scores(classify, train).argmax(axis=1) == train.labels
-    return metrics | {
-        "train_top1": float(fitted.mean()),
-        "train_count": float(len(fitted)),
-        **chosen,
-    }, artefacts
+    metrics |= {"train_top1": float(fitted.mean()), "train_count": float(len(fitted))}
+    return metrics | fit_metrics, artifacts
 
 
 def fit_linear(
-    features: Features, classes: int, l2: float | Sequence[float] = 1e-4, steps: int = 300
+    features: Features,
+    classes: int,
+    l2: float | Sequence[float | int] = 1e-4,
+    steps: int = STEPS["linear"],
 ) -> Fitted:
     """Multinomial logistic regression on the mean token, by L-BFGS on all examples at once.
 
@@ -72,11 +181,11 @@ def fit_linear(
 
     Args:
       features: of n examples.
-      classes: how many there are.
+      classes: the number of classes.
       l2: half of it times the squared weights is added to the mean loss; features have mean 0 and
         variance 1 in each dimension. Of several, the one with the highest top-1 on a held-out tenth
         of the examples is taken (of equal ones, the largest), and fitted to all.
-      steps: of L-BFGS at most; it ends where the gradient does.
+      steps: of L-BFGS at most; it ends where the gradient is 0.
 
     Returns:
       A function from tokens [b, t, d] to scores [b, classes], and the `l2` that was taken.
@@ -85,15 +194,15 @@ def fit_linear(
       UserError: there is no penalty to try.
     """
     means = np.concatenate([_mean_token(part) for part in _parts(features.tokens)])
-    centre, scale = means.mean(axis=0), means.std(axis=0) + 1e-6
-    x = (means - centre) / scale
+    center, scale = means.mean(axis=0), means.std(axis=0) + 1e-6
+    x = (means - center) / scale
     if isinstance(l2, Sequence):
         l2 = _best_penalty(x, features.labels, classes, l2, steps)
-    weights = _minimise(x, features.labels, classes, l2, steps)
+    weights = _minimize(x, features.labels, classes, l2, steps)
     kernel, bias = (np.asarray(weights[name]) for name in ("kernel", "bias"))
 
     def classify(tokens: Float[np.ndarray, "b t d"]) -> Float[np.ndarray, "b c"]:
-        return ((_mean_token(tokens) - centre) / scale) @ kernel + bias
+        return ((_mean_token(tokens) - center) / scale) @ kernel + bias
 
     return classify, {"l2": float(l2)}
 
@@ -102,7 +211,7 @@ def fit_pooler(
     features: Features,
     classes: int,
     num_heads: int = 4,
-    steps: int = 1000,
+    steps: int = STEPS["pooler"],
     batch_size: int = 256,
     learning_rate: float = 5e-4,
     weight_decay: float = 0.01,
@@ -159,7 +268,7 @@ def _best_penalty(
     held_out, rest = np.split(order, [max(1, len(x) // 10)])
 
     def top1(l2: float) -> float:
-        weights = _minimise(x[rest], labels[rest], classes, l2, steps)
+        weights = _minimize(x[rest], labels[rest], classes, l2, steps)
         scores = x[held_out] @ np.asarray(weights["kernel"]) + np.asarray(weights["bias"])
         return float((scores.argmax(axis=1) == labels[held_out]).mean())
 
@@ -167,7 +276,7 @@ def _best_penalty(
 
 
 @functools.partial(jax.jit, static_argnames=("classes", "steps"))
-def _minimise(
+def _minimize(
     x: Float[Array, "n d"], labels: Int[Array, " n"], classes: int, l2: float | Array, steps: int
 ) -> dict[str, Array]:
     solver = optax.lbfgs()

@@ -1,4 +1,4 @@
-"""Evaluation results on paper: the printed table, the JSON file, and the report's artefacts."""
+"""Evaluation results on paper: the printed table, the JSON file, and the report's artifacts."""
 
 import hashlib
 import json
@@ -10,14 +10,14 @@ from typing import Any
 
 from etils import epath
 
-from coca_jax.evaluate.undefined import Undefined, reasons
+from coca_jax.evaluate.metrics.undefined import Undefined, reasons
 from coca_jax.io.files import read_bytes, write_whole
 from coca_jax.io.folders import children
 from coca_jax.io.locks import locked
 from coca_jax.io.paths import as_path
 from coca_jax.io.stored import Damaged, are_metrics, fits, left_out, read_json
 
-PATIENCE = 60.0  # seconds for another process that evaluates the same step
+LOCK_TIMEOUT_S = 60.0  # seconds for another process that evaluates the same step
 
 STEP_FILE = re.compile(r"[0-9]+\.json")
 
@@ -59,13 +59,13 @@ def write_results(
     workdir: str | os.PathLike,
     step: int,
     metrics: Mapping[str, Mapping[str, float]],
-    artefacts: Mapping[str, Any],
+    artifacts: Mapping[str, Any],
 ) -> epath.Path:
     """Writes `eval/<step>.json` and, for the report, `eval/<step>/artifacts.json` with pictures.
 
     What other evaluations have left there of this step stays. A number that is not finite becomes
     null; why a metric is undefined stands in its evaluation's `notes`, by the metric's name. A
-    bytes value in the artefacts is a JPEG file: it is written beside the JSON, named after its
+    bytes value in the artifacts is a JPEG file: it is written beside the JSON, named after its
     content, and replaced by that name. Each of an evaluation's `files` is one of its own,
     `<evaluation>.<name>.json`.
 
@@ -73,14 +73,14 @@ def write_results(
       The path of `eval/<step>.json`.
     """
     folder = as_path(workdir) / "eval" / str(step)
-    with locked(folder, "written", PATIENCE):
-        return _write(folder, metrics, artefacts)
+    with locked(folder, "written", LOCK_TIMEOUT_S):
+        return _write(folder, metrics, artifacts)
 
 
 def _write(
-    folder: epath.Path, metrics: Mapping[str, Mapping[str, float]], artefacts: Mapping[str, Any]
+    folder: epath.Path, metrics: Mapping[str, Mapping[str, float]], artifacts: Mapping[str, Any]
 ) -> epath.Path:
-    for evaluation, found in artefacts.items():
+    for evaluation, found in artifacts.items():
         for old in children(folder):
             if old.name.startswith(f"{evaluation}.") and old.name.endswith(".json"):
                 old.unlink()
@@ -88,7 +88,7 @@ def _write(
             write_json(content, folder / f"{evaluation}.{name}.json")
     drawn = {
         name: {key: value for key, value in found.items() if key != "files"}
-        for name, found in artefacts.items()
+        for name, found in artifacts.items()
     }
     drawn = _read(folder / "artifacts.json", dict) | _with_files(drawn, folder)
     write_json(drawn, folder / "artifacts.json")

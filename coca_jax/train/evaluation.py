@@ -6,9 +6,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from coca_jax.evaluate.from_config import evaluate, missing
+from coca_jax.evaluate.metrics.undefined import defined
 from coca_jax.evaluate.results import format_table, read_step, write_results
-from coca_jax.evaluate.undefined import defined
+from coca_jax.evaluate.runner import evaluate, missing_evals
 from coca_jax.inference import LoadedModel
 from coca_jax.train.experiment import Experiment
 from coca_jax.train.state import TrainState
@@ -25,7 +25,7 @@ class Evaluator:
     def missing(self, step: int) -> ConfigDict:
         """The evaluations that the model can do and that have no results of this step."""
         config, model = self._experiment.config, self._experiment.program.model.config
-        return missing(config, model, read_step(self._experiment.workdir, step))
+        return missing_evals(config, model, read_step(self._experiment.workdir, step))
 
     def run(
         self,
@@ -44,11 +44,16 @@ class Evaluator:
 
         Returns:
           The metrics, by names such as `eval/zero_shot/top1`.
+
+        Raises:
+          UserError: evaluations failed on their data; the results of the rest are written.
         """
-        metrics, artifacts = evaluate(self._with(state), self._experiment.config, evaluations)
-        if jax.process_index() == 0:
-            write_results(self._experiment.workdir, step, metrics, artifacts)
+        results = evaluate(self._with(state), self._experiment.config, evaluations)
+        metrics = results.metrics
+        if metrics and jax.process_index() == 0:
+            write_results(self._experiment.workdir, step, metrics, results.artifacts)
             report(format_table(metrics))
+        results.raise_failures()
         return {
             f"eval/{name}/{metric}": value
             for name, values in metrics.items()

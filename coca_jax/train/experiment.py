@@ -16,7 +16,7 @@ from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
-from coca_jax.evaluate.from_config import possible
+from coca_jax.evaluate.runner import runnable_evals
 from coca_jax.io.paths import as_path
 from coca_jax.models import CoCaConfig
 from coca_jax.train.data_changes import require_same_data, stored_steps
@@ -64,7 +64,7 @@ def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:
     source = find_source(config.init.path, workdir)
     tokenizer, model = make_tokenizer_from(config.data), model_config(config)
     _check_tokenizer(config, tokenizer)
-    possible(config, model)
+    runnable_evals(config, model)
     partitioner = Partitioner(make_mesh(config.mesh), config.sharding.rules)
     stream = _make_stream(config, model, partitioner)
     data = fingerprint(config.data, stream.make_batch.data_sets)

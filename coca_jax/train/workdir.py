@@ -10,8 +10,8 @@ from coca_jax.config.record import NAME, parse_record, resumable, stored_config
 from coca_jax.data.fingerprint import parse
 from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
-from coca_jax.evaluate.from_config import missing
 from coca_jax.evaluate.results import read_step
+from coca_jax.evaluate.runner import missing_evals
 from coca_jax.io import files
 from coca_jax.io.stored import Damaged, read_json
 
@@ -94,5 +94,5 @@ def is_finished(workdir: epath.Path, config: ConfigDict) -> bool:
     if config.train.epochs or differences(stored, to_json(config), resumable(data_known=False)):
         return False
     steps = config.train.steps
-    left = missing(config, model_config(config), read_step(workdir, steps))
+    left = missing_evals(config, model_config(config), read_step(workdir, steps))
     return not left and (workdir / f"checkpoints/{steps}/manifest.json").exists()

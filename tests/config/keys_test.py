@@ -1,6 +1,5 @@
 """Nonsense of every type, for every key there is."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -9,18 +8,15 @@ from ml_collections import ConfigDict, config_dict
 
 from coca_jax.config import default_config, load_config
 from coca_jax.config.checks import key_errors
-from coca_jax.config.evaluation import OPTIONS as OPTION_FIELDS
 from coca_jax.config.tree import flatten, keys
 from coca_jax.data.options import MixtureConfig
 from coca_jax.errors import UserError
-from coca_jax.evaluate import runner
-from coca_jax.evaluate.probe import fit_pooler
+from coca_jax.evaluate.parsing import eval_errors
+from coca_jax.evaluate.registry import evaluations
 from coca_jax.fields import fields_of, read, shown
-from coca_jax.generate import METHODS
 from coca_jax.validation import validate
 
 KEYS = {key: field.kind for key, field in keys().items()}
-OPTIONS = {key: field.kind for key, field in OPTION_FIELDS.items()}
 SOURCE_KEYS = fields_of(MixtureConfig)
 
 NAN, INF = math.nan, math.inf
@@ -73,24 +69,18 @@ def test_every_key_has_a_kind_that_its_default_is_of():
     assert key_errors(default_config().to_dict()) == {}
 
 
-def test_every_option_of_an_evaluation_has_a_kind():
-    options = {key for names in runner.OPTIONS.values() for key in names}
-    options |= {key for names in runner.PROBES.values() for key in names}
-    assert set(OPTIONS) == options | {"kind", "by", *runner.DATA_KEYS, *runner.TRAIN_KEYS}
-    for method in METHODS.values():
-        for field in dataclasses.fields(method):
-            assert OPTIONS[field.name].holds(field.default), field.name
-    assert set(fit_pooler.__annotations__) - set(OPTIONS) <= {"features", "classes", "return"}
-
-
 @pytest.mark.parametrize("value", NOWHERE, ids=lambda value: shown(value)[:20])
 def test_what_no_key_may_be_is_refused_by_each(value):
     lines = refusals(validate, ConfigDict(all_set_to(value)), 8)
     for key in KEYS:
         assert any(line.startswith(f"config.{key}") for line in lines), key
     assert max(map(len, lines)) < 600
-    options = {"kind": "probe", "split": "a", "train_split": "a"} | dict.fromkeys(OPTIONS, value)
-    assert len(runner.mistakes(ConfigDict({"a": {"kind": "captioning"} | options}))) >= 1
+    for kind in evaluations:
+        options = fields_of(evaluations[kind])
+        lines = eval_errors(ConfigDict({"a": dict.fromkeys(options, value) | {"kind": kind}}))
+        for name in (name for name, field in options.items() if not field.kind.holds(value)):
+            assert any(line.startswith(f"config.eval.a.{name}=") for line in lines), name
+        assert len(lines) >= 8
     sources = {"a": dict.fromkeys(SOURCE_KEYS, value)}
     found = key_errors({"data": {"sources": sources}})
     assert set(SOURCE_KEYS) <= {key.removeprefix("data.sources.a.") for key in found}
@@ -103,9 +93,9 @@ def test_what_some_keys_may_be_ends_in_a_user_error_or_well(value):
     assert {key for key in KEYS if KEYS[key].holds(value)} == {
         key for key in KEYS if not any(line.startswith(f"config.{key}=") for line in lines)
     } or any("should be" not in line for line in lines)
-    for kind in runner.KINDS:
-        options = dict.fromkeys(OPTIONS, value) | {"kind": kind}
-        assert all(isinstance(line, str) for line in runner.mistakes(ConfigDict({"a": options})))
+    for kind in evaluations:
+        options = dict.fromkeys(fields_of(evaluations[kind]), value) | {"kind": kind}
+        assert all(isinstance(line, str) for line in eval_errors(ConfigDict({"a": options})))
     for section in ("model", "data", "eval", "optimizer"):
         assert refusals(validate, ConfigDict({section: value}), 8)
         tree = all_set_to(0.5) | {section: value}
@@ -147,7 +137,8 @@ def test_words_are_read_as_what_the_key_is_of():
         ("model.dtype", "float32", "float32"),
     ):
         assert read(words, KEYS[key]) == value and type(read(words, KEYS[key])) is type(value)
-    assert read("None", OPTIONS["limit"]) is None and read("5", OPTIONS["limit"]) == 5
-    assert read("[1]/a.tar", OPTIONS["path"]) == "[1]/a.tar"
-    assert read("('a', 'b')", OPTIONS["path"]) == ("a", "b")
-    assert read("(1e-4, 1)", OPTIONS["l2"]) == (1e-4, 1) and read("1e-4", OPTIONS["l2"]) == 1e-4
+    options = {name: field.kind for name, field in fields_of(evaluations["probe"]).items()}
+    assert read("None", options["limit"]) is None and read("5", options["limit"]) == 5
+    assert read("[1]/a.tar", options["path"]) == "[1]/a.tar"
+    assert read("('a', 'b')", options["path"]) == ("a", "b")
+    assert read("(1e-4, 1)", options["l2"]) == (1e-4, 1) and read("1e-4", options["l2"]) == 1e-4

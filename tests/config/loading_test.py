@@ -135,7 +135,7 @@ def test_an_evaluation_can_be_given_the_options_of_its_kind():
         ("eval.zero_shot.limit=1.5", r"limit='1.5' should be None, or a whole number from 1"),
         ("eval.zero_shot.limit=0", r"limit=0 should be None, or a whole number from 1"),
         ("eval.new.limit=1", r"config.eval.new does not exist"),
-        ("eval.zero_shot.beams=3", r"beams=3 is unknown; zero_shot has kind, format, "),
+        ("eval.zero_shot.beams=3", r"config.eval.zero_shot.beams does not exist"),
         ("eval.captioning.limt.x=3", r"config.eval.captioning.limt does not exist; did you mean"),
         ("eval=5", "config.eval is a section; set one of its keys: captioning, "),
         ("data.sources=5", "config.data.sources is a section$"),

@@ -10,7 +10,7 @@ import pytest
 from coca_jax import cli
 from coca_jax.errors import UserError
 from coca_jax.evaluate.challenges import score_results
-from coca_jax.evaluate.undefined import defined, reasons
+from coca_jax.evaluate.metrics.undefined import defined, reasons
 
 HERE = pathlib.Path(__file__).parent.parent / "fixtures/coco"
 ANNOTATIONS, RESULTS = HERE / "annotations.json", HERE / "results.json"

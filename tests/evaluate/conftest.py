@@ -5,6 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from coca_jax.evaluate.data import EvaluationData
+from coca_jax.evaluate.embed import embed_examples
+
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
@@ -13,7 +16,7 @@ class Caption:
     others: tuple["Caption", ...] = ()
 
 
-class FakeHandle:
+class FakeModel:
     """An image's identity is its top left pixel's red value; a text's token is its list index."""
 
     def __init__(self, images, texts, captions=(), classes=()):
@@ -67,6 +70,26 @@ class FakeHandle:
         return self.encode_image(pixels) @ self.encode_text(self.tokenize(texts)).T
 
 
+class FakeData(EvaluationData):
+    """The data of an evaluation: batches and names that a test gives."""
+
+    class_names, head_classes, model = (), (), None
+
+    def __init__(self, batches, class_names=(), head_classes=(), model=None):
+        given = {"class_names": class_names, "head_classes": head_classes, "model": model}
+        self.__dict__.update(given, _batches=batches)
+
+    def batches(self):
+        return self._batches
+
+    def labeled_batches(self, class_names=()):
+        del class_names
+        return iter(self._batches)
+
+    def embedded(self):
+        return embed_examples(self.model, self._batches)
+
+
 def _unit(vector):
     return np.asarray(vector, np.float32) / np.linalg.norm(vector)
 
@@ -85,8 +108,13 @@ def make_batches(captions, labels, sizes):
 
 
 @pytest.fixture
-def fake_handle():
-    return FakeHandle
+def fake_model():
+    return FakeModel
+
+
+@pytest.fixture
+def fake_data():
+    return FakeData
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,11 @@ def make_features(count, seed, tokens=3, width=8, classes=4, noise=0.5):
     centres = np.random.default_rng(7).normal(size=(classes, 1, width))
     found = centres[labels] + noise * rng.normal(size=(count, tokens, width))
     return Features(found.astype(np.float16), labels)
+
+
+def fit_and_test(train, test, names, scoring="linear", **options):
+    fit = {"linear": probe.fit_linear, "pooler": probe.fit_pooler}[scoring]
+    return probe.fit_and_test(train, test, names, functools.partial(fit, **options))
 
 
 def gradient(features, classify, l2):
@@ -42,11 +49,11 @@ def test_the_best_of_several_penalties_is_fitted_to_all():
     """With more dimensions than examples and mostly noise, too little of it overfits."""
     train, test = (make_features(n, s, width=64, noise=5.0) for n, s in ((120, 0), (400, 1)))
     penalties = [1e-6, 1.0, 1e3]
-    alone = [probe.evaluate(train, test, list("abcd"), l2=l2)[0]["top1"] for l2 in penalties]
-    metrics = probe.evaluate(train, test, list("abcd"), l2=tuple(penalties))[0]
+    alone = [fit_and_test(train, test, list("abcd"), l2=l2)[0]["top1"] for l2 in penalties]
+    metrics = fit_and_test(train, test, list("abcd"), l2=tuple(penalties))[0]
     best = int(np.argmax(alone))
     assert metrics["l2"] == penalties[best] and metrics["top1"] == alone[best]
-    assert metrics == probe.evaluate(train, test, list("abcd"), l2=[penalties[best]])[0]
+    assert metrics == fit_and_test(train, test, list("abcd"), l2=[penalties[best]])[0]
     easy = make_features(120, 0, width=64)
     assert probe.fit_linear(easy, 4, l2=(0.01, 0.1, 1e-4))[1] == {"l2": 0.1}  # all equally good
     with pytest.raises(UserError, match="l2 is empty"):
@@ -54,16 +61,16 @@ def test_the_best_of_several_penalties_is_fitted_to_all():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"by": "pooler", "steps": 150, "num_heads": 2, "learning_rate": 5e-3}]
+    "options", [{}, {"scoring": "pooler", "steps": 150, "num_heads": 2, "learning_rate": 5e-3}]
 )
 def test_a_probe_finds_classes_that_can_be_told(options):
     train, test = make_features(400, seed=0), make_features(100, seed=1)
-    metrics, artefacts = probe.evaluate(train, test, list("abcd"), **options)
+    metrics, artifacts = fit_and_test(train, test, list("abcd"), **options)
     assert metrics["top1"] > 0.9 and metrics["train_top1"] > 0.9
     assert metrics["count"] == 100 and metrics["train_count"] == 400
-    assert np.sum(artefacts["confusion"]) == 100
+    assert np.sum(artifacts["confusion"]) == 100
     mixed = test._replace(labels=np.roll(test.labels, 1))
-    assert probe.evaluate(train, mixed, list("abcd"), **options)[0]["top1"] < 0.6
+    assert fit_and_test(train, mixed, list("abcd"), **options)[0]["top1"] < 0.6
 
 
 def test_the_pooler_sees_what_the_mean_does_not():
@@ -79,19 +86,19 @@ def test_the_pooler_sees_what_the_mean_does_not():
         Features(features.tokens[rows], features.labels[rows])
         for rows in (slice(400), slice(400, None))
     )
-    assert probe.evaluate(train, test, ["a", "b"])[0]["top1"] < 0.65
-    options = {"by": "pooler", "steps": 300, "num_heads": 2, "learning_rate": 5e-3}
-    assert probe.evaluate(train, test, ["a", "b"], **options)[0]["top1"] > 0.95
+    assert fit_and_test(train, test, ["a", "b"])[0]["top1"] < 0.65
+    options = {"scoring": "pooler", "steps": 300, "num_heads": 2, "learning_rate": 5e-3}
+    assert fit_and_test(train, test, ["a", "b"], **options)[0]["top1"] > 0.95
 
 
 def test_a_single_step_and_images_that_could_not_be_read():
     features = make_features(20, seed=0)._replace(bad_images=3)
-    options = {"by": "pooler", "steps": 1, "num_heads": 2}
-    assert probe.evaluate(features, features, [], **options)[0]["bad_images"] == 3
+    options = {"scoring": "pooler", "steps": 1, "num_heads": 2}
+    assert fit_and_test(features, features, [], **options)[0]["bad_images"] == 3
 
 
 def test_labels_and_names():
     features = make_features(20, seed=0)
-    assert probe.evaluate(features, features, [])[0]["chance_top1"] == 0.25
+    assert fit_and_test(features, features, [])[0]["chance_top1"] == 0.25
     with pytest.raises(UserError, match="label 3 has no class name: there are 2"):
-        probe.evaluate(features, features, ["a", "b"])
+        fit_and_test(features, features, ["a", "b"])

@@ -2,7 +2,7 @@ import json
 import math
 
 from coca_jax.evaluate import results
-from coca_jax.evaluate.undefined import Undefined
+from coca_jax.evaluate.metrics.undefined import Undefined
 
 
 def test_table():
@@ -40,8 +40,8 @@ def test_half_characters_of_other_peoples_files_stay_escapes(tmp_path):
 
 def test_results_are_valid_json_with_pictures_beside_them(tmp_path):
     metrics = {"captions": {"cider": 1.25, "log_probability": -math.inf}}
-    artefacts = {"captions": {"samples": [{"image": b"jpeg one"}, {"image": b"jpeg two"}]}}
-    path = results.write_results(tmp_path, 300, metrics, artefacts)
+    artifacts = {"captions": {"samples": [{"image": b"jpeg one"}, {"image": b"jpeg two"}]}}
+    path = results.write_results(tmp_path, 300, metrics, artifacts)
     assert path == tmp_path / "eval/300.json"
     assert json.loads(path.read_text()) == {"captions": {"cider": 1.25, "log_probability": None}}
     folder = tmp_path / "eval/300"

@@ -5,10 +5,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from coca_jax.errors import UserError
+from coca_jax.evaluate import questions as of_images
 from coca_jax.evaluate import vqa
-from coca_jax.evaluate.answers import accuracy
-from coca_jax.evaluate.runner import mistakes, needs, run_evaluations
-from coca_jax.evaluate.undefined import defined, reasons
+from coca_jax.evaluate.metrics.undefined import defined, reasons
+from coca_jax.evaluate.metrics.vqa_accuracy import text_only_upper_bound, vqa_accuracy
+from coca_jax.evaluate.parsing import eval_errors, parse_evals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Parrot:
 
 
 QUESTIONS = [
-    (("how many?", "what colour?"), ("two", "red")),
+    (("how many?", "what color?"), ("two", "red")),
     (("how many?", "is it big?"), ("one", ["yes"] * 6 + ["no"] * 4)),
     (("how many?",), ("two",)),
     ((), ()),
@@ -54,11 +55,15 @@ DATA = {"kind": "vqa", "name": "shapes", "split": "test"}
 CLASSES = ("one", "two", "blue", "red", "Yes.")
 KNOWN = {
     (0, "how many?"): "two",
-    (0, "what colour?"): "blue",
+    (0, "what color?"): "blue",
     (1, "how many?"): "one",
     (1, "is it big?"): "Yes.",
     (2, "how many?"): "two",
 }
+
+
+def evaluate(fake_data, model, batches, **options):
+    return vqa.VQA(**options).run(model, fake_data(batches, head_classes=CLASSES))
 
 
 def batches():
@@ -72,36 +77,44 @@ def batches():
         }
 
 
-@pytest.mark.parametrize("by", ["generation", "candidates"])
-def test_answers_are_scored(by, monkeypatch):
-    monkeypatch.setattr(vqa, "ROWS", 2)
-    known = KNOWN if by == "generation" else KNOWN | {(1, "is it big?"): "yes"}
+@pytest.mark.parametrize("scoring", ["generation", "candidates"])
+def test_answers_are_scored(scoring, fake_data, monkeypatch):
+    monkeypatch.setattr(of_images, "ROWS", 2)
+    known = KNOWN if scoring == "generation" else KNOWN | {(1, "is it big?"): "yes"}
     parrot = Parrot(known)
-    metrics, artefacts = vqa.evaluate(parrot, batches(), by, ("red", "blue", "one", "two", "yes"))
+    metrics, artifacts = evaluate(
+        fake_data,
+        parrot,
+        batches(),
+        scoring=scoring,
+        candidates=("red", "blue", "one", "two", "yes"),
+    )
     assert metrics["accuracy"] == pytest.approx(4 / 5)
     assert metrics["accuracy_number"] == metrics["accuracy_yes_no"] == 1
     assert metrics["accuracy_other"] == 0
     # "two" is right of two in three; the other questions are asked once each.
-    assert metrics["blind"] == pytest.approx((2 + 1 + 1) / 5)
+    assert metrics["text_only_upper_bound"] == pytest.approx((2 + 1 + 1) / 5)
     assert (metrics["count"], metrics["bad_images"]) == (5, 1)
-    wrong = [row for row in artefacts["questions"] if row["accuracy"] < 1]
+    wrong = [row for row in artifacts["questions"] if row["accuracy"] < 1]
     assert [(row["question"], row["answer"], row["given"]) for row in wrong] == [
-        ("what colour?", "blue", "red")
+        ("what color?", "blue", "red")
     ]
-    if by == "generation":
+    if scoring == "generation":
         assert [rows for rows, _ in parrot.calls] == [2, 2, 1]
 
 
-def test_candidates_are_all_right_answers_unless_named(tmp_path):
+def test_candidates_are_all_right_answers_unless_named(tmp_path, fake_data):
     parrot = Parrot(KNOWN | {(1, "is it big?"): "yes"})
-    data = DATA | {"by": "candidates"}
+    data = DATA | {"scoring": "candidates"}
     (tmp_path / "answers.txt").write_text("no\ntwo\none\n")
     # "blue" is nobody's answer: the first candidate stands in for it, and is wrong, too.
     named = {"answers": ("no", "two", "one"), "file": str(tmp_path / "answers.txt")}
     sections = {"all": data} | {key: data | {"candidates": c} for key, c in named.items()}
-    made = ConfigDict(sections)
-    metrics, _ = run_evaluations(parrot, made, lambda _: batches(), lambda _: [])
-    assert vqa.all_answers(batches(), vqa.QUESTIONS) == ["one", "red", "two", "yes"]
+    metrics = {
+        name: evaluation.run(parrot, fake_data(list(batches())))[0]
+        for name, evaluation in parse_evals(ConfigDict(sections)).items()
+    }
+    assert vqa.all_answers(batches(), of_images.QUESTIONS) == ["one", "red", "two", "yes"]
     assert metrics["all"]["accuracy"] == pytest.approx(4 / 5)
     # "no" instead of "yes" is right of four in ten, all but one of whom agree.
     assert metrics["answers"] == metrics["file"]
@@ -122,16 +135,16 @@ def test_what_is_behind_a_question_that_was_spelled_anew(text, question, answer)
     assert vqa._behind(text, question) == answer
 
 
-def test_a_question_of_several_records_is_asked_once(capsys):
+def test_a_question_of_several_records_is_asked_once(capsys, fake_data):
     rows = [row for _ in range(2) for row in list(batches())[:2]]
     for i, row in enumerate(rows):
         row["fields"][0]["question_ids"] = [[7, 8], ["9", 10]][i % 2]
-    metrics, artefacts = vqa.evaluate(Parrot(KNOWN), rows)
-    assert [row["question_id"] for row in artefacts["files"]["results"]] == [7, 8, "9", 10]
+    metrics, artifacts = evaluate(fake_data, Parrot(KNOWN), rows)
+    assert [row["question_id"] for row in artifacts["files"]["results"]] == [7, 8, "9", 10]
     assert metrics["count"] == 4 and "4 questions are repeated" in capsys.readouterr().err
     rows[3]["fields"][0]["answers"] = ["one", "no"]
     with pytest.raises(UserError, match=r"question 10 is there twice: .*all answers to a question"):
-        vqa.evaluate(Parrot(KNOWN), rows)
+        evaluate(fake_data, Parrot(KNOWN), rows)
 
 
 @pytest.mark.parametrize(
@@ -143,19 +156,19 @@ def test_a_question_of_several_records_is_asked_once(capsys):
         {"questions": ["a?"], "answers": [["a", None]]},
     ],
 )
-def test_what_is_no_text_is_named(fields):
+def test_what_is_no_text_is_named(fields, fake_data):
     row = next(batches()) | {"fields": [fields]}
     with pytest.raises(UserError, match="should be a text or several"):
-        vqa.evaluate(Parrot(KNOWN), [row])
+        evaluate(fake_data, Parrot(KNOWN), [row])
 
 
-def test_answers_to_numbered_questions_are_what_the_challenge_takes():
+def test_answers_to_numbered_questions_are_what_the_challenge_takes(fake_data):
     rows = list(batches())[:2]
     rows[0]["fields"][0] |= {"question_ids": [7, 8], "answer_types": ["other", "yes/no"]}
     rows[1]["fields"][0]["answers"] = None  # as absent columns of a table are
     rows[1]["fields"][0]["question_ids"] = [9, 10]
-    metrics, artefacts = vqa.evaluate(Parrot(KNOWN), rows)
-    assert artefacts["files"]["results"] == [
+    metrics, artifacts = evaluate(fake_data, Parrot(KNOWN), rows)
+    assert artifacts["files"]["results"] == [
         {"question_id": 7, "answer": "two"},
         {"question_id": 8, "answer": "blue"},
         {"question_id": 9, "answer": "one"},
@@ -163,27 +176,32 @@ def test_answers_to_numbered_questions_are_what_the_challenge_takes():
     ]
     assert (metrics["count"], metrics["unanswered"], metrics["accuracy"]) == (2, 2, 0.5)
     assert (metrics["accuracy_other"], metrics["accuracy_yes_no"]) == (1, 0)  # as the data say
-    metrics, artefacts = vqa.evaluate(Parrot(KNOWN), rows[1:])
+    metrics, artifacts = evaluate(fake_data, Parrot(KNOWN), rows[1:])
     assert defined(metrics) == {"count": 0, "unanswered": 2, "bad_images": 0}
-    assert reasons(metrics) == dict.fromkeys(("accuracy", "blind"), "no question has an answer")
+    assert reasons(metrics) == dict.fromkeys(
+        ("accuracy", "text_only_upper_bound"), "no question has an answer"
+    )
     with pytest.raises(UserError, match="no question has an answer that could be a candidate"):
-        vqa.all_answers(rows[1:], vqa.QUESTIONS)
+        vqa.all_answers(rows[1:], of_images.QUESTIONS)
     del rows[1]["fields"][0]["question_ids"]
     with pytest.raises(UserError, match="no example has the field answers, nor question_ids"):
-        vqa.evaluate(Parrot(KNOWN), rows[1:])
+        evaluate(fake_data, Parrot(KNOWN), rows[1:])
     rows[0]["fields"][0]["question_ids"] = [7]
     with pytest.raises(UserError, match="2 questions of an image have 1 question_ids"):
-        vqa.evaluate(Parrot(KNOWN), rows)
+        evaluate(fake_data, Parrot(KNOWN), rows)
 
 
 def test_ids_are_of_the_questions_and_of_no_other_texts():
     (row,) = list(batches())[2:3]
     row["fields"][0] |= {"question_ids": [7], "hypotheses": ["a", "b"], "judgements": ["c", "d"]}
-    assert [q.number for q in vqa.questions_of(row, *vqa.QUESTIONS)] == [7]
-    assert [q.number for q in vqa.questions_of(row, "hypotheses", "judgements")] == [None, None]
+    assert [q.number for q in of_images.questions_of(row, *of_images.QUESTIONS)] == [7]
+    assert [q.number for q in of_images.questions_of(row, "hypotheses", "judgements")] == [
+        None,
+        None,
+    ]
 
 
-def test_blind_is_what_the_best_constant_answer_reaches():
+def test_the_text_only_upper_bound_is_what_the_best_constant_answer_reaches():
     people = [
         ["red"] * 4 + ["blue"] * 3 + ["dark"] * 3,
         ["green"] * 4 + ["Blue!"] * 3 + ["light"] * 3,
@@ -191,54 +209,53 @@ def test_blind_is_what_the_best_constant_answer_reaches():
         ["Blue!"] * 10,  # all agree, and are compared as they are
         ["blue "] * 10,  # which with a space at the end is nothing that can be said
     ]
-    questions = [vqa.Question(None, "what colour?", tuple(given)) for given in people]
+    pairs = [("what color?", given) for given in people]
     guesses = {one for given in people for one in given}
-    best = max(np.mean([accuracy(guess, given) for given in people]) for guess in guesses)
-    assert vqa.blind_accuracy(questions) == pytest.approx(best)
-    assert best > np.mean([accuracy("red", given) for given in people])
+    best = max(np.mean([vqa_accuracy(guess, given) for given in people]) for guess in guesses)
+    assert text_only_upper_bound(pairs) == pytest.approx(best)
+    assert best > np.mean([vqa_accuracy("red", given) for given in people])
 
 
-def test_no_questions_is_an_error_of_the_user():
+def test_no_questions_is_an_error_of_the_user(fake_data):
     rows = list(batches())
     with pytest.raises(UserError, match="no example has the field questions"):
-        vqa.evaluate(Parrot({}), rows[3:])
+        evaluate(fake_data, Parrot({}), rows[3:])
     rows[0]["fields"][0]["answers"].pop()
     with pytest.raises(UserError, match="2 questions of an image have 1 answers"):
-        vqa.evaluate(Parrot(KNOWN), rows)
+        evaluate(fake_data, Parrot(KNOWN), rows)
 
 
 @pytest.mark.parametrize("answer", [3, [], ["red", None], {"answer": "red"}])
-def test_answers_that_are_no_texts(answer):
+def test_answers_that_are_no_texts(answer, fake_data):
     rows = list(batches())[2:3]
     rows[0]["fields"][0]["answers"] = [answer]
     with pytest.raises(
         UserError, match=r"the answer to 'how many\?' is .*; it should be a text or"
     ):
-        vqa.evaluate(Parrot(KNOWN), rows)
+        evaluate(fake_data, Parrot(KNOWN), rows)
 
 
-def test_mistakes_in_the_configuration():
-    found = mistakes(
-        ConfigDict(
-            {
-                "good": DATA | {"by": "candidates"},
-                "bad": DATA | {"by": "captions"},
-                "worse": DATA | {"beams": 0},
-                "wrong": DATA | {"by": "candidates", "candidates": "absent.txt"},
-                "none": DATA | {"questions": None},
-            }
-        )
+def test_options_that_are_wrong():
+    sections = {
+        "good": DATA | {"scoring": "candidates"},
+        "bad": DATA | {"scoring": "captions"},
+        "worse": DATA | {"beams": 0},
+        "wrong": DATA | {"scoring": "candidates", "candidates": "absent.txt"},
+        "none": DATA | {"questions": None},
+    }
+    bad, none, worse, wrong = eval_errors(ConfigDict(sections))
+    assert bad == (
+        "config.eval.bad.scoring='captions' should be one of generation, candidates, head"
     )
-    bad, none, worse, wrong = found
-    assert bad == "config.eval.bad.by='captions' should be one of generation, candidates, head"
     assert none == "config.eval.none.questions=None should be the names of two fields"
-    assert "eval.worse" in worse
-    assert wrong.startswith("config.eval.wrong: absent.txt cannot be read: ")
-    assert needs(ConfigDict({"kind": "vqa"})) == "captioning"
+    assert "eval.worse.beams" in worse
+    assert wrong.startswith("config.eval.wrong.candidates='absent.txt': absent.txt cannot be read:")
+    assert vqa.VQA().requires == "captioning" and not vqa.VQA().several_images
 
 
-def test_answers_of_a_head(monkeypatch):
-    monkeypatch.setattr(vqa, "ROWS", 2)
-    metrics, _ = vqa.evaluate(Parrot(KNOWN), batches(), "head", classes=CLASSES)
+def test_answers_of_a_head(monkeypatch, fake_data):
+    monkeypatch.setattr(of_images, "ROWS", 2)
+    metrics, _ = evaluate(fake_data, Parrot(KNOWN), batches(), scoring="head")
     assert metrics["accuracy"] == pytest.approx(4 / 5)
-    assert needs(ConfigDict({"kind": "vqa", "by": "head"})) == "classification"
+    head = vqa.VQA(scoring="head")
+    assert head.requires == "classification" and head.several_images

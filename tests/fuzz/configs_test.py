@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from coca_jax.config import default_config, differences, load_config, model_config, to_json
-from coca_jax.config.evaluation import OPTIONS
 from coca_jax.config.record import parse_record
 from coca_jax.config.schema import SourceConfig
 from coca_jax.config.tree import flatten, keys
 from coca_jax.data.from_config import sections
 from coca_jax.errors import UserError
-from coca_jax.evaluate.runner import KINDS
+from coca_jax.evaluate.registry import evaluations
 from coca_jax.fields import fields_of
 from coca_jax.io.stored import Damaged
 from coca_jax.validation import validate
@@ -33,7 +32,9 @@ def get_config(argument=None):
 DEFAULTS = flatten(to_json(default_config()))
 KEY = st.one_of(
     st.sampled_from(list(keys())),
-    st.sampled_from([f"eval.e.{name}" for name in OPTIONS]),
+    st.sampled_from(
+        [f"eval.e.{name}" for kind in evaluations for name in fields_of(evaluations[kind])]
+    ),
     st.sampled_from([f"data.sources.a.{name}" for name in fields_of(SourceConfig)]),
     st.sampled_from(["model", "eval", "eval.e", "data.sources", "eval.f.kind", "seed.a", "", "."]),
     TEXT,
@@ -56,7 +57,7 @@ def check(config):
     assert sections(config.data)
 
 
-@fuzz(100, overrides=st.lists(OVERRIDE, max_size=3), kind=st.sampled_from([*KINDS, "none"]))
+@fuzz(100, overrides=st.lists(OVERRIDE, max_size=3), kind=st.sampled_from([*evaluations, "none"]))
 def test_overrides_are_taken_or_refused(folder, overrides, kind):
     (folder / "c.py").write_text(FILE)
     words = [f"{start}{key}={value}" for start, key, value in overrides]

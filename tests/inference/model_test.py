@@ -15,7 +15,7 @@ from coca_jax.config import load_config
 from coca_jax.data.tokenizers import make_tokenizer
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
-from coca_jax.evaluate.handle import Handle
+from coca_jax.evaluate.base import Model
 from coca_jax.generate import Decoding, make_method
 from coca_jax.inference import LoadedModel
 from coca_jax.models import CoCa
@@ -72,7 +72,7 @@ def test_shapes_and_lengths_are_the_contracts(model, pictures):
     assert logits.shape == (2, ids.shape[1], model.config.text.vocab_size)
     captions = model.caption(pixels, method="greedy")
     assert len(captions) == 3 and all(c.log_probability < 0 for c in captions)
-    assert isinstance(model, Handle)
+    assert isinstance(model, Model)
 
 
 def test_a_batch_is_its_rows(model):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.config import load_config, model_config, read_config, write_config
 from coca_jax.errors import Preempted, UserError
-from coca_jax.evaluate.from_config import possible
+from coca_jax.evaluate.runner import runnable_evals
 from coca_jax.observe.report.sweep import format_sweep
 from coca_jax.sweep import compare
 from coca_jax.sweep.runs import planned_runs, stages_of
@@ -57,7 +57,7 @@ class Trained:
         (workdir / "checkpoints/4/manifest.json").write_text("{}")
         write_config(workdir, config)
         values = {"top1": 0.5 + 0.25 * config.seed, "accuracy": 0.25, "cider": 2.0}
-        found = {name: values for name in possible(config, model_config(config))}
+        found = {name: values for name in runnable_evals(config, model_config(config))}
         (workdir / "eval/4.json").write_text(json.dumps(found))
         seconds = 0.2 if config.loss.captioning.weight else 0.1
         lines = [{"step": i, "train/loss": 1.0, "train/step_seconds": seconds} for i in (2, 3, 4)]

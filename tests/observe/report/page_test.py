@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
+from coca_jax.evaluate.metrics.undefined import Undefined
 from coca_jax.evaluate.results import write_results
-from coca_jax.evaluate.undefined import Undefined
 from coca_jax.observe.report import write_report
 from coca_jax.observe.report.page import evenly_spaced
 from coca_jax.observe.writers import MetricWriter

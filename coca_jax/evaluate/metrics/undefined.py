@@ -7,7 +7,7 @@ from typing import Any
 class Undefined(float):
     """NaN that says why: `null` with a note in JSON, `-` in tables, and no point of a curve.
 
-    Equal to another one with the same reason, so that results can be compared.
+    It equals another one with the same reason, so that results can be compared.
     """
 
     reason: str
@@ -34,5 +34,5 @@ def defined(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def reasons(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Why the others have none, by their names."""
+    """The reason of each metric that has no value, by the metric's name."""
     return {name: v.reason for name, v in metrics.items() if isinstance(v, Undefined)}

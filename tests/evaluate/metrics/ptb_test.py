@@ -5,10 +5,10 @@ import pathlib
 
 import pytest
 
-from coca_jax.evaluate.ptb import tokenize
+from coca_jax.evaluate.metrics.ptb import tokenize
 
 ROWS = json.loads(
-    (pathlib.Path(__file__).parent.parent / "fixtures/coco/words.json").read_text(encoding="utf-8")
+    (pathlib.Path(__file__).parents[2] / "fixtures/coco/words.json").read_text(encoding="utf-8")
 )
 # Smileys become brackets here.
 DIFFERENT = {

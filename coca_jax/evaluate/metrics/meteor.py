@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-from coca_jax.evaluate.undefined import Undefined
+from coca_jax.evaluate.metrics.undefined import Undefined
 
 JAR = "meteor-1.5.jar"  # of pycocoevalcap
 # Of the JVM: no display is asked for, and text is UTF-8 in the C locale, whose numbers have points.

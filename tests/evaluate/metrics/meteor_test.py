@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from coca_jax.evaluate import meteor
-from coca_jax.evaluate.undefined import Undefined
+from coca_jax.evaluate.metrics import meteor
+from coca_jax.evaluate.metrics.undefined import Undefined
 
 pytestmark = pytest.mark.meteor
 CAPTIONS, REFERENCES = ["a cat sits", "two dogs"], [["a cat is sitting"], ["two dogs", "dogs"]]

@@ -1,0 +1,1 @@
+"""Metrics that evaluations share: pure functions of scores, ranks and texts."""
