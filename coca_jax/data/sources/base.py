@@ -63,19 +63,19 @@ class Shard(NamedTuple):
 class Source(Protocol):
     """Random access to the records of a data set; picklable, and read by many threads."""
 
-    class_names: list[str]  # of labels 0, 1, ...; empty if there are none
-    notes: Sequence[Note]  # maybe none; on what was left out, and how files were taken
+    class_names: Sequence[str] = ()  # of labels 0, 1, ...; empty: labels have no names
+    notes: Sequence[Note] = ()  # on what was left out, and how the files were understood
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record:
-        """Reads a record, and raises whatever it likes if that is damaged."""
+        """Reads a record; raises anything if it is damaged."""
 
     def shard(self, index: int) -> str:
-        """The file, or the part of the data set, in which a record is."""
+        """The name of the file, or of the part of the data set, that a record is in."""
 
     def shards(self) -> list[Shard]:
-        """All of these, in the order of their records; asked for once in a run."""
+        """All files or parts, in the order of their records; called once in a run."""
 
 
 def base_name(path: str) -> str:
