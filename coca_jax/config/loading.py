@@ -65,7 +65,7 @@ def _apply(config: ConfigDict, override: str) -> str | None:
     field, optional = field_of(key, evaluation), optional_fields(section, evaluation)
     exists = isinstance(node, ConfigDict) and (leaf in node or leaf in optional)
     if field is None or not exists:
-        return _unexists(config, key, optional)
+        return _unknown(config, key, optional)
     try:
         with node.ignore_type():
             node[leaf] = read(words, field.kind)
