@@ -23,6 +23,7 @@ from coca_jax.io.stored import Damaged, read_json, shown
 
 NAME = "config.json"
 MISSING = "is missing"
+OTHER_VERSION = "was written by another version of coca_jax"
 COMMIT = re.compile(rb"[0-9a-f]{40,64}(-dirty)?")
 SHOWN = 3  # differences or errors that are named
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
@@ -95,7 +96,8 @@ def stored_config(
     if copy is None and stored is None:
         if why == MISSING:
             raise UserError(f"{workdir} holds no {NAME}; is it the workdir of a run?")
-        raise UserError(f"{file} {why}; no checkpoint has a good copy of it")
+        tail = "" if why.startswith(OTHER_VERSION) else "; no checkpoint has a good copy of it"
+        raise UserError(f"{file} {why}{tail}")
     if copy is None:
         return stored
     if stored is not None:
@@ -119,10 +121,10 @@ def _read(record: Callable[[], Mapping[str, Any]]) -> tuple[ConfigDict | None, s
         return None, str(error)
 
 
-def _first(lines: Sequence[str]) -> str:
+def _first(lines: Sequence[str], separator: str = "; ") -> str:
     """The first few lines in one, and the number of the others."""
-    more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-    return "; ".join(lines[:SHOWN]) + more
+    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return separator.join([*lines[:SHOWN], *more])
 
 
 def _restored(workdir: str | os.PathLike, config: ConfigDict, step: int | None) -> str:
@@ -148,8 +150,8 @@ def parse_record(record: Mapping[str, Any]) -> ConfigDict:
         raise Damaged(f"is no configuration: {error}") from error
     if unknown := _unknown_keys(tree):
         raise Damaged(
-            "was written by another version of coca_jax, and cannot be used by this one, which has "
-            f"no {_first(unknown)}; use that version, or another folder"
+            f"{OTHER_VERSION}, with keys that this one lacks ({_first(unknown, ', ')}); use that "
+            "version, or another folder"
         )
     if lines:
         raise Damaged(f"is no configuration: {_first(lines)}")
