@@ -100,8 +100,7 @@ def _default(value: Any) -> str:
 def _usable(tree: Any, invalid: Container[str]) -> ConfigDict:
     """The tree with defaults in place of invalid values, so that the others can be checked."""
     usable = _usable_values(tree, "", Config(), invalid)
-    evaluations, data = (items(items(tree).get(name)) for name in ("eval", "data"))
-    usable["eval"] = {str(name): value for name, value in evaluations.items()}
+    data = items(items(tree).get("data"))
     usable["data"]["sources"] = {
         str(name): {
             k: v for k, v in items(section).items() if f"data.sources.{name}.{k}" not in invalid

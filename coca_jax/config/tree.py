@@ -54,15 +54,27 @@ def finish(config: ConfigDict, argument: str | None, smoke: dict) -> ConfigDict:
 def build(config: ConfigDict) -> Config:
     """The typed tree of a valid configuration: frozen sections, tuples in place of lists.
 
-    A data set of `data.sources` has all keys of `data.train`, changed by its own.
+    A data set of `data.sources` has all keys of `data.train`, changed by its own; an evaluation is
+    an object of its class.
     """
     values = config.to_dict()
     built = _build(Config(), values)
     source = MixtureConfig(**members(built.data.train))
     sources = {name: _build(source, part) for name, part in values["data"]["sources"].items()}
     return dataclasses.replace(
-        built, data=dataclasses.replace(built.data, sources=Sections(sources))
+        built,
+        data=dataclasses.replace(built.data, sources=Sections(sources)),
+        eval=Sections({name: _evaluation(options) for name, options in values["eval"].items()}),
     )
+
+
+def _evaluation(values: Mapping[str, Any]) -> Any:
+    """The evaluation with these options; plain, if this process does not know it."""
+    options = {name: value for name, value in values.items() if name != "kind"}
+    kind = values.get("kind")
+    if kind not in evaluations or not options.keys() <= fields_of(evaluations[kind]).keys():
+        return _frozen(values)
+    return _build(evaluations[kind](), options)
 
 
 def _build(section: Any, values: Mapping[str, Any]) -> Any:

@@ -24,6 +24,8 @@ def parse_evals(section: Mapping[str, Any] | ConfigDict) -> dict[str, Evaluation
     Raises:
       UserError: something is wrong with one of them (see `eval_errors`).
     """
+    if all(isinstance(options, Evaluation) for options in items(section).values()):
+        return dict(items(section))  # of a typed configuration
     if errors := eval_errors(section):
         raise UserError("\n".join(errors))
     return {name: _make(items(options)) for name, options in items(section).items()}

@@ -54,10 +54,10 @@ def test_a_file_that_is_not_there(tmp_path, monkeypatch, spec, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"x = (", "no Python program: SyntaxError"),
-        (b"x = '\xff'", "no Python program: SyntaxError: .*utf-8"),
-        (b"x = '\0'", "no Python program: "),
-        (b"def get_config(): pass\n  x = 1", "no Python program: IndentationError"),
+        (b"x = (", "not a Python program: SyntaxError"),
+        (b"x = '\xff'", "not a Python program: SyntaxError: .*utf-8"),
+        (b"x = '\0'", "not a Python program: "),
+        (b"def get_config(): pass\n  x = 1", "not a Python program: IndentationError"),
         (b"x = 1", r"should define get_config\(argument=None\)"),
         (b"get_config = 5", r"should define get_config\(argument=None\)"),
         (b"def get_config(argument=None): return {}['a']", "cannot be used: KeyError"),

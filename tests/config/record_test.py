@@ -107,8 +107,8 @@ def test_a_record_of_another_version_is_refused_once(tmp_path):
     with pytest.raises(UserError) as caught:
         stored_config(tmp_path, 7, json.loads(record_of_before))
     assert str(caught.value).endswith(
-        "of coca_jax, with keys that this one lacks (config.train.accumulate); use that version, or "
-        "another folder"
+        "with keys that this one lacks (config.train.accumulate); use that version, or another "
+        "folder"
     )
 
 
