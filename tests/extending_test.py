@@ -1,5 +1,6 @@
 """The examples of docs/extending.md, run as they stand there."""
 
+import json
 import pathlib
 import re
 
@@ -10,6 +11,10 @@ from coca_jax.config import load_config
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream
 from coca_jax.data.sources import sources
 from coca_jax.data.tokenizers import tokenizers
+from coca_jax.errors import UserError
+from coca_jax.evaluate.registry import evaluations
+from coca_jax.train import loop
+from coca_jax.validation import validate
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs/extending.md"
 
@@ -21,7 +26,7 @@ def example(section):
 
 @pytest.fixture(autouse=True)
 def registries(monkeypatch):
-    for registry in (sources, tokenizers):
+    for registry in (evaluations, sources, tokenizers):
         monkeypatch.setattr(registry, "_added", {})
 
 
@@ -53,3 +58,17 @@ def test_a_source_and_a_tokenizer(tmp_path, workers):
     texts = make_tokenizer_from(config.data).decode(batch["text"])
     assert texts == [str(ref.index) for ref in refs] and not stream.errors
     assert (np.ptp(batch["image"].reshape(50, -1), axis=1) > 200).all()
+
+
+def test_an_evaluation(prepared, tmp_path):
+    (tmp_path / "words.py").write_text(example("An evaluation"))
+    spec = f"{tmp_path / 'words.py'}:smoke"
+    overrides = [f"--config.data.dir={prepared}", "--config.train.steps=3", "--config.mesh.data=1"]
+    config = load_config(spec, [*overrides, "--config.eval.words.length=5"])
+    loop.train(config, tmp_path / "run")
+    results = json.loads((tmp_path / "run/eval/3.json").read_text())
+    assert 0 <= results["words"]["words"] <= 5
+    assert config.eval.words.length == 5
+    config.eval.words.length = 100
+    with pytest.raises(UserError, match=r"words\.length=100 should be a whole number from 2 to 64"):
+        validate(config)

@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 
 from coca_jax.config import default_config, differences, load_config, model_config, to_json
 from coca_jax.config.record import parse_record
-from coca_jax.config.schema import SourceConfig
 from coca_jax.config.tree import flatten, keys
 from coca_jax.data.from_config import sections
+from coca_jax.data.options import MixtureConfig
 from coca_jax.errors import UserError
 from coca_jax.evaluate.registry import evaluations
 from coca_jax.fields import fields_of
@@ -35,7 +35,7 @@ KEY = st.one_of(
     st.sampled_from(
         [f"eval.e.{name}" for kind in evaluations for name in fields_of(evaluations[kind])]
     ),
-    st.sampled_from([f"data.sources.a.{name}" for name in fields_of(SourceConfig)]),
+    st.sampled_from([f"data.sources.a.{name}" for name in fields_of(MixtureConfig)]),
     st.sampled_from(["model", "eval", "eval.e", "data.sources", "eval.f.kind", "seed.a", "", "."]),
     TEXT,
 )
