@@ -7,10 +7,16 @@ from fuzz.running import fuzz
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from coca_jax.config import default_config, differences, load_config, model_config, to_json
+from coca_jax.config import (
+    build,
+    default_config,
+    differences,
+    load_config,
+    model_config,
+    to_json,
+)
 from coca_jax.config.record import parse_record
 from coca_jax.config.tree import flatten, keys
-from coca_jax.data.from_config import sections
 from coca_jax.data.options import MixtureConfig
 from coca_jax.errors import UserError
 from coca_jax.evaluate.registry import evaluations
@@ -54,7 +60,7 @@ def check(config):
     record = json.loads(json.dumps({"config": to_json(config)}, allow_nan=False))
     assert not differences(record["config"], to_json(parse_record(record)), ())
     model_config(config)
-    assert sections(config.data)
+    assert build(config).data.data_sets()
 
 
 @fuzz(100, overrides=st.lists(OVERRIDE, max_size=3), kind=st.sampled_from([*evaluations, "none"]))
