@@ -1,7 +1,10 @@
 import pytest
 
-from coca_jax.config import default_config, differences, load_config, to_json
+from coca_jax.config import build, default_config, differences, load_config, to_json
 from coca_jax.errors import UserError
+from coca_jax.evaluate.registry import evaluations
+from coca_jax.losses.registry import losses
+from coca_jax.train.optimizers import optimizers
 from coca_jax.validation import validate
 
 SHAPES = "configs/shapes.py"
@@ -46,7 +49,7 @@ def test_a_data_set_of_a_mixture_can_be_given_any_of_its_keys(tmp_path):
         load_config(str(file), ["--config.data.sources.a.wieght=2"])
 
 
-def test_every_mistake_is_in_one_message():
+def test_every_error_is_in_one_message():
     with pytest.raises(UserError) as caught:
         load_config(
             SHAPES,
@@ -150,3 +153,55 @@ def test_an_evaluation_can_be_given_the_options_of_its_kind():
 def test_options_that_an_evaluation_cannot_be_given(override, message):
     with pytest.raises(UserError, match=message):
         validate(load_config(SHAPES, [f"--config.{override}"]))
+
+
+REGISTERS = """
+import dataclasses
+from coca_jax.config import default_config
+from coca_jax.evaluate.base import Evaluation
+from coca_jax.evaluate.registry import evaluations
+from coca_jax.fields import field, integer
+from coca_jax.losses.base import Loss
+from coca_jax.losses.registry import losses
+from coca_jax.train.optimizers import optimizers
+
+@losses.register("mine")
+@dataclasses.dataclass(frozen=True)
+class Mine(Loss):
+    size: int = field(3, "Pixels.", integer(1, 8))
+    reads = ("image_embeddings",)
+
+@evaluations.register("count")
+@dataclasses.dataclass(frozen=True)
+class Count(Evaluation):
+    depth: int = field(1, "Levels.", integer(1, 4))
+
+    def run(self, model, data):
+        return {}, {}
+
+optimizers.register("mine")(lambda options: None)
+
+def get_config(argument=None):
+    config = default_config()
+    config.optimizer.name = "mine"
+    config.eval = {"a": {"kind": "count", "name": "shapes", "split": "test"}}
+    return config
+"""
+
+
+def test_a_file_may_register_what_its_configuration_names(tmp_path, monkeypatch):
+    for registry in (losses, evaluations, optimizers):
+        monkeypatch.setattr(registry, "_added", {})
+    (tmp_path / "c.py").write_text(REGISTERS)
+    options = ["--config.loss.mine.size=5", "--config.eval.a.depth=2"]
+    config = load_config(str(tmp_path / "c.py"), options)
+    validate(config, 8)
+    typed = build(config)
+    assert typed.loss.mine == losses["mine"](size=5) and typed.eval.a.depth == 2
+    config.loss.mine.size, config.eval.a.depth = 9, 5
+    with pytest.raises(UserError) as caught:
+        validate(config, 8)
+    assert str(caught.value).splitlines() == [
+        "config.loss.mine.size=9 should be a whole number from 1 to 8",
+        "config.eval.a.depth=5 should be a whole number from 1 to 4",
+    ]
