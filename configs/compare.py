@@ -78,7 +78,7 @@ SMOKE = {
 
 
 def get_config(argument=None):
-    """The comparison; `argument` is None, a table's name, or `smoke`."""
+    """The sweep; `argument` is None, a table's name, or `smoke`."""
     if argument not in (None, "", "smoke", *TABLES):
         names = ", ".join([*TABLES, "smoke"])
         raise UserError(f"configuration argument {argument!r} is not known; there is {names}")

@@ -17,7 +17,7 @@ FOLDER = pathlib.Path(__file__).parent
 
 
 def get_config(argument=None):
-    """The comparison; `argument` is None or `smoke`."""
+    """The sweep; `argument` is None or `smoke`."""
     stage = load_config(str(FOLDER / "fashion_mnist.py") + (f":{argument}" if argument else ""))
     config = load_config(f"{FOLDER / 'compare.py'}:{argument or 'objectives'}")
     if not argument:

@@ -46,10 +46,10 @@ def compare(options: argparse.Namespace) -> None:
     from coca_jax.observe.report.sweep import format_sweep
 
     processes.assert_same_on_all("options", {"shard": list(options.shard)})
-    found = compare(config, options.workdir, BEGAN, options.shard)
+    tables = compare(config, options.workdir, BEGAN, options.shard)
     if jax.process_index() == 0:
         page = write_report(options.workdir)
-        print(f"{format_sweep(found)}\n{page}")
+        print(f"{format_sweep(tables)}\n{page}")
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -201,10 +201,10 @@ def data_prepare(options: argparse.Namespace) -> None:
 
 def data_inspect(options: argparse.Namespace) -> None:
     """Prints counts, caption lengths, bad examples and speed; draws a sheet of examples."""
-    from coca_jax.config import model_config
+    from coca_jax.config import build, model_config
     from coca_jax.data_tools.inspection import format_inspection, inspect
 
-    config = _checked_config(options)
+    config = build(_checked_config(options))
     model = model_config(config)
     result = inspect(
         config.data,
@@ -228,10 +228,11 @@ def data_inspect(options: argparse.Namespace) -> None:
 
 def data_train_tokenizer(options: argparse.Namespace) -> None:
     """Trains a SentencePiece model on the captions of a configuration's data."""
+    from coca_jax.config import build
     from coca_jax.data.from_config import caption_texts
     from coca_jax.data_tools.train_tokenizer import train_tokenizer
 
-    texts, total = caption_texts(_checked_config(options).data, options.examples)
+    texts, total = caption_texts(build(_checked_config(options)).data, options.examples)
     pieces = train_tokenizer(texts, options.output, options.vocab_size, options.type, total)
     print(f"{options.output}: {pieces:,} pieces")
 
@@ -272,9 +273,10 @@ def data_answer_vocab(options: argparse.Namespace) -> None:
 
 def data_deduplicate(options: argparse.Namespace) -> None:
     """Writes a list of the training images that look like an image of an evaluation."""
+    from coca_jax.config import build
     from coca_jax.data_tools.deduplicate import deduplicate
 
-    config = _checked_config(options)
+    config = build(_checked_config(options))
     print(deduplicate(config.data, config.eval, options.source, options.distance, options.output))
 
 
@@ -307,7 +309,7 @@ def score(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Writes `report.html` of a run or a comparison."""
+    """Writes `report.html` of a run or a sweep."""
     from coca_jax.checkpoints.metadata import newest, require_files
     from coca_jax.config.record import stored_config
     from coca_jax.io.paths import as_path

@@ -14,7 +14,7 @@ Add = Callable[..., argparse.ArgumentParser]  # `_add`, bound to a group of subc
 HELP = {
     "train": "Train a model, or resume the run in --workdir.",
     "evaluate": "Evaluate a checkpoint by the configuration's evaluations; print a table.",
-    "compare": "Train the rows of a comparison's tables with each seed; draw the tables.",
+    "compare": "Train the rows of a sweep's tables with each seed; draw the tables.",
     "caption": "Caption images; print one JSON line per image.",
     "search": "Find the images of a folder that match a text best; keep an index of them.",
     "params": "Print the parameters and FLOPs of each part of the model.",
@@ -28,7 +28,7 @@ HELP = {
     "data_deduplicate": "List the training images that look like an image of an evaluation.",
     "convert": "Convert weights from or to another project.",
     "score": "Score a file of captions or answers as the COCO and VQA servers do.",
-    "report": "Write report.html of a run or a comparison.",
+    "report": "Write report.html of a run or a sweep.",
 }
 
 

@@ -32,7 +32,7 @@ EVALUATIONS = """## eval
 Evaluations: name -> a section with `kind`, the data and the options of that kind. It may change
 when a run is resumed: what is new is evaluated then.
 """
-COMPARISON = """# Comparisons
+SWEEP = """# Sweeps
 
 The configuration of `coca compare` has `stages`, experiments by name, and these keys.
 """
@@ -41,7 +41,7 @@ The configuration of `coca compare` has `stages`, experiments by name, and these
 def document() -> str:
     """The page: a table a section."""
     parts = [INTRODUCTION, *_sections(Config(), "")]
-    parts += [COMPARISON, _table(fields_of(SweepConfig))]
+    parts += [SWEEP, _table(fields_of(SweepConfig))]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 

@@ -76,8 +76,8 @@ def stored_config(
 ) -> ConfigDict:
     """The configuration that a checkpoint was trained with.
 
-    This is `config.json`, unless the file is missing, damaged, or differs from the copy in the
-    checkpoint, whose checksum is known. Then it is the copy, and a line on standard error says so.
+    This is `config.json`; or, with a line on standard error, the copy in the checkpoint, whose
+    checksum is known, if the file is missing, damaged or different.
 
     Args:
       workdir: the folder of both.
@@ -96,11 +96,11 @@ def stored_config(
     if copy is None and stored is None:
         if why == MISSING:
             raise UserError(f"{workdir} holds no {NAME}; is it the workdir of a run?")
-        tail = "" if why.startswith(OTHER_VERSION) else "; no checkpoint has a good copy of it"
-        raise UserError(f"{file} {why}{tail}")
+        why += "; no checkpoint has a good copy of it" * (not why.startswith(OTHER_VERSION))
+        raise UserError(f"{file} {why}")
     if copy is None:
         return stored
-    if stored is not None:
+    if stored:
         lines = differences(to_json(stored), to_json(copy), resumable())
         if not lines:
             return stored  # its resumable keys are those of the last attempt

@@ -276,7 +276,7 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-    """A comparison (`coca compare`), but for its `stages`, which are experiments by name."""
+    """A sweep (`coca compare`), but for its `stages`, which are experiments by name."""
 
     seeds: tuple[int, ...] = field(
         (0,),

@@ -113,7 +113,7 @@ def _keys(section: Any, prefix: str) -> dict[str, Field]:
 
 
 def field_of(key: str, evaluation: Any = None) -> Field | None:
-    """The field of a dotted key, in an experiment or in a comparison; None: there is none.
+    """The field of a dotted key, in an experiment or in a sweep; None: there is none.
 
     Args:
       key: with dots.
@@ -137,7 +137,7 @@ def optional_fields(section: str, evaluation: Any = None) -> dict[str, Field]:
 
 
 def _of_a_stage(key: str) -> str:
-    """The key without the stage of a comparison that it is of."""
+    """The key without the stage of a sweep that it is of."""
     return key.split(".", 2)[-1] if key.startswith("stages.") else key
 
 
