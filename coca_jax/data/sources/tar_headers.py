@@ -1,7 +1,8 @@
-"""Tars from their headers alone: ustar, GNU and pax, long names and sizes with them.
+"""Tars from their headers alone: ustar, GNU and pax, with long names and sizes.
 
-`tarfile` knows all of a tar; this finds places only, many times as fast. It is also a command that
-does so in a process of its own, so it imports nothing that takes time to load.
+`tarfile` reads everything of a tar; this finds only where members are, many times as fast. It is
+also a command that answers requests in a process of its own (`tar_index.py` says why): so it is one
+file, and imports nothing that takes time to load.
 """
 
 import json
@@ -22,16 +23,16 @@ FILES = (FILE, NUL, b"7")
 WITHOUT_BODY = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices and folders, of any "size"
 LINKS = (b"1", b"2")
 SPARSE = b"S"
-PASSED_OVER = (b"5", b"D", b"V")  # folders, lists of what is in them, labels
+IGNORED = (b"5", b"D", b"V")  # folders, lists of their content, labels
 LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL, PAX_SUN = b"L", b"K", b"x", b"g", b"X"
 EXTENDED = (PAX, LONG_NAME, LONG_LINK, PAX_GLOBAL, PAX_SUN)
 MAX_EXTENDED = 1 << 20  # bytes of an extended header; one that has more is damaged
 
-LINK, SPECIAL = -1, -2  # instead of the size of what has no bytes of its own to read
+LINK, SPECIAL = -1, -2  # in place of a size: members without bytes of their own to read
 ABSENT = (0, -1) * 4
-CHUNK, MAX_CHUNK = 3 << 10, 12 << 10  # bytes: what mostly lies between two images
+CHUNK, MAX_CHUNK = 3 << 10, 12 << 10  # bytes: the usual distance between two images
 PADDING = 1 << 20  # bytes that are read at a time after an end mark
-EXTENSIONS = 20  # of a tar that are kept for a note, at most
+EXTENSIONS = 20  # at most, of a tar, that a note keeps
 # Bytes of rows that follow (-1: it failed), samples, bytes of notes, checksum.
 REPLY = struct.Struct("<qqqI")
 
@@ -49,12 +50,12 @@ def members(
     """Goes through the files of a tar, without their bodies, and of tars that are joined to it.
 
     Args:
-      read: gives bytes of the tar from an offset on; fewer than asked for only at its end.
+      read: returns bytes of the tar from an offset on; fewer than asked for only at its end.
       size: of the tar, in bytes.
-      chunk: bytes to ask for at a time; headers that lie this close cost one read.
-      max_chunk: up to which this grows where it is a little too small.
-      log: notes what is odd about the end. Its checksum becomes the CRC-32 of the last block before
-        each header and the name in it: what is read anyway.
+      chunk: bytes to read at a time; headers that are this close to each other cost one read.
+      max_chunk: the limit up to which this grows where it is a little too small.
+      log: gets notes on the end of the tar. Its checksum becomes the CRC-32 of the last block
+        before each header and of the name in the header, which are read anyway.
 
     Yields:
       Name, offset and size of a file, or LINK or SPECIAL; the last may reach beyond the end.
@@ -63,12 +64,12 @@ def members(
       ValueError: there is neither a header nor an end mark where one should be.
     """
     begin = end = after = 0
-    last = 0  # bytes before a header that are read with it: the last block of a file, or none
+    last = 0  # bytes before a header that are read with it: the last block of a file, or 0
     log = log or Log()
     data = b""
-    always: dict[bytes, bytes] = {}  # what extended headers say of all members that follow
-    said: dict[bytes, bytes] = {}  # and, with those, of the next one
-    ended = False  # by a mark
+    for_all: dict[bytes, bytes] = {}  # values of extended headers for all members that follow
+    for_next: dict[bytes, bytes] = {}  # and, with those, for the next one
+    has_end_mark = False
     while after < size:
         header, offset = after, after + BLOCK
         if offset > end:
@@ -88,7 +89,7 @@ def members(
         else:
             length = number(digits + end_of_digits)
         after = (offset + length + 511) & -512
-        if kind == FILE and prefix == NUL and magic == USTAR and not said:
+        if kind == FILE and prefix == NUL and magic == USTAR and not for_next:
             last = BLOCK if length else 0
             yield name.partition(NUL)[0], offset, length  # as nearly all members are
             continue
@@ -98,7 +99,7 @@ def members(
                 continue  # times only, as WebDataset writes before each member
         block = data[header - begin : offset - begin]
         if magic != USTAR and not any(block):
-            after, ended = _past_zeros(read, offset, size, data[offset - begin :]), True
+            after, has_end_mark = _past_zeros(read, offset, size, data[offset - begin :]), True
             if after < size and not is_header(read(after, BLOCK)):
                 log.note("after_end", b"byte %d" % after)
                 break
@@ -112,35 +113,63 @@ def members(
             body = (
                 data[offset - begin : offset - begin + length] if inside else read(offset, length)
             )
-            told = _extended(kind, body)
-            said = told | said if kind == PAX_GLOBAL else said | told
-            always |= told if kind == PAX_GLOBAL else {}
+            values = _extended(kind, body)
+            for_next = values | for_next if kind == PAX_GLOBAL else for_next | values
+            for_all |= values if kind == PAX_GLOBAL else {}
             continue
-        name = said.get(b"path", _name(block))
-        length = int(said.get(b"size", length))
-        plain = kind in FILES and b"sparse" not in said
-        folder = kind in PASSED_OVER or (kind == NUL and name.endswith(b"/"))
-        said = dict(always)
-        if kind == SPARSE and block[482]:  # its list of holes goes on in blocks of its own
-            offset = _past_holes(read, offset, size)
-        if kind in WITHOUT_BODY or (kind == NUL and name.endswith(b"/")):
-            length = 0
-        after = (offset + length + 511) & -512
-        if not folder:
-            last = BLOCK if plain and length else 0
-            yield name, offset, length if plain else LINK if kind in LINKS else SPECIAL
-    if not ended:
+        name, offset, length, after = _member(read, size, block, offset, length, for_next)
+        for_next = dict(for_all)
+        if length is not None:
+            last = BLOCK if length > 0 else 0
+            yield name, offset, length
+    if not has_end_mark:
         log.note("no_end", b"")
 
 
-def _past_zeros(read: Callable[[int, int], bytes], at: int, size: int, data: bytes) -> int:
-    """The first block that is not zero, if there is one: tars may be joined by `cat`.
+def _member(
+    read: Callable[[int, int], bytes],
+    size: int,
+    block: bytes,
+    offset: int,
+    length: int,
+    extended: dict[bytes, bytes],
+) -> tuple[bytes, int, int | None, int]:
+    """A member of any type but an extended header.
 
     Args:
       read: see `members`.
-      at: where to begin.
       size: of the tar.
-      data: what is known to be there.
+      block: its header.
+      offset: of what follows the header.
+      length: that the header states.
+      extended: values of extended headers before it.
+
+    Returns:
+      Its name, offset, and size (LINK or SPECIAL; None: it is ignored), and the end of its body.
+    """
+    kind, name = block[156:157], extended.get(b"path", _name(block))
+    length = int(extended.get(b"size", length))
+    is_old_folder = kind == NUL and name.endswith(b"/")
+    if kind == SPARSE and block[482]:  # its list of holes goes on in blocks of its own
+        offset = _past_holes(read, offset, size)
+    if kind in WITHOUT_BODY or is_old_folder:
+        length = 0
+    end = (offset + length + 511) & -512
+    if kind in IGNORED or is_old_folder:
+        return name, offset, None, end
+    if kind in FILES and b"sparse" not in extended:
+        return name, offset, length, end
+    return name, offset, LINK if kind in LINKS else SPECIAL, end
+
+
+def _past_zeros(read: Callable[[int, int], bytes], at: int, size: int, data: bytes) -> int:
+    """The offset of the first block that is not zero, or the size: tars may be joined by `cat`.
+
+    Args:
+      read: see `members`.
+      at: the offset to begin at.
+      size: of the tar.
+      data: the bytes there, as far as they have been read.
     """
     while not (rest := data.lstrip(NUL)):
         at += len(data)
@@ -159,19 +188,19 @@ def _past_holes(read: Callable[[int, int], bytes], at: int, size: int) -> int:
 
 
 class Log:
-    """What was odd about a tar, and a checksum of it."""
+    """Notes on what was unusual about a tar, and a checksum of it."""
 
     def __init__(self):
         self.checksum = 0
         self.notes: Notes = {}
 
     def note(self, kind: str, name: bytes, extensions: Sequence[str] = ()) -> None:
-        """Counts one thing of a kind.
+        """Counts one more thing of a kind.
 
         Args:
-          kind: of it.
-          name: of its first member, or what is known of it.
-          extensions: that are to be counted, too.
+          kind: such as "hidden"; `tar_notes.py` has a sentence for each.
+          name: of the member; the first one of a kind is kept.
+          extensions: further extensions to count.
         """
         count, first, counts = self.notes.get(kind) or (0, _text(name), {})
         for extension in extensions:
@@ -179,37 +208,37 @@ class Log:
         self.notes[kind] = (count + 1, first, counts)
 
     def shortened(self) -> "Notes":
-        """The notes with the commonest extensions alone."""
-        found = {}
+        """The notes with their EXTENSIONS commonest extensions only."""
+        notes = {}
         for kind, (count, first, counts) in self.notes.items():
             common = sorted(counts, key=lambda name: (-counts[name], name))[:EXTENSIONS]
-            found[kind] = (count, first, {name: counts[name] for name in common})
-        return found
+            notes[kind] = (count, first, {name: counts[name] for name in common})
+        return notes
 
 
 class NoTar(Exception):
-    """The file is something else; `args` are its first bytes."""
+    """The file is no tar; `args` are its first bytes."""
 
 
 class Options(NamedTuple):
-    """How the members of a tar are taken."""
+    """Which members of a tar are which parts of a sample."""
 
-    # By extension, in lower case: where in a row the offset of a part is, and which of several is
-    # taken, the lowest. Its size follows, and is -1 if there is no such part.
+    # By extension in lower case: the column of a row that holds the part's offset, before its size
+    # (-1: there is no such part); and a rank, the lowest of which is read.
     columns: dict[str, tuple[int, int]]
-    hidden: str  # a regular expression of names of files and folders that are skipped
+    hidden: str  # a regular expression for names of files and folders that are skipped
 
 
 class Samples(NamedTuple):
-    """What a tar holds."""
+    """The samples of a tar."""
 
-    rows: array  # of int64: for each sample with an image, 4 times offset and size
+    rows: array  # of int64: for each sample with an image, offset and size of its four parts
     count: int  # of all samples
     notes: "Notes"
     checksum: int  # CRC-32 of the rows, and of names and last blocks of all files
 
 
-# What was odd, by its kind: how often, where first, and how often with which extensions.
+# By kind: a count, the first name, and counts by extension.
 Notes = dict[str, tuple[int, str, dict[str, int]]]
 
 
@@ -226,11 +255,11 @@ def samples(
     other samples, it begins another one, as WebDataset reads it: keys may start anew.
 
     Args:
-      read: see `members`, as for the others.
+      read: see `members`.
       size: of the tar, in bytes.
-      options: which extensions are images, and so on.
-      chunk: bytes to ask for at a time.
-      max_chunk: up to which this grows.
+      options: which extensions are which parts.
+      chunk: bytes to read at a time.
+      max_chunk: the limit up to which this grows.
 
     Raises:
       NoTar: it does not begin like one.
@@ -242,47 +271,27 @@ def samples(
     groups = _Groups(log)
     columns = {name.encode(): place for name, place in options.columns.items()}
     hidden = re.compile(options.hidden.encode(), re.IGNORECASE)
-    row, start = list(ABSENT), NUL  # of the current group; no name starts like this
-    taken, others = [b""] * 8, []  # extensions of its parts, and those of no use
-    key, cut, offset, length, name, folder, concealed = b"", 0, 0, 0, b"", b"", False
-    try:
-        for name, offset, length in members(read, size, chunk, max_chunk, log):
-            if not name.startswith(start):
-                base = name.rfind(b"/") + 1
-                if name[:base] != folder:
-                    folder = name[:base]
-                    concealed = any(map(hidden.match, folder.split(b"/")))
-                if concealed or hidden.match(name, base):
-                    log.note("hidden", name)
-                    continue
-                dot = name.find(b".", base)
-                if dot < 0:
-                    log.note("no_extension", name)
-                    continue
-                if start != NUL:
-                    groups.close(key, row, others)
-                cut, start, key = dot + 1, name[: dot + 1], name[:dot]
-                if key.startswith((b".", b"/")):
-                    key = _relative(key)
-                row, taken, others = list(ABSENT), [b""] * 8, []
-            extension = name[cut:]
-            place = columns.get(extension) or columns.get(extension.lower())
-            if length < 0:
-                log.note("link" if length == LINK else "special", name)
-                others.append(extension)
-            elif place is None:
-                others.append(extension)
-            else:
-                column, rank = place
-                if before := taken[column]:
-                    log.note("duplicate" if before == extension else "several", name)
-                    if rank > columns[before.lower()][1]:
-                        continue
-                taken[column], row[column], row[column + 1] = extension, offset, length
-    except (ValueError, EOFError) as error:
-        log.note("cut_off", str(error).encode())
-    if start != NUL:
-        groups.close(key, row, others)
+    group, start, cut = None, NUL, 0  # no name starts like this
+    name, offset, length, folder, is_folder_hidden = b"", 0, 0, b"", False
+    for name, offset, length in _until_damaged(members(read, size, chunk, max_chunk, log), log):
+        if not name.startswith(start):
+            base = name.rfind(b"/") + 1
+            if name[:base] != folder:
+                folder = name[:base]
+                is_folder_hidden = any(map(hidden.match, folder.split(b"/")))
+            if is_folder_hidden or hidden.match(name, base):
+                log.note("hidden", name)
+                continue
+            dot = name.find(b".", base)
+            if dot < 0:
+                log.note("no_extension", name)
+                continue
+            if group:
+                groups.close(group)
+            cut, start, group = dot + 1, name[: dot + 1], _Group(_relative(name[:dot]))
+        group.add(name, name[cut:], offset, length, columns, log)
+    if group:
+        groups.close(group)
     if offset + length > size:
         log.notes.pop("no_end", None)
         log.note("cut_off", b"it ends within " + name)
@@ -291,19 +300,62 @@ def samples(
     return groups.finish()
 
 
+def _until_damaged(
+    files: Iterator[tuple[bytes, int, int]], log: Log
+) -> Iterator[tuple[bytes, int, int]]:
+    try:
+        yield from files
+    except (ValueError, EOFError) as error:
+        log.note("cut_off", str(error).encode())
+
+
+class _Group:
+    """Members that are side by side and share a key."""
+
+    def __init__(self, key: bytes):
+        self.key, self.row = key, list(ABSENT)
+        self.others: list[bytes] = []  # extensions of members that are no part
+        self._taken = [b""] * 8  # extensions of the parts
+
+    def add(
+        self,
+        name: bytes,
+        extension: bytes,
+        offset: int,
+        length: int,
+        columns: dict[bytes, tuple[int, int]],
+        log: Log,
+    ) -> None:
+        """Takes a member as a part of the sample, if it is one."""
+        place = columns.get(extension) or columns.get(extension.lower())
+        if length < 0:
+            log.note("link" if length == LINK else "special", name)
+            self.others.append(extension)
+        elif place is None:
+            self.others.append(extension)
+        else:
+            column, rank = place
+            if before := self._taken[column]:
+                log.note("duplicate" if before == extension else "several", name)
+                if rank > columns[before.lower()][1]:
+                    return
+            self._taken[column] = extension
+            self.row[column : column + 2] = offset, length
+
+
 class _Groups:
-    """Members that were side by side and share a key, joined to samples."""
+    """Samples: groups with the same key, joined."""
 
     def __init__(self, log: Log):
         self._log = log
         self._rows = array("q")
         self._places: dict[bytes, int] = {}  # in the rows, of the last sample of each key
-        self._odd: dict[int, tuple[bytes, list[bytes]]] = {}  # samples' key and other extensions
+        self._incomplete: dict[int, tuple[bytes, list[bytes]]] = {}  # key and other extensions
         self._last, self._dropped = 0, 0
 
-    def close(self, key: bytes, row: list[int], others: list[bytes]) -> None:
-        """Joins a group to what there is of its sample, or makes it one of its own."""
-        rows = self._rows
+    def close(self, group: _Group) -> None:
+        """Joins a group to the other parts of its sample, or makes a sample of it."""
+        rows, key, row = self._rows, group.key, group.row
         place = self._places.setdefault(key, end := len(rows))
         if place != end:
             before = rows[place : place + 8]
@@ -312,19 +364,19 @@ class _Groups:
                 self._places[key] = place = end
             else:
                 self._log.note("apart", key)
-                row = [*map(max, before, row)]  # what one of them lacks is (0, -1)
+                row = [*map(max, before, row)]  # a part that one of them lacks is (0, -1)
         if place == end:
             rows.extend(row)
         else:
             rows[place : place + 8] = array("q", row)
         self._last = place
         if row[1] < 0 or (row[3] < 0 and row[5] < 0 and row[7] < 0):
-            self._odd.setdefault(place, (key, []))[1].extend(others)
+            self._incomplete.setdefault(place, (key, []))[1].extend(group.others)
 
     def drop_last(self) -> None:
         """Leaves out the sample that the last group belongs to."""
         self._rows[self._last : self._last + 8] = array("q", ABSENT)
-        self._odd.pop(self._last, None)
+        self._incomplete.pop(self._last, None)
         self._dropped += 1
 
     def finish(self) -> Samples:
@@ -332,15 +384,15 @@ class _Groups:
         names = {3: ".txt", 5: ".json", 7: ".cls"}
         count = len(self._rows) // 8 - self._dropped
         left_out = 0
-        for place, (key, others) in self._odd.items():
+        for place, (key, others) in self._incomplete.items():
             row = self._rows[place : place + 8]
-            met = [names[i] for i in names if row[i] >= 0]
+            parts = [names[i] for i in names if row[i] >= 0]
             if row[1] < 0:
                 left_out += 1
                 self._log.note(
-                    "without_image", key, [*met, *(f".{_text(name)}" for name in others)]
+                    "without_image", key, [*parts, *(f".{_text(name)}" for name in others)]
                 )
-            elif not met:
+            elif not parts:
                 self._log.note("without_text", key, [f".{_text(name)}" for name in others])
         rows = self._rows
         if left_out or self._dropped:
@@ -363,7 +415,7 @@ def _text(name: bytes) -> str:
 
 
 def samples_of_file(path: str, size: int, options: Options) -> Samples:
-    """The same of a local file of `size` bytes.
+    """The samples of a local tar of `size` bytes.
 
     Raises:
       NoTar: it does not begin like one.
@@ -375,7 +427,7 @@ def samples_of_file(path: str, size: int, options: Options) -> Samples:
 
 
 def is_header(block: bytes) -> bool:
-    """By its magic; the oldest tars have none, but a sum of all bytes but the sum's own."""
+    """Whether a block has the magic of a header, or the checksum that the oldest tars have."""
     if block.startswith(b"ustar", 257):
         return True
     try:
@@ -386,7 +438,7 @@ def is_header(block: bytes) -> bool:
 
 
 def number(field: bytes) -> int:
-    """A number in octal, or in binary as GNU writes those of 8 GiB and more; 0 if it is blank.
+    """A number in octal, or in binary as GNU writes sizes of 8 GiB and more; blank: 0.
 
     Raises:
       ValueError: it is neither.
@@ -400,18 +452,18 @@ def number(field: bytes) -> int:
 
 
 def _name(block: bytes) -> bytes:
-    """The name, which ustar splits if it is long; GNU keeps times in that place."""
+    """The name in a header; ustar splits a long one, and GNU keeps times in the second part."""
     prefix = block[345:500].partition(NUL)[0] if block[257:263] == USTAR else b""
     return (prefix + b"/" if prefix else b"") + block[:100].partition(NUL)[0]
 
 
 def _extended(kind: bytes, body: bytes) -> dict[bytes, bytes]:
-    """The path and the size, if any, that an extended header has for what follows."""
+    """The path and the size, if any, that an extended header states for what follows."""
     if kind == LONG_NAME:
         return {b"path": body.partition(NUL)[0]}
-    found: dict[bytes, bytes] = {}
+    values: dict[bytes, bytes] = {}
     if kind == LONG_LINK:
-        return found
+        return values
     while body.strip(NUL):
         length = body.partition(b" ")[0]  # of a record such as "18 path=a/b/c.jpg\n"
         key, equals, value = body[len(length) + 1 : int(length)].partition(b"=")
@@ -419,12 +471,12 @@ def _extended(kind: bytes, body: bytes) -> dict[bytes, bytes]:
         if not equals or not length.isdigit() or (key == b"size" and not value.isdigit()):
             raise ValueError(f"{body[:40]!r} is no record of a pax header")
         if key in (b"path", b"size"):
-            found[key] = value
+            values[key] = value
         if key.startswith(b"GNU.sparse."):
-            found[b"sparse"] = b""
-            found |= {b"path": value} if key == b"GNU.sparse.name" else {}
+            values[b"sparse"] = b""
+            values |= {b"path": value} if key == b"GNU.sparse.name" else {}
         body = body[int(length) :]
-    return found
+    return values
 
 
 def _serve() -> None:
@@ -433,10 +485,10 @@ def _serve() -> None:
     for line in sys.stdin:
         try:
             rows, count, notes, checksum = samples_of_file(*json.loads(line), options)
-            data, told = rows.tobytes(), json.dumps(notes).encode()
-            reply = REPLY.pack(len(data), count, len(told), checksum) + data + told
+            data, note_data = rows.tobytes(), json.dumps(notes).encode()
+            reply = REPLY.pack(len(data), count, len(note_data), checksum) + data + note_data
         except Exception:
-            reply = REPLY.pack(-1, 0, 0, 0)  # who asked tries it and sees what is wrong
+            reply = REPLY.pack(-1, 0, 0, 0)  # the caller tries it and sees the error
         sys.stdout.buffer.write(reply)
         sys.stdout.buffer.flush()
 
