@@ -13,8 +13,8 @@ from coca_jax.data.sources.tf_example import to_record
 from coca_jax.errors import UserError
 from coca_jax.io import files
 
-OPENING_THREADS = 32  # which wait for the store, not for the CPU
-TAIL = 128 << 10  # bytes at the end of a file, where the places of its records are
+OPENING_THREADS = 32  # they wait for the storage, not for the CPU
+TAIL = 128 << 10  # bytes at the end of a file, which hold the offsets of its records
 
 
 class ArrayRecordSource:
@@ -43,7 +43,7 @@ class ArrayRecordSource:
         return to_record(self._records[index], self.class_names)
 
     def shard(self, index: int) -> str:
-        """The file that holds the record."""
+        """The file that holds a record."""
         return self._parts[bisect.bisect_right(self._ends, index)].filename
 
     def shards(self) -> list[Shard]:
@@ -78,7 +78,7 @@ def array_record_source(path: str | Sequence[str]) -> ArrayRecordSource:
       path: the files (`files.expand`), on local disks or at `gs://`.
 
     Raises:
-      UserError: a file is missing or no ArrayRecord, or they hold no record at all.
+      UserError: a file is missing or no ArrayRecord file, or there is no record in any of them.
     """
     paths = files.expand(path)
     with ThreadPoolExecutor(OPENING_THREADS) as threads:

@@ -1,4 +1,4 @@
-"""What every source gives: records by their number, and notes on how it read the files."""
+"""The interface of a source: records by their number, and notes on how its files were read."""
 
 import math
 import re
@@ -13,7 +13,7 @@ MOST_SHOWN = 80  # characters of a value in a message
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*([eE][+-]?[0-9]+)?|nan|inf)", re.IGNORECASE)
 
 
-# What files are for that a source does not read.
+# How files are read that a source does not read.
 _READ_BY = {
     ".parquet": "made into records by `coca data convert`",
     ".tar": "read by format=webdataset",
@@ -24,39 +24,39 @@ _READ_BY = {
 
 
 class Record(TypedDict):
-    """One image with all that is known of it."""
+    """An image, or several, with everything that is stored about it."""
 
-    image: bytes | list[bytes]  # an encoded image file, or several, or a video (data/clips.py)
-    captions: list[str]  # maybe none
-    no_text: NotRequired[str]  # why something in the place of a caption is none (data/texts.py)
+    image: bytes | list[bytes]  # an image file, several, or a video (transforms/multi_image.py)
+    captions: list[str]  # may be empty
+    no_text: NotRequired[str]  # why a stored caption is no text (data/texts.py)
     label: int  # of the source's `class_names`; -1: none
-    labels: list[str]  # names of all its classes, maybe none
-    fields: dict[str, Any]  # everything else that was stored beside it, by name
+    labels: list[str]  # names of all its classes; may be empty
+    fields: dict[str, Any]  # everything else that is stored with it, by name
 
 
 class Note(NamedTuple):
-    """One thing that a source did with the files, found when it was opened.
+    """Something unusual about the files of a source, seen when it was opened.
 
     All notes are printed when training starts and by `coca data inspect`, which with `--strict`
     exits with 5 if one of them is `lost`.
     """
 
-    kind: str  # a name for JSON, such as "without_image", once in a source
-    count: int  # of samples, rows, images or files, whatever `text` counts
-    text: str  # a sentence with the count, the name of one of them and, if lost, what helps
+    kind: str  # a name for JSON, such as "without_image"; at most once in a source
+    count: int  # of the samples, rows, images or files that `text` is about
+    text: str  # a sentence with the count, the name of one of them and, if lost, what to do
     lost: bool = False  # whether they are in the files, but in no record
 
 
 class Shard(NamedTuple):
-    """What tells a file of a data set, or the folder of a class, from another content of it.
+    """The identity of a file of a data set, or of the folder of a class.
 
-    It is the same wherever the data lie, and however old the file is.
+    It does not depend on where the data lie, nor on the age of the file.
     """
 
     name: str  # without the folder that it is in
     size: int  # bytes
     records: int
-    checksum: str  # of what finding the records reads, not of every byte
+    checksum: str  # of the bytes that are read to find the records, not of all
 
 
 @runtime_checkable
@@ -84,7 +84,7 @@ def base_name(path: str) -> str:
 
 
 def what_reads(names: Sequence[str]) -> str:
-    """What to do with files that a source does not read, for its message; empty: unknown."""
+    """The end of a message on files that a source does not read: what reads them; may be empty."""
     for suffix, how in _READ_BY.items():
         if any(name.lower().endswith(suffix) for name in names):
             return f"; {suffix} files are {how}"
@@ -96,7 +96,7 @@ def warn_of_lost(name: str, source: Source) -> None:
 
     Args:
       name: of the data set, for the message.
-      source: it.
+      source: of the notes.
     """
     for note in source.notes:
         if note.lost:
@@ -116,7 +116,7 @@ def to_text(data: bytes) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether UTF-8 can hold it: JSON can hold halves of surrogate pairs, which are no text."""
+    """Whether UTF-8 can encode a text; JSON can hold halves of surrogate pairs, which it cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -125,23 +125,24 @@ def is_text(text: str) -> bool:
 
 
 def to_labels(labels: Sequence[Any], class_names: Sequence[str]) -> tuple[int, list[str]]:
-    """A record's `label` and `labels`, from what is stored.
+    """Makes a record's `label` and `labels` of stored labels.
 
     Args:
-      labels: numbers of classes, maybe as floats, or names of them. None, an empty text and -1 are
-        no label.
-      class_names: of the source, maybe none.
+      labels: numbers of classes, possibly as floats, or names of classes. None, an empty text and
+        -1 are no label.
+      class_names: of the source; may be empty.
 
     Returns:
-      The number of the only label, -1 if there are several or it has none; and all names.
+      The number of the label (-1 if there is not exactly one, or it has no number), and the names
+      of all labels.
 
     Raises:
       BadExample: a label is neither the number of a class nor a name.
     """
-    known = [_to_class(label, class_names) for label in labels]
-    known = [label for label in known if label not in (-1, "")]
-    only = known[0] if len(known) == len(labels) == 1 else -1
-    names = [_name(label, class_names) for label in known]
+    classes = [_to_class(label, class_names) for label in labels]
+    classes = [label for label in classes if label not in (-1, "")]
+    only = classes[0] if len(classes) == len(labels) == 1 else -1
+    names = [_name(label, class_names) for label in classes]
     if isinstance(only, str):
         only = class_names.index(only) if only in class_names else -1
     return only, [name for name in names if name]
@@ -152,27 +153,27 @@ def _name(label: int | str, class_names: Sequence[str]) -> str:
 
 
 def to_number(text: str) -> float | str:
-    """The number that a text is, if it is one, NaN included."""
+    """A text as a number, NaN included, if it is one; otherwise the text."""
     return float(text) if NUMBER.fullmatch(text.strip()) else text
 
 
 def _to_class(label: Any, class_names: Sequence[str]) -> int | str:
     """A label as the number or as the name of a class."""
-    known = len(class_names)
+    count = len(class_names)
     if isinstance(label, str):
         if not is_text(label):
             raise BadExample("bad_text", f"the label {label!r} holds half of a surrogate pair")
-        is_number = NUMBER.fullmatch(label) if known else label.lower() == "nan"
+        is_number = NUMBER.fullmatch(label) if count else label.lower() == "nan"
         if label in class_names or not is_number:
             return label
     try:
         number = float(-1 if label is None else label)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if number.is_integer() and -1 <= number < (known or MOST_CLASSES):
+    if number.is_integer() and -1 <= number < (count or MOST_CLASSES):
         return int(number)
-    numbers = f"the numbers 0 to {known - 1} or names of the classes"
-    expected = numbers if known else "the number or the name of a class"
+    numbers = f"a number from 0 to {count - 1} or the name of a class"
+    expected = numbers if count else "the number or the name of a class"
     raise BadExample("bad_record", f"the label is {_short(label)}; it should be {expected}")
 
 

@@ -1,4 +1,4 @@
-"""A folder for each class, with its images at any depth."""
+"""Data sets of a folder for each class, with its images at any depth."""
 
 import os
 import stat
@@ -15,10 +15,10 @@ from coca_jax.data.sources.base import Note, Shard
 from coca_jax.errors import UserError
 from coca_jax.io.messages import cause, counted
 
-# What folders of parts of a data set are called.
+# Names of folders that are splits of a data set.
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
-STAT_THREADS = 16  # which wait for the file system
-_NAMED = 5  # of many, in a note
+STAT_THREADS = 16  # they wait for the file system
+_NAMED = 5  # classes or suffixes that a note names
 
 
 class ClassFolders:
@@ -26,7 +26,7 @@ class ClassFolders:
 
     Attributes:
       names: of the classes, in order.
-      notes: how the folders were understood.
+      notes: on how the folders were understood.
     """
 
     def __init__(self, root: str, clips: bool = False):
@@ -41,16 +41,16 @@ class ClassFolders:
           UserError: a folder cannot be read.
         """
         self._root = root
-        found = _Walk(root, clips)
-        self.names = found.classes()
-        examples = [sorted(map(os.fsencode, found.examples(name))) for name in self.names]
+        walk = _Walk(root, clips)
+        self.names = walk.classes()
+        examples = [sorted(map(os.fsencode, walk.examples(name))) for name in self.names]
         paths = [path for listed in examples for path in listed]
         counts = [len(listed) for listed in examples]
         self._class_ends = np.cumsum(counts, dtype=np.int64)
         self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
         self._paths = b"".join(paths)
         self.notes = [_classes_note(root, dict(zip(self.names, counts, strict=True)))]
-        self.notes += found.notes()
+        self.notes += walk.notes()
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -65,7 +65,7 @@ class ClassFolders:
         return os.path.join(self._root, self.names[self._label(index)])
 
     def shards(self) -> list[Shard]:
-        """The classes, by names and sizes of their files."""
+        """A shard for each class, with a checksum of the names and sizes of its files."""
         with ThreadPoolExecutor(STAT_THREADS) as threads:
             return list(threads.map(self._shard, range(len(self.names))))
 
@@ -75,7 +75,7 @@ class ClassFolders:
         begin = int(self._ends[first - 1]) if first else 0
         root = os.path.join(os.fsencode(self._root), b"")
         checksum = total = 0
-        for end in ends:  # of millions: each step counts
+        for end in ends:  # there may be millions
             path = self._paths[begin:end]
             size = _size(root + path)
             checksum = zlib.crc32(b"%b %d" % (path, size), checksum)
@@ -87,7 +87,7 @@ class ClassFolders:
 
 
 class _Walk:
-    """Goes through folders, and keeps what should be known of it: each as a path from the root."""
+    """Walks through folders, and keeps paths, relative to the root, for the notes."""
 
     def __init__(self, root: str, clips: bool):
         self._root, self._clips = root, clips
@@ -95,33 +95,33 @@ class _Walk:
         self._deeper: list[str] = []  # images
         self._clip_folders: list[str] = []
         self._loops: list[str] = []
-        self._others: list[str] = []  # files that are no images
-        self._beside: list[str] = []  # images next to the folders of classes
+        self._other_files: list[str] = []  # no images
+        self._outside: list[str] = []  # images next to the folders of classes
 
     def classes(self) -> list[str]:
         """The names of the folders in the root, in order."""
         listed = self._listed("")
-        self._beside = [name for name, is_folder in listed if not is_folder and is_image(name)]
+        self._outside = [name for name, is_folder in listed if not is_folder and is_image(name)]
         return [name for name, is_folder in listed if is_folder]
 
     def _listed(self, folder: str) -> list[tuple[str, bool]]:
-        """Names of what is not hidden in a folder, in order, and whether each is a folder."""
+        """Names in a folder, in order, that are not hidden, and whether each is a folder."""
         try:
             with os.scandir(os.path.join(self._root, folder)) as entries:
-                found = sorted((entry.name, _is_folder(entry)) for entry in entries)
+                listed = sorted((entry.name, _is_folder(entry)) for entry in entries)
         except OSError as error:
             raise UserError(
                 f"the folder {error.filename} cannot be read: {cause(error)}"
             ) from error
-        hidden = {name for name, _ in found if is_hidden(name)}
+        hidden = {name for name, _ in listed if is_hidden(name)}
         self._hidden += [os.path.join(folder, name) for name in hidden]
-        return [entry for entry in found if entry[0] not in hidden]
+        return [entry for entry in listed if entry[0] not in hidden]
 
     def examples(self, folder: str, above: Set[tuple[int, int]] = frozenset()) -> Iterator[str]:
         """Paths of the images, videos and clips in a folder of a class, or below it."""
         above = above or {self._identity("")}
         this = self._identity(folder)
-        if this in above:  # a link led back
+        if this in above:  # a link to a folder above
             self._loops.append(folder)
             return
         prefix = os.path.join(folder, "")
@@ -145,29 +145,29 @@ class _Walk:
             elif path.lower().endswith(VIDEO_SUFFIXES):
                 yield path
             else:
-                self._others.append(path)
+                self._other_files.append(path)
 
     def _identity(self, folder: str) -> tuple[int, int]:
         status = os.stat(os.path.join(self._root, folder))
         return status.st_dev, status.st_ino
 
     def notes(self) -> Iterator[Note]:
-        """What should be known of the folders that were gone through."""
+        """Notes on the folders that were walked through."""
         kinds = (
             ("deeper", self._deeper, "images lie deeper than in the folder of their class"),
             ("clips", self._clip_folders, "folders are clips, whose images are the frames"),
             ("hidden", self._hidden, "hidden items are skipped"),
-            ("loops", self._loops, "links are skipped, which lead to a folder that they lie in"),
+            ("loops", self._loops, "links are skipped that lead to a folder above them"),
         )
         for kind, paths, what in kinds:
             if paths:
                 yield Note(kind, len(paths), f"{counted(len(paths), what)}, such as {min(paths)!r}")
-        if self._beside:
-            text = counted(len(self._beside), "images lie next to the folders of classes")
-            text += f" and not in one, such as {self._beside[0]!r}; move them"
-            yield Note("beside", len(self._beside), text, lost=True)
-        if self._others:
-            yield _others_note(self._others)
+        if self._outside:
+            text = counted(len(self._outside), "images lie next to the folders of classes")
+            text += f" and not in one, such as {self._outside[0]!r}; move them into one"
+            yield Note("beside", len(self._outside), text, lost=True)
+        if self._other_files:
+            yield _other_files_note(self._other_files)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -178,14 +178,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def split_folders(root: str) -> list[str]:
-    """The folders of a root, if all are called as parts of a data set are, such as `train`."""
+    """The folders of a root, if all of them have names of splits, such as `train`."""
     with os.scandir(root) as entries:
         names = sorted(e.name for e in entries if _is_folder(e) and not is_hidden(e.name))
     return names if all(name.lower() in SPLITS for name in names) else []
 
 
 def _size(path: bytes) -> int:
-    """Bytes of a file, or the number of files of a clip; -1: it has gone since."""
+    """Bytes of a file, or the number of files of a clip; -1: it was deleted since."""
     try:
         status = os.stat(path)
         return len(os.listdir(path)) if stat.S_ISDIR(status.st_mode) else status.st_size
@@ -204,7 +204,7 @@ def _classes_note(root: str, counts: dict[str, int]) -> Note:
     return Note("classes", len(counts), text)
 
 
-def _others_note(paths: list[str]) -> Note:
+def _other_files_note(paths: list[str]) -> Note:
     suffixes = Counter(PurePath(path).suffix.lower() for path in paths)
     named = ", ".join(f"{s or 'without a suffix'} ({n:,})" for s, n in suffixes.most_common(_NAMED))
     what = counted(len(paths), "files are not read")

@@ -1,9 +1,9 @@
 """Rows of .csv and .tsv files: values between separators, some of them in quotes.
 
 With commas, a value in quotes may hold separators, line breaks and doubled quotes. With tabs each
-line is a row and a quote is a character like any other; only values that Python's csv module or
-pandas had to put in quotes, as in OpenCLIP's tables, are read as they were meant. A quote that is
-never closed spoils its own row, or is refused with its line; it never takes the rows behind it.
+line is a row and a quote is a plain character, except in values that Python's csv module or pandas
+had to quote, as in OpenCLIP's tables. A quote that is never closed damages its own row, or is
+refused with its line; it never swallows the rows after it.
 """
 
 import csv
@@ -22,7 +22,7 @@ NO_PATH, NOT_UTF8, WRONG_COUNT, UNCLOSED = "no_path", "not_utf8", "wrong_count",
 _SEP_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)  # Excel's
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 _ADDRESS_OR_SUFFIX = re.compile(r"\s*(\w+://)|.*(\.\w{2,5})\s*$", re.DOTALL)
-_ALL_VALUES = 2**31 - 1  # characters of one; the csv module's own limit is 131,072
+_MAX_VALUE = 2**31 - 1  # characters; the csv module's default limit is 131,072
 
 
 class Delimited:
@@ -32,21 +32,21 @@ class Delimited:
         """Reads the header.
 
         Args:
-          lines: of the file, of which it takes the first.
+          lines: of the file; the header is read from them.
           path: of the file.
-          columns: the first of these that is there tells entries apart.
+          columns: the first of these that the file has tells entries apart.
 
         Raises:
-          UserError: none of `columns` is there, or a name is there twice.
+          UserError: the file has none of `columns`, or two columns of the same name.
         """
-        csv.field_size_limit(_ALL_VALUES)
+        csv.field_size_limit(_MAX_VALUE)
         self._path = path
         header = next((line for line in lines if line.strip()), "")
         separators = sorted(SEPARATORS, key=lambda s: s != "\t") if is_tsv(path) else SEPARATORS
         if stated := _SEP_LINE.fullmatch(header):
             separators, header = (stated[1],), next(lines, "")
         if not is_utf8(header):
-            raise UserError(f"{path}:{lines.number}: no header of a table: it is not UTF-8")
+            raise UserError(f"{path}:{lines.number}: the header of a table should be UTF-8")
         self.separator = max(separators, key=lambda s: _fit(_names(header, s), columns))
         self.names = _names(header, self.separator)
         self.column = choose_column(path, self.names, columns)
@@ -58,9 +58,9 @@ class Delimited:
         self._all_quoted = all(map(_QUOTED.fullmatch, _split(header, self.separator)))
 
     def keys(self, lines: Lines) -> Iterator[tuple[str | None, str]]:
-        """Row by row, up to `lines.end`: the value of the column, and what is wrong with the row.
+        """Yields for each row, which ends at `lines.end`, the value of the column and an error.
 
-        The value is None for an empty row, and "" where something is wrong.
+        The value is None for an empty row, and "" for a row with an error.
 
         Raises:
           UserError: a quote is not closed in front of what looks like another row.
@@ -80,7 +80,7 @@ class Delimited:
                 yield key, "" if key else NO_PATH
 
     def parse(self, data: bytes) -> dict[str, str]:
-        """The values of a row by the names of columns, all of them text.
+        """The values of a row as texts, by the names of columns.
 
         Raises:
           BadExample: they are too many or too few, or not UTF-8.
@@ -92,7 +92,7 @@ class Delimited:
         return {name: v for name, v in zip(self.names, values, strict=True) if name}
 
     def _values(self, line: str, more: Lines | None) -> list[str] | None:
-        """The values of the row that begins with a line, and may go on in more; None: unclosed."""
+        """The values of a row that begins with a line and may go on in `more`; None: unclosed."""
         if '"' not in line:
             return self._trimmed(_split(line, self.separator))
         read = self._between_tabs if self._tabs else self._between_commas
@@ -156,7 +156,7 @@ class Delimited:
         return self._tabs and bool(key.strip()) and (is_clean or len(so_far) == len(values))
 
     def _trimmed(self, values: list[str]) -> list[str]:
-        """Without empty values behind the last column."""
+        """The values without empty ones after the last column."""
         while len(values) > len(self.names) and not values[-1]:
             values.pop()
         return values
@@ -168,16 +168,16 @@ def is_tsv(path: str) -> bool:
 
 
 def column_of(found: Iterable[str], wanted: Iterable[str]) -> str | None:
-    """The first of the wanted columns that is there, as it is written there; None: there is none.
+    """The first of the wanted columns that a table has, as the table spells it; None: none.
 
-    Upper and lower case are the same, as in LAION's `TEXT`.
+    Upper and lower case are equal, as in LAION's `TEXT`.
     """
     by_lower = {name.lower(): name for name in found}
     return next((by_lower[name] for name in wanted if name in by_lower), None)
 
 
 def choose_column(path: str, found: Sequence[str], wanted: Sequence[str]) -> str:
-    """The first of the wanted columns that a table has, as it is written there.
+    """The first of the wanted columns that a table has, as the table spells it.
 
     Raises:
       UserError: it has none.
@@ -194,7 +194,7 @@ def choose_column(path: str, found: Sequence[str], wanted: Sequence[str]) -> str
 
 
 def _fit(names: Sequence[str], wanted: Sequence[str]) -> tuple[bool, int]:
-    """How well a separator suits a header that has these names with it."""
+    """How well a separator fits a header that it splits into these names."""
     return column_of(names, wanted) is not None, len(names)
 
 
@@ -210,16 +210,16 @@ def _split(line: str, separator: str) -> list[str]:
 
 
 def _lenient(line: str, separator: str) -> list[str]:
-    """The values of one line as the csv module reads them, whatever its quotes: `"big" cat`."""
+    """The values of one line as the csv module reads them, with any quotes: `"big" cat`."""
     text = line.rstrip("\r\n")
     try:
         return next(csv.reader([text], delimiter=separator), [])
-    except csv.Error:  # a line break that is none
+    except csv.Error:  # a lone CR
         return text.split(separator)
 
 
 def _unquoted(value: str) -> str:
-    """What csv and pandas put in quotes because it holds a quote or a line break, or nothing."""
+    """A value without the quotes that csv and pandas put around quotes, line breaks and nothing."""
     quoted = _QUOTED.fullmatch(value)
     if quoted and (not quoted[1] or re.search(r'""|[\r\n]', quoted[1])):
         return quoted[1].replace('""', '"')

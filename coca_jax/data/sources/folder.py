@@ -20,7 +20,7 @@ from coca_jax.errors import UserError
 from coca_jax.io import files, paths
 from coca_jax.io.messages import counted
 
-# Columns of a table; the first that is there is taken.
+# Columns of a table; the first of each row that it has is read.
 IMAGE_COLUMNS = (
     *("image", "images", "video", "frames"),
     *("file_name", "filename", "filepath", "path"),
@@ -33,23 +33,23 @@ _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 
 class Entry(NamedTuple):
-    """What a folder says of an image."""
+    """The image of a record, and what is stored about it."""
 
-    image: str | list[str]  # its path within the folder, or another; or those of several
-    captions: list[Any]  # whatever is in their place
+    image: str | list[str]  # a path relative to the folder, or any other; or several
+    captions: list[Any]  # possibly no texts
     labels: list[str | int]
     fields: dict[str, Any]
 
 
 class FolderSource:
-    """Images that lie in a folder as files, each opened when it is asked for."""
+    """Images in files of their own, each opened when its record is read."""
 
     def __init__(self, root: str, entries: "_Rows | _Classes", class_names: Iterable[str] = ()):
-        """Names the images.
+        """Wraps the entries.
 
         Args:
           root: the folder that paths of images are relative to, local or a URL.
-          entries: what is known of the images.
+          entries: paths of the images, and what is stored about them.
           class_names: of the integer labels.
         """
         self._root, self._entries, self.class_names = root, entries, list(class_names)
@@ -60,8 +60,10 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Record:
         entry = self._entries[index]
-        several = isinstance(entry.image, list)
-        image = [self._read(path) for path in entry.image] if several else self._read(entry.image)
+        if isinstance(entry.image, list):
+            image = [self._read(path) for path in entry.image]
+        else:
+            image = self._read(entry.image)
         label, labels = to_labels(entry.labels, self.class_names)
         return {
             "image": image,
@@ -79,7 +81,7 @@ class FolderSource:
                     return read_pictures(one if paths.is_url(one) else paths.join(self._root, one))
                 except FileNotFoundError as error:
                     missing = missing or error
-        except (ValueError, UserError) as error:  # no file can be called so
+        except (ValueError, UserError) as error:  # no file can have this name
             raise BadExample("bad_record", f"the path of the image is {path!r}: {error}") from error
         raise missing or FileNotFoundError(path)
 
@@ -88,12 +90,12 @@ class FolderSource:
         return self._entries.part(index)
 
     def shards(self) -> list[Shard]:
-        """The table, not the images that it names; or the folders of the classes."""
+        """The table, without the images that it names; or the folders of the classes."""
         return self._entries.shards()
 
 
 def _spellings(path: str) -> Iterator[str]:
-    """A path as it is, and if there is no such file, as Windows or a person may have meant it."""
+    """A path as it is written, and as Windows or a person may have meant it."""
     yield path
     yield paths.normalize(path)
     yield paths.normalize(path.strip().replace("\\", "/"))
@@ -119,16 +121,17 @@ def folder_source(path: str, split: str = "", clips: bool = False) -> FolderSour
     """Opens a folder of images.
 
     Args:
-      path: a .csv, .tsv or .jsonl file with a column of images, whose paths are relative to the
-        file (IMAGE_COLUMNS), and maybe of captions (CAPTION_COLUMNS) and labels (LABEL_COLUMNS);
-        several rows of an image are one record. A path may be that of a video or of a folder of
-        frames, and several may be in a list. Or a folder with one such file; or with a folder
-        of images for each class, whose names, in order, are those of the labels 0, 1, ...
-      split: of a folder with `train`, `test` and such: the one to open.
-      clips: whether a folder of images in that of a class is one example, the frames of a clip.
+      path: a .csv, .tsv or .jsonl file with a column of images (IMAGE_COLUMNS), whose paths are
+        relative to the file, and possibly columns of captions (CAPTION_COLUMNS) and labels
+        (LABEL_COLUMNS); rows with the same image are one record. A path may be of a video or of a
+        folder of frames, and a cell may hold a list of paths. Or a folder with one such file. Or a
+        folder with a folder of images for each class; their names, in order, are those of the
+        labels 0, 1, ...
+      split: the one to open, of a folder with `train`, `test` and such.
+      clips: whether a folder of images within that of a class is one example, the frames of a clip.
 
     Raises:
-      UserError: there is nothing of that kind, or a table that cannot be read.
+      UserError: the path is none of these, or a table cannot be read.
     """
     path = paths.normalize(path)
     if path.lower().endswith(SUFFIXES):
@@ -143,13 +146,13 @@ def folder_source(path: str, split: str = "", clips: bool = False) -> FolderSour
         )
     with os.scandir(path) as entries:
         names = sorted(e.name for e in entries if not is_hidden(e.name))
-    found = [name for name in names if name.lower().endswith(SUFFIXES)]
-    if len(found) > 1:
-        raise UserError(f"{path} holds several tables, {', '.join(found)}: name one of them")
-    if found:
-        return _of_table(os.path.join(path, found[0]))
-    if parts := split_folders(path):
-        return _of_split(path, parts, split, clips)
+    tables = [name for name in names if name.lower().endswith(SUFFIXES)]
+    if len(tables) > 1:
+        raise UserError(f"{path} holds several tables, {', '.join(tables)}: name one of them")
+    if tables:
+        return _of_table(os.path.join(path, tables[0]))
+    if splits := split_folders(path):
+        return _of_split(path, splits, split, clips)
     folders = ClassFolders(path, clips)
     if not len(folders):
         raise UserError(
@@ -163,16 +166,16 @@ def _of_table(path: str) -> FolderSource:
     return FolderSource(os.path.dirname(path), _Rows(Table(path, IMAGE_COLUMNS)))
 
 
-def _of_split(path: str, parts: list[str], split: str, clips: bool) -> FolderSource:
-    if split not in parts:
+def _of_split(path: str, splits: list[str], split: str, clips: bool) -> FolderSource:
+    if split not in splits:
         raise UserError(
-            f"{path} holds the parts of a data set, {', '.join(parts)}, and split={split!r} is "
-            "none of them; set `split` to one, or give the folder of one as the path"
+            f"{path} holds the splits {', '.join(splits)}, and split={split!r} is none of them; "
+            "set `split` to one, or give the folder of one as the path"
         )
     source = folder_source(os.path.join(path, split), "", clips)
-    others = ", ".join(name for name in parts if name != split) or "none"
-    text = f"{path} holds parts of a data set: split={split!r} is read, the others ({others}) not"
-    source.notes = [Note("split", len(parts), text), *source.notes]
+    unread = ", ".join(name for name in splits if name != split) or "none"
+    text = f"{path} holds splits of a data set: {split} is read, the others ({unread}) are not"
+    source.notes = [Note("split", len(splits), text), *source.notes]
     return source
 
 
@@ -230,7 +233,7 @@ def _table_notes(table: Table) -> Iterator[Note]:
 
 
 def _values(row: dict[str, Any], columns: Iterable[str], has_types: bool) -> list[Any]:
-    """Takes out of a row the value or values of the first of these columns that it has."""
+    """Removes the value, or values, of the first of these columns from a row and returns them."""
     value = row.pop(column_of(row, columns), None)
     if not has_types:
         value = _list_or_text(value)
@@ -238,9 +241,9 @@ def _values(row: dict[str, Any], columns: Iterable[str], has_types: bool) -> lis
 
 
 def _list_or_text(text: str | None) -> str | list[str] | None:
-    """The texts of a list that was written into a cell, as JSON or by Python; others as they are.
+    """The list of texts that a cell holds, as JSON or as Python writes it; other texts as they are.
 
-    Only what Python would write just so: `['a' 'b']`, which numpy writes, reads as `['ab']`.
+    Lists as numpy writes them are left as text: Python would read `['a' 'b']` as `['ab']`.
     """
     if not text or text[0] != "[" or text[-1] != "]":
         return text
@@ -256,7 +259,7 @@ def _list_or_text(text: str | None) -> str | list[str] | None:
 
 
 def _number(text: str) -> str | int | float:
-    """The number that a text is, if it is one, so that it can be compared with others."""
+    """A text as a number, if it is one, so that filters can compare it."""
     if _INTEGER.fullmatch(text):
         return int(text)
     return float(text) if _FLOAT.fullmatch(text) else text
@@ -285,6 +288,6 @@ class _Classes:
 
 
 def _counted(name: str) -> list[tuple[int, str]]:
-    """Orders numbers in names by their value."""
+    """A sort key that orders numbers in names by their value."""
     parts = re.split(r"([0-9]+)", name)
     return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)]

@@ -1,4 +1,4 @@
-"""Lines of a text file by their places in bytes, whatever system wrote it."""
+"""Lines of a text file with their offsets in bytes, whatever system wrote it."""
 
 import codecs
 import zlib
@@ -7,9 +7,9 @@ from typing import Any
 
 from coca_jax.errors import UserError
 
-_LOOKED_AT = 1 << 16  # bytes at the beginning, which show how a file is written
+_HEAD = 1 << 16  # bytes at the beginning, which show the encoding and the ends of lines
 BOM = "\ufeff"  # at the beginning, and where files were joined
-# UTF-32's begins with that of UTF-16.
+# The mark of UTF-32 begins with that of UTF-16.
 _BOMS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -19,25 +19,25 @@ _BOMS = {
 
 
 class Lines(Iterator[str]):
-    """Lines that end with LF, CR LF, or in a file without LF with CR; with their ends.
+    """Lines that end with LF, CR LF, or, in a file without LF, with CR.
 
-    A byte that is not UTF-8 becomes half a surrogate pair (`surrogateescape`), so that it spoils
+    A byte that is not UTF-8 becomes half a surrogate pair (`surrogateescape`), so that it damages
     its own line only.
 
     Attributes:
-      end: bytes up to the end of the last line that was given out.
+      end: the offset of the end of the last line that was returned.
       number: of that line, from 1.
       checksum: CRC-32 of all bytes that were read.
     """
 
     def __init__(self, file: Any, path: str):
-        """Reads from a binary file, which can seek.
+        """Begins to read a binary file that can seek.
 
         Raises:
           UserError: it is in another encoding than UTF-8.
         """
         self.end = self.number = self.checksum = 0
-        head = file.read(_LOOKED_AT)
+        head = file.read(_HEAD)
         file.seek(0)
         _require_utf8(head, path)
         self._lines = iter(file if b"\n" in head or b"\r" not in head else _ended_by_cr(file))
@@ -56,7 +56,7 @@ class Lines(Iterator[str]):
         return line
 
     def give_back(self, lines: Sequence[str]) -> None:
-        """Puts back the last lines, none of them the first of the file."""
+        """Returns the last lines to the reader; the first line of the file cannot be returned."""
         self._returned += reversed(lines)
         self.number -= len(lines)
         self.end -= sum(map(_size, lines))
@@ -87,7 +87,7 @@ def _require_utf8(head: bytes, path: str) -> None:
     if name:
         raise UserError(
             f"{path} is {name}, and should be UTF-8: "
-            f"`iconv -f {name} -t UTF-8 {path} > NEW_FILE` makes it so"
+            f"`iconv -f {name} -t UTF-8 {path} > NEW_FILE` converts it"
         )
 
 

@@ -1,7 +1,8 @@
-"""Tables of what is known of images: the rows of a CSV, TSV or JSONL file, found by offsets.
+"""Tables of images: the rows of a CSV, TSV or JSONL file, by their offsets.
 
-A table is read once when it is opened, and a row again when it is asked for: 20 bytes a row stay
-in memory. A row that cannot be read is an entry of its own, which is bad when it is read.
+A table is read as a whole when it is opened, and a row again when it is needed: 20 bytes a row stay
+in memory. A row that cannot be parsed is an entry of its own, which is a bad example when it is
+read.
 """
 
 import hashlib
@@ -36,31 +37,31 @@ FAULTS = {
     NOT_UTF8: "are not UTF-8",
     WRONG_COUNT: "have too many or too few values",
     UNCLOSED: "have a quote that is never closed",
-    NO_JSON: "are no JSON object with a value for each key",
+    NO_JSON: "are no JSON object in which each key occurs once",
 }
 
 
 class Table:
-    """Entries of a file: all its rows with the same value in one column; picklable.
+    """Entries of a file, each of all rows with the same value in one column; picklable.
 
     Attributes:
-      column: the one of the columns asked for by which entries are told apart.
+      column: the column whose values tell entries apart.
       names: of all columns; of a .jsonl, those of the first row.
-      separator: between values; empty in a .jsonl, where values have types and are not all text.
-      faults: by what is wrong, of FAULTS: how many rows it is, and the line of the first.
-      row_count: of all rows, bad ones too.
+      separator: between values; empty for a .jsonl, whose values have types.
+      faults: by kind of FAULTS: the number of such rows, and the line of the first.
+      row_count: the number of rows, with bad ones.
     """
 
     def __init__(self, path: str, columns: Sequence[str]):
         """Finds the rows.
 
         Args:
-          path: of a .csv, .tsv or .jsonl file; the first line of the former two names the columns.
-          columns: names of the column that tells entries apart; the first that the file has.
+          path: of a .csv or .tsv file, whose first line names the columns, or of a .jsonl file.
+          columns: the first of these that the file has tells entries apart.
 
         Raises:
-          UserError: there is no such file, column or row, it is not UTF-8 as a whole, or a row
-            cannot be told from the next.
+          UserError: there is no such file, column or row, the file is not UTF-8 as a whole, or it
+            cannot be seen where a row ends.
         """
         self.path = path
         kind = _Json if path.lower().endswith(".jsonl") else Delimited
@@ -97,7 +98,7 @@ class Table:
 
 
 class _Json:
-    """A JSON object a line."""
+    """Rows of a .jsonl file: a JSON object in each line."""
 
     separator = ""
 
@@ -114,7 +115,7 @@ class _Json:
         lines.give_back([line])
 
     def keys(self, lines: Lines) -> Iterator[tuple[str | None, str]]:
-        """Line by line: the value of the column, and what is wrong; see `Delimited.keys`."""
+        """Yields for each line the value of the column, and what is wrong; see `Delimited.keys`."""
         for line in lines:
             if not line.strip():
                 yield None, ""
@@ -127,7 +128,7 @@ class _Json:
                 yield (str(key), "") if key else ("", NO_PATH)
 
     def parse(self, data: bytes) -> dict[str, Any]:
-        """The values of a line, of the types that they have.
+        """The values of a line by name, with their types.
 
         Raises:
           BadExample: it is no JSON object, has a key twice, or is not UTF-8.
@@ -177,7 +178,7 @@ def _scan(
     UInt64[np.ndarray, " n"],
     dict[str, tuple[int, int]],
 ]:
-    """Where rows begin and end (bytes), a hash of the key of each, and `Table.faults`."""
+    """Offsets of the begins and ends of rows, a hash of each row's key, and `Table.faults`."""
     begins, ends, hashes = array("q"), array("q"), array("Q")
     faults: dict[str, tuple[int, int]] = {}
     begin, number = lines.end, lines.number + 1
@@ -185,7 +186,7 @@ def _scan(
         if key is not None:
             begins.append(begin)
             ends.append(lines.end)
-            # What has no key is like nothing else.
+            # Rows without a key are entries of their own.
             key = (key or f"\0{begin}").encode("utf-8", "surrogatepass")
             digest = hashlib.blake2b(key, digest_size=8).digest()
             hashes.append(int.from_bytes(digest, "little"))
@@ -200,7 +201,7 @@ def _scan(
 def _grouped(
     keys: UInt64[np.ndarray, " n"],
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
-    """The rows with those of equal keys together, groups by their first row; and groups' ends."""
+    """The order of rows by groups of equal keys, groups by their first row; and groups' ends."""
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))

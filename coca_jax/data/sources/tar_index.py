@@ -1,9 +1,14 @@
-"""Where the samples of WebDataset tars lie: found once from the headers, then kept in files.
+"""Indices of WebDataset tars: the offsets of samples, read from the headers once, kept in files.
 
 The index of a tar is an int64 array that `np.load(file, mmap_mode="r")` maps. Each of its rows is
 a sample: offset and size, in bytes, of its image, text, JSON and class; row 0 says what the index
-was made from. Behind them are notes on what was odd, as JSON. Names are not kept, and single rows
-are read when they are needed, so memory does not grow with the set.
+was made from. Notes on what was unusual follow as JSON. Names are not kept, and single rows are
+read when they are needed, so that memory does not grow with the data set.
+
+Many tars are indexed by processes that run `tar_headers.py` as a plain command. A pool of
+`multiprocessing` would run the user's own script again in each process, which fails where that has
+no `if __name__ == "__main__"`, and would import numpy and this package first. The processes end
+with this one, as their input does.
 """
 
 import contextlib
@@ -36,12 +41,12 @@ from coca_jax.io.messages import cause
 SUFFIX = ".coca_index"  # after the name of the tar
 FORMAT = 0x636F_6361_0004  # "coca", and a number that grows with every change of the layout
 URL_CHUNK = 1 << 20
-THREADS = 16  # which wait for storage
-TARS_AT_ONCE = 64  # whose indices a thread looks for: there may be very many
-MIN_PROCESSES = 8  # for many tars, however few processors there are: they wait, too
-TARS_PER_PROCESS = 4  # with fewer, one does not pay
+THREADS = 16  # they wait for the storage
+TARS_AT_ONCE = 64  # whose indices one task of a thread looks for
+MIN_PROCESSES = 8  # for many tars, even with fewer CPUs: they wait for the storage, too
+TARS_PER_PROCESS = 4  # for fewer, starting a process takes longer than it saves
 
-# Of several in a sample the first is taken: a video is of no use beside an image.
+# Of several in a sample the first is read: an image rather than a video.
 IMAGE_KEYS = tuple(suffix[1:] for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
 TEXT_KEYS = ("txt",)
 
@@ -51,12 +56,12 @@ _NPY_MAGIC = b"\x93NUMPY\x01\x00v\x00"  # and the size of the rest of that heade
 
 
 class Index(NamedTuple):
-    """Where the samples of one tar are."""
+    """The index of one tar."""
 
     tar: str
-    file: str  # empty: the index is in memory only
+    file: str  # of the index; empty: it is in memory only
     count: int  # samples with an image
-    notes: Notes  # what was odd; see `tar_headers.samples`
+    notes: Notes  # on what was unusual; see `tar_headers.Notes`
     size: int  # bytes of the tar
     checksum: int  # see `tar_headers.Samples`
     table: Int64[np.ndarray, "n 8"] | None = None  # of an index in memory
@@ -65,7 +70,7 @@ class Index(NamedTuple):
         """Offset and size of a sample's image, text, JSON and class; the size of none is -1.
 
         Raises:
-          FileNotFoundError: the index is there no more.
+          FileNotFoundError: the index was deleted since.
         """
         if self.table is not None:
             return tuple(self.table[1 + sample].tolist())
@@ -74,12 +79,12 @@ class Index(NamedTuple):
 
 
 def make_options(image_keys: Sequence[str] = (), text_keys: Sequence[str] = ()) -> Options:
-    """Which members of a sample are its image and its text.
+    """Chooses which members of a sample are its image and its text.
 
     Args:
-      image_keys: extensions, such as "input.jpg", of which the first that a sample has is taken;
-        empty: IMAGE_KEYS.
-      text_keys: the same for the text; empty: TEXT_KEYS.
+      image_keys: extensions, such as "input.jpg"; the first that a sample has is its image. Empty:
+        IMAGE_KEYS.
+      text_keys: extensions; the first that a sample has is its text. Empty: TEXT_KEYS.
     """
     keys = {"json": (4, 0), "cls": (6, 0)}
     for column, names in ((2, text_keys or TEXT_KEYS), (0, image_keys or IMAGE_KEYS)):
@@ -91,32 +96,32 @@ def make_options(image_keys: Sequence[str] = (), text_keys: Sequence[str] = ()) 
 def open_indices(
     tars: Sequence[str], cache_dir: str = "", options: Options | None = None
 ) -> list[Index]:
-    """Finds the index of each tar, or makes it.
+    """Reads the index of each tar, or makes it where there is none.
 
     Args:
       tars: paths or URLs.
-      options: see `make_options`; None: its defaults.
-      cache_dir: for indices that cannot be written beside their tars; empty:
+      cache_dir: for indices that cannot be written next to their tars; empty:
         ~/.cache/coca_jax/tar_index.
+      options: see `make_options`; None: its defaults.
 
     Raises:
       UserError: a tar is not there, cannot be read or is no tar.
     """
     files.forget()
     maker = _Maker(cache_dir, options or make_options())
-    some = [tars[i : i + TARS_AT_ONCE] for i in range(0, len(tars), TARS_AT_ONCE)]
+    tasks = [tars[i : i + TARS_AT_ONCE] for i in range(0, len(tars), TARS_AT_ONCE)]
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda part: [maker.find(tar) for tar in part], some)
-        indices = list(itertools.chain.from_iterable(found))
+        results = pool.map(lambda task: [maker.find(tar) for tar in task], tasks)
+        indices = list(itertools.chain.from_iterable(results))
     missing = [tar for tar, index in zip(tars, indices, strict=True) if index is None]
-    made = maker.make_all(missing)
-    indices = [index or made[tar] for tar, index in zip(tars, indices, strict=True)]
+    new_indices = maker.make_all(missing)
+    indices = [index or new_indices[tar] for tar, index in zip(tars, indices, strict=True)]
     maker.warn(indices)
     return indices
 
 
 def scan(tar: str, stamp: files.Stamp, options: Options | None = None) -> Samples:
-    """Reads the headers of a tar as far as it is sound.
+    """Reads the headers of a tar as far as it is not damaged.
 
     Raises:
       UserError: it is no tar.
@@ -134,7 +139,7 @@ def scan(tar: str, stamp: files.Stamp, options: Options | None = None) -> Sample
         return tar_headers.samples_of_file(tar, stamp.size, options)
     except tar_headers.NoTar as error:
         first = error.args[0]
-        words = _what_else(first)
+        words = _other_format(first)
         if len(first) < tar_headers.BLOCK and not words:
             return Samples(array("q"), 0, {"cut_off": (1, "within its first header", {})}, 0)
         raise UserError(
@@ -142,32 +147,32 @@ def scan(tar: str, stamp: files.Stamp, options: Options | None = None) -> Sample
         ) from error
 
 
-# What files that are no tars begin with.
-_ELSE = {
+# How files begin that are no tars, and what they are.
+_OTHER_FORMATS = {
     b"\x1f\x8b": "is compressed (gzip), which forbids random access; unpack it (gunzip)",
     b"\x28\xb5\x2f\xfd": "is compressed (zstd), which forbids random access; unpack it (zstd -d)",
     b"BZh": "is compressed (bzip2), which forbids random access; unpack it (bunzip2)",
     b"\xfd7zXZ": "is compressed (xz), which forbids random access; unpack it (unxz)",
     b"\x04\x22\x4d\x18": "is compressed (lz4), which forbids random access; unpack it (lz4 -d)",
-    b"PK\x03\x04": "is a ZIP archive and no tar; unpack it and pack its files as a tar",
+    b"PK\x03\x04": "is a ZIP archive and no tar; unpack it, and pack its files as a tar",
     b"PAR1": "is a Parquet file and no tar; `coca data convert` reads those",
     b"version https://git-lfs": "is a pointer of Git LFS and no tar; `git lfs pull` fetches it",
 }
 
 
-def _what_else(first: bytes) -> str:
-    """What a file is that begins like no tar, in words that follow its name; empty: unknown."""
-    for magic, words in _ELSE.items():
+def _other_format(first: bytes) -> str:
+    """Words on a file that does not begin like a tar, after its name; empty: unknown format."""
+    for magic, words in _OTHER_FORMATS.items():
         if first.startswith(magic):
             return words
     text = first.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
-        return f"is no tar file but a page, perhaps of an error: it begins with {first[:60]!r}"
+        return f"is no tar file but a web page, perhaps of an error: it begins with {first[:60]!r}"
     return ""
 
 
 class _Maker:
-    """Finds and makes indices, one way of taking members for all of them."""
+    """Reads and makes indices, all of them with the same options."""
 
     def __init__(self, cache_dir: str, options: Options):
         self._cache_dir, self._options = cache_dir, options
@@ -176,7 +181,7 @@ class _Maker:
         self._suffix = SUFFIX if usual else f".{self._taken & 0xFFFFFFFF:08x}{SUFFIX}"
 
     def find(self, tar: str) -> Index | None:
-        """The index of a tar, if it is there, sound and newer than the tar."""
+        """The index of a tar, if there is a valid one of this version of the tar."""
         try:
             stamp = files.stamp(tar)
         except FileNotFoundError as error:
@@ -185,39 +190,39 @@ class _Maker:
             raise UserError(
                 f"the tar {http.shown(tar)} cannot be read: {cause(error, tar)}"
             ) from error
-        for place in self._places(tar):
+        for path in self._paths(tar):
             with contextlib.suppress(OSError, ValueError):
-                if index := self._read(tar, stamp, place):
+                if index := self._read(tar, stamp, path):
                     return index
         return None
 
-    def _read(self, tar: str, stamp: files.Stamp, place: Path) -> Index | None:
-        """An index, unless it is of something else.
+    def _read(self, tar: str, stamp: files.Stamp, path: Path) -> Index | None:
+        """Reads an index; None: it is of another tar, version or format.
 
         Raises:
-          OSError: it is not there.
+          OSError: there is none.
           ValueError: it is damaged.
         """
-        with open(place, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0) as file:
             head = file.read(_NPY_HEADER + _ROW.size)
             if not head.startswith(_NPY_MAGIC) or len(head) != _NPY_HEADER + _ROW.size:
                 return None
-            form, *made_from, count, told, checksum, _ = _ROW.unpack_from(head, _NPY_HEADER)
+            form, *made_from, count, notes_size, checksum, _ = _ROW.unpack_from(head, _NPY_HEADER)
             end = _NPY_HEADER + (1 + count) * _ROW.size
-            whole = os.fstat(file.fileno()).st_size == end + told
+            whole = os.fstat(file.fileno()).st_size == end + notes_size
             if form != FORMAT or made_from != self._origin(stamp) or not whole:
                 return None
-            notes = json.loads(os.pread(file.fileno(), told, end)) if told else {}
-        return Index(tar, str(place), count, notes, stamp.size, checksum)
+            notes = json.loads(os.pread(file.fileno(), notes_size, end)) if notes_size else {}
+        return Index(tar, str(path), count, notes, stamp.size, checksum)
 
     def _origin(self, stamp: files.Stamp) -> list[int]:
         return [stamp.size, _hash(stamp.version), self._taken]
 
     def make(self, tar: str) -> Index:
-        """Scans a tar here.
+        """Makes the index of a tar in this process.
 
         Raises:
-          UserError: it cannot be read, or is none.
+          UserError: it cannot be read, or is no tar.
         """
         try:
             stamp = files.stamp(tar)
@@ -227,25 +232,25 @@ class _Maker:
                 f"the tar {http.shown(tar)} cannot be read: {cause(error, tar)}"
             ) from error
 
-    def _keep(self, tar: str, stamp: files.Stamp, found: Samples) -> Index:
-        """Writes an index where that is possible."""
-        count, notes = len(found.rows) // 8, found.notes
-        told = json.dumps(notes).encode() if notes else b""
-        facts = (count, notes, stamp.size, found.checksum)
-        head = [FORMAT, *self._origin(stamp), count, len(told), found.checksum, 0]
-        table = np.array(found.rows, np.int64).reshape(count, 8)
+    def _keep(self, tar: str, stamp: files.Stamp, samples: Samples) -> Index:
+        """Writes an index to the first place that allows it."""
+        count, notes = len(samples.rows) // 8, samples.notes
+        note_data = json.dumps(notes).encode() if notes else b""
+        facts = (count, notes, stamp.size, samples.checksum)
+        head = [FORMAT, *self._origin(stamp), count, len(note_data), samples.checksum, 0]
+        table = np.array(samples.rows, np.int64).reshape(count, 8)
         table = np.concatenate([np.array([head], np.int64), table])
         file = io.BytesIO()
         np.save(file, table)
-        file.write(told)
-        for place in self._places(tar):
+        file.write(note_data)
+        for path in self._paths(tar):
             with contextlib.suppress(OSError):
-                files.write_whole(place, file.getvalue())
-                return Index(tar, str(place), *facts)
+                files.write_whole(path, file.getvalue())
+                return Index(tar, str(path), *facts)
         return Index(tar, "", *facts, table)
 
     def make_all(self, tars: Sequence[str]) -> dict[str, Index]:
-        """Scans many tars, by processes where that pays."""
+        """Makes the indices of many tars, in other processes where that is faster."""
         if not tars:
             return {}
         from tqdm import tqdm
@@ -255,20 +260,16 @@ class _Maker:
             tqdm(total=len(tars), desc="indexing", unit="tar", delay=1, mininterval=seconds) as bar,
             ThreadPoolExecutor(THREADS) as pool,
         ):
-            made = self._make_elsewhere([tar for tar in tars if not files.is_url(tar)], bar)
-            todo = [tar for tar in tars if tar not in made]
-            for index in pool.map(self.make, todo):
-                made[index.tar] = index
+            indices = self._make_by_processes([tar for tar in tars if not files.is_url(tar)], bar)
+            remaining = [tar for tar in tars if tar not in indices]
+            for index in pool.map(self.make, remaining):
+                indices[index.tar] = index
                 bar.update()
-        return made
+        return indices
 
-    def _make_elsewhere(self, tars: Sequence[str], bar: Any) -> dict[str, Index]:
-        """Makes the indices of many tars by processes, each with an interpreter lock of its own.
-
-        They are plain commands, as `multiprocessing` would run the user's script again. What they
-        do not manage, for whatever reason, is not among what is returned.
-        """
-        made: dict[str, Index] = {}
+    def _make_by_processes(self, tars: Sequence[str], bar: Any) -> dict[str, Index]:
+        """Makes the indices of many tars by processes; those that fail are not returned."""
+        indices: dict[str, Index] = {}
         todo = list(reversed(tars))
         command = [sys.executable, "-I", "-S", tar_headers.__file__, json.dumps(self._options)]
 
@@ -281,28 +282,28 @@ class _Maker:
                     except IndexError:  # another thread was faster
                         return
                     stamp = files.stamp(tar)
-                    if (found := _ask(process, tar, stamp.size)) is not None:
-                        made[tar] = self._keep(tar, stamp, found)
+                    if (samples := _ask(process, tar, stamp.size)) is not None:
+                        indices[tar] = self._keep(tar, stamp, samples)
                         bar.update()
 
         count = min(max(os.cpu_count() or 1, MIN_PROCESSES), len(tars) // TARS_PER_PROCESS)
         if count > 1:
             with ThreadPoolExecutor(count) as pool:
                 list(pool.map(work, range(count)))
-        return made
+        return indices
 
     def warn(self, indices: Sequence[Index]) -> None:
-        """Says on standard error which indices could not be written, as they are made each time."""
-        if kept := [index.tar for index in indices if index.table is not None]:
+        """Warns of indices that could not be written, and so are made anew each time."""
+        if unwritten := [index.tar for index in indices if index.table is not None]:
             print(
-                f"warning: the indices of {len(kept):,} tars, such as {kept[0]}, are kept in "
-                f"memory: {' and '.join(str(place.parent) for place in self._places(kept[0]))} "
+                f"warning: the indices of {len(unwritten):,} tars, such as {unwritten[0]}, stay in "
+                f"memory: {' and '.join(str(p.parent) for p in self._paths(unwritten[0]))} "
                 "cannot be written to",
                 file=sys.stderr,
             )
 
-    def _places(self, tar: str) -> Iterator[Path]:
-        """Where the index of a tar may be: beside it, or in a folder of all that cannot be."""
+    def _paths(self, tar: str) -> Iterator[Path]:
+        """Paths that the index of a tar may have: next to the tar, or in the cache folder."""
         if not files.is_url(tar):
             yield Path(tar + self._suffix)
             tar = os.path.abspath(tar)
@@ -312,21 +313,21 @@ class _Maker:
 
 
 def _ask(process: subprocess.Popen, tar: str, size: int) -> Samples | None:
-    """Has a process scan a tar.
+    """Has a process read the headers of a tar; None: it failed.
 
     Raises:
-      OSError: the process is no more.
+      OSError: the process has ended.
     """
     process.stdin.write(json.dumps([tar, size]).encode() + b"\n")
     process.stdin.flush()
     reply = process.stdout.read(tar_headers.REPLY.size)
     if len(reply) < tar_headers.REPLY.size:
         raise BrokenPipeError
-    size, count, told, checksum = tar_headers.REPLY.unpack(reply)
+    size, count, notes_size, checksum = tar_headers.REPLY.unpack(reply)
     if size < 0:
         return None
-    rows, notes = process.stdout.read(size), process.stdout.read(told)
-    if len(rows) < size or len(notes) < told:
+    rows, notes = process.stdout.read(size), process.stdout.read(notes_size)
+    if len(rows) < size or len(notes) < notes_size:
         raise BrokenPipeError
     return Samples(array("q", rows), count, json.loads(notes or b"{}"), checksum)
 

@@ -1,4 +1,4 @@
-"""What was odd about WebDataset tars, in sentences that say what it is and what helps."""
+"""Notes on what is unusual about WebDataset tars, as sentences that also say what to do."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,14 +9,14 @@ from coca_jax.data.sources.tar_index import IMAGE_KEYS, Index
 from coca_jax.io import http
 from coca_jax.io.messages import counted
 
-SHOWN = 6  # extensions of those that were met
-# A tar's sample is known by this; people who write tars by hand often do not know it.
+SHOWN = 6  # extensions, of those that occur
+# WebDataset's rule, which people who write tars by hand often do not know.
 CONVENTION = (
     "the key of a sample is the path of its members up to the first dot of the file's name, and "
     "what follows is the extension"
 )
 
-# What is said of each kind: what is counted, in the plural; the rest; and whether it is lost.
+# By kind: what is counted, in the plural; the rest of the sentence; and whether it is lost.
 _SENTENCES = {
     "without_image": ("samples have no image", ", such as {first}{met}; {convention}{hint}", True),
     "without_text": ("samples have no .txt, .json or .cls", ", such as {first}{met}", False),
@@ -39,7 +39,7 @@ _SENTENCES = {
     ),
     "several": (
         "members are passed over",
-        ", such as one of those beside {first}: a sample has several images or texts, and the "
+        ", such as one next to {first}: a sample has several images or texts, and the "
         "first kind of "
         '{kinds} is read; image_keys=("png",) would take others',
         True,
@@ -81,31 +81,31 @@ _SENTENCES = {
 
 def merged(indices: Iterable[Index]) -> Notes:
     """The notes of many tars as those of one."""
-    found: Notes = {}
+    notes: Notes = {}
     for index in indices:
         for kind, (count, first, counts) in index.notes.items():
             first = f"{first} of {http.shown(index.tar)}" if first else http.shown(index.tar)
-            before, name, met = found.get(kind) or (0, first, Counter())
-            met.update(counts)
-            found[kind] = (before + count, name, met)
-    return found
+            before, name, extensions = notes.get(kind) or (0, first, Counter())
+            extensions.update(counts)
+            notes[kind] = (before + count, name, extensions)
+    return notes
 
 
 def sentences(notes: Notes) -> list[Note]:
-    """The notes for people; what is lost comes first."""
-    found = []
+    """The notes as sentences, those on what is lost first."""
+    lines = []
     for kind, (what, rest, lost) in _SENTENCES.items():
         if kind in notes:
-            count, first, met = notes[kind]
-            words = {"first": first, "met": _met(met)}
-            words |= {"convention": CONVENTION, "hint": _hint(met)}
+            count, first, extensions = notes[kind]
+            words = {"first": first, "met": _commonest(extensions)}
+            words |= {"convention": CONVENTION, "hint": _hint(extensions)}
             words["kinds"] = ", ".join(IMAGE_KEYS[:4]) + ", ..."
             text = counted(count, what) + rest.format(**words)
-            found.append(Note(kind, count, text, lost))
-    return sorted(found, key=lambda note: not note.lost)
+            lines.append(Note(kind, count, text, lost))
+    return sorted(lines, key=lambda note: not note.lost)
 
 
-def _met(counts: dict[str, int]) -> str:
+def _commonest(counts: dict[str, int]) -> str:
     """The commonest extensions."""
     common = [f"{name} ({n:,})" for name, n in Counter(counts).most_common(SHOWN)]
     more = f" and {len(counts) - SHOWN:,} more kinds" if len(counts) > SHOWN else ""
@@ -113,7 +113,7 @@ def _met(counts: dict[str, int]) -> str:
 
 
 def _hint(counts: dict[str, int]) -> str:
-    """How to read members as images whose extension ends like that of one."""
+    """A sentence on reading members as images, where an extension ends like that of an image."""
     ends = tuple(f".{key}" for key in IMAGE_KEYS)
     keys = [name[1:] for name, _ in Counter(counts).most_common() if name.lower().endswith(ends)]
     if not keys:

@@ -17,7 +17,7 @@ LABEL_KEYS = ("labels", "label", "cls", "image/class/label")
 
 
 def to_record(data: bytes, class_names: Sequence[str]) -> Record:
-    """Parses an example: its image, captions and labels by their usual names, all else as fields.
+    """Parses an example: image, captions and labels by their usual names, the rest as fields.
 
     Args:
       data: a serialized example.
@@ -37,7 +37,9 @@ def to_record(data: bytes, class_names: Sequence[str]) -> Record:
     values = {key: _values(feature) for key, feature in features.items()}
     image = _take(values, IMAGE_KEYS)
     if not image or not isinstance(image[0], bytes):
-        raise KeyError(f"none of {', '.join(IMAGE_KEYS)} is an image, and {', '.join(values)}")
+        raise KeyError(
+            f"none of {', '.join(IMAGE_KEYS)} is an image file; it has {', '.join(values)}"
+        )
     texts = [to_text(v) if isinstance(v, bytes) else v for v in _take(values, CAPTION_KEYS)]
     labels = [to_text(v) if isinstance(v, bytes) else v for v in _take(values, LABEL_KEYS)]
     label, names = to_labels(labels, class_names)
@@ -60,7 +62,7 @@ def _take(values: dict[str, list[Any]], keys: Sequence[str]) -> list[Any]:
 
 
 def _field(values: list[Any]) -> Any:
-    """Texts of bytes, but for what is none; one value as itself, others as a list."""
+    """The value, or a list of several; bytes become text if they are UTF-8."""
     values = [_text_or_bytes(value) for value in values]
     return values[0] if len(values) == 1 else values
 

@@ -53,7 +53,7 @@ def tfds_source(
 
 
 def tokenizer_path(name: str, data_dir: str | None = None, path: str | None = None) -> Path:
-    """Where `prepare` puts the tokenizer that it trains on a data set."""
+    """The path of the tokenizer that `coca data prepare` trains on a data set."""
     return Path(_builder(name, data_dir, path).data_path) / "tokenizer.model"
 
 
@@ -65,7 +65,7 @@ def _class_names(features: Any) -> list[str]:
 
 
 def _read_as_array_record(info: Any, name: str) -> None:
-    """Chooses among the formats in which a data set is stored the one with random access."""
+    """Chooses ArrayRecord, which has random access, of the formats that a data set is stored in."""
     formats = {form.value: form for form in info.available_file_formats()}
     if "array_record" not in formats:
         stored = ", ".join(sorted(formats)) or "no known format"
@@ -108,7 +108,7 @@ def _builder_of_folder(path: str) -> Any:
 
 
 def _how(name: str) -> str:
-    """How to prepare a data set."""
+    """A sentence on how to prepare a data set."""
     from coca_jax.datasets import BUILDERS
 
     plain = re.split("[/:]", name)[0]
@@ -119,4 +119,4 @@ def _how(name: str) -> str:
         )
     if plain == name:
         return f"run `coca data prepare {plain}`"
-    return f"`coca data prepare {plain}` makes {plain}:{BUILDERS[plain].VERSION}"
+    return f"`coca data prepare {plain}` prepares {plain}:{BUILDERS[plain].VERSION}"

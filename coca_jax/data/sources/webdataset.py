@@ -27,10 +27,10 @@ from coca_jax.errors import UserError
 from coca_jax.io import files
 
 CLASS_NAMES = "classnames.txt"
-KIND = "dataset_type.txt"  # CLIP_benchmark's; of "retrieval" a .txt has a caption in each line
+KIND = "dataset_type.txt"  # CLIP_benchmark's; "retrieval": each line of a .txt is a caption
 CAPTION_KEYS = ("caption", "captions", "text", "txt")  # of the JSON, where there is no .txt
 _PARTS = (("jpg", 0), ("txt", 2), ("json", 4), ("cls", 6))  # and their columns in an index
-MAX_GAP = 256 << 10  # bytes between parts of a sample that are read and thrown away
+MAX_GAP = 256 << 10  # bytes between parts of a sample that are read, too, and discarded
 
 
 class WebDatasetSource:
@@ -48,17 +48,17 @@ class WebDatasetSource:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Record:
-        """Reads the parts of a sample, which lie side by side, by one request.
+        """Reads the parts of a sample, which are usually adjacent, in one request.
 
         Raises:
           BadExample: its JSON or a text is damaged.
-          FileNotFoundError: the tar is there no more.
-          EOFError: the tar has been cut since.
+          FileNotFoundError: the tar was deleted since.
+          EOFError: the tar was truncated since.
         """
         number = self._shard(index)
-        found = self._indices[number]
-        row = found.row(index - self._ends[number] + found.count)
-        parts = _read(found.tar, row)
+        tar_index = self._indices[number]
+        row = tar_index.row(index - self._ends[number] + tar_index.count)
+        parts = _read(tar_index.tar, row)
         fields = _fields(parts.get("json"))
         label, labels = _label(parts.get("cls"), self.class_names)
         return {
@@ -103,15 +103,15 @@ def webdataset_source(
     """Opens WebDataset tars; the first time, their headers are read to index them.
 
     Args:
-      path: one or several of: a path or URL, with `{00000..00099}`, `{a,b}`, `*`, `?`, `[0-9]`. Or
-        a local folder of tars, or one as CLIP_benchmark's data sets are: `<split>/*.tar`, and
-        `classnames.txt` or, for retrieval, `dataset_type.txt` beside the splits.
-      cache_dir: for indices that cannot be written beside their tars; empty:
+      path: a path or URL, or several, with `{00000..00099}`, `{a,b}`, `*`, `?`, `[0-9]`. Or a local
+        folder of tars, or a folder as of CLIP_benchmark: `<split>/*.tar`, and next to the splits
+        `classnames.txt` or, for retrieval, `dataset_type.txt`.
+      cache_dir: for indices that cannot be written next to their tars; empty:
         ~/.cache/coca_jax/tar_index.
-      split: of such a folder.
-      image_keys: extensions of members that are images, such as "input.jpg", the first that a
-        sample has; empty: those that are known.
-      text_keys: the same for texts; empty: "txt".
+      split: of a folder with splits.
+      image_keys: extensions of members that are images, such as "input.jpg"; the first that a
+        sample has is read. Empty: `tar_index.IMAGE_KEYS`.
+      text_keys: extensions of members that are texts, read in the same way. Empty: "txt".
 
     Raises:
       UserError: a tar is not there, cannot be read or is no tar, or no sample has an image; or
@@ -128,37 +128,37 @@ def webdataset_source(
         source.class_names = files.read_lines(names)
     if not len(source):
         keys = ", ".join(f".{key}" for key in image_keys or IMAGE_KEYS)
-        found = [f"no sample of {folder or path!r} has an image ({keys})"]
-        raise UserError("\n".join(found + [note.text for note in source.notes]))
+        message = f"no sample of {folder or path!r} has an image ({keys})"
+        raise UserError("\n".join([message, *(note.text for note in source.notes)]))
     return source
 
 
 def _tars(folder: str, split: str) -> list[str]:
-    """The tars in the folder of a split, or in the folder itself if it has none of splits."""
-    place = os.path.join(folder, split)
-    place = place if os.path.isdir(place) else folder
-    names = sorted(name for name in os.listdir(place) if not is_hidden(name))
-    tars = [os.path.join(place, name) for name in names if name.endswith(".tar")]
+    """The tars in the folder of a split, or in the folder itself if there is no such split."""
+    subfolder = os.path.join(folder, split)
+    subfolder = subfolder if os.path.isdir(subfolder) else folder
+    names = sorted(name for name in os.listdir(subfolder) if not is_hidden(name))
+    tars = [os.path.join(subfolder, name) for name in names if name.endswith(".tar")]
     if not tars:
-        wanted = f"no .tar, and no folder {split!r} of them" if place == folder else "no .tar"
-        found = f"it holds {', '.join(names[:5])}" + ", ..." * (len(names) > 5)
+        wanted = f"no .tar, and no folder {split!r} of them" if subfolder == folder else "no .tar"
+        content = f"it holds {', '.join(names[:5])}" + ", ..." * (len(names) > 5)
         raise UserError(
-            f"{place} holds {wanted}; {found if names else 'it is empty'}{what_reads(names)}"
+            f"{subfolder} holds {wanted}; {content if names else 'it is empty'}{what_reads(names)}"
         )
     return tars
 
 
 def _kind(folder: str) -> str:
-    """What CLIP_benchmark says of a data set; empty: nothing."""
+    """The kind of a data set in CLIP_benchmark; empty: it is not stated."""
     path = os.path.join(folder, KIND)
     kind = files.read_lines(path)[0] if os.path.isfile(path) else ""
     if kind not in ("", "retrieval", "classification"):
-        raise UserError(f"{path} says {kind!r}; retrieval and classification can be read")
+        raise UserError(f"{path} says {kind!r}; it should be retrieval or classification")
     return kind
 
 
 def _read(tar: str, row: Sequence[int]) -> dict[str, bytes]:
-    """The parts of a sample; those that it lacks are absent."""
+    """The parts of a sample by name, without those that it lacks."""
     spans = {
         name: (row[column], row[column] + row[column + 1])
         for name, column in _PARTS

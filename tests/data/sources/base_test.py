@@ -47,7 +47,7 @@ def test_labels_that_are_neither(label, class_names):
 
 @pytest.mark.parametrize("label", [2, "2", "9" * 30, "1e400", "-5", "0.5", "inf"])
 def test_numbers_that_no_class_has(label):
-    with pytest.raises(BadExample, match=r"should be the numbers 0 to 1 or names of the classes"):
+    with pytest.raises(BadExample, match=r"should be a number from 0 to 1 or the name of a class"):
         to_labels([label], ["cat", "dog"])
 
 

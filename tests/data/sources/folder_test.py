@@ -250,9 +250,9 @@ def test_parts_of_a_data_set_are_not_classes(tmp_path):
     write(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "Test/dog/c.jpg", ".cache/x.jpg")
     source = folder_source(str(tmp_path), "train")
     assert source.class_names == ["cat", "dog"] and len(source) == 2
-    assert "split='train' is read, the others (Test) not" in source.notes[0].text
+    assert "train is read, the others (Test) are not" in source.notes[0].text
     for split in ("", "val", "train[:50%]"):
-        with pytest.raises(UserError, match=r"parts of a data set, Test, train, and split="):
+        with pytest.raises(UserError, match=r"holds the splits Test, train, and split="):
             folder_source(str(tmp_path), split)
     # A class may have such a name, among others.
     write(tmp_path, "bus/d.jpg")

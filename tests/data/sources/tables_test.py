@@ -89,7 +89,7 @@ def test_bad_rows_are_bad_alone(table):
         ("a.csv", b"url,text\na,b\n", r"it has url, text; img2dataset downloads"),
         ("a.csv", b"image,text\n", r"holds no rows"),
         ("a.csv", b"image,text,text\na,b,c\n", r"a\.csv:1: several columns are named 'text'"),
-        ("a.csv", b"image,\xff\n", r"a\.csv:1: no header"),
+        ("a.csv", b"image,\xff\n", r"a\.csv:1: the header"),
         ("a.csv", "image,text\na,b\n".encode("utf-16"), r"is UTF-16, .*iconv -f UTF-16 -t UTF-8"),
         ("a.tsv", "image,text\na,b\n".encode("utf-16-be"), r"is UTF-16BE, .*iconv -f UTF-16BE"),
         ("a.jsonl", '{"image": "a"}\n'.encode("utf-32"), r"is UTF-32"),

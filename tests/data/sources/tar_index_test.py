@@ -154,7 +154,7 @@ def test_what_is_no_tar_is_named(tmp_path):
     bad = tmp_path / "bad.tar"
     bad.write_bytes(b"<html>" * 200)
     with pytest.raises(
-        UserError, match=r"bad.tar is no tar file but a page, .* begins with b'<html>"
+        UserError, match=r"bad.tar is no tar file but a web page, .* begins with b'<html>"
     ):
         open_indices([good, str(bad)])
     with tarfile.open(bad, "w:gz") as tar:

@@ -129,7 +129,7 @@ def test_nested_features(folder):
 def test_mistakes_are_named(prepared, folder, tmp_path):
     with pytest.raises(UserError, match=r"'shapes' is not prepared.*`coca data prepare shapes`"):
         tfds_source("shapes", "train", str(tmp_path))
-    with pytest.raises(UserError, match=r"'shapes:9.0.0' is not prepared.*makes shapes:1.1.0"):
+    with pytest.raises(UserError, match=r"'shapes:9.0.0' is not prepared.*prepares shapes:1.1.0"):
         tfds_source("shapes:9.0.0", "train", prepared)
     with pytest.raises(UserError, match=r"'cifar10' is not prepared.*download_and_prepare"):
         tfds_source("cifar10", "train", str(tmp_path))

@@ -245,7 +245,9 @@ def test_retrieval_data_have_a_caption_in_each_line(tmp_path):
         "a\x85pet",
     ]
     (tmp_path / "x/dataset_type.txt").write_text("multilabel\n")
-    with pytest.raises(UserError, match=r"dataset_type\.txt says 'multilabel'; retrieval and"):
+    with pytest.raises(
+        UserError, match=r"dataset_type\.txt says 'multilabel'; it should be retrieval or"
+    ):
         open_source(SourceConfig.of(section))
     (tmp_path / "x/dataset_type.txt").unlink()
     assert len(open_source(SourceConfig.of(section))[0]["captions"]) == 1
@@ -402,7 +404,7 @@ def test_sparse_members_are_not_read_as_if_they_were_whole(tmp_path):
         (b"BZh91AY" + bytes(600), "compressed .bzip2"),
         (b"PK\x03\x04" + bytes(600), "ZIP archive"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS.*`git lfs pull`"),
-        (b"\n <!DOCTYPE html><title>404", "a page, perhaps of an error"),
+        (b"\n <!DOCTYPE html><title>404", "a web page, perhaps of an error"),
         (b'{"error": 1}' * 60, "is no tar file: it begins with"),
     ],
 )
