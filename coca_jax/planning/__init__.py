@@ -1,4 +1,4 @@
-"""What a run costs, counted before it is paid for."""
+"""Parameters, FLOPs, memory and time of a run, before it is started."""
 
 from coca_jax.planning.flops import forward_flops, training_flops
 from coca_jax.planning.parameters import parameter_counts

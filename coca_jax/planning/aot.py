@@ -1,4 +1,8 @@
-"""The train step compiled for devices that are not here: shapes and shardings stand for arrays."""
+"""Ahead-of-time compilation of the train step, for devices that need not be here.
+
+Shapes with shardings stand for arrays. The program is the one that `coca train` runs
+(`train/program.py`), with the `auto` values of the configuration resolved for the mesh's devices.
+"""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +20,7 @@ from coca_jax.distributed.mesh import mesh_shape
 from coca_jax.distributed.sharding import bytes_per_device
 from coca_jax.errors import UserError
 from coca_jax.models import CoCa
-from coca_jax.planning.estimate import collectives, split_of, temporaries, traffic
+from coca_jax.planning.estimate import collectives, hbm_bytes, split_of, temp_bytes
 from coca_jax.planning.flops import hardware_flops
 from coca_jax.planning.hlo import Program
 from coca_jax.planning.plan import Step
@@ -25,10 +29,10 @@ from coca_jax.validation import validate
 
 
 def full_mesh(config: ConfigDict, devices: Sequence[Any]) -> Mesh:
-    """The configured mesh over all these devices, after a look at the whole configuration.
+    """Validates the configuration and returns its mesh over all these devices.
 
     Raises:
-      UserError: the configuration is wrong, or its mesh leaves devices out.
+      UserError: the configuration is not valid, or its mesh leaves devices out.
     """
     validate(config, len(devices))
     shape = mesh_shape(config.mesh, len(devices))
@@ -41,14 +45,14 @@ def full_mesh(config: ConfigDict, devices: Sequence[Any]) -> Mesh:
 
 
 def compile_ahead(config: ConfigDict, mesh: Mesh) -> tuple[Any, Step]:
-    """Compiles the step that `coca train` would run on `mesh`; nothing is computed.
+    """Compiles the train step for a mesh; nothing is computed.
 
     Args:
-      config: the whole configuration, found right.
+      config: the whole configuration, valid.
       mesh: of devices that are here, or of a topology's.
 
     Returns:
-      The compiled program, and what it takes.
+      The compiled program, and the resources that it takes.
 
     Raises:
       UserError: the mesh does not divide some parameter.
@@ -56,13 +60,13 @@ def compile_ahead(config: ConfigDict, mesh: Mesh) -> tuple[Any, Step]:
     traced = _trace(config, mesh)
     compiled = compile_traced(traced.program, traced.partitioner, config.compiler_options)
     memory, program = compiled.memory_analysis(), Program(compiled.as_text())
-    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    unaliased = memory.output_size_in_bytes - memory.alias_size_in_bytes
     step = Step(
-        traced.held,
+        traced.bytes_by_part,
         arguments=memory.argument_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes + max(fresh, 0),
+        temp_bytes=memory.temp_size_in_bytes + max(unaliased, 0),
         hardware_flops=hardware_flops(traced.program.jaxpr),
-        traffic=program.traffic(),
+        hbm_bytes=program.hbm_bytes(),
         collectives=program.collectives(),
         devices=list(mesh.devices.flat),
     )
@@ -70,22 +74,25 @@ def compile_ahead(config: ConfigDict, mesh: Mesh) -> tuple[Any, Step]:
 
 
 def estimate_ahead(config: ConfigDict, mesh: Mesh) -> Step:
-    """The same without compiling, from the traced program (`coca_jax/planning/estimate.py`)."""
+    """Estimates the resources of the train step from its traced program, without compiling it.
+
+    See `coca_jax/planning/estimate.py`. The mesh may be of CPU devices that stand for GPUs.
+    """
     config = ConfigDict(config.to_dict())
     if config.model.dtype == "auto":
-        config.model.dtype = "bfloat16"  # whatever devices stand for those it will run on
-    config.model.attention = "xla"  # what is counted
+        config.model.dtype = "bfloat16"  # not that of the CPU devices
+    config.model.attention = "xla"  # cuDNN's attention has no program whose FLOPs can be counted
     traced, model, size = _trace(config, mesh), model_config(config), config.train.batch_size
     grad_accum_steps, params = config.train.grad_accum_steps, traced.state.params
     shards = traced.partitioner.batch_shards
     split = split_of(params, size, grad_accum_steps, shards, model.num_images)
-    jaxpr, given = traced.program.jaxpr, sum(traced.held.values())
+    jaxpr, arguments = traced.program.jaxpr, sum(traced.bytes_by_part.values())
     return Step(
-        traced.held,
-        arguments=given,
-        temporaries=temporaries(jaxpr, split),
+        traced.bytes_by_part,
+        arguments=arguments,
+        temp_bytes=temp_bytes(jaxpr, split),
         hardware_flops=hardware_flops(jaxpr),
-        traffic=traffic(jaxpr, split) + 2 * given,  # the state is read and written
+        hbm_bytes=hbm_bytes(jaxpr, split) + 2 * arguments,  # the state is read and written
         collectives=collectives(params, model, mesh, size, grad_accum_steps),
         devices=list(mesh.devices.flat),
         estimated=True,
@@ -93,10 +100,12 @@ def estimate_ahead(config: ConfigDict, mesh: Mesh) -> Step:
 
 
 class _Traced(NamedTuple):
+    """A traced train step, and the bytes that its arguments take of each device."""
+
     program: Any
     state: Any
     partitioner: Partitioner
-    held: dict[str, int]
+    bytes_by_part: dict[str, int]
 
 
 def _trace(config: ConfigDict, mesh: Mesh) -> _Traced:
@@ -109,14 +118,14 @@ def _trace(config: ConfigDict, mesh: Mesh) -> _Traced:
         "average": state.ema,
         "batch": batch,
     }
-    held = {part: bytes_per_device(tree) for part, tree in parts.items()}
-    return _Traced(program.trace(state, batch), state, program.partitioner, held)
+    bytes_by_part = {part: bytes_per_device(tree) for part, tree in parts.items()}
+    return _Traced(program.trace(state, batch), state, program.partitioner, bytes_by_part)
 
 
 def abstract_batch(
     config: ConfigDict, model: CoCa, partitioner: Partitioner
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch as the data gives it: uint8 images [b, h, w, 3], int32 texts [b, t], counters [b]."""
+    """Shapes of a training batch: uint8 images [b, h, w, 3], int32 texts [b, t], counters [b]."""
     rows = config.train.batch_size
 
     def array(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
@@ -126,5 +135,5 @@ def abstract_batch(
         "image": array(np.uint8, *model.config.pixels),
         "text": array(np.int32, config.model.text.context_length),
     }
-    asked = {name: array(np.int32) for name in ("label", "prefix_length") if model.config.head}
-    return batch | asked | {kind: array(np.int32) for kind in ERROR_KINDS}
+    of_head = {name: array(np.int32) for name in ("label", "prefix_length") if model.config.head}
+    return batch | of_head | {kind: array(np.int32) for kind in ERROR_KINDS}

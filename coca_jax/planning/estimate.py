@@ -1,7 +1,8 @@
-"""What a traced step takes where no compiler is at hand: memory, traffic and exchanges, estimated.
+"""Estimates of a traced step's memory, HBM bytes and collectives, where there is no compiler.
 
-Arrays of a traced program do not say how they are split. Here those with the batch among their
-first three axes are split as it is, those shaped like a parameter like that, and others are whole.
+A traced program does not say how its arrays are sharded. Here, an array with the batch among its
+first three axes is sharded as the batch is, an array with the shape of a parameter as that
+parameter is, and any other array is replicated.
 `docs/scale.md` compares the estimates with compiled programs.
 """
 
@@ -18,18 +19,18 @@ from coca_jax.models import CoCaConfig
 from coca_jax.planning.flops import inner_programs
 from coca_jax.planning.hlo import Collective
 
-WEIGHT = 2  # bytes of a parameter and of its gradient where they are exchanged (bfloat16)
+WEIGHT = 2  # bytes of an element of a parameter or a gradient in a collective (bfloat16)
 
 
 class Split(NamedTuple):
-    """How arrays are split over devices."""
+    """How the arrays of a program are sharded over devices."""
 
     rows: frozenset[int]  # lengths of an axis that is the batch
     shards: int  # of the batch
     params: Mapping[tuple[int, ...], int]  # number of parts by shape
 
     def size(self, aval: Any) -> int:
-        """Bytes that a device has of an array."""
+        """Bytes that each device holds of an array."""
         shape = getattr(aval, "shape", ())
         whole = math.prod(shape) * getattr(getattr(aval, "dtype", None), "itemsize", 0)
         if shape in self.params:
@@ -38,22 +39,25 @@ class Split(NamedTuple):
 
 
 def split_of(
-    params: Any, batch_size: int, grad_accum_steps: int, shards: int, pictures: int = 1
+    params: Any, batch_size: int, grad_accum_steps: int, shards: int, num_images: int = 1
 ) -> Split:
-    """What `Split` needs, of parameters with shardings and a batch over so many shards.
+    """The split of a program with these sharded parameters and a batch over `shards` shards.
 
-    Arrays have a row for each example, or for each of its pictures.
+    Arrays have a row for each example, or for each of its `num_images` images.
     """
     parts = {
         leaf.shape: math.prod(leaf.shape) // math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(params)
     }
     examples = (batch_size, batch_size // grad_accum_steps)
-    return Split(frozenset(n * times for n in examples for times in (1, pictures)), shards, parts)
+    return Split(frozenset(n * times for n in examples for times in (1, num_images)), shards, parts)
 
 
-def temporaries(jaxpr: Any, split: Split) -> int:
-    """Bytes of a device's arrays at the worst moment, in the program's order, but for arguments."""
+def temp_bytes(jaxpr: Any, split: Split) -> int:
+    """The most bytes that live arrays take of a device at once, arguments left out.
+
+    Operations run in the order of the program.
+    """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     last = {}
     for i, equation in enumerate(jaxpr.eqns):
@@ -62,27 +66,27 @@ def temporaries(jaxpr: Any, split: Split) -> int:
     live, peak, held = 0, 0, {}
     for i, equation in enumerate(jaxpr.eqns):
         local = split._replace(shards=1, params={}) if _is_local(equation) else split
-        made = {v: split.size(v.aval) for v in equation.outvars if v in last}
-        inside = max((temporaries(p, local) for p in inner_programs(equation.params)), default=0)
+        sizes = {v: split.size(v.aval) for v in equation.outvars if v in last}
+        inside = max((temp_bytes(p, local) for p in inner_programs(equation.params)), default=0)
         # A loop fills its results while it runs; other programs' results are among their own.
-        own = sum(made.values())
+        own = sum(sizes.values())
         looped = equation.primitive.name in ("scan", "while")
         peak = max(peak, live + (own + inside if looped else max(own, inside)))
-        held |= made
+        held |= sizes
         live += own
         for v in {v for v in equation.invars if not hasattr(v, "val") and last[v] == i}:
             live -= held.pop(v, 0)
     return peak
 
 
-def traffic(jaxpr: Any, split: Split) -> int:
-    """Bytes that a device's matrix products read and write; the rest is taken to be fused."""
+def hbm_bytes(jaxpr: Any, split: Split) -> int:
+    """Bytes of HBM that a device's matmuls read and write; the rest is assumed to be fused."""
     count = 0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         local = split._replace(shards=1, params={}) if _is_local(equation) else split
         if equation.primitive.name == "dot_general":
             count += sum(split.size(v.aval) for v in (*equation.invars, *equation.outvars))
-        inside = sum(traffic(part, local) for part in inner_programs(equation.params))
+        inside = sum(hbm_bytes(part, local) for part in inner_programs(equation.params))
         count += inside * equation.params.get("length", 1)
     return count
 
@@ -90,12 +94,12 @@ def traffic(jaxpr: Any, split: Split) -> int:
 def collectives(
     params: Any, model: CoCaConfig, mesh: Mesh, batch_size: int, grad_accum_steps: int
 ) -> list[Collective]:
-    """Exchanges of parameters, gradients and, where `tensor` splits layers, of activations.
+    """The collectives on parameters, gradients and, where `tensor` shards layers, on activations.
 
-    A split parameter is gathered for the forward and for the backward pass (and, to contrast, once
-    more for each micro-batch's embeddings), its gradient is added up and split again; over axes
-    that do not split it the gradient is added up. Each attention and MLP of a layer is added up
-    over `tensor` in both directions.
+    A parameter that is sharded over `fsdp` is all-gathered for the forward and for the backward
+    pass (and, with a contrastive loss, once more for the embeddings of each micro-batch); its
+    gradient is reduce-scattered. Over axes that do not shard it, the gradient is all-reduced. With
+    `tensor`, each attention and MLP of a layer is all-reduced in both directions.
     """
     counts: Counter[tuple[str, int, tuple[str, ...]]] = Counter()
     passes = grad_accum_steps * (3 if grad_accum_steps > 1 and model.has_cls else 2)
@@ -121,14 +125,14 @@ def collectives(
 
 
 def _activations(model: CoCaConfig, rows: int) -> Iterator[tuple[int, int]]:
-    """Bytes of the residual stream of each tower, and how often a pass adds it up."""
-    image, text, pictures = model.image, model.text, model.num_images
-    yield pictures * rows * image.tokens * image.width * WEIGHT, 2 * image.num_layers
+    """Bytes of the residual stream of each tower, and all-reduces of it in a pass."""
+    image, text, num_images = model.image, model.text, model.num_images
+    yield num_images * rows * image.tokens * image.width * WEIGHT, 2 * image.num_layers
     words = rows * text.context_length * text.width * WEIGHT
     if model.reads_text:
         yield words, 2 * text.unimodal_layers
     if model.multimodal:
-        yield pictures * words, 3 * text.multimodal_layers
+        yield num_images * words, 3 * text.multimodal_layers
 
 
 def _first_group(mesh: Mesh, axes: tuple[str, ...]) -> tuple[int, ...]:
@@ -138,5 +142,5 @@ def _first_group(mesh: Mesh, axes: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _is_local(equation: Any) -> bool:
-    """Whether its inner program is written for one device's part."""
+    """Whether the inner program of an equation has the shapes of one device."""
     return equation.primitive.name == "shard_map"

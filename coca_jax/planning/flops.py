@@ -1,9 +1,9 @@
 """Floating-point operations of the model, counted from its configuration.
 
-The rule: a matrix product of [m, k] by [k, n] is 2 m k n; attention's two products count in full
+The rule: a matmul of [m, k] by [k, n] is 2 m k n; the two matmuls of attention count in full
 over images and at half under a causal mask; norms, activations, softmaxes, embedding look-ups and
-the batch's similarity matrix are left out. Training is three times the forward pass: what
-rematerialisation computes again is not counted.
+the batch's similarity matrix are left out. Training is three times the forward pass;
+rematerialization is not counted.
 """
 
 import math
@@ -11,13 +11,13 @@ from typing import Any
 
 from coca_jax.models import CoCaConfig
 
-RULE = "matrix products only, causal attention at half, training = 3 x forward, no remat"
+RULE = "matmuls only, causal attention at half, training = 3 x forward, no remat"
 
 
 def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, int]:
     """FLOPs of one example's forward pass, by part; the text is of full length.
 
-    Of several pictures, the encoder, the pooler and the decoder's second half run for each.
+    With several images, the encoder, the pooler and the decoder's second half run for each.
 
     Args:
       config: the model.
@@ -52,7 +52,7 @@ def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, i
 
 
 def _decoder(config: CoCaConfig, context: tuple[int, int]) -> int:
-    """Both halves: the first one reads a text once, the second one beside each picture."""
+    """Both halves: the unimodal half runs once, the multimodal half once for each image."""
     text, contrastive = config.text, config.has_cls
     unimodal = text.unimodal_layers * _layer(
         text.context_length + contrastive, text.width, text.mlp_dim, causal=True
@@ -67,7 +67,7 @@ def _decoder(config: CoCaConfig, context: tuple[int, int]) -> int:
 
 
 def _head(config: CoCaConfig, tokens: int) -> int:
-    """A query for each picture's text, or one for the tokens of all pictures; the softmax layer."""
+    """A query for each image's text, or one for the tokens of all images; the softmax layer."""
     head, text, image = config.head, config.text, config.image
     width, keys, groups = (
         (text.width, text.context_length, head.num_images)
@@ -83,11 +83,11 @@ def training_flops(config: CoCaConfig) -> int:
 
 
 def hardware_flops(jaxpr: Any) -> int:
-    """FLOPs of every matrix product in a traced program, on all devices, whatever for.
+    """FLOPs of every matmul in a traced program, on all devices.
 
-    What rematerialisation computes again is among them, and attention counts in full. The body of a
-    scan counts as often as it runs; the same product of the same two arrays counts once, since
-    compilers merge them; of branches the most costly one counts.
+    Rematerialization counts, and attention counts in full. The body of a scan counts as often as it
+    runs; two matmuls of the same arrays count once, since compilers merge them; of branches the
+    most expensive one counts.
     """
     count, seen = 0, set()
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
@@ -110,7 +110,7 @@ def hardware_flops(jaxpr: Any) -> int:
 
 
 def inner_programs(settings: dict[str, Any]) -> list[Any]:
-    """The programs that an operation runs."""
+    """The inner programs of an operation, such as the body of a scan."""
     values = [
         part
         for value in settings.values()
@@ -131,7 +131,7 @@ def _mlp(length: int, width: int, mlp: int) -> int:
 
 
 def _cross(length: int, width: int, keys: int, key_width: int) -> int:
-    """Cross-attention of `length` positions to `keys` others."""
+    """Cross-attention of `length` positions to `keys` keys."""
     projections = 2 * 2 * length * width**2 + 2 * 2 * keys * key_width * width
     return projections + 2 * 2 * length * keys * width
 

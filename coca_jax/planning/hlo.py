@@ -1,6 +1,6 @@
-"""A compiled program as the compiler writes it (HLO text): what it moves, loops included.
+"""HBM bytes and collectives of a compiled program, read from its HLO text.
 
-The compiler's own cost analysis counts the body of a loop once; here it counts as often as it runs.
+XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs.
 """
 
 import functools
@@ -16,7 +16,7 @@ INSTRUCTION = re.compile(r"^\s+(ROOT )?%?(\S+) = ")
 COLLECTIVE = re.compile(
     r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|send)(-start)?"
 )
-# What moves nothing: names for what is there already, and ends of what has been counted.
+# Instructions that move no bytes, or whose bytes are counted elsewhere.
 FREE = {
     "parameter",
     "constant",
@@ -53,11 +53,11 @@ class Instruction(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """One exchange between devices, and how often a step makes it."""
+    """One collective, and how often a step runs it."""
 
     kind: str
     size: int  # bytes of the whole array that a device gets, reduces or sends
-    group: tuple[int, ...]  # the first group of devices that exchange it; empty: all, or unknown
+    group: tuple[int, ...]  # the first group of devices; empty: all, or unknown
     times: int
 
 
@@ -70,26 +70,26 @@ class Computation(NamedTuple):
 
 
 class Program:
-    """A compiled program: `traffic()` and `collectives()` of one run on one device."""
+    """A compiled program: `hbm_bytes()` and `collectives()` of one run on one device."""
 
     def __init__(self, text: str):
-        """Reads what a compiled function's `as_text()` gives."""
+        """Parses the `as_text()` of a compiled function."""
         self._computations = {c.name: c for c in _computations(text)}
         self._entry = re.search(r"^ENTRY %?(\S+)", text, re.MULTILINE)[1]
 
-    def traffic(self) -> int:
-        """Bytes read from and written to main memory; what stays in caches is not among them."""
+    def hbm_bytes(self) -> int:
+        """Bytes read from and written to HBM; those that stay in caches do not count."""
         return sum(times * self._moved(c, i) for c, i, times in self._run(self._entry, 1))
 
     def collectives(self) -> list[Collective]:
-        """Every exchange between devices, those inside of fusions included."""
+        """Every collective, those inside of fusions included."""
         found = []
         for computation, instruction, times in self._run(self._entry, 1):
-            found += self._exchanges(computation, instruction, times)
+            found += self._collectives_of(computation, instruction, times)
         return found
 
     def _run(self, name: str, times: int) -> Iterator[tuple[Computation, Instruction, int]]:
-        """Each instruction that is run by itself, and how often."""
+        """Each instruction that is not part of a fusion, and how often it runs."""
         computation = self._computations[name]
         for instruction in computation.instructions.values():
             yield computation, instruction, times
@@ -104,7 +104,7 @@ class Program:
                     yield from self._run(branch, times)
 
     def _trips(self, condition: str) -> int:
-        """A scan's loop counts from 0 to the one integer that its condition holds."""
+        """How often a loop runs: a scan counts from 0 to the one integer in its condition."""
         constants = [
             int(i.rest.partition(")")[0])
             for i in self._computations[condition].instructions.values()
@@ -114,7 +114,7 @@ class Program:
             raise ValueError(f"loop {condition!r} does not say how often it runs")
         return max(constants)
 
-    def _exchanges(
+    def _collectives_of(
         self, computation: Computation, instruction: Instruction, times: int
     ) -> Iterator[Collective]:
         if found := COLLECTIVE.fullmatch(instruction.kind):
@@ -128,14 +128,14 @@ class Program:
             group = first_group(instruction.rest)
             if kind == "reduce-scatter":
                 size *= max(len(group), 1)
-            # The compiler's fusion of an all-reduce with the choice of one's own part of it.
+            # XLA fuses an all-reduce and the slice of it that a device keeps.
             if kind == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"
             yield Collective(kind, size, group, times)
         elif instruction.kind in ("fusion", "async-start"):
             inner = self._computations[instruction.called("calls")]
             for part in inner.instructions.values():
-                yield from self._exchanges(inner, part, times)
+                yield from self._collectives_of(inner, part, times)
 
     def _moved(self, computation: Computation, instruction: Instruction) -> int:
         kind = instruction.kind
@@ -212,10 +212,11 @@ class Program:
 
 
 def first_group(attributes: str) -> tuple[int, ...]:
-    """The first group of partitions that exchange; empty if all do, or if it does not say.
+    """The first group of partitions of a collective; empty for all, or if it names none.
 
     Groups are written as lists, `{{0,1},{2,3}}`; as a reshaped and transposed count,
-    `[2,2]<=[4]` or `[2,2]<=[2,2]T(1,0)`; or as axes of a mesh, with its devices counted likewise.
+    `[2,2]<=[4]` or `[2,2]<=[2,2]T(1,0)`; or as axes of a mesh, whose devices are
+    counted in the same way.
     """
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return tuple(int(i) for i in listed[1].split(","))
@@ -282,7 +283,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` is closed."""
+    """The position of the parenthesis that closes the one at `start`."""
     depth = 0
     for found in re.finditer(r"[()]", text[start:]):
         depth += 1 if found[0] == "(" else -1

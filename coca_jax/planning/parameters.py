@@ -1,4 +1,4 @@
-"""Parameters of a model, counted by part without making any."""
+"""Numbers of parameters of a model by part, counted from shapes alone."""
 
 import math
 from collections import Counter

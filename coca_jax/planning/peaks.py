@@ -1,4 +1,4 @@
-"""Peak rates of devices: what a model FLOPs utilisation is measured against."""
+"""Peak FLOP/s of devices, which model FLOPs utilization (MFU) is relative to."""
 
 import functools
 import time
@@ -23,8 +23,8 @@ PEAKS = {
 def peak_flops(devices: int) -> tuple[float, str]:
     """Peak FLOP/s of that many devices like the first one, and where the figure is from.
 
-    A device that the table lacks (a CPU, say) is measured: the best of a few large float32 matrix
-    products on one device. Several CPU devices of one process share its cores, so that they
+    A device that the table lacks (a CPU, say) is measured: the best of a few large float32
+    matmuls on one device. Several CPU devices of one process share its cores, so that they
     together have the rate of one.
     """
     kind = jax.devices()[0].device_kind
@@ -32,10 +32,10 @@ def peak_flops(devices: int) -> tuple[float, str]:
         if kind.startswith(name):
             return devices * PEAKS[name], f"{devices} x {name}, dense bfloat16, data sheet"
     count = jax.process_count() if jax.default_backend() == "cpu" else devices
-    return count * _measured(), f"{kind}, float32 matrix product, measured"
+    return count * _measured(), f"{kind}, float32 matmul, measured"
 
 
-@functools.cache  # a second, which each run of a comparison would wait
+@functools.cache  # it takes a second, which each run of a sweep would wait
 def _measured(size: int = 1536, repeats: int = 4) -> float:
     x = jnp.ones((size, size))
     product = jax.jit(jnp.matmul)

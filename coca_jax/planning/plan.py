@@ -1,4 +1,4 @@
-"""What a compiled train step needs of each device, and what the configured run costs."""
+"""The plan of a run: memory, FLOPs and time of its train step, compiled or estimated."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from coca_jax.planning.topologies import GIB, GPUS, Topology
 
 
 class Step(NamedTuple):
-    """What is known of a train step, compiled or estimated, for devices that need not be there."""
+    """The resources of a train step, compiled or estimated."""
 
-    held: dict[str, int]  # bytes of what a device is given, by part
-    arguments: int  # bytes of it as the compiler lays it out
-    temporaries: int  # bytes, those of results included that take no argument's place
-    hardware_flops: int  # of a step, on all devices, what is computed again included
-    traffic: int  # bytes between a device and its memory
+    bytes_by_part: dict[str, int]  # of a device's arguments: parameters, optimizer, ...
+    arguments: int  # bytes of these arguments as the compiler lays them out
+    temp_bytes: int  # with the results that do not alias an argument
+    hardware_flops: int  # of a step, on all devices, rematerialization included
+    hbm_bytes: int  # read from and written to a device's memory
     collectives: Sequence[Collective]
     devices: Sequence[Any]  # in the order of the mesh
     estimated: bool = False
@@ -32,19 +32,19 @@ def plan(
     """The plan as `coca plan --json` writes it.
 
     Args:
-      model: what is trained.
-      topology: on what.
-      step: compiled or estimated for it.
-      batch_size: examples a step.
+      model: the model that is trained.
+      topology: the devices that it is trained on.
+      step: compiled or estimated for them.
+      batch_size: examples in a step.
       steps: of the whole run.
 
     Returns:
-      Bytes of each device, FLOPs, exchanges between devices, and a roofline of the step:
+      Bytes of each device, FLOPs, collectives, and a roofline of the step:
       `step_seconds`, `mfu` and `days` if its terms overlap fully; `..._without_overlap` if not.
     """
-    flops, peak = batch_size * training_flops(model), step.arguments + step.temporaries
+    flops, peak = batch_size * training_flops(model), step.arguments + step.temp_bytes
     terms, collectives = roofline(
-        step.hardware_flops, step.traffic, step.collectives, topology, step.devices
+        step.hardware_flops, step.hbm_bytes, step.collectives, topology, step.devices
     )
     seconds, serial = max(terms.values()), sum(terms.values())
     return {
@@ -55,13 +55,16 @@ def plan(
         "parameters": sum(parameter_counts(model).values()),
         "bytes_per_chip": {
             "arguments": step.arguments,
-            "temporaries": step.temporaries,
+            "temporaries": step.temp_bytes,
             "peak": peak,
             "limit": topology.generation.limit,
         },
-        # Arrays are padded to tiles in memory, which belongs to no part.
-        "bytes_by_part": step.held
-        | {"temporaries": step.temporaries, "padding": step.arguments - sum(step.held.values())},
+        # XLA pads arrays to tiles; the padding is of no part.
+        "bytes_by_part": step.bytes_by_part
+        | {
+            "temporaries": step.temp_bytes,
+            "padding": step.arguments - sum(step.bytes_by_part.values()),
+        },
         "estimated": step.estimated,
         "flops_per_example": training_flops(model),
         "flops_per_step": flops,
@@ -79,19 +82,19 @@ def plan(
 
 
 class OutOfMemory(UserError):
-    """A program that does not fit, and how many bytes it would take of a device."""
+    """The train step does not fit; `needed` is the bytes that it takes of a device."""
 
     def __init__(self, needed: float, topology: Topology):
         self.needed, limit = needed, topology.generation.limit
         super().__init__(
             f"the step does not fit: it needs {needed / GIB:.2f} GiB a device and "
             f"{topology.name.partition(':')[0]} has {limit / GIB:.2f}, so "
-            f"{(needed - limit) / GIB:.2f} are lacking"
+            f"{(needed - limit) / GIB:.2f} GiB are missing"
         )
 
 
-def refusal(error: Exception, topology: Topology) -> OutOfMemory | None:
-    """What the compiler says of a program that does not fit, in words; None of other errors."""
+def out_of_memory(error: Exception, topology: Topology) -> OutOfMemory | None:
+    """The compiler's error about memory as an `OutOfMemory`; None for any other error."""
     found = re.search(r"(?:[Uu]sed|required for HLO temporaries \()\s*([\d.]+)([KMGT])", str(error))
     if "RESOURCE_EXHAUSTED" not in str(error) or found is None:
         return None
@@ -100,33 +103,36 @@ def refusal(error: Exception, topology: Topology) -> OutOfMemory | None:
     )
 
 
-def format_plan(found: Mapping[str, Any]) -> str:
-    """The plan as a table of text."""
-    held, slices = found["bytes_per_chip"], found["slices"]
-    kind = "machines" if found["topology"].partition(":")[0] in GPUS else "slices"
-    where = f"{found['topology']}, {slices} {kind}" if slices > 1 else found["topology"]
+def format_plan(plan: Mapping[str, Any]) -> str:
+    """A plan as text."""
+    held, slices = plan["bytes_per_chip"], plan["slices"]
+    kind = "machines" if plan["topology"].partition(":")[0] in GPUS else "slices"
+    where = f"{plan['topology']}, {slices} {kind}" if slices > 1 else plan["topology"]
     terms = ", ".join(
         f"{name.replace('_', ' ')} {seconds:.3g} s"
-        for name, seconds in found["seconds_by_term"].items()
+        for name, seconds in plan["seconds_by_term"].items()
         if seconds
     )
     rows = {
-        "topology": f"{where}, {found['chips']:,} chips",
-        **({"estimated": "memory, traffic and exchanges"} if found["estimated"] else {}),
-        "parameters": f"{found['parameters']:,}",
-        **{name: f"{value / GIB:.2f} GiB a device" for name, value in held.items()},
-        "fits": f"{held['peak'] / held['limit']:.0%} of the memory",
-        "FLOPs": f"{found['flops_per_step']:.3g} a step ({found['rule']})",
-        "executed": f"{found['hardware_flops_per_step']:.3g} a step with what is computed again",
+        "topology": f"{where}, {plan['chips']:,} chips",
+        **({"estimated": "memory, HBM bytes and collectives"} if plan["estimated"] else {}),
+        "parameters": f"{plan['parameters']:,}",
+        "arguments": f"{held['arguments'] / GIB:.2f} GiB a device",
+        "temp": f"{held['temporaries'] / GIB:.2f} GiB a device",
+        "peak": f"{held['peak'] / GIB:.2f} GiB a device",
+        "limit": f"{held['limit'] / GIB:.2f} GiB a device",
+        "memory": f"{held['peak'] / held['limit']:.0%} of the limit",
+        "model FLOPs": f"{plan['flops_per_step']:.3g} a step ({plan['rule']})",
+        "hardware FLOPs": f"{plan['hardware_flops_per_step']:.3g} a step, with rematerialization",
         "at least": terms,
-        "step": f"{found['step_seconds']:.3g} s if these overlap, "
-        f"{found['step_seconds_without_overlap']:.3g} s if not",
-        "MFU": f"{found['mfu']:.0%} if they overlap, {found['mfu_without_overlap']:.0%} if not",
-        "run": f"{found['days']:.3g} days, {found['chip_hours']:,.0f} chip hours, if they overlap",
+        "step": f"{plan['step_seconds']:.3g} s if these overlap, "
+        f"{plan['step_seconds_without_overlap']:.3g} s if not",
+        "MFU": f"{plan['mfu']:.0%} if they overlap, {plan['mfu_without_overlap']:.0%} if not",
+        "run": f"{plan['days']:.3g} days, {plan['chip_hours']:,.0f} chip hours, if they overlap",
     }
-    lines = [f"{name:>12}  {text}" for name, text in rows.items()]
-    lines.append("\n" + f"{'exchange':>20}{'devices':>9}{'a step':>8}{'GB':>8}{'s':>8}")
-    for row in found["collectives"]:
+    lines = [f"{name:>14}  {text}" for name, text in rows.items()]
+    lines.append("\n" + f"{'collective':>20}{'devices':>9}{'a step':>8}{'GB':>8}{'s':>8}")
+    for row in plan["collectives"]:
         lines.append(
             f"{row['kind']:>20}{row['devices']:>9,}{row['count']:>8,}{row['bytes'] / 1e9:>8.2f}"
             f"{row['seconds']:>8.3f}"
@@ -135,12 +141,12 @@ def format_plan(found: Mapping[str, Any]) -> str:
 
 
 def format_search(plans: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for each plan, with its time, share of the memory and what to call it."""
+    """A line for each plan: its time, its share of the memory and its name."""
     lines = [f"{'step, s':>9}{'no overlap':>12}{'memory':>8}"]
-    for name, found in plans.items():
-        held = found["bytes_per_chip"]
+    for name, plan in plans.items():
+        held = plan["bytes_per_chip"]
         lines.append(
-            f"{found['step_seconds']:>9.3g}{found['step_seconds_without_overlap']:>12.3g}"
+            f"{plan['step_seconds']:>9.3g}{plan['step_seconds_without_overlap']:>12.3g}"
             f"{held['peak'] / held['limit']:>8.0%}  {name}"
         )
     return "\n".join([*lines, "", f"the first of these, {next(iter(plans))}:"])

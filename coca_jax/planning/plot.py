@@ -1,4 +1,4 @@
-"""A picture of what fills a device's memory."""
+"""A plot of what fills a device's memory."""
 
 import io
 import os
@@ -8,15 +8,15 @@ from coca_jax.errors import UserError
 from coca_jax.io.files import write_whole
 from coca_jax.planning.topologies import GIB
 
-COLOURS = ("#4269d0", "#efb118", "#6cc5b0", "#3ca951", "#ff725c", "#9c9c9c")
+COLORS = ("#4269d0", "#efb118", "#6cc5b0", "#3ca951", "#ff725c", "#9c9c9c")
 
 
 def draw_memory(plans: Mapping[str, Mapping], path: str | os.PathLike) -> None:
-    """One bar a plan, in parts, and the limit as a line.
+    """Draws a bar for each plan, in parts, and the limit as a line.
 
     Args:
-      plans: what `plan` gave, by what to call it.
-      path: of a picture; its ending says of what kind.
+      plans: results of `plan`, by name.
+      path: of the plot; its suffix says which format it has.
     """
     from matplotlib.figure import Figure
 
@@ -24,12 +24,12 @@ def draw_memory(plans: Mapping[str, Mapping], path: str | os.PathLike) -> None:
     axes = figure.subplots()
     names, parts = list(plans), list(next(iter(plans.values()))["bytes_by_part"])
     start = [0.0] * len(names)
-    for part, colour in zip(parts, COLOURS, strict=False):
+    for part, color in zip(parts, COLORS, strict=False):
         sizes = [plans[name]["bytes_by_part"][part] / GIB for name in names]
         if any(sizes):
-            axes.barh(names, sizes, left=start, color=colour, label=part, height=0.6)
+            axes.barh(names, sizes, left=start, color=color, label=part, height=0.6)
         start = [a + b for a, b in zip(start, sizes, strict=True)]
-    limit = max(found["bytes_per_chip"]["limit"] for found in plans.values()) / GIB
+    limit = max(plan["bytes_per_chip"]["limit"] for plan in plans.values()) / GIB
     axes.axvline(limit, color="black", linestyle="--")
     axes.set(xlabel="GiB a device; dashed: the limit", xlim=(0, limit * 1.02))
     axes.invert_yaxis()

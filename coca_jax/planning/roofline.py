@@ -1,9 +1,9 @@
-"""The least time that a compiled step can take: what it computes and moves, at the devices' rates.
+"""The roofline of a train step: the least time that it can take at the devices' rates.
 
-Four terms: matrix products at the peak; bytes through a device's memory; exchanges between devices
-of a slice, each by rings over the sides of the torus that its group spans (of GPUs: through their
-machine's switch); exchanges between slices or machines over the network. If all overlap, the
-longest is the step's time; if none do, their sum.
+Four terms: matmuls at peak FLOP/s; HBM bytes at the memory's bandwidth; collectives within a slice,
+as rings over the sides of the torus that their group spans (of GPUs: through the switch of their
+machine); collectives between slices or machines over the network. If all terms overlap, the longest
+is the step's time; if none do, it is their sum.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,27 +15,27 @@ from coca_jax.planning.topologies import Topology
 
 def roofline(
     hardware_flops: int,
-    traffic: int,
+    hbm_bytes: int,
     collectives: Sequence[Collective],
     topology: Topology,
     devices: Sequence[Any],
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Seconds by term, and the exchanges between devices by kind and size of their group.
+    """Seconds by term, and the collectives by kind and size of their group.
 
     Args:
-      hardware_flops: of all devices, what is computed again included.
-      traffic: bytes that a device reads from and writes to its memory.
-      collectives: exchanges of a step.
+      hardware_flops: of all devices, rematerialization included.
+      hbm_bytes: bytes that a device reads from and writes to its memory.
+      collectives: those of a step.
       topology: of the devices.
       devices: in the order of the mesh.
 
     Returns:
       `matrix`, `memory`, `interconnect`, `between_slices`; and rows of `kind`, `devices`, `count`
-      and `bytes` (of the arrays that a device exchanges) in a step, and their `seconds`.
+      and `bytes` (of the arrays of a device) in a step, and their `seconds`.
     """
     terms = {
         "matrix": hardware_flops / topology.peak,
-        "memory": traffic / topology.generation.memory,
+        "memory": hbm_bytes / topology.generation.memory,
         "interconnect": 0.0,
         "between_slices": 0.0,
     }
@@ -64,12 +64,12 @@ def roofline(
 
 
 def _torus(collective: Collective, group: Sequence[Any], topology: Topology) -> float:
-    """Seconds of one exchange: bytes that must pass through a device's links, at their rate."""
-    known = topology.generation
-    if collective.kind == "collective-permute":  # to one neighbour
-        return collective.size / known.link
+    """Seconds of one collective: bytes through a device's links, at their rate."""
+    generation = topology.generation
+    if collective.kind == "collective-permute":  # to one neighbor
+        return collective.size / generation.link
     passed = _passed(collective, len(group))
-    return passed / (known.link * _links(group, topology.sides, known.wraps))
+    return passed / (generation.link * _links(group, topology.sides, generation.wraps))
 
 
 def _switched(collective: Collective, machine: int, topology: Topology) -> tuple[float, float]:
@@ -81,13 +81,13 @@ def _switched(collective: Collective, machine: int, topology: Topology) -> tuple
 
 
 def _passed(collective: Collective, parts: int) -> float:
-    """Bytes that each of so many must send in a ring."""
+    """Bytes that each of `parts` devices must send in a ring."""
     once = collective.size * (parts - 1) / parts
     return 2 * once if collective.kind == "all-reduce" else once
 
 
 def _links(group: Iterable[Any], sides: Sequence[int], wraps: int) -> int:
-    """Links that a device can use at once: two a side that the group goes round, else one."""
+    """Links that a device can use at once: two for each side that is a ring, else one."""
     links = 0
     for places, side in zip(zip(*(d.coords for d in group), strict=True), sides, strict=True):
         extent = len(set(places))

@@ -1,4 +1,4 @@
-"""Plans of a configured run on devices that are not here, one or many."""
+"""Plans of a run on devices that need not be here: one, or a search for the fastest."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -8,17 +8,17 @@ from ml_collections import ConfigDict
 from coca_jax.config import model_config
 from coca_jax.errors import UserError
 from coca_jax.planning.aot import compile_ahead, estimate_ahead, full_mesh
-from coca_jax.planning.plan import OutOfMemory, plan, refusal
+from coca_jax.planning.plan import OutOfMemory, out_of_memory, plan
 from coca_jax.planning.topologies import GIB, Topology
 
 FSDP, TENSOR = (1, 4, 16, 64), (1, 4)
-REMAT = ("none", "dots_with_no_batch_dims_saveable", "full")  # ever less is kept
+REMAT = ("none", "dots_with_no_batch_dims_saveable", "full")  # each keeps less than the one before
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 COMPILED = 3
 
 
 class Choice(NamedTuple):
-    """What a search varies."""
+    """The settings that a search varies."""
 
     fsdp: int
     tensor: int
@@ -30,7 +30,7 @@ class Choice(NamedTuple):
         return f"{text} grad_accum_steps={self.grad_accum_steps}"
 
     def applied(self, config: ConfigDict) -> ConfigDict:
-        """A copy of the configuration with it."""
+        """A copy of the configuration with these settings."""
         config = ConfigDict(config.to_dict())
         config.mesh.update({"data": -1, "fsdp": self.fsdp, "tensor": self.tensor})
         config.model.remat, config.train.grad_accum_steps = self.remat, self.grad_accum_steps
@@ -43,46 +43,48 @@ def plan_run(config: ConfigDict, topology: Topology, compiled: bool = True) -> d
 
     Args:
       config: the run.
-      topology: on what.
-      compiled: by the compiler, which takes minutes for a pod; else, and for GPUs in any case, by
-        an estimate.
+      topology: the devices.
+      compiled: whether to compile, which takes minutes for a pod; otherwise, and for GPUs in any
+        case, the plan is an estimate.
 
     Raises:
       OutOfMemory: it does not fit.
-      UserError: the configuration is wrong.
+      UserError: the configuration is not valid.
     """
     mesh = full_mesh(config, topology.devices)
     if compiled and not topology.switched:
         try:
             step = compile_ahead(config, mesh)[1]
         except RuntimeError as error:  # the compiler's
-            raise refusal(error, topology) or error from error
+            raise out_of_memory(error, topology) or error from error
     else:
         step = estimate_ahead(config, mesh)
-        if (needed := step.arguments + step.temporaries) > topology.generation.limit:
+        if (needed := step.arguments + step.temp_bytes) > topology.generation.limit:
             raise OutOfMemory(needed, topology)
     return plan(model_config(config), topology, step, config.train.batch_size, config.train.steps)
 
 
 def plan_or_advise(config: ConfigDict, topology: Topology) -> dict[str, Any]:
-    """The same, but that a refusal says what would fit, by estimates.
+    """The plan of this configuration; if it does not fit, the error says what would, by estimates.
 
     Raises:
-      UserError: it does not fit, or the configuration is wrong.
+      UserError: it does not fit, or the configuration is not valid.
     """
     try:
         return plan_run(config, topology)
     except OutOfMemory as error:
-        fits = next((c for c in _smaller(config, topology) if _fits(c, config, topology)), None)
-        if fits is None:
-            advice = "fewer examples a step, a smaller model or more chips would be needed"
+        choice = next((c for c in _smaller(config, topology) if _fits(c, config, topology)), None)
+        if choice is None:
+            advice = (
+                "a smaller config.train.batch_size, a smaller model or more chips would be needed"
+            )
         else:
-            advice = f"by estimate, this fits: {fits}; --search finds the fastest that does"
+            advice = f"by estimate, this fits: {choice}; --search finds the fastest that does"
         raise UserError(f"{error}; {advice}") from error
 
 
 def _smaller(config: ConfigDict, topology: Topology) -> Iterator[Choice]:
-    """Choices that take ever less memory: all is computed again, more is split, fewer at a time."""
+    """Choices that take less memory, one after another: full remat, more shards, micro-batches."""
     devices, mesh = len(topology.devices) // topology.slices, config.mesh
     widest = max(n for n in (mesh.fsdp, *FSDP) if devices % (n * mesh.tensor) == 0)
     for grad_accum_steps in MICRO_BATCHES:
@@ -100,17 +102,17 @@ def _fits(choice: Choice, config: ConfigDict, topology: Topology) -> bool:
 
 
 def search(
-    config: ConfigDict, topology: Topology, tell: Callable[[str], None]
+    config: ConfigDict, topology: Topology, report: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """Plans of what fits, by what was chosen, the fastest first.
+    """Plans of the choices that fit, by name, the fastest first.
 
-    Each mesh is estimated with each policy of rematerialisation and the fewest micro-batches that
+    Each mesh is estimated with each remat policy and the fewest micro-batches that
     fit. For TPUs the best of these are compiled, until `COMPILED` fit.
 
     Args:
-      config: what is varied.
-      topology: on what.
-      tell: is given a line for each attempt.
+      config: the run.
+      topology: the devices.
+      report: is given a line for each attempt.
 
     Raises:
       UserError: nothing fits.
@@ -119,14 +121,14 @@ def search(
     for choice in choices(config, topology):
         for grad_accum_steps in MICRO_BATCHES:
             tried = choice._replace(grad_accum_steps=grad_accum_steps)
-            if result := _attempt(tried, config, topology, tell, compiled=False):
+            if result := _attempt(tried, config, topology, report, compiled=False):
                 found[tried] = result
                 break
     ranked = sorted(found, key=lambda choice: _speed(found[choice]))
     if not topology.switched:
         found = {}
         for choice in ranked:
-            if result := _attempt(choice, config, topology, tell, compiled=True):
+            if result := _attempt(choice, config, topology, report, compiled=True):
                 found[choice] = result
             if len(found) == COMPILED:
                 break
@@ -139,25 +141,25 @@ def _attempt(
     choice: Choice,
     config: ConfigDict,
     topology: Topology,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     compiled: bool,
 ) -> dict[str, Any] | None:
-    """The plan with this choice, or None where there is none."""
+    """The plan with this choice; None if it does not fit or is not valid."""
     begin = f"{choice}, {'compiled' if compiled else 'estimated'}:"
     try:
         result = plan_run(choice.applied(config), topology, compiled)
     except OutOfMemory as error:
-        tell(f"{begin} {error.needed / GIB:.2f} GiB, does not fit")
+        report(f"{begin} {error.needed / GIB:.2f} GiB, does not fit")
         return None
     except UserError as error:
-        tell(f"{begin} {str(error).splitlines()[0]}")
+        report(f"{begin} {str(error).splitlines()[0]}")
         return None
-    tell(f"{begin} {result['step_seconds']:.3g} s, MFU {result['mfu']:.0%}")
+    report(f"{begin} {result['step_seconds']:.3g} s, MFU {result['mfu']:.0%}")
     return result
 
 
 def choices(config: ConfigDict, topology: Topology) -> Iterator[Choice]:
-    """Meshes that fill the topology, with each policy."""
+    """Meshes that fill the topology, with each remat policy."""
     devices = len(topology.devices) // topology.slices
     for fsdp in sorted({*FSDP, config.mesh.fsdp}):
         for tensor in sorted({*TENSOR, config.mesh.tensor}):

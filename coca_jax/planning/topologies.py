@@ -1,8 +1,9 @@
-"""TPU pods and GPU clusters by name: their devices without them, and what a chip can do.
+"""TPU pods and GPU clusters by name: their devices, which need not be here, and their rates.
 
-libtpu compiles for a topology on any machine. What a device may use of its memory (`limit`) is what
-libtpu 0.0.42 says when it refuses a program that is too large. Rates are those of the makers' data
-sheets, of the links between TPUs nine tenths of them; the network's are per chip of a full pod.
+libtpu compiles for a topology on any machine. The memory that a program may use (`limit`) is what
+libtpu 0.0.42 reports when it refuses a program that is too large. Rates are those of the makers'
+data sheets, and nine tenths of them for the links between TPUs; the network's are per chip of a
+full pod.
 """
 
 import os
@@ -25,7 +26,7 @@ class Generation(NamedTuple):
     limit: int  # bytes of memory that a program may use on a device
     example: str  # of a topology
     memory: float  # bytes a second between a device and its memory
-    link: float  # bytes a second and direction, of a link to a neighbour, a device's share
+    link: float  # bytes a second and direction, of a link to a neighbor, a device's share
     network: float  # bytes a second between slices, a device's share
     wraps: int = 0  # a side of the pod that is a multiple of it is a ring; 0: there are no sides
     options: Mapping[str, str] = MappingProxyType({})  # libtpu's
@@ -62,7 +63,7 @@ GPUS = {
 
 
 class Topology(NamedTuple):
-    """A pod that need not be there."""
+    """The devices of a TPU pod or a GPU cluster, which need not be here."""
 
     name: str
     generation: Generation
@@ -91,7 +92,7 @@ class Topology(NamedTuple):
 
 
 def prepare_environment() -> None:
-    """Plans on CPUs alone, and keeps libtpu from looking for a TPU; call it before JAX is used."""
+    """Makes JAX use CPUs only and libtpu look for no TPU; call it before JAX is used."""
     jax.config.update("jax_platforms", "cpu")  # JAX has read JAX_PLATFORMS already
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",
@@ -103,7 +104,7 @@ def prepare_environment() -> None:
 
 
 def find_topology(name: str, slices: int = 1) -> Topology:
-    """The devices of so many slices of a topology such as `v4:8x16x16`, or of GPUs, `h100:4x8`.
+    """The devices of `slices` slices of a TPU topology such as `v4:8x16x16`, or of `h100:4x8`.
 
     Raises:
       UserError: there is no such generation or shape, or libtpu is not installed.
@@ -115,7 +116,7 @@ def find_topology(name: str, slices: int = 1) -> Topology:
         return _cluster(name)
     if generation not in GENERATIONS or not shape:
         known = ", ".join(f"{k}:{v.example}" for k, v in (GENERATIONS | GPUS).items())
-        raise UserError(f"topology {name!r} is not known; there are others like {known}")
+        raise UserError(f"topology {name!r} is not known; examples of known ones: {known}")
     known = GENERATIONS[generation]
     try:
         import libtpu  # noqa: F401
@@ -128,12 +129,13 @@ def find_topology(name: str, slices: int = 1) -> Topology:
         described = topologies.get_topology_desc(name, platform="tpu", **options)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"topology {name!r}, say {generation}:{known.example}: {reason}") from error
+        example = f"{generation}:{known.example}"
+        raise UserError(f"topology {name!r} is not like {example}: {reason}") from error
     return Topology(name, known, list(described.devices), slices)
 
 
 def _cluster(name: str) -> Topology:
-    """Machines x GPUs; CPU devices stand for them, since nothing is compiled for these."""
+    """Machines x GPUs; CPU devices stand for the GPUs, for which nothing is compiled."""
     kind, _, shape = name.partition(":")
     sides = shape.split("x")
     if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from coca_jax.distributed import make_mesh
 from coca_jax.models import PRESETS, HeadConfig
-from coca_jax.planning.estimate import Split, collectives, split_of, temporaries, traffic
+from coca_jax.planning.estimate import Split, collectives, hbm_bytes, split_of, temp_bytes
 
 NONE = {"captioning": False, "contrastive": "none"}  # of the losses of pretraining
 ROWS = 16
@@ -31,26 +31,26 @@ def test_memory_in_the_programs_order():
         return jnp.sum(z)
 
     program = jax.make_jaxpr(chain)(X)
-    assert temporaries(program, WHOLE) == 2 * ROWS * ROWS * 4  # y and z, and then z and a number
-    halved = temporaries(program, WHOLE._replace(shards=2))
+    assert temp_bytes(program, WHOLE) == 2 * ROWS * ROWS * 4  # y and z, and then z and a number
+    halved = temp_bytes(program, WHOLE._replace(shards=2))
     assert halved == ROWS * ROWS * 4
 
 
 def test_memory_of_a_loop_is_its_results_and_the_worst_of_its_body():
     program = jax.make_jaxpr(layers)(X, KERNELS)
     # The last state, five that are kept, and a new one in the body.
-    assert temporaries(program, WHOLE) == (1 + 5 + 1) * ONE
+    assert temp_bytes(program, WHOLE) == (1 + 5 + 1) * ONE
 
 
 def test_gradients_are_split_as_their_parameters():
     program = jax.make_jaxpr(lambda k: 2 * k)(KERNELS)
-    assert temporaries(program, WHOLE._replace(params={(5, 8, 8): 4})) == KERNELS.nbytes // 4
+    assert temp_bytes(program, WHOLE._replace(params={(5, 8, 8): 4})) == KERNELS.nbytes // 4
 
 
-def test_traffic_of_products_counts_as_often_as_they_run():
+def test_hbm_bytes_of_matmuls_count_as_often_as_they_run():
     program = jax.make_jaxpr(layers)(X, KERNELS)
-    assert traffic(program, WHOLE) == 5 * (2 * ONE + 8 * 8 * 4)
-    assert traffic(program, WHOLE._replace(shards=4)) == 5 * (2 * ONE // 4 + 8 * 8 * 4)
+    assert hbm_bytes(program, WHOLE) == 5 * (2 * ONE + 8 * 8 * 4)
+    assert hbm_bytes(program, WHOLE._replace(shards=4)) == 5 * (2 * ONE // 4 + 8 * 8 * 4)
 
 
 def params(mesh, *leaves):
@@ -61,7 +61,7 @@ def params(mesh, *leaves):
 
 
 @pytest.mark.parametrize("grad_accum_steps", [1, 4])
-def test_exchanges(grad_accum_steps):
+def test_collectives_of_parameters(grad_accum_steps):
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     leaves = params(mesh, ((8, 6), "fsdp", "tensor"), ((10,), None))
     model = PRESETS["tiny"]
@@ -98,7 +98,7 @@ def test_exchanges(grad_accum_steps):
     ],
     ids=["contrastive", "pairs", "clips"],
 )
-def test_exchanged_activations_are_of_what_is_computed(changes, expected, passes):
+def test_collectives_of_activations(changes, expected, passes):
     """Rows of an example in each tower; four micro-batches, twice each or, to contrast, thrice."""
     model = dataclasses.replace(PRESETS["tiny"], **changes)
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 8})
@@ -127,5 +127,5 @@ def test_how_arrays_are_split():
     assert parts(8, 6) == 4 and parts(7) == 1
     assert parts(64, 5) == parts(12, 32, 5) == parts(2, 1, 32, 5) == 8
     assert parts(5, 5, 5, 64) == 1 and parts(128, 5) == 1
-    split = split_of([], 64, 2, 8, pictures=2)
+    split = split_of([], 64, 2, 8, num_images=2)
     assert parts(128, 5) == parts(32, 2, 5) == 8

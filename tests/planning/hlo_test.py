@@ -75,10 +75,10 @@ ENTRY %main (start: (s32[], f32[4,8], f32[5,8,8], f32[5,4,8]), other: bf16[16,4]
 
 def test_loops_slices_and_caches():
     kernel, rows, copied = 8 * 8 * 4, 4 * 8 * 4, 16 * 4 * 2
-    assert Program(TEXT).traffic() == 5 * (kernel + rows) + copied
+    assert Program(TEXT).hbm_bytes() == 5 * (kernel + rows) + copied
 
 
-def test_exchanges_of_loops_and_fusions():
+def test_collectives_of_loops_and_fusions():
     gather, scatter = Program(TEXT).collectives()
     assert gather == ("all-gather", 16 * 8 * 4, (0, 1, 2, 3), 5)
     assert scatter == ("reduce-scatter", 16 * 4 * 2, (0, 1, 2, 3), 1)
@@ -110,7 +110,7 @@ def test_groups_in_each_way_of_writing_them(text, expected):
 
 def test_a_loop_that_does_not_say_how_often_it_runs_is_refused():
     with pytest.raises(ValueError, match="condition"):
-        Program(TEXT.replace("constant(5)", "parameter(1)")).traffic()
+        Program(TEXT.replace("constant(5)", "parameter(1)")).hbm_bytes()
 
 
 def test_a_program_that_the_compiler_made():
@@ -133,4 +133,4 @@ def test_a_program_that_the_compiler_made():
     gathers = [c for c in program.collectives() if c.kind == "all-gather"]
     assert sum(c.times * c.size for c in gathers) == 5 * 64 * 64 * 4
     assert {len(c.group) for c in gathers} == {8}
-    assert program.traffic() > 5 * 64 * 64 * 4
+    assert program.hbm_bytes() > 5 * 64 * 64 * 4

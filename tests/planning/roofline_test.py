@@ -1,4 +1,4 @@
-"""Times of exchanges by hand, on chips that are not there."""
+"""Times of collectives, against numbers worked out by hand."""
 
 import itertools
 import types
@@ -34,7 +34,7 @@ PLANE = tuple(range(0, 64, 4))
         (Collective("send", 90, (), 2), "between_slices", 2 * 90 / V4.network),
     ],
 )
-def test_exchanges(collective, term, seconds):
+def test_collectives(collective, term, seconds):
     pod = topology(4, 4, 4)
     terms, rows = roofline(0, 0, [collective], pod, pod.devices)
     assert terms[term] == pytest.approx(seconds)
@@ -69,7 +69,7 @@ H100 = GPUS["h100"]
         (tuple(range(32)), 7 / 8 * 90 / H100.link, 3 / 4 * 90 / 8 / H100.network),
     ],
 )
-def test_exchanges_of_gpus(group, within, between):
+def test_collectives_of_gpus(group, within, between):
     cluster = Topology("h100:4x8", H100, [None] * 32, 4)
     gather = Collective("all-gather", 90, group, 1)
     terms, _ = roofline(0, 0, [gather], cluster, cluster.devices)
