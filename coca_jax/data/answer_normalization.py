@@ -8,9 +8,9 @@ NUMBERS = "zero one two three four five six seven eight nine ten".split()  # noq
 SPELLED = {"none": "0"} | {word: str(i) for i, word in enumerate(NUMBERS)}
 ARTICLES = ("a", "an", "the")
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-PERIOD = re.compile(r"(?!<=\d)(\.)(?!\d)")  # as published: the look-behind is misspelt
+PERIOD = re.compile(r"(?!<=\d)(\.)(?!\d)")  # as published; the look-behind is misspelled
 DIGITS_WITH_COMMA = re.compile(r"\d,\d")
-# Written without their apostrophe, these get it back.
+# Words that get their apostrophe back if it is missing.
 CONTRACTED = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've
     hasn't haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll let's ma'am
@@ -33,16 +33,16 @@ CONTRACTIONS = {
 
 
 def normalized(answer: str) -> str:
-    """The answer without punctuation, articles and capitals, numbers in digits."""
+    """The answer without punctuation, articles and capitals, with numbers as digits."""
     answer = answer.replace("\n", " ").replace("\t", " ").strip()
     text, joined = answer, bool(DIGITS_WITH_COMMA.search(answer))
     for mark in PUNCTUATION:
-        beside_a_space = f"{mark} " in answer or f" {mark}" in answer
-        text = text.replace(mark, "" if beside_a_space or joined else " ")
+        next_to_space = f"{mark} " in answer or f" {mark}" in answer
+        text = text.replace(mark, "" if next_to_space or joined else " ")
     words = [SPELLED.get(word, word) for word in PERIOD.sub("", text).lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def commonest(given: Sequence[str]) -> str:
-    """The answer that most gave; of several, the first."""
+    """The answer that most people gave; of equally frequent ones, the first."""
     return Counter(given).most_common(1)[0][0]

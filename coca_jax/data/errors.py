@@ -1,8 +1,8 @@
-"""Bad examples: what web data holds that cannot be trained on, by the kind it is counted as."""
+"""Errors of examples that cannot be trained on, by the kind as which they are counted."""
 
-# Faults of the data, which count against `data.max_bad_share` ...
+# Damaged or useless data, which count against `data.max_bad_share`.
 BAD_KINDS = ("bad_record", "bad_image", "bad_text")
-# ... and what the configuration leaves out, which does not.
+# Examples that the configuration leaves out, which do not.
 FILTERED_KINDS = ("filtered_length", "filtered_field", "filtered_duplicate")
 ERROR_KINDS = BAD_KINDS + FILTERED_KINDS
 
@@ -10,9 +10,8 @@ ERROR_KINDS = BAD_KINDS + FILTERED_KINDS
 class BadExample(Exception):
     """An example that cannot be used.
 
-    `kind` is one of ERROR_KINDS: `bad_record` could not be read, `bad_image` not be decoded,
-    `bad_text` has no caption or one that is not UTF-8. `reason` says what
-    is wrong, if that is known.
+    `kind` is one of ERROR_KINDS: `bad_record` could not be read, `bad_image` could not be decoded,
+    `bad_text` has no caption, or one that is not UTF-8. `reason` says what is wrong, if known.
     """
 
     def __init__(self, kind: str, cause: Exception | str | None = None):

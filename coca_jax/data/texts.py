@@ -1,11 +1,11 @@
-"""Which stored values are captions: texts with something to read; and why others are none."""
+"""Stored values that are captions, texts with something to read; and why other values are not."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from coca_jax.data.sources.base import is_text
 
-# What `pandas.read_csv` takes for "no value", and programs write for it into files without types.
+# Words for "no value" that programs write into files without types, as `pandas.read_csv` has them.
 MISSING_WORDS = frozenset(
     (
         *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN", "<NA>"),
@@ -15,12 +15,12 @@ MISSING_WORDS = frozenset(
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value says that there is none: null, NaN, or a text of blanks alone."""
+    """Whether a value stands for "no value": null, NaN, or a blank text."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def why_unreadable(value: Any) -> str:
-    """Why a value is no text that a person could read; empty: it is one."""
+    """Why a value is no text that a person could read; empty: it is such a text."""
     if not isinstance(value, str):
         return f"{_short(value)} is no text"
     if "\0" in value:
@@ -33,17 +33,16 @@ def why_unreadable(value: Any) -> str:
 
 
 def to_captions(values: Iterable[Any]) -> dict[str, Any]:
-    """What of the stored values are captions.
+    """Makes captions of stored values.
 
     Returns:
-      The parts of a record: "captions"; and "no_text" if one of the other values is neither a
-      text nor missing.
+      Entries of a record: "captions", and "no_text" if a value is neither a text nor missing.
     """
     present = [value for value in values if not is_missing(value)]
     reasons = [why_unreadable(value) for value in present]
-    found = {"captions": [v for v, reason in zip(present, reasons, strict=True) if not reason]}
-    why = next(filter(None, reasons), "")
-    return {**found, "no_text": why} if why else found
+    captions = [v for v, reason in zip(present, reasons, strict=True) if not reason]
+    reason = next(filter(None, reasons), "")
+    return {"captions": captions, "no_text": reason} if reason else {"captions": captions}
 
 
 def _short(value: Any, most: int = 40) -> str:

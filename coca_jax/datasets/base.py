@@ -1,4 +1,4 @@
-"""What the builders of this project's data sets share."""
+"""Base classes of the builders of this project's data sets."""
 
 import abc
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ import tensorflow_datasets as tfds
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A data set with random access, in the order in which it is generated."""
+    """Builder of a data set with random access, whose records keep the order they are made in."""
 
-    size_mib: ClassVar[int]  # of all its files, about
-    tokenizer_vocab_size = 0  # of the tokenizer that is made of its texts; 0: none is
-    url_infos = None  # TFDS downloads nothing; looking it up needs a package it doesn't require
+    size_mib: ClassVar[int]  # approximate size of all its files
+    tokenizer_vocab_size = 0  # of the tokenizer that is trained on its texts; 0: there is none
+    url_infos = None  # TFDS downloads nothing; its look-up needs a package that it does not require
 
     def __init__(self, **kwargs: Any):
         super().__init__(file_format="array_record", **kwargs)
@@ -31,13 +31,13 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class Drawn(Builder, skip_registration=True):
-    """One that is made of nothing: each record is a function of its split and number."""
+    """Builder of a generated data set: a record is a function of its split and number."""
 
     counts: ClassVar[dict[str, int]]  # records of each split
 
     @abc.abstractmethod
     def record(self, split: str, *seed: int) -> dict[str, Any]:
-        """A record; `seed` tells it from the others of all splits."""
+        """Makes the record of a seed, which no other record of any split has."""
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager

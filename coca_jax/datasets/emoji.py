@@ -1,10 +1,10 @@
-"""Emoji: the pictures and names of about 1,900 concepts, in three drawing styles.
+"""Emoji: images and names of about 1,900 concepts, in three drawing styles.
 
 The two styles of `train` and the one of `test` show the same concepts, so that testing measures
 recognition in an unseen style. The skin tones of one emoji are left out: near-duplicates of a few
 hundred people and hands would be half of the data.
 
-The pictures are Google's Noto Emoji (Apache-2.0), Microsoft's Fluent Emoji (MIT) and Twitter's
+The images are Google's Noto Emoji (Apache-2.0), Microsoft's Fluent Emoji (MIT) and Twitter's
 Twemoji (CC-BY-4.0); the names and tags are those of emojibase (MIT), from Unicode's CLDR.
 """
 
@@ -27,7 +27,7 @@ from coca_jax.errors import UserError
 
 IMAGE_SIZE = 64  # pixels
 
-# npm packages and the folder or file that is read of each.
+# npm packages, and the folder or file in each that is read.
 STYLES = {
     "google": ("emoji-datasource-google@16.0.0", "package/img/google/64"),
     "fluent": ("@lobehub/fluent-emoji-3d@1.1.0", "package/assets"),
@@ -54,9 +54,9 @@ CodePoints = tuple[int, ...]
 
 
 class Concept(NamedTuple):
-    """What is known of an emoji whatever its style."""
+    """The name and the group of an emoji, which all styles share."""
 
-    captions: list[str]  # first its name
+    captions: list[str]  # the name first
     label: int  # its group
 
 
@@ -77,19 +77,19 @@ def fetch(package: str, folder: Path) -> Path:
 
 
 def read_package(tarball: Path, path: str) -> dict[str, bytes]:
-    """The files of a package that are, or lie directly in, `path`: name -> content."""
+    """Reads the file at `path` of a package, or the files directly in that folder, by name."""
     files = {}
     with tarfile.open(tarball) as archive:
         for member in archive:
             if member.isfile() and path in (member.name, str(PurePosixPath(member.name).parent)):
                 files[PurePosixPath(member.name).name] = archive.extractfile(member).read()
     if not files:
-        raise UserError(f"there is no {path} in {tarball.name}")
+        raise UserError(f"{tarball.name} holds no {path}")
     return files
 
 
 def concepts(data: bytes) -> dict[CodePoints, Concept]:
-    """The concepts of emojibase's data.json, without those of no group (parts of flags)."""
+    """Reads the concepts of emojibase's data.json, without those of no group (parts of flags)."""
     entries = json.loads(data)
     return {
         code_points(entry["hexcode"]): Concept(_captions(entry), entry["group"])
@@ -99,7 +99,7 @@ def concepts(data: bytes) -> dict[CodePoints, Concept]:
 
 
 def code_points(name: str) -> CodePoints:
-    """Code points such as "270B-FE0F" as numbers, without the variation selector FE0F."""
+    """Reads code points such as "270B-FE0F" as numbers, without the variation selector FE0F."""
     return tuple(point for point in (int(part, 16) for part in name.split("-")) if point != 0xFE0F)
 
 
@@ -113,8 +113,8 @@ def _captions(entry: dict[str, Any]) -> list[str]:
     return texts
 
 
-def _picture(data: bytes) -> io.BytesIO:
-    """The central square; not scaled as in evaluation, which may change, unlike a data set."""
+def _square(data: bytes) -> io.BytesIO:
+    """The central square as a PNG; its scaling is fixed, unlike that of evaluation."""
     image = images.decode(data)
     side = min(image.shape[:2])
     top, left = ((length - side) // 2 for length in image.shape[:2])
@@ -145,17 +145,19 @@ class Emoji(Builder):
                 package: read_package(fetch(package, Path(folder)), path)
                 for package, path in (NAMES, *STYLES.values())
             }
-        known = concepts(*packages[NAMES[0]].values())
+        concepts_by_code = concepts(*packages[NAMES[0]].values())
         return {
-            split: self._generate_examples(known, [packages[STYLES[style][0]] for style in styles])
+            split: self._generate_examples(
+                concepts_by_code, [packages[STYLES[style][0]] for style in styles]
+            )
             for split, styles in SPLITS.items()
         }
 
     def _generate_examples(
-        self, known: dict[CodePoints, Concept], styles: list[dict[str, bytes]]
+        self, concepts_by_code: dict[CodePoints, Concept], styles: list[dict[str, bytes]]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        pictures = [picture for style in styles for picture in sorted(style.items())]
-        for index, (name, data) in enumerate(pictures):
-            concept = known.get(code_points(Path(name).stem))
+        images_by_name = [item for style in styles for item in sorted(style.items())]
+        for index, (name, data) in enumerate(images_by_name):
+            concept = concepts_by_code.get(code_points(Path(name).stem))
             if concept is not None:
-                yield index, {"image": _picture(data), **concept._asdict()}
+                yield index, {"image": _square(data), **concept._asdict()}

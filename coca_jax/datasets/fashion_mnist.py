@@ -1,6 +1,6 @@
-"""Fashion-MNIST: 70,000 gray photographs of clothes of 28 x 28 pixels, in ten classes.
+"""Fashion-MNIST: 70,000 gray photographs of clothes, 28 x 28 pixels, in ten classes.
 
-Xiao, Rasul, Vollgraf 2017 (https://arxiv.org/abs/1708.07747), MIT licence. The files come from
+Xiao, Rasul, Vollgraf 2017 (https://arxiv.org/abs/1708.07747), MIT license. The files come from
 Debian's package, or from a folder that already has them.
 """
 
@@ -41,13 +41,13 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     """Reads an array of bytes in MNIST's idx format, compressed or not.
 
     Raises:
-      UserError: the file is something else, or incomplete.
+      UserError: the file is of another format, or incomplete.
     """
     data = path.read_bytes()
     if data.startswith(b"\x1f\x8b"):
         data = gzip.decompress(data)
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
-        raise UserError(f"{path} is no idx file of bytes")
+        raise UserError(f"{path} should be an idx file of bytes")
     shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
     content = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
     if content.size != np.prod(shape):
@@ -80,10 +80,10 @@ def _run(command: list[str], folder: Path) -> None:
 
 def find(folder: Path, name: str) -> Path:
     """The file of that name, compressed or not, anywhere in a folder."""
-    found = sorted(path for path in folder.rglob(f"{name}*") if path.is_file())
-    if not found:
+    paths = sorted(path for path in folder.rglob(f"{name}*") if path.is_file())
+    if not paths:
         raise UserError(f"there is no {name} or {name}.gz in {folder}")
-    return found[0]
+    return paths[0]
 
 
 class FashionMnist(Builder, skip_registration=True):
@@ -93,12 +93,12 @@ class FashionMnist(Builder, skip_registration=True):
     size_mib = 40
 
     def __init__(self, files: str | None = None, **kwargs: Any):
-        """Takes the folder of the idx files; None: Debian's package is fetched."""
+        """Takes the folder of the idx files; None: Debian's package is downloaded."""
         self._files = files
         super().__init__(**kwargs)
 
     def features(self) -> dict[str, Any]:
-        """An image and its label; there are no texts to make a tokenizer of."""
+        """An image and its label; there are no texts to train a tokenizer on."""
         return {
             "image": tfds.features.Image(shape=(28, 28, 1), encoding_format="png"),
             "label": tfds.features.ClassLabel(names=CLASS_NAMES),

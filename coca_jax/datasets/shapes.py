@@ -1,7 +1,7 @@
-"""Shapes: generated scenes of one to three coloured shapes, with several true captions each.
+"""Shapes: generated scenes of one to three colored shapes, with several true captions each.
 
-A shape has one of eight colours, eight kinds, two sizes and four places. Eight of the 64
-colour-kind combinations are never trained on. Of the scenes made of the other 56, one in eight
+A shape has one of eight colors, eight kinds, two sizes and four places. Eight of the 64
+color-kind combinations are never trained on. Of the scenes made of the other 56, one in eight
 is kept for `test`: for each combination one of its eight (size, place) pairs when it is alone.
 """
 
@@ -24,12 +24,12 @@ SUPERSAMPLING = 4  # drawn this much larger, then averaged down
 RADIUS = {"small": 3.8, "large": 6.6}  # pixels
 POSITION_JITTER = 1.0  # pixels, either way
 RADIUS_JITTER = 0.07  # relative, either way
-COLOUR_JITTER = 12  # of 255, either way, per channel
+COLOR_JITTER = 12  # of 255, either way, per channel
 BACKGROUND = (222, 250)  # range of each channel at each corner; blended in between
 SINGLE_SHARE = 0.5  # share of the scenes with one shape; the others have two or three
 
 SIZES = tuple(RADIUS)
-COLOURS = {
+COLORS = {
     "red": (214, 32, 40),
     "orange": (242, 128, 22),
     "yellow": (244, 208, 20),
@@ -41,7 +41,7 @@ COLOURS = {
 }
 PLACES = ("top left", "top right", "bottom left", "bottom right")  # in reading order
 NUMBERS = ("one", "two", "three")
-UNSEEN = ("warm", "cold", "old", "new")  # what no picture shows
+UNSEEN = ("warm", "cold", "old", "new")  # no image shows these
 
 
 def _polar(radius: Any, turn: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 2"]:
@@ -64,7 +64,7 @@ def _cross() -> Float[np.ndarray, "n 2"]:
 
 
 def _crescent() -> Float[np.ndarray, "n 2"]:
-    tip, bite = 0.9, 1.28  # half the opening as seen from the centres of the two circles
+    tip, bite = 0.9, 1.28  # half the opening as seen from the centers of the two circles
     outer = _polar(1.0, np.linspace(tip, 2 * np.pi - tip, 48))
     inner = _polar(np.sin(tip) / np.sin(bite), np.linspace(2 * np.pi - bite, bite, 48))
     inner[:, 0] += outer[0, 0] - inner[-1, 0]  # so that their ends meet
@@ -84,21 +84,21 @@ KINDS: dict[str, list[Float[np.ndarray, "n 2"]]] = {
 }
 
 
-CLASS_NAMES = [f"{colour} {kind}" for colour, kind in itertools.product(COLOURS, KINDS)]
+CLASS_NAMES = [f"{color} {kind}" for color, kind in itertools.product(COLORS, KINDS)]
 
 
 class Shape(NamedTuple):
-    """One shape of a scene: indices into PLACES, SIZES, COLOURS and KINDS."""
+    """One shape of a scene: indices into PLACES, SIZES, COLORS and KINDS."""
 
     place: int
     size: int
-    colour: int
+    color: int
     kind: int
 
     @property
     def combination(self) -> int:
-        """The colour and kind as one number: the class label."""
-        return self.colour * len(KINDS) + self.kind
+        """The color and kind as one number: the class label."""
+        return self.color * len(KINDS) + self.kind
 
     def words(self, size: bool = False, place: bool = False) -> str:
         """Describes the shape, as in "a small red circle at the top left"."""
@@ -115,9 +115,9 @@ def with_article(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-# Held out: each colour once and each kind once (3 and 8 have no common divisor).
-NOVEL = np.array([c * len(KINDS) + (3 * c + 2) % len(KINDS) for c in range(len(COLOURS))])
-SEEN = np.setdiff1d(np.arange(len(COLOURS) * len(KINDS)), NOVEL)
+# Held out: each color once and each kind once (3 and 8 have no common divisor).
+NOVEL = np.array([c * len(KINDS) + (3 * c + 2) % len(KINDS) for c in range(len(COLORS))])
+SEEN = np.setdiff1d(np.arange(len(COLORS) * len(KINDS)), NOVEL)
 
 
 def split_of(scene: Scene) -> str:
@@ -162,20 +162,20 @@ def listed(items: list[str]) -> str:
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Questions about the scene that have one right answer, each with it."""
-    colours, kinds = tuple(COLOURS), tuple(KINDS)
+    """Questions about the scene that have one right answer, each with that answer."""
+    colors, kinds = tuple(COLORS), tuple(KINDS)
     pairs = [("how many shapes are there?", NUMBERS[len(scene) - 1])]
     for shape in scene:
-        kind, colour, place = kinds[shape.kind], colours[shape.colour], PLACES[shape.place]
+        kind, color, place = kinds[shape.kind], colors[shape.color], PLACES[shape.place]
         pairs.append((f"what shape is at the {place}?", kind))
         if sum(other.kind == shape.kind for other in scene) == 1:
-            pairs.append((f"what colour is the {kind}?", colour))
+            pairs.append((f"what colour is the {kind}?", color))
             pairs.append((f"what size is the {kind}?", SIZES[shape.size]))
             pairs.append((f"where is the {kind}?", place))
-        if sum(other.colour == shape.colour for other in scene) == 1:
-            pairs.append((f"what shape is {colour}?", kind))
+        if sum(other.color == shape.color for other in scene) == 1:
+            pairs.append((f"what shape is {color}?", kind))
     shown = [shape.combination for shape in scene]
-    # Asking training about a held-out combination would tell that it is never there.
+    # Questions about held-out combinations in training would show that these never occur.
     absent = [combination for combination in SEEN if combination not in shown]
     for combination, answer in ((rng.choice(shown), "yes"), (rng.choice(absent), "no")):
         pairs.append((f"is there {with_article(CLASS_NAMES[combination])}?", answer))
@@ -183,21 +183,21 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
 
 
 def hypotheses(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Texts about the scene, each with how it stands to it, as in SNLI-VE.
+    """Texts about the scene, each with its relation to the scene, as in SNLI-VE.
 
-    Of a colour or of the number of shapes one is true (entailment) and one false (contradiction);
-    of what cannot be seen one is about a shape that is there (neutral) and one about a shape that
-    is not (contradiction). Each text is the one as often as the other: alone it tells no more than
-    half.
+    Two are about a color or the number of shapes: one is true (entailment), one false
+    (contradiction). Two are about a property that cannot be seen: one of a shape that is there
+    (neutral), one of a shape that is not (contradiction). Each text has both relations equally
+    often, so that the text alone does not tell which.
     """
     shape, count = scene[rng.integers(len(scene))], len(scene)
-    shown = [some.combination for some in scene]
-    # Asking training about a held-out combination would tell that it is never there.
+    shown = [other.combination for other in scene]
+    # Questions about held-out combinations in training would show that these never occur.
     absent = [combination for combination in SEEN if combination not in shown]
     if rng.random() < 0.5:
-        others = [combination for combination in absent if combination % len(KINDS) == shape.kind]
-        pair = (shape.combination, rng.choice(others))
-        true, false = ("the {1} is {0}".format(*CLASS_NAMES[one].split()) for one in pair)
+        same_kind = [c for c in absent if c % len(KINDS) == shape.kind]
+        pair = (shape.combination, rng.choice(same_kind))
+        true, false = ("the {1} is {0}".format(*CLASS_NAMES[c].split()) for c in pair)
     else:  # half of the scenes have one shape, and so do half of the false texts
         other = 1 if count > 1 else int(rng.integers(2, 4))
         true, false = (_number_of_shapes(number) for number in (count, other))
@@ -215,58 +215,58 @@ def _number_of_shapes(number: int) -> str:
 
 
 def foil(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """The scene's plain caption, and one that is wrong in a detail.
+    """The scene's plain caption, and one with a wrong detail.
 
-    Two shapes have exchanged their colours; or, where that changes nothing, one has another colour.
+    Two shapes have swapped their colors; or, where that changes nothing, one has another color.
     """
     swapped = [*scene]
     first, second = rng.permutation(len(scene))[:2] if len(scene) > 1 else (0, 0)
     a, b = scene[first], scene[second]
-    if a.colour != b.colour and a.kind != b.kind:
-        swapped[first], swapped[second] = a._replace(colour=b.colour), b._replace(colour=a.colour)
+    if a.color != b.color and a.kind != b.kind:
+        swapped[first], swapped[second] = a._replace(color=b.color), b._replace(color=a.color)
     else:
-        colour = (a.colour + rng.integers(1, len(COLOURS))) % len(COLOURS)
-        swapped[first] = a._replace(colour=int(colour))
-    right, wrong = (listed([shape.words() for shape in some]) for some in (scene, swapped))
+        color = (a.color + rng.integers(1, len(COLORS))) % len(COLORS)
+        swapped[first] = a._replace(color=int(color))
+    right, wrong = (listed([s.words() for s in shapes]) for shapes in (scene, swapped))
     return right, wrong
 
 
 class Figure(NamedTuple):
     """A shape as it is drawn: lengths in pixels."""
 
-    centre: Float[np.ndarray, "2"]  # x, y
+    center: Float[np.ndarray, "2"]  # x, y
     radius: float
-    colour: list[int]  # RGB
+    color: list[int]  # RGB
     outlines: list[Float[np.ndarray, "n 2"]]
 
 
 def figures(scene: Scene, rng: np.random.Generator) -> list[Figure]:
-    """Where and how a scene's shapes are drawn, each a little off."""
+    """The figures of a scene's shapes, each with a small random deviation."""
     drawn = []
     for shape in scene:
         radius = RADIUS[SIZES[shape.size]] * (1 + RADIUS_JITTER * rng.uniform(-1, 1))
         row, column = divmod(shape.place, 2)
-        centre = IMAGE_SIZE * (np.array([column, row]) + 0.5) / 2
-        centre = centre + POSITION_JITTER * rng.uniform(-1, 1, 2)
-        colour = np.array(list(COLOURS.values())[shape.colour])
-        colour = np.clip(colour + rng.integers(-COLOUR_JITTER, COLOUR_JITTER + 1, 3), 0, 255)
-        drawn.append(Figure(centre, radius, colour.tolist(), list(KINDS.values())[shape.kind]))
+        center = IMAGE_SIZE * (np.array([column, row]) + 0.5) / 2
+        center = center + POSITION_JITTER * rng.uniform(-1, 1, 2)
+        color = np.array(list(COLORS.values())[shape.color])
+        color = np.clip(color + rng.integers(-COLOR_JITTER, COLOR_JITTER + 1, 3), 0, 255)
+        drawn.append(Figure(center, radius, color.tolist(), list(KINDS.values())[shape.kind]))
     return drawn
 
 
 def background(rng: np.random.Generator) -> UInt8[np.ndarray, "s s 3"]:
-    """An empty picture, SUPERSAMPLING times as large as in the end."""
+    """An empty image, SUPERSAMPLING times as large as the final one."""
     corners = rng.integers(*BACKGROUND, size=(2, 2, 3), endpoint=True).astype(np.uint8)
     side = IMAGE_SIZE * SUPERSAMPLING
     return cv2.resize(corners, (side, side), interpolation=cv2.INTER_LINEAR)
 
 
 def draw(empty: UInt8[np.ndarray, "s s 3"], drawn: Iterable[Figure]) -> UInt8[np.ndarray, "h w 3"]:
-    """The figures on a background, RGB."""
+    """Draws figures on a background, RGB."""
     image = empty.copy()
-    for centre, radius, colour, outlines in drawn:
-        points = [np.rint(SUPERSAMPLING * (centre + radius * o)).astype(np.int32) for o in outlines]
-        cv2.fillPoly(image, points, colour)
+    for center, radius, color, outlines in drawn:
+        points = [np.rint(SUPERSAMPLING * (center + radius * o)).astype(np.int32) for o in outlines]
+        cv2.fillPoly(image, points, color)
     return cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
 
 
@@ -282,11 +282,11 @@ def encode_png(image: UInt8[np.ndarray, "h w 3"]) -> io.BytesIO:
 
 
 class Shapes(Drawn):
-    """Scenes of one to three coloured shapes with captions, questions and class labels.
+    """Scenes of one to three colored shapes with captions, questions and class labels.
 
-    Also hypotheses with how they stand to the scene, and a text with a foil.
+    Also hypotheses with their relation to the scene, and a text with a foil.
 
-    A change of what is drawn or said needs a new version: TFDS keeps what it has prepared.
+    A change of images or texts needs a new version: TFDS keeps what it has prepared.
     """
 
     VERSION = tfds.core.Version("1.1.0")
@@ -305,13 +305,13 @@ class Shapes(Drawn):
         }
 
     def record(self, split: str, *seed: int) -> dict[str, Any]:
-        """Draws a scene and says what there is to say of it."""
+        """Draws a scene and makes its texts."""
         rng = np.random.default_rng([SEED, *seed])
         scene = sample_scene(rng, split)
         pairs = questions(scene, rng)
-        # Of another generator, so that the pictures of version 1.0.0 stay as they were.
-        more = np.random.default_rng([SEED, *seed, 1])
-        judged, (text, wrong) = hypotheses(scene, more), foil(scene, more)
+        # Another generator, so that the images of version 1.0.0 stay as they were.
+        text_rng = np.random.default_rng([SEED, *seed, 1])
+        judged, (text, wrong) = hypotheses(scene, text_rng), foil(scene, text_rng)
         return {
             "image": encode_png(render(scene, rng)),
             "captions": captions(scene),

@@ -1,7 +1,6 @@
 """Pairs of the scenes of `shapes`, each with a statement about both that is true or false.
 
-As in NLVR2. Each statement is true of half of the pairs it is made about, so that the text alone
-tells nothing.
+As in NLVR2. Each statement is true of half of its pairs, so that the text alone tells nothing.
 """
 
 import itertools
@@ -15,7 +14,7 @@ from coca_jax.datasets import shapes
 from coca_jax.datasets.base import Drawn
 from coca_jax.datasets.shapes import (
     CLASS_NAMES,
-    COLOURS,
+    COLORS,
     NOVEL,
     SEEN,
     Scene,
@@ -28,26 +27,26 @@ COMPARISONS = {
     "the left shows more": lambda left, right: left > right,
     "the right shows more": lambda left, right: left < right,
     "both show as many": lambda left, right: left == right,
-}  # of the numbers of shapes
+}  # functions of the numbers of shapes
 RULES = {
     "both show {}": lambda left, right: left and right,
     "only the left shows {}": lambda left, right: left and not right,
     "only the right shows {}": lambda left, right: right and not left,
-}  # of whether each shows it
-COMPARED, COLOURED = 1 / 8, 3 / 8  # shares of the statements about numbers and about colours
+}  # functions of whether each image shows it
+COMPARED, COLORED = 1 / 8, 3 / 8  # shares of the statements about numbers and about colors
 
 Pair = tuple[Scene, Scene, str, bool]
 
 
 def sample_pair(rng: np.random.Generator, split: str) -> Pair:
-    """Draws a statement, whether it is true, and two scenes of a split of which it is so."""
+    """Draws a statement, whether it is true, and two scenes of a split for which that holds."""
     truth = bool(rng.integers(2))
     if (kind := rng.random()) < COMPARED:
         return _compared(rng, split, truth)
-    if kind < COMPARED + COLOURED:
-        colour = int(rng.integers(len(COLOURS)))
-        name = f"{with_article(list(COLOURS)[colour])} one"
-        return _shown(rng, split, truth, name, lambda shape: shape.colour == colour)
+    if kind < COMPARED + COLORED:
+        color = int(rng.integers(len(COLORS)))
+        name = f"{with_article(list(COLORS)[color])} one"
+        return _shown(rng, split, truth, name, lambda shape: shape.color == color)
     novel = split == "test_novel" and rng.random() < 0.5
     combination = rng.choice(NOVEL if novel else SEEN)
     name = with_article(CLASS_NAMES[combination])
@@ -76,7 +75,7 @@ def _shown(
 
 
 class ShapesPairs(Drawn):
-    """Two scenes of coloured shapes, and a statement about them that is true or false."""
+    """Two scenes of colored shapes, and a statement about them that is true or false."""
 
     VERSION = tfds.core.Version("1.0.0")
     size_mib = 31

@@ -105,7 +105,7 @@ def test_the_hash_is_the_low_frequencies_above_their_median():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (3, 2), (2000, 7)])
-def test_images_of_any_shape_have_a_hash_unless_they_are_of_one_colour(shape):
+def test_images_of_any_shape_have_a_hash_unless_they_are_of_one_color(shape):
     rng = np.random.default_rng(0)
     flat = np.full((*shape, 3), 77, np.uint8)
     assert perceptual_hash(flat) == NO_HASH

@@ -23,7 +23,7 @@ NAMES = [
     {"label": "keycap: #", "hexcode": "0023-FE0F-20E3", "group": 8, "tags": ["keycap"]},
     {"label": "regional indicator A", "hexcode": "1F1E6"},
 ]
-COLOURS = {"google": (255, 0, 0), "fluent": (0, 255, 0), "twitter": (0, 0, 255)}
+COLORS = {"google": (255, 0, 0), "fluent": (0, 255, 0), "twitter": (0, 0, 255)}
 
 
 def write_tarball(path, files):
@@ -34,10 +34,10 @@ def write_tarball(path, files):
             archive.addfile(member, io.BytesIO(content))
 
 
-def picture(colour, kind, side):
+def picture(color, kind, side):
     """Opaque on its left, transparent on its right."""
     pixels = np.zeros((side, side, 4), np.uint8)
-    pixels[:, : side // 2] = (*colour, 255)
+    pixels[:, : side // 2] = (*color, 255)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, lossless=True)
     return buffer.getvalue()
@@ -50,7 +50,7 @@ def packages(tmp_path, monkeypatch):
     contents = {package: {path: json.dumps(NAMES).encode(), "package/de/data.json": b"[]"}}
     for style, (package, folder) in emoji.STYLES.items():
         kind = "webp" if style == "fluent" else "png"
-        image = picture(COLOURS[style], kind, 128 if style == "fluent" else 64)
+        image = picture(COLORS[style], kind, 128 if style == "fluent" else 64)
         stems = ("0023-fe0f-20e3", "1f1e6", "1f600", "270b", "270b-1f3fb")
         contents[package] = {f"{folder}/{stem}.{kind}": image for stem in stems}
         contents[package]["package/img/google/sheets/64.png"] = b"a sheet"
@@ -71,10 +71,10 @@ def test_styles_become_splits(packages, tmp_path):
     names = [("keycap: #", 8), ("grinning face", 0), ("raised hand", 1)]
     assert [row[:2] for row in shown["train"]] == names * 2  # no parts of flags, no skin tones
     assert [row[:2] for row in shown["test"]] == names
-    for row, style in zip(shown["train"][::3] + shown["test"][:1], COLOURS, strict=True):
+    for row, style in zip(shown["train"][::3] + shown["test"][:1], COLORS, strict=True):
         pixels = np.array(Image.open(io.BytesIO(row[2])))
         assert pixels.shape == (64, 64, 3) and row[2].startswith(b"\x89PNG")
-        assert tuple(pixels[5, 5]) == COLOURS[style] and tuple(pixels[5, 60]) == (255, 255, 255)
+        assert tuple(pixels[5, 5]) == COLORS[style] and tuple(pixels[5, 60]) == (255, 255, 255)
     assert source.class_names[8] == "symbols"
 
 
@@ -91,7 +91,7 @@ def test_captions_begin_with_the_name_and_are_readable():
 
 def test_a_package_without_the_files_is_named(packages):
     write_tarball(packages / "other.tgz", {"package/readme": b""})
-    with pytest.raises(UserError, match=r"no package/assets in other\.tgz"):
+    with pytest.raises(UserError, match=r"other\.tgz holds no package/assets"):
         emoji.read_package(packages / "other.tgz", "package/assets")
 
 

@@ -53,7 +53,7 @@ def test_files_that_are_wrong_are_named(files, tmp_path):
     with pytest.raises(UserError, match="t10k-labels-idx1-ubyte should hold 5 bytes, not 4"):
         prepare("fashion_mnist", str(tmp_path / "tfds"), str(folder))
     labels.write_text("<html>")
-    with pytest.raises(UserError, match="t10k-labels-idx1-ubyte is no idx file"):
+    with pytest.raises(UserError, match="t10k-labels-idx1-ubyte should be an idx file"):
         prepare("fashion_mnist", str(tmp_path / "tfds"), str(folder))
     labels.unlink()
     with pytest.raises(UserError, match=r"no t10k-labels-idx1-ubyte or .*\.gz in"):

@@ -8,7 +8,7 @@ from coca_jax.datasets.shapes import Shape
 SCENE = (Shape(3, 1, 7, 0),)  # a large black circle at the bottom right
 
 
-def centres_and_areas(change):
+def centers_and_areas(change):
     """Of the dark pixels of each frame."""
     frames = shapes_clips.render_clip(SCENE, change, np.random.default_rng(0))
     assert len(frames) == shapes_clips.FRAMES
@@ -26,18 +26,18 @@ def centres_and_areas(change):
     ],
 )
 def test_what_moves_goes_where_is_said(change, direction):
-    centres, _ = centres_and_areas(change)
-    steps = np.diff(centres, axis=0)
+    centers, _ = centers_and_areas(change)
+    steps = np.diff(centers, axis=0)
     along, across = steps @ direction, steps @ np.flip(direction)
     assert (along > 0.1).all() and np.abs(across).max() < 0.3
 
 
 def test_what_grows_or_shrinks():
-    _, grown = centres_and_areas("grows")
-    _, shrunk = centres_and_areas("shrinks")
+    _, grown = centers_and_areas("grows")
+    _, shrunk = centers_and_areas("shrinks")
     assert (np.diff(grown) > 0).all() and (np.diff(shrunk) < 0).all()
-    centres, same = centres_and_areas("stays")
-    assert len(set(same)) == 1 and np.ptp(centres) == np.ptp(centres[0])
+    centers, same = centers_and_areas("stays")
+    assert len(set(same)) == 1 and np.ptp(centers) == np.ptp(centers[0])
 
 
 def test_records(tmp_path):

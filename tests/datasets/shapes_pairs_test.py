@@ -5,14 +5,14 @@ import pytest
 
 from coca_jax.data.sources.tfds import tfds_source
 from coca_jax.datasets import shapes, shapes_pairs
-from coca_jax.datasets.shapes import COLOURS, KINDS
+from coca_jax.datasets.shapes import COLORS, KINDS
 
 
 def shows(scene, name):
     """Whether a scene has "a red star", or "a red one"."""
-    colour, kind = name.split()[1:]
+    color, kind = name.split()[1:]
     return any(
-        list(COLOURS)[shape.colour] == colour and kind in ("one", list(KINDS)[shape.kind])
+        list(COLORS)[shape.color] == color and kind in ("one", list(KINDS)[shape.kind])
         for shape in scene
     )
 

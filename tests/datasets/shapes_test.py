@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 
 from coca_jax.datasets import shapes
-from coca_jax.datasets.shapes import CLASS_NAMES, COLOURS, KINDS, NOVEL, SEEN, Shape
+from coca_jax.datasets.shapes import CLASS_NAMES, COLORS, KINDS, NOVEL, SEEN, Shape
 
-COLOUR_NAMES, KIND_NAMES = list(COLOURS), list(KINDS)
+COLOR_NAMES, KIND_NAMES = list(COLORS), list(KINDS)
 PATTERN = re.compile(r"an? (?:(small|large) )?(\w+) (\w+)(?: at the (\w+ \w+))?")
 
 
-def make(place, size, colour, kind):
+def make(place, size, color, kind):
     return Shape(
         shapes.PLACES.index(place),
         shapes.SIZES.index(size),
-        COLOUR_NAMES.index(colour),
+        COLOR_NAMES.index(color),
         KIND_NAMES.index(kind),
     )
 
@@ -32,9 +32,9 @@ def sample(split, count=300):
     return [shapes.sample_scene(rng, split) for _ in range(count)]
 
 
-def test_each_colour_and_each_kind_is_held_out_once():
+def test_each_color_and_each_kind_is_held_out_once():
     names = [CLASS_NAMES[i].split() for i in NOVEL]
-    assert sorted(colour for colour, _ in names) == sorted(COLOURS)
+    assert sorted(color for color, _ in names) == sorted(COLORS)
     assert sorted(kind for _, kind in names) == sorted(KINDS)
     assert sorted([*NOVEL, *SEEN]) == list(range(64))
 
@@ -87,8 +87,7 @@ def test_captions_of_a_scene():
 def test_captions_are_true_and_name_no_shape_twice():
     for scene in sample("train", 100):
         shown = [
-            (shapes.SIZES[s.size], COLOUR_NAMES[s.colour], KIND_NAMES[s.kind], s.place)
-            for s in scene
+            (shapes.SIZES[s.size], COLOR_NAMES[s.color], KIND_NAMES[s.kind], s.place) for s in scene
         ]
         for text in shapes.captions(scene):
             found = PATTERN.findall(text)
@@ -98,10 +97,10 @@ def test_captions_are_true_and_name_no_shape_twice():
                     i
                     for i, (s, c, k, p) in enumerate(shown)
                     if size in ("", s)
-                    and (colour, kind) == (c, k)
+                    and (color, kind) == (c, k)
                     and place in ("", shapes.PLACES[p])
                 }
-                for size, colour, kind, place in found
+                for size, color, kind, place in found
             ]
             assert all(matches) and len(set.union(*matches)) >= len(found)
 
@@ -139,7 +138,7 @@ def test_yes_and_no_are_asked_rightly():
 
 @pytest.mark.parametrize("place, rows, columns", [(0, (0, 16), (0, 16)), (3, (16, 32), (16, 32))])
 @pytest.mark.parametrize("kind", range(8))
-def test_shapes_are_drawn_in_their_place_and_colour(kind, place, rows, columns):
+def test_shapes_are_drawn_in_their_place_and_color(kind, place, rows, columns):
     image = shapes.render((Shape(place, 1, 0, kind),), np.random.default_rng(kind)).astype(int)
     red = image[..., 0] - image[..., 1] > 120
     where = np.argwhere(red)

@@ -253,7 +253,7 @@ def test_images_that_cannot_be_read_are_named_and_the_others_captioned(
         "the file is empty",
         "no image of a known format",
         "it is neither a file nor a folder",
-        "no picture",
+        "no image",
         "No such file or directory",
     ]
     assert error.splitlines()[-1] == "coca caption: 6 of 10 images could not be read"

@@ -1,6 +1,6 @@
-"""Augmentation of training images: random crop, flip, colour jitter, RandAugment.
+"""Augmentation of training images: random crop, flip, color jitter, RandAugment.
 
-Everything is uint8 RGB; each random draw comes from the generator that is given.
+Images are uint8 RGB. Every random draw comes from the generator that is passed.
 """
 
 import math
@@ -13,12 +13,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageEnhance, ImageOps
 
-from coca_jax.data.transforms import images
-from coca_jax.data.transforms.multi_image import Picture
+from coca_jax.data.transforms import images, multi_image
 from coca_jax.errors import UserError
 
 MAX_MAGNITUDE = 30  # of RandAugment
-GRAY = (128, 128, 128)  # where an operation moves the image away
+GRAY = (128, 128, 128)  # fills what an operation moves into the image
 
 Number = float | int
 RGB = UInt8[np.ndarray, "h w 3"]
@@ -27,22 +26,22 @@ Operation = Callable[[RGB, float], RGB]
 
 @dataclass(frozen=True)
 class Augment:
-    """Makes an image of the model's size from one of any size.
+    """Makes an image of the model's size of one of any size.
 
-    Crop, flip, colour jitter and RandAugment, in this order; what is off draws nothing.
+    Crop, flip, color jitter and RandAugment, in this order; steps that are off draw nothing.
 
     Attributes:
       image_size: height and width in pixels.
       min_crop_area: least share of the image in a random crop; 1.0 crops as in evaluation.
-      flip: exchange left and right half of the time.
+      flip: whether half of the images are mirrored.
       color_jitter: of brightness, contrast, saturation (x: a factor in [max(0, 1 - x), 1 + x]) and
         hue (x: turned by [-x, x] of the circle), in random order; 0: off.
       randaugment: number of operations and their magnitude, as in Cubuk et al. 2019
         (https://arxiv.org/abs/1909.13719). Magnitudes are torchvision's (31 bins): 30 rotates by
-        30 degrees. TensorFlow's code for TPUs calls that 10, and goes on beyond.
+        30 degrees. TensorFlow's code for TPUs calls that 10, and allows more.
 
     Raises:
-      UserError: an option is none of these.
+      UserError: an option has another value.
     """
 
     image_size: tuple[int, int]
@@ -57,11 +56,11 @@ class Augment:
 
     @property
     def least_side(self) -> int | None:
-        """What `images.decode` may reduce an image to, such that no crop is enlarged for it."""
+        """The shorter side to which an image may be reduced such that no crop is enlarged."""
         if self.min_crop_area >= 1:
             return None
         height, width = self.image_size
-        # The flattest crop of least area: 4/3 as wide for its height as the target.
+        # The flattest crop of the smallest area is 4/3 times as wide for its height as the target.
         side = math.sqrt(height * width / self.min_crop_area * 4 / 3)
         return max(math.ceil(side), height, width)
 
@@ -73,7 +72,7 @@ class Augment:
         Args:
           image: of any size.
           rng: gives every random draw.
-          may_flip: False if the text says left or right; then nothing is mirrored.
+          may_flip: whether the image may be mirrored; not if its text says left or right.
         """
         if self.min_crop_area < 1:
             image = images.random_resized_crop(image, self.image_size, self.min_crop_area, rng)
@@ -91,13 +90,13 @@ class Augment:
         return image
 
     def alike(
-        self, pictures: Sequence[Picture], rng: np.random.Generator, may_flip: bool
-    ) -> list[Picture]:
-        """Augments the pictures of one example, all in the same way."""
-        if len(pictures) == 1:
-            return [self(pictures[0], rng, may_flip)]
+        self, pixels: Sequence[multi_image.RGB], rng: np.random.Generator, may_flip: bool
+    ) -> list[multi_image.RGB]:
+        """Augments the images of one example, all in the same way."""
+        if len(pixels) == 1:
+            return [self(pixels[0], rng, may_flip)]
         seed = int(rng.integers(2**62))
-        return [self(picture, np.random.default_rng(seed), may_flip) for picture in pictures]
+        return [self(image, np.random.default_rng(seed), may_flip) for image in pixels]
 
 
 def augment_option_errors(min_crop_area: Any, color_jitter: Any, randaugment: Any) -> list[str]:
@@ -119,7 +118,7 @@ def augment_option_errors(min_crop_area: Any, color_jitter: Any, randaugment: An
 
 
 def _are(values: Any, kind: type | tuple[type, ...], most: Sequence[Number]) -> bool:
-    """Whether these are finite numbers of a kind, as many as limits, from 0 to the limit."""
+    """Whether values are finite numbers of a kind, one for each limit, from 0 to that limit."""
     if not isinstance(values, Sequence) or len(values) != len(most):
         return False
     numbers = all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
@@ -129,24 +128,24 @@ def _are(values: Any, kind: type | tuple[type, ...], most: Sequence[Number]) -> 
 
 
 def brightness(image: RGB, factor: Number) -> RGB:
-    """Every value times the factor."""
+    """Multiplies every value by a factor."""
     return cv2.addWeighted(image, factor, image, 0, 0)
 
 
 def contrast(image: RGB, factor: Number) -> RGB:
-    """The distance from the image's mean gray times the factor."""
+    """Multiplies the distance from the image's mean gray by a factor."""
     mean = round(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0])
     return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
 
 
 def saturation(image: RGB, factor: Number) -> RGB:
-    """The distance of every pixel from its own gray times the factor."""
+    """Multiplies the distance of every pixel from its own gray by a factor."""
     gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(image, factor, gray, 1 - factor, 0)
 
 
 def hue(image: RGB, turn: Number) -> RGB:
-    """The hue turned by this share of the circle; red by 1/3 is green."""
+    """Turns the hue by this share of the circle; red turned by 1/3 is green."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     hsv[..., 0] += np.uint8(round(256 * turn) % 256)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
@@ -164,21 +163,21 @@ def _jitter(image: RGB, amounts: Sequence[Number], rng: np.random.Generator) -> 
 
 
 def _affine(image: RGB, matrix: Any) -> RGB:
-    """Each pixel from where the matrix says; mid-gray from outside."""
+    """Takes each pixel from where the matrix maps it; outside of the image is gray."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     size = image.shape[1::-1]
     return cv2.warpAffine(image, np.array(matrix, float), size, flags=flags, borderValue=GRAY)
 
 
 def _rotate(image: RGB, degrees: Number) -> RGB:
-    """Clockwise about the centre."""
+    """Rotates clockwise about the center."""
     height, width = image.shape[:2]
-    centre = ((width - 1) / 2, (height - 1) / 2)
-    return _affine(image, cv2.getRotationMatrix2D(centre, degrees, 1))
+    center = ((width - 1) / 2, (height - 1) / 2)
+    return _affine(image, cv2.getRotationMatrix2D(center, degrees, 1))
 
 
 def _translate(image: RGB, right: Number, down: Number) -> RGB:
-    """Moved by these shares of the width and the height, whole pixels."""
+    """Moves by these shares of the width and the height, in whole pixels."""
     height, width = image.shape[:2]
     return _affine(image, [(1, 0, -round(right * width)), (0, 1, -round(down * height))])
 
@@ -187,8 +186,7 @@ def _by_pillow(change: Callable[[Image.Image, float], Image.Image]) -> Operation
     return lambda image, s: np.array(change(Image.fromarray(image), s))
 
 
-# RandAugment's, of an image and a strength from -1 to 1, the largest magnitude's either way.
-# None mirrors.
+# RandAugment's operations, of an image and a strength from -1 to 1; none of them mirrors.
 OPERATIONS: dict[str, Operation] = {
     "identity": lambda image, s: image,
     "autocontrast": _by_pillow(lambda image, s: ImageOps.autocontrast(image)),

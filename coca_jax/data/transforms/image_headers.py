@@ -1,4 +1,4 @@
-"""What stands in image files beside their pixels: chunks of PNG, orientation, names of formats."""
+"""Parts of image files other than pixels: chunks of PNG, orientation, signatures of formats."""
 
 import math
 import re
@@ -12,12 +12,12 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_START = PNG_SIGNATURE + b"\0\0\0\rIHDR"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
-_TRANSPARENT_BYTES = {0: 2, 2: 6, 3: 1}  # of a tRNS chunk, at least, by colour type
+_TRANSPARENT_BYTES = {0: 2, 2: 6, 3: 1}  # of a tRNS chunk, at least, by color type
 
 _SVG = re.compile(
     rb"(<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE svg|\s)*<svg|(<\?xml[^>]*>\s*)?<!DOCTYPE svg"
 )
-_FORMATS = (  # that are common, and not decoded
+_FORMATS = (  # common ones that are not decoded
     ("HEIC", re.compile(rb".{4}ftyp(he[iv][cmsx]|mif1|msf1)", re.DOTALL)),
     ("AVIF", re.compile(rb".{4}ftypavi[fs]", re.DOTALL)),  # where Pillow lacks its decoder
     ("JPEG XL", re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")),
@@ -31,10 +31,10 @@ _FORMATS = (  # that are common, and not decoded
 
 
 class Png(NamedTuple):
-    """A PNG without what is not needed to show its first image.
+    """A PNG reduced to the chunks of its first image.
 
-    Decoders stop at ancillary chunks that are damaged, or complain of them; what they say of
-    pixels is text, colour profiles, and animation.
+    Decoders stop at damaged ancillary chunks or warn of them; these hold text, color profiles and
+    animations.
     """
 
     data: bytes
@@ -52,7 +52,7 @@ def read_png(data: bytes) -> Png:
     while len(data) - at >= 12 and not ended:
         end = at + 12 + int.from_bytes(data[at : at + 4])
         kind, content = data[at + 4 : at + 8], data[at + 8 : end - 4]
-        if kind in _PIXEL_CHUNKS and _is_useful(kind, content, colours=data[25]):
+        if kind in _PIXEL_CHUNKS and _is_useful(kind, content, colors=data[25]):
             if end <= len(data) and zlib.crc32(data[at + 4 : end - 4]) != _crc(data, end):
                 raise BadExample("bad_image", f"a PNG whose {kind.decode()} chunk is damaged")
             kept.append(data[at:end])
@@ -66,11 +66,11 @@ def read_png(data: bytes) -> Png:
     return Png(b"".join([*kept, _PNG_END * ended]), exif, is_plain)
 
 
-def _is_useful(kind: bytes, content: bytes, colours: int) -> bool:
-    """Whether a chunk of pixels is one that images of this colour type have."""
+def _is_useful(kind: bytes, content: bytes, colors: int) -> bool:
+    """Whether images of this color type have such a chunk of pixels."""
     if kind == b"tRNS":
-        return len(content) >= _TRANSPARENT_BYTES.get(colours, math.inf)
-    return kind != b"PLTE" or colours == 3
+        return len(content) >= _TRANSPARENT_BYTES.get(colors, math.inf)
+    return kind != b"PLTE" or colors == 3
 
 
 def _crc(data: bytes, end: int) -> int:
@@ -78,7 +78,7 @@ def _crc(data: bytes, end: int) -> int:
 
 
 def orientation(exif: bytes) -> int:
-    """The orientation, 1 to 8, that Exif data state; 1, upright, if they state none."""
+    """The orientation, 1 to 8, in Exif data; 1, upright, if there is none."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
@@ -90,13 +90,13 @@ def orientation(exif: bytes) -> int:
             tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
             if tag == 0x0112:
                 return value if 1 <= value <= 8 else 1
-    except struct.error:  # cut off
+    except struct.error:  # truncated
         pass
     return 1
 
 
 def describe_unknown(data: bytes) -> str:
-    """Says what a file is that is not decoded."""
+    """The format of a file that is not decoded, in words."""
     if not data:
         return "the file is empty"
     for name, pattern in _FORMATS:

@@ -22,13 +22,13 @@ from coca_jax.data.transforms.image_headers import (
     read_png,
 )
 
-# Callers decode in threads of their own, with which OpenCV's pool would compete.
+# Callers decode in threads of their own; OpenCV's pool would compete with these.
 cv2.setNumThreads(0)
-# Pillow's, of large images and damaged metadata: an image is decoded, or a counted bad example.
+# Pillow warns of large images and damaged metadata: these are decoded, or counted bad examples.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MAX_PIXELS = 2**27  # of an encoded image; decoded, these are 400 MB
-MAX_STRIP = 256  # targets in a row: of a longer image, evaluation scales only the middle
+MAX_STRIP = 256  # times the target's length; of longer images evaluation scales only the middle
 
 JPEG_START = b"\xff\xd8\xff"
 JPEG_END = b"\xff\xd9"
@@ -56,13 +56,13 @@ _REDUCED = {
 def decode(data: bytes, least_side: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes an image file to RGB: upright, gray expanded, alpha over white, the first frame.
 
-    The content decides, not a name: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, PPM. CMYK is taken
-    to be stored inverted, as Adobe does; colour profiles are ignored.
+    The content decides, not the name: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, PPM. CMYK is assumed
+    to be stored inverted, as Adobe does; color profiles are ignored.
 
     Args:
       data: the file.
-      least_side: of a JPEG whose shorter side is at least twice, four or eight times this many
-        pixels, every 2, 4 or 8 in each direction become one, which is faster; None: never.
+      least_side: a JPEG whose shorter side is at least 2, 4 or 8 times this many pixels is decoded
+        at 1/2, 1/4 or 1/8 of its size, which is faster; None: never.
 
     Raises:
       BadExample: the data is no such image, has no pixels or more than MAX_PIXELS, ends before
@@ -87,7 +87,7 @@ def decode(data: bytes, least_side: int | None = None) -> UInt8[np.ndarray, "h w
 def resize_for_evaluation(
     image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
-    """The image scaled to cover `size` (height, width), by Pillow's bicubic, and its centre.
+    """The image scaled to cover `size` (height, width), by Pillow's bicubic, and its center.
 
     The same pixels as OpenCLIP's evaluation: torchvision's `Resize` and `CenterCrop`, and for
     targets that are not square OpenCLIP's `ResizeKeepRatio`, which rounds instead of cutting off.
@@ -101,8 +101,8 @@ def resize_for_evaluation(
         ratio = min(height / size[0], width / size[1])
         resized = round(height / ratio), round(width / ratio)
     top, left = (round((r - s) / 2) for r, s in zip(resized, size, strict=True))
-    picture = Image.fromarray(image).resize(resized[::-1], Image.Resampling.BICUBIC)
-    return np.array(picture.crop((left, top, left + size[1], top + size[0])))
+    scaled = Image.fromarray(image).resize(resized[::-1], Image.Resampling.BICUBIC)
+    return np.array(scaled.crop((left, top, left + size[1], top + size[0])))
 
 
 def random_resized_crop(
@@ -133,14 +133,14 @@ def random_resized_crop(
 
 
 def flip(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Left and right exchanged."""
+    """Mirrors an image: left and right are swapped."""
     return cv2.flip(image, 1)
 
 
 def _without_far_ends(
     image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The middle of an extremely long image, which scaled whole would fill the memory."""
+    """The middle of an extremely long image, which would fill the memory if it were scaled."""
     height, width = image.shape[:2]
     h = min(height, MAX_STRIP * math.ceil(width * size[0] / size[1]))
     w = min(width, MAX_STRIP * math.ceil(height * size[1] / size[0]))
@@ -161,7 +161,7 @@ def _jpeg(data: bytes, least_side: int | None) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _jpeg_header(data: bytes) -> tuple[tuple[int, int], int]:
-    """Height and width (before any turn by EXIF) and where they stand, found as libjpeg does."""
+    """Height and width (before any turn by EXIF) and their offset, found as libjpeg does."""
     at = 2
     while marker := _JPEG_MARKER.search(data, at):
         kind, at = marker[1][0], marker.end()
@@ -173,7 +173,7 @@ def _jpeg_header(data: bytes) -> tuple[tuple[int, int], int]:
 
 
 def _png(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """By OpenCV, which is faster, where nothing is special; it knows no Exif data of a PNG."""
+    """Decodes by OpenCV, which is faster but ignores Exif data; special PNGs by Pillow."""
     width, height = struct.unpack_from(">II", data, 16)
     _check_size(height, width)
     png = read_png(data)
@@ -190,24 +190,24 @@ def _opencv(data: bytes, flag: int) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _pillow(data: bytes, exif: bytes = b"") -> UInt8[np.ndarray, "h w 3"]:
-    picture = Image.open(io.BytesIO(data), formats=_OTHERS)
-    _check_size(picture.height, picture.width)
-    picture.load()  # which brings a TIFF upright
-    if picture.format != "TIFF":
-        turn = _UPRIGHT.get(orientation(exif or picture.info.get("exif", b"")))
-        picture = picture if turn is None else picture.transpose(turn)
-    if picture.mode in ("I", "F"):
+    image = Image.open(io.BytesIO(data), formats=_OTHERS)
+    _check_size(image.height, image.width)
+    image.load()  # which brings a TIFF upright
+    if image.format != "TIFF":
+        turn = _UPRIGHT.get(orientation(exif or image.info.get("exif", b"")))
+        image = image if turn is None else image.transpose(turn)
+    if image.mode in ("I", "F"):
         raise BadExample("bad_image", "32 bits a channel")
-    if picture.mode.startswith("I;16"):  # which Pillow would clip
-        deep = np.asarray(picture).astype(np.uint16)
-        deep[deep == picture.info.get("transparency")] = 0xFFFF
+    if image.mode.startswith("I;16"):  # which Pillow would clip
+        deep = np.asarray(image).astype(np.uint16)
+        deep[deep == image.info.get("transparency")] = 0xFFFF
         return cv2.cvtColor(cv2.convertScaleAbs(deep, alpha=1 / 257), cv2.COLOR_GRAY2RGB)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGB", picture.size, "white")
-        white.paste(picture, mask=picture.getchannel("A"))
-        picture = white
-    return np.array(picture.convert("RGB"))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        image = white
+    return np.array(image.convert("RGB"))
 
 
 def _check_size(height: int, width: int) -> None:

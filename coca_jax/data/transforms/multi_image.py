@@ -1,7 +1,7 @@
-"""Records of several pictures: the frames of a clip, or a pair of images.
+"""Records of several images: the frames of a clip, or a pair.
 
-What a record holds as its image is one of: an image file; a list of them; the file of a video, in
-a container that OpenCV reads.
+The image of a record is an image file, a list of image files, or the file of a video in a container
+that OpenCV reads.
 """
 
 import tempfile
@@ -16,19 +16,19 @@ from coca_jax.data.errors import BadExample
 from coca_jax.data.transforms import images
 
 _IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
-GRAY = 128  # of a picture that shows nothing
+GRAY = 128  # of a blank image
 
-Picture = UInt8[np.ndarray, "_ _ 3"]  # several may be of different sizes
+RGB = UInt8[np.ndarray, "_ _ 3"]  # those of one record may differ in size
 Encoded = bytes | Sequence[bytes]
 
 
-def decode_images(image: Encoded, count: int = 1, least_side: int | None = None) -> list[Picture]:
-    """Decodes `count` of a record's pictures, evenly spaced; of fewer, some come repeatedly.
+def decode_images(image: Encoded, count: int = 1, least_side: int | None = None) -> list[RGB]:
+    """Decodes `count` of a record's images, evenly spaced; if it has fewer, some are repeated.
 
     Args:
-      image: what the record holds.
-      count: how many are wanted.
-      least_side: as of `images.decode`.
+      image: of the record.
+      count: the number of images to return.
+      least_side: see `images.decode`.
 
     Raises:
       BadExample: one of them cannot be decoded, or there is none.
@@ -38,10 +38,10 @@ def decode_images(image: Encoded, count: int = 1, least_side: int | None = None)
             return _frames(image, count)
         return [images.decode(image, least_side)] * count
     if not image:
-        raise BadExample("bad_image", "no picture")
-    places = evenly_spaced(len(image), count)
-    decoded = {place: images.decode(image[place], least_side) for place in set(places)}
-    return [decoded[place] for place in places]
+        raise BadExample("bad_image", "no image")
+    indices = evenly_spaced(len(image), count)
+    decoded = {index: images.decode(image[index], least_side) for index in set(indices)}
+    return [decoded[index] for index in indices]
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
@@ -57,15 +57,15 @@ def is_video(data: bytes) -> bool:
     return avi or data.startswith((b"\x1a\x45\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3"))
 
 
-def stacked(rows: Sequence[Picture]) -> UInt8[np.ndarray, "..."]:
-    """One picture as it is, [h, w, 3]; several of one size as [pictures, h, w, 3]."""
+def stacked(rows: Sequence[RGB]) -> UInt8[np.ndarray, "..."]:
+    """One image as it is, [h, w, 3]; several of one size as [images, h, w, 3]."""
     return rows[0] if len(rows) == 1 else np.stack(rows)
 
 
 def side_by_side(batch: UInt8[np.ndarray, "b ..."]) -> UInt8[np.ndarray, "b h w 3"]:
-    """Examples of several pictures [b, pictures, h, w, 3] as strips, to be looked at.
+    """Joins the images of each example, [b, images, h, w, 3], to strips for people to look at.
 
-    White is between two pictures, a sixteenth of their width.
+    Between two images there is white, of a sixteenth of their width.
     """
     if batch.ndim == 4:
         return batch
@@ -75,19 +75,19 @@ def side_by_side(batch: UInt8[np.ndarray, "b ..."]) -> UInt8[np.ndarray, "b h w 
     return spaced.swapaxes(1, 2).reshape(size, height, -1, 3)[:, :, :-gap]
 
 
-def _frames(data: bytes, count: int) -> list[Picture]:
+def _frames(data: bytes, count: int) -> list[RGB]:
     # OpenCV reads videos from files only (before 4.12).
     with tempfile.NamedTemporaryFile(suffix=".video") as file:
         file.write(data)
         file.flush()
         claimed = int(_open(file.name).get(cv2.CAP_PROP_FRAME_COUNT))
-        found, total = _read(file.name, evenly_spaced(max(claimed, 1), count))
-        # A container may know no count (MPEG programme streams), or one that is far off.
-        if len(found) < count or abs(claimed - total) > total // 16:
-            found, _ = _read(file.name, evenly_spaced(total, count))
-    if len(found) < count:
+        frames, total = _read(file.name, evenly_spaced(max(claimed, 1), count))
+        # A container may state no count (MPEG program streams), or a wrong one.
+        if len(frames) < count or abs(claimed - total) > total // 16:
+            frames, _ = _read(file.name, evenly_spaced(total, count))
+    if len(frames) < count:
         raise BadExample("bad_image", f"a video of {total} frames, some of which cannot be decoded")
-    return found
+    return frames
 
 
 def _open(path: str) -> Any:
@@ -97,16 +97,16 @@ def _open(path: str) -> Any:
     return video
 
 
-def _read(path: str, places: Sequence[int]) -> tuple[list[Picture], int]:
-    """The frames at these places, as far as they can be decoded, and how many the video has.
+def _read(path: str, indices: Sequence[int]) -> tuple[list[RGB], int]:
+    """The frames of these indices that can be decoded, and the number of frames of the video.
 
-    It is read to its end, because its container may claim too few.
+    It is read to its end, because its container may state too few.
     """
-    video, found, at = _open(path), {}, 0
+    video, frames, index = _open(path), {}, 0
     while video.grab():
-        if at in places:
+        if index in indices:
             ok, frame = video.retrieve()
             if ok:
-                found[at] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-        at += 1
-    return [found[place] for place in places if place in found], at
+                frames[index] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        index += 1
+    return [frames[i] for i in indices if i in frames], index

@@ -27,10 +27,10 @@ def word_level(*tokens, processor=None):
     return tokenizer
 
 
-def saved(tokenizer, folder, **neighbours):
+def saved(tokenizer, folder, **neighbors):
     path = folder / "tokenizer.json"
     tokenizer.save(str(path))
-    for name, content in neighbours.items():
+    for name, content in neighbors.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     return path
 
@@ -40,18 +40,18 @@ def roles(path):
     return contents.bos_id, contents.eos_id, contents.pad_id
 
 
-def test_neighbours_say_the_roles_first(tmp_path):
+def test_neighbors_say_the_roles_first(tmp_path):
     tokenizer = word_level("<s>", "</s>", "<pad>", "x", "y", "z")
-    neighbours = {
+    neighbors = {
         "tokenizer_config": {"bos_token": "x", "eos_token": {"content": "y"}, "pad_token": None},
         "special_tokens_map": {"bos_token": "<s>", "pad_token": "z"},
     }
-    assert roles(saved(tokenizer, tmp_path, **neighbours)) == (5, 6, 7)
+    assert roles(saved(tokenizer, tmp_path, **neighbors)) == (5, 6, 7)
 
 
 def test_classes_and_separators_begin_and_end(tmp_path):
-    neighbours = {"tokenizer_config": {"cls_token": "x", "sep_token": "y", "pad_token": "z"}}
-    assert roles(saved(word_level("x", "y", "z"), tmp_path, **neighbours)) == (2, 3, 4)
+    neighbors = {"tokenizer_config": {"cls_token": "x", "sep_token": "y", "pad_token": "z"}}
+    assert roles(saved(word_level("x", "y", "z"), tmp_path, **neighbors)) == (2, 3, 4)
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_only_special_tokens_are_taken_by_their_names(tmp_path):
 
 def test_a_token_has_one_role_and_adding_the_others_helps(tmp_path):
     end = "<|endoftext|>"
-    neighbours = {"tokenizer_config": {"bos_token": end, "eos_token": end, "pad_token": end}}
+    neighbors = {"tokenizer_config": {"bos_token": end, "eos_token": end, "pad_token": end}}
     tokenizer = word_level(end)  # as GPT-2's
-    path = saved(tokenizer, tmp_path, **neighbours)
+    path = saved(tokenizer, tmp_path, **neighbors)
     with pytest.raises(UserError, match=r"own for bos and pad: .*\(bos_token, pad_token\)") as told:
         roles(path)
     assert str(told.value).endswith("t.add_special_tokens(['<s>', '<pad>']); t.save(path)")
@@ -106,11 +106,11 @@ def test_a_token_has_one_role_and_adding_the_others_helps(tmp_path):
     assert roles(saved(tokenizer, tmp_path)) == (3, 2, 4)
 
 
-def test_what_is_read_needs_no_neighbours(tmp_path):
+def test_what_is_read_needs_no_neighbors(tmp_path):
     tokenizer = word_level("<s>", "</s>", "x", "y", "z")
-    neighbours = {"tokenizer_config": {"bos_token": "x", "eos_token": "y", "pad_token": "z"}}
+    neighbors = {"tokenizer_config": {"bos_token": "x", "eos_token": "y", "pad_token": "z"}}
     tokenizer.enable_truncation(1)
-    contents = tokenizer_json.read(saved(tokenizer, tmp_path, **neighbours))
+    contents = tokenizer_json.read(saved(tokenizer, tmp_path, **neighbors))
     alone = tmp_path / "alone" / "tokenizer.json"
     alone.parent.mkdir()
     alone.write_text(contents.text)

@@ -15,7 +15,7 @@ SIZE = (24, 24)
 
 
 def noise(shape=(40, 50), seed=0):
-    """Neighbours differ little, and all values occur."""
+    """Neighbors differ little, and all values occur."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
     return np.array(Image.fromarray(small).resize(shape[::-1], Image.Resampling.BICUBIC))
 
@@ -159,7 +159,7 @@ def test_the_operations_are_the_papers():
         ("sharpness", lambda p, s: ImageEnhance.Sharpness(p).enhance(1 + 0.9 * s)),
     ],
 )
-def test_colours_change_as_by_pillow(name, pillows, strength):
+def test_colors_change_as_by_pillow(name, pillows, strength):
     expected = np.array(pillows(Image.fromarray(noise()), strength))
     made = OPERATIONS[name](noise(), strength)
     np.testing.assert_allclose(made.astype(int), expected, atol=2)

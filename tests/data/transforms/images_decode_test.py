@@ -64,7 +64,7 @@ def png_chunk(kind, content):
 
 
 def png_file(header, rows, *chunks, interlace=0):
-    """A PNG of any kind: `header` is width, height, bits, colour type; `rows` are filter 0."""
+    """A PNG of any kind: `header` is width, height, bits, color type; `rows` are filter 0."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", *header, 0, 0, interlace))
     data = png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + data + png_chunk(b"IEND", b"")
@@ -85,18 +85,18 @@ def test_deep_grey_keeps_the_upper_half_of_its_bits():
     np.testing.assert_array_equal(images.decode(see_through), expected)
 
 
-@pytest.mark.parametrize("colours, channels", [(2, 3), (6, 4), (4, 2)])
-def test_deep_colours_keep_the_upper_half_of_their_bits(colours, channels):
+@pytest.mark.parametrize("colors, channels", [(2, 3), (6, 4), (4, 2)])
+def test_deep_colors_keep_the_upper_half_of_their_bits(colors, channels):
     values = [(0x0102, 0x80FF, 0xFFFF), (0x4D4D, 0, 0x1234)]
     if channels == 2:
         values = [(value[0], value[0], value[0]) for value in values]
     opaque = [value[: 3 if channels != 2 else 1] + (0xFFFF,) * (channels != 3) for value in values]
     row = b"".join(struct.pack(f">{channels}H", *value) for value in opaque)
-    decoded = images.decode(png_file((2, 1, 16, colours), [row]))
+    decoded = images.decode(png_file((2, 1, 16, colors), [row]))
     np.testing.assert_allclose(decoded[0].astype(int), np.array(values) / 257, atol=1)
 
 
-def test_transparent_deep_colours_are_put_over_white():
+def test_transparent_deep_colors_are_put_over_white():
     row = struct.pack(">4H", 0, 0x8000, 0xFFFF, 0) + struct.pack(">4H", 0, 0x8000, 0xFFFF, 0xFFFF)
     decoded = images.decode(png_file((2, 1, 16, 6), [row]))
     np.testing.assert_allclose(decoded.astype(int), [[(255, 255, 255), (0, 128, 255)]], atol=1)
@@ -119,13 +119,13 @@ def test_palettes_with_and_without_transparency(transparency, first):
     for kind in ("png", "gif"):
         decoded = images.decode(encoded(image, kind, **options))
         np.testing.assert_array_equal(decoded, [[first, (200, 100, 0)]])
-    if transparency is not None:  # of each colour of its own
+    if transparency is not None:  # of each color of its own
         decoded = images.decode(encoded(image, "png", transparency=bytes([51, 255])))
         np.testing.assert_array_equal(decoded, [[(206, 208, 210), (200, 100, 0)]])
 
 
 @pytest.mark.parametrize("mode, key", [("RGB", (200, 100, 0)), ("L", 90), ("1", 0)])
-def test_a_transparent_colour_is_white(mode, key):
+def test_a_transparent_color_is_white(mode, key):
     image = Image.new(mode, (3, 2), key)
     decoded = images.decode(encoded(image, "png", transparency=key))
     np.testing.assert_array_equal(decoded, np.full((2, 3, 3), 255))
@@ -161,7 +161,7 @@ def test_cmyk_is_stored_inverted(adobe):
     np.testing.assert_allclose(images.decode(data).astype(int), np.array(picture()), atol=12)
 
 
-def test_ycck_is_cmyk_with_its_colours_as_luma_and_chroma():
+def test_ycck_is_cmyk_with_its_colors_as_luma_and_chroma():
     ink = np.array(ImageOps.invert(picture()).convert("YCbCr"))
     stored = np.concatenate([ink, np.full((30, 40, 1), 255, np.uint8)], -1)
     # What Pillow writes is the inverse of what it is given.
@@ -199,7 +199,7 @@ def test_orientation_is_applied(kind, orientation):
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
 def test_animations_show_their_first_frame(kind):
-    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (6, 4), color) for color in ("red", "lime", "blue")]
     options = {"lossless": True} if kind == "webp" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     assert Image.open(io.BytesIO(data)).n_frames == 3
@@ -337,9 +337,9 @@ def bombs():
     yield "jpeg", jpeg_of_size(large, large)
     yield "jpeg without height", jpeg_of_size(0, 40)
     yield "jpeg with a smaller size before", jpeg_of_two_sizes(large)
-    for colours in (0, 2, 3, 6):
-        yield f"png {colours}", png_file((large, large, 8, colours), [bytes(100)])
-        yield f"png {colours} of nothing", png_file((0, 5, 8, colours), [b""])
+    for colors in (0, 2, 3, 6):
+        yield f"png {colors}", png_file((large, large, 8, colors), [bytes(100)])
+        yield f"png {colors} of nothing", png_file((0, 5, 8, colors), [b""])
     yield "deep png", png_file((large, large, 16, 2), [bytes(100)])
     gif = encoded(Image.new("P", (4, 4)), "gif")
     yield "gif", damaged(gif, 6, struct.pack("<HH", large, large))

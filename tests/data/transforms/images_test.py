@@ -12,14 +12,14 @@ OPEN_CLIP = pathlib.Path(__file__).parents[2] / "fixtures/open_clip/pixels"
 def bicubic_weights(length, target):
     """Row i: what each of `length` pixels weighs in pixel i of `target`; Keys' kernel, a = -1/2."""
     scale = length / target
-    centres = (np.arange(target)[:, None] + 0.5) * scale
-    x = np.abs(np.arange(length) + 0.5 - centres) / max(scale, 1)
+    centers = (np.arange(target)[:, None] + 0.5) * scale
+    x = np.abs(np.arange(length) + 0.5 - centers) / max(scale, 1)
     near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
     weights = np.where(x < 1, near, np.where(x < 2, far, 0))
     return weights / weights.sum(1, keepdims=True)
 
 
-@pytest.mark.parametrize("name", ["large", "small", "wide", "tall", "odd", "gray"])
+@pytest.mark.parametrize("name", ["large", "small", "wide", "tall", "odd", "grey"])
 def test_evaluation_gives_openclips_pixels(name):
     name += ".jpg" if name == "odd" else ".png"
     mean = np.array([0.48145466, 0.4578275, 0.40821073])  # of OpenAI's data
@@ -41,7 +41,7 @@ def test_evaluation_gives_openclips_pixels(name):
         ((20, 20), (20, 8), (20, 20), (0, 6)),
     ],
 )
-def test_evaluation_scales_to_cover_and_takes_the_centre(shape, size, resized, corner):
+def test_evaluation_scales_to_cover_and_takes_the_center(shape, size, resized, corner):
     image = np.random.default_rng(0).integers(60, 200, (*shape, 3), dtype=np.uint8)
     rows, columns = (bicubic_weights(*sides) for sides in zip(shape, resized, strict=True))
     whole = np.einsum("ij,jkc,lk->ilc", rows, image.astype(float), columns)
@@ -77,7 +77,7 @@ def test_random_crops_have_the_promised_area_and_lie_everywhere(size):
     crops = [images.random_resized_crop(image, size, 0.25, rng).astype(float) for _ in range(200)]
     assert {crop.shape for crop in crops} == {(*size, 3)}
     first, last = np.array([c[0, 0] for c in crops]), np.array([c[-1, -1] for c in crops])
-    between = np.array(size) / (np.array(size) - 1)  # the centres of the outer pixels
+    between = np.array(size) / (np.array(size) - 1)  # the centers of the outer pixels
     sides = (last - first)[:, :2] * between
     areas, aspects = sides.prod(-1) / 240**2, sides[:, 1] / sides[:, 0]
     assert 0.2 < areas.min() < 0.3 and 0.8 < areas.max() <= 1.02

@@ -30,7 +30,7 @@ def test_pictures_of_a_list_and_of_one_image():
     found = multi_image.decode_images([png(v) for v in (10, 20, 30, 40)], 2)
     assert [picture[0, 0, 0] for picture in found] == [20, 40]
     assert [picture[0, 0, 0] for picture in multi_image.decode_images(png(7), 2)] == [7, 7]
-    with pytest.raises(BadExample, match="no picture"):
+    with pytest.raises(BadExample, match="no image"):
         multi_image.decode_images([], 1)
     with pytest.raises(BadExample):
         multi_image.decode_images([png(1), b"damaged"], 2)
