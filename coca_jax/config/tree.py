@@ -121,7 +121,17 @@ def field_of(key: str, evaluation: Any = None) -> Field | None:
     """
     section, _, name = key.rpartition(".")
     optional = optional_fields(section, evaluation)
-    return optional.get(name) or keys().get(_of_a_stage(key)) or fields_of(SweepConfig).get(key)
+    return optional.get(name) or _field(_of_a_stage(key)) or fields_of(SweepConfig).get(key)
+
+
+def _field(key: str) -> Field | None:
+    *parents, name = key.split(".")
+    section: Any = Config()
+    for parent in parents:
+        section = members(section).get(parent)
+        if not is_section(section):
+            return None
+    return None if isinstance(section, Sections) else fields_of(type(section)).get(name)
 
 
 def optional_fields(section: str, evaluation: Any = None) -> dict[str, Field]:

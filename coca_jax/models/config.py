@@ -1,4 +1,4 @@
-"""What describes a CoCa model: one frozen dataclass per part, each field with its meaning.
+"""The configuration of a CoCa model: a frozen dataclass for each part, each field with its meaning.
 
 They are the `model` section of a configuration, too. Fields that are not made by `field` follow
 from other sections and are no keys.
