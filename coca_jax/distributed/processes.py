@@ -1,6 +1,8 @@
-"""Starting a run of several processes, agreeing on what it is, and leaving it.
+"""Start-up, configuration check and shutdown of a run of several processes.
 
-`launchers` says how a process finds the others.
+`launchers` says how a process finds the others. The check is our own, since
+`multihost_utils.assert_equal` compares arrays and names neither the key nor the process that
+differs.
 """
 
 import importlib.metadata
@@ -22,10 +24,10 @@ _monitor: rendezvous.PeerMonitor | None = None
 
 
 def start(start_seconds: int, heartbeat_seconds: int) -> None:
-    """Joins this process to the others of its run, if there are any; call it before any device.
+    """Connects this process to the others of its run, if any; call it before a device is used.
 
-    A second call does nothing. `start_seconds` is how long to wait for all to come; a process
-    that is silent for `heartbeat_seconds` afterwards ends all others (at once if it dies), each
+    A second call does nothing. `start_seconds` is how long to wait for all processes. Later, a
+    process that is silent for `heartbeat_seconds`, or dies, ends all others, each
     with `ExitCode.PEER_LOST` and a message that names it.
     Raises a UserError that names who is missing, or what is wrong with the address or numbers.
     JAX's own SIGTERM handler is left out: handlers may be set before or after this call.
@@ -56,7 +58,7 @@ def _initialize(
     start_seconds: int,
     heartbeat_seconds: int,
 ) -> None:
-    """JAX's own start; everyone is known to be here. Its heartbeats are slower than the watch's."""
+    """Starts `jax.distributed` once all are here; its heartbeats are slower than the monitor's."""
     import jax
 
     jax.config.update("jax_enable_preemption_service", False)
@@ -75,8 +77,8 @@ def _initialize(
 def assert_same_on_all(name: str, mine: Mapping[str, Any]) -> None:
     """Raises a UserError in every process unless all have the same `mine` and the same versions.
 
-    `mine` is nested as far as it likes; its leaves must be JSON's, or have a telling `repr`.
-    `name` begins the keys in the message and is used once in a run.
+    `mine` may be nested; its leaves are JSON values, or are compared by their `repr`. `name`
+    begins the keys in the message, and must be used only once in a run.
     """
     if _monitor is None:
         return
@@ -125,7 +127,7 @@ def _flat(tree: Any, prefix: str = "") -> dict:
 
 
 def _differences(texts: list[str], most: int = 20) -> list[str]:
-    """What each process has otherwise than process 0, a line each."""
+    """A line for each key whose value in some process differs from that in process 0."""
     first, found = json.loads(texts[0]), []
     for process, text in enumerate(texts):
         if text == texts[0]:
@@ -141,13 +143,13 @@ def _differences(texts: list[str], most: int = 20) -> list[str]:
 
 
 def _failed(kind: type, error: BaseException, trace: object) -> None:
-    """An exception nobody caught: it may only be that another process was lost; else tell all."""
+    """Handles an uncaught exception: reports it to all, unless a lost peer has caused it."""
     traceback.print_exception(kind, error, trace)
     sys.stderr.flush()
-    time.sleep(2)  # a lost process is named by the watch, which ends this one
+    time.sleep(2)  # the monitor names a lost process and ends this one
     if _monitor is not None:
         _monitor.close()
-        _monitor.tell(failed=f"{kind.__name__}: {error}"[:500])
+        _monitor.broadcast(failed=f"{kind.__name__}: {error}"[:500])
         # JAX aborts the others when process 0 goes, so they should have read this before.
         time.sleep(0.2 if _monitor.process == 0 else 0)
     sys.stdout.flush()
@@ -155,7 +157,7 @@ def _failed(kind: type, error: BaseException, trace: object) -> None:
 
 
 def is_distributed() -> bool:
-    """Whether `start` has found other processes."""
+    """Whether `start` has connected this process to others."""
     return _monitor is not None
 
 

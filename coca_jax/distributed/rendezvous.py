@@ -1,9 +1,9 @@
-"""Who is here, and who has gone: one plain TCP connection from every process to process 0.
+"""Rendezvous and liveness of a run's processes: a TCP connection from each one to process 0.
 
-`jax.distributed.initialize` ends a process by an abort that names nobody when another one is
+Why it is our own: `jax.distributed.initialize` aborts without naming a process when another one is
 missing at the start, and late when one dies. So the processes meet here first, on the same port.
-Their connections stay open: a process that dies is known, by name, in all others at once, and one
-that is silent (its machine has gone, or it is stopped) after `heartbeat_seconds`.
+Their connections stay open: all processes learn at once, by name, of a process that dies, and after
+`heartbeat_seconds` of one that is silent (it is stopped, or its machine is lost).
 
 A message is one line of JSON; an empty line is a heartbeat. To process 0: `hello` (the first),
 `leaving` and `failed`. From it: `go` or `refused` (the first), and `gone`.
@@ -33,7 +33,7 @@ def describe() -> str:
 
 
 class Connection:
-    """One end of a connection: whole messages in and out, and when it was last heard."""
+    """One end of a connection: sends and receives messages, and knows when it last received."""
 
     def __init__(self, peer: socket.socket):
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -42,18 +42,18 @@ class Connection:
         self.lock = threading.Lock()
 
     def send(self, **message: object) -> None:
-        """Sends a message, or a heartbeat if there is none; a peer that has gone is not told."""
+        """Sends a message, or a heartbeat without one; ignores a connection that is lost."""
         text = json.dumps(message) if message else ""
         with contextlib.suppress(OSError), self.lock:
             self.peer.sendall(text.encode() + b"\n")
 
     def receive(self) -> list[dict] | None:
-        """Messages that have come; None if the other end has gone or talks something else."""
+        """Messages received; None if the connection is lost or is not of this protocol."""
         try:
             data = self.peer.recv(MOST_BYTES)
             self.heard = time.monotonic()
-            *connections, self.rest = (self.rest + data).split(b"\n")
-            messages = [json.loads(line) for line in connections if line]
+            *lines, self.rest = (self.rest + data).split(b"\n")
+            messages = [json.loads(line) for line in lines if line]
         except TimeoutError:
             return []
         except (OSError, ValueError):
@@ -62,7 +62,7 @@ class Connection:
         return messages if data and good and len(self.rest) < MOST_BYTES else None
 
     def first(self, until: float) -> dict | None:
-        """Waits for one message, until `time.monotonic()` says so; None if none comes."""
+        """Waits for one message until `time.monotonic()` is `until`; None if none comes."""
         while (left := until - time.monotonic()) > 0:
             self.peer.settimeout(left)
             messages = self.receive()
@@ -75,14 +75,14 @@ class Connection:
 
 
 def end_this_process(reason: str) -> None:
-    """Says why, and ends at once: a collective that waits for the dead cannot be interrupted."""
+    """Prints the reason and ends at once: a collective that waits for a lost peer never returns."""
     print(f"\ncoca: {reason}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(ExitCode.PEER_LOST)
 
 
 class PeerMonitor:
-    """The connections of a run, and the thread that listens to them."""
+    """Watches the connections of a run, in a thread, and ends this process when a peer is lost."""
 
     def __init__(
         self,
@@ -101,20 +101,20 @@ class PeerMonitor:
         self.gone: set[int] = set()
         self.over = self.ending = False
         for run in (self._listen, self._beat):
-            threading.Thread(target=run, name="roll call", daemon=True).start()
+            threading.Thread(target=run, name="peer-monitor", daemon=True).start()
 
-    def tell(self, **message: object) -> None:
-        """Sends to everyone this process has a connection to."""
-        for line in self.connections.values():
-            line.send(**message)
+    def broadcast(self, **message: object) -> None:
+        """Sends a message on every connection."""
+        for connection in self.connections.values():
+            connection.send(**message)
 
     def leave(self, code: int) -> None:
-        """Says that this process ends on purpose: the others need not end at once.
+        """Announces that this process ends on purpose, so that the others need not end at once.
 
-        After a mistake, process 0 waits for them: they learn from its service what is wrong.
+        After an error, process 0 waits for the others, which read it from its service.
         """
         self.ending = code not in GOOD
-        self.tell(leaving=code)
+        self.broadcast(leaving=code)
         until = time.monotonic() + self.seconds + 2
         while self.ending and self.process == 0 and time.monotonic() < until:
             if self.gone >= self.connections.keys():
@@ -122,18 +122,18 @@ class PeerMonitor:
             time.sleep(0.05)
 
     def close(self) -> None:
-        """From here on nobody's end matters to this process."""
+        """Stops watching: from here on the end of a peer does not end this process."""
         self.over = True
 
     def _beat(self) -> None:
         while not self.over:
             time.sleep(self.seconds / 5)
-            self.tell()
+            self.broadcast()
 
     def _listen(self) -> None:
         chooser = selectors.DefaultSelector()
-        for process, line in self.connections.items():
-            chooser.register(line.peer, selectors.EVENT_READ, process)
+        for process, connection in self.connections.items():
+            chooser.register(connection.peer, selectors.EVENT_READ, process)
         while not self.over:
             for key, _ in chooser.select(timeout=self.seconds / 10):
                 messages = self.connections[key.data].receive()
@@ -170,18 +170,18 @@ class PeerMonitor:
         for since, said in self.leaving.values():
             if now - since > self.seconds:
                 self._end(f"{said} {now - since:.0f} s ago and this one has not")
-        for process, line in self.connections.items():
-            if process not in self.leaving and now - line.heard > self.seconds:
+        for process, connection in self.connections.items():
+            if process not in self.leaving and now - connection.heard > self.seconds:
                 self._end(f"{self._name(process)} lost contact: silent for {self.seconds:g} s")
 
     def _end(self, reason: str) -> None:
         if not (self.over or self.ending):
-            self.tell(gone=reason)
+            self.broadcast(gone=reason)
             end_this_process(f"{reason}; run it again to go on from the last checkpoint")
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """A listening socket; port in use or not ours to take is a UserError."""
+    """A listening socket; raises a UserError if the port is in use or not permitted."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -203,10 +203,11 @@ def _listener(host: str, port: int) -> socket.socket:
 
 
 def accept_peers(host: str, port: int, count: int, start_seconds: float) -> tuple[dict, dict]:
-    """Process 0's part: waits for all others and bids them go.
+    """The server, in process 0: waits for all other processes and lets them start.
 
-    Returns the connections and the descriptions by process number. A UserError, here and in those
-    that came, names who is missing after `start_seconds`, or a number that is taken twice.
+    Returns the connections and the descriptions by process number. Raises a UserError, here and in
+    every process that has connected, which names the processes that are missing after
+    `start_seconds`, or a number that two processes have.
     """
     connections: dict[int, Connection] = {}
     names = {0: describe()}
@@ -221,8 +222,8 @@ def accept_peers(host: str, port: int, count: int, start_seconds: float) -> tupl
             listener.settimeout(0.2)
             with contextlib.suppress(TimeoutError):
                 _admit(Connection(listener.accept()[0]), connections, names, count)
-    for line in connections.values():
-        line.send(go=names[0])
+    for connection in connections.values():
+        connection.send(go=names[0])
     return connections, names
 
 
@@ -232,53 +233,54 @@ def _missing(names: dict, count: int) -> str:
     return f"{len(names)} of {count} processes are here; missing: {shown}"
 
 
-def _admit(line: Connection, connections: dict, names: dict, count: int) -> None:
-    """Enters a process; whoever says something else than `hello` is none of ours."""
-    hello = line.first(time.monotonic() + 2) or {}
+def _admit(connection: Connection, connections: dict, names: dict, count: int) -> None:
+    """Adds a process; closes a connection that does not begin with `hello`."""
+    hello = connection.first(time.monotonic() + 2) or {}
     process, name = hello.get("hello"), str(hello.get("name"))
     if not isinstance(process, int):
-        line.peer.close()
+        connection.peer.close()
         return
-    everyone = {**connections, -1: line}
+    everyone = {**connections, -1: connection}
     if hello.get("count") != count:
         _refuse(everyone, f"process {process} ({name}) says there are {hello.get('count')} "
                 f"processes, process 0 says {count}")  # fmt: skip
     if process in names or not 0 <= process < count:
         taken = names.get(process, f"only 0 to {count - 1} are")
         _refuse(everyone, f"process number {process} ({name}) is not free: {taken}")
-    connections[process], names[process] = line, name
+    connections[process], names[process] = connection, name
 
 
 def _refuse(connections: dict, reason: str) -> None:
-    for line in connections.values():
-        line.send(refused=reason)
+    for connection in connections.values():
+        connection.send(refused=reason)
     raise UserError(reason)
 
 
 def connect(
     host: str, port: int, process: int, count: int, start_seconds: float
 ) -> tuple[dict, dict]:
-    """Another process's part: calls process 0 until it answers, and waits for its word.
+    """The client, in every other process: connects to process 0 and waits for its reply.
 
-    Returns as `gather`. A UserError says that nobody answered, or why process 0 refused.
+    Returns its connection and the descriptions of both, by process number. Raises a UserError if
+    process 0 does not answer within `start_seconds`, or refuses.
     """
     until = time.monotonic() + start_seconds
     problem = "no answer"
     while time.monotonic() < until:
         try:
-            line = Connection(socket.create_connection((host, port), timeout=5))
+            connection = Connection(socket.create_connection((host, port), timeout=5))
         except OSError as error:
             problem = str(error)
             time.sleep(0.2)
             continue
-        line.send(hello=process, count=count, name=describe())
-        # Process 0's clock may have started later: it is the one that says who is missing.
-        word = line.first(until + start_seconds)
-        if word and "refused" in word:
-            raise UserError(str(word["refused"]))
-        if word and "go" in word:
-            return {0: line}, {0: str(word["go"]), process: describe()}
-        line.peer.close()
+        connection.send(hello=process, count=count, name=describe())
+        # Process 0 may have started later: it is the one that reports who is missing.
+        reply = connection.first(until + start_seconds)
+        if reply and "refused" in reply:
+            raise UserError(str(reply["refused"]))
+        if reply and "go" in reply:
+            return {0: connection}, {0: str(reply["go"]), process: describe()}
+        connection.peer.close()
         problem = "what answers is no run of coca, or it ended"
         time.sleep(0.2)
     raise UserError(
