@@ -1,5 +1,6 @@
 """Every test runs on eight CPU devices; what several tests need is made once in each process."""
 
+import json
 import os
 import types
 from importlib.metadata import version
@@ -69,6 +70,35 @@ def compiled_once(tmp_path_factory):
         _configure_cache("jax_compilation_cache_dir", folder)
         yield
     _configure_cache("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module")
+def programs_once():
+    """Runs of a module with one configuration and mesh share their traced and compiled program."""
+    from coca_jax.config import to_json
+    from coca_jax.train import experiment
+    from coca_jax.train.program import TrainProgram
+
+    programs, compiled, make, compile_step = {}, {}, experiment.make_program, TrainProgram.compile
+    sections = ("seed", "model", "loss", "head", "optimizer", "train", "sharding")
+
+    def make_once(config, partitioner):
+        described = {name: to_json(config)[name] for name in sections}
+        key = json.dumps([described, dict(partitioner.mesh.shape)])
+        if key not in programs:
+            programs[key] = make(config, partitioner)
+        return programs[key]
+
+    def compile_once(program, state, batch, options=()):
+        key = id(program), str(jax.tree.map(lambda x: x.shape, batch)), options
+        if key not in compiled:
+            compiled[key] = compile_step(program, state, batch, options)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "make_program", make_once)
+        patch.setattr(TrainProgram, "compile", compile_once)
+        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: `metadata.json` and `layout.json` of a step, without arrays."""
+"""The description of a checkpoint: `metadata.json` and `layout.json` of a step, without arrays."""
 
 import hashlib
 import os
@@ -36,15 +36,15 @@ def newest(directory: str | os.PathLike) -> Saved | None:
 
 def problems(folder: os.PathLike) -> list[str]:
     """Says what in the two files of a step is not as they are written, a line each."""
-    found = []
+    errors = []
     for name, check in ((METADATA, lambda content: None), (LAYOUT, _check_layout)):
         try:
             check(read_json(f"{folder}/{name}"))
         except FileNotFoundError:
-            found.append(f"{name}: missing")
+            errors.append(f"{name}: missing")
         except Damaged as error:
-            found.append(f"{name} {error}")
-    return found
+            errors.append(f"{name} {error}")
+    return errors
 
 
 def _check_layout(layout: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def _check_layout(layout: dict[str, Any]) -> None:
 
 
 def require_files(workdir: str | os.PathLike, saved: Saved) -> None:
-    """Makes sure that the files which were beside the checkpoints are still the same.
+    """Makes sure that the files next to the checkpoints are unchanged.
 
     Checkpoints without such checksums, of earlier versions, pass.
 

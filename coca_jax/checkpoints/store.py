@@ -60,7 +60,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future] | None = None
         self._saved: int | None = None  # the last step that this store has saved, in process 0
-        self._verified: int | None = None  # the step last found valid, the same in every process
+        self._verified: int | None = None  # the step last verified, the same in every process
 
     def save(self, step: int, items: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Starts to save a step, after the save before it; returns once the arrays are copied.
@@ -116,7 +116,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         return self._first_valid(self._folders, report)
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """What `save` was given as metadata; a UserError if the step is not valid."""
+        """The metadata of a step, as given to `save`; a UserError if the step is not valid."""
         return self._read(step, "metadata.json")
 
     def shapes(self, step: int, item: str) -> dict[str, jax.ShapeDtypeStruct]:
@@ -232,7 +232,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
     def _first_valid(
         self, steps: Callable[[], Iterable[tuple[int, epath.Path]]], report: Callable[[str], None]
     ) -> int | None:
-        """The first of `steps` that is valid, found by one process and told to all the others."""
+        """The first of `steps` that is valid, searched by one process for all."""
         try:
             valid = by_first(lambda: self._look(steps(), report))
         except Exception as error:
@@ -245,7 +245,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         for step, folder in steps:
             problems = manifest.problems(folder) or metadata.problems(folder)
             if not problems:
-                self._tell_strays(folder, report)
+                self._report_strays(folder, report)
                 return step
             more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
             report(f"checkpoint {folder} is not valid: {'; '.join(problems[:3])}{more}")
@@ -261,7 +261,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
             raise UserError("\n".join(reasons) or f"checkpoint {folder} is not valid")
         return read_json(folder / name)
 
-    def _tell_strays(self, folder: epath.Path, report: Callable[[str], None]) -> None:
+    def _report_strays(self, folder: epath.Path, report: Callable[[str], None]) -> None:
         if strays := manifest.strays(folder):
             more = f" and {len(strays) - 3} more" if len(strays) > 3 else ""
             report(

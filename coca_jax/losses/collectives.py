@@ -1,7 +1,7 @@
-"""Where a loss's rows and vocabulary lie, and its work done there piece by piece.
+"""Collectives of losses: thin wrappers that do nothing without a mesh.
 
-With a mesh and logical axis rules in force, a loss runs on each device's own part and adds up what
-the devices found; without them the same code runs on one device, and every exchange is nothing.
+With a mesh and logical axis rules in force, a loss runs on each device's own rows and part of the
+vocabulary, and adds up the results; without them the same code runs on one device.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Layout(NamedTuple):
 
 
 def current_layout() -> Layout:
-    """What the mesh and the logical axis rules in force say."""
+    """The layout by the mesh and the logical axis rules in force."""
     if jax.sharding.get_abstract_mesh().empty or not nn.get_logical_axis_rules():
         return Layout()
     spec = nn.logical_to_mesh_axes(("batch", "vocab"))
@@ -34,9 +34,13 @@ def current_layout() -> Layout:
 def shard_map(
     function: Callable[..., Any], layout: Layout, inputs: Any, outputs: Any
 ) -> Callable[..., Any]:
-    """`function` of each device's own parts, which `inputs` and `outputs` are the specs of.
+    """`jax.shard_map` on the mesh in force; without one, the function itself.
 
-    What `outputs` calls whole must have been made the same on all devices by `function`.
+    Args:
+      function: of each device's own parts.
+      layout: whether there is a mesh.
+      inputs: the specs of its arguments.
+      outputs: the specs of its results; one that is not split must be the same on all devices.
     """
     if not layout.meshed:
         return function
@@ -70,19 +74,19 @@ def all_gather(x: Array, axes: tuple[str, ...]) -> Array:
 
 
 def psum_scatter(x: Array, axes: tuple[str, ...]) -> Array:
-    """Sum over the devices along mesh axes, of which each keeps the rows that are its own."""
+    """Sum over the devices along mesh axes; each keeps its own rows."""
     return jax.lax.psum_scatter(x, axes, tiled=True) if axes else x
 
 
 def axis_index(axes: tuple[str, ...]) -> Array:
-    """Which part along mesh axes this device holds."""
+    """The index of this device's part along mesh axes."""
     return jax.lax.axis_index(axes) if axes else jnp.int32(0)
 
 
 def in_chunks(rows: Any, chunk_size: int) -> Any:
-    """Arrays of the same number of rows, cut to pieces of `chunk_size` on a new leading axis.
+    """Arrays with equally many rows, cut to chunks of at most `chunk_size` on a new leading axis.
 
-    The pieces are of equal size; what the last one lacks is filled with zeros.
+    The chunks have one size; the last one is padded with zeros.
     """
     count = len(jax.tree.leaves(rows)[0])
     size = -(-count // -(-count // chunk_size))

@@ -2,7 +2,9 @@
 
 Each device compares its own images with all texts, `chunk_size` rows of the similarity matrix at
 a time. Gradients are computed with the loss. The sigmoid loss needs one pass over the matrix; the
-softmax loss needs a second one, because the normalizers are known only after the first.
+softmax loss needs a second one, because the normalizers come from the first.
+
+Optax has neither loss without the whole similarity matrix.
 """
 
 import dataclasses
@@ -95,11 +97,11 @@ def softmax_loss(
     -(1/N) sum_i [log softmax_j(s x_i.y_j)_i + log softmax_j(s y_i.x_j)_i], arXiv 2205.01917, eq. 4.
 
     Args:
-      images: unit-length embeddings; row i belongs with row i of `texts`.
+      images: unit-length embeddings; row i matches row i of `texts`.
       texts: unit-length embeddings.
       scale: 1 / temperature, above 0.
       reduction: `sum` of both directions as in the paper, or their `mean` as in CLIP.
-      chunk_size: so many rows of the similarity matrix are held by a device at a time.
+      chunk_size: number of rows of the similarity matrix that a device holds at a time.
 
     Returns:
       The loss; and the share of the batch whose partner is the most similar of all, mean of both
@@ -146,7 +148,7 @@ _loss.defvjp(_forward, _backward)
 
 
 def _run(images, texts, scale, bias, kind, weight, chunk_size, layout: Layout, differentiate: bool):
-    """Loss and accuracy, and if asked for the loss's gradients by each of the four arrays."""
+    """The loss and accuracy; with `differentiate` its gradients by the four arrays, too."""
     specs = (spec(layout.rows, ()), spec(layout.rows, ()), spec(), spec())
     on_device = functools.partial(
         _own_rows,
@@ -168,7 +170,7 @@ class _Rows(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """What is known of each text so far, from the images that it was compared with."""
+    """Statistics of each text over the images that it was compared with so far."""
 
     peak: Array  # [n], its largest similarity
     first: Array  # [n], the first image that has it
@@ -178,19 +180,21 @@ class _Columns(NamedTuple):
 def _own_rows(
     images, texts, scale, bias, kind, weight, chunk_size, layout: Layout, gradients: bool
 ):
-    """What `_run` does, of one device's images."""
+    """`_run` on one device, for its own images."""
     every, count = all_gather(texts, layout.rows), len(images)
-    # Counted from 1 while they are cut, for what is filled up is filled with 0.
+    # Counted from 1 while they are cut: padding is 0.
     partners = count * axis_index(layout.rows) + jnp.arange(count, dtype=jnp.int32) + 1
     images_cut, partners = in_chunks((images, partners), chunk_size)
     pieces = _Rows(images_cut, partners - 1)
     loss, hits, normalizers = _compare(pieces, every, scale, bias, kind, layout)
     matching = scale * jnp.sum(images * texts, axis=-1) + bias
-    twice = 2 if kind == "softmax" else 1  # how many directions a pair matches in
-    loss = weight * (loss - twice * psum(jnp.sum(matching), layout.rows)) / len(every)
+    directions = 2 if kind == "softmax" else 1  # in which a pair matches
+    loss = weight * (loss - directions * psum(jnp.sum(matching), layout.rows)) / len(every)
     if not gradients:
         return loss, hits / (2 * len(every))
-    sums, by_image = _slopes(pieces, every, scale, bias, normalizers, (twice, weight / len(every)))
+    sums, by_image = _slopes(
+        pieces, every, scale, bias, normalizers, (directions, weight / len(every))
+    )
     by_text, by_scale, by_bias = sums
     return (
         loss,
@@ -211,9 +215,9 @@ def _compare(rows: _Rows, texts, scale, bias, kind: str, layout: Layout):
     columns = jnp.arange(count, dtype=jnp.int32)
 
     def step(carry, piece: _Rows):
-        loss, hits, known = carry
+        loss, hits, stats = carry
         real = piece.partner >= 0
-        similar = _product("ie,je->ij", piece.images, texts)
+        similar = _matmul("ie,je->ij", piece.images, texts)
         peak = jnp.max(similar, axis=1)
         first = jnp.min(jnp.where(similar == peak[:, None], columns[None], count), axis=1)
         hits += jnp.sum(real & (first == piece.partner), dtype=jnp.int32)
@@ -223,8 +227,8 @@ def _compare(rows: _Rows, texts, scale, bias, kind: str, layout: Layout):
         else:
             nats = jnp.sum(jax.nn.softplus(scale * similar + bias), axis=1)
         loss += jnp.sum(jnp.where(real, nats, 0))
-        known = _with_rows(known, similar, piece.partner, scale, softmax)
-        return (loss, hits, known), nats if softmax else None
+        stats = _with_rows(stats, similar, piece.partner, scale, softmax)
+        return (loss, hits, stats), nats if softmax else None
 
     unknown = _Columns(
         peak=jnp.full(count, -jnp.inf, jnp.float32),
@@ -232,30 +236,30 @@ def _compare(rows: _Rows, texts, scale, bias, kind: str, layout: Layout):
         norm=jnp.zeros(count, jnp.float32),
     )
     start = jnp.float32(0), jnp.int32(0), unknown
-    (loss, hits, known), nats = scan(step, start, rows)
+    (loss, hits, stats), nats = scan(step, start, rows)
     loss, hits = psum((loss, hits), layout.rows)
-    peak = pmax(known.peak, layout.rows)
-    first = pmin(jnp.where(known.peak == peak, known.first, count), layout.rows)
+    peak = pmax(stats.peak, layout.rows)
+    first = pmin(jnp.where(stats.peak == peak, stats.first, count), layout.rows)
     hits += jnp.sum(first == columns, dtype=jnp.int32)
     if not softmax:
         return loss, hits, None
-    norm = psum(known.norm * jnp.exp(scale * (known.peak - peak)), layout.rows)
+    norm = psum(stats.norm * jnp.exp(scale * (stats.peak - peak)), layout.rows)
     of_texts = scale * peak + jnp.log(norm)
     return loss + jnp.sum(of_texts), hits, (nats, of_texts)
 
 
-def _with_rows(known: _Columns, similar, partner, scale, softmax: bool) -> _Columns:
-    """Adds a chunk's rows to what is known of the columns."""
+def _with_rows(stats: _Columns, similar, partner, scale, softmax: bool) -> _Columns:
+    """The statistics of the columns with a chunk's rows added."""
     similar = jnp.where(partner[:, None] < 0, -jnp.inf, similar)
     here = jnp.max(similar, axis=0)
     missing = len(similar[0])
     first = jnp.min(jnp.where(similar == here[None], partner[:, None], missing), axis=0)
-    peak = jnp.maximum(known.peak, here)
-    norm = known.norm
+    peak = jnp.maximum(stats.peak, here)
+    norm = stats.norm
     if softmax:
-        norm = norm * jnp.exp(scale * (known.peak - peak))
+        norm = norm * jnp.exp(scale * (stats.peak - peak))
         norm += jnp.sum(jnp.exp(scale * (similar - peak[None])), axis=0)
-    return _Columns(peak, jnp.where(here > known.peak, first, known.first), norm)
+    return _Columns(peak, jnp.where(here > stats.peak, first, stats.first), norm)
 
 
 def _slopes(rows: _Rows, texts, scale, bias, normalizers, factors: tuple[int, float]):
@@ -266,36 +270,36 @@ def _slopes(rows: _Rows, texts, scale, bias, normalizers, factors: tuple[int, fl
       texts: all of them.
       scale: of the similarities.
       bias: added to them.
-      normalizers: what `_compare` gave.
-      factors: how often a matching pair is subtracted, and what the sum over pairs is scaled by.
+      normalizers: from `_compare`.
+      factors: directions in which a pair matches, and the factor of the sum over pairs.
 
     Returns:
       Those by texts, scale and bias, to be added up over devices; and by images [chunks, c, e].
     """
-    twice, factor = factors
+    directions, factor = factors
 
     def step(sums, piece):
         piece, nats = piece
-        similar = _product("ie,je->ij", piece.images, texts)
+        similar = _matmul("ie,je->ij", piece.images, texts)
         if normalizers:
             logits = scale * similar
-            slope = jnp.exp(logits - nats[:, None]) + jnp.exp(logits - normalizers[1][None])
+            by_logits = jnp.exp(logits - nats[:, None]) + jnp.exp(logits - normalizers[1][None])
         else:
-            slope = jax.nn.sigmoid(scale * similar + bias)
+            by_logits = jax.nn.sigmoid(scale * similar + bias)
         partner = piece.partner[:, None]
         matches = jnp.arange(len(texts), dtype=jnp.int32)[None] == partner
-        slope = slope - twice * matches.astype(slope.dtype)
-        slope = factor * jnp.where(partner < 0, 0, slope)
-        by_text = scale * _product("ij,ie->je", slope, piece.images)
-        by_scale = jnp.sum(jnp.sum(slope * similar, axis=1))
-        by_bias = jnp.sum(jnp.sum(slope, axis=1))
+        by_logits = by_logits - directions * matches.astype(by_logits.dtype)
+        by_logits = factor * jnp.where(partner < 0, 0, by_logits)
+        by_text = scale * _matmul("ij,ie->je", by_logits, piece.images)
+        by_scale = jnp.sum(jnp.sum(by_logits * similar, axis=1))
+        by_bias = jnp.sum(jnp.sum(by_logits, axis=1))
         sums = jax.tree.map(jnp.add, sums, (by_text, by_scale, by_bias))
-        return sums, scale * _product("ij,je->ie", slope, texts)
+        return sums, scale * _matmul("ij,je->ie", by_logits, texts)
 
     start = jnp.zeros(texts.shape, jnp.float32), jnp.float32(0), jnp.float32(0)
     return scan(step, start, (rows, normalizers and normalizers[0]))
 
 
-def _product(terms: str, a: Array, b: Array) -> Array:
+def _matmul(terms: str, a: Array, b: Array) -> Array:
     """In full float32."""
     return jnp.einsum(terms, a, b, precision=jax.lax.Precision.HIGHEST)

@@ -15,7 +15,7 @@ HEADS = ("batch", "length", "heads", None)
 
 @struct.dataclass
 class KeyValues:
-    """Projected keys and values of one attention layer, laid out as its two products read them.
+    """Projected keys and values of one attention layer, laid out as its two matmuls read them.
 
     With stacked layers, all leaves have a leading `layers` axis outside of the scan.
     """
@@ -41,7 +41,7 @@ class Attention(nn.Module):
         cache: KeyValues | None = None,
         position: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t w"], KeyValues]:
-        """Attends from `x` to keys and values made of `source`, found in `cache`, or both.
+        """Attends from `x` to keys and values of `source`, of `cache`, or of both.
 
         Args:
           x: queries before their projection.
@@ -59,33 +59,30 @@ class Attention(nn.Module):
         def projected(x: Array, name: str) -> Array:
             return self._heads(dense(self.width, ("embed", "heads"), self.dtype, name)(x))
 
-        known = cache
+        key_values = cache
         if cache is None:
-            query, keys, values = (
-                projected(x, "query"),
-                projected(source, "key"),
-                projected(source, "value"),
-            )
-            known = _laid_out(keys, values)
+            query = projected(x, "query")
+            keys, values = projected(source, "key"), projected(source, "value")
+            key_values = _laid_out(keys, values)
         elif source is None:
             query = projected(x, "query")
         else:
             query, keys, values = map(self._heads, self._projected_together(x))
-            known = _written(cache, _laid_out(keys, values), position)
+            key_values = _written(cache, _laid_out(keys, values), position)
         # Several rows of `x` in a row may share one row of keys: their positions line up as one's.
-        batch = known.keys.shape[0]
+        batch = key_values.keys.shape[0]
         shared = query.reshape(batch, -1, *query.shape[2:])
         if cache is None:
             attended = dot_product_attention(shared, keys, values, mask, self.implementation)
         else:
-            attended = _attend(shared, known, mask)
+            attended = _attend(shared, key_values, mask)
         attended = attended.reshape(*query.shape[:2], self.width)
-        return dense(self.width, ("heads", "embed"), self.dtype, "out")(attended), known
+        return dense(self.width, ("heads", "embed"), self.dtype, "out")(attended), key_values
 
     def _projected_together(self, x: Float[Array, "b t d"]) -> Float[Array, "three b t w"]:
-        """Queries, keys and values of the same positions by one product.
+        """Queries, keys and values of the same positions by one matmul.
 
-        While decoding, three small products side by side take twice as long on a CPU.
+        While decoding, three small matmuls take twice as long as one on a CPU.
         """
         parts = [self.get_variable("params", name) for name in ("query", "key", "value")]
         kernel = jnp.stack([part["kernel"] for part in parts], axis=1).astype(self.dtype)
@@ -119,7 +116,7 @@ def with_even_lengths(
     mask: Bool[Array, "#b 1 t s"] | None,
     implementation: str,
 ) -> Float[Array, "b t h k"]:
-    """The same, padded to even lengths, which alone the gradient of cuDNN's takes."""
+    """Attention with lengths padded to even numbers, which cuDNN's gradient requires."""
     (batch, queries), length = query.shape[:2], keys.shape[1]
     more, behind = queries % 2, length % 2
 
@@ -155,17 +152,17 @@ def _written(cache: KeyValues, new: KeyValues, position: Int[Array, ""]) -> KeyV
 
 
 def _attend(
-    query: Float[Array, "b t h k"], known: KeyValues, mask: Bool[Array, "#b 1 t s"] | None
+    query: Float[Array, "b t h k"], key_values: KeyValues, mask: Bool[Array, "#b 1 t s"] | None
 ) -> Float[Array, "b t h k"]:
     """Attention of few queries: the cache is read as it lies, and not transposed at every step."""
     size = query.shape[-1]
     logits = jnp.einsum(
-        "bthk,bhks->bhts", query, known.keys, preferred_element_type=jnp.float32
+        "bthk,bhks->bhts", query, key_values.keys, preferred_element_type=jnp.float32
     ) / jnp.sqrt(jnp.float32(size))
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
-    return jnp.einsum("bhts,bhsk->bthk", weights, known.values)
+    return jnp.einsum("bhts,bhsk->bthk", weights, key_values.values)
 
 
 def causal_mask(length: int) -> Bool[Array, "1 1 t t"]:

@@ -32,20 +32,20 @@ def attention_maps(
     Args:
       model: must have been trained with a captioning loss.
       params: its parameters.
-      pixels: normalised images.
+      pixels: normalized images.
       ids: a text for each image; position t predicts token t + 1.
     """
     kept = {"capture_intermediates": _is_read, "mutable": ["intermediates"]}
     _, state = model.apply({"params": params}, pixels, ids, method="caption_logits", **kept)
-    found, config = state["intermediates"], model.config
-    layers = [layer["cross_attention"] for layer in found["decoder"]["multimodal"].values()]
+    intermediates, config = state["intermediates"], model.config
+    layers = [layer["cross_attention"] for layer in intermediates["decoder"]["multimodal"].values()]
     if config.stacked:
         looks = jax.lax.map(lambda layer: _weights(layer, config.text.num_heads), layers[0])
     else:
         looks = jnp.stack([_weights(layer, config.text.num_heads) for layer in layers])
     weights = jnp.mean(looks, axis=0)
     if config.pooler.caption_queries:
-        pooler = found["pooler" if config.pooler.kind == "shared" else "caption_pooler"]
+        pooler = intermediates["pooler" if config.pooler.kind == "shared" else "caption_pooler"]
         pooled = _weights(pooler["attention"], config.pooler.num_heads)
         weights = jnp.einsum("btq,bqn->btn", weights, pooled)
     weights = weights[..., int(config.image.class_token) :]

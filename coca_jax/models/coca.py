@@ -90,7 +90,7 @@ class CoCa(nn.Module):
         """One pass over image-text pairs, computing all that the trained losses need."""
         return self._output(self.image_encoder(pixels), ids)
 
-    def _output(self, tokens: Float[Array, "pictures n c"], ids: Int[Array, "b t"]) -> CoCaOutput:
+    def _output(self, tokens: Float[Array, "images n c"], ids: Int[Array, "b t"]) -> CoCaOutput:
         config = self.config
         image_embeddings = text_embeddings = unembedding = scale = bias = None
         if not config.reads_text:
@@ -107,9 +107,9 @@ class CoCa(nn.Module):
         return CoCaOutput(image_embeddings, text_embeddings, features, unembedding, scale, bias)
 
     def _multimodal_features(
-        self, features: Float[Array, "b t d"], context: Float[Array, "pictures n d2"]
-    ) -> Float[Array, "pictures t d"]:
-        """The decoder's outputs; of p pictures, p / b in a row belong to the same text."""
+        self, features: Float[Array, "b t d"], context: Float[Array, "images n d2"]
+    ) -> Float[Array, "images t d"]:
+        """The decoder's outputs; `images / b` consecutive images belong to one text."""
         if self.config.num_images > 1:
             features = jnp.repeat(features, self.config.num_images, axis=0)
         return self.decoder.multimodal_features(features, context)
@@ -119,7 +119,7 @@ class CoCa(nn.Module):
         return self._image_embedding(self.image_encoder(pixels))
 
     def image_tokens(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b n c2"]:
-        """All that the poolers read of an image, float32."""
+        """The tokens of an image that the poolers read, float32."""
         return self.image_encoder(pixels).astype(jnp.float32)
 
     def encode_text(self, ids: Int[Array, "b t"]) -> Float[Array, "b e"]:
@@ -131,14 +131,14 @@ class CoCa(nn.Module):
     ) -> Float[Array, "b t v"]:
         """Logits over the vocabulary, float32; position t predicts token t + 1.
 
-        Of b texts, b / images in a row are about the same image.
+        `b / images` consecutive texts are about one image.
         """
         return self.decoder.caption_logits(
             self.decoder.unimodal_features(ids)[0], self.image_context(pixels)
         )
 
     def image_context(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
-        """What the decoder's cross-attention reads of an image."""
+        """The tokens of an image that the decoder's cross-attention reads."""
         return self._context(self.image_encoder(pixels))
 
     def decode_step(
@@ -188,8 +188,8 @@ def init_params(model: CoCa, key: jax.Array, batch: int = 1) -> Any:
     """New parameters, each boxed with its logical axis names (`flax.linen.meta.unbox`).
 
     Args:
-      model: what they are for.
-      key: of their random values.
+      model: the model.
+      key: of the random values.
       batch: size of the dummy batch that the model is traced with; a mesh must divide it.
     """
     config = model.config
@@ -199,6 +199,6 @@ def init_params(model: CoCa, key: jax.Array, batch: int = 1) -> Any:
 
 
 def unit_length(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
-    """L2-normalises the last axis in float32; a zero vector stays zero."""
+    """L2-normalizes the last axis in float32; a zero vector stays zero."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)

@@ -1,4 +1,4 @@
-"""Classifiers beside the model, for what comes after pretraining."""
+"""Classifiers on top of the model, for tasks that come after pretraining."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ class PooledClassifier(nn.Module):
 
 
 class CoCaClassifier(CoCa):
-    """CoCa and a classifier: the same parameters, and those of the `head` beside them."""
+    """CoCa with a classifier: CoCa's parameters, and those of the `head`."""
 
     def setup(self):
         """Creates the parts."""
@@ -67,14 +67,14 @@ class CoCaClassifier(CoCa):
 
     def __call__(
         self,
-        pixels: Float[Array, "b *several h w c"],
+        pixels: Float[Array, "b *num h w c"],
         ids: Int[Array, "b t"],
         prefix_length: Int[Array, " b"] | None = None,
     ) -> CoCaOutput:
         """One pass over examples: what the trained losses need.
 
         Args:
-          pixels: of one picture, or of `head.num_images` of them.
+          pixels: of one image, or of `head.num_images` images.
           ids: texts.
           prefix_length: how many tokens of its text the head may read; None: all but padding.
         """
@@ -86,7 +86,7 @@ class CoCaClassifier(CoCa):
 
     def classify(
         self,
-        pixels: Float[Array, "b *several h w c"],
+        pixels: Float[Array, "b *num h w c"],
         ids: Int[Array, "b t"],
         prefix_length: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b classes"]:
@@ -98,13 +98,13 @@ class CoCaClassifier(CoCa):
             )
         return self._classify(tokens, features, ids, prefix_length)
 
-    def _tokens(self, pixels: Float[Array, "b *several h w c"]) -> Float[Array, "pictures n c2"]:
+    def _tokens(self, pixels: Float[Array, "b *num h w c"]) -> Float[Array, "images n c2"]:
         return self.image_encoder(pixels.reshape(-1, *pixels.shape[-3:]))
 
     def _classify(
         self,
-        tokens: Float[Array, "pictures n c"],
-        features: Float[Array, "pictures t d"] | None,
+        tokens: Float[Array, "images n c"],
+        features: Float[Array, "images t d"] | None,
         ids: Int[Array, "b t"],
         prefix_length: Int[Array, " b"] | None,
     ) -> Float[Array, "b classes"]:

@@ -33,7 +33,7 @@ class ImageEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
-        """Encodes normalised pixels; tokens are in row order of their patches."""
+        """Encodes normalized pixels; tokens are in row order of their patches."""
         image = self.config.image
         axes, use_bias = ("patch", "embed"), image.patch_bias
         x = dense(image.width, axes, self.dtype, "patch_embedding", use_bias=use_bias)(

@@ -26,7 +26,7 @@ class DecoderCache:
 
     @property
     def length(self) -> int:
-        """Room for so many tokens."""
+        """The number of tokens that it has room for."""
         return jax.tree.leaves(self.unimodal)[0].shape[-1]
 
     def select(self, chosen: Int[Array, "images k"]) -> "DecoderCache":
@@ -106,14 +106,14 @@ class TextDecoder(nn.Module):
     ) -> Float[Array, "b t v"]:
         """The multimodal half: float32 logits, position t predicting token t + 1.
 
-        Of b texts, b / images in a row are about the same image.
+        `b / images` consecutive texts are about one image.
         """
         return logits(self.multimodal_features(features, context), self.unembedding())
 
     def multimodal_features(
         self, features: Float[Array, "b t d"], context: Float[Array, "images n c"]
     ) -> Float[Array, "b t d"]:
-        """The multimodal half up to its last norm, whose products with `unembedding` are logits."""
+        """The multimodal half up to its last norm; times `unembedding` they are logits."""
         x, _ = self.multimodal(features, causal_mask(features.shape[1]), context)
         return self.norm(x)
 
@@ -132,7 +132,7 @@ class TextDecoder(nn.Module):
         """Logits of `ids` at `position` and after, given what the cache holds before them.
 
         The first call gives the images as `context`; later ones find their keys and values cached.
-        Of b texts, b / images in a row are about the same image.
+        `b / images` consecutive texts are about one image.
         """
         rows = jax.lax.dynamic_slice_in_dim(self.positions, position, ids.shape[1])
         x = self._embed(ids) + rows[None].astype(self.dtype)
@@ -176,5 +176,5 @@ def logits(
     features: Float[Array, "b t d"], unembedding: Float[Array, "d v"]
 ) -> Float[Array, "b t v"]:
     """All logits over the vocabulary, in float32."""
-    products = jnp.einsum("btd,dv->btv", features, unembedding, preferred_element_type=jnp.float32)
-    return constrain(products, LOGITS)
+    scores = jnp.einsum("btd,dv->btv", features, unembedding, preferred_element_type=jnp.float32)
+    return constrain(scores, LOGITS)

@@ -15,7 +15,7 @@ from coca_jax.models.layers import Mlp, Residual, layer_norm
 
 @struct.dataclass
 class LayerCache:
-    """What a layer keeps while decoding: the text so far, and the image (None: not yet seen)."""
+    """A layer's keys and values while decoding: of the text, and of the image (None: unseen)."""
 
     text: KeyValues
     image: KeyValues | None = None

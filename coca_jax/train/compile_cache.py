@@ -14,11 +14,11 @@ def cache_folder(setting: str, workdir: str | os.PathLike, platform: str, device
     """Where compiled programs are kept; empty for nowhere.
 
     Args:
-      setting: a folder; `auto` for one beside the workdir, shared by all runs there, or for a
+      setting: a folder; `auto` for one next to the workdir, shared by all runs there, or for a
         workdir at a URL one in the user's own cache, where the devices can use it; empty for none.
       workdir: the run's folder.
       platform: JAX's name of the devices' platform.
-      devices: how many there are, of all processes. `auto` leaves out several of `cpu`: programs
+      devices: number of devices of all processes. `auto` is none for several of `cpu`: programs
         that jaxlib 0.10.2 loads from the cache start their collectives in different orders there,
         and hang.
     """

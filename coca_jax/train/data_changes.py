@@ -55,7 +55,7 @@ def check_data(
     allow: bool,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
-    """Refuses to go on with data that changed since a checkpoint, unless that is allowed.
+    """Refuses to resume with data that changed since a checkpoint, unless that is allowed.
 
     Args:
       metadata: the checkpoint's.
@@ -75,15 +75,15 @@ def check_data(
     if before is None:
         say(f"step {step} was saved without a fingerprint of its data; the next one has it")
         return history
-    found = changes(before, data)
-    if not found:
+    changed = changes(before, data)
+    if not changed:
         return history
-    lines = "\n  ".join(found)
+    lines = "\n  ".join(changed)
     if not allow:
         raise UserError(
             f"the data have changed since step {step} was saved: examples would come in another "
-            f"order, some again and some never\n  {lines}\nput them back, or go on all the same "
+            f"order, some again and some never\n  {lines}\nput them back, or resume "
             "with --config.data.allow_changes=True"
         )
     say(f"the data have changed since step {step} was saved\n  {lines}")
-    return [*history, {"step": step, "changes": found}]
+    return [*history, {"step": step, "changes": changed}]

@@ -40,7 +40,7 @@ class Evaluator:
           step: the state's.
           state: its average of the parameters is evaluated, if it has one.
           report: called with a table of the metrics.
-          evaluations: some of the configured ones; None: all.
+          evaluations: those to run; None: all that are configured.
 
         Returns:
           The metrics, by names such as `eval/zero_shot/top1`.

@@ -74,8 +74,7 @@ def accumulated_gradient(
     of the micro-batch's share of all other losses.
     """
     batch = objective.with_mask({name: batch[name] for name in INPUTS if name in batch})
-    pieces = jax.tree.map(lambda x: _split(x, count), batch)
-    keys = jax.random.split(key, count)
+    pieces = jax.tree.map(lambda x: _split(x, count), batch), jax.random.split(key, count)
     whole = {name: loss for name, loss in objective.losses.items() if loss.whole_batch}
     means = {name: loss for name, loss in objective.losses.items() if not loss.whole_batch}
     reads = {field for loss in whole.values() for field in loss.reads}
@@ -83,11 +82,7 @@ def accumulated_gradient(
     def read(_, piece):
         return None, objective.forward(params, *piece).only(reads)
 
-    outputs = jax.lax.scan(read, None, (pieces, keys))[1]
-    value, pullback, metrics = jax.vjp(
-        lambda o: weighted_sum(whole, _joined(o, len(batch["text"])), batch), outputs, has_aux=True
-    )
-    cotangents = pullback(jnp.ones_like(value))[0]
+    value, cotangents, metrics = _whole_batch(whole, jax.lax.scan(read, None, pieces)[1], batch)
     counts = {name: loss.count(batch) for name, loss in means.items()}
 
     def carry_back(total: Any, piece):
@@ -103,9 +98,21 @@ def accumulated_gradient(
         return jax.tree.map(jnp.add, total, gradients), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    gradients, shares = jax.lax.scan(carry_back, zeros, (pieces, keys, cotangents))
+    gradients, shares = jax.lax.scan(carry_back, zeros, (*pieces, cotangents))
     shares = jax.tree.map(jnp.sum, shares)
     return gradients, metrics | shares | {"loss": value + shares["loss"]}
+
+
+def _whole_batch(
+    losses: Mapping[str, Loss], outputs: CoCaOutput, batch: Batch
+) -> tuple[jax.Array, CoCaOutput, Metrics]:
+    """Losses of the whole batch, their gradient by the stacked outputs, and their metrics."""
+    value, pullback, metrics = jax.vjp(
+        lambda o: weighted_sum(losses, _joined(o, len(batch["text"])), batch),
+        outputs,
+        has_aux=True,
+    )
+    return value, pullback(jnp.ones_like(value))[0], metrics
 
 
 def _share(

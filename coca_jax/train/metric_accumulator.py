@@ -1,4 +1,4 @@
-"""What is measured of steps between two log points: metrics, speed, waiting, soundness."""
+"""The measurements of steps between two log points: metrics, speed, waiting, finite values."""
 
 import contextlib
 import math
@@ -28,7 +28,7 @@ class MetricAccumulator:
         worst_shards: Callable[[], str] = str,
         left_out: int = 0,
     ):
-        """Takes what is compared with.
+        """Sets what the measurements are relative to.
 
         Args:
           batch_size: examples a step.
@@ -40,18 +40,18 @@ class MetricAccumulator:
         """
         self._batch_size, self._max_bad_share = batch_size, max_bad_share
         self._worst_shards, self._left_out = worst_shards, left_out
-        self._utilisation = flops_per_example / peak_flops
-        self.stopping = False  # whether some process had been asked to, in a step that is done
+        self._utilization = flops_per_example / peak_flops
+        self.stopping = False  # whether a process was asked to stop, in a step that is done
         self._pending: list[tuple[int, Metrics]] = []
         self.restart()
 
     def restart(self) -> None:
-        """Starts the clock anew, after something that is no training."""
+        """Restarts the clock, after work that is not training."""
         self._begin, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """What is done within it counts as waiting for data."""
+        """A context whose time counts as waiting for data."""
         begin = time.perf_counter()
         yield
         self._waited += time.perf_counter() - begin
@@ -92,7 +92,7 @@ class MetricAccumulator:
             "examples_per_second": rate,
             "step_seconds": seconds / self._steps,
             "data_wait_share": self._waited / seconds,
-            "mfu": rate * self._utilisation,
+            "mfu": rate * self._utilization,
         }
         if self._left_out:
             values["left_out"] = float(self._left_out)

@@ -1,17 +1,17 @@
-"""Matrix products of few bits in training, by Qwix."""
+"""Matmuls of few bits in training, by Qwix."""
 
 from coca_jax.errors import UserError
 from coca_jax.models import CoCa
 
-LAYERS = r".*/(query|key|value|out|up|down)"  # the products of every transformer layer and pooler
+LAYERS = r".*/(query|key|value|out|up|down)"  # the matmuls of every transformer layer and pooler
 # Of weights and activations, and of gradients, which need range more than digits.
 TYPES = {"int8": ("int8", "int8"), "fp8": ("float8_e4m3fn", "float8_e5m2")}
 
 
 def quantized(model: CoCa, name: str) -> CoCa:
-    """The model with the matrix products of its layers in few bits, forward and backward.
+    """The model with the matmuls of its layers in few bits, forward and backward.
 
-    Both sides of a product are scaled by their largest magnitude, row by row and column by column,
+    Both sides of a matmul are scaled by their largest magnitude, row by row and column by column,
     anew at every step, so that there is no state. Patches, attention between tokens, embeddings and
     the vocabulary are left as they are, and so are parameters: the result shares those of `model`.
 

@@ -66,7 +66,7 @@ def metadata(
     changes: Sequence[dict[str, Any]],
     checksums: dict[str, str],
 ) -> dict[str, Any]:
-    """What a checkpoint says of the run that saves it.
+    """The description of a run that its checkpoints keep.
 
     Args:
       experiment: the run.

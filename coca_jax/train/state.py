@@ -47,7 +47,7 @@ class StateFactory:
           optimizer_rules: read before the partitioner's for the optimizer's state and the average.
 
         Raises:
-          UserError: the mesh does not divide some parameter.
+          UserError: the mesh does not divide a parameter.
         """
         self._model, self._partitioner, self._ema = model, partitioner, ema
         with partitioner.context():
@@ -91,12 +91,15 @@ def _optimizer_shardings(optimizer: Any, params: Any, partitioner: Partitioner) 
 
     Adafactor's factored moments lack one axis of their parameter, and so does their sharding.
     """
-    known = dict(jax.tree_util.tree_leaves_with_path(params))
+    params_by_path = dict(jax.tree_util.tree_leaves_with_path(params))
 
     def find(path, leaf):
         for start in range(len(path)):
-            if path[start:] in known:
-                return _without_axis(leaf.shape, known[path[start:]]) or partitioner.replicated
+            if path[start:] in params_by_path:
+                return (
+                    _without_axis(leaf.shape, params_by_path[path[start:]])
+                    or partitioner.replicated
+                )
         return partitioner.replicated
 
     return jax.tree_util.tree_map_with_path(find, optimizer)

@@ -1,9 +1,9 @@
-"""Starting a run from the parameters of another: what fits is read, and the rest is said.
+"""The warm start of a run from another's parameters: what fits is read, the rest is reported.
 
 Each parameter is matched by its name. One with the stored shape is restored; the image encoder's
 positions are resampled where the grid of patches differs; the decoder's have one row more if there
 is a [CLS], that is a contrastive loss, and gain or lose it, and rows where texts are longer or
-shorter; one that is not stored, or not asked for by `init.only`, keeps its seeded initialisation;
+shorter; one that is not stored, or not asked for by `init.only`, keeps its seeded initial values;
 what is stored and has no place is left out. Any other difference is an error, but for a head of
 other classes, which is new.
 """
@@ -79,16 +79,16 @@ class WarmStart:
         for array in replaced + jax.tree.leaves(state.ema):
             array.delete()
         target = {self.item: traverse_util.unflatten_dict(self.reads, sep="/")}
-        found = self.source.store.restore(self.source.step, target, partial=True)[self.item]
-        found = traverse_util.flatten_dict(found, sep="/")
-        params = traverse_util.unflatten_dict(own | found | self._changed(found, own), sep="/")
+        arrays = self.source.store.restore(self.source.step, target, partial=True)[self.item]
+        arrays = traverse_util.flatten_dict(arrays, sep="/")
+        params = traverse_util.unflatten_dict(own | arrays | self._changed(arrays, own), sep="/")
         if state.ema is None:
             return state.replace(params=params)
         shardings = jax.tree.map(lambda x: x.sharding, params)
         copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
         return state.replace(params=params, ema=copy(params))
 
-    def _changed(self, found: Arrays, own: Arrays) -> dict[str, jax.Array]:
+    def _changed(self, arrays: Arrays, own: Arrays) -> dict[str, jax.Array]:
         """The parameters that are not taken over as they are."""
         old, new = self.models
 
@@ -107,14 +107,17 @@ class WarmStart:
         changed = {}
         if self.resampled:
             out = self.reads[POSITIONS].sharding
-            changed[POSITIONS] = jax.jit(resample, out_shardings=out)(found[POSITIONS])
+            changed[POSITIONS] = jax.jit(resample, out_shardings=out)(arrays[POSITIONS])
         if self.resized:
-            out, tables = own[TEXT_POSITIONS].sharding, (found[TEXT_POSITIONS], own[TEXT_POSITIONS])
+            out, tables = (
+                own[TEXT_POSITIONS].sharding,
+                (arrays[TEXT_POSITIONS], own[TEXT_POSITIONS]),
+            )
             changed[TEXT_POSITIONS] = jax.jit(resize, out_shardings=out)(*tables)
         return changed
 
     def summary(self) -> str:
-        """What becomes of which parameters, a line each."""
+        """The lines of a report: which parameters are restored, resized, new or left out."""
         flags = {POSITIONS: self.resampled, TEXT_POSITIONS: self.resized}
         restored = [name for name in self.reads if not flags.get(name)]
         size = sum(math.prod(self.reads[name].shape) for name in restored)
@@ -187,7 +190,7 @@ def plan(source: Checkpoint, config: ConfigDict, params: Any, tokenizer_file: st
 
 
 def _chosen(stored: Shapes, config: ConfigDict) -> Shapes:
-    """What is stored of the parameters that `init.only` asks for."""
+    """The stored parameters that `init.only` selects."""
     try:
         chosen = {n: leaf for n, leaf in stored.items() if re.fullmatch(config.init.only, n)}
     except re.error as error:
@@ -201,7 +204,7 @@ def _chosen(stored: Shapes, config: ConfigDict) -> Shapes:
 
 def _of_another_head(name: str, source: Checkpoint, config: ConfigDict) -> bool:
     """Whether this is a head's parameter that has no place here: its classes or inputs differ."""
-    old, new = (model_config(some).head for some in (source.config, config))
+    old, new = (model_config(c).head for c in (source.config, config))
     if not name.startswith("head") or old is None or new is None:
         return False
     if old.input != new.input or [*source.config.head.classes] != [*config.head.classes]:

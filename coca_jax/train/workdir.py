@@ -41,10 +41,10 @@ def init_or_check_workdir(
         step, metadata = saved or (None, {})
         stored = stored_config(workdir, step, metadata, restore=False)
         free = resumable(data_known=saved is None or bool(parse(metadata.get("data"))))
-        if found := differences(to_json(stored), to_json(config), free):
+        if changed := differences(to_json(stored), to_json(config), free):
             raise UserError(
                 f"{workdir} holds a run with another configuration; set these back, or choose "
-                "another --workdir:\n  " + "\n  ".join(found)
+                "another --workdir:\n  " + "\n  ".join(changed)
             )
     checksums = _claim_tokenizer(workdir, config.data.tokenizer.kind, tokenizer_file, saved)
     if jax.process_index() == 0:

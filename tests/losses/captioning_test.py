@@ -11,7 +11,8 @@ from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.losses import captioning_loss
 
 N, T, D, V = 8, 6, 16, 24
-MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 2, 4)]
+# The mesh, and tokens of a chunk: one, a number that divides nothing, more than there are.
+CASES = [((1, 1, 1), 5), ((8, 1, 1), 4096), ((2, 2, 2), 5), ((1, 2, 4), 1)]
 
 
 def example(seed=0):
@@ -45,8 +46,7 @@ def value_and_gradients(chunk_size):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("chunk_size", [1, 5, 4096])
+@pytest.mark.parametrize(("mesh", "chunk_size"), CASES)
 def test_it_is_the_formula_on_every_mesh(mesh, chunk_size):
     arrays = example()
     partitioner = Partitioner(make_mesh(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))))
@@ -99,7 +99,7 @@ def largest_array(compiled):
     return max(int(np.prod([int(d) for d in shape.split(",")])) for shape in shapes)
 
 
-@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("mesh", [(2, 2, 2)])
 def test_no_device_ever_holds_the_logits_of_all_its_tokens(mesh):
     n, t, d, v, chunk_size = 32, 16, 8, 1024, 32
     partitioner = Partitioner(make_mesh(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))))

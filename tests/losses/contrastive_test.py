@@ -11,7 +11,8 @@ import pytest
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.losses import sigmoid_loss, softmax_loss
 
-MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2)]
+# The mesh, and rows of a chunk: one, a number that divides nothing, more than there are.
+CASES = [((1, 1, 1), 3), ((8, 1, 1), 1024), ((2, 2, 2), 1)]
 
 
 def embeddings(count=6, size=5):
@@ -72,8 +73,7 @@ def check(loss, reference, arrays, mesh):
     return accuracy
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("chunk_size", [1, 3, 1024])
+@pytest.mark.parametrize(("mesh", "chunk_size"), CASES)
 def test_softmax_loss_is_the_formula_on_every_mesh(mesh, chunk_size):
     x, y = embeddings(8, 3)
     loss = functools.partial(softmax_loss, chunk_size=chunk_size)
@@ -83,12 +83,11 @@ def test_softmax_loss_is_the_formula_on_every_mesh(mesh, chunk_size):
     np.testing.assert_allclose(accuracy, np.mean(hits))
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])
 def test_sigmoid_loss_is_the_formula_on_every_mesh(mesh):
     x, y = embeddings(8, 3)
-    check(
-        functools.partial(sigmoid_loss, chunk_size=3), sigmoid_reference, (x, y, 10.0, -3.0), mesh
-    )
+    loss = functools.partial(sigmoid_loss, chunk_size=3)
+    check(loss, sigmoid_reference, (x, y, 10.0, -3.0), mesh)
 
 
 def test_the_mean_of_both_directions_is_half_the_sum_and_gradients_scale():
@@ -102,7 +101,7 @@ def test_the_mean_of_both_directions_is_half_the_sum_and_gradients_scale():
     np.testing.assert_allclose(thrice, 3 * once, rtol=1e-5)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 2, 8])
+@pytest.mark.parametrize("chunk_size", [2, 8])
 def test_accuracy_counts_both_directions_and_the_first_of_equals(chunk_size):
     images = jnp.array([[1.0, 0], [0, 1], [0, 1]])
     texts = jnp.array([[1.0, 0], [0, 1], [1, 0]])
@@ -124,7 +123,7 @@ def largest_array(compiled):
     return max(int(np.prod([int(d) for d in shape.split(",")])) for shape in shapes)
 
 
-@pytest.mark.parametrize("mesh", [(1, 1, 1), (4, 2, 1)])
+@pytest.mark.parametrize("mesh", [(4, 2, 1)])
 def test_no_device_ever_holds_all_its_rows(mesh):
     n, e, chunk_size = 512, 4, 16
     split = partitioner(mesh)

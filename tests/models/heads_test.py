@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models.random_params import random_params
 
-from coca_jax.models import PRESETS, HeadConfig, PooledClassifier, init_params, make_model
+from coca_jax.models import PRESETS, HeadConfig, PooledClassifier, make_model
 
 TINY = PRESETS["tiny"]
 ALONE = {"contrastive": "none", "captioning": False}
@@ -20,11 +21,7 @@ def described(head, **changes):
 @functools.cache
 def model_and_params(config):
     model = make_model(config)
-    params = jax.jit(lambda: nn.meta.unbox(init_params(model, jax.random.key(0))))()
-    leaves, tree = jax.tree.flatten(params)
-    rng = np.random.default_rng(0)
-    leaves = [x + 0.1 * rng.standard_normal(x.shape, np.float32) for x in leaves]
-    return model, jax.tree.unflatten(tree, leaves)
+    return model, random_params(model)
 
 
 def classify(config, pixels, ids, read=None):
@@ -54,8 +51,8 @@ def layer_norm(x, parameters):
     return x * parameters["scale"] + parameters["bias"]
 
 
-def pooled_by_hand(tokens, mask, parameters, heads):
-    """One group of one example, in float64: softmax(q k) v by loops over heads."""
+def pooled_in_float64(tokens, mask, parameters, heads):
+    """One group of one example: softmax(q k) v by loops over heads."""
 
     def project(x, name):
         return x @ attention[name]["kernel"] + attention[name]["bias"]
@@ -81,7 +78,8 @@ def test_groups_are_pooled_apart_and_joined():
     exact = jax.tree.map(lambda x: np.asarray(x, np.float64), nn.meta.unbox(params["params"]))
     for row in range(3):
         groups = [
-            pooled_by_hand(tokens[row, g], mask[row, g], exact["pooler"], heads=4) for g in range(2)
+            pooled_in_float64(tokens[row, g], mask[row, g], exact["pooler"], heads=4)
+            for g in range(2)
         ]
         expected = np.concatenate(groups) @ exact["softmax"]["kernel"] + exact["softmax"]["bias"]
         np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-5)
@@ -103,7 +101,7 @@ def test_only_what_a_head_reads_exists(head, changes, parts):
     assert set(model_and_params(described(head, **changes))[1]) == parts
 
 
-def test_the_model_beside_a_head_is_the_same():
+def test_a_head_leaves_the_model_as_it_is():
     plain, with_head = TINY, described(HeadConfig(3, "text"))
     _, params = model_and_params(with_head)
     rest = {name: value for name, value in params.items() if name != "head"}
@@ -131,7 +129,7 @@ def test_padding_is_not_read():
     np.testing.assert_allclose(classify(config, image, ids), short, atol=1e-5)
 
 
-def test_two_pictures_are_read_each_beside_the_text():
+def test_each_of_two_images_is_read_with_the_text():
     config = described(HeadConfig(3, "text", num_images=2), contrastive="none")
     image, ids = pixels(2, 2), texts(2)
     assert not np.allclose(

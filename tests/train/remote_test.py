@@ -23,7 +23,7 @@ from coca_jax.observe.report import write_report
 from coca_jax.observe.writers import read_metrics
 from coca_jax.train import loop
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "programs_once")
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 STEPS = 6
