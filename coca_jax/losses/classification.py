@@ -59,5 +59,5 @@ def classification_loss(
     labeled = labels >= 0
     count = jnp.maximum(jnp.sum(labeled, dtype=jnp.int32), 1).astype(jnp.float32)
     nats = jnp.where(labeled, optax.softmax_cross_entropy(logits, targets), 0)
-    hits = (jnp.argmax(logits, axis=1) == labels) & labeled
+    hits = (jax.lax.argmax(logits, 1, jnp.int32) == labels) & labeled
     return jnp.sum(nats) / count, jnp.sum(hits, dtype=jnp.int32).astype(jnp.float32) / count

@@ -117,7 +117,7 @@ class CoCaClassifier(CoCa):
         if prefix_length is None:
             mask = ids != self.config.text.pad_id
         else:
-            mask = jnp.arange(ids.shape[1])[None] < prefix_length[:, None]
+            mask = jnp.arange(ids.shape[1], dtype=jnp.int32)[None] < prefix_length[:, None]
         mask = jnp.repeat(mask[:, None], images, axis=1)
         return self.head(features.reshape(-1, images, *features.shape[1:]), mask)
 
