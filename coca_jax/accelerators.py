@@ -21,15 +21,21 @@ class Setting(NamedTuple):
 
 
 TABLE = (
-    Setting("cpu", "dtype", "", "float32", "XLA's bfloat16 products are slow on a CPU"),
-    Setting("", "dtype", "", "bfloat16", "twice the rate and half the traffic of float32 or more"),
+    Setting("cpu", "dtype", "", "float32", "XLA's bfloat16 matmuls are slow on a CPU"),
+    Setting(
+        "",
+        "dtype",
+        "",
+        "bfloat16",
+        "at least twice the FLOP/s and half the memory bytes of float32",
+    ),
     Setting(
         "nvidia",
         "attention",
         "",
         "cudnn",
         "its fused attention never writes the logits, most of what a step without "
-        "rematerialisation keeps",
+        "rematerialization keeps",
     ),
     Setting("", "attention", "", "xla", "runs everywhere"),
     Setting(
@@ -37,7 +43,7 @@ TABLE = (
         "compiler",
         "xla_gpu_enable_latency_hiding_scheduler",
         True,
-        "exchanges between GPUs run beside matrix products; XLA leaves it off",
+        "collectives between GPUs overlap with matmuls; XLA leaves it off by default",
     ),
     Setting(
         "nvidia",

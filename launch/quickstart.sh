@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a trained, evaluated model: sets up .venv, generates the embedded data set, trains
+# From nothing to a trained, evaluated model: sets up .venv, generates the built-in data set, trains
 # on it, evaluates on unseen scenes and writes a report. About six minutes on two CPU cores.
 # Run it again after an interruption and it goes on where it stopped.
 source "$(dirname "$0")/setup.sh"

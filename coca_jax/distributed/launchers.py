@@ -1,9 +1,9 @@
-"""How a process finds the others of its run: what launchers say in environment variables.
+"""How a process finds the others of its run, from the environment variables of launchers.
 
-First that applies: 1. `COCA_COORDINATOR` (host:port of process 0), `COCA_PROCESSES` and
+The first that applies: 1. `COCA_COORDINATOR` (host:port of process 0), `COCA_PROCESSES` and
 `COCA_PROCESS`; 2. SLURM, inside `srun`; 3. OpenMPI's `mpirun`; 4. a Cloud TPU slice, on VMs or GKE.
-With none of them, or with `COCA_PROCESSES=1`, it is alone. Variables that are there by halves, as
-in a shell that a scheduler has opened, are refused at once, before anything waits.
+With none of them, or with `COCA_PROCESSES=1`, it is alone. Incomplete sets of variables, as in a
+shell that a scheduler has opened, are refused at once.
 """
 
 import socket
@@ -17,7 +17,7 @@ EXPLICIT = ("COCA_COORDINATOR", "COCA_PROCESSES", "COCA_PROCESS")
 
 
 class Launcher(NamedTuple):
-    """What starts several processes, and the variables that it gives to each of them."""
+    """A program that starts several processes, and the variables that it sets for each."""
 
     count: str  # how many there are
     place: str  # which of them this is
@@ -91,7 +91,7 @@ def launcher(environment: Mapping[str, str]) -> str | None:
 
 
 def _explicit(environment: Mapping[str, str]) -> Found | None:
-    """What our own variables say."""
+    """Address, count and number by our own variables."""
     numbers = {key: _number(environment, key, -1) for key in EXPLICIT[1:]}
     count, process = numbers.values()
     if count == 1 and process <= 0:
@@ -115,13 +115,13 @@ def _number(environment: Mapping[str, str], key: str, default: int) -> int:
 
 
 def _help(start: str) -> str:
-    """How to go on, behind what is wrong."""
+    """The end of an error message: how to start this process instead."""
     every = f"all processes with `{start} coca ...`" if start else f"all with {', '.join(EXPLICIT)}"
     return f"; start this process alone with COCA_PROCESSES=1, or {every}"
 
 
 def _check(name: str, environment: Mapping[str, str]) -> None:
-    """Refuses what cannot be one of several processes that have been started together."""
+    """Refuses variables that cannot be those of processes started together."""
     here = LAUNCHERS[name]
     count = _number(environment, here.count, 0)
     tail = _help(here.start)
@@ -145,12 +145,12 @@ def _check(name: str, environment: Mapping[str, str]) -> None:
 
 
 def _is_terminal() -> bool:
-    """Whether a person sits in front of this process; `srun` gives none to its tasks."""
+    """Whether this process has a terminal; `srun` gives none to its tasks."""
     return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
 
 
 def _detected(name: str, environment: Mapping[str, str], start_seconds: int) -> Found:
-    """The rest from JAX's detection of clusters, as `jax.distributed.initialize` has it."""
+    """Address, count and number by the cluster detection of `jax.distributed.initialize`."""
     from jax._src.clusters import ClusterEnv
 
     tail = _help(LAUNCHERS[name].start)

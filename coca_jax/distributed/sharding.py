@@ -1,4 +1,4 @@
-"""One table from logical axis names to mesh axes, and what follows from it."""
+"""Shardings: a table from logical axis names to mesh axes, applied to a mesh."""
 
 import contextlib
 import math
@@ -52,7 +52,7 @@ class Partitioner:
 
     @property
     def batch_shards(self) -> int:
-        """Into how many parts a batch is split; its size must be a multiple of it."""
+        """The number of shards of a batch, whose size must be a multiple of it."""
         axes = jax.tree.leaves(tuple(self.batch.spec))
         return math.prod(self.mesh.shape[axis] for axis in axes)
 
@@ -74,13 +74,13 @@ class Partitioner:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.batch, x), batch)
 
     def put_whole(self, batch: Any) -> Any:
-        """The same of arrays that every process has whole."""
+        """Makes global arrays, split by `batch`, of whole arrays that every process has."""
         return jax.tree.map(
             lambda x: jax.make_array_from_callback(x.shape, self.batch, lambda rows: x[rows]), batch
         )
 
     def share(self) -> tuple[int, int]:
-        """Which part of a batch this process's devices hold, and how many such parts there are.
+        """The index of the part of a batch that this process holds, and the number of parts.
 
         Processes whose devices differ in their other mesh axes only hold the same part.
 
@@ -114,7 +114,7 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def undivided(shapes: Any, shardings: Any) -> list[str]:
-    """Names each array of which some axis cannot be split as its sharding says."""
+    """Names each array that has an axis which its sharding does not divide."""
     problems = []
     paths = jax.tree_util.tree_flatten_with_path(shapes)[0]
     for (path, leaf), sharding in zip(paths, jax.tree.leaves(shardings), strict=True):

@@ -114,7 +114,7 @@ def export_open_clip(path: str | os.PathLike, file: str | os.PathLike) -> list[s
     params = restore_params(checkpoint, Partitioner(mesh))
     tensors = open_clip.to_open_clip(jax.tree.map(np.asarray, params), model)
     write_tensors(file, tensors, open_clip_config.settings(model))
-    notes = [f"pixels are normalised by mean={model.image.mean}, std={model.image.std}"]
+    notes = [f"pixels are normalized by mean={model.image.mean}, std={model.image.std}"]
     if not model.text.shifted_cls_mask:
         notes.append("[CLS] attends as it should: set text.correct_cls_mask = True")
     return notes

@@ -125,7 +125,7 @@ def _table(config: CoCaConfig) -> Iterator[Row]:
     yield from _norm("visual.ln_pre", f"{image}/pre_norm")
     yield Row("visual.proj", ("image_projection",))
     yield Row("visual.attn_pool.query", ("pooler/queries",))
-    # What normalises the pooler's keys is the norm that our encoder ends with.
+    # The pooler's keys are normalized by the norm at the end of our encoder.
     yield from _norm("visual.attn_pool.ln_k", f"{image}/norm")
     yield from _norm("visual.attn_pool.ln_q", "pooler/query_norm")
     yield from _norm("visual.ln_post", "pooler/norm")

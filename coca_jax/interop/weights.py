@@ -175,7 +175,7 @@ def _safetensors(file: epath.Path, copy: str) -> dict[str, StoredTensor]:
 def _require_index(
     path: str | os.PathLike, index: Collection[str], tensors: Collection[tuple]
 ) -> None:
-    """That the shards hold what their index says."""
+    """Raises a UserError if the shards lack a tensor that their index names."""
     there = {".".join(place) for place in tensors}
     if missing := [name for name in index if name not in there]:
         raise UserError(
@@ -189,7 +189,7 @@ def _is_unknown(value: Any) -> bool:
 
 
 def _is_tensor(value: Any) -> bool:
-    """Whether it is a tensor, or may be one of a kind that is not known here."""
+    """Whether a value is a tensor, or may be one of an unknown kind."""
     return isinstance(value, _SafeTensor | torch_file.Tensor | torch_file.Unknown)
 
 

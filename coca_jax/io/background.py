@@ -1,4 +1,4 @@
-"""Silence of libraries' own threads about errors that are raised elsewhere anyway.
+"""Keeps libraries' threads from printing errors that are raised in the main thread as well.
 
 Where a disk is full, Orbax, TensorStore and TensorBoard print tracebacks from threads and event
 loops of their own, dozens of them, around the one message that a person needs.
@@ -41,7 +41,7 @@ def hush() -> None:
 
     sys.excepthook, threading.excepthook, sys.unraisablehook = foreign, in_thread, at_exit
     logging.getLogger("asyncio").addFilter(_is_news)
-    # What the interpreter finds of a save that failed when it ends.
+    # At exit, the interpreter warns about the coroutines of a save that failed.
     warnings.filterwarnings("ignore", r"coroutine '.*' was never awaited", RuntimeWarning)
 
 

@@ -1,4 +1,4 @@
-"""A claim on a folder in an object store, where there are no locks.
+"""Leases on folders in object stores, which have no locks and for which no library has any.
 
 The claim is the object `.lock`. It is only ever written on condition that it is still the version
 that was read (GCS: its generation; S3: its ETag), so of two processes that want it one gets it.

@@ -1,7 +1,10 @@
 """Keeps a folder from other processes while it is written.
 
-A local folder has a lock of the file system. A folder at `gs://` or `s3://` has a claim, an object
-`.lock` that names its holder, with a lease: see `coca_jax/io/leases.py` for what it promises.
+A local folder is locked by `flock`. A folder at `gs://` or `s3://` has a lease, an object `.lock`
+that names its holder: see `coca_jax/io/leases.py` for its guarantees.
+
+Why not the package `filelock`: it does not name the holder of a lock, and has no leases for object
+stores.
 """
 
 import contextlib
@@ -30,7 +33,7 @@ def locked(
     Args:
       folder: it is made; the lock is a file `.lock` in it.
       doing: what is done to it, such as "trained", for the message.
-      patience: seconds to wait for another process to let go of it; the wait is told on stderr.
+      patience: seconds to wait for another process to let go of it; the wait is reported on stderr.
 
     Yields:
       What raises a UserError if the folder is no longer this process's, which can happen at a URL.

@@ -1,4 +1,4 @@
-"""Storage that is full: what it says, and how much room there is."""
+"""Errors of full storage as messages, with the free and the needed space."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def explained(folder: str | os.PathLike, needed: Callable[[], int], then: str) -> Iterator[None]:
-    """Makes a message of what is raised where storage is full.
+    """Turns errors of full storage into a UserError.
 
     Args:
       folder: that is written to.
