@@ -45,7 +45,7 @@ class LoadedModel:
     """Model, parameters, tokenizer and preprocessing; takes batches of any size.
 
     Batches are split over the mesh, padded to a power of two per shard so that few sizes compile.
-    Images are uint8 [b, h, w, 3] or normalised float32, as `preprocess` returns them.
+    Images are uint8 [b, h, w, 3] or normalized float32, as `preprocess` returns them.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class LoadedModel:
         classes: Sequence[str] = (),
     ):
         self.config, self.step = model.config, step
-        self.classes = tuple(classes)  # names of those that its head tells apart
-        self.identity = identity  # tells these parameters from others; empty: they may change
+        self.classes = tuple(classes)  # names of its head's classes
+        self.identity = identity  # differs for other parameters; empty: they may change
         self.params, self.tokenizer = params, tokenizer
         self._compiled = Compiled(model, partitioner)
 
@@ -73,7 +73,7 @@ class LoadedModel:
     def preprocess(
         self, paths: Sequence[str | pathlib.Path], num_frames: int = 1
     ) -> Float32[np.ndarray, "b *num_frames h w 3"]:
-        """Reads image files: resized, centre-cropped, normalised.
+        """Reads image files: resized, center-cropped, normalized.
 
         Args:
           paths: of images; or of videos, or folders of their frames.
@@ -90,7 +90,7 @@ class LoadedModel:
     def read_images(
         self, paths: Sequence[str | pathlib.Path], num_frames: int = 1
     ) -> tuple[Float32[np.ndarray, "b *num_frames h w 3"], list[UserError | None]]:
-        """As `preprocess`, but leaves out files that cannot be read as images.
+        """Reads image files as `preprocess` does, and leaves out those that cannot be read.
 
         Args:
           paths: as of `preprocess`.
@@ -112,9 +112,9 @@ class LoadedModel:
             rows.append(multi_image.stacked([images.resize_for_evaluation(p, size) for p in shown]))
             errors.append(None)
         axes = (num_frames,) if num_frames > 1 else ()
-        pictures = np.stack(rows) if rows else np.zeros((0, *axes, *size, 3), np.uint8)
+        pixels = np.stack(rows) if rows else np.zeros((0, *axes, *size, 3), np.uint8)
         normalized = normalize_pixels(
-            jnp.asarray(pictures), self.config.image.mean, self.config.image.std
+            jnp.asarray(pixels), self.config.image.mean, self.config.image.std
         )
         return np.asarray(normalized), errors
 
@@ -130,7 +130,7 @@ class LoadedModel:
     def encode_image(self, pixels: Pixels) -> Float32[np.ndarray, "b e"]:
         """Image embeddings of unit length.
 
-        Of several pictures each, [b, pictures, h, w, 3], the mean embedding, brought to unit
+        Of several images each, [b, images, h, w, 3], the mean embedding, brought to unit
         length: zero-shot video as in arXiv 2205.01917, section 4.2.
 
         Raises:
@@ -179,7 +179,7 @@ class LoadedModel:
         seed: int = 0,
         **options: Any,
     ) -> list[Caption]:
-        """One caption for each image; of several (`n_best`, `samples`) the first has the others.
+        """Generates a caption for each image; of `n_best` or `samples`, the first has the others.
 
         The begin token and padding are never generated.
 
@@ -199,51 +199,51 @@ class LoadedModel:
         """
         self._require("captioning", self.config.captioning)
         self._require_vocabulary()
-        known = isinstance(seed, numbers.Integral) and 0 <= seed < 2**32
-        require(known, "seed", seed, f"a whole number from 0 to {2**32 - 1}")
-        tokenizer = self.tokenizer
-        decoding = Decoding(
-            bos_id=tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
-            pad_id=tokenizer.pad_id,
-            length=self.config.text.context_length if length is None else length,
-            min_length=min_length,
-            # Also what the tokenizer has no word for, where the model's vocabulary is larger.
-            suppress=(
-                *(tokenizer.pad_id, tokenizer.bos_id),
-                *range(tokenizer.vocab_size, self.config.text.vocab_size),
-            ),
-            repetition_penalty=repetition_penalty,
-        )
-        made = self._run(
+        is_seed = isinstance(seed, numbers.Integral) and 0 <= seed < 2**32
+        require(is_seed, "seed", seed, f"a whole number from 0 to {2**32 - 1}")
+        limits = {"min_length": min_length, "repetition_penalty": repetition_penalty}
+        generated = self._run(
             "caption",
             (pixels, *self._prompts(prompt, len(pixels))),
             (jax.random.key(seed),),
-            decoding=decoding,
+            decoding=self._decoding(length, **limits),
             method=make_method(method, options),
         )
-        return [
-            self._captions(*rows) for rows in zip(made.ids, made.log_probabilities, strict=True)
-        ]
+        rows = zip(generated.ids, generated.log_probabilities, strict=True)
+        return [self._captions(*row) for row in rows]
+
+    def _decoding(self, length: int | None, **limits: Any) -> Decoding:
+        """The limits of generated texts; padding and the begin token are never generated."""
+        tokenizer, text = self.tokenizer, self.config.text
+        # Also ids that the tokenizer has no word for, where the model's vocabulary is larger.
+        without_word = range(tokenizer.vocab_size, text.vocab_size)
+        return Decoding(
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            length=text.context_length if length is None else length,
+            suppress=(tokenizer.pad_id, tokenizer.bos_id, *without_word),
+            **limits,
+        )
 
     def classify(
         self, pixels: Pixels, texts: str | Sequence[str] = ""
     ) -> Float32[np.ndarray, "b classes"]:
-        """Logits of the classes that the model's head tells apart, named by `classes`.
+        """Logits of the head's classes, whose names are `classes`.
 
         Args:
-          pixels: of b examples, [b, h, w, 3]; of several pictures each, [b, pictures, h, w, 3].
+          pixels: of b examples, [b, h, w, 3]; of several images each, [b, images, h, w, 3].
           texts: such as questions, for a head that reads text: one for all examples, or one each.
 
         Raises:
-          UserError: the model has no head, or pictures or texts are not as many as it reads.
+          UserError: the model has no head, or there are not as many images or texts as it reads.
         """
         self._require("classification", self.config.head is not None)
-        head, pictures = self.config.head, pixels.shape[1] if pixels.ndim == 5 else 1
-        if pictures != head.num_images:
+        head, num_images = self.config.head, pixels.shape[1] if pixels.ndim == 5 else 1
+        if num_images != head.num_images:
             raise UserError(
-                f"the model's head reads {head.num_images} pictures of an example, and these have "
-                f"{pictures}; data.num_images says how many"
+                f"the model's head reads {head.num_images} images of an example, and these have "
+                f"{num_images}; data.num_images says how many"
             )
         if head.input == "image":
             ids = np.zeros((len(pixels), 1), np.int32)
@@ -304,7 +304,7 @@ class LoadedModel:
         """For each image the words of its text, each with where in the image attention went.
 
         A map sums to 1 over the image's patches, and is the mean of the positions that predict the
-        word's tokens; what it does and does not say is told at `models.attention_maps`.
+        word's tokens; `models.attention_maps` says what it means and what not.
 
         Args:
           pixels: the images.
@@ -353,7 +353,9 @@ class LoadedModel:
     def _require_vocabulary(self) -> None:
         has, needed = self.config.text.vocab_size, self.tokenizer.vocab_size
         if needed > has:
-            raise UserError(f"the tokenizer has {needed} ids and the model {has}: it is another's")
+            raise UserError(
+                f"the tokenizer has {needed} ids and the model {has}: it is another model's"
+            )
 
     def _require(self, loss: str, trained: bool) -> None:
         if not trained:
