@@ -9,7 +9,7 @@ from coca_jax.io.files import read_lines
 from coca_jax.io.paths import join, normalize
 
 DEFAULT = ("a {}", "a photo of a {}.")
-BESIDE_DATA = "zeroshot_classification_templates.txt"  # as CLIP_benchmark's data sets have it
+NEXT_TO_DATA = "zeroshot_classification_templates.txt"  # as CLIP_benchmark's data sets have it
 
 # What CLIP was prompted with for ImageNet (Radford et al. 2021, arXiv 2103.00020), 80 in all: each
 # of these with "a" and with "the" before the class, ...
@@ -69,17 +69,17 @@ def find_templates(given: str | Sequence[str] | None, data: str = "") -> tuple[s
 
     Args:
       given: templates; or the name of a set in SETS, or of a file with one a line, where the class
-        may also be called {c}; None: the file of them beside the data, or DEFAULT.
+        may also be called {c}; None: the file of them next to the data, or DEFAULT.
       data: the path of the data set, which may be a local folder.
 
     Raises:
       UserError: there is no such set or file, or a template does not name the class.
     """
     if given is None:
-        beside = join(normalize(data), BESIDE_DATA) if data else ""
-        if not os.path.isfile(beside):
+        default_file = join(normalize(data), NEXT_TO_DATA) if data else ""
+        if not os.path.isfile(default_file):
             return DEFAULT
-        given = beside
+        given = default_file
     if not isinstance(given, str):
         return _checked(given, "templates")
     if given in SETS:

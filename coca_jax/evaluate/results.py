@@ -61,11 +61,11 @@ def write_results(
     metrics: Mapping[str, Mapping[str, float]],
     artifacts: Mapping[str, Any],
 ) -> epath.Path:
-    """Writes `eval/<step>.json` and, for the report, `eval/<step>/artifacts.json` with pictures.
+    """Writes `eval/<step>.json` and, for the report, `eval/<step>/artifacts.json` with images.
 
     What other evaluations have left there of this step stays. A number that is not finite becomes
     null; why a metric is undefined stands in its evaluation's `notes`, by the metric's name. A
-    bytes value in the artifacts is a JPEG file: it is written beside the JSON, named after its
+    bytes value in the artifacts is a JPEG file: it is written next to the JSON, named after its
     content, and replaced by that name. Each of an evaluation's `files` is one of its own,
     `<evaluation>.<name>.json`.
 

@@ -126,7 +126,7 @@ def generate(
     Args:
       model: must have been trained with a captioning loss.
       params: its parameters.
-      pixels: normalised images.
+      pixels: normalized images.
       decoding: what may be generated.
       method: `Greedy`, `Sampling` or `Beams`.
       prompt: what the texts begin with; each goes on where its own prompt ends. By default the

@@ -37,7 +37,7 @@ def score(
     Args:
       model: must have been trained with a captioning loss.
       params: its parameters.
-      pixels: normalised images.
+      pixels: normalized images.
       prompt: what comes before; at least the begin token.
       candidates: token ids without the prompt, padded on the right; [k, t] serve all images.
       lengths: tokens of each candidate that count, the end token among them if it is to be

@@ -3,7 +3,7 @@
 `embeddings.f32` has a row for each image that was ever embedded, and only grows; `index.json` says
 which of them are whose, and is replaced last. So an update that was interrupted goes on where the
 last `SAVE_EVERY` images left off, and searching reads what it maps, not all at once. Searching by
-FAISS keeps a file of its own beside them.
+FAISS keeps a file of its own next to them.
 """
 
 import hashlib

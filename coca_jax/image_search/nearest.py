@@ -61,7 +61,7 @@ class FaissSearch:
         """Opens the file of these rows; makes it if it is not there.
 
         Args:
-          folder: where it is, beside the rows.
+          folder: where it is, next to the rows.
           stored: rows of unit length, which never change.
           live: which of them count, in order.
 

@@ -35,7 +35,7 @@ class Compiled:
         name: str,
         params: Any,
         batch: Sequence[np.ndarray],
-        others: Sequence[Any] = (),
+        whole: Sequence[Any] = (),
         **static: Any,
     ) -> Any:
         """Runs a function on a batch of any size.
@@ -44,7 +44,7 @@ class Compiled:
           name: of the function.
           params: the model's.
           batch: arrays with one row for each image or text.
-          others: arrays that are not split over the mesh.
+          whole: arrays that are not split over the mesh.
           **static: what the function is compiled for.
 
         Raises:
@@ -57,11 +57,11 @@ class Compiled:
         grown = [np.concatenate([a, np.repeat(a[:1], padded - size, axis=0)]) for a in batch]
         with self._partitioner.context():
             arrays = self._partitioner.put_whole(grown)
-            result = self._functions[name](params, *arrays, *others, **static)
+            result = self._functions[name](params, *arrays, *whole, **static)
         return jax.tree.map(lambda x: np.asarray(x)[:size], result)
 
     def padded_size(self, size: int) -> int:
-        """What a batch of this size grows to."""
+        """The size that a batch of this size is padded to."""
         padded = self._partitioner.batch_shards
         while padded < size:
             padded *= 2
@@ -79,7 +79,7 @@ def _jitted(model: CoCa, mesh: Mesh, rules: Rules) -> dict[str, Callable]:
 
 
 def _functions(model: CoCa) -> dict[str, Callable]:
-    """What is compiled: of parameters and a batch; uint8 images are normalised there."""
+    """The functions of parameters and a batch that are compiled; they normalize uint8 images."""
     image = model.config.image
 
     def apply(method: str, params: Any, *args: Array) -> Array:

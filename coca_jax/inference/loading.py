@@ -73,7 +73,7 @@ class Checkpoint:
 
     @property
     def identity(self) -> str:
-        """What tells its parameters from others: their checksums."""
+        """The checksums of its parameters, which differ from those of other parameters."""
         manifest = self.store.directory / str(self.step) / "manifest.json"
         return hashlib.sha256(manifest.read_bytes()).hexdigest()
 

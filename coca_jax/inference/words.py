@@ -11,7 +11,7 @@ from coca_jax.data.tokenizers import Tokenizer
 def mean_by_word(
     tokenizer: Tokenizer, ids: Int[np.ndarray, " t"], values: Float32[np.ndarray, "t *n"]
 ) -> list[tuple[str, Float32[np.ndarray, "*n"]]]:
-    """What is known of each token, as means over the tokens of each word.
+    """Averages the values of the tokens of each word.
 
     Words are what white space parts; those that one token writes at once come as one.
 

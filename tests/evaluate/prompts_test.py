@@ -20,8 +20,8 @@ def test_a_file_may_call_the_class_c(tmp_path):
     assert prompts.find_templates(str(file)) == ("a photo of a {}, a type of food.", "{}")
 
 
-def test_the_file_beside_the_data_is_for_those_who_name_none(tmp_path, monkeypatch):
-    (tmp_path / prompts.BESIDE_DATA).write_text("the {c}\n")
+def test_the_file_next_to_the_data_is_for_those_who_name_none(tmp_path, monkeypatch):
+    (tmp_path / prompts.NEXT_TO_DATA).write_text("the {c}\n")
     assert prompts.find_templates(None, str(tmp_path)) == ("the {}",)
     monkeypatch.setenv("HOME", str(tmp_path))
     for path in ("~", tmp_path.as_uri()):
