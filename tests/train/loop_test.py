@@ -94,6 +94,12 @@ def test_a_run_writes_what_the_contract_says(whole):
     assert records[-1]["eval/zero_shot/top1"] == results["zero_shot"]["top1"]
 
 
+def test_building_an_experiment_writes_nothing(prepared, tmp_path):
+    built = experiment.build(make_config(prepared), tmp_path / "run")
+    assert built.steps == STEPS and built.examples_seen(2) == 32
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_finished_run_is_left_alone(whole, prepared, capsys):
     before = (whole / "metrics.jsonl").read_text()
     loop.train(make_config(prepared), whole)
