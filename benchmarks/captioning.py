@@ -12,7 +12,7 @@ OpenCLIP's beams add raw logits and so find other texts than a right beam search
 compared here, and words in tests/interop/generation_test.py.
 
 Limits: a step must read every weight of the decoder once (over the measured bandwidth of memory),
-and multiply them with every beam (over the measured rate of matrix products).
+and multiply them with every beam (over the measured rate of matmuls).
 """
 
 import argparse
@@ -137,14 +137,14 @@ def main():
     weights = decoder_weights(ours)
     print(f"{BEAMS} beams, {LENGTH} tokens on {jax.devices()[0].device_kind}, median of ", end="")
     print(f"{options.repeats} turns")
-    print(f"memory {bandwidth / 1e9:.1f} GB/s, products {flops / 1e9:.0f} GFLOP/s, ", end="")
+    print(f"memory {bandwidth / 1e9:.1f} GB/s, matmuls {flops / 1e9:.0f} GFLOP/s, ", end="")
     print(f"{weights * 4 / 1e6:.0f} MB of weights a step")
     rows = []
     for batch in options.batches:
         row = measure(ours, theirs, torch, batch, options.repeats)
         step = (row["ours"] - row["image"]) / (LENGTH - 1)
         row["of bandwidth"] = weights * 4 / bandwidth / step
-        row["of products"] = 2 * weights * BEAMS * batch / flops / step
+        row["of matmuls"] = 2 * weights * BEAMS * batch / flops / step
         rows.append(row)
         print(f"batch {batch}: " + ", ".join(f"{k} {v:.3g}" for k, v in list(row.items())[1:]))
     if options.json:

@@ -41,7 +41,7 @@ DECODING = Decoding(BOS, NEVER, pad_id=0, context_length=LENGTH, suppress=(0, BO
 
 
 def whole_prefix(model, params, multiple):
-    """Captions images by running all tokens so far again for each new one, padded as told."""
+    """Captions images without a cache: each new token runs all tokens before it again."""
     context_of = jax.jit(lambda params, x: model.apply(params, x, method="image_context"))
 
     @jax.jit

@@ -53,7 +53,7 @@ def contrastive_arguments(pairs: int, width: int):
 
 
 def compiled(loss, arguments, gradients: int):
-    """The loss and its gradients by the first so many arguments."""
+    """The loss and its gradients with respect to its first arguments."""
     return jax.jit(jax.value_and_grad(loss, argnums=range(gradients))).lower(*arguments).compile()
 
 

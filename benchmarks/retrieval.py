@@ -47,7 +47,7 @@ def main():
             queries[start : start + rows] @ items.T
     product = time.perf_counter() - begin
     print(
-        f"{options.count:,} x {options.count:,}, both ways: {seconds:.0f} s, of which products "
+        f"{options.count:,} x {options.count:,}, both ways: {seconds:.0f} s, of which matmuls "
         f"alone {product:.0f} ({seconds / product:.2f}); {peak / 2**20:,.0f} MiB in all; "
         f"R@1 {found['r1']:.3f}, {found['back']:.3f}"
     )

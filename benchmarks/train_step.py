@@ -8,7 +8,7 @@ For each model the batch is doubled from `--batch` on until it no longer fits (o
 the figures are those of the fastest one; every `--remat`, `--attention`, `--quantization` is tried
 with each other. Data are random and stay on the device. Every measurement has a process of its own,
 so that none finds another's memory. MFU counts the FLOPs that `coca params` prints, not what is
-computed again, against the best of a few large matrix products in the same type.
+computed again, against the best of a few large matmuls in the same type.
 
 With `--open-clip` (packages as in benchmarks/captioning.py) the same is measured of OpenCLIP's
 model: its losses and AdamW; on a GPU in bfloat16 under autocast, compiled, with fused attention; on
@@ -124,7 +124,7 @@ def measure_open_clip(case):
 
 
 def measure_peak(case):
-    """FLOP/s of the best of a few large matrix products, in the type that steps use here."""
+    """FLOP/s of the best of a few large matmuls, in the type that steps use here."""
     import jax
     import jax.numpy as jnp
 
@@ -221,7 +221,7 @@ def main():
         print(json.dumps(MEASURES[options.measure](options.case)))
         return
     peak = in_a_process("peak")["flops"]
-    print(f"matrix products: {peak / 1e12:.3g} TFLOP/s, measured")
+    print(f"matmuls: {peak / 1e12:.3g} TFLOP/s, measured")
     rows = []
     for model in options.models:
         for remat in options.remat:

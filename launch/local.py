@@ -1,9 +1,9 @@
-"""Several processes on this machine, as if each were a host: to try out what a cluster will do.
+"""Starts several processes on this machine, as if each were a host of a cluster.
 
     python launch/local.py --processes 4 --devices 2 -- --config configs/shapes.py --workdir W
 
 What follows `--` goes to `coca train`, or to another command if it begins with one's name. Each
-process has so many CPU devices and its own log, `W/logs/process_0.log` and so on; for W at
+process has `--devices` CPU devices and its own log, `W/logs/process_0.log` and so on; for W at
 `gs://bucket/run` logs are in `runs/bucket/run/logs`. The log of process 0 is also shown. Ctrl-C or
 SIGTERM is passed on to all, which save and end; a second one kills them. When a process dies, the
 others are ended and its last lines shown.
@@ -45,7 +45,7 @@ def main(arguments=None):
 
 
 class Group:
-    """Processes that live and die together."""
+    """Processes that start and end together."""
 
     def __init__(self, options, words):
         """Starts them."""
