@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from coca_jax.data.answer_normalization import commonest, normalized
 from coca_jax.data.sources.base import is_text
-from coca_jax.data_tools.annotations.files import Lines, fields
+from coca_jax.data_tools.annotations.json_rows import Lines, fields
 from coca_jax.errors import UserError
 from coca_jax.io.files import write_whole
 

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from coca_jax.data_tools.annotations.files import Id, Lines, Rows, fields, refuse, twice
+from coca_jax.data_tools.annotations.json_rows import Id, Lines, Rows, fields, refuse, twice
 from coca_jax.errors import UserError
 
 TRUTHS = {"True": "true", "False": "false"}

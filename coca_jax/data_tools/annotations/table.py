@@ -6,9 +6,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from coca_jax.data_tools.annotations.captions import caption_rows
 from coca_jax.data_tools.annotations.entailment import entailment_rows, is_entailment
-from coca_jax.data_tools.annotations.files import Lines, Rows, read, refuse
+from coca_jax.data_tools.annotations.image_captions import caption_rows
+from coca_jax.data_tools.annotations.json_rows import Lines, Rows, read, refuse
 from coca_jax.data_tools.annotations.pairs import is_pairs, pair_rows
 from coca_jax.data_tools.annotations.questions import is_of_vqa, question_rows
 from coca_jax.data_tools.annotations.videos import has_videos, video_rows

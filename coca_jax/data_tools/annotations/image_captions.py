@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from coca_jax.data_tools.annotations.files import Id, Rows, fields, number_of, refuse, twice
+from coca_jax.data_tools.annotations.json_rows import Id, Rows, fields, number_of, refuse, twice
 from coca_jax.errors import UserError
 
 
