@@ -14,7 +14,7 @@ from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
 from coca_jax.evaluate.registry import evaluations
 from coca_jax.losses import losses
-from coca_jax.observe.writers import read_metrics
+from coca_jax.observe.writers import MetricWriter, read_metrics, writers
 from coca_jax.train import loop
 from coca_jax.train.optimizers import optimizers
 from coca_jax.validation import validate
@@ -29,7 +29,7 @@ def example(section):
 
 @pytest.fixture(autouse=True)
 def registries(monkeypatch):
-    for registry in (evaluations, losses, optimizers, sources, tokenizers):
+    for registry in (evaluations, losses, optimizers, sources, tokenizers, writers):
         monkeypatch.setattr(registry, "_added", {})
 
 
@@ -101,3 +101,15 @@ def test_a_loss_and_an_optimizer(tmp_path, prepared):
     distances = [record["train/distance"] for record in records]
     assert distances[0] > 0.1 and distances[2] != distances[0]
     assert "train/contrastive_loss" not in records[0]
+
+
+def test_a_metrics_writer(tmp_path):
+    exec(example("A metrics writer"), {})
+    for resume_step, steps in ((None, (1, 2, 3)), (2, (3, 4))):
+        writer = MetricWriter(tmp_path, resume_step)
+        for step in steps:
+            writer.write(step, {"train/loss": step * 0.5, "train/mfu": 0.1})
+        writer.write(steps[-1], {"eval/zero_shot/top1": 0.5})
+        writer.close()
+    rows = (tmp_path / "loss.tsv").read_text().splitlines()
+    assert rows == [f"{step}\t{step * 0.5}" for step in (1, 2, 3, 4)]
