@@ -1,4 +1,4 @@
-"""The answers that are common in tables of questions, as classes for a head."""
+"""Builds the answer vocabulary of a classification head from tables of questions."""
 
 import os
 from collections import Counter
@@ -13,36 +13,41 @@ from coca_jax.io.files import write_whole
 
 
 class CommonAnswers(NamedTuple):
-    """The answers that were written, and what they are worth."""
+    """The answers that were written, and how many questions they cover."""
 
-    answers: list[str]  # the commonest first
-    questions: int  # of which so many were read
-    answered: int  # and so many have one of these answers
+    answers: list[str]  # the most common first
+    questions: int  # the number of questions that were read
+    answered: int  # the number of those that have one of these answers
 
 
 def write_answers(
     tables: Iterable[str | os.PathLike], output: str | os.PathLike, min_count: int = 9
 ) -> CommonAnswers:
-    """Writes the commonest answers, one a line, for a classifier to choose among.
+    """Writes the most common answers, one per line, as the classes of a classifier.
 
-    Each question counts for the answer that most people gave it, `normalized`. Of VQAv2's training
-    and validation questions, those with at least 9 are usual as the classes.
+    Each question counts for the answer that most people gave, `normalized`. The usual classes for
+    VQAv2 are the answers to at least 9 of its training and validation questions.
 
     Args:
-      tables: .jsonl files with the column `answers`, as `write_table` makes them of VQAv2's.
+      tables: .jsonl files with the column `answers`, such as `write_table` makes from VQAv2.
       output: the text file to write.
-      min_count: questions that an answer must have.
+      min_count: the fewest questions that an answer must have.
+
+    Returns:
+      The answers and their counts.
 
     Raises:
-      UserError: a table is no such file, or no answer has so many questions.
+      UserError: a table cannot be read or lacks answers, or no answer has `min_count` questions.
     """
     if str(output).endswith(".jsonl"):
-        raise UserError(f"{output} is to be written, and has the name of a table: give a .txt")
+        raise UserError(f"{output} is the file to write, but is named like a table: give a .txt")
     counts = Counter(answer for table in tables for answer in _answers(table))
     common = [answer for answer, count in counts.items() if count >= min_count and answer]
     common.sort(key=lambda answer: (-counts[answer], answer))
     if not common:
-        raise UserError(f"of {counts.total():,} questions, no {min_count:,} have the same answer")
+        raise UserError(
+            f"no answer is given to {min_count:,} or more of the {counts.total():,} questions"
+        )
     write_whole(output, "".join(f"{answer}\n" for answer in common).encode())
     return CommonAnswers(common, counts.total(), sum(counts[answer] for answer in common))
 
@@ -51,13 +56,15 @@ def _answers(table: str | os.PathLike) -> Iterable[str]:
     """The answer to each question of a table."""
     for number, row in Lines(table):
         where = f"{table}:{number}"
-        for given in fields(where, row, answers=list)[0]:
-            texts = [given] if isinstance(given, str) else given
+        for answer in fields(where, row, answers=list)[0]:
+            texts = [answer] if isinstance(answer, str) else answer
             if not isinstance(texts, list) or not texts or not all(map(_is_answer, texts)):
-                raise UserError(f"{where}: an answer is {given!r}; it should be a text or several")
+                raise UserError(
+                    f"{where}: an answer is {answer!r}; it should be a text or a list of texts"
+                )
             yield normalized(commonest(texts))
 
 
 def _is_answer(text: Any) -> bool:
-    """Whether it can be a line of a list."""
+    """Whether a value can be a line of the vocabulary file."""
     return isinstance(text, str) and is_text(text) and "\0" not in text

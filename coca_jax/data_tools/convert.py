@@ -1,8 +1,8 @@
-"""One-time conversion of Parquet files, which are slow to read at random, to a TFDS data set.
+"""Converts Parquet files, which are slow to read at random, to a TFDS data set.
 
-Every shard is written under another name and renamed when it is whole, and a manifest says what
-the folder is made from: so the same call goes on where an interrupted one stopped, and a call with
-anything else is refused.
+Every shard is written to a temporary file and renamed when it is complete. A manifest records what
+the folder is made from. Repeating an interrupted call therefore continues it, and a call with
+other inputs or options is refused.
 """
 
 import json
@@ -27,7 +27,7 @@ from coca_jax.io.parent import end_with_parent
 
 NAME = "converted"  # of the data set
 MANIFEST = "conversion.json"
-OPENING_THREADS = 32  # which wait for the store, not for the CPU
+OPENING_THREADS = 32  # more than CPUs: they wait for storage
 
 
 class Shard(NamedTuple):
@@ -40,11 +40,11 @@ class Shard(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What became of the rows of a shard."""
+    """Counts of a shard's rows that became records, and of those that could not."""
 
     records: int
-    files: int = 0  # that rows name as their images, and that cannot be read
-    file: str = ""  # one of them
+    files: int = 0  # image files that rows name and that cannot be read
+    file: str = ""  # one of those files
 
 
 def convert(
@@ -57,26 +57,29 @@ def convert(
     records_per_shard: int = 10_000,
     workers: int = 0,
 ) -> Path:
-    """Makes a TFDS data set of Parquet files; `tfds_source("", split, path=out)` reads it.
+    """Converts Parquet files to a TFDS data set; `tfds_source("", split, path=out)` reads it.
 
-    A record has an image, captions, and all columns of texts, numbers and lists of them as fields,
-    with floats in 32 bits. Rows without an image are left out. Run it again to go on after an
-    interruption.
+    A record has an image, captions, and all columns of texts, numbers and lists of them as fields.
+    Floats have 32 bits. Rows without an image are left out. After an interruption, repeat the call
+    to continue.
 
     Args:
       paths: the files (`files.expand`), local or URLs, or local folders of them, with the same
         columns.
       out: the folder to make, which holds nothing else.
-      image: the column of encoded images, or of Hugging Face's {bytes, path}; empty: the only one
-        of that kind.
+      image: the column of encoded images, or of Hugging Face's {bytes, path}; empty: the only
+        column of that kind.
       captions: the columns of captions; none: those with a usual name (`parquet.CAPTION_NAMES`).
-      split: what the data set's only split is called.
-      records_per_shard: about so many rows of a file go into one shard; row groups stay whole.
-      workers: processes; 0: one for each CPU.
+      split: the name of the data set's only split.
+      records_per_shard: the approximate number of rows in a shard; row groups stay whole.
+      workers: processes; 0: one per CPU.
+
+    Returns:
+      The data set's folder.
 
     Raises:
-      UserError: the files are missing, damaged or different from each other, the columns cannot be
-        told, or `out` holds something else.
+      UserError: the files are missing, damaged or different from each other, the columns of images
+        or captions are ambiguous, or `out` holds something else.
     """
     _require_pyarrow()
     if not re.fullmatch(r"[A-Za-z]\w*", split) or split == "all":
@@ -84,7 +87,7 @@ def convert(
     if records_per_shard < 1 or workers < 0:
         raise UserError(f"{records_per_shard=} should be positive and {workers=} not negative")
     if files.is_url(out):
-        raise UserError(f"out={out!r} should be a local folder; copy it from there")
+        raise UserError(f"out={out!r} should be a local folder; copy the result from there")
     inputs = [file for path in files.expand(paths) for file in _files_of(path)]
     with ThreadPoolExecutor(OPENING_THREADS) as threads:
         footers = list(threads.map(parquet.read_footer, inputs))
@@ -98,17 +101,17 @@ def convert(
         rest = sum(shard.rows for shard in shards if shard.out not in written)
         return sum(files.stamp(path).size for path in inputs) * rest // rows
 
-    with room.explained(out, needed, "and run it again: it goes on where it stopped"):
+    with room.explained(out, needed, "and repeat the command: it continues where it stopped"):
         _claim(Path(out), _manifest(inputs, options))
         _write_shards(shards, columns, workers or len(os.sched_getaffinity(0)), written)
-        done = [written[shard.out] for shard in shards]
-        if not any(shard.records for shard in done):
+        results = [written[shard.out] for shard in shards]
+        if not any(result.records for result in results):
             raise UserError(
                 f"no row of {', '.join(inputs[:3])} has an image in column {columns.image!r}"
-                f"{_absent(done)}"
+                f"{_absent(results)}"
             )
-        _finish(Path(out), split, [shard.records for shard in done], columns)
-    _report(out, split, done, sum(shard.rows for shard in shards), columns)
+        _finish(Path(out), split, [result.records for result in results], columns)
+    _report(out, split, results, sum(shard.rows for shard in shards), columns)
     return Path(out)
 
 
@@ -132,22 +135,22 @@ def _require_pyarrow() -> None:
 def _columns(
     inputs: list[str], footers: list[parquet.Footer], image: str, captions: Sequence[str]
 ) -> parquet.Columns:
-    """The columns of all files that hold rows, which must agree."""
+    """The columns that all files with rows have in common; raises if files disagree."""
     schemas = {p: f.schema for p, f in zip(inputs, footers, strict=True) if sum(f.rows)}
     unsigned = frozenset[str]().union(*(footer.unsigned for footer in footers))
     typed = _typed_columns(schemas.values())
-    chosen = {}
+    by_path = {}
     for path, schema in schemas.items():
         try:
-            known = _with_types(schema, typed)
-            chosen[path] = parquet.choose_columns(known, image, captions, unsigned)
+            typed_schema = _with_types(schema, typed)
+            by_path[path] = parquet.choose_columns(typed_schema, image, captions, unsigned)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-    if not chosen:
+    if not by_path:
         raise UserError(f"the Parquet files {', '.join(inputs[:3])} hold no rows")
-    first, columns = next(iter(chosen.items()))
-    for path, others in chosen.items():
-        if others != columns:
+    first, columns = next(iter(by_path.items()))
+    for path, file_columns in by_path.items():
+        if file_columns != columns:
             raise UserError(
                 f"{path} has other columns, {', '.join(schemas[path].names)}, than {first}, "
                 f"{', '.join(schemas[first].names)}, or they are of other types"
@@ -156,23 +159,24 @@ def _columns(
 
 
 def _typed_columns(schemas: Iterable[Any]) -> dict[str, Any]:
-    """Columns that have a type in some file: where all values are null, a file knows none."""
+    """Columns that have a type in at least one file: a file of nulls alone has no type."""
     from pyarrow import types
 
     return {f.name: f for schema in schemas for f in schema if not types.is_null(f.type)}
 
 
 def _with_types(schema: Any, typed: dict[str, Any]) -> Any:
+    """The schema, with the types that other files have for columns of nulls."""
     import pyarrow
 
-    known = [typed.get(f.name, f) if pyarrow.types.is_null(f.type) else f for f in schema]
-    return pyarrow.schema(known, metadata=schema.metadata)
+    columns = [typed.get(f.name, f) if pyarrow.types.is_null(f.type) else f for f in schema]
+    return pyarrow.schema(columns, metadata=schema.metadata)
 
 
 def _plan(
     inputs: list[str], groups: list[list[int]], out: str, split: str, size: int
 ) -> list[Shard]:
-    """Shards of consecutive row groups of a file, with `size` rows or a little more."""
+    """Shards of consecutive row groups of one file, with at least `size` rows where they last."""
     parts: list[tuple[str, range, int]] = []
     for path, rows in zip(inputs, groups, strict=True):
         first = 0
@@ -188,16 +192,20 @@ def _plan(
 
 
 def _manifest(inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
-    """What a conversion depends on, as it comes back from JSON."""
+    """The inputs and options of a conversion, in the form that JSON gives back."""
     with ThreadPoolExecutor(OPENING_THREADS) as threads:
         stamps = threads.map(files.stamp, inputs)
     names = [path if files.is_url(path) else os.path.abspath(path) for path in inputs]
-    made = {"inputs": dict(zip(names, stamps, strict=True)), "options": options}
-    return json.loads(json.dumps(made))
+    manifest = {"inputs": dict(zip(names, stamps, strict=True)), "options": options}
+    return json.loads(json.dumps(manifest))
 
 
 def _claim(out: Path, manifest: dict[str, Any]) -> None:
-    """Takes a folder that is new, or that a call with the same manifest began."""
+    """Writes the manifest to a new folder, or checks that of an earlier call.
+
+    Raises:
+      UserError: the folder holds something else, or was made from other inputs or options.
+    """
     path = out / MANIFEST
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -206,17 +214,20 @@ def _claim(out: Path, manifest: dict[str, Any]) -> None:
         return
     try:
         before = json.loads(path.read_bytes())
-        found = _difference(before["inputs"], manifest["inputs"]) or _difference(
+        difference = _difference(before["inputs"], manifest["inputs"]) or _difference(
             before["options"], manifest["options"]
         )
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; delete {out} or give another folder") from error
-    if found:
-        raise UserError(f"{out} was made otherwise: {found}; delete it or give another folder")
+    if difference:
+        raise UserError(
+            f"{out} was made from other inputs or options: {difference}; "
+            "delete it or give another folder"
+        )
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first thing that differs, in words."""
+    """A sentence on the first entry that differs; empty if none does."""
     for name in [*before, *now]:
         if before.get(name) != now.get(name):
             return f"{name} was {before.get(name, 'absent')} and is {now.get(name, 'absent')}"
@@ -226,7 +237,7 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 def _write_shards(
     shards: list[Shard], columns: parquet.Columns, workers: int, written: dict[str, Written]
 ) -> None:
-    """Writes what is not there yet; `written` says by the name of a file what is in it."""
+    """Writes the shards that are missing, and fills `written` with the counts of each file."""
     with ThreadPoolExecutor(OPENING_THREADS) as threads:
         counts = dict(zip([s.out for s in shards], threads.map(_count, shards), strict=True))
     written.update({out: Written(count) for out, count in counts.items() if count >= 0})
@@ -240,7 +251,7 @@ def _write_shards(
 
 
 def _count(shard: Shard) -> int:
-    """The records of a shard that is whole, -1 for one that is to be written."""
+    """The number of records in a complete shard; -1 for one that is still to be written."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     if not os.path.exists(shard.out):
@@ -257,7 +268,7 @@ def _count(shard: Shard) -> int:
 def _written(
     shards: list[Shard], columns: parquet.Columns, workers: int
 ) -> Iterator[tuple[Shard, Written]]:
-    """Writes shards; gives each with what became of its rows."""
+    """Writes shards, and yields each with the counts of its rows."""
     if workers <= 1:
         for shard in shards:
             yield shard, _write(shard, columns)
@@ -270,21 +281,21 @@ def _written(
                 yield waiting[done], done.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a process of the conversion was killed, maybe for its memory; "
-                "run it again to go on, with fewer workers"
+                "a process of the conversion was killed, perhaps because memory ran out; "
+                "repeat the command with fewer workers to continue"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """Makes a worker end silently at Ctrl-C, which reaches it too, or with its parent."""
+    """Makes a worker exit silently on Ctrl-C, which also reaches it, and when its parent exits."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()
 
 
 def _write(shard: Shard, columns: parquet.Columns) -> Written:
-    """Writes a shard."""
+    """Writes a shard, and returns the counts of its rows."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     count, absent = 0, []
@@ -304,10 +315,10 @@ def _write(shard: Shard, columns: parquet.Columns) -> Written:
 
 
 def _finish(out: Path, split: str, lengths: list[int], columns: parquet.Columns) -> None:
-    """Makes a TFDS data set of the shards."""
+    """Writes the metadata that make the shards a TFDS data set."""
     import tensorflow_datasets as tfds
 
-    files.remove_temporaries(out, min_age=0.0)  # whoever wrote here has ended
+    files.remove_temporaries(out, min_age=0.0)  # no process writes here any more
     template = tfds.core.ShardedFileTemplate(
         out, dataset_name=NAME, split=split, filetype_suffix="array_record"
     )
@@ -326,10 +337,10 @@ def _finish(out: Path, split: str, lengths: list[int], columns: parquet.Columns)
 
 
 def _absent(written: list[Written]) -> str:
-    """The files that rows name in vain, in words."""
+    """A phrase on the image files that rows name and that cannot be read; empty if none."""
     count = sum(shard.files for shard in written)
     file = next((shard.file for shard in written if shard.file), "")
-    text = f"; the file named by {count:,} of them is not there or cannot be read, such as {file!r}"
+    text = f"; for {count:,} of them the named file is missing or cannot be read, such as {file!r}"
     return text + " (looked for in the folder of the Parquet file)" if count else ""
 
 
@@ -345,8 +356,8 @@ def _report(
     print(f"  captions: {', '.join(columns.captions) or 'none'}")
     print(f"  fields: {', '.join(columns.fields) or 'none'}")
     if columns.unsigned:
-        print(f"  as texts, of numbers from 2**63 on: {', '.join(columns.unsigned)}")
+        print(f"  stored as text (numbers of 2**63 or more): {', '.join(columns.unsigned)}")
     if columns.left_out:
-        print(f"  left out, of other types: {', '.join(columns.left_out)}")
-    asked = "" if split == "train" else f" --config.data.train.split={split}"
-    print(f"to train on it: --config.data.train.format=tfds --config.data.train.path={out}{asked}")
+        print(f"  left out (unsupported types): {', '.join(columns.left_out)}")
+    flag = "" if split == "train" else f" --config.data.train.split={split}"
+    print(f"to train on it: --config.data.train.format=tfds --config.data.train.path={out}{flag}")

@@ -1,4 +1,4 @@
-"""The offline search for training images that the evaluations of a configuration show."""
+"""Searches offline for training images that also occur in a configuration's evaluations."""
 
 import os
 from typing import Any
@@ -14,20 +14,20 @@ from coca_jax.errors import UserError
 def deduplicate(
     data: Any, evaluations: Any, name: str, distance: int, output: str | os.PathLike
 ) -> str:
-    """Writes the list of training images that look like an image of an evaluation.
+    """Lists the training images that look like an image of an evaluation.
 
     Args:
       data: `config.data`, as options or as it stands in the configuration.
       evaluations: the sections of `config.eval`, by name.
-      name: of the data set in `data.sources`; empty: `data.train`.
-      distance: bits of 64 in which the images' hashes may differ.
-      output: the list's file, for `data.train.exclude_list`.
+      name: the name of the data set in `data.sources`; empty: `data.train`.
+      distance: the number of bits, of 64, in which two hashes may differ.
+      output: the file to write, for `data.train.exclude_list`.
 
     Returns:
-      A sentence on what was found.
+      A sentence with the numbers of duplicates and of images that were not compared.
 
     Raises:
-      UserError: there is no such data set, or no evaluation, or one of them cannot be read.
+      UserError: the data set or an evaluation is missing or cannot be read.
     """
     data = data_config(data)
     data_sets = data.data_sets()
@@ -35,7 +35,7 @@ def deduplicate(
         raise UserError(f"data set {name!r} is not in config.data.sources ({', '.join(data_sets)})")
     references = _references(data, evaluations)
     if not references:
-        raise UserError("config.eval names no evaluation to compare the training images with")
+        raise UserError("config.eval has no evaluation to compare the training images with")
     key, options = f"config.{section_key(name)}", data_sets[name]
     train = open_source(options, Context(data.dir, data.cache_dir, data.num_images))
     warn_of_lost(key, train)
@@ -45,13 +45,13 @@ def deduplicate(
     unread = duplicates.unread[""] + duplicates.flat[""]
     return (
         f"{len(duplicates.index):,} of {duplicates.size:,} training images are within {distance} "
-        f"bits of one of {', '.join(references)}; {unread:,} could not be compared (unreadable, or "
-        f"of one color). Leave them out by --{key}.exclude_list={output}"
+        f"bits of an image of {', '.join(references)}; {unread:,} could not be compared "
+        f"(unreadable, or of one color). To leave the duplicates out: --{key}.exclude_list={output}"
     )
 
 
 def _references(data: DataConfig, evaluations: Any) -> dict[str, Source]:
-    """Each data set of the evaluations once, by the name of the first that uses it."""
+    """Each data set of the evaluations once, by the name of the first evaluation that uses it."""
     opened: dict[str, Source] = {}
     seen = []
     for name, evaluation in evaluations.items():

@@ -1,10 +1,10 @@
-"""Near-duplicates among images: finds training images that look like those of evaluation sets.
+"""Finds near-duplicates among images: training images that look like those of evaluation sets.
 
 Images are compared by pHash (Zauner 2010, "Implementation and benchmarking of perceptual image hash
-functions", https://phash.org/docs/pubs/thesis_zauner.pdf), 64 bits of which few change when an
-image is scaled or compressed again. Cropped, rotated or mirrored images are not found, nor are all
-copies of symmetric drawings, half of whose bits are rounding errors. Images of one color have no
-hash, and are compared with nothing.
+functions", https://phash.org/docs/pubs/thesis_zauner.pdf): 64 bits, of which few change when an
+image is scaled or compressed again. Cropped, rotated or mirrored copies are missed, and so are some
+copies of symmetric drawings, because half of their bits are rounding errors. Images of one color
+have no hash and are not compared.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,25 +19,25 @@ from coca_jax.data.sources import Source
 from coca_jax.data.transforms import multi_image
 from coca_jax.errors import UserError
 
-DISTANCE = 4  # bits; of two random hashes, one pair in 3e13 is as near as this
+DISTANCE = 4  # bits; one pair of random hashes in 3e13 is this near
 NO_HASH = np.uint64(0)
-FLAT = 2.0  # gray levels: with a smaller standard deviation, an image is of one color
-LEAST_SIDE = 64  # pixels: a larger JPEG is decoded to 64 to 127, which is faster
+FLAT = 2.0  # gray levels: an image with a smaller standard deviation counts as one color
+LEAST_SIDE = 64  # pixels; larger JPEGs are decoded to a side of 64 to 127, which is faster
 
-_BANDS = 4  # of 16 bits, in which a hash is looked up
-_BLOCK = 1 << 22  # pairs of hashes compared at a time, for bounded memory
+_BANDS = 4  # bands of 16 bits, by which a hash is looked up
+_BLOCK = 1 << 22  # pairs of hashes compared at a time, to bound memory
 _CHUNK = 32  # images that a thread hashes at a time
 
 
 class Hashes(NamedTuple):
     """The hashes of a source's records, in order."""
 
-    hashes: UInt64[np.ndarray, " n"]  # NO_HASH: none
+    hashes: UInt64[np.ndarray, " n"]  # NO_HASH for images without one
     unread: Bool[np.ndarray, " n"]  # records that could not be read or decoded
 
 
 class Near(NamedTuple):
-    """Hashes that are near a reference, each with the nearest one, or the first of these."""
+    """Hashes that are near a reference, each with its nearest reference (the first of a tie)."""
 
     index: Int64[np.ndarray, " m"]  # sorted
     reference: Int64[np.ndarray, " m"]
@@ -45,14 +45,14 @@ class Near(NamedTuple):
 
 
 class Duplicates(NamedTuple):
-    """Training records that look like a reference, and what was compared."""
+    """Training records that look like a reference, and counts of what was not compared."""
 
     index: Int64[np.ndarray, " m"]  # sorted record numbers
-    set_name: list[str]  # of the reference set, one a record
-    set_index: Int64[np.ndarray, " m"]  # record numbers there
+    set_name: list[str]  # the reference set of each record
+    set_index: Int64[np.ndarray, " m"]  # record numbers in the reference set
     distance: Int64[np.ndarray, " m"]  # bits
     size: int  # training records
-    # Numbers of images that were not compared, by the set's name; "" is the training set.
+    # The number of images that were not compared, by the set's name; "" is the training set.
     flat: dict[str, int]  # of one color
     unread: dict[str, int]  # damaged
 
@@ -62,9 +62,9 @@ class Duplicates(NamedTuple):
 
 
 def perceptual_hash(image: UInt8[np.ndarray, "h w 3"]) -> np.uint64:
-    """The pHash of an RGB image of any size: which low frequencies are above their median.
+    """Returns the pHash of an RGB image: a bit for each low frequency, set if above the median.
 
-    An image of one color has NO_HASH (0), which no other image has.
+    An image of one color gets NO_HASH (0), which no other image can have.
     """
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -75,11 +75,11 @@ def perceptual_hash(image: UInt8[np.ndarray, "h w 3"]) -> np.uint64:
 
 
 def hash_source(source: Source, threads: int, description: str) -> Hashes:
-    """Hashes all images of a source, with a progress bar; damaged ones are marked.
+    """Hashes all images of a source, with a progress bar, and marks those that are damaged.
 
     Args:
-      source: of the images.
-      threads: that read and decode.
+      source: the images.
+      threads: the number of threads that read and decode.
       description: the title of the progress bar.
     """
     import grain
@@ -108,10 +108,10 @@ def hash_source(source: Source, threads: int, description: str) -> Hashes:
 def near(
     hashes: UInt64[np.ndarray, " n"], references: UInt64[np.ndarray, " r"], distance: int
 ) -> Near:
-    """Finds all hashes of which at most `distance` bits differ from a reference.
+    """Finds all hashes that differ from a reference in at most `distance` bits.
 
-    In one of the four 16-bit bands of such a pair at most a fourth of `distance` bits differ: only
-    those pairs are compared. NO_HASH is near nothing.
+    Such a pair has one of its four 16-bit bands in which at most `distance / 4` bits differ, so
+    only pairs with such a band are compared. NO_HASH is near nothing.
 
     Raises:
       UserError: `distance` is not in [0, 15]; images with more differing bits are not alike.
@@ -148,10 +148,10 @@ def find_duplicates(
       train: the training set.
       references: evaluation sets, by name.
       distance: bits of 64 that may differ.
-      threads: that read and decode.
+      threads: the number of threads that read and decode.
 
     Raises:
-      UserError: no image of one of the sets can be read, or `distance` is not in [0, 15].
+      UserError: a set has no readable image, or `distance` is not in [0, 15].
     """
     _check(distance)
     sets = {name: _readable(source, threads, name) for name, source in references.items()}
@@ -174,7 +174,7 @@ def find_duplicates(
 
 def _check(distance: int) -> None:
     if not 0 <= distance < 16:
-        raise UserError(f"distance={distance} should be in [0, 15] bits of 64")
+        raise UserError(f"distance={distance}: should be in [0, 15] (of 64 bits)")
 
 
 def _readable(source: Source, threads: int, name: str) -> Hashes:
@@ -203,7 +203,7 @@ def _hash_record(source: Source, index: int) -> np.uint64 | Exception:
 def _candidates(
     hashes: UInt64[np.ndarray, " n"], references: UInt64[np.ndarray, " r"], flips: int
 ) -> Iterator[tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"]]]:
-    """Yields indices into both arrays: pairs with a band in which at most `flips` bits differ."""
+    """Yields indices into both arrays of pairs with a band in which at most `flips` bits differ."""
     values = np.arange(1 << 16, dtype=np.uint16)
     masks = values[np.bitwise_count(values) <= flips]
     hashed = np.flatnonzero(hashes != NO_HASH)

@@ -1,4 +1,4 @@
-"""`coca data inspect`: the data as training will see it, in numbers and as a sheet of images."""
+"""`coca data inspect`: statistics of the training data, and a sheet of sample images."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ BATCH = 32
 SHEET_IMAGES = 24
 BARS = 10  # of the histogram
 CLASSES_SHOWN = 8
-LONGEST = 2**14  # tokens; longer captions are not counted further
+LONGEST = 2**14  # tokens; longer captions count as this long
 
 
 def inspect(
@@ -43,24 +43,24 @@ def inspect(
     classes: Sequence[str] = (),
     sheet: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
-    """Reads the first examples of the stream and measures them.
+    """Reads the first examples of the training stream and measures them.
 
     Args:
       data: `config.data`, as options or as it stands in the configuration.
       image_size: height and width in pixels.
-      text_length: ids of a text, bos and eos included.
-      seed: of the stream.
+      text_length: the number of ids in a text, with bos and eos.
+      seed: the seed of the stream.
       examples: the number of examples to read.
-      classes: names of a head's classes; none: there is no head.
-      sheet: where to draw the first examples with their captions, as a PNG.
+      classes: the names of a head's classes; empty if the model has no head.
+      sheet: the PNG file for the first examples with their captions; None: none is drawn.
 
     Returns:
-      "sources" (name -> records, share, passes an epoch), "notes" (name -> notes of its reader:
-      kind -> count, text, lost), "lost" (whether a note says so, or an example was bad),
-      "captions" (lengths), "classes" (name -> examples; "": of no class; empty without a head),
-      "replaced" (kind -> examples), "reasons" (kind -> what is wrong with the first one),
-      "worst_shards", "examples_per_second" of the whole stream, and "microseconds" an example of
-      each stage alone, on one thread.
+      "sources" (name -> records, share, passes per epoch), "notes" (name -> notes of its reader:
+      kind -> count, text, lost), "lost" (whether data were lost or an example was bad),
+      "captions" (lengths), "classes" (name -> examples; "" for no class; empty without a head),
+      "replaced" (kind -> examples), "reasons" (kind -> the error of the first such example),
+      "worst_shards", "examples_per_second" of the whole stream, and "microseconds" (the time per
+      example of each stage alone, on one thread).
 
     Raises:
       UserError: the data cannot be opened, hold no usable example, or have other classes.
@@ -81,7 +81,7 @@ def inspect(
     notes = [note for notes in result["notes"].values() for note in notes.values()]
     try:
         of_stream, first_batches = _of_stream(stream, math.ceil(examples / BATCH), classes)
-    except UserError as error:  # the notes may say why
+    except UserError as error:  # the notes may explain it
         raise UserError("\n".join([str(error), *(note["text"] for note in notes)])) from error
     result |= of_stream
     is_bad = any(result["replaced"].get(kind) for kind in BAD_KINDS)
@@ -115,12 +115,12 @@ def _of_sources(data: DataConfig, stream: TrainStream) -> dict[str, Any]:
 def _of_stream(
     stream: TrainStream, count: int, classes: Sequence[str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Counts and the speed of the first `count` batches, and the batches for the sheet."""
-    batches, drawn, labels = stream.batches(), [], Counter[int]()
+    """Counts and speed of the first `count` batches, and the batches for the sheet."""
+    batches, first_batches, labels = stream.batches(), [], Counter[int]()
     begin = time.perf_counter()
     for batch in itertools.islice(batches, count):
-        if len(drawn) * BATCH < SHEET_IMAGES:
-            drawn.append(batch)
+        if len(first_batches) * BATCH < SHEET_IMAGES:
+            first_batches.append(batch)
         labels.update(batch["label"].tolist() if classes else ())
     seconds = time.perf_counter() - begin
     batches.close()
@@ -132,13 +132,13 @@ def _of_stream(
         "examples_per_second": count * BATCH / seconds,
         "replaced": dict(kinds),
         "worst_shards": stream.worst_shards(),
-    }, drawn
+    }, first_batches
 
 
 def _of_stages(
     stream: TrainStream, seed: int, examples: int, text_length: int, num_images: int
 ) -> dict[str, Any]:
-    """Lengths of captions, reasons of bad examples, and the time that each stage takes."""
+    """Lengths of captions, reasons for bad examples, and the time of each stage."""
     tokenizer = stream.make_batch.tokenizer
     clock, captions, reasons = _Clock(), [], {}
     for number in range(examples):
@@ -156,7 +156,7 @@ def _of_stages(
                 augment.alike(decoded, rng, True)
             with clock.measure("tokenize"):
                 tokenizer.encode([text], text_length)
-        except Exception as error:  # whatever is wrong with the record; the stream counts it
+        except Exception as error:  # any fault of the record; the stream counts it
             bad = error if isinstance(error, BadExample) else BadExample("bad_record", error)
             place = f"record {ref.index} of {source.shard(ref.index)}"
             reasons.setdefault(bad.kind, f"{place}: {bad.reason}")
@@ -168,14 +168,14 @@ def _of_stages(
 
 
 class _Clock:
-    """The mean time that each stage takes."""
+    """Measures the mean time of each stage."""
 
     def __init__(self):
         self._seconds, self._counts = Counter[str](), Counter[str]()
 
     @contextlib.contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Adds the time that the block takes, though it may raise."""
+        """Adds the duration of the block, even if it raises."""
         begin = time.perf_counter()
         try:
             yield
@@ -184,21 +184,22 @@ class _Clock:
             self._counts[stage] += 1
 
     def means(self) -> dict[str, float]:
-        """Microseconds, of the stages that were measured."""
+        """The mean time of each stage that was measured, in microseconds."""
         return {s: 1e6 * self._seconds[s] / n for s in STAGES if (n := self._counts[s])}
 
 
 def lengths(captions: Sequence[str], tokenizer: Tokenizer, text_length: int) -> dict[str, Any]:
-    """Lengths of captions, in tokens (with bos and eos), and how much of them is lost.
+    """Measures the lengths of captions, in tokens with bos and eos, and how much of them is lost.
 
     Returns:
-      "count", "characters" and "tokens" (medians and 95th percentiles), "histogram" of tokens as
-      rows (from, below, captions), "truncated" and "unknown" as shares of captions and of tokens.
+      "count", "characters" and "tokens" (medians and 95th percentiles), "histogram" (rows of first
+      token count, token count it stays below, captions), "truncated" (share of captions), and
+      "unknown" (share of tokens).
     """
     if not captions:
         return {"count": 0}
     rows = [tokenizer.encode([text], min(LONGEST, 4 * len(text) + 2))[0] for text in captions]
-    # No text has eos within it, so that the first one is its end.
+    # A text never contains eos, so the first one is its end.
     tokens = np.array([int(np.flatnonzero(row == tokenizer.eos_id)[0]) + 1 for row in rows])
     ids = np.concatenate([row[1 : count - 1] for row, count in zip(rows, tokens, strict=True)])
     edges = np.unique(np.linspace(0, max(tokens.max() + 1, text_length), BARS + 1, dtype=int))
@@ -221,7 +222,7 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
 
 
 def _classes(counts: dict[str, int]) -> str:
-    """The commonest classes with their shares, and the share of examples of no class."""
+    """A line with the shares of the most common classes, and of examples without a class."""
     total, names = sum(counts.values()), [name for name in counts if name]
     shares = ", ".join(f"{name} {counts[name] / total:.1%}" for name in names[:CLASSES_SHOWN])
     more = f", and {len(names) - CLASSES_SHOWN:,} more" if len(names) > CLASSES_SHOWN else ""
@@ -245,14 +246,14 @@ def draw_sheet(
         text = textwrap.shorten(visible(text), 110, placeholder=" ...")
         lines = "\n".join(textwrap.wrap(text, 28))
         axis.set_title(lines, fontsize=8, y=-0.03, pad=0, va="top", parse_math=False)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=100, metadata={"Title": "a batch as the model sees it"})
-    write_whole(path, drawn.getvalue())
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=100, metadata={"Title": "a batch as the model sees it"})
+    write_whole(path, png.getvalue())
 
 
 def format_inspection(result: dict[str, Any], text_length: int) -> str:
     """The result of `inspect` as text."""
-    lines = [f"{'data set':<24}{'records':>14}{'share':>9}{'passes an epoch':>18}"]
+    lines = [f"{'data set':<24}{'records':>14}{'share':>9}{'passes per epoch':>18}"]
     for name, row in result["sources"].items():
         lines.append(f"{name:<24}{row['records']:>14,}{row['share']:>9.1%}{row['passes']:>18.2f}")
     for name, notes in result["notes"].items():
@@ -264,8 +265,8 @@ def format_inspection(result: dict[str, Any], text_length: int) -> str:
             f"\ncaptions of {captions['count']:,} examples: {characters['median']:.0f} characters "
             f"(95%: {characters['p95']:.0f}), {tokens['median']:.0f} tokens "
             f"(95%: {tokens['p95']:.0f})",
-            f"longer than {text_length} tokens, and cut: {captions['truncated']:.1%}; unknown "
-            f"tokens: {captions['unknown']:.2%}",
+            f"truncated to {text_length} tokens: {captions['truncated']:.1%}; unknown tokens: "
+            f"{captions['unknown']:.2%}",
         ]
         most = max(count for _, _, count in captions["histogram"])
         for low, high, count in captions["histogram"]:
@@ -276,8 +277,8 @@ def format_inspection(result: dict[str, Any], text_length: int) -> str:
     lines.append(f"\nreplaced: {', '.join(f'{k} {n:,}' for k, n in replaced.items()) or 'none'}")
     lines += [f"{kind}, such as {why}" for kind, why in result["reasons"].items()]
     if result["worst_shards"]:
-        lines.append(f"most of the bad ones were in {result['worst_shards']}")
+        lines.append(f"shards with the most bad examples: {result['worst_shards']}")
     stages = ", ".join(f"{stage} {us:,.0f}" for stage, us in result["microseconds"].items())
-    lines.append(f"\nmicroseconds an example, one thread: {stages}")
-    lines.append(f"the whole stream: {result['examples_per_second']:,.0f} examples a second")
+    lines.append(f"\nmicroseconds per example, one thread: {stages}")
+    lines.append(f"the whole stream: {result['examples_per_second']:,.0f} examples per second")
     return visible("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Parquet files of images: which columns hold what, and their rows as `tf.train.Example`s."""
+"""Reads Parquet files of images: chooses the columns, and makes rows into `tf.train.Example`s."""
 
 import json
 import os
@@ -16,18 +16,18 @@ BATCH_ROWS = 64  # read at a time
 
 
 class Columns(NamedTuple):
-    """What is made of the columns of a file."""
+    """The role of each column of a file."""
 
-    image: str  # of encoded files, or of structs with them as `bytes`
-    captions: dict[str, str]  # of texts, or of lists of them: see `_kind`
-    fields: dict[str, str]  # all others that are kept, and what they hold: see `_kind`
-    class_names: dict[str, list[str]]  # of those that hold numbers of classes
-    left_out: tuple[str, ...]  # of types that an example cannot hold
-    unsigned: tuple[str, ...] = ()  # fields of numbers that are kept as texts of digits
+    image: str  # holds encoded files, or structs with them as `bytes`
+    captions: dict[str, str]  # columns of texts or of lists of texts, with their `_kind`
+    fields: dict[str, str]  # all other columns that are kept, with their `_kind`
+    class_names: dict[str, list[str]]  # the names of classes, for fields that hold class numbers
+    left_out: tuple[str, ...]  # columns of types that an example cannot hold
+    unsigned: tuple[str, ...] = ()  # fields of numbers that are stored as digits in a text
 
 
 class Footer(NamedTuple):
-    """What the end of a file says."""
+    """The metadata at the end of a file."""
 
     schema: Any  # pyarrow's
     rows: list[int]  # of each row group
@@ -35,10 +35,10 @@ class Footer(NamedTuple):
 
 
 def read_footer(path: str) -> Footer:
-    """Reads what a file holds, but not its rows.
+    """Reads the schema of a file and the sizes of its row groups, but no rows.
 
     Raises:
-      UserError: it is missing or no Parquet file.
+      UserError: the file is missing or not a Parquet file.
     """
     import pyarrow
     from pyarrow import parquet
@@ -55,7 +55,7 @@ def read_footer(path: str) -> Footer:
 
 
 def _unsigned(metadata: Any) -> Iterator[str]:
-    """Columns of uint64 whose numbers may be too large for int64, by the file's statistics."""
+    """Columns of uint64 whose values may be too large for int64, by the file's statistics."""
     for i in range(metadata.num_columns):
         column = metadata.schema.column(i)
         if "bitWidth=64, isSigned=false" not in str(column.logical_type):
@@ -75,73 +75,73 @@ def _fits_int64(part: Any) -> bool:
 def choose_columns(
     schema: Any, image: str, captions: Sequence[str], unsigned: Collection[str] = ()
 ) -> Columns:
-    """Finds out what to make of the columns.
+    """Chooses the role of each column.
 
     Args:
-      schema: of a file.
-      image: the column of images; empty: the only one of bytes.
+      schema: the schema of a file.
+      image: the column of images; empty: the only column of bytes.
       captions: the columns of captions; none: those with a name among CAPTION_NAMES.
-      unsigned: columns of numbers too large for an example, which become texts of digits.
+      unsigned: columns of numbers too large for an example, which are stored as text.
 
     Raises:
-      UserError: one that is asked for is not there or of another kind, there is no or more than
-        one column of images, or two columns have the same name.
+      UserError: a requested column is missing or of another kind, `image` is empty and the number
+        of columns of bytes is not one, or two columns have the same name.
     """
-    if twice := {name for name in schema.names if schema.names.count(name) > 1}:
-        raise UserError(f"several columns are named {min(twice)!r}")
+    if duplicates := {name for name in schema.names if schema.names.count(name) > 1}:
+        raise UserError(f"several columns are named {min(duplicates)!r}")
     kinds = {field.name: _kind(field.type) for field in schema}
-    possible = [name for name, kind in kinds.items() if kind == "image"]
-    if image and image not in possible:
+    images = [name for name, kind in kinds.items() if kind == "image"]
+    if image and image not in images:
         raise UserError(
-            f"image={image!r} is no column of bytes; those are {_words(possible)}{_hint(kinds)}"
+            f"image={image!r} is not a column of bytes; those are {_words(images)}{_hint(kinds)}"
         )
-    if not image and not possible:
+    if not image and not images:
         raise UserError(f"none of the columns {_words(kinds)} hold bytes{_hint(kinds)}")
-    if not image and len(possible) != 1:
+    if not image and len(images) != 1:
         raise UserError(
-            f"{_words(possible)} of the columns {_words(kinds)} hold bytes; "
-            "give the one of the images as `image`"
+            f"{_words(images)} of the columns {_words(kinds)} hold bytes; "
+            "give the column of the images as `image`"
         )
     texts = [name for name, kind in kinds.items() if kind in ("text", "texts")]
-    if wrong := [name for name in captions if name not in texts]:
+    if unusable := [name for name in captions if name not in texts]:
         raise UserError(
-            f"captions={_words(wrong)} is no column of texts; those are {_words(texts)}"
+            f"captions={_words(unusable)} is not a column of texts; those are {_words(texts)}"
         )
-    image = image or possible[0]
+    image = image or images[0]
     captions = captions or [name for name in texts if name.lower() in CAPTION_NAMES]
-    # The names under which images and captions are stored are not free.
     kinds |= {name: kinds[name].replace("int", "text") for name in unsigned if name in kinds}
-    others = [n for n in kinds if n not in (image, *captions)]
-    kept = [n for n in others if kinds[n] not in ("", "image") and n not in ("image", "captions")]
+    rest = [n for n in kinds if n not in (image, *captions)]
+    # Examples store images and captions under these two names, so no field can have them.
+    kept = [n for n in rest if kinds[n] not in ("", "image") and n not in ("image", "captions")]
     return Columns(
         image,
         {name: kinds[name] for name in captions},
         {name: kinds[name] for name in kept},
-        {name: found for name in kept if (found := _class_names(schema, name, kinds[name]))},
-        tuple(name for name in others if name not in kept),
+        {name: classes for name in kept if (classes := _class_names(schema, name, kinds[name]))},
+        tuple(name for name in rest if name not in kept),
         tuple(name for name in kept if name in unsigned),
     )
 
 
 def _hint(kinds: dict[str, str]) -> str:
-    """What to do with a file that has no images but says where they are."""
+    """Advice for a file that has no images but has their URLs or paths."""
     texts = {name.lower(): name for name, kind in kinds.items() if kind == "text"}
     if url := next((texts[name] for name in URL_NAMES if name in texts), ""):
         return (
-            f"; those that {url!r} names are downloaded by img2dataset: img2dataset --input_format "
-            f"parquet --url_list FILES --url_col {url} --output_format webdataset "
-            "--output_folder SHARDS, which format=webdataset reads"
+            f"; to download the images at {url!r}, run img2dataset --input_format parquet "
+            f"--url_list FILES --url_col {url} --output_format webdataset --output_folder SHARDS; "
+            "format=webdataset reads them"
         )
     if path := next((texts[name] for name in PATH_NAMES if name in texts), ""):
         return (
-            f"; if {path!r} holds the paths of files, write the rows as .jsonl or .csv, which "
+            f"; if {path!r} holds paths of files, write the rows as .jsonl or .csv, which "
             "format=folder reads"
         )
     return ""
 
 
 def to_features(columns: Columns) -> dict[str, Any]:
-    """TFDS's description of the examples."""
+    """Returns TFDS's description of the examples."""
     import numpy as np
     import tensorflow_datasets as tfds
 
@@ -168,11 +168,11 @@ def to_features(columns: Columns) -> dict[str, Any]:
 class NoImage(NamedTuple):
     """A row without an image."""
 
-    file: str  # that should be it; empty: the row names none
+    file: str  # the image file that the row names and that cannot be read; empty: it names none
 
 
 def examples(path: str, groups: range, columns: Columns) -> Iterator[bytes | NoImage]:
-    """Serialized examples of the rows of some row groups, or why a row makes none.
+    """Yields a serialized example for each row of some row groups, or `NoImage`.
 
     Raises:
       UserError: the file is damaged.
@@ -209,8 +209,8 @@ def _serialized(batch: Any, columns: Columns, folder: str) -> Iterator[bytes | N
                 features[name] = _feature(fields[name][i], kind)
             elif name in columns.class_names:
                 features[name] = _feature([-1], kind)
-        made = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=features))
-        yield made.SerializeToString(deterministic=True)
+        example = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=features))
+        yield example.SerializeToString(deterministic=True)
 
 
 def _feature(values: list[Any], kind: str) -> Any:
@@ -230,7 +230,7 @@ def _bytes_feature(values: list[bytes]) -> Any:
 
 
 def _images(column: Any, folder: str) -> Iterator[bytes | NoImage]:
-    """The image files of a column; of Hugging Face's structs without bytes, that at their path."""
+    """The image files of a column; Hugging Face's structs without bytes give a path instead."""
     for value in column.to_pylist():
         content = value if isinstance(value, dict) else {"bytes": value}
         yield content["bytes"] or _read_file(folder, content.get("path"))
@@ -246,22 +246,22 @@ def _read_file(folder: str, path: Any) -> bytes | NoImage:
 
 
 def _lists(column: Any, kind: str) -> list[list[Any]]:
-    """The values of each row, one or many, without nulls; texts as bytes, as they are stored."""
+    """The values of each row, without nulls; texts are bytes, as they are stored."""
     import pyarrow
 
     if pyarrow.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    several = kind.endswith("s")
-    # Texts are not looked at: one that is not UTF-8 is for the reader of the record to count.
+    is_list = kind.endswith("s")
+    # Texts are not decoded: the reader of the records counts those that are not UTF-8.
     item = {"text": pyarrow.binary(), "float": pyarrow.float64()}.get(
         kind.removesuffix("s"), pyarrow.int64()
     )
     values = (
-        column.type.value_type if several and hasattr(column.type, "value_type") else column.type
+        column.type.value_type if is_list and hasattr(column.type, "value_type") else column.type
     )
     if item == pyarrow.binary() and pyarrow.types.is_integer(values):  # numbers become digits
-        column = column.cast(pyarrow.list_(pyarrow.string()) if several else pyarrow.string())
-    if not several:
+        column = column.cast(pyarrow.list_(pyarrow.string()) if is_list else pyarrow.string())
+    if not is_list:
         values = column.cast(item, safe=False).to_pylist()
         return [[] if value is None else [value] for value in values]
     rows = column.cast(pyarrow.list_(item), safe=False).to_pylist()
@@ -269,7 +269,7 @@ def _lists(column: Any, kind: str) -> list[list[Any]]:
 
 
 def _kind(column: Any) -> str:
-    """What a type holds: "image", "text", "int", "float", "bool", in lists "texts" ...; or ""."""
+    """The kind of a type: "image", "text", "int", "float", "bool", "texts" for lists ...; or ""."""
     from pyarrow import types
 
     if types.is_struct(column):
@@ -277,7 +277,7 @@ def _kind(column: Any) -> str:
         if "bytes" not in names:
             return ""
         content = column.field("bytes").type
-        # Where all images are in files of their own, Hugging Face's structs hold no bytes at all.
+        # If all images are separate files, the `bytes` of Hugging Face's structs are all null.
         is_image = (types.is_null(content) and "path" in names) or _kind(content) == "image"
         return "image" if is_image else ""
     if types.is_list(column) or types.is_large_list(column) or types.is_fixed_size_list(column):
@@ -296,7 +296,7 @@ def _kind(column: Any) -> str:
 
 
 def _class_names(schema: Any, name: str, kind: str) -> list[str]:
-    """The names of a column's numbers, as Hugging Face's `datasets` writes them down, if it did."""
+    """The class names of a column of numbers, if Hugging Face's `datasets` stored them."""
     if kind not in ("int", "ints"):
         return []
     try:
@@ -305,9 +305,9 @@ def _class_names(schema: Any, name: str, kind: str) -> list[str]:
         names = feature.get("feature", feature)["names"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return []
-    # TFDS takes only names that differ, and writes one a line.
-    fit = isinstance(names, list) and all(isinstance(n, str) and "\n" not in n for n in names)
-    return names if fit and len(set(names)) == len(names) else []
+    # TFDS writes one name per line, and needs them to differ.
+    lines = isinstance(names, list) and all(isinstance(n, str) and "\n" not in n for n in names)
+    return names if lines and len(set(names)) == len(names) else []
 
 
 def _words(names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Preparing this project's data sets: the records by TFDS, and a tokenizer beside them."""
+"""Prepares this project's data sets: the records with TFDS, and a tokenizer next to them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,25 +13,25 @@ from coca_jax.errors import UserError
 from coca_jax.io import room
 from coca_jax.io.files import write_whole
 
-FROM_FILES = ("fashion_mnist",)  # data sets that can be made from files of the user's
-TOKENIZER_RECORDS = 5_000  # records of train, evenly spaced, whose texts the tokenizer is made of
+FROM_FILES = ("fashion_mnist",)  # data sets that can be made from local files
+TOKENIZER_RECORDS = 5_000  # evenly spaced records of `train` that the tokenizer is trained on
 
 
 def prepare(name: str, data_dir: str | None = None, files: str | None = None) -> Path:
-    """Prepares a data set of this project unless it is there already; returns its folder.
+    """Prepares a data set of this project unless that is already done; returns its folder.
 
-    What an interrupted call left behind is never taken for a prepared data set: TFDS writes
-    beside the final folder and renames at the end, and so does the tokenizer.
+    Leftovers of an interrupted call are never mistaken for a prepared data set: the records and the
+    tokenizer are written under temporary names and renamed at the end.
 
     Args:
-      name: one of `builders.BUILDERS`.
-      data_dir: where to put it; None or empty is TFDS's default, `TFDS_DATA_DIR` or
+      name: one of `datasets.BUILDERS`.
+      data_dir: the folder of data sets; None or empty: TFDS's default, `TFDS_DATA_DIR` or
         `~/tensorflow_datasets`.
-      files: a folder with the files that it is made from, of a data set that can take them
-        (`fashion_mnist`); by default they are fetched.
+      files: a folder with the data set's original files, for those in FROM_FILES; None: they are
+        downloaded.
 
     Raises:
-      UserError: the name is unknown, or what the data set is made from cannot be fetched.
+      UserError: the name is unknown, or the original files cannot be downloaded.
     """
     from coca_jax.datasets import BUILDERS
 
@@ -39,8 +39,8 @@ def prepare(name: str, data_dir: str | None = None, files: str | None = None) ->
         raise UserError(f"unknown data set {name!r}; known: {', '.join(BUILDERS)}")
     if files and name not in FROM_FILES:
         raise UserError(f"data set {name!r} is not made from files; {', '.join(FROM_FILES)} is")
-    given = {"files": files} if files else {}
-    builder = BUILDERS[name](data_dir=data_dir or None, **given)
+    options = {"files": files} if files else {}
+    builder = BUILDERS[name](data_dir=data_dir or None, **options)
     size = builder.size_mib << 20
     with room.explained(builder.data_path, lambda: size, "or give another folder (--data-dir)"):
         path = _prepare(name, builder, data_dir)
@@ -52,7 +52,7 @@ def prepare(name: str, data_dir: str | None = None, files: str | None = None) ->
 
 
 def _prepare(name: str, builder: Any, data_dir: str | None) -> Path:
-    """Makes what is not there yet; returns where the tokenizer is, if the data set has one."""
+    """Makes the records and the tokenizer that are missing; returns the tokenizer's path."""
     if builder.info.splits:  # read from the folder, if there is one
         print(f"{name} is already prepared in {builder.data_path}")
     else:

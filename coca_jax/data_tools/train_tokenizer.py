@@ -1,4 +1,4 @@
-"""Training a SentencePiece model on the captions of a data set, with progress."""
+"""Trains a SentencePiece model on the captions of a data set, with a progress bar."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from coca_jax.errors import UserError
 from coca_jax.io import files
 
 MODEL_TYPES = ("unigram", "bpe")
-# Of more, so many are drawn: all are held in memory, and the training time grows with them.
+# If there are more texts, this many are sampled: they are held in memory, and cost training time.
 MOST_TEXTS = 10_000_000
 
 
@@ -23,19 +23,19 @@ def train_tokenizer(
     model_type: str = "unigram",
     total: int | None = None,
 ) -> int:
-    """Trains a model and writes it in one step; returns how many pieces it has.
+    """Trains a SentencePiece model, writes it atomically, and returns its number of pieces.
 
-    It has fewer pieces than `vocab_size` if the texts have no more worth a piece.
+    The model has fewer than `vocab_size` pieces if the texts do not yield that many.
 
     Args:
-      texts: the corpus; what it raises is raised.
-      out: the model file; its folder is made.
-      vocab_size: most pieces, 4 special ones and 256 of bytes included.
+      texts: the corpus; its exceptions are passed on.
+      out: the model file to write; its folder is created.
+      vocab_size: the most pieces, including 4 special ones and 256 for bytes.
       model_type: one of MODEL_TYPES.
-      total: how many texts there are, for the progress bar, if that is known.
+      total: the number of texts, for the progress bar; None if unknown.
 
     Raises:
-      UserError: there is no text, or `model_type` or `vocab_size` cannot be.
+      UserError: there is no text, `model_type` is unknown, or `vocab_size` does not suit the texts.
     """
     if model_type not in MODEL_TYPES:
         raise UserError(f"model type {model_type!r} should be one of {', '.join(MODEL_TYPES)}")
@@ -44,16 +44,16 @@ def train_tokenizer(
     try:
         model = train_sentencepiece(corpus, vocab_size, model_type, MOST_TEXTS)
     except RuntimeError as error:
-        raise corpus.failure or _mended(error, corpus.count, vocab_size) from error
+        raise corpus.failure or _explained(error, corpus.count, vocab_size) from error
     files.write_whole(out, model)
     print(f"trained in {time.monotonic() - start:.0f} s")
     return SentencePieceTokenizer(out).vocab_size
 
 
 class _Corpus:
-    """The texts that are not blank, with a progress bar and a line when all are read.
+    """Yields the texts that are not blank, with a progress bar and a line when all are read.
 
-    SentencePiece raises an error of its own for any in the texts, which is kept as `failure`.
+    SentencePiece replaces exceptions that the texts raise by its own; `failure` keeps the original.
     """
 
     def __init__(self, texts: Iterable[str], total: int | None, task: str):
@@ -64,7 +64,7 @@ class _Corpus:
     def __iter__(self) -> Iterator[str]:
         try:
             for text in tqdm(self._texts, "reading texts", self._total, unit=" texts"):
-                # JSON can spell halves of characters, which have no UTF-8.
+                # JSON can contain half of a surrogate pair, which UTF-8 cannot encode.
                 text = text.encode(errors="ignore").decode()
                 if text.strip():
                     self.count += 1
@@ -76,8 +76,8 @@ class _Corpus:
             print(f"{self._task} on {min(self.count, MOST_TEXTS):,} texts ...", flush=True)
 
 
-def _mended(error: RuntimeError, count: int, vocab_size: int) -> UserError:
-    """What a user can do about SentencePiece's error."""
+def _explained(error: RuntimeError, count: int, vocab_size: int) -> UserError:
+    """An error that says how to avoid the one that SentencePiece raised."""
     if not count:
         return UserError("there are no texts to train a tokenizer on")
     if few := re.search(
@@ -87,4 +87,6 @@ def _mended(error: RuntimeError, count: int, vocab_size: int) -> UserError:
             f"vocab_size={vocab_size} is too small: the characters of the texts, with 256 bytes "
             f"and 4 special pieces, need {int(few[1]):,}"
         )
-    return UserError(f"no model of {vocab_size:,} pieces can be made of {count:,} texts: {error}")
+    return UserError(
+        f"{count:,} texts cannot give a model of vocab_size={vocab_size:,} pieces: {error}"
+    )

@@ -12,13 +12,13 @@ from coca_jax.data_tools.annotations import (
     has_answers,
     has_videos,
     read_json,
-    refuse,
-    twice,
+    reject_ids,
     videos_of,
 )
 from coca_jax.errors import UserError
 from coca_jax.evaluate.metrics.coco import coco_metrics
 from coca_jax.evaluate.metrics.vqa_accuracy import vqa_accuracy
+from coca_jax.io.messages import duplicates
 
 HALF = "half of a surrogate pair, which is no character"
 
@@ -26,18 +26,18 @@ HALF = "half of a surrogate pair, which is no character"
 def score_results(
     annotations: str | os.PathLike, results: str | os.PathLike, split: str = ""
 ) -> dict[str, float]:
-    """The challenge's metrics of a result file, which has one text for every image or question.
+    """Returns a challenge's metrics of a result file, which has one text per image or question.
 
     Args:
       annotations: captions (see `captions_of` and `videos_of`), or VQAv2's answers (see
         `answers_of`).
-      results: a list of objects with `image_id` (or `video_id`) and `caption`, or `question_id`
-        and `answer`. A number may be written as a text.
-      split: of Karpathy's or MSR-VTT's file of captions.
+      results: a JSON list of objects with `image_id` (or `video_id`) and `caption`, or
+        `question_id` and `answer`. An id that is a number may be written as a text.
+      split: a split of Karpathy's or MSR-VTT's file of captions; empty: all.
 
     Raises:
-      UserError: a file is not what it should be, they are not about the same ones, or a caption
-        is no text (half of a surrogate pair).
+      UserError: a file has another format, the two have different ids, or a caption contains half
+        of a surrogate pair.
     """
     content = read_json(annotations)
     if has_answers(content):
@@ -49,26 +49,26 @@ def score_results(
         references = {video: row["captions"] for video, row in videos.items()}
     else:
         images = captions_of(annotations, content, split)
-        references = {image: known.captions for image, known in images.items()}
-    refuse(annotations, "have no captions", [i for i, texts in references.items() if not texts])
+        references = {image: entry.captions for image, entry in images.items()}
+    reject_ids(annotations, "have no captions", [i for i, texts in references.items() if not texts])
     broken = [i for i, texts in references.items() if not all(map(is_text, texts))]
-    refuse(annotations, f"have captions with {HALF}", broken)
+    reject_ids(annotations, f"have captions with {HALF}", broken)
     captions = read_results(results, references)
     ids = list(references)
     return coco_metrics([captions[i] for i in ids], [references[i] for i in ids])
 
 
 def _score_answers(right: dict[Any, Any], results: Any) -> dict[str, float]:
-    """The VQA challenge's accuracy, also by its types of answers."""
+    """The VQA challenge's accuracy, in total and per type of answer."""
     answers = read_results(results, right, ("question_id",), "answer")
     by_type: dict[str, list[float]] = {}
-    for question, (given, kind) in right.items():
-        score = vqa_accuracy(answers[question], given)
+    for question, (references, kind) in right.items():
+        score = vqa_accuracy(answers[question], references)
         by_type.setdefault(kind.replace("/", "_"), []).append(score)
-    every = [score for scores in by_type.values() for score in scores]
-    metrics = {"accuracy": sum(every) / len(every)}
-    metrics |= {f"accuracy_{k}": sum(of) / len(of) for k, of in sorted(by_type.items())}
-    return metrics | {"count": float(len(every))}
+    total = [score for scores in by_type.values() for score in scores]
+    metrics = {"accuracy": sum(total) / len(total)}
+    metrics |= {f"accuracy_{k}": sum(s) / len(s) for k, s in sorted(by_type.items())}
+    return metrics | {"count": float(len(total))}
 
 
 def read_results(
@@ -77,16 +77,16 @@ def read_results(
     keys: tuple[str, ...] = ("image_id", "video_id"),
     text: str = "caption",
 ) -> dict[Any, str]:
-    """The text of each image or question.
+    """Returns the text of each image or question, by id.
 
     Args:
-      path: a JSON file: a list of objects.
-      known: the ids that must be there.
-      keys: names of the id; the first that a row has is taken.
-      text: under which the text is.
+      path: a JSON file with a list of objects.
+      known: the ids that the file must have.
+      keys: the possible names of the id; a row's first one is used.
+      text: the name of the text.
 
     Raises:
-      UserError: it is no such list, or ids are repeated, missing or not known.
+      UserError: the file has another format, or ids are duplicated, missing or unknown.
     """
     rows = read_json(path)
     if not isinstance(rows, list):
@@ -99,10 +99,10 @@ def read_results(
         one, value = fields(f"{path}: number {i} of rows", row, **{key: int | str, text: str})
         pairs.append((spelled.get(str(one), one), value))
     what = f"of {keys[0].removesuffix('_id')}s"
-    refuse(path, f"{what} are there twice", twice(one for one, _ in pairs))
+    reject_ids(path, f"{what} are duplicated", duplicates(one for one, _ in pairs))
     texts = dict(pairs)
     broken = [one for one, value in pairs if not is_text(value)]
-    refuse(path, f"have {text}s with {HALF}", broken)
-    refuse(path, f"{what} have no annotation", texts.keys() - {*known})
-    refuse(path, f"{what} are missing", {*known} - texts.keys())
+    reject_ids(path, f"have {text}s with {HALF}", broken)
+    reject_ids(path, f"{what} have no annotation", texts.keys() - {*known})
+    reject_ids(path, f"{what} are missing", {*known} - texts.keys())
     return texts

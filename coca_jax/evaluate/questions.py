@@ -61,7 +61,7 @@ def _answers(question: str, answer: Any) -> tuple[str, ...]:
     """The answers that people gave, of a field that has one of them or several."""
     answers = answer if isinstance(answer, list) else [answer]
     if not answers:
-        raise UserError(f"the answer to {question!r} is {answer!r}; it should be a text or several")
+        raise UserError(f"the answer to {question!r} is {answer!r}; it should be a text or texts")
     return tuple(required_text(f"the answer to {question!r}", one) for one in answers)
 
 
@@ -72,7 +72,7 @@ def required_text(name: str, value: Any) -> str:
       UserError: it is none, or holds half of a surrogate pair.
     """
     if not isinstance(value, str) or not is_text(value):
-        raise UserError(f"{name} is {value!r}; it should be a text or several")
+        raise UserError(f"{name} is {value!r}; it should be a text or texts")
     return value
 
 

@@ -158,7 +158,7 @@ class _Once:
         first = self._seen.setdefault(str(question.number), own)
         if first != own:
             raise UserError(
-                f"question {question.number} is there twice: {first[0]!r} with the answers "
+                f"question {question.number} is duplicated: {first[0]!r} with the answers "
                 f"{[*first[1]]}, and {own[0]!r} with {[*own[1]]}; all answers to a question "
                 "belong into one record"
             )

@@ -1,25 +1,26 @@
-"""Parts of messages to people: counts with their words, causes, long values."""
+"""Parts of messages: counts with their nouns, causes of errors, shortened values, duplicates."""
 
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from coca_jax.io import http
 
-MOST = 200  # characters of a value
+MOST = 200  # the most characters of a value
 _OF_ONE = {"are": "is", "were": "was", "have": "has", "hold": "holds", "lie": "lies"}
 _VERB = re.compile(rf"\b({'|'.join(_OF_ONE)})\b")
 _PLURAL = re.compile(r"(\w+?)((?<=ss)es|s)\b")
 
 
 def counted(count: int, words: str) -> str:
-    """A count and what is counted: "2 hidden files are skipped", "1 hidden file is skipped".
+    """A count with its words: "2 hidden files are skipped", "1 hidden file is skipped".
 
     Args:
-      count: how many.
-      words: for several. For one, the first word that ends in s and the first verb become singular.
+      count: the number.
+      words: the words in the plural. For 1, the first word that ends in s and the first verb become
+        singular.
     """
     if count != 1:
         return f"{count:,} {words}"
@@ -28,11 +29,11 @@ def counted(count: int, words: str) -> str:
 
 
 def cause(error: BaseException, path: str | os.PathLike = "") -> str:
-    """Why a file cannot be used, for a message that has named it.
+    """The reason why a file cannot be used, for a message that already names the file.
 
     Args:
-      error: what was raised of it.
-      path: the file or URL, with whose name the error's own message may begin.
+      error: the exception.
+      path: the file or URL, which is removed from the start of the exception's own message.
     """
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     text = re.sub(r", url=.*", "", text)  # aiohttp's
@@ -40,11 +41,11 @@ def cause(error: BaseException, path: str | os.PathLike = "") -> str:
 
 
 def shortened(value: Any) -> str:
-    """A value as text, without its middle where that is long."""
+    """A value as text; the middle of a long one is left out."""
     text = str(value)
     return text if len(text) <= MOST else f"{text[:150]} ... {text[-40:]}"
 
 
-def duplicates(names: Sequence[str]) -> list[str]:
-    """Names that occur more than once, each once."""
+def duplicates(names: Iterable[Any]) -> list[Any]:
+    """Names or ids that occur more than once, each once."""
     return [name for name, count in Counter(names).items() if count > 1]

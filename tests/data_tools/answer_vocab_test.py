@@ -34,14 +34,17 @@ def test_usual_classes_have_nine_questions(tmp_path):
     ("lines", "message"),
     [
         ('{"answers": ["a"]}\n{"image": "b"}', r"t\.jsonl:2 needs answers; it has image"),
-        ('{"answers": [[]]}', r"t\.jsonl:1: an answer is \[\]; it should be a text or several"),
+        (
+            '{"answers": [[]]}',
+            r"t\.jsonl:1: an answer is \[\]; it should be a text or a list of texts",
+        ),
         ('{"answers": [3]}', r"t\.jsonl:1: an answer is 3"),
         (r'{"answers": ["\ud800"]}', r"t\.jsonl:1: an answer is '\\ud800'"),
         (r'{"answers": [["a\u0000"]]}', r"t\.jsonl:1: an answer is \['a\\x00'\]"),
         ('{"answers": "yes"}', r"t\.jsonl:1: answers should be a list; it is 'yes'"),
-        ('{"answers": ["red"]}\n{', r"t\.jsonl:2 is no JSON"),
-        ('{"answers": ["red"]}', "of 1 questions, no 9 have the same answer"),
-        ("", "of 0 questions"),
+        ('{"answers": ["red"]}\n{', r"t\.jsonl:2 is not JSON"),
+        ('{"answers": ["red"]}', "no answer is given to 9 or more of the 1 questions"),
+        ("", "of the 0 questions"),
     ],
 )
 def test_tables_that_are_wrong(tmp_path, lines, message):
@@ -49,5 +52,5 @@ def test_tables_that_are_wrong(tmp_path, lines, message):
     path.write_text(lines)
     with pytest.raises(UserError, match=message):
         write_answers([path], tmp_path / "answers.txt")
-    with pytest.raises(UserError, match=r"has the name of a table: give a \.txt"):
+    with pytest.raises(UserError, match=r"is named like a table: give a \.txt"):
         write_answers([path], tmp_path / "other.jsonl")

@@ -147,8 +147,8 @@ def test_every_row_comes_back(tmp_path, capsys):
     ]
     said = capsys.readouterr().out
     assert "3 records in 1 shard " in said and "2 rows without an image" in said
-    assert "numbers from 2**63 on: hash" in said
-    assert "captions: TEXT, captions" in said and "other types: exif" in said
+    assert "(numbers of 2**63 or more): hash" in said
+    assert "captions: TEXT, captions" in said and "types): exif" in said
     assert f"--config.data.train.path={out}\n" in said
 
 
@@ -253,7 +253,8 @@ def test_other_inputs_or_options_are_refused(tmp_path):
         convert([path, other], out, workers=1)
     write(tmp_path / "a.parquet", simple(0, 21))
     with pytest.raises(
-        UserError, match=r"out was made otherwise: .*a\.parquet was \[\d+.* give an"
+        UserError,
+        match=r"out was made from other inputs or options: .*a\.parquet was \[\d+.* give an",
     ):
         convert(path, out, workers=1)
     assert shards_of(tmp_path / "out") == before
@@ -283,8 +284,8 @@ def test_mistakes_are_named(tmp_path):
     whole = (tmp_path / "a.parquet").read_bytes()
     (tmp_path / "torn.parquet").write_bytes(whole[: len(whole) // 2])
     for arguments, options, message in (
-        (path, {"image": "caption"}, r"image='caption' is no column of bytes; those are jpg"),
-        (path, {"captions": ["number"]}, r"captions=number is no column of texts; .* caption$"),
+        (path, {"image": "caption"}, r"image='caption' is not a column of bytes; those are jpg"),
+        (path, {"captions": ["number"]}, r"captions=number is not a column of texts; .* caption$"),
         (path, {"split": "a b"}, r"split='a b' should be a word"),
         (path, {"records_per_shard": 0}, r"records_per_shard=0 should be positive"),
         (two, {}, r"jpg, png of the columns jpg, caption, number, png hold bytes; give"),
@@ -293,7 +294,7 @@ def test_mistakes_are_named(tmp_path):
         (
             [path, none],
             {"image": "jpg"},
-            r"none\.parquet: image='jpg' is no column of bytes; those are none",
+            r"none\.parquet: image='jpg' is not a column of bytes; those are none",
         ),
         (
             [path, empty],
@@ -345,9 +346,12 @@ def test_images_in_files_next_to_the_parquet_file(tmp_path, capsys):
     assert images(tfds_source("", "train", path=str(out))) == [b"a", b"inside", b"a"]
     said = capsys.readouterr().out
     assert "4 rows without an image" in said
-    assert "by 2 of them is not there or cannot be read, such as 'photos/gone.jpg'" in said
+    assert (
+        "for 2 of them the named file is missing or cannot be read, such as 'photos/gone.jpg'"
+        in said
+    )
     absent = write(tmp_path / "c.parquet", {"image": rows[1:2]})
-    with pytest.raises(UserError, match=r"no row of .* has an image .*; the file named by 1"):
+    with pytest.raises(UserError, match=r"has an image .*; for 1 of them the named file"):
         convert(absent, str(tmp_path / "none"), workers=1)
 
 

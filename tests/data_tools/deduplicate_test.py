@@ -49,5 +49,5 @@ def test_mistakes_are_named(sets, tmp_path):
     data, evaluations = sets
     with pytest.raises(UserError, match=r"'more' is not in config\.data\.sources"):
         deduplicate(data, evaluations, "more", 4, tmp_path / "list.tsv")
-    with pytest.raises(UserError, match=r"config\.eval names no evaluation"):
+    with pytest.raises(UserError, match=r"config\.eval has no evaluation"):
         deduplicate(data, ConfigDict(), "", 4, tmp_path / "list.tsv")

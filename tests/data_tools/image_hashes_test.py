@@ -157,7 +157,7 @@ def test_nothing_is_near_nothing():
     for pair in ((some, none), (none, some), (np.zeros(3, np.uint64), np.zeros(2, np.uint64))):
         assert all(len(column) == 0 for column in near(*pair, 4))
     for most in (-1, 16):
-        with pytest.raises(UserError, match=rf"distance={most} should be in \[0, 15\]"):
+        with pytest.raises(UserError, match=rf"distance={most}: should be in \[0, 15\]"):
             near(some, some, most)
 
 

@@ -42,7 +42,7 @@ def test_what_is_seen_is_what_is_there(tmp_path):
     with pytest.raises(UserError, match="should be positive, not 0"):
         inspect(data, **options | {"examples": 0})
     text = format_inspection(result, 12)
-    assert "bad_image" in text and "examples a second" in text and "broken.tar" in text
+    assert "bad_image" in text and "examples per second" in text and "broken.tar" in text
     assert f"bad_image, such as {result['reasons']['bad_image']}\n" in text
 
 

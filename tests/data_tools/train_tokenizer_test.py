@@ -57,7 +57,7 @@ def test_an_error_of_the_texts_comes_out_and_leaves_the_old_model(tmp_path):
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_mistakes_are_named(tmp_path):
+def test_errors_are_named(tmp_path):
     out = tmp_path / "tokenizer.model"
     for texts in ([], ["", " "]):
         with pytest.raises(UserError, match="there are no texts to train a tokenizer on"):
@@ -66,6 +66,6 @@ def test_mistakes_are_named(tmp_path):
         train_tokenizer(TEXTS, out, 100)
     with pytest.raises(UserError, match="model type 'word' should be one of unigram, bpe"):
         train_tokenizer(TEXTS, out, 280, "word")
-    with pytest.raises(UserError, match="no model of -5 pieces"):
+    with pytest.raises(UserError, match="cannot give a model of vocab_size=-5 pieces"):
         train_tokenizer(TEXTS, out, -5)
     assert not list(tmp_path.iterdir())

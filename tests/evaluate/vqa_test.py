@@ -143,7 +143,7 @@ def test_a_question_of_several_records_is_asked_once(capsys, fake_data):
     assert [row["question_id"] for row in artifacts["files"]["results"]] == [7, 8, "9", 10]
     assert metrics["count"] == 4 and "4 questions are repeated" in capsys.readouterr().err
     rows[3]["fields"][0]["answers"] = ["one", "no"]
-    with pytest.raises(UserError, match=r"question 10 is there twice: .*all answers to a question"):
+    with pytest.raises(UserError, match=r"question 10 is duplicated: .*all answers to a question"):
         evaluate(fake_data, Parrot(KNOWN), rows)
 
 
@@ -158,7 +158,7 @@ def test_a_question_of_several_records_is_asked_once(capsys, fake_data):
 )
 def test_what_is_no_text_is_named(fields, fake_data):
     row = next(batches()) | {"fields": [fields]}
-    with pytest.raises(UserError, match="should be a text or several"):
+    with pytest.raises(UserError, match="should be a text or texts"):
         evaluate(fake_data, Parrot(KNOWN), [row])
 
 

@@ -21,7 +21,7 @@ _SENTENCES = {
     "without_image": ("samples have no image", ", such as {first}{met}; {convention}{hint}", True),
     "without_text": ("samples have no .txt, .json or .cls", ", such as {first}{met}", False),
     "duplicate": (
-        "members are there twice in a sample",
+        "members are duplicated in a sample",
         ", such as {first}: the last one is read, as if the tar were unpacked",
         True,
     ),

@@ -1,10 +1,10 @@
-"""Published annotation files as tables of images or videos, one file a format.
+"""Readers of published annotation files of images and videos, one module per format.
 
-`write_table` makes a .jsonl of them, which `format=folder` trains and evaluates on.
+`write_table` converts such files to a .jsonl table, which `format=folder` trains and evaluates on.
 """
 
 from coca_jax.data_tools.annotations.image_captions import Annotated, captions_of
-from coca_jax.data_tools.annotations.json_rows import fields, read_json, refuse, twice
+from coca_jax.data_tools.annotations.json_rows import fields, read_json, reject_ids
 from coca_jax.data_tools.annotations.questions import answers_of, has_answers
 from coca_jax.data_tools.annotations.table import Written, write_table
 from coca_jax.data_tools.annotations.videos import has_videos, videos_of
@@ -18,8 +18,7 @@ __all__ = [
     "has_answers",
     "has_videos",
     "read_json",
-    "refuse",
-    "twice",
+    "reject_ids",
     "videos_of",
     "write_table",
 ]

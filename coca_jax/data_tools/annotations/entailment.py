@@ -1,31 +1,31 @@
-"""Statements about images, judged: SNLI-VE's files (arXiv 1901.06706)."""
+"""Reads SNLI-VE's files of hypotheses about images (arXiv 1901.06706)."""
 
 import os
 from typing import Any
 
-from coca_jax.data_tools.annotations.json_rows import Id, Lines, Rows, fields, refuse, twice
+from coca_jax.data_tools.annotations.json_rows import Id, Lines, Rows, fields, reject_ids
 from coca_jax.errors import UserError
-from coca_jax.io.messages import counted
+from coca_jax.io.messages import counted, duplicates
 
 JUDGEMENTS = ("entailment", "neutral", "contradiction")
-UNDECIDED = "-"  # those who judged it did not agree
-IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID")  # as the files have it now, and had it at first
+UNDECIDED = "-"  # the annotators did not agree
+IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID")  # the second is how the first release spelled it
 
 
 def is_entailment(first: Any) -> bool:
-    """Whether this is the first object of a file of SNLI-VE's."""
+    """Whether this is the first object of one of SNLI-VE's files."""
     return isinstance(first, dict) and "sentence2" in first and any(k in first for k in IMAGE_KEYS)
 
 
 def entailment_rows(path: str | os.PathLike) -> Rows:
-    """A row for each image: `hypotheses`, `judgements` and `pair_ids`.
+    """Returns a row for each image, with `hypotheses`, `judgements` and `pair_ids`.
 
     Args:
-      path: of a file with a JSON object a line: `Flickr30K_ID`, `pairID`, `sentence2` (the
-        hypothesis) and `gold_label`; those with the label `-` are left out.
+      path: a file with one JSON object per line: `Flickr30K_ID`, `pairID`, `sentence2` (the
+        hypothesis) and `gold_label`. Lines with the label `-` are left out.
 
     Raises:
-      UserError: it is no such file, has a pair twice or a label that is unknown, or none is left.
+      UserError: the file has another format, a duplicate pair, an unknown label or no labeled pair.
     """
     by_image: dict[Any, dict[str, Any]] = {}
     pairs, undecided = [], 0
@@ -39,8 +39,8 @@ def entailment_rows(path: str | os.PathLike) -> Rows:
             undecided += 1
             continue
         if judgement not in JUDGEMENTS:
-            known = ", ".join((*JUDGEMENTS, UNDECIDED))
-            raise UserError(f"{where}: gold_label is {judgement!r}; it should be one of {known}")
+            labels = ", ".join((*JUDGEMENTS, UNDECIDED))
+            raise UserError(f"{where}: gold_label is {judgement!r}; it should be one of {labels}")
         empty = {
             "image": f"{image}.jpg",
             "image_id": image,
@@ -52,7 +52,7 @@ def entailment_rows(path: str | os.PathLike) -> Rows:
         row["hypotheses"].append(hypothesis)
         row["judgements"].append(judgement)
         row["pair_ids"].append(pair)
-    refuse(path, "of pairs are there twice", twice(pairs))
+    reject_ids(path, "of pairs are duplicated", duplicates(pairs))
     if not by_image:
         raise UserError(f"{path} has no hypothesis with a gold label")
     left_out = counted(undecided, "pairs without a gold label") if undecided else ""

@@ -1,9 +1,8 @@
-"""JSON files, and files with a JSON object a line: read, and checked field by field."""
+"""Reads JSON files and JSON Lines files, and checks their rows field by field."""
 
 import io
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,33 +10,33 @@ from coca_jax.errors import UserError
 from coca_jax.io.files import open_binary, read_bytes, text_encoding
 from coca_jax.io.messages import cause, counted
 
-MOST_NAMED = 5  # ids in a message
-MOST_SHOWN = 80  # characters of a value in a message
+MOST_NAMED = 5  # the most ids in a message
+MOST_SHOWN = 80  # the most characters of a value in a message
 Id = int | str
 _KINDS = {Id: "a number or a text", int: "a whole number", str: "a text", list: "a list"}
 
 
 class Rows(NamedTuple):
-    """What a format makes of a file."""
+    """The rows that were read from an annotation file."""
 
-    # Each names its files in `image`, `images` or `video`, relative to the folder of images; where
-    # there are several places to look for a file, as a tuple of them.
+    # Each names its files in `image`, `images` or `video`, relative to the folder of images. A
+    # file that may be in several places is a tuple of paths.
     rows: list[dict[str, Any]]
-    unit: str = "images"  # what a row is one of
-    left_out: str = ""  # what is not in the rows, in words
+    unit: str = "images"  # what the rows are, in the plural
+    left_out: str = ""  # a phrase on what was left out; empty: nothing
 
 
 class Lines:
-    """The objects of a file that has one a line, each with the number of its line."""
+    """The values of a JSON Lines file, each with its line number."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = path
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        """Reads the file.
+        """Yields line numbers and values.
 
         Raises:
-          UserError: it cannot be read, or a line is no JSON.
+          UserError: the file cannot be read, or a line is not JSON.
         """
         number = 0
         try:
@@ -48,16 +47,16 @@ class Lines:
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {cause(error)}") from error
         except UnicodeError as error:
-            raise UserError(f"{self.path} is not UTF-8 behind line {number}: {error}") from error
+            raise UserError(f"{self.path} is not UTF-8 after line {number}: {error}") from error
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.path}:{number} is no JSON: {error}") from error
+            raise UserError(f"{self.path}:{number} is not JSON: {error}") from error
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """The content of a JSON file.
+    """Returns the content of a JSON file.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the file cannot be read or is not JSON.
     """
     try:
         return json.loads(read_bytes(path))
@@ -66,7 +65,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def _open(path: str | os.PathLike) -> io.TextIOWrapper:
-    """Opens a text; its lines end with \\n, \\r\\n or \\r."""
+    """Opens a text file whose lines end with \\n, \\r\\n or \\r."""
     file = open_binary(path)
     encoding = text_encoding(file.read(4))
     file.seek(0)
@@ -74,17 +73,17 @@ def _open(path: str | os.PathLike) -> io.TextIOWrapper:
 
 
 def read(path: str | os.PathLike) -> Any:
-    """The content of a JSON file, or the `Lines` of one that has several values, one a line.
+    """Returns the content of a JSON file, or the `Lines` of a JSON Lines file.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the file cannot be read or is not JSON.
     """
     try:
         with _open(path) as file:
             lines = (line for line in file if line.strip())
             try:
                 content = json.loads(next(lines, ""))
-            except (ValueError, RecursionError):  # the value goes on in the next line, or is none
+            except (ValueError, RecursionError):  # the value spans several lines, or is invalid
                 return read_json(path)
             return Lines(path) if next(lines, None) else content
     except (OSError, UnicodeError) as error:
@@ -92,15 +91,15 @@ def read(path: str | os.PathLike) -> Any:
 
 
 def fields(where: str, row: Any, **kinds: Any) -> list[Any]:
-    """What a row of a file has under these names.
+    """Returns the values that a row has under these names.
 
     Args:
       where: the file and the place in it, for messages.
       row: the row.
-      **kinds: of what type each must be: Id, str or list.
+      **kinds: the type of each value: Id, int, str or list.
 
     Raises:
-      UserError: it lacks one, or one is of another type.
+      UserError: the row lacks a value, or a value has another type.
     """
     if not isinstance(row, dict) or any(name not in row for name in kinds):
         has = ", ".join(row) if isinstance(row, dict) else _short(row)
@@ -112,30 +111,26 @@ def fields(where: str, row: Any, **kinds: Any) -> list[Any]:
     return [row[name] for name in kinds]
 
 
-def number_of(path: Any, place: int, what: str) -> str:
-    """Where a row of a list is."""
-    return f"{path}: number {place} of {what}"
+def number_of(path: Any, index: int, what: str) -> str:
+    """Names a row of a list, for messages."""
+    return f"{path}: number {index} of {what}"
 
 
-def twice(ids: Iterable[Any]) -> list[Any]:
-    """Those that are there more than once."""
-    return [one for one, count in Counter(ids).items() if count > 1]
-
-
-def refuse(path: Any, wrong: str, ids: Iterable[Any], what: str = "ids") -> None:
-    """Refuses a file that has ids that it should not have.
+def reject_ids(path: Any, problem: str, ids: Iterable[Any], what: str = "ids") -> None:
+    """Raises if there are any ids: those with which a file has a problem.
 
     Raises:
-      UserError: there are any; names the first of them.
+      UserError: `ids` is not empty; the message names the first of them.
     """
     ids = sorted(ids, key=_by_number)
     if ids:
         named = ", ".join(map(str, ids[:MOST_NAMED])) + (", ..." if ids[MOST_NAMED:] else "")
-        raise UserError(f"{path}: {counted(len(ids), f'{what} {wrong}')}: {named}")
+        raise UserError(f"{path}: {counted(len(ids), f'{what} {problem}')}: {named}")
 
 
-def _by_number(one: Any) -> tuple[bool, Any]:
-    return (False, one) if isinstance(one, int) else (True, str(one))
+def _by_number(identifier: Any) -> tuple[bool, Any]:
+    """A sort key that puts numbers first."""
+    return (False, identifier) if isinstance(identifier, int) else (True, str(identifier))
 
 
 def _short(value: Any) -> str:

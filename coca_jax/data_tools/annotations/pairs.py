@@ -1,31 +1,32 @@
-"""Statements about pairs of images, true or false: NLVR2's files (arXiv 1811.00491)."""
+"""Reads NLVR2's files of true and false statements about pairs of images (arXiv 1811.00491)."""
 
 import os
 from typing import Any
 
-from coca_jax.data_tools.annotations.json_rows import Id, Lines, Rows, fields, refuse, twice
+from coca_jax.data_tools.annotations.json_rows import Id, Lines, Rows, fields, reject_ids
 from coca_jax.errors import UserError
+from coca_jax.io.messages import duplicates
 
 TRUTHS = {"True": "true", "False": "false"}
 
 
 def is_pairs(first: Any) -> bool:
-    """Whether this is the first object of a file of NLVR2's."""
+    """Whether this is the first object of one of NLVR2's files."""
     return isinstance(first, dict) and "identifier" in first and "sentence" in first
 
 
 def pair_rows(path: str | os.PathLike) -> Rows:
-    """A row for each pair of images: `images`, `statements`, `truths` and `identifiers`.
+    """Returns a row for each pair of images: `images`, `statements`, `truths` and `identifiers`.
 
-    The images lie in the folder itself, in that of the split, or, as those of training do, in the
-    one of a hundred folders that their `directory` says.
+    The images may be in the folder of images itself, in a subfolder named after the split, or, in
+    training, in either's subfolder that `directory` names.
 
     Args:
-      path: of a file with a JSON object a line: `identifier` (split, set, pair and sentence),
+      path: a file with one JSON object per line: `identifier` (split, set, pair and sentence),
         `sentence` and `label`.
 
     Raises:
-      UserError: it is no such file, or has a statement twice.
+      UserError: the file has another format, or a duplicate statement.
     """
     by_pair: dict[str, dict[str, Any]] = {}
     identifiers = []
@@ -37,7 +38,9 @@ def pair_rows(path: str | os.PathLike) -> Rows:
         identifiers.append(identifier)
         pair, _, _ = identifier.rpartition("-")
         if pair.count("-") != 2:
-            raise UserError(f"{where}: identifier is {identifier!r}; it should be like dev-850-0-0")
+            raise UserError(
+                f"{where}: identifier is {identifier!r}; it should look like dev-850-0-0"
+            )
         empty = {
             "images": _images(where, pair, line),
             "image_id": pair,
@@ -49,12 +52,12 @@ def pair_rows(path: str | os.PathLike) -> Rows:
         row["statements"].append(statement)
         row["truths"].append(TRUTHS[label])
         row["identifiers"].append(identifier)
-    refuse(path, "of statements are there twice", twice(identifiers))
+    reject_ids(path, "of statements are duplicated", duplicates(identifiers))
     return Rows(list(by_pair.values()), "pairs of images")
 
 
 def _images(where: str, pair: str, line: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The left image and the right one, each with the places where it may be."""
+    """The possible paths of the left image, and those of the right one."""
     split = pair.partition("-")[0]
     folders = ["", split]
     if "directory" in line:

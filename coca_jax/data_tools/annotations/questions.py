@@ -1,37 +1,38 @@
-"""Questions about images and their answers: VQAv2's two files."""
+"""Reads VQAv2's two files: questions about images, and their answers."""
 
 import os
 from typing import Any
 
-from coca_jax.data_tools.annotations.json_rows import Id, Rows, fields, number_of, refuse, twice
+from coca_jax.data_tools.annotations.json_rows import Id, Rows, fields, number_of, reject_ids
 from coca_jax.errors import UserError
+from coca_jax.io.messages import duplicates
 
 
 def answers_of(path: str | os.PathLike, content: Any) -> dict[Any, tuple[list[str], str]]:
-    """What people answered to each question of VQAv2, and the type of the answer, by question.
+    """Returns people's answers to each question of VQAv2 and the answers' type, by question id.
 
     Args:
-      path: of the file, for messages.
-      content: of a JSON file with `annotations`, each with `question_id`, `answers` (each with
-        `answer`) and `answer_type`.
+      path: the file's path, for messages.
+      content: the content of a JSON file with `annotations`, each with `question_id`, `answers`
+        (each with `answer`) and `answer_type`.
 
     Raises:
-      UserError: it is no such file, or has a question twice.
+      UserError: the content has another format, or a duplicate question.
     """
-    found = {}
+    by_question = {}
     rows = _listed(path, content, "annotations")
     kinds = {"question_id": Id, "answers": list, "answer_type": str}
     parsed = [fields(number_of(path, i, "rows"), row, **kinds) for i, row in enumerate(rows)]
-    refuse(path, "of questions are there twice", twice(question for question, _, _ in parsed))
-    for question, given, kind in parsed:
+    reject_ids(path, "of questions are duplicated", duplicates(row[0] for row in parsed))
+    for question, answers, kind in parsed:
         what = f"answers to question {question}"
         texts = [
-            fields(number_of(path, i, what), one, answer=str)[0] for i, one in enumerate(given)
+            fields(number_of(path, i, what), row, answer=str)[0] for i, row in enumerate(answers)
         ]
         if not texts:
             raise UserError(f"{path}: question {question} has no answers")
-        found[question] = (texts, kind)
-    return found
+        by_question[question] = (texts, kind)
+    return by_question
 
 
 def has_answers(content: Any) -> bool:
@@ -52,19 +53,19 @@ def question_rows(
     annotations: str | os.PathLike = "",
     answering: Any = None,
 ) -> Rows:
-    """A row for each image that is asked about, from the two files of VQAv2, in either order.
+    """Returns a row for each image that has questions, from VQAv2's two files in either order.
 
     Args:
-      questions: path of the one file, for messages.
-      asking: its content.
-      annotations: path of the other.
-      answering: its content; None: there are no answers, as of a test split.
+      questions: the path of one file, for messages.
+      asking: the content of that file.
+      annotations: the path of the other file, for messages.
+      answering: the content of the other file; None: a test split, which has no answers.
 
     Raises:
-      UserError: one is no such file, or they are not about the same questions.
+      UserError: a file has another format, or the two are not about the same questions.
     """
     if has_answers(asking) and answering is None:
-        raise UserError(f"{questions} has VQAv2's answers: give the file of the questions, too")
+        raise UserError(f"{questions} has VQAv2's answers: also give the file of the questions")
     if has_answers(asking):
         questions, annotations, asking, answering = annotations, questions, answering, asking
     answers = None if answering is None else answers_of(annotations, answering)
@@ -73,13 +74,13 @@ def question_rows(
         fields(number_of(questions, i, "rows"), row, question_id=Id, image_id=int, question=str)
         for i, row in enumerate(rows)
     ]
-    refuse(questions, "of questions are there twice", twice(row[0] for row in asked))
+    reject_ids(questions, "of questions are duplicated", duplicates(row[0] for row in asked))
     if answers is not None:
-        known = {row[0] for row in asked}
-        refuse(annotations, "of questions are answered and not asked", answers.keys() - known)
-        refuse(annotations, "of questions have no answer", known - answers.keys())
+        ids = {row[0] for row in asked}
+        reject_ids(annotations, "of questions are answered but not asked", answers.keys() - ids)
+        reject_ids(annotations, "of questions have no answer", ids - answers.keys())
     (kind,) = fields(str(questions), asking, data_subtype=str)
-    kind = kind.replace("test-dev", "test")  # a part of the test split's images
+    kind = kind.replace("test-dev", "test")  # test-dev uses the test split's images
     by_image: dict[Any, dict[str, Any]] = {}
     for question, image, text in asked:
         empty = {"image": f"COCO_{kind}_{image:012}.jpg", "image_id": image}
@@ -100,5 +101,5 @@ def _has_questions(rows: Any) -> bool:
 def _listed(path: Any, content: Any, key: str) -> list[Any]:
     rows = content.get(key) if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
-        raise UserError(f"{path} has no `{key}`: it is no such file of VQAv2's")
+        raise UserError(f"{path} has no `{key}`: it is not VQAv2's file of {key}")
     return rows

@@ -1,59 +1,60 @@
-"""Captions of videos: MSR-VTT's files."""
+"""Reads MSR-VTT's files of captions of videos."""
 
 import os
 from typing import Any
 
-from coca_jax.data_tools.annotations.json_rows import Id, Rows, fields, number_of, refuse, twice
+from coca_jax.data_tools.annotations.json_rows import Id, Rows, fields, number_of, reject_ids
 from coca_jax.errors import UserError
+from coca_jax.io.messages import duplicates
 
 
 def has_videos(content: Any) -> bool:
-    """Whether this is the content of a file of MSR-VTT's."""
+    """Whether this is the content of one of MSR-VTT's files."""
     return isinstance(content, dict) and "videos" in content and "sentences" in content
 
 
 def videos_of(path: str | os.PathLike, content: Any, split: str = "") -> dict[str, dict[str, Any]]:
-    """Rows of a table by the id of the video: `video`, `image_id`, `captions` and maybe `label`.
+    """Returns table rows by video id, each with `video`, `image_id`, `captions`, maybe `label`.
 
     Args:
-      path: of the file, for messages.
-      content: of a JSON file with `videos` (`video_id`, `split` and maybe `category`, a number)
-        and `sentences` (`sen_id`, `video_id` and `caption`).
+      path: the file's path, for messages.
+      content: the content of a JSON file with `videos` (`video_id`, `split` and maybe `category`,
+        a number) and `sentences` (`sen_id`, `video_id` and `caption`).
       split: `train`, `validate` or `test`; empty: all.
 
     Raises:
-      UserError: it is no such file, an id is there twice, or no captions are left.
+      UserError: the content has another format, a duplicate id, or no captions of the split.
     """
     videos, sentences = fields(str(path), content, videos=list, sentences=list)
-    found, known = {}, []
+    rows, ids = {}, []
     for i, row in enumerate(videos):
         where = number_of(path, i, "videos")
-        video, of = fields(where, row, video_id=str, split=str)
-        known.append(video)
-        if split in ("", of):
-            found[video] = {"video": f"{video}.mp4", "image_id": video, "captions": []}
+        video, own = fields(where, row, video_id=str, split=str)
+        ids.append(video)
+        if split in ("", own):
+            rows[video] = {"video": f"{video}.mp4", "image_id": video, "captions": []}
             if "category" in row:
-                (found[video]["label"],) = fields(where, row, category=Id)
-    refuse(path, "of `videos` are there twice", twice(known))
+                (rows[video]["label"],) = fields(where, row, category=Id)
+    reject_ids(path, "of `videos` are duplicated", duplicates(ids))
     captions = [
         fields(number_of(path, i, "sentences"), row, sen_id=Id, video_id=str, caption=str)
         for i, row in enumerate(sentences)
     ]
-    refuse(path, "of `sentences` are there twice", twice(row[0] for row in captions))
-    refuse(
+    reject_ids(path, "of `sentences` are duplicated", duplicates(row[0] for row in captions))
+    reject_ids(
         path,
-        "of videos have captions and no entry in `videos`",
-        {r[1] for r in captions} - {*known},
+        "of videos have captions but no entry in `videos`",
+        {row[1] for row in captions} - {*ids},
     )
     for _, video, caption in captions:
-        if video in found:
-            found[video]["captions"].append(caption)
-    found = {video: row for video, row in found.items() if row["captions"]}
-    if not found:
+        if video in rows:
+            rows[video]["captions"].append(caption)
+    rows = {video: row for video, row in rows.items() if row["captions"]}
+    if not rows:
         raise UserError(f"{path} has no captions" + (f" of split {split!r}" if split else ""))
-    return found
+    return rows
 
 
 def video_rows(path: str | os.PathLike, content: Any, split: str = "") -> Rows:
-    """A row for each video that has captions; see `videos_of`."""
+    """Returns a row for each video that has captions; `videos_of` describes the arguments."""
     return Rows(list(videos_of(path, content, split).values()), "videos")

@@ -73,7 +73,7 @@ def test_a_file_of_one_line_with_the_older_name_of_the_image(tmp_path, write, dr
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ((*LINES, LINES[0]), r"1 id of pairs is there twice: 4705552913\.jpg#0r1e"),
+        ((*LINES, LINES[0]), r"1 id of pairs is duplicated: 4705552913\.jpg#0r1e"),
         (
             (LINES[0], line("1", 0, "a", "maybe")),
             r"file\.json:2: gold_label is 'maybe'; it should be one of entailment, neutral, ",
@@ -85,7 +85,7 @@ def test_a_file_of_one_line_with_the_older_name_of_the_image(tmp_path, write, dr
         ((LINES[0], line("1", 0, 5, "neutral")), ":2: sentence2 should be a text; it is 5"),
         ((LINES[0], [1]), r":2 needs Flickr30K_ID, .*; it has \[1\]"),
         (LINES[4:], "has no hypothesis with a gold label"),
-        (LINES[:2], r"1 file of images is absent: .*36979\.jpg"),
+        (LINES[:2], r"1 file of images is missing: .*36979\.jpg"),
     ],
 )
 def test_lines_that_are_wrong(tmp_path, write, draw, lines, message):
@@ -98,7 +98,7 @@ def test_lines_that_are_wrong(tmp_path, write, draw, lines, message):
 def test_a_line_that_is_no_json(tmp_path, write):
     path = write(LINES[:2])
     path.write_text(path.read_text() + "\n{'a': 1}\n")
-    with pytest.raises(UserError, match=r"file\.json:4 is no JSON"):
+    with pytest.raises(UserError, match=r"file\.json:4 is not JSON"):
         write_table([path], tmp_path, tmp_path / "out.jsonl")
     path.write_bytes(path.read_bytes()[:-12] + b"\xff\n")
     with pytest.raises(UserError, match=r"is not UTF-8|cannot be read"):

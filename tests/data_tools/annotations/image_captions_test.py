@@ -40,14 +40,14 @@ COCO = {"images": [{"id": 1}], "annotations": [{"id": 1, "image_id": 1, "caption
     ("content", "split", "message"),
     [
         ("{", "", "cannot be read"),
-        ([], "", "no file of COCO's or Karpathy's"),
+        ([], "", "not a file of COCO's or Karpathy's"),
         (COCO, "test", "has no split 'test'"),
-        (COCO | {"images": [{"id": 1}, {"id": 1}]}, "", "1 id of `images` is there twice: 1"),
-        (COCO | {"images": [{"id": 2}]}, "", "annotated and not listed: 1"),
+        (COCO | {"images": [{"id": 1}, {"id": 1}]}, "", "1 id of `images` is duplicated: 1"),
+        (COCO | {"images": [{"id": 2}]}, "", "annotated but not listed: 1"),
         (
             COCO | {"annotations": COCO["annotations"] * 2},
             "",
-            "1 id of `annotations` is there twice: 1",
+            "1 id of `annotations` is duplicated: 1",
         ),
         (
             COCO | {"annotations": [{"id": 1, "image_id": 1, "text": "a"}]},
@@ -159,7 +159,7 @@ def test_a_table_of_flickr30k(tmp_path, write, draw, rows):
 
 
 def test_captions_without_a_file(tmp_path, write):
-    with pytest.raises(UserError, match="1 id of images has no name of a file: 1"):
+    with pytest.raises(UserError, match="1 id of images has no file name: 1"):
         write_table([write(COCO)], tmp_path, tmp_path / "out.jsonl")
 
 

@@ -73,11 +73,11 @@ def test_images_of_training_lie_in_a_hundred_folders(tmp_path, write, draw, rows
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ((*DEV, DEV[0]), "1 id of statements is there twice: dev-850-0-0"),
+        ((*DEV, DEV[0]), "1 id of statements is duplicated: dev-850-0-0"),
         ((DEV[0], line("dev-1-0-0", "Yes")), ":2: label is 'Yes'; it should be True or False"),
-        ((DEV[0], line("850-0", "True")), ":2: identifier is '850-0'; it should be like dev-850"),
+        ((DEV[0], line("850-0", "True")), ":2: identifier is '850-0'; it should look like dev-850"),
         ((DEV[0], {"identifier": "dev-1-0-0"}), ":2 needs identifier, sentence, label; it has id"),
-        (DEV, r"3 files of pairs of images are absent: .*dev-850-0-img1\.png, .*dev-850-3-img0"),
+        (DEV, r"3 files of pairs of images are missing: .*dev-850-0-img1\.png, .*dev-850-3-img0"),
     ],
 )
 def test_lines_that_are_wrong(tmp_path, write, draw, lines, message):

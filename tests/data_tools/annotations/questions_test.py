@@ -58,7 +58,7 @@ def test_questions_of_a_test_split(tmp_path, write, draw):
         "questions": ["What is it?"],
         "question_ids": [2000],
     }
-    with pytest.raises(UserError, match=r"a\.json has VQAv2's answers: give the file of the quest"):
+    with pytest.raises(UserError, match=r"a\.json has VQAv2's answers: also give the file"):
         write_table([write(ANSWERS, "a.json")], pictures, output)
     with pytest.raises(UserError, match="has no split 'val'"):
         write_table([questions], pictures, output, "val")
@@ -67,14 +67,14 @@ def test_questions_of_a_test_split(tmp_path, write, draw):
 @pytest.mark.parametrize(
     ("questions", "answers", "message"),
     [
-        (QUESTIONS["questions"][:2], ANSWERS["annotations"], "answered and not asked: 1001"),
+        (QUESTIONS["questions"][:2], ANSWERS["annotations"], "answered but not asked: 1001"),
         (
             QUESTIONS["questions"],
             ANSWERS["annotations"][:2],
             "1 id of questions has no answer: 2000",
         ),
-        (QUESTIONS["questions"] * 2, ANSWERS["annotations"], "there twice: 1000, 1001, 2000"),
-        (QUESTIONS["questions"], ANSWERS["annotations"] * 2, "there twice: 1000, 1001, 2000"),
+        (QUESTIONS["questions"] * 2, ANSWERS["annotations"], "duplicated: 1000, 1001, 2000"),
+        (QUESTIONS["questions"], ANSWERS["annotations"] * 2, "duplicated: 1000, 1001, 2000"),
         ([], ANSWERS["annotations"], "has no `questions`"),
         (
             [{"image_id": "one", "question": "x", "question_id": 1000}],

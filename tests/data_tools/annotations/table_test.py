@@ -23,10 +23,10 @@ COCO = {
         (
             {"posts": [], "version": 1},
             "",
-            "is of no format that is known. It has posts, version. Known are COCO: `images` and",
+            "has an unknown format. It has posts, version. Known formats: COCO: `images` and",
         ),
-        ([1, 2], "", "is of no format that is known. It has a list."),
-        (({"a": 1}, {"a": 2}), "", "is of no format that is known. It has a."),
+        ([1, 2], "", "has an unknown format. It has a list."),
+        (({"a": 1}, {"a": 2}), "", "has an unknown format. It has a."),
         ("", "", "cannot be read"),
         ("{", "", "cannot be read"),
         (({"identifier": "dev-1-0-0", "sentence": "a"},), "dev", "it has no split 'dev'"),
@@ -42,18 +42,18 @@ def test_files_of_no_known_format(tmp_path, write, capsys, content, split, messa
 
 def test_an_image_that_is_listed_and_absent(tmp_path, write):
     path = write(COCO)
-    with pytest.raises(UserError, match=r"1 file of images is absent: .*a\.jpg"):
+    with pytest.raises(UserError, match=r"1 file of images is missing: .*a\.jpg"):
         write_table([path], tmp_path, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
     for name in ("x" * 10_000, "a\0b", "\ud800"):  # of no file
         odd = write(COCO | {"images": [{"id": 1, "file_name": name}]}, "odd.json")
-        with pytest.raises(UserError, match="1 file of images is absent"):
+        with pytest.raises(UserError, match="1 file of images is missing"):
             write_table([odd], tmp_path, tmp_path / "out.jsonl")
     with pytest.raises(UserError, match="cannot be read"):
         write_table([tmp_path / "absent.json"], tmp_path, tmp_path / "out.jsonl")
     with pytest.raises(UserError, match=r"should end with \.jsonl"):
         write_table([path], tmp_path, tmp_path / "out.json")
-    with pytest.raises(UserError, match="one file of annotations is needed, or VQAv2's two"):
+    with pytest.raises(UserError, match="give one file of annotations, or VQAv2's two"):
         write_table([path] * 3, tmp_path, tmp_path / "out.jsonl")
     with pytest.raises(UserError, match="VQAv2's files have no split 'val'"):
         write_table([path] * 2, tmp_path, tmp_path / "out.jsonl", "val")
@@ -64,7 +64,7 @@ def test_only_a_table_is_replaced(tmp_path, write, draw):
     for _ in range(2):
         assert write_table([path], folder, output).rows == 1
     other = write(({"Flickr30K_ID": "1"}, {"Flickr30K_ID": "2"}), "snli_ve_dev.jsonl")
-    with pytest.raises(UserError, match=r"snli_ve_dev\.jsonl is there, and is no table"):
+    with pytest.raises(UserError, match=r"snli_ve_dev\.jsonl exists and is not a table"):
         write_table([path], folder, other)
 
 
@@ -88,10 +88,8 @@ def test_files_at_urls_are_read_and_written_like_others(draw):
     (line,) = fsspec.open(output).open().read().splitlines()
     assert json.loads(line)["image"] == str(images / "a.jpg")
     assert write_table([f"{root}/coco.json"], images, output).rows == 1
-    with pytest.raises(UserError, match="is no table that could be replaced"):
+    with pytest.raises(UserError, match="is not a table, so it is not replaced"):
         fsspec.filesystem("memory").pipe(output, b'{"a": 1}\n')
         write_table([f"{root}/coco.json"], images, output)
-    with pytest.raises(
-        UserError, match="the images that a table is made of must be in a local folder"
-    ):
+    with pytest.raises(UserError, match="the images of a table must be in a local folder"):
         write_table([f"{root}/coco.json"], root, output)

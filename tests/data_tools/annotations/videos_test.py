@@ -66,7 +66,7 @@ def test_a_table_of_msr_vtt(tmp_path, write, draw, rows, capsys):
         },
     ]
     assert cli.main(words) == 2
-    assert "1 file of videos is absent" in capsys.readouterr().err
+    assert "1 file of videos is missing" in capsys.readouterr().err
 
 
 VIDEOS, SENTENCES = MSR_VTT["videos"], MSR_VTT["sentences"]
@@ -75,13 +75,13 @@ VIDEOS, SENTENCES = MSR_VTT["videos"], MSR_VTT["sentences"]
 @pytest.mark.parametrize(
     ("change", "split", "message"),
     [
-        ({"videos": VIDEOS * 2}, "", "3 ids of `videos` are there twice: video16, video3, video9"),
+        ({"videos": VIDEOS * 2}, "", "3 ids of `videos` are duplicated: video16, video3, video9"),
         (
             {"videos": VIDEOS[:2]},
             "",
-            "1 id of videos has captions and no entry in `videos`: video16",
+            "1 id of videos has captions but no entry in `videos`: video16",
         ),
-        ({"sentences": SENTENCES * 2}, "", "4 ids of `sentences` are there twice: 0, 1, 2, 3"),
+        ({"sentences": SENTENCES * 2}, "", "4 ids of `sentences` are duplicated: 0, 1, 2, 3"),
         ({"videos": [{"video_id": "video9"}]}, "", "number 0 of videos needs video_id, split; it"),
         ({"sentences": [{"caption": "a"}]}, "", "number 0 of sentences needs sen_id, video_id, ca"),
         ({"videos": {}}, "", "videos should be a list"),
