@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # From nothing to a trained, evaluated model: sets up .venv, generates the built-in data set, trains
 # on it, evaluates on unseen scenes and writes a report. About six minutes on two CPU cores.
-# Run it again after an interruption and it goes on where it stopped.
+# Run it again after an interruption: it continues where it stopped.
 source "$(dirname "$0")/setup.sh"
 export PATH="$PWD/.venv/bin:$PATH"
-# glibc asks for huge pages: XLA's buffers come anew each step, and 4 kB at a time they cost 5 to 10%.
+# Lets glibc ask for huge pages: XLA allocates its buffers anew each step, which costs 5 to 10% with
+# pages of 4 kB.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 run=runs/shapes
 coca data prepare shapes
