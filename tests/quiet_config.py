@@ -1,4 +1,4 @@
-"""The smoke size of configs/shapes.py without its evaluations, which take as long as its training."""
+"""The smoke size of configs/shapes.py without evaluations, which take as long as training."""
 
 SOURCE = """\
 from coca_jax.config import load_config

@@ -195,7 +195,7 @@ def test_a_new_state_is_sharded_from_the_start():
     factory = factory_of(config, partitioner_of(MANY, config))
     state = factory.create(0)
     assert jax.tree.map(lambda x: x.sharding, state) == factory.shardings
-    # On one device: eager operations on several, each a program of its own, may wait for each other.
+    # On the host: eager operations on several devices may wait for each other.
     state = jax.device_get(state)
     assert state.step == 0 and not optax.tree.norm(state.optimizer[1].mu)
     jax.tree.map(np.testing.assert_array_equal, state.ema, state.params)
