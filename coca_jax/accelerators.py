@@ -1,4 +1,4 @@
-"""What is set for each kind of device, and why: one table.
+"""The settings for each kind of device, with their reasons, in one table.
 
 `coca train` sets these as it starts; `config.compiler_options` adds to them or overrides them, and
 `config.model.attention` and `config.model.dtype` are `auto` until set; `model_config` resolves
@@ -71,20 +71,21 @@ def attention_errors(attention: str, device: Any) -> list[str]:
 
 
 def compiler_options(device: Any, others: Sequence[tuple[str, Any]] = ()) -> dict[str, Any]:
-    """What a program for this kind of device is compiled with.
+    """Returns the compiler options of a program for this kind of device.
 
     Args:
-      device: one of those that it will run on, which need not be here.
-      others: pairs of name and value, in place of the table's where it has the name.
+      device: a device that the program will run on; it may be on another machine.
+      others: pairs of name and value, which override the table's.
     """
     rows = [row for row in TABLE if row.kind == "compiler" and _suits(row, device)]
     return {row.name: row.value for row in rows} | dict(others)
 
 
 def prepare_environment() -> None:
-    """Sets the table's variables where they are not set; call it before a device is used.
+    """Sets the table's environment variables that are unset; call it before a device is used.
 
-    What is here is not known then: other devices than those of a row do not read its variable.
+    The kind of device is not known at that time. That does no harm: a row's variable is read only
+    for the row's devices.
     """
     for row in TABLE:
         if row.kind == "environment":

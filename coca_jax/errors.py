@@ -4,7 +4,7 @@ import enum
 
 
 class ExitCode(enum.IntEnum):
-    """How a `coca` process ends."""
+    """Exit codes of a `coca` process."""
 
     DONE = 0
     BUG = 1  # Python's own, of an exception that nobody caught

@@ -47,7 +47,7 @@ class Kind:
 
 
 class Field(NamedTuple):
-    """What `field` keeps of one field."""
+    """The arguments of `field` for one field."""
 
     default: Any
     doc: str
@@ -105,7 +105,7 @@ class Sections(Mapping):
 
 
 def is_section(value: Any) -> bool:
-    """Whether it is a section of the configuration, or several by name."""
+    """Whether a kind is a section of the configuration, or a dictionary of sections."""
     return dataclasses.is_dataclass(value) or isinstance(value, Sections)
 
 
@@ -132,15 +132,15 @@ def values_of(section: Any) -> dict[str, Any]:
 def value_errors(
     values: Mapping[str, Any], fields: Mapping[str, Field], prefix: str
 ) -> dict[str, str]:
-    """What is wrong with each value by itself: an unknown name, or a value that is not allowed.
+    """Checks each value by itself for an unknown name or a value that is not allowed.
 
     Args:
-      values: by name.
-      fields: those that there are.
-      prefix: of the names in messages, such as `config.eval.mine.`.
+      values: the values by name.
+      fields: the fields that exist, by name.
+      prefix: the prefix of names in messages, such as `config.eval.mine.`.
 
     Returns:
-      A message for each name that has one.
+      A message for each name that is unknown or whose value is not allowed.
     """
     errors = {}
     for name, value in values.items():
@@ -337,7 +337,7 @@ def nothing() -> Kind:
 
 
 def is_sequence(value: Any) -> bool:
-    """Whether it is a tuple or a list."""
+    """Whether a value is a tuple or a list."""
     return isinstance(value, (tuple, list))
 
 

@@ -6,7 +6,7 @@
 `data/imagenet/train` and `val` must have a folder for each class, and `data/imagenet/classes.txt`
 the names of the classes, in the order of the folders. `:frozen` trains only the pooler and the
 softmax layer. The paper gives the pooler's learning rate; the encoder's, a tenth of it falling by
-0.9 from layer to layer towards the pixels, is our choice. The paper reports 90.6% frozen and 91.0%
+0.9 from layer to layer toward the pixels, is our choice. The paper reports 90.6% frozen and 91.0%
 fine-tuned (2.1B parameters, 576 pixels). `:smoke` runs a few steps on `shapes`.
 """
 

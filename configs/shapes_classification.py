@@ -4,7 +4,7 @@
     coca train --config configs/shapes_classification.py --workdir runs/classification
 
 The paper's recipe in small: label smoothing, a moving average of the parameters, and learning rates
-that fall towards the pixels; crops and flips in place of RandAugment, which would change colors.
+that fall toward the pixels; crops and flips in place of RandAugment, which would change colors.
 `:frozen` trains only the pooler and the softmax layer; `:smoke` runs a few steps of a smaller
 model, from random parameters.
 """

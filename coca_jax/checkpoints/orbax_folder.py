@@ -1,4 +1,4 @@
-"""Where Orbax writes and reads the steps of a directory that it may not be able to name.
+"""Folders in which Orbax writes and reads the steps of a directory whose name it cannot handle.
 
 Orbax takes some characters of paths for patterns, other separators or parts of a URL, and it
 cannot write to s3://.
@@ -50,7 +50,7 @@ class OrbaxFolder:
         self._resources = contextlib.ExitStack()
 
     def to_write(self, step: int) -> epath.Path:
-        """Where Orbax should save a step.
+        """The path at which Orbax saves a step.
 
         Raises:
           UserError: processes of several hosts would save at s3://.
@@ -68,7 +68,7 @@ class OrbaxFolder:
 
     @contextlib.contextmanager
     def to_read(self, step: int) -> Iterator[epath.Path]:
-        """Where Orbax can read a step, within the context."""
+        """The path at which Orbax can read a step, within the context."""
         folder = self._folder / str(step)
         if not self._is_copied:
             yield folder

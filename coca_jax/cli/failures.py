@@ -40,7 +40,7 @@ OF_FILES = (*FULL, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG)
 
 
 class Failure(NamedTuple):
-    """How a command ends."""
+    """The exit code and message of a command that failed."""
 
     code: int
     message: str
@@ -154,7 +154,7 @@ def _open_file(error: BaseException) -> str:
 
 
 def _room(file: str) -> str:
-    """How full the file system of a file is."""
+    """A phrase on how full a file's file system is."""
     with contextlib.suppress(OSError):
         usage = shutil.disk_usage(os.path.dirname(os.path.abspath(file))) if file else None
         if usage:

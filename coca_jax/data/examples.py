@@ -35,7 +35,7 @@ class DataSet(NamedTuple):
 
 
 class DataError(NamedTuple):
-    """Why an example was replaced, and where it is."""
+    """A replaced example: the reason, and its place."""
 
     shard: str
     kind: str  # one of ERROR_KINDS

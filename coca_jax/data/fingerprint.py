@@ -24,7 +24,7 @@ def fingerprint(data: Any, data_sets: Sequence[DataSet]) -> Fingerprint:
     """The shards of each data set, its class names and its excluded records.
 
     Args:
-      data: `config.data`, as options or as it stands in the configuration.
+      data: `config.data`, as options or as a section of the configuration.
       data_sets: of the mixture, in the order of `sections`.
     """
     return {

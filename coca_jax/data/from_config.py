@@ -27,7 +27,7 @@ def sections(data: Any) -> Mapping[str, TrainDataConfig]:
     """The data sets of the mixture by name; `data.train` alone has the empty name.
 
     Args:
-      data: `config.data`, as options or as it stands in the configuration.
+      data: `config.data`, as options or as a section of the configuration.
     """
     return data_config(data).data_sets()
 
@@ -57,7 +57,7 @@ def tokenizer_file(data: Any) -> str:
     """The tokenizer's file; by default the one next to `data.train`. Empty if it needs none.
 
     Args:
-      data: `config.data`, as options or as it stands in the configuration.
+      data: `config.data`, as options or as a section of the configuration.
 
     Raises:
       UserError: the tokenizer needs a file, none is named, and none was prepared.
@@ -86,7 +86,7 @@ def caption_texts(data: Any, most: int) -> tuple[Iterator[str], int]:
     """The captions of the first examples of the stream, for training a tokenizer.
 
     Args:
-      data: `config.data`, as options or as it stands in the configuration.
+      data: `config.data`, as options or as a section of the configuration.
       most: the number of examples to read, of one epoch at most.
 
     Returns:
@@ -156,7 +156,7 @@ def make_train_stream(
     """The training stream that a configuration describes.
 
     Args:
-      data: `config.data`, as options or as it stands in the configuration.
+      data: `config.data`, as options or as a section of the configuration.
       image_size: height and width in pixels.
       text_length: ids of a text, bos and eos included.
       batch_size: examples of the global batch, of all processes together.

@@ -45,7 +45,7 @@ SHARE = fields.number(0, 1, below=True)
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """How texts become token ids."""
+    """Options of the tokenizer."""
 
     kind: str = field(
         "sentencepiece",
@@ -148,7 +148,7 @@ class MixtureConfig(TrainDataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where examples come from, and what becomes of them."""
+    """Options of the data sets, and of how their records become examples."""
 
     dir: str = field(
         "", "Folder of TFDS data sets. Empty: TFDS's own default.", fields.path(), resumable=True

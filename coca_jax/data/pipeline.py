@@ -212,7 +212,7 @@ class _Loader:
         return record | {"image": multi_image.stacked(decoded), "index": index, "digest": digest}
 
     def warnings(self, size: int) -> Iterator[str]:
-        """What was left out of `size` records, in sentences."""
+        """Yields sentences on the images and captions of `size` records that were left out."""
         if self.bad_images:
             count = len(self.bad_images)
             yield f"{count:,} of {size:,} images are left out: {min(self.bad_images)}"

@@ -20,7 +20,7 @@ def is_missing(value: Any) -> bool:
 
 
 def why_unreadable(value: Any) -> str:
-    """Why a value is no text that a person could read; empty: it is such a text."""
+    """The reason why a value is not readable text; empty if it is."""
     if not isinstance(value, str):
         return f"{_short(value)} is no text"
     if "\0" in value:

@@ -17,7 +17,7 @@ def deduplicate(
     """Lists the training images that look like an image of an evaluation.
 
     Args:
-      data: `config.data`, as options or as it stands in the configuration.
+      data: `config.data`, as options or as a section of the configuration.
       evaluations: the sections of `config.eval`, by name.
       name: the name of the data set in `data.sources`; empty: `data.train`.
       distance: the number of bits, of 64, in which two hashes may differ.

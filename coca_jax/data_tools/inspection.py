@@ -46,7 +46,7 @@ def inspect(
     """Reads the first examples of the training stream and measures them.
 
     Args:
-      data: `config.data`, as options or as it stands in the configuration.
+      data: `config.data`, as options or as a section of the configuration.
       image_size: height and width in pixels.
       text_length: the number of ids in a text, with bos and eos.
       seed: the seed of the stream.

@@ -111,7 +111,7 @@ Scene = tuple[Shape, ...]
 
 
 def with_article(name: str) -> str:
-    """As in "an orange star"."""
+    """Returns the phrase with its article, such as "an orange star"."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 

@@ -1,9 +1,9 @@
-"""How a process finds the others of its run, from the environment variables of launchers.
+"""Finds the other processes of a run from the environment variables of launchers.
 
-The first that applies: 1. `COCA_COORDINATOR` (host:port of process 0), `COCA_PROCESSES` and
-`COCA_PROCESS`; 2. SLURM, inside `srun`; 3. OpenMPI's `mpirun`; 4. a Cloud TPU slice, on VMs or GKE.
-With none of them, or with `COCA_PROCESSES=1`, it is alone. Incomplete sets of variables, as in a
-shell that a scheduler has opened, are refused at once.
+The first of these that applies is used: 1. `COCA_COORDINATOR` (host:port of process 0),
+`COCA_PROCESSES` and `COCA_PROCESS`; 2. SLURM, inside `srun`; 3. OpenMPI's `mpirun`; 4. a Cloud TPU
+slice, on VMs or GKE. Without any of them, or with `COCA_PROCESSES=1`, the process is alone. An
+incomplete set of variables, as in a shell that a scheduler has opened, is an error.
 """
 
 import socket
@@ -75,7 +75,7 @@ def split(address: str) -> tuple[str, int]:
 
 
 def launcher(environment: Mapping[str, str]) -> str | None:
-    """Which launcher started this process as one of several."""
+    """The launcher that started this process as one of several."""
     if "SLURM_STEP_NODELIST" in environment:
         # An interactive shell is a step of one task in a job of many.
         tasks = _number(environment, "SLURM_NTASKS", 1)

@@ -1,4 +1,4 @@
-"""What an evaluation is, and what it may ask of a model."""
+"""The base class of evaluations, and the interface of the models that they use."""
 
 import abc
 import dataclasses
@@ -26,7 +26,7 @@ LIMIT = either(nothing(), integer(1))
 
 @dataclasses.dataclass(frozen=True)
 class Examples(SourceConfig):
-    """Which examples of which data set are read."""
+    """Options that select the examples of an evaluation."""
 
     path: str | Sequence[str] = field(
         "", "Files or URLs of the data set, one or several, with `{0000..0099}` and `*`.", PATHS

@@ -26,15 +26,15 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationData:
-    """What an evaluation may ask of its examples.
+    """The examples of an evaluation, with the model's predictions for them.
 
     Sources and embeddings are computed once for all evaluations of the same examples.
     """
 
     model: Any  # a `LoadedModel`
-    config: ConfigDict  # the whole
-    examples: Examples  # with a number of images
-    folder: pathlib.Path  # of features that are not kept
+    config: ConfigDict  # the whole configuration
+    examples: Examples  # with `num_images` set
+    folder: pathlib.Path  # for features that are not kept
     computed: dict[tuple, Any] = dataclasses.field(default_factory=dict)
 
     def of(self, examples: Examples) -> "EvaluationData":

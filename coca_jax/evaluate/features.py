@@ -35,9 +35,9 @@ def read_features(
     """The features in the folder; if it is not there, they are computed first.
 
     Args:
-      model: computes them.
-      batches: of images with labels; those without one (negative) are left out.
-      folder: where they are kept. Its name must tell this model and these data from others.
+      model: the model that computes them.
+      batches: images with labels; those without one (negative) are left out.
+      folder: where they are kept; its name must be unique to this model and these data.
 
     Raises:
       UserError: no example has a label.
@@ -54,7 +54,7 @@ def read_features(
 
 
 def _read(folder: pathlib.Path) -> Features | None:
-    """What a folder holds; None without one, or if it was damaged: then it is removed."""
+    """The features in a folder; None if there is none or it is damaged, in which case it goes."""
     if not folder.is_dir():
         return None
     try:

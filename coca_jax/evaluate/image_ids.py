@@ -1,4 +1,4 @@
-"""Which records are of one image: those with its id or, without an id, with equal bytes.
+"""Groups records by their image: by its id or, without an id, by equal bytes.
 
 Data sets with several captions an image have one record an image, or one record a caption.
 """

@@ -64,7 +64,7 @@ def write_results(
     """Writes `eval/<step>.json` and, for the report, `eval/<step>/artifacts.json` with images.
 
     What other evaluations have left there of this step stays. A number that is not finite becomes
-    null; why a metric is undefined stands in its evaluation's `notes`, by the metric's name. A
+    null; the evaluation's `notes` say why a metric is undefined, by the metric's name. A
     bytes value in the artifacts is a JPEG file: it is written next to the JSON, named after its
     content, and replaced by that name. Each of an evaluation's `files` is one of its own,
     `<evaluation>.<name>.json`.
@@ -93,9 +93,9 @@ def _write(
     drawn = _read(folder / "artifacts.json", dict) | _with_files(drawn, folder)
     write_json(drawn, folder / "artifacts.json")
     shown = read_bytes(folder / "artifacts.json").decode()
-    for picture in children(folder):
-        if picture.suffix == ".jpg" and picture.name not in shown:
-            picture.unlink()
+    for path in children(folder):
+        if path.suffix == ".jpg" and path.name not in shown:
+            path.unlink()
     path = folder.with_suffix(".json")
     write_json(_read(path, are_metrics) | metrics, path)
     return path

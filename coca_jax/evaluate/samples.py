@@ -31,7 +31,7 @@ class EvenlySpaced:
         self._offered += 1
 
     def chosen(self) -> list[Any]:
-        """As many elements as are wanted, or all if there are fewer."""
+        """The sample: the requested number of elements, or all if there are fewer."""
         count = len(self._kept)
         taken = min(count, self._wanted)
         return [self._kept[i * count // taken] for i in range(taken)]

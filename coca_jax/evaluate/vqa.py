@@ -189,7 +189,7 @@ def all_answers(batches: Iterable[dict[str, Any]], questions: Sequence[str]) -> 
 
 
 def _behind(text: str, question: str) -> str:
-    """What was written behind the question, which a tokenizer may have spelled in another way."""
+    """The text after the question, which the tokenizer may have spelled differently."""
     wanted, met = "".join(question.split()).casefold(), 0
     for place, character in enumerate(text):
         if met == len(wanted):

@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int, Int32, UInt8
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.examples import lengths
-from coca_jax.data.sources.folder import read_pictures
+from coca_jax.data.sources.folder import read_image_files
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import images, multi_image
 from coca_jax.distributed import Partitioner
@@ -379,7 +379,7 @@ def _read(path: str | pathlib.Path, num_frames: int) -> list[UInt8[np.ndarray, "
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise OSError("it is neither a file nor a folder")
-    return multi_image.decode_images(read_pictures(path), num_frames)
+    return multi_image.decode_images(read_image_files(path), num_frames)
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Which patches of an image the decoder's attention reaches, for each token that it predicts."""
+"""Maps of the decoder's attention to the patches of an image, for each token that it predicts."""
 
 import re
 from typing import Any
@@ -54,7 +54,7 @@ def attention_maps(
 
 
 def _is_read(module: nn.Module, method: str) -> bool:
-    """Whether it projects queries or keys of an attention that leads from text to image."""
+    """Whether a module projects queries or keys of attention from text to image."""
     return method == "__call__" and bool(READ.search("/".join(module.path)))
 
 

@@ -24,8 +24,8 @@ class LayerCache:
 class Block(nn.Module):
     """Self-attention, optional cross-attention, MLP; each before a residual addition.
 
-    Interleaved is two layers in one: self-attention and MLP, then cross-attention and MLP, which
-    normalises what it attends to.
+    An interleaved block is two layers in one: self-attention and MLP, then cross-attention and MLP.
+    It normalizes the input that its keys and values are made from.
     """
 
     num_heads: int

@@ -23,7 +23,7 @@ WEIGHT = 2  # bytes of an element of a parameter or a gradient in a collective (
 
 
 class Split(NamedTuple):
-    """How the arrays of a program are sharded over devices."""
+    """The shardings of a program's arrays."""
 
     rows: frozenset[int]  # lengths of an axis that is the batch
     shards: int  # of the batch

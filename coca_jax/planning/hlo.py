@@ -104,7 +104,7 @@ class Program:
                     yield from self._run(branch, times)
 
     def _trips(self, condition: str) -> int:
-        """How often a loop runs: a scan counts from 0 to the one integer in its condition."""
+        """The number of iterations of a loop: a scan counts to the one integer in its condition."""
         constants = [
             int(i.rest.partition(")")[0])
             for i in self._computations[condition].instructions.values()

@@ -38,7 +38,7 @@ _EXTENSIONS = fields.several(
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
-    """Which records a section of the configuration names, in training and in evaluations alike."""
+    """Options that select records, for training and for evaluations."""
 
     format: str = field(
         "tfds",

@@ -194,7 +194,7 @@ def choose_column(path: str, found: Sequence[str], wanted: Sequence[str]) -> str
 
 
 def _fit(names: Sequence[str], wanted: Sequence[str]) -> tuple[bool, int]:
-    """How well a separator fits a header that it splits into these names."""
+    """A score of how well a separator fits a header that it splits into these names."""
     return column_of(names, wanted) is not None, len(names)
 
 

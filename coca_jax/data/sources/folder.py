@@ -78,7 +78,9 @@ class FolderSource:
         try:
             for one in _spellings(path):
                 try:
-                    return read_pictures(one if paths.is_url(one) else paths.join(self._root, one))
+                    return read_image_files(
+                        one if paths.is_url(one) else paths.join(self._root, one)
+                    )
                 except FileNotFoundError as error:
                     missing = missing or error
         except (ValueError, UserError) as error:  # no file can have this name
@@ -101,13 +103,13 @@ def _spellings(path: str) -> Iterator[str]:
     yield paths.normalize(path.strip().replace("\\", "/"))
 
 
-def read_pictures(path: str) -> bytes | list[bytes]:
+def read_image_files(path: str) -> bytes | list[bytes]:
     """A file, or the image files of a folder of frames: by their names, 2 before 10."""
     path = paths.normalize(path)
     if not paths.is_url(path) and os.path.isdir(path):
         with os.scandir(path) as entries:
             names = [e.name for e in entries if is_image(e.name) and not is_hidden(e.name)]
-        return [read_pictures(os.path.join(path, name)) for name in sorted(names, key=_counted)]
+        return [read_image_files(os.path.join(path, name)) for name in sorted(names, key=_counted)]
     return files.read_bytes(path)
 
 

@@ -221,7 +221,7 @@ class NoTar(Exception):
 
 
 class Options(NamedTuple):
-    """Which members of a tar are which parts of a sample."""
+    """Options that say which members of a tar are read, and as which part of a sample."""
 
     # By extension in lower case: the column of a row that holds the part's offset, before its size
     # (-1: there is no such part); and a rank, the lowest of which is read.

@@ -31,7 +31,7 @@ def classification_metrics(
       labels: of each example; negative: none.
       class_names: of the classes; several may have one name.
       bad_images: the number of images that could not be read.
-      same: equal numbers for classes that cannot be told apart (`accuracies`).
+      same: equal numbers for classes that cannot be distinguished (`accuracies`).
 
     Returns:
       The `accuracies` and `bad_images`; and for the report every class's accuracy, with the
@@ -71,13 +71,13 @@ def _confusions(
 
 
 def unique_names(class_names: Sequence[str]) -> list[str]:
-    """Returns the names, each that occurs twice followed by its class's number, with a warning."""
+    """Returns the names; duplicates get their class's number appended, and cause a warning."""
     counts = Counter(class_names)
     unique = [f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(class_names)]
     repeated = [name for old, name in zip(class_names, unique, strict=True) if counts[old] > 1]
     if repeated:
         _warn_once(
-            "warning: several classes have the same name, each stays a class of its own: "
+            "warning: several classes have the same name, and are kept as separate classes: "
             + ", ".join(repeated[:MOST_NAMED])
             + ", ..." * (len(repeated) > MOST_NAMED)
         )
@@ -86,7 +86,7 @@ def unique_names(class_names: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _warn_once(text: str) -> None:
-    """Prints a warning once in a process, however often a run is evaluated."""
+    """Prints a warning once per process, however often a run is evaluated."""
     print(text, file=sys.stderr)
 
 
@@ -97,10 +97,9 @@ def accuracies(
 ) -> dict[str, float]:
     """Returns top-1, top-5 and mean per-class accuracy; a tie, and NaN, count against the label.
 
-    A tie of classes with equal numbers in `same` does not: they cannot be told apart.
-
-    The mean per-class accuracy is over the classes that occur among the labels; of no example
-    they are undefined.
+    A tie of classes with equal numbers in `same` does not count against it, because they cannot be
+    distinguished. The mean per-class accuracy is over the classes that occur among the labels.
+    Without examples, all three are undefined.
     """
     if not len(labels):
         none = Undefined("no example has a label")

@@ -139,7 +139,7 @@ class _Program:
         return self._process.args[0]
 
     def _ended(self) -> str:
-        """How the program ended, and the last that it said of it."""
+        """A sentence with the program's exit code and the first line of its error output."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)
         self._errors.seek(0)
@@ -174,7 +174,7 @@ def _started(command: Sequence[str]) -> Iterator[_Program]:
 
 
 def _ready(out: int, into: int | None, deadline: float) -> set[int]:
-    """Those of a program's pipes that can be read or written to; waits for one of them."""
+    """Waits until one of a program's pipes can be read or written, and returns those that can."""
     poll = select.poll()
     poll.register(out, select.POLLIN)
     if into is not None:

@@ -59,7 +59,7 @@ def text_only_upper_bound(questions: Iterable[tuple[str, Sequence[str]]]) -> flo
 
 
 def _best_answer_total(answers: Sequence[Sequence[str]]) -> float:
-    """The highest total accuracy that one and the same answer reaches over these questions."""
+    """The highest total accuracy that a single answer reaches over these questions."""
     exact, spelled = Counter(), Counter()  # where all people agree, it is compared as it is
     for given in answers:
         if len(set(given)) == 1:

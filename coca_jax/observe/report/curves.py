@@ -47,7 +47,7 @@ def training_curves(run: Run) -> tuple[list[CurveCard], list[CurveCard]]:
 
 
 def evaluation_curves(run: Run) -> list[CurveCard]:
-    """How the metrics of evaluations moved; nothing of those that did not."""
+    """Curves of the evaluations' metrics that changed during the run."""
     names = _unique(name for metrics in run.evaluations.values() for name in metrics)
     return [card for name in names for card in _evaluation_cards(run, name)]
 

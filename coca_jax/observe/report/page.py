@@ -81,7 +81,7 @@ class Card(NamedTuple):
     title: str
     metrics: dict[str, float | None]
     notes: dict[str, str]
-    """Why metrics are undefined."""
+    """The reasons why metrics are undefined."""
 
 
 def run_page(run: Run) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Table(NamedTuple):
 
     title: str
     seeds: str
-    """How many a row has, such as `1 to 3 seeds`."""
+    """The number of seeds or runs per row, such as `1 to 3 seeds`."""
     columns: list[str]
     rows: dict[str, list[str]]
     """Row -> a cell for each column."""
