@@ -13,9 +13,6 @@ from generate.tiny import (
     make_model,
     make_pixels,
     plain,
-    program,
-    run,
-    uneven_prompts,
 )
 
 from coca_jax.distributed import Partitioner, make_mesh
@@ -23,11 +20,18 @@ from coca_jax.errors import UserError
 from coca_jax.generate import Beams, Decoding, Greedy, Prompt, Sampling, generate
 from coca_jax.generate.decoding import require_positive, require_whole
 from coca_jax.models import init_params
+from coca_jax.planning.hlo import first_group
 
-MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "all": (2, 2, 2)}
+SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
+COLLECTIVE = re.compile(r"= (\(?\S+) ((?:all|collective|reduce-s)[a-z-]+)\((.*)")
 
 
-def everything(model):
+@pytest.fixture(scope="module")
+def model_and_params():
+    return make_model(vocab_size=64, length=8)
+
+
+def beams_and_samples(model):
     """Searches and samples with every setting that takes an operation of its own."""
     decoding = dataclasses.replace(DECODING, length=8, repetition_penalty=1.2)
 
@@ -40,50 +44,59 @@ def everything(model):
     return function
 
 
-def on_mesh(sizes, model, params, pixels, prompt):
-    partitioner = Partitioner(make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))))
+def make_inputs(seed=0):
+    ids = np.random.default_rng(seed).integers(3, 64, (8, 2), dtype=np.int32)
+    ids[:, 0] = BOS
+    prompt = Prompt(ids, (np.arange(8, dtype=np.int32) + seed) % 2 + 1)
+    return make_pixels(8, seed), prompt, jax.random.key(5 + seed)
+
+
+def on_mesh(model, params, pixels, prompt, key):
+    """What is generated on a mesh of all axes, and the text of the compiled program."""
+    partitioner = Partitioner(make_mesh(SIZES))
     with partitioner.context():
         boxed = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
         params = jax.device_put(params, partitioner.shardings(boxed))
         pixels, prompt = partitioner.put_batch((np.asarray(pixels), prompt))
-        program = jax.jit(everything(model))
-        compiled = program.lower(params, pixels, prompt, jax.random.key(5)).compile()
-        made = jax.tree.map(np.asarray, compiled(params, pixels, prompt, jax.random.key(5)))
-    return made, compiled.as_text()
+        program = jax.jit(beams_and_samples(model))
+        compiled = program.lower(params, pixels, prompt, key).compile()
+        return compiled(params, pixels, prompt, key), compiled.as_text()
 
 
-def test_meshes_generate_the_same_texts():
-    model, params = make_model(vocab_size=64, length=8)
-    ids = np.random.default_rng(0).integers(3, 64, (8, 2), dtype=np.int32)
-    ids[:, 0] = BOS
-    prompt = Prompt(ids, np.arange(8, dtype=np.int32) % 2 + 1)
-    made, programs = {}, {}
-    for name, sizes in MESHES.items():
-        made[name], programs[name] = on_mesh(sizes, model, params, make_pixels(8), prompt)
-    beams, samples = made["one"]
+def crosses_data(attributes):
+    """Whether a collective connects devices that differ in the mesh's first axis, `data`."""
+    if pairs := re.search(r"source_target_pairs=\{\{([^=]*)\}\}", attributes):
+        groups = [map(int, pair.split(",")) for pair in pairs[1].split("},{")]
+    else:
+        groups = [first_group(attributes) or range(8)]
+    inner = SIZES["fsdp"] * SIZES["tensor"]
+    return any(len({device // inner for device in group}) > 1 for group in groups)
+
+
+def test_a_mesh_generates_the_same_texts(model_and_params):
+    model, params = model_and_params
+    program, outputs = jax.jit(beams_and_samples(model)), []
+    for seed in range(3):  # one program serves all values
+        outputs.append(program(params, *make_inputs(seed)))
+    assert program._cache_size() == 1
+    beams, samples = outputs[0]
     assert len(np.unique(beams.ids[:, 0, 2:], axis=0)) > 3 and len(np.unique(samples.ids)) > 8
-    for other in ("data", "all"):
-        for x, y in zip(jax.tree.leaves(made["one"]), jax.tree.leaves(made[other]), strict=True):
-            compare = (
-                np.testing.assert_array_equal if x.dtype == int else np.testing.assert_allclose
-            )
-            compare(x, y, **({} if x.dtype == int else {"rtol": 1e-3, "atol": 1e-4}))
+    sharded, text = on_mesh(model, params, *make_inputs())
+    for x, y in zip(jax.tree.leaves(outputs[0]), jax.tree.leaves(sharded), strict=True):
+        if x.dtype == int:
+            np.testing.assert_array_equal(x, y)
+        else:
+            np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
     # Each device searches for its own images: only "is all done?" and the shortest prompt are
     # asked of all.
-    moved = re.findall(r"= (\S+) ((?:all|collective|reduce-s)[a-z-]+)\(", programs["data"])
-    assert moved and all(shape.count("[]") == 1 and op == "all-reduce" for shape, op in moved)
+    collectives = [match for match in COLLECTIVE.findall(text) if crosses_data(match[2])]
+    assert collectives
+    for shape, operation, _ in collectives:
+        assert shape.count("[]") == 1 and operation == "all-reduce"
 
 
-def test_one_program_serves_all_values():
-    beams = Beams(3, n_best=3)  # as in beams_test.py
-    for seed in range(3):
-        prompt = uneven_prompts()
-        prompt = prompt.replace(lengths=np.maximum(prompt.lengths - seed, 1))
-        run(beams, DECODING, prompt, pixels=make_pixels(seed=seed))
-    assert program(beams, DECODING)._cache_size() == 1
-
-
-def test_the_loop_stops_when_all_texts_have_ended():
+def test_the_loop_stops_when_all_texts_have_ended(model_and_params):
+    model, params = model_and_params
     steps = []
 
     class Counting(Greedy):
@@ -91,9 +104,11 @@ def test_the_loop_stops_when_all_texts_have_ended():
             jax.debug.callback(lambda position: steps.append(int(position)), step.position)
             return super().choose(decoding, step, state)
 
-    short = run(Counting(), dataclasses.replace(DECODING, suppress=(0, 2, 3, 4, 5, 6)))
+    only_end = dataclasses.replace(DECODING, suppress=tuple({*range(64)} - {EOS}))
+    caption = jax.jit(lambda p, x: generate(model, p, x, only_end, Counting()))
+    texts = plain(caption(params, make_pixels(2)))
     jax.effects_barrier()
-    assert plain(short) == [[(BOS, EOS)]] * 6 and steps == [1]
+    assert texts == [[(BOS, EOS)]] * 2 and steps == [1]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +120,7 @@ def test_the_loop_stops_when_all_texts_have_ended():
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be positive"),
     ],
 )
-def test_mistakes(changes, message):
+def test_values_that_make_no_sense(changes, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(DECODING, **changes)
 
@@ -124,8 +139,10 @@ def test_settings_that_are_not_positive(value):
     require_positive("temperature", np.float32(0.1))
 
 
-def test_mistakes_of_length():
-    with pytest.raises(UserError, match="length is 6; it must be at most the model's, 5"):
-        run(Greedy(), Decoding(BOS, EOS, 2, 6))
+def test_lengths_that_do_not_fit(model_and_params):
+    model, params = model_and_params
+    with pytest.raises(UserError, match="length is 9; it must be at most the model's, 8"):
+        generate(model, params, make_pixels(2), Decoding(BOS, EOS, 2, 9), Greedy())
+    prompt = Prompt(jnp.full((2, 5), BOS))
     with pytest.raises(UserError, match="prompt's length is 5; it must be less than length = 5"):
-        run(Greedy(), prompt=Prompt(jnp.full((6, 5), BOS)))
+        generate(model, params, make_pixels(2), DECODING, Greedy(), prompt)
