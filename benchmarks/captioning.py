@@ -44,7 +44,7 @@ def open_clip_model(threads):
     torch.manual_seed(0)
     model = open_clip.create_model("coca_ViT-B-32").eval()
     with torch.no_grad():
-        model.text_decoder.text_projection.normal_(std=0.05)  # OpenCLIP never initialises it
+        model.text_decoder.text_projection.normal_(std=0.05)  # OpenCLIP never initializes it
     return torch, model
 
 

@@ -3,7 +3,7 @@
     python benchmarks/input_pipeline.py --threads 2 --json input_pipeline.json
 
 The whole stream reads records of a TFDS data set, or of WebDataset tars, decodes, crops at random,
-flips, tokenises and makes batches of 64 images of 224 or 288 pixels; bare OpenCV only decodes the
+flips, tokenizes and makes batches of 64 images of 224 or 288 pixels; bare OpenCV only decodes the
 same bytes from memory and resizes them. Both run by turns; the table has the medians. The aim is
 90%. The ratio of the CPU times suffers less from other programs than that of the speeds.
 """
@@ -119,7 +119,7 @@ def measure(
 
 
 def bare_cost(files: list[bytes], size: int, threads: int, count: int) -> tuple[float, float]:
-    """What an image costs OpenCV alone: seconds of wall clock and of CPU."""
+    """The cost of an image with OpenCV alone: seconds of wall clock and of CPU time."""
     cv2.setNumThreads(0)
 
     def load(data: bytes) -> np.ndarray:

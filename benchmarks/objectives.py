@@ -1,15 +1,15 @@
-"""What CoCa's two losses cost in one step, against one of them alone.
+"""The cost of CoCa's two losses in one step, against one of them alone.
 
     python benchmarks/objectives.py --model mini --batch 16       # on a CPU
     python benchmarks/objectives.py --batch 256 --json base.json  # on an accelerator
     python benchmarks/objectives.py --unimodal-layers 6 --multimodal-layers 6  # the ablations' Base
 
 The whole compiled step of each objective, optimizer included, on one device: data are random and
-stay there; all programs are held side by side and take turns, so that a machine's moods spread over
-them. A step without the captioning loss has no multimodal layers, and is what times are relative
-to. "contrastive, deep" has as many unimodal layers in their place, and so a decoder as deep as
-CoCa's: the likely baseline of the 1.18 in the ablations of arXiv 2205.01917, which keep 12 decoder
-layers in all, CoCa's being 6 and 6. FLOPs are those that `coca params` counts.
+stay there; all programs are kept loaded and take turns, so that changes of the machine's speed
+affect all of them. A step without the captioning loss has no multimodal layers; times are relative
+to it. "contrastive, deep" replaces them by as many unimodal layers, so its decoder is as deep as
+CoCa's. It is probably the baseline of the 1.18 in the ablations of arXiv 2205.01917, which keep 12
+decoder layers in all (CoCa: 6 and 6). FLOPs are those that `coca params` counts.
 """
 
 import argparse
@@ -76,7 +76,7 @@ class Program:
         self.seconds.append((time.perf_counter() - begin) / steps)
 
     def row(self) -> dict:
-        """What was measured, but for the first, which warmed up."""
+        """The measurements, without the first round, which is the warm-up."""
         memory = self.step.memory_analysis()
         return {
             "seconds": statistics.median(self.seconds[1:]),

@@ -2,7 +2,7 @@
 
     python benchmarks/probe.py --json probe.json
 
-The image encoder is a ViT-B/32 with random parameters; images are noise of a colour for each class,
+The image encoder is a ViT-B/32 with random parameters; images are noise of a color for each class,
 in files of 224 x 224 pixels. Each turn is a whole evaluation, from opening the data to metrics. The
 first one has an empty cache of features, and compiles; "again, compiled anew" is what a new process
 does once it has loaded its model.
@@ -33,12 +33,12 @@ PIXELS = 224
 
 
 def write_images(folder, count, rng):
-    """A folder for each class, whose noise has a colour."""
-    colours = np.random.default_rng(0).integers(64, 192, (CLASSES, 3))
+    """Writes a folder for each class, whose noise has a color of its own."""
+    colors = np.random.default_rng(0).integers(64, 192, (CLASSES, 3))
     for i in range(count):
         place = folder / str(i % CLASSES)
         place.mkdir(parents=True, exist_ok=True)
-        noise = rng.normal(colours[i % CLASSES], 40, (PIXELS, PIXELS, 3))
+        noise = rng.normal(colors[i % CLASSES], 40, (PIXELS, PIXELS, 3))
         cv2.imwrite(str(place / f"{i:05}.jpg"), noise.clip(0, 255).astype(np.uint8))
 
 

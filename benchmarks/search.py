@@ -1,13 +1,14 @@
-"""Searching embeddings by FAISS and exactly: queries a second, recall, memory, time to build.
+"""Search of embeddings with FAISS and exactly: queries per second, recall, memory, build time.
 
     python benchmarks/search.py --json search.json          # needs pip install coca_jax[search]
 
-Vectors are unit ones around random centres, with twice as much noise as there is of the centre; it
-is made of `--latent` random numbers, as embeddings vary in fewer directions than they have numbers;
-0: of all, the hardest. Queries are of the same clusters: "near" ones as the vectors are, "far" ones
-as texts are to images: all vectors are moved one way and all queries the other, by as much as a
-centre. Each search is a process of its own, whose file is in the system's memory; queries come one
-by one. "first" is the first one, with opening what is searched. Memory counts mapped pages, too.
+Vectors have unit length and lie around random centers, with noise of twice the center's length. The
+noise comes from `--latent` random numbers, because embeddings vary in fewer directions than they
+have dimensions; with 0 it varies in all, which is hardest. Queries come from the same clusters.
+"near" queries are distributed like the vectors. For "far" ones, as texts are to images, all vectors
+are moved one way and all queries the other, by a center's length. Each search is a process of its
+own, whose file is in the page cache; queries come one by one. "first" is the first query, including
+opening the file. Memory includes mapped pages.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import numpy as np
 from coca_jax.image_search.nearest import SEARCHES
 
 TOP = 10
-NOISE, MOVED = 2.0, 1.0  # to a centre's length of 1
+NOISE, MOVED = 2.0, 1.0  # relative to a center's length of 1
 KINDS = ("near", "far")
 
 
@@ -37,14 +38,14 @@ def make(folder, options):
     """Writes the vectors and the queries."""
     rng = np.random.default_rng(0)
     width = options.width
-    centres = unit(rng.standard_normal((options.clusters, width), np.float32))
+    centers = unit(rng.standard_normal((options.clusters, width), np.float32))
     mixing = unit(rng.standard_normal((width, options.latent), np.float32)).T
     direction = MOVED * unit(rng.standard_normal((1, width), np.float32))
 
     def draw(count, moved):
         noise = rng.standard_normal((count, options.latent or width), np.float32)
         noise = NOISE * unit(np.tanh(noise @ mixing) if options.latent else noise)
-        return unit(centres[rng.integers(len(centres), size=count)] + noise + moved)
+        return unit(centers[rng.integers(len(centers), size=count)] + noise + moved)
 
     for kind in KINDS:
         moved = direction * (kind == "far")

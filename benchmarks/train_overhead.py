@@ -1,4 +1,4 @@
-"""What `coca train` adds to the bare compiled step: data, metrics, progress, the loop itself.
+"""Time that `coca train` adds to the bare compiled step: data, metrics, progress, the loop itself.
 
     coca data prepare shapes
     python benchmarks/train_overhead.py --json overhead.json

@@ -144,7 +144,7 @@ MEASURES = {"ours": measure_ours, "open_clip": measure_open_clip, "peak": measur
 
 
 def in_a_process(kind, case=None):
-    """What a measurement gives, or None where its batch does not fit."""
+    """The result of a measurement in a process of its own; None if its batch does not fit."""
     words = [sys.executable, __file__, "--measure", kind, "--case", json.dumps(case)]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:

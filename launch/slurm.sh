@@ -33,7 +33,7 @@ while kill -0 "$step" 2>/dev/null; do  # a trapped signal ends `wait` early
 done
 
 # 3: stopped by a signal and saved. 4: another process was lost. Above 128: ended by a signal, as
-# a task is when its node fails. Each goes on from the last checkpoint; a mistake (2) does not.
+# a task is when its node fails. Each resumes from the last checkpoint; a user error (2) does not.
 most=${COCA_MOST_RESTARTS:-100}
 if [ "$code" -eq 3 ] || [ "$code" -eq 4 ] || [ "$code" -gt 128 ]; then
     if [ "${SLURM_RESTART_COUNT:-0}" -lt "$most" ]; then

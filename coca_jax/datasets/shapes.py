@@ -169,7 +169,9 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
         kind, color, place = kinds[shape.kind], colors[shape.color], PLACES[shape.place]
         pairs.append((f"what shape is at the {place}?", kind))
         if sum(other.kind == shape.kind for other in scene) == 1:
-            pairs.append((f"what colour is the {kind}?", color))
+            pairs.append(
+                (f"what colour is the {kind}?", color)
+            )  # British spelling is part of the data
             pairs.append((f"what size is the {kind}?", SIZES[shape.size]))
             pairs.append((f"where is the {kind}?", place))
         if sum(other.color == shape.color for other in scene) == 1:

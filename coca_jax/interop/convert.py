@@ -79,7 +79,7 @@ def import_open_clip(
 
 @contextlib.contextmanager
 def _new_folder(directory: epath.Path) -> Iterator[epath.Path]:
-    """Where to write a folder that is there as a whole, or not at all."""
+    """Yields a folder to write to; `directory` exists afterwards only if the block succeeds."""
     if not is_url(os.fspath(directory)):
         with atomic(directory) as temporary:
             yield epath.Path(temporary)

@@ -1,9 +1,9 @@
-"""Which tensors of a file are a model's: through nesting, and through the words that wrappers add.
+"""Finds a model's tensors in a file, through nesting and through the prefixes that wrappers add.
 
 DDP puts `module.` before every name, `torch.compile` puts `_orig_mod.`, FSDP and checkpointing put
 words with an underscore before and within names, and trainers put the name of their attribute
-(`model.`). What is a wrapper's word is decided by the names that the model has: a part of one of
-them is never taken away.
+(`model.`). The names that the model has decide what is a wrapper's word: a part of one of them is
+never removed.
 """
 
 import collections

@@ -83,10 +83,10 @@ def to_open_clip(params: Mapping[str, Any], config: CoCaConfig) -> dict[str, np.
 
 
 def require_open_clip(config: CoCaConfig) -> None:
-    """That the model has each setting of OpenCLIP's CoCa.
+    """Checks that a model has all settings of OpenCLIP's CoCa.
 
     Raises:
-      UserError: it has not; every setting that differs is named.
+      UserError: settings differ; the message names each of them.
     """
     needed = {
         "model.image.class_token": (config.image.class_token, True),

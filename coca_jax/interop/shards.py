@@ -1,4 +1,4 @@
-"""Which files a model's weights are in: one file, shards with an index, or a folder of either."""
+"""Finds the files of a model's weights: one file, shards with an index, or a folder of either."""
 
 import json
 import os

@@ -36,12 +36,12 @@ DTYPES = {
 
 
 class Unknown(dict):
-    """Stands for an object of a class that is not known here: takes all that a pickle does to it.
+    """Placeholder for an object of an unknown class; accepts everything that a pickle does to it.
 
-    What is put into it as into a dictionary is kept, since subclasses of `dict` hold weights, too.
+    Dictionary items are kept, because subclasses of `dict` may hold weights.
     """
 
-    title = ""  # module and name of what it stands for
+    title = ""  # module and name of the unknown class
 
     def __new__(cls, *_, **__):
         """Takes any arguments."""
@@ -109,10 +109,10 @@ class Tensor:
     strides: tuple[int, ...]  # elements
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        """Its values, in an array of its own.
+        """Returns the values as a new array.
 
         Raises:
-          UserError: its bytes are damaged, or are not all there.
+          UserError: the bytes are damaged or incomplete.
         """
         if 0 in self.shape:
             return np.zeros(self.shape, dtype or self.dtype)
@@ -136,14 +136,14 @@ class Tensor:
 
 
 def read(file: str | os.PathLike, copy: str | os.PathLike = "") -> Any:
-    """What was saved: dictionaries, lists, numbers, a `Tensor` for each tensor, else `Unknown`.
+    """Returns the saved object: dictionaries, lists, numbers, `Tensor`s, and `Unknown` for others.
 
     Args:
-      file: its name.
+      file: the file's name.
       copy: a local file of the same bytes, which stays open; empty: `file` itself.
 
     Raises:
-      UserError: the file is no such zip (PyTorch before 1.6 wrote others), or is damaged.
+      UserError: the file is not such a zip (PyTorch before 1.6 wrote others), or is damaged.
     """
     try:
         archive = Archive(file, copy or file)

@@ -128,7 +128,7 @@ class _SafeTensor:
 
 
 def _tree(file: epath.Path) -> Any:
-    """What a file holds, with tensors that are not read yet; what it is, its first bytes say."""
+    """The content of a file, with tensors not read yet; its first bytes tell the format."""
     try:
         with file.open("rb") as opened:
             head = opened.read(64)
@@ -194,7 +194,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _content(tensors: Mapping[tuple[str, ...], Any]) -> str:
-    """What a file holds, in a few words."""
+    """A short phrase on the content of a file."""
     if unknown := [value.title for value in tensors.values() if _is_unknown(value)]:
         return (
             f"it holds {listed(dict.fromkeys(unknown))}, which are never built; save a state_dict()"

@@ -47,17 +47,17 @@ OPEN_FILES = 256  # local ones kept open; more are reopened when they are read
 
 
 class Stamp(NamedTuple):
-    """What changes when a file does."""
+    """Properties of a file that change with its content."""
 
     size: int  # bytes
     version: str  # its time of change, or a store's tag
 
 
 def stamp(path: str) -> Stamp:
-    """Size and version of a file.
+    """Returns the size and version of a file.
 
     Raises:
-      FileNotFoundError: it is not there.
+      FileNotFoundError: there is no such file.
     """
     if not is_url(path):
         found = os.stat(path)

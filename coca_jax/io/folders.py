@@ -25,7 +25,7 @@ class FileInfo(NamedTuple):
 
 
 def children(folder: str | os.PathLike) -> list["epath.Path"]:
-    """What is directly in a folder, by name; nothing if there is no such folder."""
+    """Returns the entries of a folder, sorted by name; none if the folder does not exist."""
     try:
         return sorted(as_path(folder).iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -33,7 +33,7 @@ def children(folder: str | os.PathLike) -> list["epath.Path"]:
 
 
 def tree(folder: str | os.PathLike) -> dict[str, FileInfo]:
-    """All files beneath a folder by their relative path; in a store by one listing."""
+    """Returns all files below a folder by their relative path; for a store, with one listing."""
     root = os.fspath(as_path(folder))
     if is_url(root):
         system, name = system_of(root)
@@ -53,7 +53,7 @@ def tree(folder: str | os.PathLike) -> dict[str, FileInfo]:
 
 
 def _checksum(info: dict) -> str:
-    """What the store computed of an object's content; an ETag at least."""
+    """The checksum that the store has for an object, or its ETag; empty if it has neither."""
     if found := info.get("md5Hash"):
         return f"md5:{base64.b64decode(found).hex()}"
     if found := info.get("crc32c"):

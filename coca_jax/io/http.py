@@ -205,11 +205,11 @@ def _check(url: str, response: Any) -> None:
 
 
 class _Transient(Exception):
-    """A failure that may pass: what it is, and the seconds to wait that the server asks for."""
+    """A temporary failure: a message, and the seconds to wait that the server asks for."""
 
 
 def _tried(url: str, get: Any) -> Any:
-    """What a request gives, tried again where its failure may pass."""
+    """The result of a request, which is repeated after temporary failures."""
     import requests
 
     permanent = (
@@ -232,7 +232,7 @@ def _tried(url: str, get: Any) -> Any:
 
 
 def _cause(error: Exception) -> str:
-    """What is wrong with a connection, without the URL's query that libraries put into messages."""
+    """The cause of a connection's failure, without the URL's query that libraries' messages have."""
     import requests
 
     text = str(error)

@@ -151,7 +151,7 @@ class _Object:
         self._bucket, _, self._key = self._name.partition("/")
 
     def read(self) -> tuple[dict[str, Any], str | None]:
-        """Its content, empty if it is none that a claim has, and its version: None if absent."""
+        """The content (empty if it is not a valid claim) and the version (None if absent)."""
         try:
             info = self._system.info(self._name)
             data = self._system.cat_file(self._name)
@@ -194,7 +194,7 @@ class _Object:
 
 
 def _identity(process: int) -> list[str] | None:
-    """What tells a process of this machine from all others; None if that cannot be known."""
+    """An identifier of a process that no other process ever has; None if there is no /proc."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             boot = file.read().strip()

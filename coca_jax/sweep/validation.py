@@ -1,4 +1,4 @@
-"""What is wrong with a sweep, all at once, before anything is trained."""
+"""Validates a sweep, and reports all errors at once before anything is trained."""
 
 import re
 from collections.abc import Iterator, Sequence
