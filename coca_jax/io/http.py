@@ -232,7 +232,7 @@ def _tried(url: str, get: Any) -> Any:
 
 
 def _cause(error: Exception) -> str:
-    """The cause of a connection's failure, without the URL's query that libraries' messages have."""
+    """The cause of a connection's failure, without the URL's query that messages may contain."""
     import requests
 
     text = str(error)
