@@ -1,4 +1,4 @@
-"""Beam search: the standard one of Hugging Face transformers (`generate(num_beams=...)`, 4.55)."""
+"""Beam search as in Hugging Face transformers 4.55 (`generate(num_beams=...)`)."""
 
 import dataclasses
 import numbers
@@ -15,7 +15,7 @@ from coca_jax.generate.ranking import top_k
 
 @struct.dataclass
 class _Finished:
-    """The best texts that have ended; -inf scores stand for none."""
+    """The best texts that have ended; a score of -inf marks an empty place."""
 
     scores: Any  # [images, beams], descending
     log_probabilities: Any  # [images, beams]
@@ -24,30 +24,31 @@ class _Finished:
 
 @struct.dataclass
 class _State:
-    totals: Any  # [images, beams], of the running texts, descending; -inf: there is none
-    log_probabilities: Any  # [images, beams], which differ from totals by the repetition penalty
+    totals: Any  # [images, beams], of the unfinished texts, descending; -inf: no text
+    log_probabilities: Any  # [images, beams]; totals also include the repetition penalty
     finished: _Finished
     open: Any  # bool [images], whether the finished texts can still change
 
 
 @dataclasses.dataclass(frozen=True)
 class Beams:
-    """Extends the most probable texts side by side; texts that end compete for the result.
+    """Extends the most probable texts side by side, and returns the best of those that end.
 
-    A text whose end is among the `beams` best continuations, or that is `length` long, scores (sum
-    of its log-probabilities) / (number of its generated tokens, the end included) **
-    `length_penalty`; the `beams` best scores are kept. But for ties, texts are Hugging Face's; if
-    fewer than `beams` tokens besides the end may be generated, it fills up with copies.
+    A text ends if its end token is among the `beams` best continuations, or at `length`. Its score
+    is (sum of its log-probabilities) / (number of generated tokens, with the end) **
+    `length_penalty`; the `beams` best scores are kept. Texts are equal to Hugging Face's except for
+    ties. If fewer than `beams` tokens besides the end may be generated, Hugging Face's search fills
+    up with copies.
 
     Raises:
-      UserError: a value that makes no sense.
+      UserError: a value is out of range.
     """
 
     beams: int = 6
     n_best: int = 1
-    length_penalty: float = 1.0  # above 0 favours long texts
-    # An image is done when `beams` texts have ended (True), or when besides that the best running
-    # text would, were it to end now, score less than all of them (False).
+    length_penalty: float = 1.0  # above 0 favors long texts
+    # True: an image is done when `beams` texts have ended. False: and if, in addition, the best
+    # unfinished text would score less than all of them if it ended now.
     early_stopping: bool = False
 
     def __post_init__(self):

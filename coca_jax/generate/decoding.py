@@ -1,4 +1,4 @@
-"""The loop over positions that all ways of generating share, and what they may choose from."""
+"""The decoding loop over positions that all methods share, and the limits on their choices."""
 
 import dataclasses
 import math
@@ -20,21 +20,21 @@ FLOAT32 = np.finfo(np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """What texts may be generated, whatever chooses among them.
+    """Limits on the texts that may be generated, for all methods.
 
     Raises:
-      UserError: a value that makes no sense.
+      UserError: a value is out of range.
     """
 
     bos_id: int
-    eos_id: int  # -1: texts go on to their length
+    eos_id: int  # -1: texts have the full length
     pad_id: int
-    length: int  # most tokens of a text, begin, prompt and end included
-    min_length: int = 0  # least tokens in front of the end, begin and prompt included
-    suppress: tuple[int, ...] = ()  # never generated
-    # Above 1, makes tokens that the text (or its prompt) has already less likely: a logit is
-    # divided by it if positive, multiplied if negative (arXiv 1909.05858, section 4.1); in beam
-    # search, as in Hugging Face's, that is done to log-probabilities.
+    length: int  # the most tokens of a text, including begin, prompt and end
+    min_length: int = 0  # the fewest tokens before the end, including begin and prompt
+    suppress: tuple[int, ...] = ()  # ids that are never generated
+    # Above 1, makes tokens less likely that already occur in the text or its prompt: a logit is
+    # divided by it if positive, multiplied if negative (arXiv 1909.05858, section 4.1). Beam search
+    # applies it to log-probabilities, as Hugging Face's does.
     repetition_penalty: float = 1.0
 
     def __post_init__(self):
@@ -47,7 +47,7 @@ class Decoding:
 
 @struct.dataclass
 class Prompt:
-    """What the text of each image begins with, its begin token in front."""
+    """The beginning of each image's text, starting with the begin token."""
 
     ids: Any  # int [images, p], padded on the right
     lengths: Any = None  # int [images], of the rows without padding, from 1 to p; None: all are p
@@ -55,34 +55,34 @@ class Prompt:
 
 @struct.dataclass
 class Generated:
-    """n texts of each image, the best first (of sampled ones: as they were drawn)."""
+    """n texts of each image, the best first (samples: in the order drawn)."""
 
-    ids: Any  # int32 [images, n, length]: begin, prompt, text, end if it fitted, padding
-    lengths: Any  # int32 [images, n], tokens of each without its padding
-    # [images, n], float32 in nats: of all generated tokens (the end is one, the prompt's are not)
-    # under the model itself, whatever temperature, penalty or suppression they were chosen with.
+    ids: Any  # int32 [images, n, length]: begin, prompt, text, end if it fits, padding
+    lengths: Any  # int32 [images, n], the number of tokens without padding
+    # float32 [images, n] in nats: of all generated tokens (with the end, without the prompt), under
+    # the model itself, without temperature, penalty or suppression.
     log_probabilities: Any
-    scores: Any  # [images, n], float32: what texts are ranked by
+    scores: Any  # float32 [images, n], by which texts are ranked
 
 
 @struct.dataclass
 class Step:
-    """What the tokens of one position are chosen from."""
+    """The input to the choice of one position's tokens."""
 
     position: Any  # int []
     logits: Any  # float32 [images, k, v]
-    ids: Any  # int32 [images, k, length], known up to the position
+    ids: Any  # int32 [images, k, length], final up to the position
     prompt_lengths: Any  # int [images]
-    key: Any  # of random numbers, or None
+    key: Any  # a random key, or None
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to choose tokens. Leaves of its state have a leading `images` axis."""
+    """A method of choosing tokens. Leaves of its state have a leading `images` axis."""
 
     @property
     def texts(self) -> int:
-        """How many texts of an image are extended side by side."""
+        """The number of texts per image that are extended side by side."""
 
     def start(self, images: int, decoding: Decoding) -> Any:
         """The state at the end of each prompt."""
@@ -90,20 +90,20 @@ class Method(Protocol):
     def choose(
         self, decoding: Decoding, step: Step, state: Any
     ) -> tuple[Int[Array, "images k"] | None, Int[Array, "images k"], Any]:
-        """Which texts are extended (None: each once) by which tokens, and the new state."""
+        """Returns the texts to extend (None: each once), their new tokens, and the new state."""
 
     def done(self, state: Any) -> Bool[Array, " images"]:
-        """For which images nothing is left to choose."""
+        """Returns whether each image's texts are complete."""
 
     def result(
         self, ids: Int[Array, "images k l"], state: Any
     ) -> tuple[Int[Array, "images n l"], Float[Array, "images n"], Float[Array, "images n"]]:
-        """The ids, log-probabilities and scores of `Generated`."""
+        """Returns the ids, log-probabilities and scores of `Generated`."""
 
 
 @struct.dataclass
 class _Loop:
-    position: Any  # [], of the tokens that are chosen next
+    position: Any  # [], of the next tokens
     ids: Any  # [images, k, length]
     cache: DecoderCache
     state: Any
@@ -118,23 +118,25 @@ def generate(
     prompt: Prompt | None = None,
     key: jax.Array | None = None,
 ) -> Generated:
-    """Captions images. Each token is computed once, and so are the image's keys and values.
+    """Generates captions of images; every token and the image's keys and values are computed once.
 
-    A text depends on its image, its prompt and, sampled, its row in the batch; not on other rows,
-    nor on how they are spread over devices.
+    A text depends on its image, its prompt and, if sampled, its row in the batch, but neither on
+    other rows nor on the sharding over devices.
 
     Args:
-      model: must have been trained with a captioning loss.
-      params: its parameters.
+      model: a model that was trained with a captioning loss.
+      params: the model's parameters.
       pixels: normalized images.
-      decoding: what may be generated.
+      decoding: the limits on the texts.
       method: `Greedy`, `Sampling` or `Beams`.
-      prompt: what the texts begin with; each goes on where its own prompt ends. By default the
-        begin token.
-      key: of the random numbers of sampling; each row, sample and position has its own.
+      prompt: the beginning of each text; None: the begin token alone.
+      key: the random key for sampling, from which each row, sample and position gets its own.
+
+    Returns:
+      The texts of each image.
 
     Raises:
-      UserError: the length is more than the model's, or the prompt leaves no room.
+      UserError: the length exceeds the model's, or the prompt leaves no room.
     """
     if prompt is None:
         begin = jnp.full((pixels.shape[0], 1), decoding.bos_id, jnp.int32)

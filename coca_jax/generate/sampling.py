@@ -1,4 +1,4 @@
-"""Texts that are extended each on its own: by the most probable token, or by one drawn."""
+"""Greedy decoding and sampling, in which each text is extended independently."""
 
 import dataclasses
 import numbers
@@ -30,7 +30,7 @@ class _State:
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
-    """The most probable token at each position."""
+    """Chooses the most probable token at each position."""
 
     @property
     def texts(self) -> int:
@@ -70,17 +70,17 @@ class Greedy:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling(Greedy):
-    """Tokens drawn from softmax(logits / temperature), cut to `top_k`, then to `top_p`.
+    """Draws tokens from softmax(logits / temperature), restricted to `top_k`, then to `top_p`.
 
-    Cuts and their order are those of Hugging Face's warpers.
+    The restrictions and their order are those of Hugging Face's warpers.
 
     Raises:
-      UserError: a value that makes no sense.
+      UserError: a value is out of range.
     """
 
-    samples: int = 1  # of each image
+    samples: int = 1  # per image
     temperature: float = 1.0
-    top_k: int = 0  # only so many of the most probable tokens; 0: all
+    top_k: int = 0  # only the k most probable tokens; 0: all
     top_p: float = 1.0  # only the fewest tokens whose probabilities (after top_k) add up to this
 
     def __post_init__(self):

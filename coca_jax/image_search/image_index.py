@@ -37,18 +37,18 @@ Embed = Callable[
 
 
 class Listing(NamedTuple):
-    """What is below a folder, by path relative to it."""
+    """The files below a folder, by relative path."""
 
     images: dict[str, Stamp]
-    unreadable: list[str]  # folders, links and what else has an image's name and is no file
+    unreadable: list[str]  # folders, links and others that are named like an image but are no file
     hidden: list[str]
 
 
 def local_folder(path: str | os.PathLike) -> pathlib.Path:
-    """A folder of images, or of their index: the index is of local files, and mapped.
+    """Returns the path of a local folder of images or of an index.
 
     Raises:
-      UserError: it is a URL.
+      UserError: it is a URL; images are read from local files, and an index is mapped into memory.
     """
     text = normalize(path)
     if is_url(text):
@@ -57,10 +57,10 @@ def local_folder(path: str | os.PathLike) -> pathlib.Path:
 
 
 def list_images(folder: str | os.PathLike) -> Listing:
-    """Finds image files below a folder, in order; through links, but each folder once.
+    """Lists the image files below a folder, sorted; follows links, but enters a folder only once.
 
     Raises:
-      UserError: it holds none.
+      UserError: the folder holds no images.
     """
     listing = Listing({}, [], [])
     _list(os.fspath(folder), "", listing, set())
@@ -292,9 +292,9 @@ def _is_index(found: dict[str, Any]) -> bool:
 
 
 def default_place(checkpoint: Checkpoint, folder: str | os.PathLike) -> pathlib.Path:
-    """Where the index of a folder is unless it is given: in the model's folder.
+    """Returns the default path of a folder's index: in the model's folder.
 
-    For a model at a URL it is in the user's own cache, since an index is mapped into memory.
+    For a model at a URL it is in the user's cache, because an index is mapped into memory.
     """
     name = hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:16]
     if is_url(str(checkpoint.workdir)):

@@ -1,4 +1,4 @@
-"""Which rows of a table of unit vectors are most similar to a query: exactly, or by FAISS."""
+"""Finds the rows of a table of unit vectors most similar to a query, exactly or with FAISS."""
 
 import hashlib
 import math
@@ -11,16 +11,16 @@ from jaxtyping import Float, Float32, Int64
 from coca_jax.errors import UserError
 from coca_jax.io.files import atomic
 
-BLOCK = 2**16  # rows compared, or put into lists, at a time
-FEWEST = 10_000  # rows from which on they are split into lists; fewer are one, searched exactly
-TRAINED_ON = 64  # rows for each list
-READ = 8  # of so many lists, the nearest one is read
-PREFIX, SUFFIX = "faiss-", ".index"  # and between them, which rows the file has
-Found = tuple[Float[np.ndarray, " k"], Int64[np.ndarray, " k"]]  # cosines, falling, and their rows
+BLOCK = 2**16  # rows compared, or added to lists, at a time
+FEWEST = 10_000  # rows; smaller tables have a single list and are searched exactly
+TRAINED_ON = 64  # training rows per list
+READ = 8  # a query reads the nearest 1/8 of the lists
+PREFIX, SUFFIX = "faiss-", ".index"  # of a file's name, around a hash of the rows in the file
+Found = tuple[Float[np.ndarray, " k"], Int64[np.ndarray, " k"]]  # descending cosines, their rows
 
 
 class ExactSearch:
-    """Compares with every row, block by block."""
+    """Compares a query with every row, block by block."""
 
     def __init__(
         self,
@@ -28,12 +28,12 @@ class ExactSearch:
         stored: Float32[np.ndarray, "n e"],
         live: Int64[np.ndarray, " m"],
     ):
-        """As `FaissSearch`, which keeps something in the folder."""
+        """Takes the arguments of `FaissSearch`; nothing is kept in the folder."""
         del folder
         self._stored, self._live = stored, live
 
     def __call__(self, query: Float32[np.ndarray, " e"], top: int) -> Found:
-        """The most similar live rows; of equal ones the first."""
+        """Returns the most similar live rows; of equal ones the first."""
         blocks = [self._stored[i : i + BLOCK] @ query for i in range(0, len(self._stored), BLOCK)]
         scores = np.concatenate([np.zeros(0, np.float32), *blocks])[self._live]
         best = np.arange(len(scores))
@@ -44,12 +44,13 @@ class ExactSearch:
 
 
 class FaissSearch:
-    """Compares with the rows in the eighth of FAISS's lists whose centres are most similar.
+    """Compares a query with the rows in the eighth of FAISS's lists with the nearest centers.
 
-    An inverted file (IVF-Flat): k-means splits m rows into 4 to 8 sqrt(m) lists. The file is
-    mapped, so that a query reads an eighth of it; rows come and go without new centres, until
-    another number of lists is due. Its name says which rows it has, the live ones and no others:
-    it is made where no file has that name, from the one that is there, if there is one.
+    The index is an inverted file (IVF-Flat): k-means splits m rows into 4 to 8 sqrt(m) lists. The
+    file is mapped into memory, so a query reads only an eighth of it. Rows are added and removed
+    without new centers until the number of rows calls for another number of lists. The file's name
+    is a hash of its rows, which are exactly the live ones. If no file has that name, it is made,
+    from an older file if there is one.
     """
 
     def __init__(
@@ -58,12 +59,12 @@ class FaissSearch:
         stored: Float32[np.ndarray, "n e"],
         live: Int64[np.ndarray, " m"],
     ):
-        """Opens the file of these rows; makes it if it is not there.
+        """Opens the file of these rows, or makes it.
 
         Args:
-          folder: where it is, next to the rows.
+          folder: the file's folder.
           stored: rows of unit length, which never change.
-          live: which of them count, in order.
+          live: the sorted indices of the rows to search.
 
         Raises:
           UserError: FAISS is not installed.
@@ -80,21 +81,22 @@ class FaissSearch:
         self._faiss.downcast_InvertedLists(self._index.invlists).prefetch_nthread = 0
 
     def __call__(self, query: Float32[np.ndarray, " e"], top: int) -> Found:
-        """The most similar live rows, as far as the lists that are read have them."""
+        """Returns the most similar live rows in the lists that are read."""
         top = min(top, self._count)
         if top < 1:
             return np.zeros(0, np.float32), np.zeros(0, np.int64)
         for lists in (max(1, self._index.nlist // READ), self._index.nlist):
             self._index.nprobe = lists
             scores, rows = self._index.search(np.ascontiguousarray(query[None]), top)
-            if rows[0, -1] >= 0:  # -1: these lists do not have so many
+            if rows[0, -1] >= 0:  # -1: these lists have fewer than `top` rows
                 break
         return scores[0], rows[0]
 
     def _updated(self, folder: pathlib.Path, stored: np.ndarray, live: np.ndarray) -> Any:
-        """An index of the live rows: the one that is there, if it has as many lists, or a new one.
+        """An index of the live rows: the newest one, updated, or a new one if the lists differ.
 
-        FAISS cannot remove from a graph (HNSW), whose building takes ten times as long, too.
+        It is not a graph (HNSW), because FAISS cannot remove rows from one, and building it takes
+        ten times as long.
         """
         index, held = _newest(self._faiss, folder), np.zeros(0, np.int64)
         if index is None or index.nlist != _lists(len(live)) or index.d != stored.shape[1]:
@@ -110,16 +112,16 @@ class FaissSearch:
 
     def _trained(self, stored: np.ndarray, live: np.ndarray) -> Any:
         count, width = _lists(len(live)), stored.shape[1]
-        centres = self._faiss.IndexFlatIP(width)
-        index = self._faiss.IndexIVFFlat(centres, width, count, self._faiss.METRIC_INNER_PRODUCT)
-        index.cp.min_points_per_centroid = 1  # says nothing of few
+        centers = self._faiss.IndexFlatIP(width)
+        index = self._faiss.IndexIVFFlat(centers, width, count, self._faiss.METRIC_INNER_PRODUCT)
+        index.cp.min_points_per_centroid = 1  # no warning if there are few
         index.cp.max_points_per_centroid = TRAINED_ON
         chosen = np.random.default_rng(0).permutation(len(live))[: TRAINED_ON * count]
         index.train(stored[live[np.sort(chosen)]])
         return index
 
     def _write(self, path: pathlib.Path, index: Any) -> Any:
-        """Puts it in its place and returns it as mapped from there; the others are deleted."""
+        """Writes the index, deletes the other files, and returns it mapped from its file."""
         with atomic(path) as temporary:
             self._faiss.write_index(index, str(temporary))
         mapped = _read(self._faiss, path)
@@ -132,7 +134,7 @@ SEARCHES = {"exact": ExactSearch, "faiss": FaissSearch}
 
 
 def import_faiss() -> Any:
-    """The package.
+    """Returns the package `faiss`.
 
     Raises:
       UserError: it is not installed.
@@ -145,7 +147,7 @@ def import_faiss() -> Any:
 
 
 def forget(folder: pathlib.Path) -> None:
-    """Deletes FAISS's files of a folder, because its rows will be others."""
+    """Deletes FAISS's files in a folder, because its rows will change."""
     for path in _files(folder):
         path.unlink(missing_ok=True)
 
@@ -159,13 +161,13 @@ def _lists(rows: int) -> int:
 
 
 def _newest(faiss: Any, folder: pathlib.Path) -> Any:
-    """An index that is there, in memory; None if there is none, or only damaged ones."""
-    found = (_read(faiss, path, mapped=False) for path in _files(folder))
-    return next((index for index in found if index is not None), None)
+    """An index of the folder, in memory; None if there is no undamaged one."""
+    indices = (_read(faiss, path, mapped=False) for path in _files(folder))
+    return next((index for index in indices if index is not None), None)
 
 
 def _read(faiss: Any, path: pathlib.Path, mapped: bool = True) -> Any:
-    """An index; None if it is not there, or damaged."""
+    """The index in a file; None if it is missing or damaged."""
     try:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
     except RuntimeError:

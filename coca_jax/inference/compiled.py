@@ -1,4 +1,4 @@
-"""What a loaded model computes, compiled for batches of few sizes."""
+"""The functions of a loaded model, compiled for few batch sizes."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -20,13 +20,14 @@ STATIC = {"caption": ("decoding", "method"), "score": ("even", "chunk_size")}
 
 
 class Compiled:
-    """A model's functions; batches are split over the mesh, padded to a power of two a shard.
+    """A model's functions, for batches that are sharded over the mesh.
 
-    Models of one configuration, on one mesh, share what is compiled.
+    Each shard is padded to a power of two. Models of the same configuration on the same mesh share
+    their compiled programs.
     """
 
     def __init__(self, model: CoCa, partitioner: Partitioner):
-        """Compiles nothing yet: that waits for the first batch of each size."""
+        """Compiles nothing yet; that happens at the first batch of each size."""
         self._partitioner = partitioner
         self._functions = _jitted(model, partitioner.mesh, partitioner.rules)
 

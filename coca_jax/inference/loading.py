@@ -64,12 +64,12 @@ def load(
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Where trained parameters lie, and what they are of."""
+    """A saved step of a run: the place of its parameters, and the run's configuration."""
 
     workdir: epath.Path
     step: int
     config: ConfigDict
-    store: CheckpointStore  # which reads the files once to verify them
+    store: CheckpointStore  # reads the files once to verify them
 
     @property
     def identity(self) -> str:

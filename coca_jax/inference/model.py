@@ -1,4 +1,4 @@
-"""What `coca_jax.load` returns: a model, its tokenizer and its preprocessing."""
+"""`LoadedModel`, which `coca_jax.load` returns: a model, its tokenizer and its preprocessing."""
 
 import copy
 import dataclasses
@@ -27,7 +27,7 @@ from coca_jax.inference.compiled import Compiled
 from coca_jax.inference.words import mean_by_word
 from coca_jax.models import CoCa, normalize_pixels
 
-SCORING_BYTES = 2**28  # of logits at a time
+SCORING_BYTES = 2**28  # bytes of logits at a time
 ROUND = 8  # candidates are padded to a multiple of this many tokens, so that few sizes compile
 Pixels = UInt8[np.ndarray, "b *several h w 3"] | Float32[np.ndarray, "b *several h w 3"]
 
@@ -37,8 +37,8 @@ class Caption:
     """A generated caption."""
 
     text: str
-    log_probability: float  # in nats, of what follows the prompt, given the image
-    others: tuple["Caption", ...] = ()  # further ones of the same image, if asked for
+    log_probability: float  # in nats, of the text after the prompt, given the image
+    others: tuple["Caption", ...] = ()  # further captions of the same image, if requested
 
 
 class LoadedModel:
@@ -65,7 +65,7 @@ class LoadedModel:
         self._compiled = Compiled(model, partitioner)
 
     def with_params(self, params: Any) -> "LoadedModel":
-        """The same model with other parameters; nothing is compiled anew."""
+        """Returns this model with other parameters; the compiled programs are shared."""
         other = copy.copy(self)
         other.params, other.identity = params, ""
         return other
@@ -383,7 +383,7 @@ def _read(path: str | pathlib.Path, num_frames: int) -> list[UInt8[np.ndarray, "
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the path, which is named already."""
+    """The error's message without the path, which the caller names."""
     if isinstance(error, BadExample):
         return error.reason
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

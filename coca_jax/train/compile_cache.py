@@ -11,11 +11,11 @@ NAME = ".compile_cache"
 
 
 def cache_folder(setting: str, workdir: str | os.PathLike, platform: str, devices: int) -> str:
-    """Where compiled programs are kept; empty for nowhere.
+    """Returns the folder of compiled programs; empty if none are kept.
 
     Args:
-      setting: a folder; `auto` for one next to the workdir, shared by all runs there, or for a
-        workdir at a URL one in the user's own cache, where the devices can use it; empty for none.
+      setting: a folder; `auto`: one next to the workdir, which all runs there share, or for a
+        workdir at a URL one in the user's cache, if the devices can use it; empty: none.
       workdir: the run's folder.
       platform: JAX's name of the devices' platform.
       devices: number of devices of all processes. `auto` is none for several of `cpu`: programs

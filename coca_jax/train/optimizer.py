@@ -86,7 +86,7 @@ def trained_parameters(params: Any, learning_rates: Table) -> Any:
 
 
 def layer_factors(params: Any, decay: float) -> Any:
-    """Factors of the learning rate that fall towards the pixels, as in arXiv 2106.08254, section 2.
+    """Factors of the learning rate that fall toward the pixels, as in arXiv 2106.08254, section 2.
 
     The image encoder's last layer has `decay`, each layer below it `decay` times the factor of
     the one above, and so have the patches and positions below the first layer; all else has 1.

@@ -247,7 +247,7 @@ def _resized_in_words(old: CoCaConfig, new: CoCaConfig) -> str:
 
 
 def _tokenizer_problems(source: Checkpoint, config: ConfigDict, file: str) -> list[str]:
-    """Why ids would mean something else, if they would."""
+    """The reasons why token ids would change their meaning; none if they keep it."""
     old, new = source.config.data.tokenizer.kind, config.data.tokenizer.kind
     if old != new:
         return [f"its tokenizer is of another kind: {old} there, {new} now"]
