@@ -1,13 +1,14 @@
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from models.random_params import random_params
 
 from coca_jax.config import load_config, model_config
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.distributed.sharding import RULES
+from coca_jax.errors import UserError
 from coca_jax.inference import compiled
-from coca_jax.models import init_params, make_model
+from coca_jax.models import make_model
 
 TEXTS = np.arange(1, 29, dtype=np.int32)[None]
 
@@ -29,17 +30,20 @@ def compilations():
 
 @pytest.fixture(scope="module")
 def params():
-    config = model_config(load_config("configs/shapes.py:smoke"))
-    return jax.jit(lambda: nn.meta.unbox(init_params(make_model(config), jax.random.key(0))))()
+    return random_params(make_model(model_config(load_config("configs/shapes.py:smoke"))))
 
 
-def encode(params, rules=RULES, **changes):
-    """Embeds a text with a model as another `load` would make it."""
+def run(name, params, batch, rules=RULES, **changes):
+    """Runs a function of a model as another `load` would make it."""
     config = load_config("configs/shapes.py:smoke")
     config.model.update(changes)
     partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}), rules)
     functions = compiled.Compiled(make_model(model_config(config)), partitioner)
-    return functions.run("encode_text", jax.device_put(params, partitioner.replicated), [TEXTS])
+    return functions.run(name, jax.device_put(params, partitioner.replicated), batch)
+
+
+def encode(params, **changes):
+    return run("encode_text", params, [TEXTS], **changes)
 
 
 def test_models_of_one_configuration_compile_once(params, compilations):
@@ -57,3 +61,9 @@ def test_what_is_computed_or_laid_out_otherwise_compiles_anew(params, compilatio
     compilations.clear()
     encode(params, **changes)
     assert len(compilations) == 1
+
+
+def test_batches_of_two_sizes(params):
+    pixels = np.zeros((2, 32, 32, 3), np.uint8)
+    with pytest.raises(UserError, match=r"are \[2, 1\]"):
+        run("caption_logits", params, [pixels, TEXTS])
