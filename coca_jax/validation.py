@@ -8,12 +8,12 @@ from typing import Any
 from coca_jax import accelerators
 from coca_jax.config import Config
 from coca_jax.config.checks import errors, key_errors
-from coca_jax.config.tree import items
 from coca_jax.data.options import data_errors, missing_options
 from coca_jax.distributed.mesh import AXES, mesh_shape
 from coca_jax.errors import UserError
 from coca_jax.evaluate.parsing import eval_errors
 from coca_jax.evaluate.runner import check_eval_data
+from coca_jax.trees import items
 
 # Where one of these is wrong, it cannot be said whether the run fits the devices.
 LAYOUT = ("mesh", "sharding", "train.batch_size", "train.grad_accum_steps")

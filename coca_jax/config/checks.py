@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 
 from coca_jax.config.kinds import NAME
 from coca_jax.config.schema import Config
-from coca_jax.config.tree import build, items
+from coca_jax.config.tree import build
 from coca_jax.data.options import MixtureConfig
 from coca_jax.fields import Kind, Sections, fields_of, is_section, members, near, shown
 from coca_jax.io.messages import duplicates
+from coca_jax.trees import items
 
 Check = Callable[[Config], Iterable[str]]
 """A function from a configuration, in which each value is allowed by itself, to messages."""

@@ -6,10 +6,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from coca_jax.config.python_file import run_file
-from coca_jax.config.tree import field_of, flatten, items, optional_fields
+from coca_jax.config.tree import field_of, optional_fields
 from coca_jax.errors import UserError
 from coca_jax.fields import near, read, shown
 from coca_jax.io.files import read_lines
+from coca_jax.trees import flatten, items
 
 OVERRIDE = "--config."
 

@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 
 from coca_jax import __version__
 from coca_jax.config.checks import errors
-from coca_jax.config.tree import default_config, differences, flatten, keys, resumable_keys, to_json
+from coca_jax.config.tree import default_config, differences, keys, resumable_keys, to_json
 from coca_jax.errors import UserError
 from coca_jax.io import files
 from coca_jax.io.paths import join
 from coca_jax.io.stored import Damaged, read_json, shown
+from coca_jax.trees import flatten
 
 NAME = "config.json"
 MISSING = "is missing"

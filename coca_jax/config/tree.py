@@ -1,6 +1,5 @@
 """The configuration's tree: what `get_config()` edits, and the typed sections made of it."""
 
-import contextlib
 import dataclasses
 import json
 import re
@@ -8,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import RequiredValueError
 
 from coca_jax.config.schema import Config, SweepConfig
 from coca_jax.data.options import MixtureConfig
@@ -24,6 +22,7 @@ from coca_jax.fields import (
     registered,
     values_of,
 )
+from coca_jax.trees import flatten
 
 _OF_A_SOURCE = re.compile(r"^data\.sources\.[^.]+\.")
 
@@ -157,26 +156,6 @@ def resumable_keys() -> tuple[str, ...]:
     They say where and how fast it computes, not what.
     """
     return ("eval", *(key for key, field in keys().items() if field.resumable))
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values."""
-    flat = {}
-    for key, value in items(tree).items():
-        if isinstance(value, (Mapping, ConfigDict)) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def items(tree: Any) -> dict[Any, Any]:
-    """A section's values by key, without placeholders that have none; empty if it is no section."""
-    values = {}
-    for name in tree if isinstance(tree, (Mapping, ConfigDict)) else ():
-        with contextlib.suppress(RequiredValueError):
-            values[name] = tree[name]
-    return values
 
 
 def to_json(config: ConfigDict) -> dict:

@@ -18,6 +18,7 @@ from typing import Any
 
 from coca_jax.distributed import launchers, rendezvous
 from coca_jax.errors import ExitCode, UserError
+from coca_jax.trees import flatten
 
 VERDICT_SECONDS = 600  # for all processes to have read their configuration
 _monitor: rendezvous.PeerMonitor | None = None
@@ -83,7 +84,7 @@ def assert_same_on_all(name: str, mine: Mapping[str, Any]) -> None:
     if _monitor is None:
         return
     client = _client()
-    text = json.dumps(_flat({name: mine, "version": _versions()}), sort_keys=True)
+    text = json.dumps(flatten({name: mine, "version": _versions()}), sort_keys=True, default=repr)
     client.key_value_set(f"coca/{name}/mine/{_monitor.process}", text)
     count = _count()
     if _monitor.process == 0:
@@ -114,16 +115,6 @@ def _count() -> int:
 def _versions() -> dict:
     packages = {name: importlib.metadata.version(name) for name in ("coca_jax", "jax", "jaxlib")}
     return packages | {"python": platform.python_version()}
-
-
-def _flat(tree: Any, prefix: str = "") -> dict:
-    """Leaves by dotted key."""
-    if not isinstance(tree, Mapping):
-        return {prefix: tree if isinstance(tree, str | int | float | None) else repr(tree)}
-    leaves: dict = {}
-    for key, value in tree.items():
-        leaves |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return leaves
 
 
 def _differences(texts: list[str], most: int = 20) -> list[str]:

@@ -7,12 +7,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from coca_jax.config.kinds import NAME
-from coca_jax.config.tree import items
 from coca_jax.data.sources import missing_option
 from coca_jax.errors import UserError
 from coca_jax.evaluate.base import Evaluation
 from coca_jax.evaluate.registry import evaluations as registry
 from coca_jax.fields import fields_of, is_sequence, shown, value_errors
+from coca_jax.trees import items
 
 
 def parse_evals(section: Mapping[str, Any] | ConfigDict) -> dict[str, Evaluation]:

@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 
 from coca_jax.config.checks import key_errors
 from coca_jax.config.schema import SweepConfig
-from coca_jax.config.tree import flatten, items
 from coca_jax.errors import UserError
 from coca_jax.fields import fields_of, shown
 from coca_jax.sweep.runs import Stage, planned_runs, stages_of
+from coca_jax.trees import flatten, items
 from coca_jax.validation import validate
 
 KEYS = ("seeds", "stages", "tables", "metrics")

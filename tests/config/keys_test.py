@@ -9,12 +9,13 @@ from ml_collections import ConfigDict, config_dict
 
 from coca_jax.config import default_config, load_config
 from coca_jax.config.checks import key_errors
-from coca_jax.config.tree import flatten, keys
+from coca_jax.config.tree import keys
 from coca_jax.data.options import MixtureConfig
 from coca_jax.errors import UserError
 from coca_jax.evaluate.parsing import eval_errors
 from coca_jax.evaluate.registry import evaluations
 from coca_jax.fields import fields_of, read, shown
+from coca_jax.trees import flatten
 from coca_jax.validation import validate
 
 KEYS = {key: field.kind for key, field in keys().items()}

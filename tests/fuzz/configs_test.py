@@ -16,18 +16,20 @@ from coca_jax.config import (
     to_json,
 )
 from coca_jax.config.record import parse_record
-from coca_jax.config.tree import flatten, keys
+from coca_jax.config.tree import keys
 from coca_jax.data.options import MixtureConfig
 from coca_jax.errors import UserError
 from coca_jax.evaluate.registry import evaluations
 from coca_jax.fields import fields_of
 from coca_jax.io.stored import Damaged
+from coca_jax.trees import flatten
 from coca_jax.validation import validate
 
 pytestmark = pytest.mark.slow
 
 FILE = """
 from coca_jax.config import default_config
+from coca_jax.trees import flatten
 
 def get_config(argument=None):
     config = default_config()
