@@ -28,7 +28,6 @@ from coca_jax.validation import validate
 pytestmark = pytest.mark.slow
 
 FILE = """
-from coca_jax.config import default_config
 from coca_jax.trees import flatten
 
 def get_config(argument=None):
