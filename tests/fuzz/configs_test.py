@@ -28,7 +28,7 @@ from coca_jax.validation import validate
 pytestmark = pytest.mark.slow
 
 FILE = """
-from coca_jax.trees import flatten
+from coca_jax.config import default_config
 
 def get_config(argument=None):
     config = default_config()

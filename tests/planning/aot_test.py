@@ -79,7 +79,7 @@ def gpus(tmp_path_factory):
             "shape": ["--topology", "h100:8"],
             "gpus": [*cluster, "--json", f"{folder}/plan.json", "--config.mesh.fsdp=8"],
             "too large": [*cluster, *LARGE, *FEW_CHOICES],
-            "too many": [*cluster, "--config.train.batch_size=2097152"],
+            "too many": [*cluster, "--config.train.batch_size=3145728"],
         }
     )
     return done | {"json": json.loads((folder / "plan.json").read_text())}
@@ -208,7 +208,10 @@ def test_gpus_whose_memory_is_too_small(gpus):
 
 def test_what_would_fit_is_said_and_fits(gpus):
     assert gpus["too many"]["code"] == 2
-    assert re.search(r"this fits: fsdp=\d+ .*remat=full", gpus["too many"]["err"])
+    fits = re.search(
+        r"this fits: fsdp=\d+ .*remat=full grad_accum_steps=(\d+)", gpus["too many"]["err"]
+    )
+    assert int(fits[1]) > 1, gpus["too many"]["err"]
     assert gpus["too many, advised"]["code"] == 0, gpus["too many, advised"]["err"]
 
 
