@@ -32,7 +32,7 @@ def good(number):
 
 
 def broken():
-    """What is wrong -> (sample, the kind it is counted as)."""
+    """Broken samples by their fault: (sample, the kind that it is counted as)."""
     jpeg, caption = encoded(".jpg", 99), b"a caption"
     return {
         "truncated": ({"jpg": jpeg[: len(jpeg) // 2], "txt": caption}, "bad_image"),
@@ -47,7 +47,7 @@ def broken():
 
 
 def odd():
-    """What looks wrong and can be used."""
+    """Samples that look broken but can be used."""
     return {
         "wrong extension": {"jpg": encoded(".png", 98), "txt": b"a PNG named jpg"},
         "byte order mark": {"png": encoded(".png", 97), "txt": b"\xef\xbb\xbfmarked"},

@@ -1,4 +1,4 @@
-"""Object stores on loopback for tests: real servers, which can be told to fail."""
+"""Object stores on loopback for tests: real servers, which can be made to fail."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""What a step says of itself: any content of its JSON files leaves the step before in use."""
+"""Metadata of steps: whatever a step's JSON files contain, the step before stays usable."""
 
 import shutil
 

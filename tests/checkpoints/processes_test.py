@@ -84,8 +84,8 @@ jax.distributed.shutdown()
 @pytest.mark.parametrize("failed", [False, True])
 def test_the_others_hear_what_came_of_the_first_ones_action(monkeypatch, failed):
     monkeypatch.setattr(processes.jax, "process_index", lambda: 1)
-    told = np.array([7, failed])
-    monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", lambda _: told)
+    answer = np.array([7, failed])
+    monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", lambda _: answer)
     done = []
     if failed:
         with pytest.raises(UserError, match="process 0 failed"):

@@ -1,4 +1,4 @@
-"""What the environment does becomes one message; a bug stays an exception."""
+"""Failures of the environment become one message; a bug stays an exception."""
 
 import errno
 import os

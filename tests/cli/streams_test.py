@@ -25,7 +25,7 @@ print("more")
 
 
 def run(redirection, tmp_path, **environment):
-    """What it left in a file; its two outputs; its exit code must be 0."""
+    """Runs a program that must exit with 0; returns the file it wrote and its two outputs."""
     command = f'"{sys.executable}" -c "$PROGRAM" {tmp_path}/left {redirection}'
     variables = os.environ | {"PROGRAM": PROGRAM} | environment
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the whole layer makes of data that are deliberately broken."""
+"""The whole data layer on data that are deliberately broken."""
 
 import broken_data
 import numpy as np

@@ -14,7 +14,7 @@ def test_the_defaults_are_right():
     assert found() == []
 
 
-def test_each_mistake_is_named():
+def test_each_error_is_named():
     assert found(format="webdataset", path="a.tar") == []
     assert "min_characters=9 should be at most" in found(min_characters=9, max_characters=8)[0]
     assert "template='a' is for captions" in found(captions="none", template="a")[0]

@@ -57,7 +57,7 @@ def write(path, columns, rows_per_group=8, metadata=None):
 
 
 def temporaries(folder):
-    """What `atomic` writes to before it renames it."""
+    """The temporary files that `atomic` renames at the end."""
     return [path for path in folder.iterdir() if re.fullmatch(r"\..+\.[0-9a-f]{32}", path.name)]
 
 
@@ -153,20 +153,20 @@ def test_every_row_comes_back(tmp_path, capsys):
 
 
 def test_images_of_hugging_face_and_tfds_reads_them_too(tmp_path, prepared):
-    pictures = images(tfds_source("shapes", "test", prepared))
+    originals = images(tfds_source("shapes", "test", prepared))
     columns = {
-        "image": [{"bytes": picture, "path": "a.png"} for picture in pictures] + [None],
-        "labels": [[i % 2, 1] for i in range(len(pictures))] + [None],
-        "text": [f"{i}" for i in range(len(pictures))] + [""],
-        "alt": ["other"] * (len(pictures) + 1),
-        "score": [0.5, *[None] * len(pictures)],
+        "image": [{"bytes": image, "path": "a.png"} for image in originals] + [None],
+        "labels": [[i % 2, 1] for i in range(len(originals))] + [None],
+        "text": [f"{i}" for i in range(len(originals))] + [""],
+        "alt": ["other"] * (len(originals) + 1),
+        "score": [0.5, *[None] * len(originals)],
     }
     labels = {"feature": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "_type": "Sequence"}
     metadata = {"huggingface": json.dumps({"info": {"features": {"labels": labels}}})}
     path = write(tmp_path / "a.parquet", columns, metadata=metadata)
     out = convert(path, str(tmp_path / "out"), captions=["alt"], split="validation", workers=1)
     source = tfds_source("", "validation", path=str(out))
-    assert images(source) == pictures
+    assert images(source) == originals
     assert source[2]["captions"] == ["other"] and source[2]["fields"] == {"text": "2"}
     assert source[3]["labels"] == ["dog", "dog"]
     theirs = tfds.builder_from_directory(out).as_data_source("validation")
@@ -234,8 +234,8 @@ def test_a_shard_that_is_torn_is_written_again(tmp_path):
     path = write(tmp_path / "a.parquet", simple(0, 40))
     out = convert(path, f"{tmp_path}/out", records_per_shard=1, workers=1)
     whole = shards_of(out)
-    torn = out / sorted(whole)[1]
-    torn.write_bytes(whole[torn.name][:1000])
+    truncated = out / sorted(whole)[1]
+    truncated.write_bytes(whole[truncated.name][:1000])
     convert(path, str(out), records_per_shard=1, workers=1)
     assert shards_of(out) == whole
 
@@ -274,7 +274,7 @@ def test_urls(tmp_path):
     assert images(tfds_source("", "train", path=str(out))) == simple(0, 16)["jpg"]
 
 
-def test_mistakes_are_named(tmp_path):
+def test_errors_are_named(tmp_path):
     out = f"{tmp_path}/out"
     path = write(tmp_path / "a.parquet", simple(0, 4))
     two = write(tmp_path / "two.parquet", {**simple(0, 4), "png": [b""] * 4})
@@ -282,7 +282,7 @@ def test_mistakes_are_named(tmp_path):
     empty = write(tmp_path / "empty.parquet", {"jpg": [None, b""], "caption": ["a", "b"]})
     (tmp_path / "page.parquet").write_text("<html>" * 1000)
     whole = (tmp_path / "a.parquet").read_bytes()
-    (tmp_path / "torn.parquet").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "truncated.parquet").write_bytes(whole[: len(whole) // 2])
     for arguments, options, message in (
         (path, {"image": "caption"}, r"image='caption' is not a column of bytes; those are jpg"),
         (path, {"captions": ["number"]}, r"captions=number is not a column of texts; .* caption$"),
@@ -302,7 +302,11 @@ def test_mistakes_are_named(tmp_path):
             r"empty\.parquet has other columns, jpg, caption, than .*a\.parquet, jpg",
         ),
         (f"{tmp_path}/page.parquet", {}, r"page\.parquet cannot be read as a Parquet file"),
-        (f"{tmp_path}/torn.parquet", {}, r"torn\.parquet cannot be read as a Parquet file"),
+        (
+            f"{tmp_path}/truncated.parquet",
+            {},
+            r"truncated\.parquet cannot be read as a Parquet file",
+        ),
         (f"{tmp_path}/nowhere.parquet", {}, r"nowhere\.parquet cannot be read"),
         (empty, {}, r"no row of .*empty\.parquet has an image in column 'jpg'"),
     ):
@@ -315,8 +319,8 @@ def test_mistakes_are_named(tmp_path):
 
 def test_a_damaged_row_group_is_named_and_the_others_are_kept(tmp_path):
     data = np.random.default_rng(0).bytes
-    pictures = {"image": [data(2000) for _ in range(24)]}
-    path = write(tmp_path / "a.parquet", pictures)
+    originals = {"image": [data(2000) for _ in range(24)]}
+    path = write(tmp_path / "a.parquet", originals)
     start = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
     content = bytearray((tmp_path / "a.parquet").read_bytes())
     content[start : start + 60] = b"\xff" * 60

@@ -45,7 +45,7 @@ def test_what_the_evaluations_show_is_never_trained_on(sets, tmp_path):
     assert texts == {f"picture {seed}" for seed in range(12) if seed not in (3, 7)}
 
 
-def test_mistakes_are_named(sets, tmp_path):
+def test_errors_are_named(sets, tmp_path):
     data, evaluations = sets
     with pytest.raises(UserError, match=r"'more' is not in config\.data\.sources"):
         deduplicate(data, evaluations, "more", 4, tmp_path / "list.tsv")

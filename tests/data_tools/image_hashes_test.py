@@ -36,11 +36,11 @@ def gray3(gray):
 
 
 def encoded(image, form="JPEG", size=None, **options):
-    picture = Image.fromarray(image)
+    pil = Image.fromarray(image)
     if size:
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        pil = pil.resize(size, Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    picture.save(file, form, **options)
+    pil.save(file, form, **options)
     return file.getvalue()
 
 
@@ -61,7 +61,7 @@ class Pictures(list):
         return {"image": content, "captions": [], "label": -1, "labels": [], "fields": {}}
 
     def shard(self, index):
-        return "pictures"
+        return "images"
 
     def shards(self):
         return []
@@ -162,7 +162,7 @@ def test_nothing_is_near_nothing():
 
 
 def test_sources_are_hashed_in_order_by_several_threads(capsys):
-    pictures = [encoded(texture(seed, 64)) for seed in range(5)]
+    files = [encoded(texture(seed, 64)) for seed in range(5)]
     readers = set()
 
     class Watched(Pictures):
@@ -170,15 +170,15 @@ def test_sources_are_hashed_in_order_by_several_threads(capsys):
             readers.add(threading.get_ident())
             return super().__getitem__(index)
 
-    source = Watched(pictures * 40)
+    source = Watched(files * 40)
     source[3], source[150] = b"<html>", OSError("shard is gone")
-    found = hash_source(source, 4, "pictures of clouds")
-    expected = np.array([perceptual_hash(images.decode(p)) for p in pictures] * 40)
+    found = hash_source(source, 4, "images of clouds")
+    expected = np.array([perceptual_hash(images.decode(file)) for file in files] * 40)
     expected[[3, 150]] = NO_HASH
     np.testing.assert_array_equal(found.hashes, expected)
     assert np.flatnonzero(found.unread).tolist() == [3, 150]
     assert len(readers) > 1
-    assert "pictures of clouds: 100%" in capsys.readouterr().err
+    assert "images of clouds: 100%" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -109,9 +109,9 @@ def test_strict_fails_where_a_reader_left_something_out(prepared, tmp_path, caps
     words = ["--config", "configs/shapes.py:smoke", f"--config.data.dir={prepared}"]
     words += ["--examples", "32", "--sheet", str(tmp_path / "sheet.png")]
     assert cli.main(["data", "inspect", "--strict", *words]) == 5
-    told = capsys.readouterr()
-    assert "train: 3 hidden files are skipped\ntrain: 2 odd\n" in told.out
-    assert "cannot be used in training" in told.err
+    printed = capsys.readouterr()
+    assert "train: 3 hidden files are skipped\ntrain: 2 odd\n" in printed.out
+    assert "cannot be used in training" in printed.err
     monkeypatch.setattr(TfdsSource, "notes", notes[:1])
     assert cli.main(["data", "inspect", "--strict", *words]) == 0
 

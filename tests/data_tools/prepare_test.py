@@ -21,8 +21,10 @@ def test_prepared_data_sets_are_left_as_they_are(few, tmp_path, capsys):
     assert folder / "tokenizer.model" in files
     capsys.readouterr()
     assert prepare("shapes", str(tmp_path)) == folder
-    told = capsys.readouterr().out
-    assert "already prepared" in told and "train: 30 examples" in told and "test: 4" in told
+    printed = capsys.readouterr().out
+    assert (
+        "already prepared" in printed and "train: 30 examples" in printed and "test: 4" in printed
+    )
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == files
 
 

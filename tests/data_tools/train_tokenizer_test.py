@@ -17,10 +17,10 @@ def test_the_model_has_so_many_pieces(model_type, tmp_path, capsys):
     assert [path.name for path in out.parent.iterdir()] == ["tokenizer.model"]
     tokenizer = SentencePieceTokenizer(out)
     assert tokenizer.decode(tokenizer.encode(["a green circle"], 30)) == ["a green circle"]
-    told = capsys.readouterr()
-    assert f"training a 280-piece {model_type} model on 150 texts" in told.out
-    assert "trained in " in told.out
-    assert "reading texts: 100%" in told.err
+    printed = capsys.readouterr()
+    assert f"training a 280-piece {model_type} model on 150 texts" in printed.out
+    assert "trained in " in printed.out
+    assert "reading texts: 100%" in printed.err
 
 
 def test_fewer_pieces_are_made_of_few_texts(tmp_path):
@@ -50,9 +50,9 @@ def test_an_error_of_the_texts_comes_out_and_leaves_the_old_model(tmp_path):
     out = tmp_path / "tokenizer.model"
     out.write_bytes(b"old")
     for error in (UserError("a shard is gone"), KeyboardInterrupt()):
-        with pytest.raises(type(error)) as told:
+        with pytest.raises(type(error)) as raised:
             train_tokenizer(texts(), out, 280)
-        assert told.value is error
+        assert raised.value is error
     assert out.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [out]
 

@@ -34,7 +34,7 @@ def write_tarball(path, files):
             archive.addfile(member, io.BytesIO(content))
 
 
-def picture(color, kind, side):
+def drawing(color, kind, side):
     """Opaque on its left, transparent on its right."""
     pixels = np.zeros((side, side, 4), np.uint8)
     pixels[:, : side // 2] = (*color, 255)
@@ -50,7 +50,7 @@ def packages(tmp_path, monkeypatch):
     contents = {package: {path: json.dumps(NAMES).encode(), "package/de/data.json": b"[]"}}
     for style, (package, folder) in emoji.STYLES.items():
         kind = "webp" if style == "fluent" else "png"
-        image = picture(COLORS[style], kind, 128 if style == "fluent" else 64)
+        image = drawing(COLORS[style], kind, 128 if style == "fluent" else 64)
         stems = ("0023-fe0f-20e3", "1f1e6", "1f600", "270b", "270b-1f3fb")
         contents[package] = {f"{folder}/{stem}.{kind}": image for stem in stems}
         contents[package]["package/img/google/sheets/64.png"] = b"a sheet"

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from coca_jax.data.sources.tfds import tfds_source
-from coca_jax.data.transforms import images
 from coca_jax.data_tools.prepare import prepare
 from coca_jax.datasets import fashion_mnist
 from coca_jax.errors import UserError
@@ -21,25 +20,25 @@ def files(tmp_path):
     rng = np.random.default_rng(0)
     folder = tmp_path / "files/data"
     folder.mkdir(parents=True)
-    pictures = {}
+    pixels = {}
     for name, count in (("train", 12), ("t10k", 5)):
-        pictures[name] = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        pixels[name] = rng.integers(0, 256, (count, 28, 28), np.uint8)
         labels = (np.arange(count) % 10).astype(np.uint8)
-        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(pictures[name])))
+        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(pixels[name])))
         (folder / f"{name}-labels-idx1-ubyte").write_bytes(idx(labels))
-    return tmp_path / "files", pictures
+    return tmp_path / "files", pixels
 
 
 def test_the_files_become_records_with_their_labels(files, tmp_path):
-    folder, pictures = files
+    folder, pixels = files
     prepare("fashion_mnist", str(tmp_path / "tfds"), str(folder))
     for split, name in fashion_mnist.SPLITS.items():
         source = tfds_source("fashion_mnist", split, str(tmp_path / "tfds"))
-        assert len(source) == len(pictures[name]) and len(source.class_names) == 10
+        assert len(source) == len(pixels[name]) and len(source.class_names) == 10
         for index in range(len(source)):
             record = source[index]
             gray = images.decode(record["image"])
-            np.testing.assert_array_equal(gray, pictures[name][index][..., None].repeat(3, -1))
+            np.testing.assert_array_equal(gray, pixels[name][index][..., None].repeat(3, -1))
             assert record["label"] == index % 10 and record["captions"] == []
             assert record["labels"] == [fashion_mnist.CLASS_NAMES[index % 10]]
 

@@ -1,4 +1,4 @@
-"""What launchers say, wholly or by halves, and how to go on; nothing waits."""
+"""Complete and incomplete variables of launchers, and the messages; nothing waits."""
 
 import io
 import os

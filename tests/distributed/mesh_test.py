@@ -30,7 +30,7 @@ def test_shape(sizes, devices, expected):
         ((-1, 16, 1), "cannot be divided by 16"),
     ],
 )
-def test_mistakes(sizes, message):
+def test_errors(sizes, message):
     with pytest.raises(UserError, match=message):
         mesh_shape(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)), 8)
 

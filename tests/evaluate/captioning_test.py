@@ -22,8 +22,8 @@ def test_evaluate(fake_model, batches, capsys):
     looks = [[(look["word"], look["map"]) for look in sample["attention"]] for sample in samples]
     assert looks[1] == []
     assert looks[2] == [("a", [[3, 0]]), ("blue", [[3, 1]]), ("star", [[3, 2]])]
-    picture = cv2.imdecode(np.frombuffer(samples[2]["image"], np.uint8), cv2.IMREAD_COLOR)
-    np.testing.assert_allclose(picture, np.full((8, 12, 3), 3), atol=2)
+    image = cv2.imdecode(np.frombuffer(samples[2]["image"], np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_allclose(image, np.full((8, 12, 3), 3), atol=2)
     assert capsys.readouterr().out == ""
 
 

@@ -65,8 +65,8 @@ def test_results_that_are_wrong(tmp_path, capsys, change, message):
     path = written(tmp_path, change(json.loads(RESULTS.read_text())))
     words = ["score", "--annotations", str(ANNOTATIONS), "--results", str(path)]
     assert cli.main(words) == 2
-    told = capsys.readouterr().err
-    assert message in told and "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert message in printed and "Traceback" not in printed
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

@@ -116,11 +116,11 @@ def test_what_is_lost_of_an_evaluations_data_is_told_once(config, tmp_path, caps
 @pytest.fixture
 def table(tmp_path):
     """A function that writes a table of plain images from its rows, and returns its path."""
-    cv2.imwrite(str(tmp_path / "grey.png"), np.full((32, 32, 3), 90, np.uint8))
+    cv2.imwrite(str(tmp_path / "gray.png"), np.full((32, 32, 3), 90, np.uint8))
 
     def written(*rows):
         path = tmp_path / "table.jsonl"
-        path.write_text("".join(json.dumps({"image": "grey.png"} | row) + "\n" for row in rows))
+        path.write_text("".join(json.dumps({"image": "gray.png"} | row) + "\n" for row in rows))
         return {"kind": "zero_shot", "format": "folder", "path": str(path)}
 
     return written
@@ -173,8 +173,8 @@ def test_an_absent_image_is_left_out_counted_and_named(config, model, table, cap
     rows = {"captions": ["a cat"]}, {"captions": ["a dog"], "image": "absent.png"}
     metrics, _ = evaluated(config, model, table(*rows) | {"kind": "retrieval"})
     assert metrics["mine"]["bad_images"] == metrics["mine"]["images"] == 1
-    told = capsys.readouterr().err
-    assert "1 of 2 images are left out: record 1 of " in told and "absent.png" in told
+    printed = capsys.readouterr().err
+    assert "1 of 2 images are left out: record 1 of " in printed and "absent.png" in printed
 
 
 HEAD = {
@@ -194,7 +194,7 @@ def with_head(config, **changes):
 def test_labels_of_a_table_may_be_names_of_the_heads_classes(
     config, model, table, tmp_path, monkeypatch
 ):
-    shutil.copy(tmp_path / "grey.png", tmp_path / "too.png")
+    shutil.copy(tmp_path / "gray.png", tmp_path / "too.png")
     headed = dataclasses.replace(model.config, head=HeadConfig(2))
     monkeypatch.setattr(model, "config", headed)
     monkeypatch.setattr(model, "classify", lambda pixels: np.array([[0.0, 1.0]] * len(pixels)))
@@ -235,7 +235,7 @@ def test_a_head_that_is_not_there_is_said(config, model):
         runner.runnable_evals(with_head(config), model)
 
 
-def test_clips_and_blank_pictures(config, model, monkeypatch):
+def test_clips_and_blank_images(config, model, monkeypatch):
     seen = []
     monkeypatch.setattr(
         model, "encode_image", lambda x: seen.append(x) or np.ones((len(x), 2), np.float32)
@@ -289,6 +289,6 @@ def test_labels_that_no_class_has_are_left_out_and_counted(config, model, tmp_pa
     config.eval = {"mine": section}
     metrics, artifacts = evaluate(model, config)
     assert (metrics["mine"]["count"], metrics["mine"]["bad_images"]) == (2, 5)
-    assert metrics["mine"]["top1"] == 1  # two classes that cannot be told apart
+    assert metrics["mine"]["top1"] == 1  # two classes that cannot be distinguished
     assert artifacts["mine"]["per_class"] == {"cat (0)": 1, "cat (1)": 1}
     assert "5 of 7 images are left out: record 1" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from coca_jax.evaluate.features import read_features
 IMAGES = {0: [1, 0], 1: [0, 1], 2: [3, 4]}
 
 
-def test_features_are_those_of_labelled_examples_and_computed_once(fake_model, batches, tmp_path):
+def test_features_are_those_of_labeled_examples_and_computed_once(fake_model, batches, tmp_path):
     model = fake_model(IMAGES, {"x": [1, 0]})
     folder = tmp_path / "new/place"
     for _ in range(2):

@@ -60,8 +60,11 @@ def test_ids_and_bytes_that_disagree_are_said(capsys):
     ids = ImageIds()
     ids.add(batch(*(({"image_id": i}, bytes([n]), []) for i, n in enumerate((1, 1, 2, 1, 3)))))
     ids.check()
-    told = capsys.readouterr().err
-    assert "2 of 5 images are equal byte for byte to another one" in told and "record" not in told
+    printed = capsys.readouterr().err
+    assert (
+        "2 of 5 images are equal byte for byte to another one" in printed
+        and "record" not in printed
+    )
     ids = ImageIds()
     ids.add(batch(*(({"image_id": i}, bytes([i, n]), []) for i in (1, 2) for n in range(3))))
     ids.check()

@@ -12,8 +12,8 @@ def make_features(count, seed, tokens=3, width=8, classes=4, noise=0.5):
     """The class shows in the mean token, plus noise."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=count)
-    centres = np.random.default_rng(7).normal(size=(classes, 1, width))
-    found = centres[labels] + noise * rng.normal(size=(count, tokens, width))
+    centers = np.random.default_rng(7).normal(size=(classes, 1, width))
+    found = centers[labels] + noise * rng.normal(size=(count, tokens, width))
     return Features(found.astype(np.float16), labels)
 
 
@@ -23,10 +23,10 @@ def fit_and_test(train, test, names, scoring="linear", **options):
 
 
 def gradient(features, classify, l2):
-    """Of the penalised mean loss by the weights, in float64, written out."""
+    """Of the penalized mean loss by the weights, in float64, written out."""
     x = features.tokens.astype(np.float64).mean(axis=1)
     x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6)
-    # The classifier is affine in the standardised means: read it back from its scores.
+    # The classifier is affine in the standardized means: read it back from its scores.
     scores = np.asarray(classify(features.tokens), np.float64)
     design = np.c_[x, np.ones(len(x))]
     weights = np.linalg.lstsq(design, scores, rcond=None)[0]

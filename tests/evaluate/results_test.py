@@ -38,7 +38,7 @@ def test_half_characters_of_other_peoples_files_stay_escapes(tmp_path):
     ]
 
 
-def test_results_are_valid_json_with_pictures_beside_them(tmp_path):
+def test_results_are_valid_json_with_images_next_to_them(tmp_path):
     metrics = {"captions": {"cider": 1.25, "log_probability": -math.inf}}
     artifacts = {"captions": {"samples": [{"image": b"jpeg one"}, {"image": b"jpeg two"}]}}
     path = results.write_results(tmp_path, 300, metrics, artifacts)

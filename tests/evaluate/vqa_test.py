@@ -19,7 +19,7 @@ class Caption:
 
 
 class Parrot:
-    """Answers each question as it was told to, about an image known by its first value."""
+    """Answers each question as configured, about an image known by its first value."""
 
     def tokenize(self, *_):
         raise AssertionError("never asked for")

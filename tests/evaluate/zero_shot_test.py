@@ -36,8 +36,8 @@ def test_a_name_twice_is_two_classes(fake_model, batches, capsys, by):
     assert artifacts["per_class"] == dict(zip(names, (1, 1, 1, 0), strict=True))
     assert artifacts["class_names"] == names
     assert artifacts["confusion"] == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]]
-    told = capsys.readouterr().err
-    assert told.count("have the same name") == 1 and "sunglasses (0), sunglasses (2)" in told
+    printed = capsys.readouterr().err
+    assert printed.count("have the same name") == 1 and "sunglasses (0), sunglasses (2)" in printed
 
 
 def test_classes_whose_names_are_cut_off_are_told_apart_by_none(fake_model, batches):

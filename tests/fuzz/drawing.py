@@ -1,4 +1,4 @@
-"""What several tests draw: texts, names, values of JSON, images, and damage to files."""
+"""Hypothesis strategies shared by tests: texts, names, JSON values, images, damage to files."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""What becomes of a source's records: each is right, or a counted bad example."""
+"""Checks of a source's records: each is right, or a counted bad example."""
 
 from collections import Counter
 

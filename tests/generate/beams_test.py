@@ -89,6 +89,6 @@ def test_enough_beams_rank_all_texts(length_penalty):
         ({"length_penalty": 1e9}, "length_penalty is 1000000000.0"),
     ],
 )
-def test_mistakes(settings, message):
+def test_errors(settings, message):
     with pytest.raises(UserError, match=message):
         Beams(**settings)

@@ -52,7 +52,7 @@ def make_inputs(seed=0):
 
 
 def on_mesh(model, params, pixels, prompt, key):
-    """What is generated on a mesh of all axes, and the text of the compiled program."""
+    """The texts generated on a mesh of all axes, and the compiled program as text."""
     partitioner = Partitioner(make_mesh(SIZES))
     with partitioner.context():
         boxed = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))

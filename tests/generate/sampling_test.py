@@ -153,7 +153,7 @@ def test_no_repetition_penalty_makes_a_forbidden_token_possible(penalty, method)
         ({"samples": 0}, "samples is 0"),
     ],
 )
-def test_mistakes(settings, message):
+def test_errors(settings, message):
     with pytest.raises(UserError, match=message):
         Sampling(**settings)
 

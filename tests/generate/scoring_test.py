@@ -76,7 +76,7 @@ def test_one_token_needs_no_more_than_the_prompt():
     np.testing.assert_allclose(np.exp(made.log_probabilities).sum(1), 1, rtol=1e-5)
 
 
-def test_mistakes():
+def test_errors():
     with pytest.raises(UserError, match="prompt and candidate is 6"):
         scored(Prompt(np.full((IMAGES, 4), BOS)), ROWS, LENGTHS)
     with pytest.raises(UserError, match="chunk_size is 0"):

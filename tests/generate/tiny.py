@@ -110,7 +110,7 @@ def plain(made):
 
 
 def allowed(row, text, decoding):
-    """What is chosen from: penalised logits or log-probabilities, -inf where nothing may be."""
+    """The penalized logits or log-probabilities of the choices; -inf for excluded tokens."""
     row = np.array(row)
     for token in set(text):
         x, penalty = row[token], decoding.repetition_penalty

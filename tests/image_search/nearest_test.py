@@ -9,10 +9,10 @@ from coca_jax.image_search.nearest import ExactSearch, FaissSearch, forget
 
 
 def make_rows(count, seed, width=16, clusters=40):
-    """Clusters of unit vectors; the centres are the same for every seed."""
-    centres = np.random.default_rng(7).standard_normal((clusters, width), np.float32)
+    """Clusters of unit vectors; the centers are the same for every seed."""
+    centers = np.random.default_rng(7).standard_normal((clusters, width), np.float32)
     rng = np.random.default_rng(seed)
-    rows = centres[rng.integers(clusters, size=count)]
+    rows = centers[rng.integers(clusters, size=count)]
     rows = rows + 0.5 * rng.standard_normal((count, width), np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -67,7 +67,7 @@ def test_recall_by_lists(faiss, tmp_path):
     assert len(set(search(stored[0], 4000)[1])) == 4000  # more than its eighth of the lists have
 
 
-def test_rows_come_and_go_without_new_centres(faiss, tmp_path, monkeypatch):
+def test_rows_come_and_go_without_new_centers(faiss, tmp_path, monkeypatch):
     stored, queries = make_rows(1600, 0), make_rows(50, 1)
     FaissSearch(tmp_path, stored[:1200], np.arange(1200))
     monkeypatch.setattr(FaissSearch, "_trained", None)

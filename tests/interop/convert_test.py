@@ -103,7 +103,7 @@ def test_a_variant_can_be_a_hubs_folder_or_configuration(hub, square, tmp_path):
         assert cli.main(["convert", *options, str(square.file), str(out)]) == 0
 
 
-def test_mistakes(folder, square, tmp_path, capsys):
+def test_errors(folder, square, tmp_path, capsys):
     model, file, out = folder / "model", square.file, tmp_path / "out"
     known = ["--variant", "open_clip_vit_b_32"]
     calls = {

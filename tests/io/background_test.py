@@ -28,7 +28,7 @@ def in_thread(function):
 
 
 def call_a_closed_loop():
-    """What TensorStore does when a save has failed: it reports to a loop that is gone."""
+    """Imitates TensorStore after a failed save: it reports to a loop that is gone."""
     loop = asyncio.new_event_loop()
     loop.close()
     try:

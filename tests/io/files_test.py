@@ -53,7 +53,7 @@ def test_globs_of_urls_are_urls(url):
         ("", "no path is given"),
     ],
 )
-def test_mistakes_in_patterns_are_named(pattern, message):
+def test_errors_in_patterns_are_named(pattern, message):
     with pytest.raises(UserError, match=message):
         files.expand(pattern)
 

@@ -115,8 +115,8 @@ def test_without_ranges_a_file_is_copied_once(server, capsys, mode):
     server.mode = mode
     url = server.url + "a" + SECRET
     assert files.stamp(url) == (len(BODY), "1")
-    assert "does not answer requests for parts" in (told := capsys.readouterr().err)
-    assert "secret" not in told
+    assert "does not answer requests for parts" in (printed := capsys.readouterr().err)
+    assert "secret" not in printed
     server.asked.clear()
     assert files.read_range(url, 300, 5) == BODY[300:305] and not server.asked
     web._copies.clear()  # as in another process

@@ -1,4 +1,4 @@
-"""What a local run imports, in a process of its own."""
+"""Modules that a local run imports, in a process of its own."""
 
 import subprocess
 import sys

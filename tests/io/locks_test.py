@@ -28,8 +28,8 @@ def test_a_folder_is_kept_from_other_processes_until_its_process_ends(tmp_path, 
         threading.Timer(0.3, holder.kill).start()
         with locks.locked(tmp_path / "run", "tested", patience=60.0):
             pass
-    assert f"by process {holder.pid} on" in (told := capsys.readouterr().err)
-    assert "waiting up to 60 s" in told
+    assert f"by process {holder.pid} on" in (printed := capsys.readouterr().err)
+    assert "waiting up to 60 s" in printed
 
 
 def test_without_locks_nobody_is_kept_away(tmp_path, monkeypatch):

@@ -205,7 +205,7 @@ def test_jobset_counts_and_address_agree(jobset):
     assert (ROOT / config.partition("=")[2]).exists()
 
 
-def test_jobset_starts_again_but_not_after_a_mistake(jobset):
+def test_jobset_starts_again_but_not_after_a_user_error(jobset):
     policy = jobset["spec"]["failurePolicy"]
     assert policy["maxRestarts"] > 0
     assert policy["rules"][0]["action"] == "FailJobSet"

@@ -14,7 +14,7 @@ import pytest
 LAUNCHER = pathlib.Path(__file__).parents[2] / "launch/local.py"
 PACKAGE = LAUNCHER.parents[1] / "coca_jax"
 
-# A package named coca_jax whose command does as told by the file `plan` in the workdir.
+# A package named coca_jax whose command follows the file `plan` in the workdir.
 STAND_IN = """
 import os, pathlib, signal, sys, time
 me = os.environ["COCA_PROCESS"]
@@ -36,7 +36,7 @@ if "crash" in plan and me == "1" and not (workdir / "crashed").exists():
         time.sleep(0.02)
     print("about to die", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
-if "mistake" in plan:
+if "user error" in plan:
     sys.exit(2)
 if "consequence" in plan:
     if me == "1":
@@ -179,8 +179,8 @@ def test_restart_goes_on(launch):
     assert text.index("about to die") < text.index("finished")
 
 
-def test_no_restart_after_a_mistake(launch):
-    child = launch("mistake", "--restarts", "3")
+def test_no_restart_after_a_user_error(launch):
+    child = launch("user error", "--restarts", "3")
     _, errors = child.communicate(timeout=30)
     assert child.returncode == 2 and "starting again" not in errors
 

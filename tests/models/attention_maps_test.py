@@ -67,7 +67,7 @@ def looks(x, source, p, heads):
 
 
 def inputs(config, params, pixels, ids):
-    """What the cross-attention of each layer and the pooler read, as the model itself has it."""
+    """The inputs of each layer's cross-attention and of the pooler, from the model itself."""
     model = CoCa(config)
     keep = lambda module, _: isinstance(module, nn.LayerNorm)  # noqa: E731
 

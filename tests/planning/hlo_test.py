@@ -1,4 +1,4 @@
-"""What a program moves, against programs small enough to count by hand."""
+"""The bytes that programs move, counted by hand for small programs."""
 
 import jax
 import jax.numpy as jnp

@@ -14,8 +14,8 @@ def resampled(table, old, new, first=0):
 def weights(old, new):
     """[new, old]: what each old place adds to a new one; the kernel is widened to shrink."""
     scale = old / new
-    centres = (np.arange(new) + 0.5) * scale - 0.5
-    kernel = cubic((centres[:, None] - np.arange(old)) / max(scale, 1.0))
+    centers = (np.arange(new) + 0.5) * scale - 0.5
+    kernel = cubic((centers[:, None] - np.arange(old)) / max(scale, 1.0))
     return kernel / kernel.sum(axis=1, keepdims=True)
 
 

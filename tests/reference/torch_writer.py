@@ -30,7 +30,7 @@ class Global:
 
 @dataclasses.dataclass(eq=False)
 class Call:
-    """What a pickle calls, and what it then does to the result."""
+    """A call in a pickle, and the operations on its result."""
 
     function: Global
     arguments: tuple = ()

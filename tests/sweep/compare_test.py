@@ -241,7 +241,7 @@ def test_changes_are_of_one_stage_or_of_all(tmp_path):
         ({"stages": {"a": {"seed": 1}}}, "a: config.optimizer is missing"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_trained(change, message, tmp_path):
+def test_errors_are_reported_before_anything_is_trained(change, message, tmp_path):
     config = make_config()
     config.update(change)
     for key, value in change.items():

@@ -292,7 +292,7 @@ def test_a_loss_that_is_not_finite_names_step_and_parts(prepared, tmp_path):
         ),
     ],
 )
-def test_mistakes_are_found_before_anything_is_made(prepared, tmp_path, changes, message):
+def test_errors_are_reported_before_anything_is_made(prepared, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         loop.train(make_config(prepared, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -141,7 +141,7 @@ def test_tables_that_do_not_fit_are_told_all_at_once():
     assert "optimizer.weight_decays: no row covers image/bias, text/scale" in text
 
 
-def test_layers_of_the_image_encoder_learn_slower_towards_the_pixels():
+def test_layers_of_the_image_encoder_learn_slower_toward_the_pixels():
     layers = {"layers": {"kernel": jnp.zeros((3, 2, 2)), "bias": jnp.zeros((3, 2))}}
     params = {
         "image_encoder": {"positions": jnp.zeros(2), "transformer": layers, "norm": {"scale": 1.0}},

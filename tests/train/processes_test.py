@@ -38,7 +38,7 @@ SAME = ("train/loss", "train/contrastive_loss", "train/captioning_loss", "train/
 
 
 def start(prepared, workdir, processes, devices, *words, config=CONFIG, **changes):
-    """Starts so many processes on a run, each with so many devices."""
+    """Starts processes that train one run, each with its own devices."""
     changes = SMALL | {"data.dir": prepared} | changes
     return subprocess.Popen(
         [
@@ -55,7 +55,7 @@ def start(prepared, workdir, processes, devices, *words, config=CONFIG, **change
 
 
 def finish(process):
-    """What it has printed, and its exit code."""
+    """The output of a process, and its exit code."""
     try:
         return process.communicate(timeout=240)[0], process.returncode
     finally:

@@ -71,7 +71,7 @@ def test_the_layers_products_are_of_few_bits(params, name):
     ]
     of_few = [kind for kind in kinds if kind <= few]
     # Image layers, unimodal, multimodal with cross-attention, and two poolers: 6 + 6 + 10 + 2 x 4,
-    # each forward and by both of its sides; and the layers' again where they are rematerialised.
+    # each forward and by both of its sides; and the layers' again where they are rematerialized.
     assert len(of_few) >= 3 * 30
     assert any(kind == {"float32"} for kind in kinds)  # patches, the vocabulary, attention
 

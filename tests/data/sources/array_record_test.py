@@ -38,10 +38,10 @@ def test_many_threads_read_it(shards):
 
 def test_what_is_no_array_record_is_named(shards):
     whole = (shards / "part-00000.array_record").read_bytes()
-    (shards / "torn.array_record").write_bytes(whole[: len(whole) // 2])
+    (shards / "truncated.array_record").write_bytes(whole[: len(whole) // 2])
     (shards / "page.array_record").write_bytes(b"<html>" * 20_000)
     (shards / "empty.array_record").write_bytes(b"")
-    for name in ("torn", "page", "empty", "missing"):
+    for name in ("truncated", "page", "empty", "missing"):
         with pytest.raises(UserError, match=f"{name}.array_record cannot be read as an ArrayRec"):
             array_record_source(
                 [f"{shards}/part-00000.array_record", f"{shards}/{name}.array_record"]

@@ -27,7 +27,7 @@ def walk(path, chunk=1024, max_chunk=4096):
 
 
 def listed(path):
-    """What `tarfile` finds."""
+    """The members that `tarfile` finds."""
     with tarfile.open(path, "r:") as tar:
         return [(m.name.encode(), m.offset_data, m.size) for m in tar if m.isreg()]
 

@@ -120,9 +120,9 @@ def test_an_index_that_does_not_fit_is_made_anew(tmp_path, monkeypatch, change):
 def test_a_torn_tar_is_used_up_to_there(tmp_path, cut):
     path = write(tmp_path / "a.tar", pairs(3))
     whole = (tmp_path / "a.tar").read_bytes()  # of 6 x 3 blocks
-    torn = {"body": whole[: 14 * 512], "header": whole[: 12 * 512 + 99]}
-    torn["junk"] = whole[: 12 * 512] + b"\xaa" * 5000
-    (tmp_path / "a.tar").write_bytes(torn[cut])
+    truncated = {"body": whole[: 14 * 512], "header": whole[: 12 * 512 + 99]}
+    truncated["junk"] = whole[: 12 * 512] + b"\xaa" * 5000
+    (tmp_path / "a.tar").write_bytes(truncated[cut])
     for _ in range(2):  # found, and known from the index
         [index] = open_indices([path])
         assert index.count == 2 and [*index.notes] == ["cut_off"]

@@ -126,7 +126,7 @@ def test_nested_features(folder):
     assert record["fields"] == {"image/height": 2}
 
 
-def test_mistakes_are_named(prepared, folder, tmp_path):
+def test_errors_are_named(prepared, folder, tmp_path):
     with pytest.raises(UserError, match=r"'shapes' is not prepared.*`coca data prepare shapes`"):
         tfds_source("shapes", "train", str(tmp_path))
     with pytest.raises(UserError, match=r"'shapes:9.0.0' is not prepared.*prepares shapes:1.1.0"):

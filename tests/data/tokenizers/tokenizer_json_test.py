@@ -99,9 +99,11 @@ def test_a_token_has_one_role_and_adding_the_others_helps(tmp_path):
     neighbors = {"tokenizer_config": {"bos_token": end, "eos_token": end, "pad_token": end}}
     tokenizer = word_level(end)  # as GPT-2's
     path = saved(tokenizer, tmp_path, **neighbors)
-    with pytest.raises(UserError, match=r"own for bos and pad: .*\(bos_token, pad_token\)") as told:
+    with pytest.raises(
+        UserError, match=r"own for bos and pad: .*\(bos_token, pad_token\)"
+    ) as raised:
         roles(path)
-    assert str(told.value).endswith("t.add_special_tokens(['<s>', '<pad>']); t.save(path)")
+    assert str(raised.value).endswith("t.add_special_tokens(['<s>', '<pad>']); t.save(path)")
     tokenizer.add_special_tokens(["<s>", "<pad>"])
     assert roles(saved(tokenizer, tmp_path)) == (3, 2, 4)
 
@@ -152,7 +154,7 @@ def test_normalizer_and_decoder_stay(tmp_path):
     }
 
 
-def test_mistakes_are_named(tmp_path):
+def test_errors_are_named(tmp_path):
     path = tmp_path / "tokenizer.json"
     with pytest.raises(UserError, match=r"there is no tokenizer\.json at .*tokenizer\.json"):
         tokenizer_json.read(path)

@@ -180,26 +180,26 @@ def test_solarize_inverts_from_a_threshold(strength, threshold):
 @pytest.mark.parametrize("strength", [-1.0, -0.5, 0.5, 1.0])
 @pytest.mark.parametrize("axis", ["x", "y"])
 def test_translation_moves_whole_pixels_and_fills_with_grey(axis, strength):
-    picture = Image.fromarray(noise((40, 60)))
+    pil = Image.fromarray(noise((40, 60)))
     pixels = round(150 / 331 * {"x": 60, "y": 40}[axis] * strength)
-    expected = Image.new("RGB", picture.size, (128, 128, 128))
-    expected.paste(picture, (pixels, 0) if axis == "x" else (0, pixels))
-    made = OPERATIONS[f"translate_{axis}"](np.array(picture), strength)
+    expected = Image.new("RGB", pil.size, (128, 128, 128))
+    expected.paste(pil, (pixels, 0) if axis == "x" else (0, pixels))
+    made = OPERATIONS[f"translate_{axis}"](np.array(pil), strength)
     np.testing.assert_array_equal(made, np.array(expected))
 
 
 @pytest.mark.parametrize("strength", [-1.0, 0.7])
 @pytest.mark.parametrize("name", ["rotate", "shear_x", "shear_y"])
 def test_rotation_and_shear_are_pillows(name, strength):
-    picture = Image.fromarray(noise((64, 64)))
+    pil = Image.fromarray(noise((64, 64)))
     options = {"resample": Image.Resampling.BILINEAR, "fillcolor": (128, 128, 128)}
     shear = 0.3 * strength
     if name == "rotate":
-        expected = picture.rotate(-30 * strength, **options)  # Pillow's goes counterclockwise
+        expected = pil.rotate(-30 * strength, **options)  # Pillow's goes counterclockwise
     else:
         matrix = (1, shear, 0, 0, 1, 0) if name == "shear_x" else (1, 0, 0, shear, 1, 0)
-        expected = picture.transform(picture.size, Image.Transform.AFFINE, matrix, **options)
-    errors = np.abs(OPERATIONS[name](np.array(picture), strength) - np.array(expected, int))
+        expected = pil.transform(pil.size, Image.Transform.AFFINE, matrix, **options)
+    errors = np.abs(OPERATIONS[name](np.array(pil), strength) - np.array(expected, int))
     assert np.percentile(errors, 95) <= 3  # at the border, OpenCV blends with the gray
     assert errors.mean() < 2
 

@@ -51,7 +51,7 @@ def test_other_pixel_formats_become_rgb(mode, value):
     np.testing.assert_array_equal(decoded, np.full((4, 5, 3), expected, np.uint8))
 
 
-def picture(height=30, width=40):
+def smooth(height=30, width=40):
     """Smooth, so that JPEG keeps it, and different in every corner."""
     rows, columns = np.mgrid[0:height, 0:width]
     channels = 250 * rows / height, 250 * columns / width, 120 + 100 * np.sin(rows / 5)
@@ -134,7 +134,7 @@ def test_a_transparent_color_is_white(mode, key):
 @pytest.mark.parametrize("kind", ["png", "webp", "bmp", "tiff", "ppm", "gif", "avif"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_what_another_program_shows(kind, mode):
-    image = picture().convert(mode)
+    image = smooth().convert(mode)
     data = encoded(image, kind, **({"lossless": True} if kind == "webp" else {}))
     expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
     np.testing.assert_array_equal(images.decode(data), expected)
@@ -146,7 +146,7 @@ def test_what_another_program_shows(kind, mode):
 )
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_kinds_of_jpeg(mode, options):
-    data = encoded(picture().convert(mode), "jpeg", quality=95, **options)
+    data = encoded(smooth().convert(mode), "jpeg", quality=95, **options)
     expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"), int)
     np.testing.assert_allclose(images.decode(data), expected, atol=2)
 
@@ -154,25 +154,25 @@ def test_kinds_of_jpeg(mode, options):
 @pytest.mark.parametrize("adobe", [True, False])
 def test_cmyk_is_stored_inverted(adobe):
     """Every program takes it so, with Adobe's mark or without."""
-    data = encoded(picture().convert("CMYK"), "jpeg", quality=95)
+    data = encoded(smooth().convert("CMYK"), "jpeg", quality=95)
     mark = data.index(b"\xff\xee\0\x0eAdobe")
     if not adobe:
         data = data[:mark] + data[mark + 16 :]
-    np.testing.assert_allclose(images.decode(data).astype(int), np.array(picture()), atol=12)
+    np.testing.assert_allclose(images.decode(data).astype(int), np.array(smooth()), atol=12)
 
 
 def test_ycck_is_cmyk_with_its_colors_as_luma_and_chroma():
-    ink = np.array(ImageOps.invert(picture()).convert("YCbCr"))
+    ink = np.array(ImageOps.invert(smooth()).convert("YCbCr"))
     stored = np.concatenate([ink, np.full((30, 40, 1), 255, np.uint8)], -1)
     # What Pillow writes is the inverse of what it is given.
     data = encoded(Image.fromarray(255 - stored, "CMYK"), "jpeg", quality=95)
     transform = data.index(b"Adobe") + 11
     assert data[transform] == 0
     data = data[:transform] + b"\2" + data[transform + 1 :]
-    np.testing.assert_allclose(images.decode(data).astype(int), np.array(picture()), atol=12)
+    np.testing.assert_allclose(images.decode(data).astype(int), np.array(smooth()), atol=12)
 
 
-# How a picture is stored (rows, columns) that is shown as it is with EXIF's orientation 1 to 8.
+# How an image is stored (rows, columns) that is shown as it is with EXIF's orientation 1 to 8.
 STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -188,7 +188,7 @@ STORED = {
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_orientation_is_applied(kind, orientation):
-    shown, exif = np.array(picture()), Image.Exif()
+    shown, exif = np.array(smooth()), Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](shown)))
     options = {"jpeg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}
@@ -207,7 +207,7 @@ def test_animations_show_their_first_frame(kind):
 
 
 def test_interlaced_png():
-    image = np.array(picture(13, 11))
+    image = np.array(smooth(13, 11))
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)]
     parts = [image[y::dy, x::dx] for y, x, dy, dx in [*passes, (1, 0, 2, 1)]]
     data = png_file((11, 13, 8, 2), [row.tobytes() for part in parts for row in part], interlace=1)
@@ -228,12 +228,12 @@ GARBAGE = {
 
 
 def with_metadata(kind, exif):
-    """The smooth picture with these bytes as its Exif data."""
+    """The smooth image with these bytes as its Exif data."""
     if kind == "png":
-        data = encoded(picture(), "png")
+        data = encoded(smooth(), "png")
         return data[:33] + png_chunk(b"eXIf", exif) + data[33:]
     if kind == "jpeg":
-        data = encoded(picture(), "jpeg", quality=95, subsampling=0)
+        data = encoded(smooth(), "jpeg", quality=95, subsampling=0)
         return (
             data[:2]
             + b"\xff\xe1"
@@ -242,7 +242,7 @@ def with_metadata(kind, exif):
             + exif
             + data[2:]
         )
-    return encoded(picture(), kind, exif=exif, **({"lossless": True} if kind == "webp" else {}))
+    return encoded(smooth(), kind, exif=exif, **({"lossless": True} if kind == "webp" else {}))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, as it writes
@@ -250,9 +250,9 @@ def with_metadata(kind, exif):
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_metadata_that_say_nothing_leave_the_pixels(kind, garbage):
     decoded = images.decode(with_metadata(kind, GARBAGE[garbage]))
-    np.testing.assert_allclose(decoded.astype(int), np.array(picture()), atol=8)
+    np.testing.assert_allclose(decoded.astype(int), np.array(smooth()), atol=8)
     turned = images.decode(with_metadata(kind, b"II*\0" + TURNED))
-    np.testing.assert_allclose(turned.astype(int), np.rot90(picture(), -1), atol=8)
+    np.testing.assert_allclose(turned.astype(int), np.rot90(smooth(), -1), atol=8)
 
 
 ANCILLARY = ("tEXt", "zTXt", "iTXt", "iCCP", "pHYs", "gAMA", "cHRM", "sBIT", "tIME", "tRNS", "PLTE")
@@ -263,7 +263,7 @@ ANCILLARY = ("tEXt", "zTXt", "iTXt", "iCCP", "pHYs", "gAMA", "cHRM", "sBIT", "tI
 def test_damaged_chunks_beside_the_pixels_of_a_png_do_not_matter(kind, mode, capfd):
     if (kind, mode) == ("PLTE", "P"):
         pytest.skip("there it is one of the pixels'")
-    data = encoded(picture().convert(mode), "png")
+    data = encoded(smooth().convert(mode), "png")
     expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
     contents = [b"" if kind == "tRNS" else b"garbage", b""]
     for content in contents:
@@ -276,15 +276,15 @@ def test_damaged_chunks_beside_the_pixels_of_a_png_do_not_matter(kind, mode, cap
 
 
 def test_text_that_unpacks_to_a_hundred_megabytes_is_not_read():
-    data, bomb = encoded(picture(), "png"), zlib.compress(bytes(10**8))
+    data, bomb = encoded(smooth(), "png"), zlib.compress(bytes(10**8))
     for chunk in (png_chunk(b"zTXt", b"k\0\0" + bomb), png_chunk(b"iCCP", b"k\0\0" + bomb)):
         decoded = images.decode(data[:33] + chunk + data[33:])
-        np.testing.assert_array_equal(decoded, np.array(picture()))
+        np.testing.assert_array_equal(decoded, np.array(smooth()))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
 def test_pixels_of_a_png_whose_checksum_is_false_are_a_bad_example(mode, capfd):
-    data = encoded(picture().convert(mode), "png")
+    data = encoded(smooth().convert(mode), "png")
     at = data.index(b"IDAT") + 60
     assert_bad(damaged(data, at, bytes([data[at] ^ 1])))
     assert capfd.readouterr().err == ""
@@ -293,7 +293,7 @@ def test_pixels_of_a_png_whose_checksum_is_false_are_a_bad_example(mode, capfd):
 def test_pillow_is_silent():
     """In a process of its own, where nobody collects warnings, and each would be an error."""
     large = png_file((11_000, 10_000, 8, 3), [bytes(100)])
-    cut = encoded(picture(), "tiff")[:30]
+    cut = encoded(smooth(), "tiff")[:30]
     program = (
         "from coca_jax.data.transforms import images\n"
         f"for data in ({large!r}, {cut!r}):\n"
@@ -327,7 +327,7 @@ def damaged(data, at, new):
 
 
 def jpeg_of_size(height, width):
-    data = encoded(picture(), "jpeg")
+    data = encoded(smooth(), "jpeg")
     return damaged(data, data.index(b"\xff\xc0") + 5, struct.pack(">HH", height, width))
 
 
@@ -343,7 +343,7 @@ def bombs():
     yield "deep png", png_file((large, large, 16, 2), [bytes(100)])
     gif = encoded(Image.new("P", (4, 4)), "gif")
     yield "gif", damaged(gif, 6, struct.pack("<HH", large, large))
-    bmp = encoded(picture(), "bmp")
+    bmp = encoded(smooth(), "bmp")
     yield "bmp", damaged(bmp, 18, struct.pack("<ii", large, large))
     yield "ppm", b"P6 60000 60000 255\n" + bytes(100)
     just = 11_586  # its square is the first above 2**27
@@ -367,9 +367,9 @@ def test_bombs_are_bad_examples_and_take_no_memory(name, data):
 
 
 def test_a_png_that_promises_gigabytes_takes_no_memory():
-    data, before = encoded(picture(), "png"), most_memory()
+    data, before = encoded(smooth(), "png"), most_memory()
     decoded = images.decode(damaged(data, data.index(b"IDAT") - 4, b"\xf0"))
-    np.testing.assert_array_equal(decoded, np.array(picture()))  # which is all there
+    np.testing.assert_array_equal(decoded, np.array(smooth()))  # which is all there
     assert most_memory() - before < 50_000
 
 
@@ -412,7 +412,7 @@ def test_unreadable_data_is_a_bad_example(data):
 
 @pytest.mark.parametrize("kind", ["jpeg", "progressive", "cmyk", "png", "gif", "webp", "bmp"])
 def test_a_file_that_is_cut_off_is_a_bad_example(kind):
-    image = picture().convert("CMYK" if kind == "cmyk" else "RGB")
+    image = smooth().convert("CMYK" if kind == "cmyk" else "RGB")
     if kind in ("jpeg", "progressive", "cmyk"):
         data = encoded(image, "jpeg", progressive=kind == "progressive")
     else:
@@ -428,14 +428,14 @@ def test_a_jpeg_that_something_else_ends_is_a_bad_example(instead):
     exif = Image.Exif()
     exif[0x010E] = "a thumbnail's end: \xff\xd9"
     for options in ({}, {"progressive": True}, {"exif": exif}):
-        data = encoded(picture(), "jpeg", **options)
+        data = encoded(smooth(), "jpeg", **options)
         for length in range(0, len(data) - 1, 7):
             assert_bad(data[:length] + instead)
 
 
 def test_what_follows_an_image_does_not_matter():
     for kind in ("jpeg", "png"):
-        data = encoded(picture(), kind)
+        data = encoded(smooth(), kind)
         trailed = images.decode(data + b"a video" * 1_000)
         np.testing.assert_array_equal(trailed, images.decode(data))
 
@@ -451,7 +451,7 @@ def test_more_than_eight_bits_without_a_scale_are_bad_examples():
 def test_a_jpeg_is_reduced_as_far_as_is_asked(least, factor):
     exif = Image.Exif()
     exif[0x0112] = 6  # shown after a quarter turn clockwise
-    image = picture(200, 320)
+    image = smooth(200, 320)
     decoded = images.decode(encoded(image, "jpeg", quality=95, exif=exif), least)
     expected = np.rot90(np.array(image.reduce(factor)), -1)
     assert decoded.shape == (320 // factor, 200 // factor, 3)
@@ -459,4 +459,4 @@ def test_a_jpeg_is_reduced_as_far_as_is_asked(least, factor):
 
 
 def test_only_jpegs_are_reduced():
-    assert images.decode(encoded(picture(), "png"), 1).shape == (30, 40, 3)
+    assert images.decode(encoded(smooth(), "png"), 1).shape == (30, 40, 3)

@@ -28,8 +28,8 @@ def test_places_are_evenly_spaced(total, count, expected):
 
 def test_pictures_of_a_list_and_of_one_image():
     found = multi_image.decode_images([png(v) for v in (10, 20, 30, 40)], 2)
-    assert [picture[0, 0, 0] for picture in found] == [20, 40]
-    assert [picture[0, 0, 0] for picture in multi_image.decode_images(png(7), 2)] == [7, 7]
+    assert [frame[0, 0, 0] for frame in found] == [20, 40]
+    assert [frame[0, 0, 0] for frame in multi_image.decode_images(png(7), 2)] == [7, 7]
     with pytest.raises(BadExample, match="no image"):
         multi_image.decode_images([], 1)
     with pytest.raises(BadExample):
@@ -60,9 +60,9 @@ def video(request, tmp_path_factory):
 def test_frames_of_a_video_are_evenly_spaced_and_rgb(video):
     assert multi_image.is_video(video)
     found = multi_image.decode_images(video, 4)
-    assert [picture.shape for picture in found] == [(48, 64, 3)] * 4
-    for picture, place in zip(found, [2, 7, 12, 17], strict=True):
-        red, green, blue = picture.reshape(-1, 3).mean(axis=0)
+    assert [frame.shape for frame in found] == [(48, 64, 3)] * 4
+    for frame, place in zip(found, [2, 7, 12, 17], strict=True):
+        red, green, blue = frame.reshape(-1, 3).mean(axis=0)
         assert abs(red - 12 * place) < 8 and green < 8 and blue < 8
     assert len(multi_image.decode_images(video, 50)) == 50
 
@@ -86,12 +86,12 @@ def test_what_is_left_of_a_video_is_taken(video):
             multi_image.decode_images(cut, 2)
         return
     left = multi_image.decode_images(cut, 2)
-    dark, bright = (picture[..., 0].mean() for picture in left)
+    dark, bright = (frame[..., 0].mean() for frame in left)
     assert dark < bright < 17 * 12
 
 
 class Damaged:
-    """A video of so many frames, of which none but the first can be decoded."""
+    """A video with this many frames, of which only the first can be decoded."""
 
     def __init__(self, frames):
         self._frames, self._at = frames, -1

@@ -1,4 +1,4 @@
-"""Files and pictures as the published ones are."""
+"""Files and images as the published ones are."""
 
 import json
 
@@ -23,10 +23,10 @@ def write(tmp_path):
 
 @pytest.fixture
 def draw(tmp_path):
-    """Writes pictures of these names into a folder, each of another gray."""
+    """Writes images of these names into a folder, each of another gray."""
 
     def drawn(*names):
-        folder = tmp_path / "pictures"
+        folder = tmp_path / "images"
         for i, name in enumerate(names):
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

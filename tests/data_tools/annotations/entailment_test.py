@@ -42,8 +42,8 @@ def test_a_table_of_snli_ve(tmp_path, write, draw, rows, capsys):
         cli.main(["data", "convert-annotations", str(path), str(output), "--images", str(folder)])
         == 0
     )
-    told = capsys.readouterr().out
-    assert told == f"{output}: 2 images (1 pair without a gold label left out)\n"
+    printed = capsys.readouterr().out
+    assert printed == f"{output}: 2 images (1 pair without a gold label left out)\n"
     assert rows(output) == [
         {
             "image": str(folder / "4705552913.jpg"),

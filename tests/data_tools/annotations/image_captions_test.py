@@ -84,7 +84,7 @@ NAMES = [f"COCO_val2014_{number:012}.jpg" for number in (1, 2)]
 
 
 def test_a_table_of_cocos_captions(tmp_path, write, draw, capsys):
-    pictures = draw(*NAMES)
+    folder = draw(*NAMES)
     content = {
         "info": {"year": 2014},
         "images": [
@@ -99,25 +99,25 @@ def test_a_table_of_cocos_captions(tmp_path, write, draw, capsys):
     }
     output = tmp_path / "out.jsonl"
     words = ["data", "convert-annotations", str(write(content)), str(output)]
-    assert cli.main([*words, "--images", str(pictures)]) == 0
+    assert cli.main([*words, "--images", str(folder)]) == 0
     assert "2 images" in capsys.readouterr().out
     found = {
         record["fields"]["image_id"]: record for record in map(opened(output).__getitem__, (0, 1))
     }
     assert found[1]["captions"] == ["a cat", "ein Kätzchen"]
-    picture = pictures / "COCO_val2014_000000000001.jpg"
-    assert found[1]["image"] == picture.read_bytes()
+    image = folder / "COCO_val2014_000000000001.jpg"
+    assert found[1]["image"] == image.read_bytes()
 
 
 def test_a_table_of_karpathys_split(tmp_path, write, draw):
     name = NAMES[1]
-    pictures = draw(f"val2014/{name}")
+    folder = draw(f"val2014/{name}")
     row = {"filepath": "val2014", "filename": name, "cocoid": 2, "imgid": 0, "split": "test"}
     content = {"images": [row | {"sentences": [{"raw": "a dog", "tokens": ["a", "dog"]}]}]}
     output = tmp_path / "out.jsonl"
-    assert write_table([write(content)], pictures, output, "test").rows == 1
+    assert write_table([write(content)], folder, output, "test").rows == 1
     assert opened(output)[0]["captions"] == ["a dog"]
-    assert opened(output)[0]["image"] == (pictures / "val2014" / name).read_bytes()
+    assert opened(output)[0]["image"] == (folder / "val2014" / name).read_bytes()
 
 
 FLICKR30K = {  # as in dataset_flickr30k.json

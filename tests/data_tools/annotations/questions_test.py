@@ -30,10 +30,10 @@ ANSWERS = {
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_a_table_of_vqav2(tmp_path, write, draw, swapped):
-    pictures = draw(*(f"COCO_val2014_{number:012}.jpg" for number in (1, 2)))
+    folder = draw(*(f"COCO_val2014_{number:012}.jpg" for number in (1, 2)))
     paths = [write(QUESTIONS, "q.json"), write(ANSWERS, "a.json")]
     output = tmp_path / "out.jsonl"
-    assert write_table(paths[::-1] if swapped else paths, pictures, output).rows == 2
+    assert write_table(paths[::-1] if swapped else paths, folder, output).rows == 2
     record = open_source(SourceConfig(format="folder", path=str(output)))[0]
     assert record["fields"] == {
         "image_id": 1,
@@ -48,10 +48,10 @@ def test_a_table_of_vqav2(tmp_path, write, draw, swapped):
 
 
 def test_questions_of_a_test_split(tmp_path, write, draw):
-    pictures = draw(*(f"COCO_test2015_{number:012}.jpg" for number in (1, 2)))
+    folder = draw(*(f"COCO_test2015_{number:012}.jpg" for number in (1, 2)))
     questions = write(QUESTIONS | {"data_subtype": "test-dev2015"}, "q.json")
     output = tmp_path / "out.jsonl"
-    assert write_table([questions], pictures, output).rows == 2
+    assert write_table([questions], folder, output).rows == 2
     record = open_source(SourceConfig(format="folder", path=str(output)))[1]
     assert record["fields"] == {
         "image_id": 2,
@@ -59,9 +59,9 @@ def test_questions_of_a_test_split(tmp_path, write, draw):
         "question_ids": [2000],
     }
     with pytest.raises(UserError, match=r"a\.json has VQAv2's answers: also give the file"):
-        write_table([write(ANSWERS, "a.json")], pictures, output)
+        write_table([write(ANSWERS, "a.json")], folder, output)
     with pytest.raises(UserError, match="has no split 'val'"):
-        write_table([questions], pictures, output, "val")
+        write_table([questions], folder, output, "val")
 
 
 @pytest.mark.parametrize(

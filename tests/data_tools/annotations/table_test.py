@@ -36,8 +36,8 @@ def test_files_of_no_known_format(tmp_path, write, capsys, content, split, messa
     path, output = write(content), tmp_path / "out.jsonl"
     words = ["data", "convert-annotations", str(path), str(output), "--images", str(tmp_path)]
     assert cli.main([*words, "--split", split]) == 2
-    told = capsys.readouterr().err
-    assert message in told and str(path) in told
+    printed = capsys.readouterr().err
+    assert message in printed and str(path) in printed
 
 
 def test_an_image_that_is_listed_and_absent(tmp_path, write):
