@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from coca_jax.data.sources.tfds import tfds_source
+from coca_jax.data.transforms import images
 from coca_jax.data_tools.prepare import prepare
 from coca_jax.datasets import fashion_mnist
 from coca_jax.errors import UserError

@@ -136,7 +136,7 @@ def evaluated(config, model, evaluation):
     ("rows", "names", "message"),
     [
         ([{"label": "dgo"}], "cat\ndog", "has the label 'dgo', which is none of the 2 class names"),
-        ([{"label": 2}], "cat\ndog", "the label is 2; it should be the numbers 0 to 1"),
+        ([{"label": 2}], "cat\ndog", "the label is 2; it should be a number from 0 to 1"),
         ([{}], "cat\ndog", "no example has one"),
         ([{"label": 0}], "", "set class_names, a file with a name a line"),
         ([], "cat\ndog", r"the table .*table\.jsonl holds no rows"),

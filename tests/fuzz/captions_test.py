@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from memory_source import MemorySource
 
 from coca_jax.data.captions import CHOICES, OPERATORS, CaptionMaker, Text
-from coca_jax.data.errors import KINDS, BadExample
+from coca_jax.data.errors import ERROR_KINDS, BadExample
 from coca_jax.data.examples import BatchMaker, DataSet
 from coca_jax.data.mixture import RecordRef
 from coca_jax.data.pipeline import evaluation_batches
@@ -81,7 +81,7 @@ def test_a_record_has_a_text_or_is_bad(folder, stored, options, visit):
     try:
         text = make(Stored([stored])[0], visit, np.random.default_rng(0))
     except BadExample as error:
-        assert error.kind in KINDS and error.reason
+        assert error.kind in ERROR_KINDS and error.reason
         return
     assert isinstance(text, Text)
     if options.get("captions") != "none":
@@ -116,8 +116,8 @@ def test_every_row_of_a_batch_is_an_example_and_the_rest_is_counted(folder, stor
         assert "10 unusable" in str(error)
         return
     assert batch["image"].shape == (len(stored), 8, 8, 3)
-    counted = {kind: batch[kind].sum() for kind in KINDS}
-    assert {kind: [f.kind for f in batch["errors"]].count(kind) for kind in KINDS} == counted
+    counted = {kind: batch[kind].sum() for kind in ERROR_KINDS}
+    assert {kind: [f.kind for f in batch["errors"]].count(kind) for kind in ERROR_KINDS} == counted
 
 
 @fuzz(60, stored=st.lists(STORED, min_size=1, max_size=6), size=st.integers(1, 4))
