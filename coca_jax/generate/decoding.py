@@ -1,6 +1,7 @@
 """The decoding loop over positions that all methods share, and the limits on their choices."""
 
 import dataclasses
+import functools
 import math
 import numbers
 from typing import Any, Protocol, runtime_checkable
@@ -139,44 +140,58 @@ def generate(
       UserError: the length exceeds the model's, or the prompt leaves no room.
     """
     if prompt is None:
-        begin = jnp.full((pixels.shape[0], 1), decoding.bos_id, jnp.int32)
-        prompt = Prompt(begin)
-    known = _checked_lengths(model, decoding, prompt)
-    start = method.start(len(known), decoding)
-
-    def advance(loop: _Loop, logits: Array) -> _Loop:
-        step = Step(loop.position, logits, loop.ids, known, key)
-        parents, tokens, state = method.choose(decoding, step, loop.state)
-        ids, cache = loop.ids, loop.cache
-        if parents is not None:
-            ids, cache = jnp.take_along_axis(ids, parents[..., None], 1), cache.select(parents)
-        # All texts go from position to position together; a longer prompt is followed to its end.
-        follows = loop.position < known
-        state = jax.tree.map(lambda new, old: _where(follows, old, new), state, start)
-        tokens = _where(follows, ids[:, :, loop.position], tokens)
-        return _Loop(
-            loop.position + 1,
-            ids.at[:, :, loop.position].set(tokens.astype(jnp.int32)),
-            cache,
-            state,
-        )
+        prompt = Prompt(jnp.full((pixels.shape[0], 1), decoding.bos_id, jnp.int32))
+    prompt_lengths = _checked_lengths(model, decoding, prompt)
+    start = method.start(len(prompt_lengths), decoding)
+    advance = functools.partial(_advance, decoding, method, prompt_lengths, key, start)
 
     def extend(loop: _Loop) -> _Loop:
-        position = loop.position - 1
-        last = loop.ids[:, :, position].reshape(-1, 1)
-        logits, cache = apply(model, params, "decode_step", last, position, loop.cache)
-        return advance(loop.replace(cache=cache), logits.reshape(*loop.ids.shape[:2], -1))
+        return advance(*_decode_last(model, params, loop))
 
     def unfinished(loop: _Loop) -> Bool[Array, ""]:
         return (loop.position < decoding.length) & ~jnp.all(method.done(loop.state))
 
     logits, cache = read_prompt(model, params, pixels, prompt.ids, decoding.length)
-    ids = _padded(prompt.ids, known, decoding)
-    loop = _Loop(jnp.min(known), ids[:, None], cache, start)
+    ids = _padded(prompt.ids, prompt_lengths, decoding)
+    loop = _Loop(jnp.min(prompt_lengths), ids[:, None], cache, start)
     loop = advance(*_repeated(loop, logits, method.texts))
     end = jax.lax.while_loop(unfinished, extend, loop)
     ids, nats, scores = method.result(end.ids, end.state)
-    return Generated(ids, _lengths(ids, known, decoding.eos_id), nats, scores)
+    return Generated(ids, _lengths(ids, prompt_lengths, decoding.eos_id), nats, scores)
+
+
+def _advance(
+    decoding: Decoding,
+    method: Method,
+    prompt_lengths: Int[Array, " images"],
+    key: jax.Array | None,
+    start: Any,
+    loop: _Loop,
+    logits: Float[Array, "images k v"],
+) -> _Loop:
+    """Chooses the tokens of the loop's position by their logits.
+
+    All texts go from position to position together. Where a prompt is longer, its own token is
+    taken, and the method's state stays what it was at the start.
+    """
+    step = Step(loop.position, logits, loop.ids, prompt_lengths, key)
+    parents, tokens, state = method.choose(decoding, step, loop.state)
+    ids, cache = loop.ids, loop.cache
+    if parents is not None:
+        ids, cache = jnp.take_along_axis(ids, parents[..., None], 1), cache.select(parents)
+    in_prompt = loop.position < prompt_lengths
+    state = jax.tree.map(lambda new, old: _where(in_prompt, old, new), state, start)
+    tokens = _where(in_prompt, ids[:, :, loop.position], tokens)
+    ids = ids.at[:, :, loop.position].set(tokens.astype(jnp.int32))
+    return _Loop(loop.position + 1, ids, cache, state)
+
+
+def _decode_last(model: CoCa, params: Any, loop: _Loop) -> tuple[_Loop, Float[Array, "images k v"]]:
+    """Runs the tokens that were chosen last: the loop with them in its cache, and new logits."""
+    position = loop.position - 1
+    last = loop.ids[:, :, position].reshape(-1, 1)
+    logits, cache = apply(model, params, "decode_step", last, position, loop.cache)
+    return loop.replace(cache=cache), logits.reshape(*loop.ids.shape[:2], -1)
 
 
 def restrict(
@@ -261,12 +276,12 @@ def _checked_lengths(model: CoCa, decoding: Decoding, prompt: Prompt) -> Int[Arr
 
 
 def _padded(
-    ids: Int[Array, "images p"], known: Int[Array, " images"], decoding: Decoding
+    ids: Int[Array, "images p"], prompt_lengths: Int[Array, " images"], decoding: Decoding
 ) -> Int[Array, "images l"]:
     """Prompts with room for what will be generated."""
     columns = jnp.arange(decoding.length)[None]
     ids = jnp.pad(ids, ((0, 0), (0, decoding.length - ids.shape[1])))
-    return jnp.where(columns < known[:, None], ids, decoding.pad_id).astype(jnp.int32)
+    return jnp.where(columns < prompt_lengths[:, None], ids, decoding.pad_id).astype(jnp.int32)
 
 
 def _repeated(loop: _Loop, logits: Float[Array, "images p v"], count: int) -> tuple[_Loop, Array]:
@@ -283,9 +298,9 @@ def _where(images: Bool[Array, " images"], x: Array, y: Array) -> Array:
 
 
 def _lengths(
-    ids: Int[Array, "images n l"], known: Int[Array, " images"], eos_id: int
+    ids: Int[Array, "images n l"], prompt_lengths: Int[Array, " images"], eos_id: int
 ) -> Int[Array, "images n"]:
     """Tokens up to the end that was generated, which is included; without one, all."""
     length = ids.shape[-1]
-    ends = (ids == eos_id) & (jnp.arange(length)[None, None] >= known[:, None, None])
+    ends = (ids == eos_id) & (jnp.arange(length)[None, None] >= prompt_lengths[:, None, None])
     return jnp.where(jnp.any(ends, axis=-1), jnp.argmax(ends, axis=-1) + 1, length)

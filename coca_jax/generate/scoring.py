@@ -1,5 +1,7 @@
 """The probability of given texts: of answers, labels or captions to choose from."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -57,13 +59,11 @@ def score(
     lengths = jnp.broadcast_to(lengths, (images, count))
     logits, cache = read_prompt(model, params, pixels, prompt.ids[:, :shared], total)
     tokens, counts = _joined(prompt, shared, candidates, lengths)
-
-    def run(part: tuple[Array, Array]) -> Float[Array, "images chunk"]:
-        return _log_probabilities(model, params, logits[:, -1:], cache, shared, *part)
-
-    parts = jax.tree.map(lambda x: _split(x, min(chunk_size, count)), (tokens, counts))
-    nats = jnp.moveaxis(jax.lax.map(run, parts), 0, 1).reshape(images, -1)
-    return Scores(nats[:, :count], lengths.astype(jnp.int32))
+    score_chunk = functools.partial(
+        _log_probabilities, model, params, logits[:, -1:], cache, shared
+    )
+    nats = _map_chunks(score_chunk, tokens, counts, min(chunk_size, count))
+    return Scores(nats, lengths.astype(jnp.int32))
 
 
 def _joined(
@@ -72,16 +72,21 @@ def _joined(
     candidates: Int[Array, "images k t"],
     lengths: Int[Array, "images k"],
 ) -> tuple[Int[Array, "images k s"], Bool[Array, "images k s"]]:
-    """Each candidate behind what its prompt has beyond the shared part; which tokens count."""
+    """Puts each candidate behind the part of its prompt that is not shared.
+
+    Returns:
+      The token ids, and which of them count: those of the candidate.
+    """
     images, count, size = candidates.shape
     rest = prompt.ids[:, shared:]
-    known = jnp.zeros(images, jnp.int32) if prompt.lengths is None else prompt.lengths - shared
-    place = jnp.arange(rest.shape[1] + size)[None, None] - known[:, None, None]  # in the candidate
-    place = jnp.broadcast_to(place, (images, count, place.shape[-1]))
-    text = jnp.take_along_axis(candidates, place.clip(0, size - 1), axis=-1)
-    ahead = jnp.pad(rest, ((0, 0), (0, size)))[:, None]
-    counts = (place >= 0) & (place < lengths[..., None])
-    return jnp.where(place < 0, ahead, text), counts
+    rest_lengths = 0 if prompt.lengths is None else prompt.lengths - shared
+    rest_lengths = jnp.broadcast_to(jnp.int32(rest_lengths), (images,))
+    index = jnp.arange(rest.shape[1] + size)[None, None] - rest_lengths[:, None, None]
+    index = jnp.broadcast_to(index, (images, count, index.shape[-1]))  # within the candidate
+    text = jnp.take_along_axis(candidates, index.clip(0, size - 1), axis=-1)
+    rest = jnp.pad(rest, ((0, 0), (0, size)))[:, None]
+    counts = (index >= 0) & (index < lengths[..., None])
+    return jnp.where(index < 0, rest, text), counts
 
 
 def _log_probabilities(
@@ -106,6 +111,19 @@ def _log_probabilities(
         later = chosen - jax.nn.logsumexp(logits, axis=-1)
         nats += jnp.sum(jnp.where(counts[..., 1:], later, 0), axis=-1)
     return nats
+
+
+def _map_chunks(
+    function: Callable[[Array, Array], Array],
+    tokens: Int[Array, "images k s"],
+    counts: Bool[Array, "images k s"],
+    chunk_size: int,
+) -> Float[Array, "images k"]:
+    """Applies a function to `chunk_size` candidates of every image at a time."""
+    images, count, _ = tokens.shape
+    chunks = _split(tokens, chunk_size), _split(counts, chunk_size)
+    results = jax.lax.map(lambda chunk: function(*chunk), chunks)
+    return jnp.moveaxis(results, 0, 1).reshape(images, -1)[:, :count]
 
 
 def _split(x: Array, chunk_size: int) -> Array:

@@ -72,64 +72,77 @@ class Compiled:
 @functools.lru_cache(maxsize=32)  # more than a comparison has rows
 def _jitted(model: CoCa, mesh: Mesh, rules: Rules) -> dict[str, Callable]:
     """The functions of equal models; `rules` are the ones that tracing finds in its context."""
-    replicated = Partitioner(mesh, rules).replicated
+    replicated, functions = Partitioner(mesh, rules).replicated, _Functions(model)
     return {
-        name: jax.jit(function, out_shardings=replicated, static_argnames=STATIC.get(name))
-        for name, function in _functions(model).items()
+        name: jax.jit(
+            getattr(functions, name), out_shardings=replicated, static_argnames=STATIC.get(name)
+        )
+        for name in vars(_Functions)
+        if not name.startswith("_")
     }
 
 
-def _functions(model: CoCa) -> dict[str, Callable]:
-    """The functions of parameters and a batch that are compiled; they normalize uint8 images."""
-    image = model.config.image
+class _Functions:
+    """The functions of parameters and a batch that are compiled; uint8 images are normalized."""
 
-    def apply(method: str, params: Any, *args: Array) -> Array:
-        return model.apply({"params": params}, *args, method=method)
+    def __init__(self, model: CoCa):
+        self._model = model
 
-    def normalized(pixels: Array) -> Array:
-        if pixels.dtype != jnp.uint8:
-            return pixels
-        return normalize_pixels(pixels, image.mean, image.std)
+    def encode_image(self, params: Any, pixels: Array) -> Array:
+        return self._apply("encode_image", params, self._normalized(pixels))
+
+    def image_tokens(self, params: Any, pixels: Array) -> Array:
+        return self._apply("image_tokens", params, self._normalized(pixels))
+
+    def classify(self, params: Any, pixels: Array, ids: Array, prefix_length: Array) -> Array:
+        return self._apply("classify", params, self._normalized(pixels), ids, prefix_length)
+
+    def encode_text(self, params: Any, ids: Array) -> Array:
+        return self._apply("encode_text", params, ids)
+
+    def caption_logits(self, params: Any, pixels: Array, ids: Array) -> Array:
+        return self._apply("caption_logits", params, self._normalized(pixels), ids)
+
+    def attention_maps(self, params: Any, pixels: Array, ids: Array) -> Array:
+        return attention_maps(self._model, params, self._normalized(pixels), ids)
 
     def caption(
+        self,
         params: Any,
         pixels: Array,
         ids: Array,
-        known: Array,
+        lengths: Array,
         key: Array,
         *,
         decoding: Decoding,
         method: Method,
     ) -> Generated:
-        prompt, pixels = Prompt(ids, known), normalized(pixels)
-        return generate(model, params, pixels, decoding, method, prompt, key)
+        prompt, pixels = Prompt(ids, lengths), self._normalized(pixels)
+        return generate(self._model, params, pixels, decoding, method, prompt, key)
 
-    def likelihood(
+    def score(
+        self,
         params: Any,
         pixels: Array,
         ids: Array,
-        known: Array,
-        candidates: Array,
         lengths: Array,
+        candidates: Array,
+        candidate_lengths: Array,
         *,
         even: bool,
         chunk_size: int,
     ) -> Array:
-        prompt, pixels = Prompt(ids, None if even else known), normalized(pixels)
-        scores = score(model, params, pixels, prompt, candidates, lengths, chunk_size)
+        prompt, pixels = Prompt(ids, None if even else lengths), self._normalized(pixels)
+        scores = score(
+            self._model, params, pixels, prompt, candidates, candidate_lengths, chunk_size
+        )
         return scores.log_probabilities
 
-    return {
-        "encode_image": lambda params, x: apply("encode_image", params, normalized(x)),
-        "image_tokens": lambda params, x: apply("image_tokens", params, normalized(x)),
-        "classify": lambda params, x, ids, read: apply(
-            "classify", params, normalized(x), ids, read
-        ),
-        "encode_text": lambda params, ids: apply("encode_text", params, ids),
-        "caption_logits": lambda params, x, ids: apply(
-            "caption_logits", params, normalized(x), ids
-        ),
-        "attention_maps": lambda params, x, ids: attention_maps(model, params, normalized(x), ids),
-        "caption": caption,
-        "score": likelihood,
-    }
+    def _apply(self, method: str, params: Any, *args: Array) -> Array:
+        return self._model.apply({"params": params}, *args, method=method)
+
+    def _normalized(self, pixels: Array) -> Array:
+        if pixels.dtype != jnp.uint8:
+            return pixels
+        image = self._model.config.image
+        return normalize_pixels(pixels, image.mean, image.std)

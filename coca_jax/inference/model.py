@@ -199,20 +199,18 @@ class LoadedModel:
         """
         self._require("captioning", self.config.captioning)
         self._require_vocabulary()
-        is_seed = isinstance(seed, numbers.Integral) and 0 <= seed < 2**32
-        require(is_seed, "seed", seed, f"a whole number from 0 to {2**32 - 1}")
-        limits = {"min_length": min_length, "repetition_penalty": repetition_penalty}
+        key = _key(seed)
         generated = self._run(
             "caption",
             (pixels, *self._prompts(prompt, len(pixels))),
-            (jax.random.key(seed),),
-            decoding=self._decoding(length, **limits),
+            (key,),
+            decoding=self._decoding(length, min_length, repetition_penalty),
             method=make_method(method, options),
         )
         rows = zip(generated.ids, generated.log_probabilities, strict=True)
         return [self._captions(*row) for row in rows]
 
-    def _decoding(self, length: int | None, **limits: Any) -> Decoding:
+    def _decoding(self, length: int | None, min_length: int, repetition_penalty: float) -> Decoding:
         """The limits of generated texts; padding and the begin token are never generated."""
         tokenizer, text = self.tokenizer, self.config.text
         # Also ids that the tokenizer has no word for, where the model's vocabulary is larger.
@@ -222,8 +220,9 @@ class LoadedModel:
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
             length=text.context_length if length is None else length,
+            min_length=min_length,
             suppress=(tokenizer.pad_id, tokenizer.bos_id, *without_word),
-            **limits,
+            repetition_penalty=repetition_penalty,
         )
 
     def classify(
@@ -277,26 +276,36 @@ class LoadedModel:
         """
         self._require("captioning", self.config.captioning)
         self._require_vocabulary()
-        begin, known = self._prompts(prompt, len(pixels))
-        room = self.config.text.context_length - begin.shape[1]
+        ids, prompt_lengths = self._prompts(prompt, len(pixels))
+        batch = pixels, ids, prompt_lengths
         shared = all(isinstance(text, str) for text in texts)
-        if not len(texts) or (not shared and {len(some) for some in texts} != {len(texts[0])}):
-            raise UserError("each image needs as many texts as the others, and at least one")
-        # Without the begin token, which the prompt has.
-        ids = [[row[1:] for row in self._ids(t, room + 1)] for t in ([texts] if shared else texts)]
-        lengths = np.array([[len(row) for row in rows] for rows in ids], np.int32)
-        candidates = _padded(ids, min(room, -(-int(lengths.max()) // ROUND) * ROUND))
-        per_image = 4 * candidates.shape[-1] * self.config.text.vocab_size
+        candidates, lengths = self._candidates([texts] if shared else texts, ids.shape[1])
         return self._run(
             "score",
-            (pixels, begin, known) if shared else (pixels, begin, known, candidates, lengths),
+            batch if shared else (*batch, candidates, lengths),
             (candidates[0], lengths[0]) if shared else (),
-            even=bool((known == known[0]).all()),
-            chunk_size=min(
-                candidates.shape[1],
-                max(1, SCORING_BYTES // (per_image * self._compiled.padded_size(len(pixels)))),
-            ),
+            even=bool((prompt_lengths == prompt_lengths[0]).all()),
+            chunk_size=self._chunk_size(candidates, len(pixels)),
         )
+
+    def _candidates(
+        self, texts: Sequence[Sequence[str]], prompt_size: int
+    ) -> tuple[Int32[np.ndarray, "n k t"], Int32[np.ndarray, "n k"]]:
+        """Ids of texts behind prompts of at most `prompt_size` tokens, and how many they are."""
+        if not len(texts) or {len(row) for row in texts} != {len(texts[0]) or 1}:
+            raise UserError("each image needs as many texts as the others, and at least one")
+        room = self.config.text.context_length - prompt_size
+        # Without the begin token, which the prompt has.
+        ids = [[row[1:] for row in self._ids(row_texts, room + 1)] for row_texts in texts]
+        lengths = np.array([[len(row) for row in rows] for rows in ids], np.int32)
+        return _padded(ids, min(room, -(-int(lengths.max()) // ROUND) * ROUND)), lengths
+
+    def _chunk_size(self, candidates: Int32[np.ndarray, "n k t"], images: int) -> int:
+        """How many candidates of each image are scored at a time, within SCORING_BYTES."""
+        _, count, size = candidates.shape
+        per_image = 4 * size * self.config.text.vocab_size
+        fitting = SCORING_BYTES // (per_image * self._compiled.padded_size(images))
+        return min(count, max(1, fitting))
 
     def attention_maps(
         self, pixels: Pixels, texts: Sequence[str]
@@ -362,11 +371,18 @@ class LoadedModel:
             raise UserError(f"this model was trained without the {loss} loss and lacks that part")
 
 
+def _key(seed: int) -> jax.Array:
+    """The key of sampling; raises a UserError if the seed is none."""
+    is_seed = isinstance(seed, numbers.Integral) and 0 <= seed < 2**32
+    require(is_seed, "seed", seed, f"a whole number from 0 to {2**32 - 1}")
+    return jax.random.key(seed)
+
+
 def _padded(rows: Sequence[Sequence[Sequence[int]]], length: int) -> Int32[np.ndarray, "n k l"]:
     """Rows of ids in one array, with zeros behind them."""
     result = np.zeros((len(rows), len(rows[0]), length), np.int32)
-    for i, some in enumerate(rows):
-        for j, ids in enumerate(some):
+    for i, row in enumerate(rows):
+        for j, ids in enumerate(row):
             result[i, j, : len(ids)] = ids
     return result
 
