@@ -1,4 +1,4 @@
-"""Generating and scoring captions with a key/value cache."""
+"""Generates and scores captions with a key/value cache."""
 
 from coca_jax.generate.beams import Beams
 from coca_jax.generate.decoding import Decoding, Generated, Method, Prompt, generate

@@ -58,8 +58,8 @@ class Beams:
         require(self.n_best <= self.beams, "n_best", self.n_best, wanted)
         # Beyond that, float32 does not hold the scores of long texts.
         penalty = self.length_penalty
-        known = isinstance(penalty, numbers.Real) and -10 <= penalty <= 10
-        require(bool(known), "length_penalty", penalty, "from -10 to 10")
+        is_valid = isinstance(penalty, numbers.Real) and -10 <= penalty <= 10
+        require(bool(is_valid), "length_penalty", penalty, "from -10 to 10")
 
     @property
     def texts(self) -> int:
@@ -80,7 +80,7 @@ class Beams:
         parents, tokens, totals, nats = self._candidates(decoding, step, state)
         length = jnp.maximum(step.position + 1 - step.prompt_lengths, 1)[:, None]
         divisor = length.astype(jnp.float32) ** self.length_penalty
-        # Only the first half may finish. The other is there in case that all of it does.
+        # Only the first half may finish. If all of it does, the other half goes on.
         half = slice(self.beams)
         ended = (tokens == decoding.eos_id) | (step.position + 1 == decoding.length)
         scores = jnp.where(ended & state.open[:, None], totals / divisor, -jnp.inf)[:, half]
@@ -111,7 +111,7 @@ class Beams:
     def _candidates(self, decoding: Decoding, step: Step, state: _State) -> tuple[Array, ...]:
         """The 2 * beams best continuations: text and token, total and log-probability.
 
-        Those of each text are found first, so that only few leave the vocabulary's axis.
+        The best of each text are taken first, so that few values leave the axis of the vocabulary.
         """
         normalizer = jax.nn.logsumexp(step.logits, axis=-1, keepdims=True)
         allowed = restrict(decoding, step, normalizer)

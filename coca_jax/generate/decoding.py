@@ -187,7 +187,7 @@ def _advance(
 
 
 def _decode_last(model: CoCa, params: Any, loop: _Loop) -> tuple[_Loop, Float[Array, "images k v"]]:
-    """Runs the tokens that were chosen last: the loop with them in its cache, and new logits."""
+    """Runs the newest tokens; returns the loop with them in its cache, and the next logits."""
     position = loop.position - 1
     last = loop.ids[:, :, position].reshape(-1, 1)
     logits, cache = apply(model, params, "decode_step", last, position, loop.cache)
@@ -210,7 +210,7 @@ def restrict(
         seen = jnp.take_along_axis(logits, step.ids, axis=-1) - origin
         penalty = representable(penalty)
         seen = jnp.where(seen > 0, seen / penalty, seen * penalty) + origin
-        # However large the penalty, seen tokens come before forbidden ones.
+        # However large the penalty, seen tokens stay above forbidden ones, which are -inf.
         seen = jnp.clip(seen, FLOAT32.min, FLOAT32.max)
         # Out of bounds is dropped. Under vmap, each device writes into its own rows.
         ids = jnp.where(jnp.arange(decoding.length)[None, None] < step.position, step.ids, vocab)
@@ -259,15 +259,15 @@ def require_positive(name: str, value: Any, hint: str = "") -> None:
 
 
 def representable(value: float) -> float:
-    """The nearest to a positive number that float32 holds with all its digits, and its inverse.
+    """The nearest positive number that float32 holds with full precision, and its inverse too.
 
-    XLA takes smaller numbers for 0, and may divide by multiplying with the inverse.
+    XLA flushes smaller numbers to 0, and may divide by multiplying with the inverse.
     """
     return float(np.clip(value, FLOAT32.tiny, 1 / FLOAT32.tiny))
 
 
 def _checked_lengths(model: CoCa, decoding: Decoding, prompt: Prompt) -> Int[Array, " images"]:
-    """How many tokens each prompt has."""
+    """The number of tokens of each prompt; checks that the texts fit into the model."""
     most, (images, size) = model.config.text.context_length, prompt.ids.shape
     require(decoding.length <= most, "length", decoding.length, f"at most the model's, {most}")
     wanted = f"less than length = {decoding.length}, and not 0"
@@ -300,7 +300,7 @@ def _where(images: Bool[Array, " images"], x: Array, y: Array) -> Array:
 def _lengths(
     ids: Int[Array, "images n l"], prompt_lengths: Int[Array, " images"], eos_id: int
 ) -> Int[Array, "images n"]:
-    """Tokens up to the end that was generated, which is included; without one, all."""
+    """The number of tokens up to and including the generated end; without an end, all."""
     length = ids.shape[-1]
     ends = (ids == eos_id) & (jnp.arange(length)[None, None] >= prompt_lengths[:, None, None])
     return jnp.where(jnp.any(ends, axis=-1), jnp.argmax(ends, axis=-1) + 1, length)

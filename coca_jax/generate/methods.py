@@ -1,4 +1,4 @@
-"""Ways to generate by name, as commands and configurations have them."""
+"""The methods of generation by the names that commands and configurations use."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
         raise UserError(
             f"captioning method {name!r} does not exist; there are {', '.join(METHODS)}"
         )
-    known = [field.name for field in dataclasses.fields(METHODS[name])]
-    if unknown := [option for option in options if option not in known]:
-        has = f"it has {', '.join(known)}" if known else "it has none"
+    names = [field.name for field in dataclasses.fields(METHODS[name])]
+    if unknown := [option for option in options if option not in names]:
+        has = f"it has {', '.join(names)}" if names else "it has none"
         raise UserError(f"captioning method {name} has no option {', '.join(unknown)}; {has}")
     return METHODS[name](**options)

@@ -26,7 +26,7 @@ def nucleus(probabilities: Float[Array, "*b v"], top_p: float) -> Bool[Array, "*
     """The fewest most probable tokens whose probabilities add up to `top_p` (arXiv 1904.09751).
 
     Equally probable ones are in or out together. Sorting a vocabulary on a CPU takes longer than a
-    small decoder's step: the least probability in the set is found bit by bit instead, since
+    small decoder's step: the least probability in the set is built up bit by bit instead, since
     positive floats have the order of their bits.
     """
     bits = jax.lax.bitcast_convert_type(probabilities, jnp.int32)

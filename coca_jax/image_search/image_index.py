@@ -1,4 +1,4 @@
-"""A folder's images by their embeddings, kept on disk and brought up to date as files change.
+"""An index of a folder's images by their embeddings, kept on disk and updated as files change.
 
 `embeddings.f32` has a row for each image that was ever embedded, and only grows; `index.json` says
 which of them are whose, and is replaced last. So an update that was interrupted goes on where the
@@ -26,7 +26,7 @@ from coca_jax.io.locks import locked
 from coca_jax.io.paths import is_url, normalize
 from coca_jax.io.stored import Damaged, fits, is_step, left_out, read_json
 
-KINDS = (*IMAGE_SUFFIXES, *OTHER_IMAGES)  # of the others, it says that they cannot be read
+KINDS = (*IMAGE_SUFFIXES, *OTHER_IMAGES)  # those of OTHER_IMAGES are reported as unreadable
 BATCH = 64  # images read at a time
 SAVE_EVERY = 1024  # images
 Stamp = tuple[int, int]  # time of the last change in ns, size
@@ -72,10 +72,10 @@ def list_images(folder: str | os.PathLike) -> Listing:
 
 def _list(path: str, name: str, listing: Listing, seen: set[tuple[int, int]]) -> None:
     try:
-        known = os.stat(path)
-        if (known.st_dev, known.st_ino) in seen:
+        status = os.stat(path)
+        if (status.st_dev, status.st_ino) in seen:
             return
-        seen.add((known.st_dev, known.st_ino))
+        seen.add((status.st_dev, status.st_ino))
         with os.scandir(path) as scanned:
             entries = sorted(scanned, key=lambda entry: entry.name)
     except OSError as error:
@@ -95,11 +95,11 @@ def _list(path: str, name: str, listing: Listing, seen: set[tuple[int, int]]) ->
 
 def _note(entry: os.DirEntry, name: str, listing: Listing) -> None:
     try:
-        known = entry.stat()
+        status = entry.stat()
     except OSError:  # a link to nothing
-        known = None
-    if known is not None and stat.S_ISREG(known.st_mode):
-        listing.images[name] = (known.st_mtime_ns, known.st_size)
+        status = None
+    if status is not None and stat.S_ISREG(status.st_mode):
+        listing.images[name] = (status.st_mtime_ns, status.st_size)
     else:
         listing.unreadable.append(name)
 
@@ -113,12 +113,12 @@ class ImageIndex:
     """
 
     def __init__(self, path: str | os.PathLike, folder: str | os.PathLike, model: str):
-        """Opens it; what is not there, or another model's, is empty until `update` begins it.
+        """Opens an index; if there is none of this model, it is empty until `update`.
 
         Args:
           path: where it lies, a folder.
           folder: of the images.
-          model: what tells a model from others.
+          model: an identity that differs between models.
 
         Raises:
           UserError: one of them is a URL.
@@ -171,7 +171,7 @@ class ImageIndex:
             os.truncate(self._file, 4 * self._next_row * self._width)  # of an interrupted update
         else:
             self._begin()
-        kept = {n: known for n, known in self._rows.items() if there.get(n) == known[0]}
+        kept = {name: entry for name, entry in self._rows.items() if there.get(name) == entry[0]}
         todo = [name for name in there if name not in kept]
         removed = len(self._rows.keys() - there.keys())
         self._rows, kept = kept, sum(row >= 0 for _, row in kept.values())
@@ -205,8 +205,8 @@ class ImageIndex:
             live = np.array(sorted(self._names), np.int64)
             self._searches[by] = SEARCHES[by](self._path, self._stored(len(query)), live)
         scores, rows = self._searches[by](np.asarray(query, np.float32), top)
-        found = zip(scores.tolist(), rows.tolist(), strict=True)
-        return [(score, self._folder / self._names[row]) for score, row in found]
+        matches = zip(scores.tolist(), rows.tolist(), strict=True)
+        return [(score, self._folder / self._names[row]) for score, row in matches]
 
     def _append(self, names: Sequence[str], there: dict[str, Stamp], embed: Embed) -> None:
         embeddings, errors = embed([self._folder / name for name in names])
@@ -235,32 +235,32 @@ class ImageIndex:
         if self._width != width:
             raise UserError(
                 f"{self._path} holds embeddings of {self._width} numbers, and the model makes "
-                f"{width}: remove it, and it is made anew"
+                f"{width}: remove it, and the next search builds it again"
             )
         return np.memmap(self._file, np.float32, "r", shape=(self._next_row, width))
 
     def _read(self) -> bool:
-        """Takes over what is on disk; False, and nothing, if that is no index of this model's."""
+        """Reads the index on disk; returns False, and is empty, if it is not the model's."""
         self._rows, self._next_row, self._width = {}, 0, 0
         try:
-            found = read_json(self._path / "index.json")
-            if not _is_index(found):
+            content = read_json(self._path / "index.json")
+            if not _is_index(content):
                 raise Damaged("is not what a search writes")
-            if (found["model"], found["folder"]) != (self._model, str(self._folder.absolute())):
+            if (content["model"], content["folder"]) != (self._model, str(self._folder.absolute())):
                 return False
             if not self._file.is_file() or self._file.stat().st_size < 4 * (
-                found["rows"] * found["width"]
+                content["rows"] * content["width"]
             ):
                 raise Damaged(f"has more rows than {self._file.name}")
         except FileNotFoundError:
             return False
         except Damaged as error:
             if not self._said:
-                left_out(self._path / "index.json", f"{error}; it is made anew")
+                left_out(self._path / "index.json", f"{error}; it is built again")
             self._said = True
             return False
-        self._rows = {n: ((t, s), row) for n, (t, s, row) in found["files"].items()}
-        self._next_row, self._width = found["rows"], found["width"]
+        self._rows = {n: ((t, s), row) for n, (t, s, row) in content["files"].items()}
+        self._next_row, self._width = content["rows"], content["width"]
         return True
 
     def _begin(self) -> None:
@@ -280,14 +280,14 @@ class ImageIndex:
         write_whole(self._path / "index.json", json.dumps(content).encode())
 
 
-def _is_index(found: dict[str, Any]) -> bool:
-    """Whether this is what `ImageIndex` has written, with rows that there can be."""
+def _is_index(content: dict[str, Any]) -> bool:
+    """Whether the content has the types and the valid rows of an index."""
     shape = {"model": str, "folder": str, "rows": is_step, "width": is_step, "files": dict}
-    return fits(found, shape) and all(
+    return fits(content, shape) and all(
         isinstance(entry, list)
         and [type(number) for number in entry] == [int] * 3
-        and -1 <= entry[2] < found["rows"]
-        for entry in found["files"].values()
+        and -1 <= entry[2] < content["rows"]
+        for entry in content["files"].values()
     )
 
 

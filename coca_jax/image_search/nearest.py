@@ -49,8 +49,8 @@ class FaissSearch:
     The index is an inverted file (IVF-Flat): k-means splits m rows into 4 to 8 sqrt(m) lists. The
     file is mapped into memory, so a query reads only an eighth of it. Rows are added and removed
     without new centers until the number of rows calls for another number of lists. The file's name
-    is a hash of its rows, which are exactly the live ones. If no file has that name, it is made,
-    from an older file if there is one.
+    is a hash of its rows, which are exactly the live ones. If no file has that name, one is
+    written, from an older file if there is one.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class FaissSearch:
         stored: Float32[np.ndarray, "n e"],
         live: Int64[np.ndarray, " m"],
     ):
-        """Opens the file of these rows, or makes it.
+        """Opens the file of these rows, or writes it.
 
         Args:
           folder: the file's folder.

@@ -69,7 +69,7 @@ class Compiled:
         return padded
 
 
-@functools.lru_cache(maxsize=32)  # more than a comparison has rows
+@functools.lru_cache(maxsize=32)  # more models than a sweep has runs
 def _jitted(model: CoCa, mesh: Mesh, rules: Rules) -> dict[str, Callable]:
     """The functions of equal models; `rules` are the ones that tracing finds in its context."""
     replicated, functions = Partitioner(mesh, rules).replicated, _Functions(model)

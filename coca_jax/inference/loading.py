@@ -1,4 +1,4 @@
-"""From the folder of a run to a model ready for use."""
+"""Loads the model of a run or of a converted checkpoint."""
 
 import dataclasses
 import hashlib
@@ -54,7 +54,7 @@ def load(
     devices = jax.local_devices() if devices is None else devices
     partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices))
     params = restore_params(checkpoint, partitioner, use_ema)
-    # Layers apart: a single image or caption would take most of its time to cut them out.
+    # Unstacked: for a single image or caption, slicing the layers would take most of the time.
     model = make_model(dataclasses.replace(model_config(config), stacked=False))
     params = jax.jit(unstack, out_shardings=partitioner.replicated)(params)
     name = f"{checkpoint.identity} {checkpoint.item(use_ema)}"
@@ -78,7 +78,7 @@ class Checkpoint:
         return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
     def item(self, use_ema: bool) -> str:
-        """Name of the parameters in the checkpoint: their moving average, if asked and there."""
+        """The checkpoint's item with the parameters: "ema" if it is wanted and there."""
         return "ema" if use_ema and self.config.optimizer.ema_decay else "params"
 
 
@@ -109,7 +109,7 @@ def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Checkpo
 
 
 def _refuse_foreign(path: epath.Path) -> None:
-    """Raises UserError if what is there are weights of another project."""
+    """Raises a UserError if the path holds weights of another project."""
     names = [path.name] if path.is_file() else [item.name for item in children(path)]
     if any(name.removesuffix(".index.json").endswith(WEIGHTS) for name in names):
         is_hubs = "open_clip_config.json" in names

@@ -29,7 +29,7 @@ from coca_jax.models import CoCa, normalize_pixels
 
 SCORING_BYTES = 2**28  # bytes of logits at a time
 ROUND = 8  # candidates are padded to a multiple of this many tokens, so that few sizes compile
-Pixels = UInt8[np.ndarray, "b *several h w 3"] | Float32[np.ndarray, "b *several h w 3"]
+Pixels = UInt8[np.ndarray, "b *num_images h w 3"] | Float32[np.ndarray, "b *num_images h w 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ class LoadedModel:
 
         Args:
           paths: of images; or of videos, or folders of their frames.
-          num_frames: how many to take of each, evenly spaced; several are an axis of their own.
+          num_frames: how many to take of each, evenly spaced; more than one have their own axis.
 
         Raises:
           UserError: a file cannot be read as an image.
@@ -291,7 +291,7 @@ class LoadedModel:
     def _candidates(
         self, texts: Sequence[Sequence[str]], prompt_size: int
     ) -> tuple[Int32[np.ndarray, "n k t"], Int32[np.ndarray, "n k"]]:
-        """Ids of texts behind prompts of at most `prompt_size` tokens, and how many they are."""
+        """The ids of texts that follow prompts of up to `prompt_size` tokens, and their number."""
         if not len(texts) or {len(row) for row in texts} != {len(texts[0]) or 1}:
             raise UserError("each image needs as many texts as the others, and at least one")
         room = self.config.text.context_length - prompt_size
@@ -301,7 +301,7 @@ class LoadedModel:
         return _padded(ids, min(room, -(-int(lengths.max()) // ROUND) * ROUND)), lengths
 
     def _chunk_size(self, candidates: Int32[np.ndarray, "n k t"], images: int) -> int:
-        """How many candidates of each image are scored at a time, within SCORING_BYTES."""
+        """The number of candidates of each image whose logits fit into SCORING_BYTES."""
         _, count, size = candidates.shape
         per_image = 4 * size * self.config.text.vocab_size
         fitting = SCORING_BYTES // (per_image * self._compiled.padded_size(images))
@@ -310,7 +310,7 @@ class LoadedModel:
     def attention_maps(
         self, pixels: Pixels, texts: Sequence[str]
     ) -> list[list[tuple[str, Float32[np.ndarray, "rows columns"]]]]:
-        """For each image the words of its text, each with where in the image attention went.
+        """Maps of the decoder's attention to the image, for each word of each image's text.
 
         A map sums to 1 over the image's patches, and is the mean of the positions that predict the
         word's tokens; `models.attention_maps` says what it means and what not.
@@ -328,7 +328,7 @@ class LoadedModel:
         return [mean_by_word(self.tokenizer, *row) for row in zip(ids, maps, strict=True)]
 
     def _captions(self, ids: np.ndarray, nats: np.ndarray) -> Caption:
-        """Of one image: the first, which has the others."""
+        """The first caption of one image, with the others in it."""
         texts = self.tokenizer.decode(ids)
         first, *others = (Caption(t, float(n)) for t, n in zip(texts, nats, strict=True))
         return dataclasses.replace(first, others=tuple(others))
@@ -336,7 +336,7 @@ class LoadedModel:
     def _prompts(
         self, prompt: str | Sequence[str], count: int
     ) -> tuple[Int32[np.ndarray, "b p"], Int32[np.ndarray, " b"]]:
-        """Ids of the begin token and the prompt, and how many they are."""
+        """The ids of each prompt, with the begin token, and their number."""
         prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
         if len(prompts) != count or not count:
             raise UserError(f"there are {len(prompts)} prompts for {count} images")
@@ -350,14 +350,14 @@ class LoadedModel:
         return _padded([rows], int(lengths.max()))[0], lengths
 
     def _ids(self, texts: Sequence[str], length: int) -> list[list[int]]:
-        """Begin token to end token of each text, cut to `length`."""
+        """The ids of each text from the begin token to the end token, cut to `length`."""
         rows = self.tokenizer.encode(texts, length).tolist()
-        # The last end: a text may spell out the token itself.
+        # The last end token, since a text may contain one.
         ends = [len(row) - row[::-1].index(self.tokenizer.eos_id) for row in rows]
         return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
-    def _run(self, name: str, batch: Sequence[np.ndarray], *others: Any, **static: Any) -> Any:
-        return self._compiled.run(name, self.params, batch, *others, **static)
+    def _run(self, name: str, batch: Sequence[np.ndarray], *whole: Any, **static: Any) -> Any:
+        return self._compiled.run(name, self.params, batch, *whole, **static)
 
     def _require_vocabulary(self) -> None:
         has, needed = self.config.text.vocab_size, self.tokenizer.vocab_size
@@ -372,7 +372,7 @@ class LoadedModel:
 
 
 def _key(seed: int) -> jax.Array:
-    """The key of sampling; raises a UserError if the seed is none."""
+    """The random key of a seed; raises a UserError if it is not a valid seed."""
     is_seed = isinstance(seed, numbers.Integral) and 0 <= seed < 2**32
     require(is_seed, "seed", seed, f"a whole number from 0 to {2**32 - 1}")
     return jax.random.key(seed)

@@ -1,4 +1,4 @@
-"""From a text's tokens to its words."""
+"""Averages over the tokens of each word of a text."""
 
 import itertools
 
@@ -20,9 +20,9 @@ def mean_by_word(
       ids: a text, with its begin and end.
       values: position t is about token t + 1, as logits are.
     """
-    # The last end: a text may spell out the token itself.
+    # The last end token, since a text may contain one.
     end = len(ids) - 1 - int(np.argmax(ids[::-1] == tokenizer.eos_id))
-    # The text up to each token, whose word is the last that is there with it.
+    # The text up to each token: its last word is the one that the token belongs to.
     begun = np.where(np.tri(end, len(ids), dtype=bool), ids, tokenizer.pad_id)
     begun[np.arange(end), np.arange(1, end + 1)] = tokenizer.eos_id
     texts = [text.split() for text in tokenizer.decode(begun)]

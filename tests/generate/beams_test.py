@@ -54,29 +54,29 @@ SETTINGS = {
 def test_equals_a_search_with_lists_without_a_cache(name):
     beams, changes = SETTINGS[name]
     decoding = dataclasses.replace(DECODING, **changes)
-    made = run(beams, decoding, uneven_prompts())
+    generated = run(beams, decoding, uneven_prompts())
     expected = [
         searched(table, prompt, decoding, beams)
         for table, prompt in zip(log_probabilities(), PROMPTS, strict=True)
     ]
-    assert plain(made) == [[text for _, _, text in best] for best in expected]
+    assert plain(generated) == [[text for _, _, text in best] for best in expected]
     scores, nats = (np.array([[x[i] for x in best] for best in expected]) for i in (0, 1))
-    np.testing.assert_allclose(made.scores, scores, rtol=1e-4)
-    np.testing.assert_allclose(made.log_probabilities, nats, rtol=1e-4)
+    np.testing.assert_allclose(generated.scores, scores, rtol=1e-4)
+    np.testing.assert_allclose(generated.log_probabilities, nats, rtol=1e-4)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.5])
 def test_enough_beams_rank_all_texts(length_penalty):
     decoding = dataclasses.replace(DECODING, length=4)
     texts = all_texts(decoding)
-    made = run(Beams(100, 100, length_penalty), decoding)
+    generated = run(Beams(100, 100, length_penalty), decoding)
     for image in range(IMAGES):
         nats = np.array([log_probability(image, text) for text in texts])
         scores = nats / np.array([len(text) - 1 for text in texts]) ** length_penalty
         order = np.argsort(-scores)
-        assert plain(made)[image][: len(texts)] == [texts[i] for i in order]
-        np.testing.assert_allclose(made.scores[image, : len(texts)], scores[order], rtol=1e-4)
-        assert np.all(made.scores[image, len(texts) :] == -np.inf)
+        assert plain(generated)[image][: len(texts)] == [texts[i] for i in order]
+        np.testing.assert_allclose(generated.scores[image, : len(texts)], scores[order], rtol=1e-4)
+        assert np.all(generated.scores[image, len(texts) :] == -np.inf)
 
 
 @pytest.mark.parametrize(

@@ -38,14 +38,16 @@ def followed(table, text, decoding):
 @pytest.mark.parametrize("changes", [{}, {"repetition_penalty": 1.7, "min_length": 3}])
 def test_greedy_takes_the_token_of_the_greatest_logit(changes):
     decoding = dataclasses.replace(DECODING, **changes)
-    made = run(Greedy(), decoding, uneven_prompts())
+    generated = run(Greedy(), decoding, uneven_prompts())
     expected = [followed(t, p, decoding) for t, p in zip(logits(), PROMPTS, strict=True)]
-    assert plain(made) == [[text] for text in expected]
+    assert plain(generated) == [[text] for text in expected]
     assert len({len(text) for text in expected}) > 1
-    assert np.all(made.ids[np.arange(LENGTH) >= made.lengths[..., None]] == decoding.pad_id)
+    assert np.all(
+        generated.ids[np.arange(LENGTH) >= generated.lengths[..., None]] == decoding.pad_id
+    )
     nats = [log_probability(i, expected[i], len(prompt)) for i, prompt in enumerate(PROMPTS)]
-    np.testing.assert_allclose(made.log_probabilities[:, 0], nats, rtol=1e-4)
-    np.testing.assert_array_equal(made.scores, made.log_probabilities)
+    np.testing.assert_allclose(generated.log_probabilities[:, 0], nats, rtol=1e-4)
+    np.testing.assert_array_equal(generated.scores, generated.log_probabilities)
 
 
 def token_probabilities(nats, method):
@@ -72,38 +74,38 @@ def text_probability(image, text, method):
 )
 def test_frequencies_are_the_exact_probabilities(settings):
     method = Sampling(SAMPLES, **settings)
-    made = run(method, SHORT, key=jax.random.key(0), pixels=make_pixels()[:2])
-    for image, drawn in enumerate(plain(made)):
+    generated = run(method, SHORT, key=jax.random.key(0), pixels=make_pixels()[:2])
+    for image, drawn in enumerate(plain(generated)):
         texts = all_texts(SHORT)
         expected = SAMPLES * np.array([text_probability(image, x, method) for x in texts])
         assert expected.sum() == pytest.approx(SAMPLES)
-        found = np.array([drawn.count(x) for x in texts])
-        assert found[expected == 0].sum() == 0
+        counts = np.array([drawn.count(x) for x in texts])
+        assert counts[expected == 0].sum() == 0
         rare = expected < 5
         expected = np.append(expected[~rare], expected[rare].sum() + 1e-9)
-        found = np.append(found[~rare], found[rare].sum())
-        chi_squared = ((found - expected) ** 2 / np.maximum(expected, 1)).sum()
+        counts = np.append(counts[~rare], counts[rare].sum())
+        chi_squared = ((counts - expected) ** 2 / np.maximum(expected, 1)).sum()
         freedom = len(expected) - 1
         assert freedom > 10 and chi_squared < freedom + 4 * np.sqrt(2 * freedom)
         nats = [log_probability(image, x) for x in drawn[:50]]
-        np.testing.assert_allclose(made.log_probabilities[image, :50], nats, rtol=1e-4)
+        np.testing.assert_allclose(generated.log_probabilities[image, :50], nats, rtol=1e-4)
 
 
 def test_a_row_does_not_depend_on_the_others():
     key, pixels, method = jax.random.key(3), make_pixels(), Sampling(5)
-    made = run(method, key=key, pixels=pixels)
+    generated = run(method, key=key, pixels=pixels)
     among_others = run(method, key=key, pixels=pixels.at[3:].set(make_pixels(seed=1)[3:]))
-    np.testing.assert_array_equal(among_others.ids[:3], made.ids[:3])
-    assert np.any(among_others.ids[3:] != made.ids[3:]) and len(set(plain(made)[1])) > 1
-    assert np.any(run(method, key=jax.random.key(4), pixels=pixels).ids != made.ids)
+    np.testing.assert_array_equal(among_others.ids[:3], generated.ids[:3])
+    assert np.any(among_others.ids[3:] != generated.ids[3:]) and len(set(plain(generated)[1])) > 1
+    assert np.any(run(method, key=jax.random.key(4), pixels=pixels).ids != generated.ids)
 
 
-def test_the_nucleus_is_found_as_by_sorting():
+def test_the_nucleus_is_counts_as_by_sorting():
     rng = np.random.default_rng(0)
     p = np.float32(rng.dirichlet(np.full(500, 0.1), size=40))
     for top_p in (1e-6, 0.3, 0.9, 0.999):
-        found = np.asarray(nucleus(jnp.asarray(p), top_p))
-        for row, kept in zip(np.float64(p), found, strict=True):
+        in_nucleus = np.asarray(nucleus(jnp.asarray(p), top_p))
+        for row, kept in zip(np.float64(p), in_nucleus, strict=True):
             order = np.argsort(-row)
             count = np.searchsorted(np.cumsum(row[order]), top_p) + 1
             np.testing.assert_array_equal(np.sort(order[:count]), np.flatnonzero(kept))
@@ -118,14 +120,14 @@ def test_the_nucleus_is_found_as_by_sorting():
     ],
 )
 def test_in_the_limit_sampling_is_greedy(settings):
-    made = run(Sampling(2, **settings), key=jax.random.key(0))
-    assert plain(made) == [[text] * 2 for (text,) in plain(run(Greedy()))]
-    assert np.all(np.isfinite(made.log_probabilities))
+    generated = run(Sampling(2, **settings), key=jax.random.key(0))
+    assert plain(generated) == [[text] * 2 for (text,) in plain(run(Greedy()))]
+    assert np.all(np.isfinite(generated.log_probabilities))
 
 
 def test_in_the_other_limit_all_allowed_tokens_are_alike():
-    made = run(Sampling(SAMPLES, temperature=1e300), SHORT, key=jax.random.key(0))
-    tokens, counts = np.unique(made.ids[..., 1], return_counts=True)
+    generated = run(Sampling(SAMPLES, temperature=1e300), SHORT, key=jax.random.key(0))
+    tokens, counts = np.unique(generated.ids[..., 1], return_counts=True)
     assert tokens.tolist() == [EOS, 3, 4, 5, 6]
     np.testing.assert_allclose(counts / counts.sum(), 0.2, atol=0.02)
 
@@ -135,9 +137,9 @@ def test_in_the_other_limit_all_allowed_tokens_are_alike():
 )
 def test_no_repetition_penalty_makes_a_forbidden_token_possible(penalty, method):
     decoding = dataclasses.replace(DECODING, repetition_penalty=penalty, min_length=4)
-    made = run(method, decoding, key=jax.random.key(0))
-    assert np.all(made.lengths >= 4) and not np.any(made.ids[..., 1:4] < 3)
-    assert np.all(np.isfinite(made.log_probabilities))
+    generated = run(method, decoding, key=jax.random.key(0))
+    assert np.all(generated.lengths >= 4) and not np.any(generated.ids[..., 1:4] < 3)
+    assert np.all(np.isfinite(generated.log_probabilities))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A model so small that the probability of every text it can generate is known."""
+"""A model so small that the probability of every text that it can generate can be computed."""
 
 import dataclasses
 import functools
@@ -47,8 +47,8 @@ def model_and_params():
 def run(method, decoding=DECODING, prompt=None, key=None, pixels=None):
     """Generates with the model, in a program that is compiled once for each setting."""
     pixels = make_pixels() if pixels is None else pixels
-    made = program(method, decoding)(model_and_params()[1], pixels, prompt, key)
-    return jax.tree.map(np.asarray, made)
+    generated = program(method, decoding)(model_and_params()[1], pixels, prompt, key)
+    return jax.tree.map(np.asarray, generated)
 
 
 def uneven_prompts():
@@ -101,11 +101,11 @@ def log_probability(image, text, prompt_length=1):
     return sum(table[text[:t]][text[t]] for t in range(prompt_length, len(text)))
 
 
-def plain(made):
+def plain(generated):
     """[images][n] tuples of tokens, without padding."""
     return [
         [tuple(ids[:length].tolist()) for ids, length in zip(*rows, strict=True)]
-        for rows in zip(made.ids, made.lengths, strict=True)
+        for rows in zip(generated.ids, generated.lengths, strict=True)
     ]
 
 

@@ -41,8 +41,8 @@ class Model:
         return np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32), errors
 
 
-def names(found):
-    return [path.name for _, path in found]
+def names(matches):
+    return [path.name for _, path in matches]
 
 
 def direction(degrees):
@@ -55,9 +55,9 @@ def test_what_is_new_changed_or_gone(folder, tmp_path, monkeypatch):
     model = Model()
     index = ImageIndex(tmp_path / "index", folder, "m")
     assert index.update(model) == {"added": 5, "kept": 0, "removed": 0}
-    found = index.search(direction(3.4), 3)
-    assert names(found) == ["3.png", "4.png", "2.png"]
-    assert found[0][0] == pytest.approx(np.cos(np.deg2rad(0.4)), abs=1e-6)
+    matches = index.search(direction(3.4), 3)
+    assert names(matches) == ["3.png", "4.png", "2.png"]
+    assert matches[0][0] == pytest.approx(np.cos(np.deg2rad(0.4)), abs=1e-6)
 
     (folder / "0.png").write_text("90")
     (folder / "2.png").unlink()
@@ -223,25 +223,25 @@ def test_a_folder_without_images(tmp_path):
         ImageIndex(tmp_path / "index", tmp_path, "m").update(Model())
 
 
-def edits(found):
+def edits(content):
     """Contents that no search has written."""
     yield from (None, [], {}, 5)
-    yield from (found | {key: value} for key in found for value in (None, "x", -1, [], 10**30))
+    yield from (content | {key: value} for key in content for value in (None, "x", -1, [], 10**30))
     for entry in (None, [1, 2], [1, 2, "x"], [1, 2, 99], [1, 2, -7], [1.5, 2, 0], [True, 2, 0]):
-        yield found | {"files": found["files"] | {"0.png": entry}}
+        yield content | {"files": content["files"] | {"0.png": entry}}
 
 
 def test_a_damaged_index_is_named_and_made_anew(folder, tmp_path, capsys):
     file = tmp_path / "index/index.json"
     ImageIndex(tmp_path / "index", folder, "m").update(Model())
-    found = json.loads(file.read_text())
-    contents = [json.dumps(edit).encode() for edit in edits(found)]
+    content = json.loads(file.read_text())
+    contents = [json.dumps(edit).encode() for edit in edits(content)]
     for content in [b"", b"{", b"\xff", b"[" * 50_000, *contents]:
         file.write_bytes(content)
         index = ImageIndex(tmp_path / "index", folder, "m")
         assert index.update(Model())["added"] == 5
         assert names(index.search(direction(1), 1)) == ["1.png"]
-    assert "index.json is empty; it is made anew" in capsys.readouterr().err
+    assert "index.json is empty; it is built again" in capsys.readouterr().err
 
 
 def test_embeddings_that_were_cut_are_made_anew(folder, tmp_path, capsys):

@@ -24,9 +24,9 @@ def reference(stored, live, query, top):
 
 
 def recall(search, stored, live, queries, top=10):
-    found = [search(query, top)[1] for query in queries]
+    results = [search(query, top)[1] for query in queries]
     true = [reference(stored, live, query, top) for query in queries]
-    return np.mean([len(set(f) & set(t)) / top for f, t in zip(found, true, strict=True)])
+    return np.mean([len(set(f) & set(t)) / top for f, t in zip(results, true, strict=True)])
 
 
 @pytest.fixture

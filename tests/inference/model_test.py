@@ -27,7 +27,7 @@ TEXTS = ["a red circle", "a blue star at the top left", "two green rings on a bl
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run with random parameters and a moving average of others."""
+    """A run with random parameters and a moving average with other values."""
     config = load_config("configs/shapes.py:smoke", ["--config.optimizer.ema_decay=0.5"])
     model = models.make_model(model_config(config))
     folder = tmp_path_factory.mktemp("run")
@@ -58,7 +58,7 @@ def one_device(monkeypatch):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def image_paths(tmp_path):
     rng = np.random.default_rng(0)
     paths = [str(tmp_path / f"{i}.png") for i in range(3)]
     for path, (height, width) in zip(paths, [(32, 32), (50, 40), (64, 200)], strict=True):
@@ -66,8 +66,8 @@ def pictures(tmp_path):
     return paths
 
 
-def test_shapes_and_lengths_are_the_contracts(model, pictures):
-    pixels = model.preprocess(pictures)
+def test_shapes_and_lengths_are_the_contracts(model, image_paths):
+    pixels = model.preprocess(image_paths)
     assert pixels.shape == (3, 32, 32, 3) and pixels.dtype == np.float32
     assert -1 <= pixels.min() < pixels.max() <= 1
     ids = model.tokenize(TEXTS)
@@ -88,18 +88,18 @@ def test_a_batch_on_many_devices_is_its_rows_on_one(model, workdir):
     np.testing.assert_allclose(whole, rows, atol=1e-5)
 
 
-def test_attention_maps_are_those_of_the_positions_that_predict_a_word(model, pictures, pieces):
-    pixels, texts = model.preprocess(pictures), ["a red circle", "", "stars"]
-    found = model.attention_maps(pixels, texts)
-    assert [[word for word, _ in words] for words in found] == [text.split() for text in texts]
+def test_attention_maps_are_those_of_the_positions_that_predict_a_word(model, image_paths, pieces):
+    pixels, texts = model.preprocess(image_paths), ["a red circle", "", "stars"]
+    by_word = model.attention_maps(pixels, texts)
+    assert [[word for word, _ in words] for words in by_word] == [text.split() for text in texts]
     module = models.make_model(model.config)
     attention_maps = jax.jit(lambda *batch: models.attention_maps(module, model.params, *batch))
     (maps,) = attention_maps(pixels[2:], model.tokenize(texts[2:]))
     assert maps.shape == (28, *model.config.image.grid)
     count = len(pieces("stars"))
     assert count > 1
-    np.testing.assert_allclose(found[2][0][1], np.mean(maps[:count], axis=0), atol=1e-6)
-    assert all(m.sum() == pytest.approx(1, abs=1e-5) for words in found for _, m in words)
+    np.testing.assert_allclose(by_word[2][0][1], np.mean(maps[:count], axis=0), atol=1e-6)
+    assert all(m.sum() == pytest.approx(1, abs=1e-5) for words in by_word for _, m in words)
     with pytest.raises(UserError, match="as many"):
         model.attention_maps(pixels, texts[:2])
 
@@ -135,9 +135,9 @@ def ids_of(pieces, text):
     ],
 )
 def test_captions_have_the_log_probability_of_their_logits(
-    model, pictures, pieces, options, monkeypatch
+    model, image_paths, pieces, options, monkeypatch
 ):
-    pixels, rows, decode = model.preprocess(pictures), [], model.tokenizer.decode
+    pixels, rows, decode = model.preprocess(image_paths), [], model.tokenizer.decode
     monkeypatch.setattr(model.tokenizer, "decode", lambda ids: rows.append(ids) or decode(ids))
     captions = model.caption(pixels, **options)
     prompts = options.get("prompt", "")
@@ -152,10 +152,10 @@ def test_captions_have_the_log_probability_of_their_logits(
             end = text.index(3) + 1 if 3 in text else len(text)  # 3 ends a text, 0 is padding
             assert not any(text[end:]) and len(ids[k]) == options.get("length", 28)
             pairs.append((prefix, text[:end]))
-        found = [[first, *first.others][k] for first in captions]
-        assert [caption.text for caption in found] == [decode(ids)[k] for ids in rows]
+        kth = [[first, *first.others][k] for first in captions]
+        assert [caption.text for caption in kth] == [decode(ids)[k] for ids in rows]
         expected = nats_of(model, pixels, pairs)
-        np.testing.assert_allclose([c.log_probability for c in found], expected, rtol=1e-4)
+        np.testing.assert_allclose([c.log_probability for c in kth], expected, rtol=1e-4)
     assert model.caption(pixels, **options) == captions
 
 
@@ -169,8 +169,8 @@ def test_batches_that_do_not_agree(model):
             call(pixels[:0])
 
 
-def test_log_probabilities_of_texts(model, pictures, pieces):
-    pixels = model.preprocess(pictures)
+def test_log_probabilities_of_texts(model, image_paths, pieces):
+    pixels = model.preprocess(image_paths)
     rows = [ids_of(pieces, text) for text in TEXTS]
     of_all = model.log_probabilities(pixels, TEXTS)
     for k, ids in enumerate(rows):
@@ -193,12 +193,14 @@ def test_a_checkpoint_can_be_named_and_the_average_is_what_is_loaded(model, work
     assert np.abs(model.encode_image(images) - raw.encode_image(images)).max() > 1e-6
 
 
-def test_caption_command_prints_a_json_line_for_each_image(workdir, pictures, one_device, capsys):
-    assert cli.main(["caption", "--model", str(workdir), *pictures]) == 0
+def test_caption_command_prints_a_json_line_for_each_image(
+    workdir, image_paths, one_device, capsys
+):
+    assert cli.main(["caption", "--model", str(workdir), *image_paths]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["path"] for line in lines] == pictures
+    assert [line["path"] for line in lines] == image_paths
     assert all(line.keys() == {"path", "caption", "log_probability"} for line in lines)
-    command = ["caption", "--model", str(workdir), "--beams", "3", "--n-best", "2", *pictures]
+    command = ["caption", "--model", str(workdir), "--beams", "3", "--n-best", "2", *image_paths]
     assert cli.main([*command, "--prompt", "a blue"]) == 0
     line = json.loads(capsys.readouterr().out.splitlines()[0])
     assert line.keys() == {"path", "caption", "log_probability", "others"}
@@ -208,15 +210,19 @@ def test_caption_command_prints_a_json_line_for_each_image(workdir, pictures, on
     assert "beam has no option temperature" in capsys.readouterr().err
 
 
-def test_search_command_ranks_by_similarity(model, workdir, pictures, one_device, tmp_path, capsys):
+def test_search_command_ranks_by_similarity(
+    model, workdir, image_paths, one_device, tmp_path, capsys
+):
     command = ["search", "--model", str(workdir), "--images", str(tmp_path), "--top", "2"]
     assert cli.main([*command, "a red circle"]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     text = model.encode_text(model.tokenize(["a red circle"]))[0]
-    scores = dict(zip(pictures, model.encode_image(model.preprocess(pictures)) @ text, strict=True))
-    best = sorted(pictures, key=scores.get, reverse=True)[:2]
-    assert [line["path"] for line in found] == best
-    similarities = [line["similarity"] for line in found]
+    scores = dict(
+        zip(image_paths, model.encode_image(model.preprocess(image_paths)) @ text, strict=True)
+    )
+    best = sorted(image_paths, key=scores.get, reverse=True)[:2]
+    assert [line["path"] for line in lines] == best
+    similarities = [line["similarity"] for line in lines]
     np.testing.assert_allclose(similarities, [scores[p] for p in best], rtol=1e-5)
     assert cli.main([*command[:4], str(workdir / "eval"), "a"]) == 2
 
@@ -229,9 +235,9 @@ def test_search_command_wants_a_number_of_images(workdir, tmp_path, capsys):
 
 
 def test_images_that_cannot_be_read_are_named_and_the_others_captioned(
-    model, workdir, pictures, one_device, tmp_path, capsys
+    model, workdir, image_paths, one_device, tmp_path, capsys
 ):
-    jpeg = cv2.imencode(".jpg", cv2.imread(pictures[0]))[1].tobytes()
+    jpeg = cv2.imencode(".jpg", cv2.imread(image_paths[0]))[1].tobytes()
     names = {b"cut.JPG": jpeg[: len(jpeg) // 2], b"empty.png": b"", b"text.jpg": b"hello"}
     names |= {b"\xff.jpg": jpeg, "é\n\u2028".encode(): jpeg}
     for name, content in names.items():
@@ -242,14 +248,14 @@ def test_images_that_cannot_be_read_are_named_and_the_others_captioned(
     unreadable = ["cut.JPG", "empty.png", "text.jpg", "pipe.png", "folder", "absent.png"]
     unreadable = [str(tmp_path / name) for name in unreadable]
     odd = [str(tmp_path / os.fsdecode(name)) for name in list(names)[3:]]
-    paths = [unreadable[0], pictures[0], *unreadable[1:4], *odd, *unreadable[4:], pictures[1]]
+    paths = [unreadable[0], image_paths[0], *unreadable[1:4], *odd, *unreadable[4:], image_paths[1]]
     command = ["caption", "--model", str(workdir), "--length", "4"]
     assert cli.main([*command, *paths]) == 5
     out, error = capsys.readouterr()
     lines = [json.loads(line) for line in out.encode().splitlines()]
-    assert [line["path"] for line in lines] == [pictures[0], *odd, pictures[1]]
+    assert [line["path"] for line in lines] == [image_paths[0], *odd, image_paths[1]]
     assert all(os.path.exists(os.fsencode(line["path"])) for line in lines)
-    expected = model.caption(model.preprocess(pictures), length=4)[1]
+    expected = model.caption(model.preprocess(image_paths), length=4)[1]
     assert lines[-1]["caption"] == expected.text
     messages = [line.partition(" cannot be read as an image: ") for line in error.splitlines()]
     assert [path for path, reason, _ in messages if reason] == unreadable
@@ -270,17 +276,17 @@ def test_images_that_cannot_be_read_are_named_and_the_others_captioned(
 
 
 def test_search_command_leaves_out_and_names_what_it_cannot_read(
-    workdir, pictures, one_device, tmp_path, capsys
+    workdir, image_paths, one_device, tmp_path, capsys
 ):
     (tmp_path / "bad.png").write_bytes(b"<html>")
     (tmp_path / "._0.png").write_bytes(b"of a Mac")
-    os.rename(pictures[2], os.fsencode(tmp_path) + b"/\xff.png")
+    os.rename(image_paths[2], os.fsencode(tmp_path) + b"/\xff.png")
     command = ["search", "--model", str(workdir), "--images", str(tmp_path), "a red circle"]
     for _ in range(2):
         assert cli.main(command) == 5
         out, error = capsys.readouterr()
-        found = [json.loads(line)["path"] for line in out.splitlines()]
-        assert sorted(found) == [*pictures[:2], f"{tmp_path}/\udcff.png"]
+        paths = [json.loads(line)["path"] for line in out.splitlines()]
+        assert sorted(paths) == [*image_paths[:2], f"{tmp_path}/\udcff.png"]
         assert f"{tmp_path}/bad.png cannot be read as an image" in error
         assert "1 hidden item is left out" in error
 
@@ -324,16 +330,16 @@ def test_a_part_that_was_not_trained_is_named(model):
             call()
 
 
-def test_a_clip_is_embedded_as_the_mean_of_its_frames(model, pictures, tmp_path):
-    frames = model.preprocess(pictures)
-    clip = model.preprocess([tmp_path], num_frames=3)  # the folder that the pictures are in
+def test_a_clip_is_embedded_as_the_mean_of_its_frames(model, image_paths, tmp_path):
+    frames = model.preprocess(image_paths)
+    clip = model.preprocess([tmp_path], num_frames=3)  # the folder that the images are in
     np.testing.assert_array_equal(clip, frames[None])
     first, second, third = model.encode_image(frames)
     means = np.stack([first + second, second + third]) / 2
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     embeddings = model.encode_image(np.stack([frames[:2], frames[1:]]))
     np.testing.assert_allclose(embeddings, means, atol=1e-6)
-    assert model.preprocess(pictures[:1], num_frames=2).shape == (1, 2, 32, 32, 3)
+    assert model.preprocess(image_paths[:1], num_frames=2).shape == (1, 2, 32, 32, 3)
 
 
 def with_head(model, **head):
@@ -346,8 +352,8 @@ def with_head(model, **head):
     return LoadedModel(models.make_model(config), params, model.tokenizer, partitioner)
 
 
-def test_a_head_classifies_images_and_texts(model, pictures):
-    pixels, texts = model.preprocess(pictures), ["a red circle", "a star", "a blue ring"]
+def test_a_head_classifies_images_and_texts(model, image_paths):
+    pixels, texts = model.preprocess(image_paths), ["a red circle", "a star", "a blue ring"]
     alone = with_head(model)
     scores = alone.classify(pixels)
     assert scores.shape == (3, 3) and np.ptp(scores, axis=0).min() > 0
@@ -367,11 +373,11 @@ def test_a_head_classifies_images_and_texts(model, pictures):
         reading.classify(pixels)
 
 
-def test_what_the_tokenizer_has_no_word_for_is_never_written(model, pictures, monkeypatch):
+def test_what_the_tokenizer_has_no_word_for_is_never_written(model, image_paths, monkeypatch):
     partitioner = Partitioner(make_mesh({"data": 1, "fsdp": 1, "tensor": 1}))
     bytes_only, seen = make_tokenizer("byte", ""), []  # 259 ids, of the model's 400
     monkeypatch.setattr(bytes_only, "decode", lambda ids: seen.append(ids) or [""] * len(ids))
     other = LoadedModel(models.make_model(model.config), model.params, bytes_only, partitioner)
-    other.caption(model.preprocess(pictures), method="sample", samples=4, temperature=5.0)
+    other.caption(model.preprocess(image_paths), method="sample", samples=4, temperature=5.0)
     ids = np.concatenate(seen)
     assert ids.max() < bytes_only.vocab_size and len(np.unique(ids)) > 30
