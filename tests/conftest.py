@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import types
 from importlib.metadata import version
 
@@ -19,6 +20,7 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
+import jaxtyping
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -28,6 +30,16 @@ from coca_jax.datasets import shapes
 # Where arrays of different ranks meet, the code says which axes are new: some people set this.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Folders and files whose tests train, evaluate or plan as the commands do.
+WHOLE_RUNS = {
+    "cli",
+    "cli_test.py",
+    "configs_test.py",
+    "extending_test.py",
+    "planning",
+    "sweep",
+    "train",
+}
 COUNTS = {"train": 60, "test": 20, "test_novel": 10}
 
 
@@ -35,6 +47,16 @@ def pytest_ignore_collect(collection_path, config):
     """Leaves out the fuzzers, which are all slow, unless slow tests are asked for."""
     # Importing Hypothesis takes two seconds in each process.
     return (config.option.markexpr == "not slow" and collection_path.name == "fuzz") or None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes_checked(request):
+    """Checks annotated shapes and types as tests run, where arrays are what is tested.
+
+    Whole runs call the same functions, and a tenth of their time would be checks.
+    """
+    folder = request.path.relative_to(pathlib.Path(__file__).parent).parts[0]
+    jaxtyping.config.update("jaxtyping_disable", folder in WHOLE_RUNS)
 
 
 @pytest.fixture(autouse=True)
@@ -60,11 +82,13 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
-    """Programs of a module whose runs have one device each: the first one compiles, here or there.
+    """Programs of modules whose runs have one device each are compiled once, by any process.
 
-    Other processes that it starts find them, too. `uncached` is for what has more devices.
+    All workers of pytest share them, and so do the processes that tests start. `uncached` is for
+    what has more devices.
     """
-    folder = str(tmp_path_factory.mktemp("compiled"))
+    base = tmp_path_factory.getbasetemp()
+    folder = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
         _configure_cache("jax_compilation_cache_dir", folder)
