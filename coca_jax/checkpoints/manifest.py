@@ -24,14 +24,14 @@ _THREADS = 8  # hashlib releases the GIL, so files are read and hashed side by s
 
 def write(folder: os.PathLike) -> None:
     """Writes the manifest, atomically; local files are read once for it."""
-    found = _files(folder)
+    infos = _files(folder)
     with ThreadPoolExecutor(_THREADS) as pool:
         digests = pool.map(
-            lambda name: found[name].checksum or _digest(f"{folder}/{name}", "sha256"), found
+            lambda name: infos[name].checksum or _digest(f"{folder}/{name}", "sha256"), infos
         )
         entries = {
             name: [info.size, digest]
-            for (name, info), digest in zip(found.items(), digests, strict=True)
+            for (name, info), digest in zip(infos.items(), digests, strict=True)
         }
     files.write_whole(f"{folder}/{NAME}", json.dumps(entries, indent=1).encode())
 
@@ -55,11 +55,11 @@ def problems(
         return [f"no {NAME}, so its save was interrupted" if there else "no such folder"]
     except Damaged as error:
         return [f"{NAME} {error}"]
-    found = _files(folder)
+    infos = _files(folder)
     names = [name for name in expected if only is None or name in only]
 
     def check(name: str) -> str | None:
-        return _difference(f"{folder}/{name}", found.get(name), *expected[name], contents)
+        return _difference(f"{folder}/{name}", infos.get(name), *expected[name], contents)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         lines = zip(names, pool.map(check, names), strict=True)
@@ -93,20 +93,20 @@ def _read(folder: os.PathLike) -> dict[str, tuple[int, str]]:
 
 
 def _difference(
-    path: str, found: FileInfo | None, size: int, checksum: str, contents: bool
+    path: str, info: FileInfo | None, size: int, checksum: str, contents: bool
 ) -> str | None:
-    if found is None:
+    if info is None:
         return "missing"
-    if found.size != size:
-        kind = "truncated" if found.size < size else "too long"
-        return f"{kind}, {found.size} bytes instead of {size}"
+    if info.size != size:
+        kind = "truncated" if info.size < size else "too long"
+        return f"{kind}, {info.size} bytes instead of {size}"
     kind = checksum.partition(":")[0] if ":" in checksum else "sha256"
-    unknown = kind == "etag" and not found.checksum.startswith("etag:")  # only its store knows it
-    if not contents or unknown or found.checksum == checksum:
+    unknown = kind == "etag" and not info.checksum.startswith("etag:")  # only its store knows it
+    if not contents or unknown or info.checksum == checksum:
         return None
     try:
         # A checkpoint that was copied to or from a store has checksums of the other side.
-        if found.checksum.startswith(f"{kind}:") or _digest(path, kind) != checksum:
+        if info.checksum.startswith(f"{kind}:") or _digest(path, kind) != checksum:
             return "checksum differs"
     except (OSError, ImportError) as error:
         return f"unreadable ({getattr(error, 'strerror', None) or error})"
@@ -115,8 +115,8 @@ def _difference(
 
 def _files(folder: os.PathLike) -> dict[str, FileInfo]:
     """The files beneath `folder` by their relative path, without the manifest itself."""
-    found = folders.tree(folder)
-    return {name: info for name, info in found.items() if not name.startswith(NAME)}
+    infos = folders.tree(folder)
+    return {name: info for name, info in infos.items() if not name.startswith(NAME)}
 
 
 def _digest(path: str, kind: str) -> str:

@@ -43,8 +43,8 @@ class OrbaxFolder:
         Raises:
           UserError: a URL has characters that Orbax does not take literally.
         """
-        if is_url(str(directory)) and (found := _NOT_IN_URLS.search(str(directory))):
-            raise UserError(f"{directory}: {found[0]!r} cannot be in the URL of checkpoints")
+        if is_url(str(directory)) and (match := _NOT_IN_URLS.search(str(directory))):
+            raise UserError(f"{directory}: {match[0]!r} cannot be in the URL of checkpoints")
         self._directory = directory
         self._is_copied = str(directory).startswith("s3://")
         self._resources = contextlib.ExitStack()

@@ -43,6 +43,6 @@ def normalized(answer: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-def commonest(given: Sequence[str]) -> str:
+def commonest(answers: Sequence[str]) -> str:
     """The answer that most people gave; of equally frequent ones, the first."""
-    return Counter(given).most_common(1)[0][0]
+    return Counter(answers).most_common(1)[0][0]

@@ -155,20 +155,20 @@ def _detected(name: str, environment: Mapping[str, str], start_seconds: int) -> 
 
     tail = _help(LAUNCHERS[name].start)
     try:
-        found = ClusterEnv.auto_detect_unset_distributed_params(
+        parameters = ClusterEnv.auto_detect_unset_distributed_params(
             None, None, None, None, None if name == "tpu" else name, start_seconds
         )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise UserError(f"started by {name}, but {error}{tail}") from None
-    if None in found[:3]:
+    if None in parameters[:3]:
         raise UserError(f"started by {name}, but there is no address of process 0{tail}")
-    host = split(found[0])[0]
+    host = split(parameters[0])[0]
     try:
         if name == "slurm":  # its nodes know each other's names from the start
             socket.getaddrinfo(host, None)
     except OSError as error:
         raise UserError(
-            f"started by slurm as one of {found[1]} tasks, but {host}, the node of task 0, "
+            f"started by slurm as one of {parameters[1]} tasks, but {host}, the node of task 0, "
             f"is unknown here ({error}){tail}"
         ) from None
-    return found
+    return parameters

@@ -24,9 +24,9 @@ def mesh_shape(sizes: Mapping[str, int] | ConfigDict, devices: int) -> tuple[int
     wanted = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
         raise UserError(f"mesh {wanted}: sizes are positive, and one of them may be -1")
-    rest, known = divmod(devices, -math.prod(shape) if -1 in shape else math.prod(shape))
+    rest, remainder = divmod(devices, -math.prod(shape) if -1 in shape else math.prod(shape))
     if -1 in shape:
-        if known or not rest:
+        if remainder or not rest:
             raise UserError(
                 f"mesh {wanted}: the {devices} devices here cannot be divided by "
                 f"{-math.prod(shape)}; choose sizes whose product divides {devices}"

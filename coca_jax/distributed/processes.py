@@ -119,18 +119,18 @@ def _versions() -> dict:
 
 def _differences(texts: list[str], most: int = 20) -> list[str]:
     """A line for each key whose value in some process differs from that in process 0."""
-    first, found = json.loads(texts[0]), []
+    first, lines = json.loads(texts[0]), []
     for process, text in enumerate(texts):
         if text == texts[0]:
             continue
         other = json.loads(text)
-        found += [
+        lines += [
             f"process {process} differs from process 0: "
             f"{key}={other.get(key, 'absent')} instead of {first.get(key, 'absent')}"
             for key in sorted(first.keys() | other.keys())
             if first.get(key, first) != other.get(key, other)
         ]
-    return found if len(found) <= most else [*found[:most], f"... {len(found) - most} more"]
+    return lines if len(lines) <= most else [*lines[:most], f"... {len(lines) - most} more"]
 
 
 def _failed(kind: type, error: BaseException, trace: object) -> None:

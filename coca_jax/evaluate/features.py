@@ -42,15 +42,15 @@ def read_features(
     Raises:
       UserError: no example has a label.
     """
-    if (found := _read(folder)) is not None:
-        return found
+    if (features := _read(folder)) is not None:
+        return features
     # Another process may be as fast.
     with contextlib.suppress(FileExistsError), atomic(folder) as temporary:
         temporary.mkdir(parents=True)
         _write(model, batches, temporary)
-    if (found := _read(folder)) is None:
+    if (features := _read(folder)) is None:
         raise UserError(f"{folder} does not hold what has just been written to it")
-    return found
+    return features
 
 
 def _read(folder: pathlib.Path) -> Features | None:

@@ -70,8 +70,8 @@ def _data_errors(kind: str, evaluation: Evaluation) -> Iterator[str]:
         yield f"num_images={evaluation.num_images}: {kind} takes one image of an example"
 
 
-def _make(given: dict[str, Any]) -> Evaluation:
-    return registry[given.pop("kind")](**_tuples(given))
+def _make(options: dict[str, Any]) -> Evaluation:
+    return registry[options.pop("kind")](**_tuples(options))
 
 
 def _tuples(value: Any) -> Any:

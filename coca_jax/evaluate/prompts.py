@@ -91,9 +91,9 @@ def _lines(path: str) -> list[str]:
     try:
         lines = read_lines(path, skip_blank=True)
     except UserError as error:
-        known = ", ".join(SETS)
+        names = ", ".join(SETS)
         raise UserError(
-            f"templates: {error}; it should be a named set ({known}) or a file of templates"
+            f"templates: {error}; it should be a named set ({names}) or a file of templates"
         ) from error
     return [line.replace("{c}", "{}") for line in lines]
 

@@ -117,21 +117,21 @@ def read_newest(workdir: str | os.PathLike) -> dict[str, dict[str, Any]]:
 
 def step_files(workdir: str | os.PathLike) -> list[epath.Path]:
     """The files `eval/<step>.json` of a run, in the order of the steps."""
-    found = children(as_path(workdir) / "eval")
-    return sorted((p for p in found if STEP_FILE.fullmatch(p.name)), key=lambda p: int(p.stem))
+    paths = children(as_path(workdir) / "eval")
+    return sorted((p for p in paths if STEP_FILE.fullmatch(p.name)), key=lambda p: int(p.stem))
 
 
 def _read(path: epath.Path, shape: Any) -> dict[str, Any]:
     """The evaluations in a file whose content has the shape that is written there."""
     try:
-        found = read_json(path)
+        evaluations = read_json(path)
     except FileNotFoundError:
         return {}
     except Damaged as error:
         left_out(path, f"{error}; it is written anew by the next evaluation of this step")
         return {}
-    good = {name: content for name, content in found.items() if fits(content, shape)}
-    if wrong := found.keys() - good.keys():
+    good = {name: content for name, content in evaluations.items() if fits(content, shape)}
+    if wrong := evaluations.keys() - good.keys():
         left_out(path, f"has damaged evaluations, which do not count: {', '.join(sorted(wrong))}")
     return good
 
@@ -143,7 +143,7 @@ def write_json(value: Any, path: str | os.PathLike) -> None:
     is one line.
     """
     text = json.dumps(_finite(value), indent=1, allow_nan=False, ensure_ascii=False)
-    text = NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
+    text = NUMBERS.sub(lambda match: " ".join(match[0].split()), text)
     # Half of a surrogate pair, which other people's JSON may hold, stays the escape that it was.
     write_whole(path, text.encode(errors="backslashreplace"))
 

@@ -195,7 +195,7 @@ class _Reader(pickle._Unpickler):
                 self._archive, storage[1], DTYPES[storage[0]], operator.index(offset), *whole
             )
 
-        known = {
+        classes = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("collections", "defaultdict"): lambda *_: {},
             ("torch", "Size"): tuple,
@@ -209,7 +209,7 @@ class _Reader(pickle._Unpickler):
                 *args
             ),
         }
-        return known.get((module, name)) or _unknown(module, name)
+        return classes.get((module, name)) or _unknown(module, name)
 
     def persistent_load(self, pid: Sequence[Any]) -> Any:
         kind, dtype, key, *_ = pid

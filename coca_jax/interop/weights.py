@@ -68,20 +68,20 @@ def open_tensors(
                 tensors[place or ("",)] = value
     _require_index(path, index, tensors)
     try:
-        found = match(tensors, expected)
+        matched = match(tensors, expected)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    if not found.places:
+    if not matched.places:
         raise UserError(f"{path} holds no weights of the model: {_content(tensors)}")
-    result = {name: tensors[place] for name, place in found.places.items()}
+    result = {name: tensors[place] for name, place in matched.places.items()}
     if strange := [f"{n} ({t.title})" for n, t in result.items() if _is_unknown(t)]:
         raise UserError(
             f"{path} holds {len(strange):,} of the model's tensors in forms that are not read: "
             f"{listed(strange)}; save them as float32, float16 or bfloat16"
         )
-    surplus = {".".join(p): tensors[p] for p in found.surplus if not _is_unknown(tensors[p])}
-    if (left := len(tensors) - len(result) - len(found.surplus)) > 0:
-        report(f"{path}: read {found.prefix or 'the weights'}; tensors left out: {left:,}")
+    surplus = {".".join(p): tensors[p] for p in matched.surplus if not _is_unknown(tensors[p])}
+    if (left := len(tensors) - len(result) - len(matched.surplus)) > 0:
+        report(f"{path}: read {matched.prefix or 'the weights'}; tensors left out: {left:,}")
     return result | surplus
 
 

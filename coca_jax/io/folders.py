@@ -37,8 +37,8 @@ def tree(folder: str | os.PathLike) -> dict[str, FileInfo]:
     root = os.fspath(as_path(folder))
     if is_url(root):
         system, name = system_of(root)
-        found = system.find(name, detail=True)
-        files = {path[len(name) :].strip("/"): info for path, info in found.items()}
+        entries = system.find(name, detail=True)
+        files = {path[len(name) :].strip("/"): info for path, info in entries.items()}
         return {
             path: FileInfo(int(info["size"]), _checksum(info))
             for path, info in sorted(files.items())
@@ -54,10 +54,10 @@ def tree(folder: str | os.PathLike) -> dict[str, FileInfo]:
 
 def _checksum(info: dict) -> str:
     """The checksum that the store has for an object, or its ETag; empty if it has neither."""
-    if found := info.get("md5Hash"):
-        return f"md5:{base64.b64decode(found).hex()}"
-    if found := info.get("crc32c"):
-        return f"crc32c:{base64.b64decode(found).hex()}"
+    if digest := info.get("md5Hash"):
+        return f"md5:{base64.b64decode(digest).hex()}"
+    if digest := info.get("crc32c"):
+        return f"crc32c:{base64.b64decode(digest).hex()}"
     etag = str(info.get("ETag", "")).strip('"')
     return f"{'md5' if _MD5.fullmatch(etag) else 'etag'}:{etag}" if etag else ""
 

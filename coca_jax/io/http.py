@@ -141,9 +141,11 @@ def _part(url: str, offset: int, size: int) -> tuple[int, Any, bytes]:
             _check(url, response)
             if response.status_code != 206:
                 return response.status_code, response.headers, b""
-            given = response.headers.get("Content-Range", "")
-            if not given.startswith(f"bytes {offset}-"):
-                raise OSError(f"{shown(url)}: asked for byte {offset}, the server gave {given!r}")
+            content_range = response.headers.get("Content-Range", "")
+            if not content_range.startswith(f"bytes {offset}-"):
+                raise OSError(
+                    f"{shown(url)}: asked for byte {offset}, the server gave {content_range!r}"
+                )
             return 206, response.headers, response.content[:size]
 
     return _tried(url, get)

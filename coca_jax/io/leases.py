@@ -123,8 +123,8 @@ class _Claim:
                 "claim": [self._mine, self._count],
             }
             while not self._replace(content):
-                found, version = self._object.read()
-                claim = found.get("claim")
+                stored, version = self._object.read()
+                claim = stored.get("claim")
                 if not isinstance(claim, list) or claim[:1] != [self._mine]:
                     return False
                 # A request that is sent again, or whose answer was lost, meets its own content.

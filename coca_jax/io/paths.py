@@ -184,14 +184,14 @@ def _matches(folder: str, part: str, query: str) -> list[str]:
         system, name = system_of(path)
         if system.exists(name):
             return [path]
-        found = [system.unstrip_protocol(match) for match in system.glob(name)]
+        matches = [system.unstrip_protocol(match) for match in system.glob(name)]
     elif os.path.lexists(path):
         return [path]
     else:
-        found = glob.glob(glob.escape(folder) + part, recursive=True)
-    if not found:
+        matches = glob.glob(glob.escape(folder) + part, recursive=True)
+    if not matches:
         raise UserError(f"no file matches {path!r}")
-    return sorted(found)
+    return sorted(matches)
 
 
 def _web_matches(pattern: str, query: str) -> list[str]:
@@ -200,14 +200,14 @@ def _web_matches(pattern: str, query: str) -> list[str]:
         if http.is_file(pattern + query):
             return [pattern + query]
         system, name = system_of(pattern)
-        found = sorted(system.glob(name))
+        matches = sorted(system.glob(name))
     except UserError:
         raise
     except FileNotFoundError:
-        found = []
+        matches = []
     except Exception as error:  # aiohttp's are of many kinds
         why = cause(error, pattern + query)
         raise UserError(f"no file matches {http.shown(pattern)!r}: {why}") from error
-    if not found:
+    if not matches:
         raise UserError(f"no file matches {http.shown(pattern)!r}: the server lists none")
-    return [match + query for match in found]
+    return [match + query for match in matches]

@@ -119,8 +119,8 @@ _NAMES = {dict: "an object", list: "a list"}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
         raise Damaged(f"has {next(key for key in keys if keys.count(key) > 1)!r} twice")
-    return found
+    return result

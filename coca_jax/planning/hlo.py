@@ -48,8 +48,8 @@ class Instruction(NamedTuple):
 
     def called(self, attribute: str) -> str:
         """The computation that an attribute names; empty if there is none."""
-        found = re.search(rf"\b{attribute}=%?([^\s,}}]+)", self.rest)
-        return found[1] if found else ""
+        match = re.search(rf"\b{attribute}=%?([^\s,}}]+)", self.rest)
+        return match[1] if match else ""
 
 
 class Collective(NamedTuple):
@@ -83,10 +83,10 @@ class Program:
 
     def collectives(self) -> list[Collective]:
         """Every collective, those inside of fusions included."""
-        found = []
+        result = []
         for computation, instruction, times in self._run(self._entry, 1):
-            found += self._collectives_of(computation, instruction, times)
-        return found
+            result += self._collectives_of(computation, instruction, times)
+        return result
 
     def _run(self, name: str, times: int) -> Iterator[tuple[Computation, Instruction, int]]:
         """Each instruction that is not part of a fusion, and how often it runs."""
@@ -117,13 +117,13 @@ class Program:
     def _collectives_of(
         self, computation: Computation, instruction: Instruction, times: int
     ) -> Iterator[Collective]:
-        if found := COLLECTIVE.fullmatch(instruction.kind):
-            kind = found[1]
+        if match := COLLECTIVE.fullmatch(instruction.kind):
+            kind = match[1]
             sizes = [b.size for b in instruction.buffers]
             size = sum(sizes)
             if kind in ("collective-permute", "send"):
                 size = sizes[0]
-            elif found[2]:  # of operand and result, the result
+            elif match[2]:  # of operand and result, the result
                 size = sizes[-1] if kind == "all-gather" else size // 2
             group = first_group(instruction.rest)
             if kind == "reduce-scatter":
@@ -263,10 +263,10 @@ def _computations(text: str) -> Iterator[Computation]:
             name, instructions, root = header[2], {}, ""
         elif line.startswith("}"):
             yield Computation(name, instructions, root)
-        elif found := INSTRUCTION.match(line):
-            instruction = _instruction(found[2], line[found.end() :])
+        elif match := INSTRUCTION.match(line):
+            instruction = _instruction(match[2], line[match.end() :])
             instructions[instruction.name] = instruction
-            if found[1]:
+            if match[1]:
                 root = instruction.name
 
 
@@ -285,10 +285,10 @@ def _instruction(name: str, text: str) -> Instruction:
 def _closing(text: str, start: int) -> int:
     """The position of the parenthesis that closes the one at `start`."""
     depth = 0
-    for found in re.finditer(r"[()]", text[start:]):
-        depth += 1 if found[0] == "(" else -1
+    for match in re.finditer(r"[()]", text[start:]):
+        depth += 1 if match[0] == "(" else -1
         if not depth:
-            return start + found.start()
+            return start + match.start()
     return len(text)
 
 

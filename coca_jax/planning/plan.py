@@ -95,11 +95,11 @@ class OutOfMemory(UserError):
 
 def out_of_memory(error: Exception, topology: Topology) -> OutOfMemory | None:
     """The compiler's error about memory as an `OutOfMemory`; None for any other error."""
-    found = re.search(r"(?:[Uu]sed|required for HLO temporaries \()\s*([\d.]+)([KMGT])", str(error))
-    if "RESOURCE_EXHAUSTED" not in str(error) or found is None:
+    match = re.search(r"(?:[Uu]sed|required for HLO temporaries \()\s*([\d.]+)([KMGT])", str(error))
+    if "RESOURCE_EXHAUSTED" not in str(error) or match is None:
         return None
     return OutOfMemory(
-        float(found[1]) * {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[found[2]], topology
+        float(match[1]) * {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[match[2]], topology
     )
 
 

@@ -117,24 +117,24 @@ def search(
     Raises:
       UserError: nothing fits.
     """
-    found: dict[Choice, dict[str, Any]] = {}
+    results: dict[Choice, dict[str, Any]] = {}
     for choice in choices(config, topology):
         for grad_accum_steps in MICRO_BATCHES:
             tried = choice._replace(grad_accum_steps=grad_accum_steps)
             if result := _attempt(tried, config, topology, report, compiled=False):
-                found[tried] = result
+                results[tried] = result
                 break
-    ranked = sorted(found, key=lambda choice: _speed(found[choice]))
+    ranked = sorted(results, key=lambda choice: _speed(results[choice]))
     if not topology.switched:
-        found = {}
+        results = {}
         for choice in ranked:
             if result := _attempt(choice, config, topology, report, compiled=True):
-                found[choice] = result
-            if len(found) == COMPILED:
+                results[choice] = result
+            if len(results) == COMPILED:
                 break
-    if not found:
+    if not results:
         raise UserError(f"nothing that was tried fits {topology.name}")
-    return {str(c): found[c] for c in sorted(found, key=lambda choice: _speed(found[choice]))}
+    return {str(c): results[c] for c in sorted(results, key=lambda choice: _speed(results[choice]))}
 
 
 def _attempt(

@@ -49,7 +49,7 @@ def distance(a, b):
     return f"{int(a) ^ int(b):b}".count("1")
 
 
-class Pictures(list):
+class Images(list):
     """A source of encoded images, or of what is raised instead."""
 
     class_names = ()
@@ -165,7 +165,7 @@ def test_sources_are_hashed_in_order_by_several_threads(capsys):
     files = [encoded(texture(seed, 64)) for seed in range(5)]
     readers = set()
 
-    class Watched(Pictures):
+    class Watched(Images):
         def __getitem__(self, index):
             readers.add(threading.get_ident())
             return super().__getitem__(index)
@@ -186,8 +186,8 @@ def found(photo):
     flat = encoded(np.full((40, 40, 3), 200, np.uint8))
     train = [encoded(texture(seed)) for seed in range(40)] + [flat, b"", encoded(photo)]
     test = {
-        "clouds": Pictures([encoded(texture(seed)) for seed in range(100, 105)] + [flat]),
-        "copies": Pictures(
+        "clouds": Images([encoded(texture(seed)) for seed in range(100, 105)] + [flat]),
+        "copies": Images(
             [
                 encoded(texture(70)),
                 encoded(texture(33), "PNG", (97, 120)),
@@ -196,7 +196,7 @@ def found(photo):
             ]
         ),
     }
-    return find_duplicates(Pictures(train), test, threads=2)
+    return find_duplicates(Images(train), test, threads=2)
 
 
 def test_duplicates_are_found_in_the_set_in_which_they_are(found):
@@ -209,13 +209,13 @@ def test_duplicates_are_found_in_the_set_in_which_they_are(found):
 
 
 def test_sets_of_which_nothing_can_be_read_are_named(photo):
-    good, bad = Pictures([encoded(photo)]), Pictures([OSError("no shard")] * 3)
+    good, bad = Images([encoded(photo)]), Images([OSError("no shard")] * 3)
     with pytest.raises(UserError, match="none of the 3 images of 'coco' can be read: no shard"):
         find_duplicates(good, {"flickr": good, "coco": bad})
     with pytest.raises(UserError, match="none of the 3 images of 'training set'"):
         find_duplicates(bad, {"flickr": good})
     with pytest.raises(UserError, match="'coco' has no images"):
-        find_duplicates(good, {"coco": Pictures()})
+        find_duplicates(good, {"coco": Images()})
     assert len(find_duplicates(good, {}).index) == 0
 
 

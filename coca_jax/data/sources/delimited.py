@@ -167,28 +167,28 @@ def is_tsv(path: str) -> bool:
     return path.lower().endswith(".tsv")
 
 
-def column_of(found: Iterable[str], wanted: Iterable[str]) -> str | None:
+def column_of(names: Iterable[str], wanted: Iterable[str]) -> str | None:
     """The first of the wanted columns that a table has, as the table spells it; None: none.
 
     Upper and lower case are equal, as in LAION's `TEXT`.
     """
-    by_lower = {name.lower(): name for name in found}
+    by_lower = {name.lower(): name for name in names}
     return next((by_lower[name] for name in wanted if name in by_lower), None)
 
 
-def choose_column(path: str, found: Sequence[str], wanted: Sequence[str]) -> str:
+def choose_column(path: str, names: Sequence[str], wanted: Sequence[str]) -> str:
     """The first of the wanted columns that a table has, as the table spells it.
 
     Raises:
       UserError: it has none.
     """
-    column = column_of(found, wanted)
+    column = column_of(names, wanted)
     if column is None:
-        has_urls = column_of(found, ("url", "urls", "image_url", "image_urls"))
+        has_urls = column_of(names, ("url", "urls", "image_url", "image_urls"))
         hint = f"; img2dataset downloads what column {has_urls!r} names" if has_urls else ""
         raise UserError(
             f"the table {path} needs one of the columns {', '.join(wanted)}; "
-            f"it has {', '.join(found) or 'none'}{hint}"
+            f"it has {', '.join(names) or 'none'}{hint}"
         )
     return column
 
@@ -228,5 +228,5 @@ def _unquoted(value: str) -> str:
 
 def _path_kind(value: str) -> str:
     """The scheme of an address, or the suffix of a file; empty: neither."""
-    found = _ADDRESS_OR_SUFFIX.match(value.strip('" '))
-    return (found[1] or found[2]).lower() if found else ""
+    match = _ADDRESS_OR_SUFFIX.match(value.strip('" '))
+    return (match[1] or match[2]).lower() if match else ""

@@ -249,15 +249,15 @@ def _list_or_text(text: str | None) -> str | list[str] | None:
     """
     if not text or text[0] != "[" or text[-1] != "]":
         return text
-    found: Any = None
+    parsed: Any = None
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            found = ast.literal_eval(text)
-            found = found if repr(found) == text else None
-    is_list = isinstance(found, list) and all(isinstance(value, str) for value in found)
-    return found if is_list else text
+            parsed = ast.literal_eval(text)
+            parsed = parsed if repr(parsed) == text else None
+    is_list = isinstance(parsed, list) and all(isinstance(value, str) for value in parsed)
+    return parsed if is_list else text
 
 
 def _number(text: str) -> str | int | float:

@@ -179,10 +179,10 @@ def _ready(out: int, into: int | None, deadline: float) -> set[int]:
     poll.register(out, select.POLLIN)
     if into is not None:
         poll.register(into, select.POLLOUT)
-    found = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-    if not found:
+    events = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+    if not events:
         raise _NotWorking(f"java did not answer in {ANSWERING:g} s")
-    return {descriptor for descriptor, _ in found}
+    return {descriptor for descriptor, _ in events}
 
 
 def _shown(text: str) -> str:

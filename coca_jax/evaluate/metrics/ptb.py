@@ -71,15 +71,15 @@ def tokenize(text: str) -> list[str]:
     """The words of a caption, in lower case, without punctuation."""
     for old, new in (CHARACTERS | ENTITIES).items():
         text = text.replace(old, new)
-    found = []
+    tokens = []
     for match in TOKEN.finditer(text):
         token, end = match[0], match.end()
         if token.lower() in ABBREVIATIONS or (len(token) == 1 and token.isupper()):
             token += "." * text.startswith(".", end) * (not text.startswith("..", end))
         elif token.lower() == "no" and regex.match(r"\. ?\d", text[end:]):
             token += "."
-        found += _parts(token.lower())
-    return [BRACKETS.get(token, token) for token in found if not _is_dropped(token)]
+        tokens += _parts(token.lower())
+    return [BRACKETS.get(token, token) for token in tokens if not _is_dropped(token)]
 
 
 def _is_dropped(token: str) -> bool:

@@ -12,7 +12,7 @@ from coca_jax.data.answer_normalization import commonest, normalized
 ANSWER_TYPES = ("yes_no", "number", "other")
 
 
-def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
+def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     """Returns how right an answer is, from 0 to 1.
 
     Of ten people's answers, one after the other is left out: the answer is right as far as three of
@@ -21,22 +21,22 @@ def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
 
     Args:
       answer: the one that is scored.
-      given: people's answers.
+      references: people's answers.
     """
-    if len(set(given)) > 1:  # if all agree, they are compared as they are
-        answer, given = normalized(answer), [normalized(one) for one in given]
+    if len(set(references)) > 1:  # if all agree, they are compared as they are
+        answer, references = normalized(answer), [normalized(one) for one in references]
     else:
         answer = answer.replace("\n", " ").replace("\t", " ").strip()
-    if len(given) < 4:
-        return float(answer in given)
-    same = sum(one == answer for one in given)
-    shares = [min(1.0, (same - (one == answer)) / 3) for one in given]
+    if len(references) < 4:
+        return float(answer in references)
+    same = sum(one == answer for one in references)
+    shares = [min(1.0, (same - (one == answer)) / 3) for one in references]
     return sum(shares) / len(shares)
 
 
-def answer_type(given: Sequence[str]) -> str:
+def answer_type(answers: Sequence[str]) -> str:
     """Returns what is asked for, by the commonest answer: `yes_no`, `number` or `other`."""
-    common = normalized(commonest(given))
+    common = normalized(commonest(answers))
     if common in ("yes", "no"):
         return "yes_no"
     return "number" if re.fullmatch(r"\d+(\.\d+)?", common) else "other"
@@ -52,8 +52,8 @@ def text_only_upper_bound(questions: Iterable[tuple[str, Sequence[str]]]) -> flo
       questions: pairs of a text and people's answers to it, at least one pair.
     """
     by_text, count = defaultdict(list), 0
-    for text, given in questions:
-        by_text[text].append(given)
+    for text, answers in questions:
+        by_text[text].append(answers)
         count += 1
     return sum(map(_best_answer_total, by_text.values())) / count
 
@@ -61,10 +61,10 @@ def text_only_upper_bound(questions: Iterable[tuple[str, Sequence[str]]]) -> flo
 def _best_answer_total(answers: Sequence[Sequence[str]]) -> float:
     """The highest total accuracy that a single answer reaches over these questions."""
     exact, spelled = Counter(), Counter()  # where all people agree, it is compared as it is
-    for given in answers:
-        if len(set(given)) == 1:
-            exact[given[0]] += vqa_accuracy(given[0], given)
+    for references in answers:
+        if len(set(references)) == 1:
+            exact[references[0]] += vqa_accuracy(references[0], references)
         else:
-            spelled.update({normalized(one): vqa_accuracy(one, given) for one in given})
-    candidates = {one for given in answers for one in given}
+            spelled.update({normalized(one): vqa_accuracy(one, references) for one in references})
+    candidates = {one for references in answers for one in references}
     return float(max(exact[one] + spelled[normalized(one)] for one in candidates))
