@@ -37,8 +37,7 @@ def deduplicate(
     if not references:
         raise UserError("config.eval has no evaluation to compare the training images with")
     key, options = f"config.{section_key(name)}", data_sets[name]
-    train = open_source(options, Context(data.dir, data.cache_dir, data.num_images))
-    warn_of_lost(key, train)
+    train = _open(key, options, Context(data.dir, data.cache_dir, data.num_images))
     duplicates = find_duplicates(train, references, distance, data.threads)
     description = options.identity() | {"records": duplicates.size}
     write_list(output, duplicates.rows(), description)
@@ -58,6 +57,16 @@ def _references(data: DataConfig, evaluations: Any) -> dict[str, Source]:
         options = SourceConfig.of(evaluation)
         if options.identity() not in seen:
             seen.append(options.identity())
-            opened[name] = open_source(options, Context(data.dir, data.cache_dir))
-            warn_of_lost(f"config.eval.{name}", opened[name])
+            context = Context(data.dir, data.cache_dir)
+            opened[name] = _open(f"config.eval.{name}", options, context)
     return opened
+
+
+def _open(key: str, options: SourceConfig, context: Context) -> Source:
+    """Opens the data set of a section, and warns of what is lost of it; errors name the section."""
+    try:
+        source = open_source(options, context)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+    warn_of_lost(key, source)
+    return source

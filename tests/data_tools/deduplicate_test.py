@@ -51,3 +51,9 @@ def test_errors_are_named(sets, tmp_path):
         deduplicate(data, evaluations, "more", 4, tmp_path / "list.tsv")
     with pytest.raises(UserError, match=r"config\.eval has no evaluation"):
         deduplicate(data, ConfigDict(), "", 4, tmp_path / "list.tsv")
+    evaluations.b.path = str(tmp_path / "gone.tar")
+    with pytest.raises(UserError, match=r"config\.eval\.b: .*gone\.tar"):
+        deduplicate(data, evaluations, "", 4, tmp_path / "list.tsv")
+    data.train.path = str(tmp_path / "gone.tar")
+    with pytest.raises(UserError, match=r"config\.data\.train: .*gone\.tar"):
+        deduplicate(data, ConfigDict({"a": evaluations.a}), "", 4, tmp_path / "list.tsv")
