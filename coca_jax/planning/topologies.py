@@ -112,26 +112,30 @@ def find_topology(name: str, slices: int = 1) -> Topology:
     if slices < 1:
         raise UserError(f"--slices {slices} should be at least 1")
     generation, _, shape = name.partition(":")
-    if generation in GPUS and slices == 1:
+    if generation in GPUS:
+        if slices > 1:
+            raise UserError(
+                f"--slices {slices} is for TPUs: topology {name!r} says how many machines there are"
+            )
         return _cluster(name)
     if generation not in GENERATIONS or not shape:
-        known = ", ".join(f"{k}:{v.example}" for k, v in (GENERATIONS | GPUS).items())
-        raise UserError(f"topology {name!r} is not known; examples of known ones: {known}")
-    known = GENERATIONS[generation]
+        examples = ", ".join(f"{k}:{v.example}" for k, v in (GENERATIONS | GPUS).items())
+        raise UserError(f"topology {name!r} is not known; examples of known ones: {examples}")
+    chip = GENERATIONS[generation]
     try:
         import libtpu  # noqa: F401
     except ImportError as error:
         raise UserError('libtpu is not installed: pip install "coca_jax[plan]"') from error
     from jax.experimental import topologies
 
-    options = dict(known.options) | ({"num_slices": slices} if slices > 1 else {})
+    options = dict(chip.options) | ({"num_slices": slices} if slices > 1 else {})
     try:
         described = topologies.get_topology_desc(name, platform="tpu", **options)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
-        example = f"{generation}:{known.example}"
+        example = f"{generation}:{chip.example}"
         raise UserError(f"topology {name!r} is not like {example}: {reason}") from error
-    return Topology(name, known, list(described.devices), slices)
+    return Topology(name, chip, list(described.devices), slices)
 
 
 def _cluster(name: str) -> Topology:

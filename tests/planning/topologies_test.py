@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from coca_jax.errors import UserError
+from coca_jax.planning.topologies import find_topology
+
 CODE = """
 import json, sys
 from coca_jax.planning.topologies import GENERATIONS, find_topology, prepare_environment
@@ -47,3 +50,8 @@ assert find_topology("h100:1x2").chips == 2
 """
     environment = os.environ | {"JAX_PLATFORMS": "nonsense"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_slices_of_machines_with_gpus_are_refused_by_name():
+    with pytest.raises(UserError, match=r"--slices 2 is for TPUs: topology 'h100:4x8'"):
+        find_topology("h100:4x8", slices=2)
