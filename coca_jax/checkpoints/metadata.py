@@ -22,7 +22,7 @@ class Saved(NamedTuple):
 
 
 def newest(directory: str | os.PathLike) -> Saved | None:
-    """The metadata of the newest step of which it is valid, whatever its arrays are; None: of none.
+    """The newest step with valid metadata, whatever its arrays are; None if there is none.
 
     Args:
       directory: the `checkpoints` of a run.

@@ -13,7 +13,7 @@ from coca_jax.io.messages import counted
 from coca_jax.io.paths import join
 from coca_jax.io.visible import visible
 
-BEGAN = time.time()  # this process, but for its interpreter
+START_TIME = time.time()  # this process, but for its interpreter
 BATCH = 64  # images read at a time
 
 
@@ -23,7 +23,7 @@ def train(options: argparse.Namespace) -> None:
     _join(config)
     from coca_jax.train.loop import train
 
-    train(config, options.workdir, BEGAN)
+    train(config, options.workdir, START_TIME)
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -46,7 +46,7 @@ def compare(options: argparse.Namespace) -> None:
     from coca_jax.observe.report.sweep import format_sweep
 
     processes.assert_same_on_all("options", {"shard": list(options.shard)})
-    tables = compare(config, options.workdir, BEGAN, options.shard)
+    tables = compare(config, options.workdir, START_TIME, options.shard)
     if jax.process_index() == 0:
         page = write_report(options.workdir)
         print(f"{format_sweep(tables)}\n{page}")
@@ -84,15 +84,15 @@ def caption(options: argparse.Namespace) -> None:
 
     settings = {key: getattr(options, key) for key in CAPTION_OPTIONS}
     settings = {key: value for key, value in settings.items() if value is not None}
-    handle, unreadable = load(options.model), 0
+    model, unreadable = load(options.model), 0
     for start in range(0, len(options.images), BATCH):
         if not is_read():
             return
-        pixels, errors = handle.read_images(options.images[start : start + BATCH])
+        pixels, errors = model.read_images(options.images[start : start + BATCH])
         for error in filter(None, errors):
             print(visible(str(error)), file=sys.stderr)
         unreadable += len(errors) - len(pixels)
-        captions = handle.caption(pixels, _method(settings), **settings) if len(pixels) else []
+        captions = model.caption(pixels, _method(settings), **settings) if len(pixels) else []
         paths = options.images[start : start + BATCH]
         readable = [path for path, error in zip(paths, errors, strict=True) if not error]
         for path, best in zip(readable, captions, strict=True):
@@ -116,13 +116,13 @@ def search(options: argparse.Namespace) -> None:
         import_faiss()  # fails now rather than after embedding
     for folder in filter(None, (options.images, options.index)):
         local_folder(folder)  # fails now rather than after loading a model
-    handle = load(options.model)
-    checkpoint = find_checkpoint(options.model, handle.step)
-    text = handle.encode_text(handle.tokenize([options.text]))[0]
+    model = load(options.model)
+    checkpoint = find_checkpoint(options.model, model.step)
+    text = model.encode_text(model.tokenize([options.text]))[0]
     place = options.index or default_place(checkpoint, options.images)
     index = ImageIndex(place, options.images, checkpoint.identity)
     counts = index.update(
-        functools.partial(_embed, handle),
+        functools.partial(_embed, model),
         functools.partial(tqdm.tqdm, desc="indexing", unit="image", disable=None, leave=False),
     )
     summary = ", ".join(f"{count:,} {what}" for what, count in counts.items())
@@ -330,10 +330,10 @@ def _method(settings: dict) -> str:
     return "sample" if any(key in settings for key in SAMPLING_OPTIONS) else "greedy"
 
 
-def _embed(handle, paths: list) -> tuple:
+def _embed(model, paths: list) -> tuple:
     """Embeddings of the readable images, and for each path an error or None."""
-    pixels, errors = handle.read_images(paths)
-    return handle.encode_image(pixels) if len(pixels) else None, errors
+    pixels, errors = model.read_images(paths)
+    return model.encode_image(pixels) if len(pixels) else None, errors
 
 
 def _require_all(unreadable: int, total: int) -> None:

@@ -24,8 +24,6 @@ PATH = path()
 SHARE = number(0, 1, below=True)
 NAME = text(empty=False)  # of an evaluation or a data set
 TEXTS = several(text(empty=False))
-TWO_FIELDS = row(text(empty=False), text(empty=False), wanted="the names of two fields")
-EXTENSIONS = several(text(empty=False), distinct=True, wanted="extensions, such as ('input.jpg',)")
 FACTORS = several(
     row(pattern(), number()),
     least=1,

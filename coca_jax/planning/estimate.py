@@ -3,7 +3,7 @@
 A traced program does not say how its arrays are sharded. Here, an array with the batch among its
 first three axes is sharded as the batch is, an array with the shape of a parameter as that
 parameter is, and any other array is replicated.
-`docs/scale.md` compares the estimates with compiled programs.
+`docs/results.md` compares the estimates with compiled programs.
 """
 
 import math
