@@ -1,7 +1,10 @@
+import dataclasses
+
 import pytest
 
 from coca_jax.config import default_config
 from coca_jax.errors import UserError
+from coca_jax.losses import Loss, losses
 from coca_jax.validation import validate
 
 
@@ -166,3 +169,19 @@ def test_a_head_that_is_right():
 )
 def test_heads_that_cannot_be(changes, message):
     assert any(message in line for line in problems(**changes))
+
+
+def test_a_loss_of_ones_own_trains_a_head_or_names_what_it_cannot_read(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Own(Loss):
+        reads = ("class_logits",)
+
+    monkeypatch.setattr(losses, "_added", {"own": Own})
+    config = default_config()
+    config.update_from_flattened_dict(ALONE | {"head.classes": ("a", "b"), "data.num_images": 2})
+    validate(config, 8)
+    Own.reads = ("class_logits", "logits")
+    with pytest.raises(UserError) as caught:
+        validate(config, 8)
+    assert "config.loss.own reads logits, and the model has the outputs image_" in str(caught.value)
+    assert "num_images=2 is for a head alone: config.loss.own.weight=1.0" in str(caught.value)

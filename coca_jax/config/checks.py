@@ -3,6 +3,7 @@
 `coca_jax.validation` also checks evaluations, data and devices.
 """
 
+import dataclasses
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from coca_jax.config.tree import build
 from coca_jax.data.options import MixtureConfig
 from coca_jax.fields import Kind, Sections, fields_of, is_section, members, near, shown
 from coca_jax.io.messages import duplicates
+from coca_jax.losses.registry import outputs_read, trained_losses
+from coca_jax.models.coca import CoCaOutput
 from coca_jax.trees import items
 
 Check = Callable[[Config], Iterable[str]]
@@ -125,6 +128,13 @@ def _usable_values(tree: Any, prefix: str, section: Any, invalid: Container[str]
 def _between_keys(config: Config) -> Iterator[str]:
     if not any(loss.weight for loss in config.loss.values()):
         yield "config.loss: all weights are 0; at least one loss must be trained"
+    outputs = [field.name for field in dataclasses.fields(CoCaOutput)]
+    for name, loss in trained_losses(config.loss).items():
+        if unknown := [output for output in loss.reads if output not in outputs]:
+            yield (
+                f"config.loss.{name} reads {', '.join(unknown)}, and the model has the outputs "
+                f"{', '.join(outputs)}"
+            )
     yield from _head(config)
     warmup, steps = config.optimizer.warmup_steps, config.train.steps
     if not config.train.epochs and warmup >= steps:  # the steps of epochs depend on the data
@@ -136,10 +146,15 @@ def _between_keys(config: Config) -> Iterator[str]:
     yield from _model(config)
 
 
+def _trains_head(config: Config) -> bool:
+    return "class_logits" in outputs_read(trained_losses(config.loss))
+
+
 def _head(config: Config) -> Iterator[str]:
     """Errors of a head and of the data that it is trained on."""
-    loss, classes, num_images = config.loss, config.head.classes, config.data.num_images
-    if not loss.classification.weight:
+    losses, classes = trained_losses(config.loss), config.head.classes
+    trains_head, num_images = _trains_head(config), config.data.num_images
+    if not trains_head:
         if config.head.classes or config.head.class_file:
             yield "config.head.classes has no effect: config.loss.classification.weight=0.0"
     elif len(classes) < 2:
@@ -148,17 +163,14 @@ def _head(config: Config) -> Iterator[str]:
     # Labels that are numbers tell classes of one name apart; answers are names.
     if "questions" in captions and (names := duplicates(classes)):
         yield f"config.head.classes: answers cannot tell apart {', '.join(map(shown, names[:5]))}"
-    if loss.classification.weight and config.head.input == "image" and "questions" in captions:
+    if trains_head and config.head.input == "image" and "questions" in captions:
         yield "config.head.input=image sees no questions, and data.train.captions=questions"
-    of_texts = loss.contrastive.weight or loss.captioning.weight or config.head.input == "text"
-    if of_texts and "none" in captions:
+    of_pairs = {name: loss for name, loss in losses.items() if {*loss.reads} - {"class_logits"}}
+    if (of_pairs or config.head.input == "text") and "none" in captions:
         yield "config.data.train.captions=none is for a head that reads images, and no other loss"
-    if num_images > 1 and (loss.contrastive.weight or loss.captioning.weight):
-        yield (
-            f"config.data.num_images={num_images} is for a head alone: "
-            f"config.loss.contrastive.weight={loss.contrastive.weight} and "
-            f"config.loss.captioning.weight={loss.captioning.weight} should be 0"
-        )
+    if num_images > 1 and of_pairs:
+        weights = " and ".join(f"config.loss.{n}.weight={x.weight}" for n, x in of_pairs.items())
+        yield f"config.data.num_images={num_images} is for a head alone: {weights} should be 0"
 
 
 def _model(config: Config) -> Iterator[str]:
@@ -174,7 +186,7 @@ def _model(config: Config) -> Iterator[str]:
         yield "config.model.attention=cudnn needs config.model.dtype=bfloat16"
     input_, count = config.head.input, model.pooler.num_heads
     part, width = ("text", model.text.width) if input_ == "text" else ("image", image.width)
-    if config.loss.classification.weight and width % count:
+    if _trains_head(config) and width % count:
         yield (
             f"config.model.{part}.width={width}, which config.head.input={input_} pools, "
             f"should be a multiple of config.model.pooler.num_heads={count}"

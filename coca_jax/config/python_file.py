@@ -3,6 +3,7 @@
 import inspect
 import os
 import pathlib
+import sys
 import types
 from collections.abc import Callable
 
@@ -67,7 +68,16 @@ def _get_config(path: str) -> Callable:
         program = compile(source, path, "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:  # ValueError: a NUL
         raise UserError(f"it is not a Python program: {type(error).__name__}: {error}") from error
-    exec(program, vars(module))
+    before = sys.modules.get(module.__name__)
+    # Dataclasses look there for annotations that are texts. Afterwards it is taken out again:
+    # worker processes get what is defined in the file by value.
+    sys.modules[module.__name__] = module
+    try:
+        exec(program, vars(module))
+    finally:
+        sys.modules.pop(module.__name__)
+        if before is not None:
+            sys.modules[module.__name__] = before
     function = getattr(module, "get_config", None)
     if not callable(function):
         raise UserError("it should define get_config(argument=None), a function")

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from coca_jax.accelerators import default
 from coca_jax.config.schema import Config
 from coca_jax.config.tree import build
-from coca_jax.losses.registry import trained_losses
+from coca_jax.losses.registry import outputs_read, trained_losses
 from coca_jax.models.config import CoCaConfig, HeadConfig
 
 
@@ -22,7 +22,7 @@ def model_config(config: Config | ConfigDict, device: Any = None) -> CoCaConfig:
     """
     if isinstance(config, ConfigDict):
         config = build(config)
-    reads = {name for loss in trained_losses(config.loss).values() for name in loss.reads}
+    reads = outputs_read(trained_losses(config.loss))
     contrastive, head = "none", None
     if reads & {"image_embeddings", "text_embeddings", "logit_scale", "logit_bias"}:
         contrastive = "sigmoid" if "logit_bias" in reads else "softmax"

@@ -20,9 +20,10 @@ from coca_jax.fields import (
     is_sequence,
     members,
     registered,
+    value_errors,
     values_of,
 )
-from coca_jax.trees import flatten
+from coca_jax.trees import flatten, items
 
 _OF_A_SOURCE = re.compile(r"^data\.sources\.[^.]+\.")
 
@@ -67,11 +68,11 @@ def build(config: ConfigDict) -> Config:
     )
 
 
-def _evaluation(values: Mapping[str, Any]) -> Any:
-    """The evaluation with these options; plain, if this process does not know it."""
-    options = {name: value for name, value in values.items() if name != "kind"}
-    kind = values.get("kind")
-    if kind not in evaluations or not options.keys() <= fields_of(evaluations[kind]).keys():
+def _evaluation(values: Any) -> Any:
+    """The evaluation with these options; plain, if this process does not know or allow them."""
+    options = items(values)
+    kind = options.pop("kind", None)
+    if kind not in evaluations or value_errors(options, fields_of(evaluations[kind]), ""):
         return _frozen(values)
     return _build(evaluations[kind](), options)
 

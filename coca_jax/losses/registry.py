@@ -16,6 +16,11 @@ losses: Registry[type[Loss]] = Registry(
 )
 
 
+def outputs_read(losses: Mapping[str, Loss]) -> set[str]:
+    """The fields of the model's output that any of these losses reads."""
+    return {name for loss in losses.values() for name in loss.reads}
+
+
 def trained_losses(sections: Mapping[str, Any]) -> dict[str, Loss]:
     """The losses whose weight is not 0, in the registry's order.
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from coca_jax.losses import Loss, weighted_sum
+from coca_jax.losses import Loss, outputs_read, weighted_sum
 from coca_jax.models import CoCa, CoCaOutput, normalize_pixels
 from coca_jax.models.coca import PER_EXAMPLE
 
@@ -77,7 +77,7 @@ def accumulated_gradient(
     pieces = jax.tree.map(lambda x: _split(x, count), batch), jax.random.split(key, count)
     whole = {name: loss for name, loss in objective.losses.items() if loss.whole_batch}
     means = {name: loss for name, loss in objective.losses.items() if not loss.whole_batch}
-    reads = {field for loss in whole.values() for field in loss.reads}
+    reads = outputs_read(whole)
 
     def read(_, piece):
         return None, objective.forward(params, *piece).only(reads)

@@ -1,4 +1,5 @@
 import pathlib
+import sys
 
 import pytest
 from ml_collections import FrozenConfigDict
@@ -75,6 +76,19 @@ def test_a_file_that_cannot_be_used(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as caught:
         run_file(str(path))
     assert str(path) in str(caught.value)
+
+
+def test_a_dataclass_may_have_annotations_that_are_texts(tmp_path):
+    (tmp_path / "c.py").write_text(
+        "from __future__ import annotations\n"
+        "import dataclasses\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Mine:\n"
+        "    argument: str = ''\n"
+        f"{SAYS_ARGUMENT}"
+    )
+    assert run_file(str(tmp_path / "c.py")).argument == "None"
+    assert "coca_config" not in sys.modules  # else worker processes would import it
 
 
 def test_a_function_without_parameter_takes_no_argument(tmp_path):

@@ -48,5 +48,7 @@ def test_evaluations_are_objects_or_plain_where_they_are_not_known():
     assert parse_evals(typed.eval) == parse_evals(config.eval)
     config.eval.captioning.kind = "mine"
     config.eval.retrieval.of_before = 3
+    config.eval.zero_shot.limit = -1
     typed = build(config)
     assert typed.eval.captioning.kind == "mine" and typed.eval.retrieval.of_before == 3
+    assert typed.eval.zero_shot.limit == -1
