@@ -68,7 +68,7 @@ def rates():
 def decoder_weights(model):
     """How many weights a step of decoding multiplies with: all but what only the image meets."""
     decoder = model.params["decoder"]
-    count = decoder["softmax"].size
+    count = decoder["lm_head"].size
     for path, leaf in jax.tree_util.tree_leaves_with_path(decoder):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         once = "cross_attention/key" in name or "cross_attention/value" in name

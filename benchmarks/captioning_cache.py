@@ -37,7 +37,7 @@ CONFIG = CoCaConfig(
     pooler=PoolerConfig(caption_queries=64, num_heads=8),
     stacked=False,  # as `coca_jax.load` makes it
 )
-DECODING = Decoding(BOS, NEVER, pad_id=0, context_length=LENGTH, suppress=(0, BOS))
+DECODING = Decoding(BOS, NEVER, pad_id=0, length=LENGTH, suppress=(0, BOS))
 
 
 def whole_prefix(model, params, multiple):

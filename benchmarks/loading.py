@@ -2,7 +2,7 @@
 
     python benchmarks/loading.py --json loading.json
 
-Each turn is a process of its own, from its start to the embedding of one picture: first with an
+Each turn is a process of its own, from its start to the embedding of one image: first with an
 empty compilation cache (JAX_COMPILATION_CACHE_DIR), then with the one that the first has filled.
 The weights are random; their files have just been written, and so are in the system's memory.
 """

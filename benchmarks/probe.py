@@ -42,7 +42,7 @@ def write_images(folder, count, rng):
         cv2.imwrite(str(place / f"{i:05}.jpg"), noise.clip(0, 255).astype(np.uint8))
 
 
-def make_handle():
+def make_model():
     """A ViT-B/32 with the smallest of decoders."""
     text = TextConfig(
         512, 16, width=64, num_heads=2, mlp_dim=64, unimodal_layers=1, multimodal_layers=1
@@ -61,7 +61,7 @@ def main():
     parser.add_argument("--test", type=int, default=256)
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
-    handle, rng, results = make_handle(), np.random.default_rng(1), {}
+    loaded, rng, results = make_model(), np.random.default_rng(1), {}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         write_images(folder / "train", options.train, rng)
@@ -74,7 +74,7 @@ def main():
         def turn(name, **others):
             config.eval = {"probe": probe | others}
             begin = time.perf_counter()
-            metrics = evaluate(handle, config).metrics["probe"]
+            metrics = evaluate(loaded, config).metrics["probe"]
             results[name] = {"seconds": time.perf_counter() - begin, "top1": metrics["top1"]}
             ratio = results["first"]["seconds"] / results[name]["seconds"]
             print(
