@@ -13,6 +13,7 @@ from coca_jax.data.sources import sources
 from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
 from coca_jax.evaluate.registry import evaluations
+from coca_jax.inference import load
 from coca_jax.losses import losses
 from coca_jax.observe.writers import MetricWriter, read_metrics, writers
 from coca_jax.train import loop
@@ -101,6 +102,9 @@ def test_a_loss_and_an_optimizer(tmp_path, prepared):
     distances = [record["train/distance"] for record in records]
     assert distances[0] > 0.1 and distances[2] != distances[0]
     assert "train/contrastive_loss" not in records[0]
+    losses._added.clear()
+    with pytest.raises(UserError, match="loss alignment, which is not registered in this process"):
+        load(tmp_path / "run")
 
 
 def test_a_metrics_writer(tmp_path):

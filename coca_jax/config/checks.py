@@ -33,7 +33,10 @@ def errors(config: Any, checks: Sequence[Check] = (), *, stored: bool = False) -
     """
     invalid = key_errors(config, stored)
     usable = build(_usable(config, invalid))
-    lines = [line for check in (_between_keys, *checks) for line in check(usable)]
+    # It is not known what a loss reads that another process registered.
+    known = items(items(config).get("loss")).keys() <= usable.loss.keys() or not stored
+    checks = (*[_between_keys] * known, *checks)
+    lines = [line for check in checks for line in check(usable)]
     # A message that names an invalid key is about the default in its place.
     lines = [line for line in lines if not any(f"config.{key}" in line for key in invalid)]
     return list(dict.fromkeys([*invalid.values(), *lines]))

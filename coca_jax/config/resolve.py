@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from coca_jax.accelerators import default
 from coca_jax.config.schema import Config
 from coca_jax.config.tree import build
-from coca_jax.losses.registry import outputs_read, trained_losses
+from coca_jax.losses.registry import losses, outputs_read, trained_losses
 from coca_jax.models.config import CoCaConfig, HeadConfig
 
 
@@ -36,6 +36,11 @@ def model_config(config: Config | ConfigDict, device: Any = None) -> CoCaConfig:
         head=head,
     )
     return _resolve(model, jax.local_devices()[0] if device is None else device)
+
+
+def unregistered_losses(config: ConfigDict) -> list[str]:
+    """Names of the losses of a stored configuration that this process does not know."""
+    return [name for name in config.loss if name not in losses]
 
 
 def _resolve(model: CoCaConfig, device: Any) -> CoCaConfig:

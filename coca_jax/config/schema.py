@@ -48,7 +48,7 @@ Factors = tuple[tuple[str, float], ...]
 class ClassifierConfig:
     """A classifier on top of the model, for a task that comes after pretraining.
 
-    The model has it if `loss.classification.weight` is not 0.
+    The model has it if a loss of its outputs, such as `loss.classification`, has a weight above 0.
     """
 
     input: str = field(

@@ -16,6 +16,7 @@ from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.metadata import Saved, require_files
 from coca_jax.config import model_config, read_config
 from coca_jax.config.record import stored_config
+from coca_jax.config.resolve import unregistered_losses
 from coca_jax.data.tokenizers import make_tokenizer, tokenizers
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
@@ -125,9 +126,16 @@ def restore_params(checkpoint: Checkpoint, partitioner: Partitioner, use_ema: bo
     """The checkpoint's parameters as they were stored, stacked layers and all.
 
     Raises:
-      UserError: its files are damaged.
+      UserError: its files are damaged, or a loss that it was trained with is not registered.
     """
     model, item = make_model(model_config(checkpoint.config)), checkpoint.item(use_ema)
     with partitioner.context():
         target = partitioner.abstract(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+    differences = checkpoint.store.layout_differences(checkpoint.step, {item: target})
+    if differences and (unknown := unregistered_losses(checkpoint.config)):
+        raise UserError(
+            f"{checkpoint.workdir} was trained with the loss {', '.join(unknown)}, which is not "
+            "registered in this process: from Python, load the model after the file that "
+            "registers it is imported"
+        )
     return checkpoint.store.restore(checkpoint.step, {item: target})[item]

@@ -17,6 +17,7 @@ from coca_jax.config.checks import errors
 from coca_jax.config.record import parse_record, stored_config
 from coca_jax.errors import UserError
 from coca_jax.io.stored import Damaged
+from coca_jax.losses import losses
 
 COPY = {"config": to_json(default_config())}
 
@@ -119,6 +120,10 @@ def test_a_record_may_name_what_is_registered_elsewhere(tmp_path):
     assert config.loss.mine.weight == 1.0 and config.optimizer.name == "mine"
     assert model_config(config) == model_config(default_config())
     assert len(errors(config)) == 3
+    config.update_from_flattened_dict({f"loss.{name}.weight": 0.0 for name in losses})
+    config.head.classes = ("a", "b")
+    write_config(tmp_path, config)
+    assert read_config(tmp_path).head.classes == ["a", "b"]
     (tmp_path / "config.json").write_bytes(edited(optimizer__name=5))
     with pytest.raises(UserError, match=r"config\.optimizer\.name=5 should be one of"):
         read_config(tmp_path)
