@@ -34,6 +34,8 @@ def validate(
     Raises:
       UserError: a line for each error: the key, its value and what is expected.
     """
+    if "stages" in items(config):
+        raise UserError("the configuration is a sweep: it has stages, which coca compare trains")
     between = [lambda usable: data_errors(usable.data)]
     if "train" in reads:
         between.append(lambda usable: missing_options(usable.data))

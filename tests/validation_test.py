@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from coca_jax.config import default_config
+from coca_jax.config import default_config, load_config
 from coca_jax.errors import UserError
 from coca_jax.losses import Loss, losses
 from coca_jax.validation import validate
@@ -18,6 +18,11 @@ def problems(devices=8, **changes):
 
 def test_the_default_is_right():
     validate(default_config(), 8)
+
+
+def test_a_sweep_is_no_experiment():
+    with pytest.raises(UserError, match=r"^the configuration is a sweep: .* coca compare trains$"):
+        validate(load_config("configs/compare.py:smoke"), 8)
 
 
 def test_unknown_and_mistyped_keys():

@@ -135,7 +135,7 @@ def restore_params(checkpoint: Checkpoint, partitioner: Partitioner, use_ema: bo
     if differences and (unknown := unregistered_losses(checkpoint.config)):
         raise UserError(
             f"{checkpoint.workdir} was trained with the loss {', '.join(unknown)}, which is not "
-            "registered in this process: from Python, load the model after the file that "
-            "registers it is imported"
+            "registered in this process: evaluate with the configuration file that registers it, "
+            "or import that file before coca_jax.load"
         )
     return checkpoint.store.restore(checkpoint.step, {item: target})[item]
