@@ -170,8 +170,15 @@ def _unknown_keys(tree: dict) -> list[str]:
 
 
 def with_defaults(stored: dict) -> dict:
-    """A stored configuration with the defaults of keys that were added since."""
-    return _merged(to_json(default_config()), stored)
+    """A stored configuration with the defaults of keys that were added since.
+
+    A loss that it lacks was not trained, whatever weight it has by default.
+    """
+    defaults, losses = to_json(default_config()), stored.get("loss")
+    if isinstance(losses, dict):
+        for name in defaults["loss"].keys() - losses.keys():
+            defaults["loss"][name]["weight"] = 0.0
+    return _merged(defaults, stored)
 
 
 def _merged(defaults: dict, stored: dict) -> dict:
