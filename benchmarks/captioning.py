@@ -49,7 +49,7 @@ def open_clip_model(threads):
 
 
 def convert(model, folder):
-    """The same model, converted and loaded by us."""
+    """OpenCLIP's model, converted and loaded by us."""
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / "weights.safetensors")
     import_open_clip(folder / "weights.safetensors", "open_clip_vit_b_32", folder / "model")

@@ -126,19 +126,19 @@ def bare_cost(files: list[bytes], size: int, threads: int, count: int) -> tuple[
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
-    def load_some(start: int) -> None:
+    def load_batch(start: int) -> None:
         for i in range(start, start + BATCH_SIZE):
             load(files[i % len(files)])
 
     def run() -> None:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(load_some, range(0, count, BATCH_SIZE)))
+            list(pool.map(load_batch, range(0, count, BATCH_SIZE)))
 
     return cost(run, count)
 
 
 def stream_cost(batches: Iterator[Batch], threads: int, count: int) -> tuple[float, float]:
-    """The same of the stream, what it has read ahead left out."""
+    """The cost of an image in the stream, without the images that it has read ahead."""
 
     def take(number: int) -> None:
         for _ in range(number):

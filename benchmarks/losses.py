@@ -22,7 +22,7 @@ from coca_jax.losses import captioning_loss, softmax_loss
 
 
 def plain_captioning(features, kernel, ids):
-    """The same loss with all logits at once."""
+    """The captioning loss with all logits at once."""
     logits = jnp.einsum("ntd,dv->ntv", features, kernel, preferred_element_type=jnp.float32)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], ids[:, 1:])
     real = ids[:, 1:] != 0
@@ -30,7 +30,7 @@ def plain_captioning(features, kernel, ids):
 
 
 def plain_contrastive(images, texts, scale):
-    """The same loss with the whole similarity matrix at once."""
+    """The contrastive loss with the whole similarity matrix at once."""
     logits = scale * jnp.matmul(images, texts.T, precision=jax.lax.Precision.HIGHEST)
     rows = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(len(logits)))
     columns = optax.softmax_cross_entropy_with_integer_labels(logits.T, jnp.arange(len(logits)))

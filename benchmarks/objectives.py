@@ -160,8 +160,8 @@ def main():
     if options.json:
         settings = {key: value for key, value in vars(options).items() if key != "json"}
         device = jax.devices()[0].device_kind
-        found = {"device": device, "settings": settings, "objectives": rows}
-        options.json.write_text(json.dumps(found, indent=1))
+        result = {"device": device, "settings": settings, "objectives": rows}
+        options.json.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

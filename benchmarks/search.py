@@ -30,7 +30,7 @@ KINDS = ("near", "far")
 
 
 def unit(vectors):
-    """The same directions."""
+    """Vectors of length 1 in the same directions."""
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -61,11 +61,11 @@ def stored(folder, kind, width):
     return np.memmap(folder / f"{kind}.f32", np.float32, "r").reshape(-1, width)
 
 
-def measure(folder, kind, by, width):
-    """One way on one kind of queries, in this process: what it found, and figures."""
+def measure(folder, kind, backend, width):
+    """Searches with one backend for one kind of queries, in this process: rows and figures."""
     vectors, queries = stored(folder, kind, width), np.load(folder / f"{kind}.npy")
     begin = time.perf_counter()
-    search = SEARCHES[by](folder / kind, vectors, np.arange(len(vectors)))
+    search = SEARCHES[backend](folder / kind, vectors, np.arange(len(vectors)))
     search(queries[0], TOP)
     first = time.perf_counter() - begin
     begin = time.perf_counter()
@@ -76,9 +76,9 @@ def measure(folder, kind, by, width):
     return {"found": found, "first_seconds": first, "queries_per_second": speed, "peak_bytes": peak}
 
 
-def in_process(folder, kind, by, width):
-    """The same in a process of its own."""
-    words = ["--measure", str(folder), kind, by, "--width", str(width)]
+def in_process(folder, kind, backend, width):
+    """Runs `measure` in a process of its own."""
+    words = ["--measure", str(folder), kind, backend, "--width", str(width)]
     done = subprocess.run(
         [sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -86,9 +86,9 @@ def in_process(folder, kind, by, width):
 
 
 def compare(folder, kind, width):
-    """Both ways; FAISS's first process builds its index and the second one finds it."""
+    """Compares both backends; FAISS's first process builds its index, and the second opens it."""
     ways = {"exact": "exact", "build": "faiss", "faiss": "faiss"}
-    results = {name: in_process(folder, kind, by, width) for name, by in ways.items()}
+    results = {name: in_process(folder, kind, backend, width) for name, backend in ways.items()}
     true = [set(rows) for rows in results["exact"]["found"]]
     for result in results.values():
         pairs = zip(true, result.pop("found"), strict=True)
@@ -98,11 +98,11 @@ def compare(folder, kind, width):
 
 
 def show(kind, results):
-    """A line for each way."""
-    for by in ("exact", "faiss"):
-        r = results[by]
+    """Prints a line for each backend."""
+    for backend in ("exact", "faiss"):
+        r = results[backend]
         print(
-            f"{kind:<6}{by:<7}{r['first_seconds']:>8.3f}{r['queries_per_second']:>12,.1f}"
+            f"{kind:<6}{backend:<7}{r['first_seconds']:>8.3f}{r['queries_per_second']:>12,.1f}"
             f"{r['recall_at_10']:>11.3f}{r['peak_bytes'] / 2**20:>9,.0f}"
         )
     built = results["build"]
@@ -124,8 +124,8 @@ def main():
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
     if options.measure:
-        folder, kind, by = options.measure
-        print(json.dumps(measure(pathlib.Path(folder), kind, by, options.width)))
+        folder, kind, backend = options.measure
+        print(json.dumps(measure(pathlib.Path(folder), kind, backend, options.width)))
         return
     with tempfile.TemporaryDirectory() as name:
         make(pathlib.Path(name), options)

@@ -89,7 +89,7 @@ def measure_ours(case):
 
 
 def measure_open_clip(case):
-    """The same of OpenCLIP's model."""
+    """One train step of OpenCLIP's model, with one batch."""
     sys.path.append(str(ROOT / "tests/fixtures/open_clip"))
     from environment import open_clip, torch
 
@@ -160,19 +160,20 @@ def largest(kind, case, options):
     rows, batch = [], options.batch
     while batch <= options.most:
         tried = case | {"batch": batch, "steps": options.steps}
-        found = in_a_process(kind, tried)
-        if found is None:
+        result = in_a_process(kind, tried)
+        if result is None:
             break
-        rows.append(tried | {"kind": kind, "examples_per_second": batch / found["seconds"]} | found)
-        tell(rows[-1])
+        speeds = {"examples_per_second": batch / result["seconds"]}
+        rows.append(tried | {"kind": kind} | speeds | result)
+        show(rows[-1])
         batch *= 2
     if not rows:
         print(f"{kind} {case}: not even a batch of {batch} fits")
     return rows
 
 
-def tell(row):
-    """One line."""
+def show(row):
+    """Prints a row."""
     held = row["peak_bytes"] or row.get("compiled_bytes")
     words = [
         f"{row['kind']:<9} {row['model']:<20} batch {row['batch']:>5}",
@@ -186,14 +187,14 @@ def tell(row):
 
 def summary(rows, peak):
     """The fastest row and the largest batch of each model, with its MFU."""
-    found = {}
+    best_rows = {}
     for row in rows:
         name = f"{row['kind']} {row['model']}"
         best = max((r for r in rows if f"{r['kind']} {r['model']}" == name), key=speed)
         mfu = best[FLOPS] * speed(best) / peak if FLOPS in best else None
         batches = [r["batch"] for r in rows if f"{r['kind']} {r['model']}" == name]
-        found[name] = {"mfu": mfu, "largest_batch": max(batches)} | best
-    return found
+        best_rows[name] = {"mfu": mfu, "largest_batch": max(batches)} | best
+    return best_rows
 
 
 def speed(row):

@@ -131,9 +131,12 @@ def _add_plans(add: Add) -> None:
     )
     command = add("plan", commands.plan, "config")
     command.add_argument(
-        "--topology", required=True, metavar="GENERATION:SHAPE", help="such as v4:8x16x16"
+        "--topology",
+        required=True,
+        metavar="GENERATION:SHAPE",
+        help="such as v4:8x16x16 or h100:4x8",
     )
-    command.add_argument("--slices", type=int, default=1, help="number of slices of that shape")
+    command.add_argument("--slices", type=int, default=1, help="number of TPU slices of that shape")
     command.add_argument(
         "--search", action="store_true", help="try meshes, remat and micro-batches; rank them"
     )
