@@ -43,7 +43,7 @@ ALLOWED = {
     },
     "train.optimizers": set(),  # names that the configuration chooses among
     "planning.aot": {"models", "data", "distributed", "config", "planning", "train", "validation"},
-    "planning.search": {"config", "planning", "planning.aot"},
+    "planning.search": {"config", "distributed", "planning", "planning.aot"},
     "sweep": {"data", "config", "evaluate", "observe", "planning", "train", "validation"},
 }
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from coca_jax.config import model_config
+from coca_jax.distributed.mesh import mesh_shape
 from coca_jax.errors import UserError
 from coca_jax.planning.aot import compile_ahead, estimate_ahead, full_mesh
 from coca_jax.planning.plan import OutOfMemory, out_of_memory, plan
@@ -85,12 +86,13 @@ def plan_or_advise(config: ConfigDict, topology: Topology) -> dict[str, Any]:
 
 def _smaller(config: ConfigDict, topology: Topology) -> Iterator[Choice]:
     """Choices that take less memory, one after another: full remat, more shards, micro-batches."""
-    devices, mesh = len(topology.devices) // topology.slices, config.mesh
-    widest = max(n for n in (mesh.fsdp, *FSDP) if devices % (n * mesh.tensor) == 0)
+    devices = len(topology.devices) // topology.slices
+    _, own_fsdp, tensor = mesh_shape(config.mesh, len(topology.devices))
+    widest = max((n for n in (own_fsdp, *FSDP) if devices % (n * tensor) == 0), default=own_fsdp)
     for grad_accum_steps in MICRO_BATCHES:
-        for fsdp in dict.fromkeys((mesh.fsdp, widest)):
+        for fsdp in dict.fromkeys((own_fsdp, widest)):
             if grad_accum_steps >= config.train.grad_accum_steps:
-                yield Choice(fsdp, mesh.tensor, "full", grad_accum_steps)
+                yield Choice(fsdp, tensor, "full", grad_accum_steps)
 
 
 def _fits(choice: Choice, config: ConfigDict, topology: Topology) -> bool:
@@ -161,8 +163,8 @@ def _attempt(
 def choices(config: ConfigDict, topology: Topology) -> Iterator[Choice]:
     """Meshes that fill the topology, with each remat policy."""
     devices = len(topology.devices) // topology.slices
-    for fsdp in sorted({*FSDP, config.mesh.fsdp}):
-        for tensor in sorted({*TENSOR, config.mesh.tensor}):
+    for fsdp in sorted({*FSDP, abs(config.mesh.fsdp)}):  # -1, what is left, adds nothing
+        for tensor in sorted({*TENSOR, abs(config.mesh.tensor)}):
             if fsdp * tensor <= devices and devices % (fsdp * tensor) == 0:
                 for remat in REMAT:
                     yield Choice(fsdp, tensor, remat)
