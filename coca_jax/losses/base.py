@@ -1,5 +1,6 @@
 """A loss as one object: its options, what it reads of the model's output, and its value."""
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,7 @@ LossAndMetrics = tuple[Float[Array, ""], Values]
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss:
+class Loss(abc.ABC):
     """One term of the objective; its fields are the section `loss.NAME` of the configuration.
 
     A subclass says what it reads and computes its value. If that is a mean over things that each
@@ -29,15 +30,16 @@ class Loss:
     weight: float = field(1.0, WEIGHT, number())
 
     @property
+    @abc.abstractmethod
     def reads(self) -> tuple[str, ...]:
         """Fields of `coca_jax.models.CoCaOutput`; the parts of the model that make them exist."""
-        raise NotImplementedError
 
     @property
     def whole_batch(self) -> bool:
         """Whether the value is not a mean over parts of single examples."""
         return False
 
+    @abc.abstractmethod
     def __call__(self, output: Any, batch: Values) -> LossAndMetrics:
         """The value of a batch.
 
@@ -49,7 +51,6 @@ class Loss:
           The unweighted value, which is written as `train/NAME_loss`; and metrics by name, each
           a mean over the same things.
         """
-        raise NotImplementedError
 
     def count(self, batch: Values) -> Int[Array, ""]:
         """The number of things that the value is a mean over; by default the examples."""
