@@ -171,6 +171,9 @@ class Mine(Loss):
     size: int = field(3, "Pixels.", integer(1, 8))
     reads = ("image_embeddings",)
 
+    def __call__(self, output, batch):
+        return output.image_embeddings.mean(), {}
+
 @evaluations.register("count")
 @dataclasses.dataclass(frozen=True)
 class Count(Evaluation):

@@ -17,7 +17,7 @@ from coca_jax.config.checks import errors
 from coca_jax.config.record import parse_record, stored_config
 from coca_jax.errors import UserError
 from coca_jax.io.stored import Damaged
-from coca_jax.losses import Loss, losses
+from coca_jax.losses import losses
 
 COPY = {"config": to_json(default_config())}
 
@@ -131,7 +131,7 @@ def test_a_record_may_name_what_is_registered_elsewhere(tmp_path):
 
 def test_a_loss_that_is_registered_since_was_not_trained(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_bytes(edited())
-    monkeypatch.setattr(losses, "_added", {"mine": Loss})
+    monkeypatch.setattr(losses, "_added", {"mine": losses["contrastive"]})
     assert default_config().loss.mine.weight == 1.0
     assert read_config(tmp_path).loss.mine.weight == 0.0
 
