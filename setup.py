@@ -57,6 +57,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "plan": ["libtpu>=0.0.42"],
+        "plan-cuda": ["jax[cuda13]>=0.10,<0.12"],  # 4.4 GB; compiles for GPUs without one
         "quantization": ["qwix>=0.1.8,<0.2"],
         "search": ["faiss-cpu>=1.9,<2"],
         "gcs": ["gcsfs>=2024.10"],  # data and workdirs at gs://

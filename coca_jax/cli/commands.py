@@ -5,6 +5,7 @@ import functools
 import os
 import sys
 import time
+from typing import Any
 
 from coca_jax.cli.options import BEAM_OPTIONS, CAPTION_OPTIONS, SAMPLING_OPTIONS
 from coca_jax.cli.streams import is_read, print_json
@@ -168,20 +169,22 @@ def plan(options: argparse.Namespace) -> None:
     from coca_jax.planning.topologies import find_topology, prepare_environment
 
     prepare_environment()
-    from coca_jax.planning.plan import format_plan, format_search
+    from coca_jax.planning.plan import format_kernels, format_plan, format_search
     from coca_jax.planning.plot import draw_memory
     from coca_jax.planning.search import plan_or_advise, search
 
     config = _checked_config(options, reads_data=False)
     topology = find_topology(options.topology, options.slices)
+    _require_compiler(options, topology)
     report = functools.partial(print, file=sys.stderr, flush=True)
-    report(f"compiling for {len(topology.devices):,} devices")
+    doing = "compiling" if topology.compiles else "estimating"
+    report(f"{doing} for {len(topology.devices):,} devices")
     if options.search:
         plans = search(config, topology, report)
         best, shown = next(iter(plans)), f"{format_search(plans)}\n"
         written = plans[best] | {"choice": best, "search": plans}
     else:
-        written = plan_or_advise(config, topology)
+        written = plan_or_advise(config, topology, options.hlo)
         plans, shown = {options.topology: written}, ""
     if options.json:
         from coca_jax.evaluate.results import write_json
@@ -190,6 +193,28 @@ def plan(options: argparse.Namespace) -> None:
     if options.plot:
         draw_memory(plans, options.plot)
     print(f"{shown}{format_plan(written)}")
+    if options.kernels:
+        print(f"\n{format_kernels(written, options.kernels)}")
+
+
+def _require_compiler(options: argparse.Namespace, topology: Any) -> None:
+    """Refuses what only a compiled program has, before minutes are spent on it.
+
+    Raises:
+      UserError: of what is asked, something cannot be had.
+    """
+    from coca_jax.io.paths import as_path
+    from coca_jax.planning.cuda import INSTALL
+
+    asked = [f"--{name}" for name in ("kernels", "hlo") if getattr(options, name)]
+    if asked and not topology.compiles:
+        raise UserError(
+            f"{' and '.join(asked)}: no compiler for {topology.name} is installed: {INSTALL}"
+        )
+    if options.hlo and options.search:
+        raise UserError("--hlo and --search: choose one, since a search compiles several programs")
+    if options.hlo and not as_path(options.hlo).parent.is_dir():
+        raise UserError(f"--hlo {options.hlo}: there is no folder {as_path(options.hlo).parent}")
 
 
 def data_prepare(options: argparse.Namespace) -> None:

@@ -142,6 +142,17 @@ def _add_plans(add: Add) -> None:
     )
     command.add_argument("--json", type=path, metavar="FILE", help="write the result as JSON, too")
     command.add_argument("--plot", type=path, metavar="PNG", help="draw the memory of a device")
+    command.add_argument(
+        "--kernels",
+        nargs="?",
+        const=20,
+        type=count,
+        metavar="N",
+        help="print the N largest parts of the step by time (20)",
+    )
+    command.add_argument(
+        "--hlo", type=path, metavar="FILE", help="write the compiled program as text"
+    )
 
 
 def _add_data(add: Add) -> None:

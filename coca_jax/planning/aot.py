@@ -20,10 +20,13 @@ from coca_jax.distributed.mesh import mesh_shape
 from coca_jax.distributed.sharding import bytes_per_device
 from coca_jax.errors import UserError
 from coca_jax.models import CoCa
-from coca_jax.planning.estimate import collectives, hbm_bytes, split_of, temp_bytes
+from coca_jax.planning import estimate
+from coca_jax.planning.collectives import collectives
 from coca_jax.planning.flops import hardware_flops
 from coca_jax.planning.hlo import Program
+from coca_jax.planning.kernels import kernels
 from coca_jax.planning.plan import Step
+from coca_jax.planning.traffic import hbm_bytes
 from coca_jax.train.program import compile_traced, make_program
 from coca_jax.validation import validate
 
@@ -66,9 +69,10 @@ def compile_ahead(config: ConfigDict, mesh: Mesh) -> tuple[Any, Step]:
         arguments=memory.argument_size_in_bytes,
         temp_bytes=memory.temp_size_in_bytes + max(unaliased, 0),
         hardware_flops=hardware_flops(traced.program.jaxpr),
-        hbm_bytes=program.hbm_bytes(),
-        collectives=program.collectives(),
+        hbm_bytes=hbm_bytes(program),
+        collectives=collectives(program),
         devices=list(mesh.devices.flat),
+        kernels=list(kernels(program)),
     )
     return compiled, step
 
@@ -85,17 +89,16 @@ def estimate_ahead(config: ConfigDict, mesh: Mesh) -> Step:
     traced, model, size = _trace(config, mesh), model_config(config), config.train.batch_size
     grad_accum_steps, params = config.train.grad_accum_steps, traced.state.params
     shards = traced.partitioner.batch_shards
-    split = split_of(params, size, grad_accum_steps, shards, model.num_images)
+    split = estimate.split_of(params, size, grad_accum_steps, shards, model.num_images)
     jaxpr, arguments = traced.program.jaxpr, sum(traced.bytes_by_part.values())
     return Step(
         traced.bytes_by_part,
         arguments=arguments,
-        temp_bytes=temp_bytes(jaxpr, split),
+        temp_bytes=estimate.temp_bytes(jaxpr, split),
         hardware_flops=hardware_flops(jaxpr),
-        hbm_bytes=hbm_bytes(jaxpr, split) + 2 * arguments,  # the state is read and written
-        collectives=collectives(params, model, mesh, size, grad_accum_steps),
+        hbm_bytes=estimate.hbm_bytes(jaxpr, split) + 2 * arguments,  # the state is read and written
+        collectives=estimate.collectives(params, model, mesh, size, grad_accum_steps),
         devices=list(mesh.devices.flat),
-        estimated=True,
     )
 
 

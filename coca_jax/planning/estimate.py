@@ -16,8 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from coca_jax.models import CoCaConfig
+from coca_jax.planning.collectives import Collective
 from coca_jax.planning.flops import inner_programs
-from coca_jax.planning.hlo import Collective
 
 WEIGHT = 2  # bytes of an element of a parameter or a gradient in a collective (bfloat16)
 

@@ -85,9 +85,10 @@ def training_flops(config: CoCaConfig) -> int:
 def hardware_flops(jaxpr: Any) -> int:
     """FLOPs of every matmul in a traced program, on all devices.
 
-    Rematerialization counts, and attention counts in full. The body of a scan counts as often as it
-    runs; two matmuls of the same arrays count once, since compilers merge them; of branches the
-    most expensive one counts.
+    Rematerialization counts, and attention counts in full; the backward pass of fused attention
+    computes its logits again. The body of a scan counts as often as it runs; two matmuls of the
+    same arrays count once, since compilers merge them; of branches the most expensive one counts.
+    A Pallas kernel counts as it states.
     """
     count, seen = 0, set()
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
@@ -98,8 +99,13 @@ def hardware_flops(jaxpr: Any) -> int:
                 seen.add(factors)
                 count += _dot_flops(equation)
             continue
+        if name.startswith("dot_product_attention_"):
+            count += _fused_attention_flops(equation)
+            continue
         inner = [hardware_flops(part) for part in inner_programs(settings)]
-        if name == "cond":
+        if name == "pallas_call":
+            count += _kernel_flops(settings, sum(inner))
+        elif name == "cond":
             count += max(inner)
         elif name == "shard_map":  # one device's part
             axes = next(v for k, v in settings.items() if k.endswith("manual_axes"))
@@ -140,3 +146,17 @@ def _dot_flops(equation: Any) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
     shape = equation.invars[0].aval.shape
     return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[a] for a in contracted)
+
+
+def _fused_attention_flops(equation: Any) -> int:
+    """FLOPs of cuDNN's attention: two matmuls forward, and five backward, logits again included."""
+    batch, queries, heads, size = equation.invars[0].aval.shape
+    matmuls = 5 if "_bwd" in equation.primitive.name else 2
+    return matmuls * 2 * batch * heads * queries * equation.invars[1].aval.shape[1] * size
+
+
+def _kernel_flops(settings: dict[str, Any], body: int) -> int:
+    """FLOPs that a Pallas kernel states; if it states none, those of its body on its whole grid."""
+    if stated := settings.get("cost_estimate"):
+        return stated.flops
+    return body * math.prod(n for n in settings["grid_mapping"].grid if isinstance(n, int))

@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 
 from coca_jax.errors import UserError
 from coca_jax.models import CoCaConfig
+from coca_jax.planning.chips import GIB, GPUS
+from coca_jax.planning.collectives import Collective
+from coca_jax.planning.cuda import INSTALL
 from coca_jax.planning.flops import RULE, training_flops
-from coca_jax.planning.hlo import Collective
+from coca_jax.planning.kernels import Kernel
 from coca_jax.planning.parameters import parameter_counts
-from coca_jax.planning.roofline import roofline
-from coca_jax.planning.topologies import GIB, GPUS, Topology
+from coca_jax.planning.roofline import kernel_table, roofline
+from coca_jax.planning.topologies import Topology
 
 
 class Step(NamedTuple):
@@ -23,7 +26,12 @@ class Step(NamedTuple):
     hbm_bytes: int  # read from and written to a device's memory
     collectives: Sequence[Collective]
     devices: Sequence[Any]  # in the order of the mesh
-    estimated: bool = False
+    kernels: Sequence[Kernel] = ()  # in the program's order; none of an estimate
+
+    @property
+    def estimated(self) -> bool:
+        """Whether there is no compiled program."""
+        return not self.kernels
 
 
 def plan(
@@ -40,13 +48,15 @@ def plan(
 
     Returns:
       Bytes of each device, FLOPs, collectives, and a roofline of the step:
-      `step_seconds`, `mfu` and `days` if its terms overlap fully; `..._without_overlap` if not.
+      `step_seconds`, `mfu` and `days` if its terms overlap fully; `..._without_overlap` if not;
+      and of a compiled step its `kernels`, and their sum as `kernel_seconds`.
     """
     flops, peak = batch_size * training_flops(model), step.arguments + step.temp_bytes
     terms, collectives = roofline(
         step.hardware_flops, step.hbm_bytes, step.collectives, topology, step.devices
     )
     seconds, serial = max(terms.values()), sum(terms.values())
+    kernels = kernel_table(step.kernels, topology, step.devices)
     return {
         "topology": topology.name,
         "slices": topology.slices,
@@ -78,6 +88,8 @@ def plan(
         "mfu_without_overlap": flops / topology.peak / serial,
         "days": steps * seconds / 86_400,
         "chip_hours": steps * seconds / 3_600 * topology.chips,
+        "kernel_seconds": sum(row["seconds"] for row in kernels) if kernels else None,
+        "kernels": kernels,
     }
 
 
@@ -115,7 +127,7 @@ def format_plan(plan: Mapping[str, Any]) -> str:
     )
     rows = {
         "topology": f"{where}, {plan['chips']:,} chips",
-        **({"estimated": "memory, HBM bytes and collectives"} if plan["estimated"] else {}),
+        **({"estimated": f"all but FLOPs; to compile: {INSTALL}"} if plan["estimated"] else {}),
         "parameters": f"{plan['parameters']:,}",
         "arguments": f"{held['arguments'] / GIB:.2f} GiB a device",
         "temp": f"{held['temporaries'] / GIB:.2f} GiB a device",
@@ -127,6 +139,7 @@ def format_plan(plan: Mapping[str, Any]) -> str:
         "at least": terms,
         "step": f"{plan['step_seconds']:.3g} s if these overlap, "
         f"{plan['step_seconds_without_overlap']:.3g} s if not",
+        **_predicted(plan),
         "MFU": f"{plan['mfu']:.0%} if they overlap, {plan['mfu_without_overlap']:.0%} if not",
         "run": f"{plan['days']:.3g} days, {plan['chip_hours']:,.0f} chip hours, if they overlap",
     }
@@ -137,6 +150,40 @@ def format_plan(plan: Mapping[str, Any]) -> str:
             f"{row['kind']:>20}{row['devices']:>9,}{row['count']:>8,}{row['bytes'] / 1e9:>8.2f}"
             f"{row['seconds']:>8.3f}"
         )
+    return "\n".join(lines)
+
+
+def _predicted(plan: Mapping[str, Any]) -> dict[str, str]:
+    """The row of the kernels' sum, if there are kernels."""
+    if not plan["kernels"]:
+        return {}
+    seconds = plan["kernel_seconds"]
+    mfu = plan["mfu"] * plan["step_seconds"] / seconds
+    return {"predicted": f"{seconds:.3g} s, the sum over all kernels; MFU {mfu:.0%}"}
+
+
+def format_kernels(plan: Mapping[str, Any], count: int) -> str:
+    """The kernels that take the longest in a step, as a table, and the sums of each kind.
+
+    Args:
+      plan: from `plan`, compiled.
+      count: rows of the table.
+    """
+    rows, total = plan["kernels"], plan["kernel_seconds"]
+    kinds: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        kind = kinds.setdefault(row["kind"], {"part": "all", "kind": row["kind"]})
+        for name in ("count", "bytes", "flops", "seconds"):
+            kind[name] = kind.get(name, 0) + row[name]
+    sums = sorted(kinds.values(), key=lambda row: -row["seconds"])
+    header = f"{'part of the model':<58}{'kind':<13}{'a step':>7}{'GB':>9}{'TFLOP':>9}{'ms':>9}"
+    lines = [f"{header}{'share':>7}"]
+    for row in [*rows[:count], *sums]:
+        lines.append(
+            f"{row['part']:<58}{row['kind']:<13}{row['count']:>7,}{row['bytes'] / 1e9:>9.2f}"
+            f"{row['flops'] / 1e12:>9.2f}{1e3 * row['seconds']:>9.2f}{row['seconds'] / total:>7.1%}"
+        )
+    lines.insert(1 + min(count, len(rows)), "")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from coca_jax.errors import UserError
 from coca_jax.io.files import write_whole
-from coca_jax.planning.topologies import GIB
+from coca_jax.planning.chips import GIB
 
 COLORS = ("#4269d0", "#efb118", "#6cc5b0", "#3ca951", "#ff725c", "#9c9c9c")
 

@@ -9,7 +9,9 @@ is the step's time; if none do, it is their sum.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from coca_jax.planning.hlo import Collective
+from coca_jax.planning.collectives import Collective
+from coca_jax.planning.kernels import Kernel
+from coca_jax.planning.peaks import PEAKS
 from coca_jax.planning.topologies import Topology
 
 
@@ -43,15 +45,11 @@ def roofline(
     a_slice = len(topology.devices) // topology.slices
     for collective in collectives:
         group = [devices[i] for i in collective.group] or devices[:a_slice]
-        if topology.switched:
-            within, across = _switched(collective, a_slice, topology)
-        elif collective.kind == "send":
-            within, across = 0.0, collective.size / topology.generation.network
-        else:
-            within, across = _torus(collective, group, topology), 0.0
-        terms["interconnect"] += collective.times * within
-        terms["between_slices"] += collective.times * across
-        seconds = collective.times * (within + across)
+        within, across = (
+            collective.times * seconds for seconds in _collective(collective, topology, devices)
+        )
+        terms["interconnect"] += within
+        terms["between_slices"] += across
         size = {"send": topology.slices, "collective-permute": 2}.get(collective.kind, len(group))
         row = rows.setdefault(
             (collective.kind, size),
@@ -59,8 +57,53 @@ def roofline(
         )
         row["count"] += collective.times
         row["bytes"] += collective.times * collective.size
-        row["seconds"] += seconds
+        row["seconds"] += within + across
     return terms, sorted(rows.values(), key=lambda row: -row["seconds"])
+
+
+def kernel_table(
+    kernels: Sequence[Kernel], topology: Topology, devices: Sequence[Any]
+) -> list[dict[str, Any]]:
+    """The kernels by part of the model and kind, those that take the longest first.
+
+    A kernel takes the longer of its matmuls' time and its memory's time, at the rates that kernels
+    attain; a collective that of its links.
+
+    Returns:
+      Rows of `part`, `kind`, and of a step `count`, `bytes`, `flops` (both of a device) and
+      `seconds`.
+    """
+    chip, rows = topology.generation, {}
+    flop_rate = chip.attained_flops * PEAKS[chip.kind]
+    for kernel in kernels:
+        seconds = max(
+            kernel.flops / flop_rate,
+            kernel.bytes / (chip.attained_memory * chip.memory),
+            sum(sum(_collective(c, topology, devices)) for c in kernel.collectives),
+        )
+        row = rows.setdefault(
+            (kernel.part, kernel.kind),
+            {"part": kernel.part, "kind": kernel.kind}
+            | {"count": 0, "bytes": 0, "flops": 0, "seconds": 0.0},
+        )
+        row["count"] += kernel.times
+        row["bytes"] += kernel.times * kernel.bytes
+        row["flops"] += kernel.times * kernel.flops
+        row["seconds"] += kernel.times * seconds
+    return sorted(rows.values(), key=lambda row: -row["seconds"])
+
+
+def _collective(
+    collective: Collective, topology: Topology, devices: Sequence[Any]
+) -> tuple[float, float]:
+    """Seconds of one run of a collective, within slices and between them."""
+    a_slice = len(topology.devices) // topology.slices
+    if topology.switched:
+        return _switched(collective, a_slice, topology)
+    if collective.kind == "send":
+        return 0.0, collective.size / topology.generation.network
+    group = [devices[i] for i in collective.group] or devices[:a_slice]
+    return _torus(collective, group, topology), 0.0
 
 
 def _torus(collective: Collective, group: Sequence[Any], topology: Topology) -> float:
@@ -74,8 +117,9 @@ def _torus(collective: Collective, group: Sequence[Any], topology: Topology) -> 
 
 def _switched(collective: Collective, machine: int, topology: Topology) -> tuple[float, float]:
     """Seconds within machines and between them; each GPU brings its share over the network."""
-    machines = len({i // machine for i in collective.group})
-    each = len(collective.group) // machines
+    group = collective.group or range(len(topology.devices))
+    machines = len({i // machine for i in group})
+    each = len(group) // machines
     within = _passed(collective, each) / topology.generation.link
     return within, _passed(collective, machines) / each / topology.generation.network
 

@@ -8,9 +8,11 @@ from ml_collections import ConfigDict
 from coca_jax.config import model_config
 from coca_jax.distributed.mesh import mesh_shape
 from coca_jax.errors import UserError
+from coca_jax.io.files import write_whole
 from coca_jax.planning.aot import compile_ahead, estimate_ahead, full_mesh
+from coca_jax.planning.chips import GIB
 from coca_jax.planning.plan import OutOfMemory, out_of_memory, plan
-from coca_jax.planning.topologies import GIB, Topology
+from coca_jax.planning.topologies import Topology
 
 FSDP, TENSOR = (1, 4, 16, 64), (1, 4)
 REMAT = ("none", "dots_with_no_batch_dims_saveable", "full")  # each keeps less than the one before
@@ -39,40 +41,54 @@ class Choice(NamedTuple):
         return config
 
 
-def plan_run(config: ConfigDict, topology: Topology, compiled: bool = True) -> dict[str, Any]:
+def plan_run(
+    config: ConfigDict, topology: Topology, compiled: bool = True, hlo: str | None = None
+) -> dict[str, Any]:
     """The plan of this configuration on this topology.
 
     Args:
       config: the run.
       topology: the devices.
-      compiled: whether to compile, which takes minutes for a pod; otherwise, and for GPUs in any
-        case, the plan is an estimate.
+      compiled: whether to compile, which takes minutes for a pod; otherwise, and where no compiler
+        is here, the plan is an estimate.
+      hlo: file for the text of the compiled program.
 
     Raises:
       OutOfMemory: it does not fit.
       UserError: the configuration is not valid.
     """
     mesh = full_mesh(config, topology.devices)
-    if compiled and not topology.switched:
+    if compiled and topology.compiles:
         try:
-            step = compile_ahead(config, mesh)[1]
+            program, step = compile_ahead(config, mesh)
         except RuntimeError as error:  # the compiler's
             raise out_of_memory(error, topology) or error from error
+        if hlo:
+            write_whole(hlo, program.as_text().encode())
     else:
         step = estimate_ahead(config, mesh)
-        if (needed := step.arguments + step.temp_bytes) > topology.generation.limit:
-            raise OutOfMemory(needed, topology)
+    # The compiler for GPUs leaves it to the device to refuse what does not fit.
+    needed = step.arguments + step.temp_bytes
+    if (topology.switched or step.estimated) and needed > topology.generation.limit:
+        raise OutOfMemory(needed, topology)
     return plan(model_config(config), topology, step, config.train.batch_size, config.train.steps)
 
 
-def plan_or_advise(config: ConfigDict, topology: Topology) -> dict[str, Any]:
+def plan_or_advise(
+    config: ConfigDict, topology: Topology, hlo: str | None = None
+) -> dict[str, Any]:
     """The plan of this configuration; if it does not fit, the error says what would, by estimates.
+
+    Args:
+      config: the run.
+      topology: the devices.
+      hlo: file for the text of the compiled program.
 
     Raises:
       UserError: it does not fit, or the configuration is not valid.
     """
     try:
-        return plan_run(config, topology)
+        return plan_run(config, topology, hlo=hlo)
     except OutOfMemory as error:
         choice = next((c for c in _smaller(config, topology) if _fits(c, config, topology)), None)
         if choice is None:
@@ -109,7 +125,7 @@ def search(
     """Plans of the choices that fit, by name, the fastest first.
 
     Each mesh is estimated with each remat policy and the fewest micro-batches that
-    fit. For TPUs the best of these are compiled, until `COMPILED` fit.
+    fit. The best of these are compiled, until `COMPILED` fit, where a compiler is here.
 
     Args:
       config: the run.
@@ -127,7 +143,7 @@ def search(
                 results[tried] = result
                 break
     ranked = sorted(results, key=lambda choice: _speed(results[choice]))
-    if not topology.switched:
+    if topology.compiles:
         results = {}
         for choice in ranked:
             if result := _attempt(choice, config, topology, report, compiled=True):

@@ -1,65 +1,17 @@
-"""TPU pods and GPU clusters by name: their devices, which need not be here, and their rates.
+"""TPU pods and GPU clusters by name: their devices, which need not be here.
 
-libtpu compiles for a topology on any machine. The memory that a program may use (`limit`) is what
-libtpu 0.0.42 reports when it refuses a program that is too large. Rates are those of the makers'
-data sheets, and nine tenths of them for the links between TPUs; the network's are per chip of a
-full pod.
+libtpu compiles for TPUs on any machine, and the CUDA plugin for GPUs.
 """
 
 import os
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 
 from coca_jax.errors import UserError
+from coca_jax.planning import cuda
+from coca_jax.planning.chips import GENERATIONS, GPUS, Generation
 from coca_jax.planning.peaks import PEAKS
-
-GIB = 2**30
-
-
-class Generation(NamedTuple):
-    """A kind of chip; a device is a chip, but for tpu7x, whose chips are two devices."""
-
-    kind: str  # jax's name of the device, a key of `PEAKS`
-    limit: int  # bytes of memory that a program may use on a device
-    example: str  # of a topology
-    memory: float  # bytes a second between a device and its memory
-    link: float  # bytes a second and direction, of a link to a neighbor, a device's share
-    network: float  # bytes a second between slices, a device's share
-    wraps: int = 0  # a side of the pod that is a multiple of it is a ring; 0: there are no sides
-    options: Mapping[str, str] = MappingProxyType({})  # libtpu's
-    devices_per_chip: int = 1
-
-
-MEGACORE = {"chip_config_name": "megacore"}  # one device a chip, not two
-GENERATIONS = {
-    "v4": Generation(
-        "TPU v4", int(30.75 * GIB), "8x16x16", 1.228e12, 45e9, 6.25e9, wraps=4, options=MEGACORE
-    ),
-    "v5e": Generation("TPU v5 lite", int(15.75 * GIB), "16x16", 819e9, 45e9, 3.125e9, wraps=16),
-    "v5p": Generation(
-        "TPU v5", int(95.74 * GIB), "8x8x16", 2.765e12, 90e9, 6.25e9, wraps=4, options=MEGACORE
-    ),
-    "v6e": Generation("TPU v6 lite", int(31.25 * GIB), "16x16", 1.64e12, 90e9, 12.5e9, wraps=16),
-    "tpu7x": Generation(
-        "TPU7x", int(94.75 * GIB), "4x4x4", 3.69e12, 45e9, 6.25e9, wraps=4, devices_per_chip=2
-    ),
-}
-# Machines x GPUs; a machine's GPUs share a switch.
-USABLE = 0.9  # of a GPU's memory: XLA_PYTHON_CLIENT_MEM_FRACTION, whose default is 0.75
-GPUS = {
-    "a100": Generation(
-        "NVIDIA A100", int(USABLE * 80e9), "4x8", memory=2.04e12, link=300e9, network=25e9
-    ),
-    "h100": Generation(
-        "NVIDIA H100", int(USABLE * 80e9), "4x8", memory=3.35e12, link=450e9, network=50e9
-    ),
-    "h200": Generation(
-        "NVIDIA H200", int(USABLE * 141e9), "4x8", memory=4.8e12, link=450e9, network=50e9
-    ),
-}
 
 
 class Topology(NamedTuple):
@@ -69,6 +21,7 @@ class Topology(NamedTuple):
     generation: Generation
     devices: list[Any]
     slices: int = 1  # or machines of GPUs
+    compiles: bool = True  # False: the devices stand for GPUs, for which no compiler is here
 
     @property
     def switched(self) -> bool:
@@ -139,11 +92,13 @@ def find_topology(name: str, slices: int = 1) -> Topology:
 
 
 def _cluster(name: str) -> Topology:
-    """Machines x GPUs; CPU devices stand for the GPUs, for which nothing is compiled."""
+    """Machines x GPUs; without the CUDA plugin, CPU devices stand for the GPUs."""
     kind, _, shape = name.partition(":")
     sides = shape.split("x")
     if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
         raise UserError(f"topology {name!r} should be machines x GPUs, like {kind}:4x8")
     machines, each = map(int, sides)
+    if cuda.is_installed():
+        return Topology(name, GPUS[kind], cuda.devices(GPUS[kind], machines, each), machines)
     jax.config.update("jax_num_cpu_devices", machines * each)
-    return Topology(name, GPUS[kind], jax.devices()[: machines * each], machines)
+    return Topology(name, GPUS[kind], jax.devices()[: machines * each], machines, compiles=False)

@@ -20,7 +20,7 @@ from coca_jax.errors import UserError
 from coca_jax.generate import Beams, Decoding, Greedy, Prompt, Sampling, generate
 from coca_jax.generate.decoding import require_positive, require_whole
 from coca_jax.models import init_params
-from coca_jax.planning.hlo import first_group
+from coca_jax.planning.collectives import first_group
 
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
 COLLECTIVE = re.compile(r"= (\(?\S+) ((?:all|collective|reduce-s)[a-z-]+)\((.*)")

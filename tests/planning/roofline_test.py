@@ -5,9 +5,10 @@ import types
 
 import pytest
 
-from coca_jax.planning.hlo import Collective
+from coca_jax.planning.chips import GENERATIONS, GPUS
+from coca_jax.planning.collectives import Collective
 from coca_jax.planning.roofline import roofline
-from coca_jax.planning.topologies import GENERATIONS, GPUS, Topology
+from coca_jax.planning.topologies import Topology
 
 V4 = GENERATIONS["v4"]
 

@@ -4,7 +4,8 @@ import pytest
 
 from coca_jax.config import default_config
 from coca_jax.planning import search
-from coca_jax.planning.topologies import GPUS, Topology
+from coca_jax.planning.chips import GPUS
+from coca_jax.planning.topologies import Topology
 
 TOPOLOGY = Topology("h100:1x8", GPUS["h100"], [object()] * 8)
 

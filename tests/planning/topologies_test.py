@@ -13,7 +13,8 @@ from coca_jax.planning.topologies import find_topology
 
 CODE = """
 import json, sys
-from coca_jax.planning.topologies import GENERATIONS, find_topology, prepare_environment
+from coca_jax.planning.chips import GENERATIONS
+from coca_jax.planning.topologies import find_topology, prepare_environment
 prepare_environment()
 from coca_jax.distributed.mesh import make_mesh
 for name, generation in GENERATIONS.items():

@@ -1,0 +1,148 @@
+"""Chips of TPUs and GPUs: their rates, their memory, and what a compiler needs to know of them.
+
+Peak rates are those of the makers' data sheets, and nine tenths of them for the links between
+TPUs; the network's are per chip of a full pod. The memory that a program may use (`limit`) is what
+libtpu 0.0.42 reports when it refuses a program that is too large; of a GPU, nine tenths of all.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+GIB = 2**30
+
+
+class Target(NamedTuple):
+    """A GPU as XLA's compiler is told of it: the figures that it reads from a device that is there.
+
+    From CUDA's device properties, as openxla/xla lists them for these chips in
+    `xla/backends/gpu/target_config/specs`.
+    """
+
+    name: str  # `device_kind`
+    capability: int  # major compute capability
+    cores: int  # streaming multiprocessors
+    lanes: int  # float32 units of a core
+    shared_memory: int  # bytes of a core
+    shared_memory_of_block: int  # bytes that a block may ask for
+    l2_cache: int  # bytes
+    clock_ghz: float
+    memory: int  # bytes
+    bandwidth: int  # bytes a second
+
+
+class Generation(NamedTuple):
+    """A kind of chip; a device is a chip, but for tpu7x, whose chips are two devices."""
+
+    kind: str  # jax's name of the device, a key of `PEAKS`
+    limit: int  # bytes of memory that a program may use on a device
+    example: str  # of a topology
+    memory: float  # bytes a second between a device and its memory
+    link: float  # bytes a second and direction, of a link to a neighbor, a device's share
+    network: float  # bytes a second between slices, a device's share
+    wraps: int = 0  # a side of the pod that is a multiple of it is a ring; 0: there are no sides
+    options: Mapping[str, str] = MappingProxyType({})  # libtpu's
+    devices_per_chip: int = 1
+    target: Target | None = None  # of a GPU
+    # The shares of peak FLOP/s and of the memory's rate that a good kernel attains.
+    attained_flops: float = 1.0
+    attained_memory: float = 1.0
+
+
+MEGACORE = {"chip_config_name": "megacore"}  # one device a chip, not two
+GENERATIONS = {
+    "v4": Generation(
+        "TPU v4", int(30.75 * GIB), "8x16x16", 1.228e12, 45e9, 6.25e9, wraps=4, options=MEGACORE
+    ),
+    "v5e": Generation("TPU v5 lite", int(15.75 * GIB), "16x16", 819e9, 45e9, 3.125e9, wraps=16),
+    "v5p": Generation(
+        "TPU v5", int(95.74 * GIB), "8x8x16", 2.765e12, 90e9, 6.25e9, wraps=4, options=MEGACORE
+    ),
+    "v6e": Generation("TPU v6 lite", int(31.25 * GIB), "16x16", 1.64e12, 90e9, 12.5e9, wraps=16),
+    "tpu7x": Generation(
+        "TPU7x", int(94.75 * GIB), "4x4x4", 3.69e12, 45e9, 6.25e9, wraps=4, devices_per_chip=2
+    ),
+}
+# Machines x GPUs; a machine's GPUs share a switch.
+USABLE = 0.9  # of a GPU's memory: XLA_PYTHON_CLIENT_MEM_FRACTION, whose default is 0.75
+TARGETS = {
+    "a100": Target(
+        "NVIDIA A100-SXM4-80GB",
+        8,
+        108,
+        64,
+        167_936,
+        166_912,
+        41_943_040,
+        1.41,
+        85_100_068_864,
+        2_039_040_000_000,
+    ),
+    "h100": Target(
+        "NVIDIA H100 80GB HBM3",
+        9,
+        132,
+        128,
+        233_472,
+        232_448,
+        52_428_800,
+        1.98,
+        84_942_979_072,
+        3_352_320_000_000,
+    ),
+    "h200": Target(
+        "NVIDIA H200",
+        9,
+        132,
+        128,
+        233_472,
+        232_448,
+        52_428_800,
+        1.98,
+        151_397_597_184,
+        4_800_000_000_000,
+    ),
+    "b200": Target(
+        "NVIDIA B200",
+        10,
+        148,
+        128,
+        233_472,
+        232_448,
+        132_644_864,
+        1.965,
+        191_514_411_008,
+        7_672_320_000_000,
+    ),
+}
+
+
+def _gpu(kind: str, memory: float, link: float, network: float) -> Generation:
+    """A GPU of `TARGETS`, with its attained rates.
+
+    800 of 989 TFLOP/s is what an H200 reached on large bfloat16 matmuls (770 to 800). 85% of the
+    memory's rate is what kernels that only stream attain; with both, the sum over the kernels of a
+    compiled step was 5% below the time that an H100 took for it. The other chips are assumed to
+    attain the same shares.
+    """
+    target = TARGETS[kind]
+    name = " ".join(target.name.partition("-")[0].split()[:2])
+    return Generation(
+        name,
+        int(USABLE * target.memory),
+        "4x8",
+        memory=memory,
+        link=link,
+        network=network,
+        target=target,
+        attained_flops=800 / 989,
+        attained_memory=0.85,
+    )
+
+
+GPUS = {
+    "a100": _gpu("a100", memory=2.04e12, link=300e9, network=25e9),
+    "h100": _gpu("h100", memory=3.35e12, link=450e9, network=50e9),
+    "h200": _gpu("h200", memory=4.8e12, link=450e9, network=50e9),
+    "b200": _gpu("b200", memory=8e12, link=900e9, network=50e9),
+}

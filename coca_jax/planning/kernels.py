@@ -1,0 +1,182 @@
+"""The kernels of a compiled program: part of the model, kind, bytes and FLOPs of each."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from coca_jax.planning.collectives import Collective, collectives_of
+from coca_jax.planning.hlo import Computation, Instruction, Program
+from coca_jax.planning.model_parts import model_part
+from coca_jax.planning.traffic import Traffic, cost_estimate
+
+# Instructions that only place elements; a kernel of nothing else is a copy.
+PLACING = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "copy",
+    "copy-start",
+    "slice-start",
+    "transpose",
+    "reshape",
+    "slice",
+    "dynamic-slice",
+    "dynamic-update-slice",
+    "concatenate",
+    "pad",
+    "broadcast",
+    "iota",
+    "fusion",
+    "fusion-start",
+}
+OWN_KIND = ("sort", "scatter", "gather")
+ATTENTION = re.compile(r"attention|fmha|_mha_", re.IGNORECASE)
+
+
+class Kernel(NamedTuple):
+    """One kernel, and how often a step runs it."""
+
+    part: str  # of the model, such as "image encoder / layer norm / backward"
+    kind: str  # matmul, attention, collective, copy, fill, reduction, elementwise, ...
+    times: int
+    bytes: int  # of HBM, of one run
+    flops: int  # of matmuls and attention, of one run
+    collectives: tuple[Collective, ...] = ()
+
+
+def kernels(program: Program) -> Iterator[Kernel]:
+    """The kernels that a step runs, in the program's order, without those that move nothing.
+
+    Args:
+      program: a compiled train step.
+    """
+    traffic = Traffic(program)
+    for computation, instruction, times in program.runs():
+        size = traffic.moved(computation, instruction)
+        passed = tuple(collectives_of(program, computation, instruction, 1))
+        if size or passed:
+            yield Kernel(
+                model_part(instruction.quoted("op_name")),
+                "collective" if passed else _kind(program, instruction),
+                times,
+                size,
+                flops(program, computation, instruction),
+                passed,
+            )
+
+
+def flops(program: Program, computation: Computation, instruction: Instruction) -> int:
+    """FLOPs of the matmuls of one run of an instruction, those inside of fusions included."""
+    kind = instruction.kind
+    if kind in ("fusion", "fusion-start"):
+        inner = program.computations[instruction.called("calls")]
+        return sum(flops(program, inner, part) for part in inner.instructions.values())
+    if kind not in ("dot", "convolution", "custom-call"):
+        return 0
+    shapes = [o.buffers[0].shape for o in computation.operands(instruction) if o.buffers]
+    if kind == "dot":
+        contracted = instruction.numbers("lhs_contracting_dims")
+        return _matmul(instruction, shapes[0], contracted)
+    if kind == "convolution":
+        return _convolution(instruction, *shapes[:2])
+    return _custom_call(instruction, shapes)
+
+
+def _custom_call(call: Instruction, shapes: list[tuple[int, ...]]) -> int:
+    """FLOPs of a library's kernel, from its backend configuration, or of a Pallas kernel."""
+    target = call.quoted("custom_call_target")
+    if target.startswith("__cublas"):
+        return _matmul(call, shapes[0], _dimensions(call, "lhs_contracting_dimensions"))
+    if target.startswith("__cudnn$fmha"):
+        # Two matmuls forward; backward the logits again, and two matmuls for each of these two.
+        matmuls = 5 if target.endswith("Backward") else 2
+        logits = math.prod(_dimensions(call, "dimensions"))
+        causal = 1 + ('"mask_type": "CAUSAL"' in call.rest or '"mask_type":"CAUSAL"' in call.rest)
+        return matmuls * 2 * logits * shapes[0][-1] // causal
+    return cost_estimate(call).get("flops", 0)
+
+
+def _dimensions(call: Instruction, name: str) -> tuple[int, ...]:
+    """A list of numbers, written as texts, in a call's backend configuration."""
+    match = re.search(rf'"{name}":\s*(\[[^\]]*\])', call.rest)
+    return tuple(map(int, json.loads(match[1]))) if match else ()
+
+
+def _matmul(instruction: Instruction, lhs: tuple[int, ...], contracted: tuple[int, ...]) -> int:
+    return 2 * math.prod(instruction.buffers[0].shape) * math.prod(lhs[axis] for axis in contracted)
+
+
+def _convolution(instruction: Instruction, lhs: tuple[int, ...], kernel: tuple[int, ...]) -> int:
+    """FLOPs of a convolution, which is what TPUs make of a matmul; padding does not count."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    window = re.search(r"window=\{([^}]*)\}", instruction.rest)
+    options = dict(entry.split("=") for entry in window[1].split()) if window else {}
+    out = instruction.buffers[0].shape
+    count = 2 * kernel[labels[2].index("i")]
+    for axis in "bf":
+        count *= out[labels[3].index(axis)]
+    for i, size in enumerate(int(n) for n in options.get("size", "").split("x") if n):
+        axis = str(i)
+
+        def option(name: str, default: str, i: int = i) -> int:
+            values = options[name].split("x") if name in options else {i: default}
+            return int(values[i].split("_")[0])
+
+        count *= _overlap(
+            lhs[labels[1].index(axis)],
+            size,
+            out[labels[3].index(axis)],
+            option("stride", "1"),
+            option("pad", "0_0"),
+            option("lhs_dilate", "1"),
+            option("rhs_dilate", "1"),
+        )
+    return count
+
+
+def _overlap(
+    length: int, size: int, results: int, stride: int, pad: int, dilate: int, window_dilate: int
+) -> int:
+    """Pairs of a result and a place of its window that is not padding, along one axis."""
+    reach = (length - 1) * dilate + 1
+    places = (
+        result * stride - pad + at * window_dilate
+        for result in range(results)
+        for at in range(size)
+    )
+    return sum(0 <= place < reach and place % dilate == 0 for place in places)
+
+
+def _kind(program: Program, instruction: Instruction) -> str:
+    if instruction.kind == "custom-call":
+        target = instruction.quoted("custom_call_target")
+        if ATTENTION.search(f"{target} {instruction.quoted('op_name')} {instruction.name}"):
+            return "attention"
+        return "matmul" if target.startswith("__cublas") else "custom call"
+    inside = [*_inside(program, instruction)]
+    kinds = {part.kind for part in inside}
+    if kinds & {"dot", "convolution"}:
+        return "matmul"
+    for kind in OWN_KIND:
+        if kind in kinds:
+            return kind
+    if "reduce" in kinds or "reduce-window" in kinds:
+        return "reduction"
+    # Places are computed by scalars; they do not make a copy anything else.
+    if any(i.kind not in PLACING and any(b.shape for b in i.buffers) for i in inside):
+        return "elementwise"
+    if all(i.buffers[0].shape == () for i in inside if i.kind == "parameter") and len(inside) > 1:
+        return "fill"
+    return "copy"
+
+
+def _inside(program: Program, instruction: Instruction) -> Iterator[Instruction]:
+    """The instructions of a fusion, or an instruction that is none."""
+    yield instruction
+    if instruction.kind in ("fusion", "fusion-start"):
+        for part in program.computations[instruction.called("calls")].instructions.values():
+            yield from _inside(program, part)

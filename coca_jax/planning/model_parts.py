@@ -1,0 +1,52 @@
+"""The part of the model that an operation of a compiled train step belongs to."""
+
+import functools
+import re
+
+# Names in the path of an operation, and what they are called; the first that occurs counts.
+TOWERS = (
+    (r"/image_encoder\b", "image encoder"),
+    (r"/caption_pooler\b", "caption pooler"),
+    (r"/contrastive_pooler\b", "contrastive pooler"),
+    (r"/pooler\b", "pooler"),
+    (r"/unimodal\b|unimodal_features", "text decoder, unimodal"),
+    (r"/multimodal\b|multimodal_features", "text decoder, multimodal"),
+    (r"/head\b", "head"),
+    (r"\bcaptioning\b", "captioning loss"),
+    (r"\bcontrastive\b", "contrastive loss"),
+    (r"/CoCa\b", "model, rest"),
+    (r"jvp\(\)", "losses"),
+    (r"\boptimizer\b", "optimizer"),
+)
+LAYERS = (
+    (r"_norm\b|/norm\b", "layer norm"),
+    (r"/self_attention\b", "self-attention"),
+    (r"/cross_attention\b", "cross-attention"),
+    (r"/attention\b", "attention"),
+    (r"/mlp\b", "MLP"),
+    (r"/patch_embedding\b", "patch embedding"),
+    (r"/positions?\b|/token_embedding\b|/embedding\b", "embedding"),
+    (r"while/body/(jit\()?dynamic|while/body/\w+$|while$", "stacks of the scan"),
+)
+RECOMPUTED = re.compile(r"rematted_computation|checkpoint")
+
+
+@functools.cache
+def model_part(op_name: str) -> str:
+    """The part of the model, the layer in it and the pass, such as `image encoder / MLP / forward`.
+
+    Args:
+      op_name: the path of an operation in JAX's program, from a compiled program's metadata. Of
+        several, as fusions have, the first counts.
+    """
+    path = op_name.partition(";")[0]
+    names = [_first(path, TOWERS), _first(path, LAYERS)]
+    if "transpose(" in path:
+        names.append("recomputed" if RECOMPUTED.search(path) else "backward")
+    elif "jvp(" in path:
+        names.append("forward")
+    return " / ".join(name for name in names if name) or "optimizer and the rest"
+
+
+def _first(path: str, names: tuple[tuple[str, str], ...]) -> str:
+    return next((name for pattern, name in names if re.search(pattern, path)), "")

@@ -1,0 +1,123 @@
+"""Kernels of small programs, whose bytes and FLOPs are counted by hand."""
+
+import pytest
+
+from coca_jax.planning.collectives import collectives
+from coca_jax.planning.hlo import Program
+from coca_jax.planning.kernels import kernels
+from coca_jax.planning.traffic import hbm_bytes
+
+# Excerpts of what XLA compiles for an H100: a scan of twelve layers that cuts each kernel out of a
+# stack, multiplies, attends and keeps its result in a stack; then attention backward and an
+# all-reduce between GPUs.
+TEXT = """HloModule step, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%gemm_fusion_dot.1_computation (p0: bf16[512,64], p1: bf16[12,64,64], p2: s32[]) -> bf16[512,64] {
+  %p0 = bf16[512,64]{1,0} parameter(0)
+  %p1 = bf16[12,64,64]{2,1,0} parameter(1)
+  %p2 = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  %stack = bf16[12,64,64]{2,1,0} bitcast(%p1)
+  %slice = bf16[1,64,64]{2,1,0} dynamic-slice(%stack, %p2, %zero, %zero), dynamic_slice_sizes={1,64,64}
+  %kernel = bf16[64,64]{1,0} bitcast(%slice)
+  ROOT %dot.1 = bf16[512,64]{1,0} dot(%p0, %kernel), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%fused_dynamic_update_slice (p0.1: bf16[12,4,128,64], p1.1: s32[], p2.1: bf16[4,128,4,16]) -> bf16[12,4,128,64] {
+  %p0.1 = bf16[12,4,128,64]{3,2,1,0} parameter(0)
+  %p2.1 = bf16[4,128,4,16]{3,2,1,0} parameter(2)
+  %row = bf16[1,4,128,64]{3,2,1,0} bitcast(%p2.1)
+  %p1.1 = s32[] parameter(1)
+  %zero.1 = s32[] constant(0)
+  ROOT %written = bf16[12,4,128,64]{3,2,1,0} dynamic-update-slice(%p0.1, %row, %p1.1, %zero.1, %zero.1, /*index=5*/%zero.1)
+}
+
+%body (state: (s32[], bf16[512,64], bf16[12,64,64], bf16[12,4,128,64])) -> (s32[], bf16[512,64], bf16[12,64,64], bf16[12,4,128,64]) {
+  %state = (s32[], bf16[512,64]{1,0}, bf16[12,64,64]{2,1,0}, bf16[12,4,128,64]{3,2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %x = bf16[512,64]{1,0} get-tuple-element(%state), index=1
+  %kernels = bf16[12,64,64]{2,1,0} get-tuple-element(%state), index=2
+  %kept = bf16[12,4,128,64]{3,2,1,0} get-tuple-element(%state), index=3
+  %gemm_fusion_dot.1 = bf16[512,64]{1,0} fusion(%x, %kernels, %i), kind=kCustom, calls=%gemm_fusion_dot.1_computation, metadata={op_name="jit(train_step)/jvp(CoCa)/image_encoder/transformer/transformer._scan/while/body/eval_jaxpr/layers/self_attention/key/dot_general" stack_frame_id=93}, backend_config={"fusion_backend_config":{"kind":"__triton_nested_gemm_fusion"}}
+  %heads = bf16[4,128,4,16]{3,2,1,0} bitcast(%gemm_fusion_dot.1)
+  %attention.1 = (bf16[4,4,128,16]{3,1,2,0}, f32[4,4,128]{2,1,0}, u8[0]{0}) custom-call(%heads, %heads, %heads), custom_call_target="__cudnn$fmhaSoftmax", metadata={op_name="jit(train_step)/jvp(CoCa)/image_encoder/transformer/transformer._scan/while/body/eval_jaxpr/layers/self_attention/dot_product_attention_fwd"}, backend_config={"cudnn_fmha_backend_config": {"intermediate_tensor_shape": {"element_type": "BF16", "dimensions": ["4", "4", "128", "128"]}, "mask_type": "NO_MASK"}}
+  %attended = bf16[4,4,128,16]{3,1,2,0} get-tuple-element(%attention.1), index=0
+  %fusion-start = ((bf16[12,4,128,64]{3,2,1,0}, s32[], bf16[4,128,4,16]{3,2,1,0}), bf16[12,4,128,64]{3,2,1,0}, u32[]) fusion-start(%kept, %i, %heads), kind=kLoop, calls=%fused_dynamic_update_slice, metadata={op_name="jit(train_step)/jvp(CoCa)/image_encoder/transformer/transformer._scan/while/body/jit(dynamic_update_index_in_dim)/dynamic_update_slice"}
+  %fusion-done = bf16[12,4,128,64]{3,2,1,0} fusion-done(%fusion-start)
+  %next = bf16[512,64]{1,0} bitcast(%attended)
+  ROOT %result = (s32[], bf16[512,64]{1,0}, bf16[12,64,64]{2,1,0}, bf16[12,4,128,64]{3,2,1,0}) tuple(%i, %next, %kernels, %fusion-done)
+}
+
+%condition (state.1: (s32[], bf16[512,64], bf16[12,64,64], bf16[12,4,128,64])) -> pred[] {
+  %state.1 = (s32[], bf16[512,64]{1,0}, bf16[12,64,64]{2,1,0}, bf16[12,4,128,64]{3,2,1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%state.1), index=0
+  %limit = s32[] get-tuple-element(%state.1), index=0
+  ROOT %less = pred[] compare(%i.1, %limit), direction=LT
+}
+
+ENTRY %main (start: (s32[], bf16[512,64], bf16[12,64,64], bf16[12,4,128,64]), q: bf16[4,128,4,16], k: bf16[4,32,4,16], stats: f32[4,4,128], gradient: f32[1000]) -> f32[1000] {
+  %start = (s32[], bf16[512,64]{1,0}, bf16[12,64,64]{2,1,0}, bf16[12,4,128,64]{3,2,1,0}) parameter(0)
+  %q = bf16[4,128,4,16]{3,2,1,0} parameter(1)
+  %k = bf16[4,32,4,16]{3,2,1,0} parameter(2)
+  %stats = f32[4,4,128]{2,1,0} parameter(3)
+  %gradient = f32[1000]{0} parameter(4)
+  %loop = (s32[], bf16[512,64]{1,0}, bf16[12,64,64]{2,1,0}, bf16[12,4,128,64]{3,2,1,0}) while(%start), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"12"},"known_init_step":{"init":"0","step":"1"}}
+  %all-reduce-start = ((f32[1000]{0}), f32[1000]{0}) all-reduce-start(%gradient), channel_id=1, replica_groups=mesh['data'=2,'fsdp'=2] {'data'}, to_apply=%add
+  %attention.2 = (bf16[4,4,128,16]{3,1,2,0}, bf16[4,4,32,16]{3,1,2,0}, bf16[4,4,32,16]{3,1,2,0}, u8[0]{0}) custom-call(%q, %k, %k, %stats, %q, /*index=5*/%q), custom_call_target="__cudnn$fmhaSoftmaxBackward", metadata={op_name="jit(train_step)/transpose(jvp(CoCa))/CoCa._output/decoder.unimodal_features/unimodal/layers/self_attention/dot_product_attention_bwd"}, backend_config={"cudnn_fmha_backend_config": {"intermediate_tensor_shape": {"dimensions": ["4", "4", "128", "32"]}}}
+  ROOT %all-reduce-done = f32[1000]{0} all-reduce-done(%all-reduce-start)
+}
+"""  # noqa: E501
+ROW = 4 * 128 * 64 * 2  # bytes of the layers' input
+SLICE = 64 * 64 * 2
+
+
+@pytest.fixture(scope="module")
+def steps():
+    return list(kernels(Program(TEXT)))
+
+
+def test_each_kernel_counts_as_often_as_the_loop_runs(steps):
+    assert [k.kind for k in steps] == ["matmul", "attention", "copy", "collective", "attention"]
+    assert [k.times for k in steps] == [12, 12, 12, 1, 1]
+
+
+def test_flops_of_fused_matmuls_and_of_attention(steps):
+    product = 2 * 512 * 64 * 64
+    forward = 2 * 2 * 4 * 4 * 128 * 128 * 16
+    backward = 5 * 2 * 4 * 4 * 128 * 32 * 16
+    assert [k.flops for k in steps] == [product, forward, 0, 0, backward]
+
+
+def test_bytes_of_slices_of_asynchronous_and_of_library_kernels(steps):
+    statistics = 4 * 4 * 128 * 4
+    keys = 4 * 32 * 64 * 2
+    expected = [
+        ROW + SLICE + ROW,
+        ROW + ROW + statistics,  # query, key and value are one array
+        ROW + ROW,
+        1000 * 4 * 2,
+        ROW + keys + statistics + ROW + 2 * keys,
+    ]
+    # Of places in stacks, four bytes are read.
+    assert [k.bytes - size for k, size in zip(steps, expected, strict=True)] == [4, 0, 4, 0, 0]
+    assert hbm_bytes(Program(TEXT)) == sum(k.times * k.bytes for k in steps)
+
+
+def test_parts_of_the_model(steps):
+    assert [k.part for k in steps] == [
+        "image encoder / self-attention / forward",
+        "image encoder / self-attention / forward",
+        "image encoder / stacks of the scan / forward",
+        "optimizer and the rest",
+        "text decoder, unimodal / self-attention / backward",
+    ]
+
+
+def test_an_asynchronous_collective_counts_once():
+    assert collectives(Program(TEXT)) == [("all-reduce", 4000, (0, 2), 1)]
