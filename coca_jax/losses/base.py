@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -65,7 +66,8 @@ def weighted_sum(losses: Mapping[str, Loss], output: Any, batch: Values) -> Loss
     """The sum of losses that is minimized (arXiv 2205.01917, equation 5), and all metrics."""
     total, metrics = jnp.float32(0), {}
     for name, loss in losses.items():
-        value, more = loss(output, batch)
+        with jax.named_scope(f"{name}_loss"):
+            value, more = loss(output, batch)
         total += loss.weight * value
         metrics |= {f"{name}_loss": value} | more
     return total, metrics
