@@ -1,12 +1,15 @@
 """GPUs that need not be here, for which JAX's CUDA plugin compiles; it needs no driver."""
 
-import importlib.metadata
-import importlib.util
+from collections.abc import Mapping
+from importlib import metadata
 from typing import Any
 
+from coca_jax.errors import UserError
 from coca_jax.planning.chips import Generation, Target
 
 INSTALL = 'pip install "coca_jax[plan-cuda]"'
+PLUGINS = {"jax-cuda13-plugin": "13", "jax-cuda12-plugin": "12"}  # and their CUDA's version
+OLDEST = (0, 10)  # jaxlib that compiles for GPUs without one
 # Limits of every GPU since Ampere. CUDA's and cuDNN's versions are those of jax[cuda13].
 TEMPLATE = """
 gpu_device_info {{
@@ -37,22 +40,55 @@ device_description_str: "{chip.name}"
 
 
 def is_installed() -> bool:
-    """Whether a CUDA plugin of JAX is installed; it is not imported."""
-    return any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
+    """Whether a CUDA plugin of JAX is installed, of whatever version; it is not imported."""
+    return any(_version(plugin) for plugin in PLUGINS)
 
 
 def devices(gpu: Generation, machines: int, each: int) -> list[Any]:
-    """Devices of `machines` machines with `each` of these GPUs, for which programs compile."""
+    """Devices of `machines` machines with `each` of these GPUs, for which programs compile.
+
+    Raises:
+      UserError: the plugin is of another CUDA or jaxlib than is needed, or incomplete.
+    """
     from jax.experimental import topologies
 
-    described = topologies.get_topology_desc(
-        platform="cuda",
-        target_config=target_config(gpu.target),
-        topology=f"1x{machines}x{each}",
-    )
+    if error := plugin_error({name: _version(name) for name in ("jaxlib", *PLUGINS)}):
+        raise UserError(error)
+    try:
+        described = topologies.get_topology_desc(
+            platform="cuda",
+            target_config=target_config(gpu.target),
+            topology=f"1x{machines}x{each}",
+        )
+    except (RuntimeError, ValueError, OSError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"JAX's CUDA plugin does not start: {reason}; try {INSTALL}") from error
     return list(described.devices)
+
+
+def plugin_error(versions: Mapping[str, str | None]) -> str | None:
+    """The reason why these installed versions cannot compile for GPUs; None if they can.
+
+    Args:
+      versions: of jaxlib and of the plugins; None where one is not installed.
+    """
+    jaxlib, plugin = versions["jaxlib"], next(name for name in PLUGINS if versions[name])
+    if tuple(int(n) for n in jaxlib.split(".")[:2]) < OLDEST:
+        return f"jaxlib {jaxlib} compiles for no GPU that is not here; 0.10 and later do"
+    if PLUGINS[plugin] != "13":
+        return f"{plugin} is installed, and plans need CUDA 13's: {INSTALL}"
+    if versions[plugin] != jaxlib:
+        return f"{plugin} {versions[plugin]} does not fit jaxlib {jaxlib}: {INSTALL}"
+    return None
 
 
 def target_config(chip: Target) -> str:
     """The text of XLA's `GpuTargetConfigProto` for a chip."""
     return TEMPLATE.format(chip=chip)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -61,6 +61,12 @@ class Computation(NamedTuple):
         """The instructions whose results an instruction reads."""
         return [self.instructions[name] for name in instruction.operands]
 
+    def readers(self, instruction: Instruction) -> list[Instruction]:
+        """The instructions that read an instruction's result, also as part of a tuple."""
+        users = [i for i in self.instructions.values() if instruction.name in i.operands]
+        passing = [i for i in users if i.kind in ("tuple", "get-tuple-element", "bitcast")]
+        return users + [reader for i in passing for reader in self.readers(i)]
+
     def results(self, instruction: Instruction) -> tuple[Buffer, ...]:
         """The buffers of an instruction's result, and of its context if it starts something.
 

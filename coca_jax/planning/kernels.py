@@ -3,10 +3,11 @@
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from coca_jax.planning.collectives import Collective, collectives_of
+from coca_jax.planning.collectives import COLLECTIVE, Collective, collectives_of
 from coca_jax.planning.hlo import Computation, Instruction, Program
 from coca_jax.planning.model_parts import model_part
 from coca_jax.planning.traffic import Traffic, cost_estimate
@@ -38,7 +39,7 @@ ATTENTION = re.compile(r"attention|fmha|_mha_", re.IGNORECASE)
 
 
 class Kernel(NamedTuple):
-    """One kernel, and how often a step runs it."""
+    """One kernel, and how often a step runs it; or a place where the step waits for one."""
 
     part: str  # of the model, such as "image encoder / layer norm / backward"
     kind: str  # matmul, attention, collective, copy, fill, reduction, elementwise, ...
@@ -46,6 +47,8 @@ class Kernel(NamedTuple):
     bytes: int  # of HBM, of one run
     flops: int  # of matmuls and attention, of one run
     collectives: tuple[Collective, ...] = ()
+    starts: str = ""  # name of an asynchronous collective that starts here
+    waits: str = ""  # name of the asynchronous collective that must have ended here
 
 
 def kernels(program: Program) -> Iterator[Kernel]:
@@ -58,14 +61,17 @@ def kernels(program: Program) -> Iterator[Kernel]:
     for computation, instruction, times in program.runs():
         size = traffic.moved(computation, instruction)
         passed = tuple(collectives_of(program, computation, instruction, 1))
-        if size or passed:
+        if instruction.kind.endswith("-done") and COLLECTIVE.match(instruction.kind):
+            yield Kernel("", "wait", times, 0, 0, waits=instruction.operands[0])
+        elif size or passed:
             yield Kernel(
-                model_part(instruction.quoted("op_name")),
+                _part(program, computation, instruction),
                 "collective" if passed else _kind(program, instruction),
                 times,
                 size,
                 flops(program, computation, instruction),
                 passed,
+                starts=instruction.name * instruction.kind.endswith("-start"),
             )
 
 
@@ -149,6 +155,28 @@ def _overlap(
         for at in range(size)
     )
     return sum(0 <= place < reach and place % dilate == 0 for place in places)
+
+
+def _part(program: Program, computation: Computation, instruction: Instruction) -> str:
+    """The part of the model that an instruction is of.
+
+    The compiler names no part for copies and some fusions: that of most instructions inside counts,
+    or else that of an operand, or of what reads the result. It marks what it computes again to save
+    memory by `.remat`.
+    """
+    sources = [
+        [instruction],
+        _inside(program, instruction),
+        computation.operands(instruction),
+        computation.readers(instruction),
+    ]
+    part = "the rest"
+    for source in sources:
+        names = [i.quoted("op_name") for i in source]
+        if parts := Counter(model_part(name) for name in names if "/" in name):
+            part = parts.most_common(1)[0][0]
+            break
+    return f"{part}, again" if ".remat" in instruction.name else part
 
 
 def _kind(program: Program, instruction: Instruction) -> str:

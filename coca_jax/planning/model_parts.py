@@ -12,10 +12,8 @@ TOWERS = (
     (r"/unimodal\b|unimodal_features", "text decoder, unimodal"),
     (r"/multimodal\b|multimodal_features", "text decoder, multimodal"),
     (r"/head\b", "head"),
-    (r"\bcaptioning\b", "captioning loss"),
-    (r"\bcontrastive\b", "contrastive loss"),
-    (r"/CoCa\b", "model, rest"),
-    (r"jvp\(\)", "losses"),
+    (r"\b([a-z]\w*)_loss\b", r"\1 loss"),
+    (r"\bCoCa\b", "model"),
     (r"\boptimizer\b", "optimizer"),
 )
 LAYERS = (
@@ -45,8 +43,9 @@ def model_part(op_name: str) -> str:
         names.append("recomputed" if RECOMPUTED.search(path) else "backward")
     elif "jvp(" in path:
         names.append("forward")
-    return " / ".join(name for name in names if name) or "optimizer and the rest"
+    return " / ".join(name for name in names if name) or "the rest"
 
 
 def _first(path: str, names: tuple[tuple[str, str], ...]) -> str:
-    return next((name for pattern, name in names if re.search(pattern, path)), "")
+    matches = ((re.search(pattern, path), name) for pattern, name in names)
+    return next((match.expand(name) for match, name in matches if match), "")

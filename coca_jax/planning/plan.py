@@ -176,11 +176,11 @@ def format_kernels(plan: Mapping[str, Any], count: int) -> str:
         for name in ("count", "bytes", "flops", "seconds"):
             kind[name] = kind.get(name, 0) + row[name]
     sums = sorted(kinds.values(), key=lambda row: -row["seconds"])
-    header = f"{'part of the model':<58}{'kind':<13}{'a step':>7}{'GB':>9}{'TFLOP':>9}{'ms':>9}"
+    header = f"{'part of the model':<64}{'kind':<13}{'a step':>7}{'GB':>9}{'TFLOP':>9}{'ms':>9}"
     lines = [f"{header}{'share':>7}"]
     for row in [*rows[:count], *sums]:
         lines.append(
-            f"{row['part']:<58}{row['kind']:<13}{row['count']:>7,}{row['bytes'] / 1e9:>9.2f}"
+            f"{row['part']:<64}{row['kind']:<13}{row['count']:>7,}{row['bytes'] / 1e9:>9.2f}"
             f"{row['flops'] / 1e12:>9.2f}{1e3 * row['seconds']:>9.2f}{row['seconds'] / total:>7.1%}"
         )
     lines.insert(1 + min(count, len(rows)), "")

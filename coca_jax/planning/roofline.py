@@ -62,35 +62,50 @@ def roofline(
 
 
 def kernel_table(
-    kernels: Sequence[Kernel], topology: Topology, devices: Sequence[Any]
+    kernels: Iterable[Kernel], topology: Topology, devices: Sequence[Any]
 ) -> list[dict[str, Any]]:
     """The kernels by part of the model and kind, those that take the longest first.
 
-    A kernel takes the longer of its matmuls' time and its memory's time, at the rates that kernels
-    attain; a collective that of its links.
+    Kernels run one after another; each takes the longer of its matmuls' time and its memory's time
+    at the rates that kernels attain. Collectives run one after another on the links. Those that
+    are asynchronous run while other kernels do, and count with the time that the step waits.
 
     Returns:
       Rows of `part`, `kind`, and of a step `count`, `bytes`, `flops` (both of a device) and
-      `seconds`.
+      `seconds`, which add up to the time of the step.
     """
-    chip, rows = topology.generation, {}
-    flop_rate = chip.attained_flops * PEAKS[chip.kind]
+    now, links_free, ends = 0.0, 0.0, {}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for kernel in kernels:
-        seconds = max(
-            kernel.flops / flop_rate,
-            kernel.bytes / (chip.attained_memory * chip.memory),
-            sum(sum(_collective(c, topology, devices)) for c in kernel.collectives),
-        )
-        row = rows.setdefault(
-            (kernel.part, kernel.kind),
-            {"part": kernel.part, "kind": kernel.kind}
-            | {"count": 0, "bytes": 0, "flops": 0, "seconds": 0.0},
-        )
-        row["count"] += kernel.times
-        row["bytes"] += kernel.times * kernel.bytes
-        row["flops"] += kernel.times * kernel.flops
-        row["seconds"] += kernel.times * seconds
+        if kernel.waits:
+            row, end = ends.pop(kernel.waits)
+        else:
+            zeros = {"count": 0, "bytes": 0, "flops": 0, "seconds": 0.0}
+            key = {"part": kernel.part, "kind": kernel.kind}
+            row = rows.setdefault((kernel.part, kernel.kind), key | zeros)
+            row["count"] += kernel.times
+            row["bytes"] += kernel.times * kernel.bytes
+            row["flops"] += kernel.times * kernel.flops
+            end = now + kernel.times * _seconds(kernel, topology)
+        if kernel.collectives:
+            passing = sum(sum(_collective(c, topology, devices)) for c in kernel.collectives)
+            links_free = max(links_free, now) + kernel.times * passing
+            end = max(end, links_free)
+        if kernel.starts and kernel.collectives:
+            ends[kernel.starts] = row, end
+        else:
+            row["seconds"] += max(end - now, 0.0)
+            now = max(end, now)
     return sorted(rows.values(), key=lambda row: -row["seconds"])
+
+
+def _seconds(kernel: Kernel, topology: Topology) -> float:
+    """Seconds of one run of a kernel on a device, without links."""
+    chip = topology.generation
+    return max(
+        kernel.flops / (chip.attained_flops * PEAKS[chip.kind]),
+        kernel.bytes / (chip.attained_memory * chip.memory),
+    )
 
 
 def _collective(
@@ -119,6 +134,10 @@ def _switched(collective: Collective, machine: int, topology: Topology) -> tuple
     """Seconds within machines and between them; each GPU brings its share over the network."""
     group = collective.group or range(len(topology.devices))
     machines = len({i // machine for i in group})
+    if collective.kind == "collective-permute":
+        link = topology.generation.link if machines == 1 else topology.generation.network
+        seconds = collective.size / link
+        return (seconds, 0.0) if machines == 1 else (0.0, seconds)
     each = len(group) // machines
     within = _passed(collective, each) / topology.generation.link
     return within, _passed(collective, machines) / each / topology.generation.network

@@ -7,7 +7,8 @@ import pytest
 
 from coca_jax.planning.chips import GENERATIONS, GPUS
 from coca_jax.planning.collectives import Collective
-from coca_jax.planning.roofline import roofline
+from coca_jax.planning.kernels import Kernel
+from coca_jax.planning.roofline import kernel_table, roofline
 from coca_jax.planning.topologies import Topology
 
 V4 = GENERATIONS["v4"]
@@ -59,6 +60,7 @@ def test_a_group_that_is_not_named_is_a_slice():
 
 
 H100 = GPUS["h100"]
+CLUSTER = Topology("h100:4x8", H100, [None] * 32, 4)
 
 
 @pytest.mark.parametrize(
@@ -71,11 +73,49 @@ H100 = GPUS["h100"]
     ],
 )
 def test_collectives_of_gpus(group, within, between):
-    cluster = Topology("h100:4x8", H100, [None] * 32, 4)
     gather = Collective("all-gather", 90, group, 1)
-    terms, _ = roofline(0, 0, [gather], cluster, cluster.devices)
+    terms, _ = roofline(0, 0, [gather], CLUSTER, CLUSTER.devices)
     assert terms["interconnect"] == pytest.approx(within)
     assert terms["between_slices"] == pytest.approx(between)
     reduce = gather._replace(kind="all-reduce", times=3)
-    twice, _ = roofline(0, 0, [reduce], cluster, cluster.devices)
+    twice, _ = roofline(0, 0, [reduce], CLUSTER, CLUSTER.devices)
     assert sum(twice.values()) == pytest.approx(6 * sum(terms.values()))
+
+
+@pytest.mark.parametrize(
+    ("pair", "term", "rate"),
+    [((8, 15), "interconnect", H100.link), ((7, 8), "between_slices", H100.network)],
+)
+def test_permutes_within_and_between_machines(pair, term, rate):
+    terms, _ = roofline(
+        0, 0, [Collective("collective-permute", 90, pair, 2)], CLUSTER, CLUSTER.devices
+    )
+    assert terms == {**dict.fromkeys(terms, 0), term: pytest.approx(2 * 90 / rate)}
+
+
+def seconds_of(*steps):
+    """Seconds by kind of kernels that take one second of matmuls, and collectives of two."""
+    two = Collective("all-gather", 2 * H100.link * 8 // 7, tuple(range(8)), 1)
+    kernels = {
+        "matmul": Kernel("", "matmul", 1, 0, int(800e12)),
+        "copy": Kernel("", "copy", 2, int(0.85 * 3.35e12), 0),
+        "start": Kernel("", "collective", 1, 8, 0, (two,), starts="x"),
+        "start 2": Kernel("", "collective", 1, 8, 0, (two,), starts="y"),
+        "wait": Kernel("", "wait", 1, 0, 0, waits="x"),
+        "wait 2": Kernel("", "wait", 1, 0, 0, waits="y"),
+        "gather": Kernel("", "collective", 1, 8, 0, (two,)),
+    }
+    table = kernel_table([kernels[step] for step in steps], CLUSTER, CLUSTER.devices)
+    return {row["kind"]: round(row["seconds"], 3) for row in table}
+
+
+def test_kernels_take_the_longer_of_matmuls_and_memory():
+    assert seconds_of("matmul", "copy", "matmul") == {"matmul": 2, "copy": 2}
+    assert seconds_of("matmul", "gather") == {"matmul": 1, "collective": 2}
+
+
+def test_asynchronous_collectives_hide_behind_kernels():
+    assert seconds_of("start", "matmul", "wait", "matmul") == {"matmul": 2, "collective": 1}
+    assert seconds_of("start", "copy", "wait") == {"copy": 2, "collective": 0}
+    both = "start", "matmul", "start 2", "wait", "wait 2"  # the links do one after the other
+    assert seconds_of(*both) == {"matmul": 1, "collective": 3}
