@@ -1,5 +1,8 @@
-"""Every test runs on eight CPU devices; what several tests need is made once in each process."""
+"""Every test runs on eight CPU devices; what several tests need is made once."""
 
+import contextlib
+import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -71,24 +74,56 @@ def meteor(request, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory):
+def shared(tmp_path_factory):
+    """The folder that all workers of pytest have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@contextlib.contextmanager
+def making(folder):
+    """Whether the caller should fill a shared folder: the first worker does, others wait."""
+    with open(f"{folder}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = folder.with_name(f"{folder.name}.done")
+        yield not done.exists()
+        done.touch()  # not after an exception
+
+
+@pytest.fixture(scope="session")
+def prepared(shared):
     """The folder of TFDS data sets with a small `shapes` and its tokenizer."""
-    folder = str(tmp_path_factory.mktemp("tfds"))
-    with pytest.MonkeyPatch.context() as patch:
+    folder = shared / "tfds"
+    with making(folder) as needed, pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes.Shapes, "counts", COUNTS)
-        prepare("shapes", folder)
-    return folder
+        if needed:
+            prepare("shapes", str(folder))
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
+def small_run(shared, prepared, compiled_once, programs_once):
+    """The workdir of `small_run.make_config`, trained to its end: copy it to change it."""
+    from small_run import make_config
+
+    from coca_jax.train import loop
+
+    workdir = shared / "small/run"
+    workdir.parent.mkdir(exist_ok=True)
+    with making(workdir) as needed:
+        if needed:
+            loop.train(make_config(prepared), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def compiled_once(shared):
     """Programs of modules whose runs have one device each are compiled once, by any process.
 
     All workers of pytest share them, and so do the processes that tests start. `uncached` is for
     what has more devices.
     """
-    base = tmp_path_factory.getbasetemp()
-    folder = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled")
+    folder = str(shared / "compiled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
         _configure_cache("jax_compilation_cache_dir", folder)
@@ -96,21 +131,23 @@ def compiled_once(tmp_path_factory):
     _configure_cache("jax_compilation_cache_dir", None)
 
 
-@pytest.fixture(scope="module")
-def programs_once():
-    """Runs of a module with one configuration and mesh share their traced and compiled program."""
+@functools.cache
+def _programs_once():
+    """Functions to stand for those that make a program, compile it and make its first state."""
     from coca_jax.config import to_json
-    from coca_jax.train import experiment
-    from coca_jax.train.program import TrainProgram
+    from coca_jax.planning import parameter_counts
+    from coca_jax.train.program import TrainProgram, make_program
+    from coca_jax.train.state import StateFactory
 
-    programs, compiled, make, compile_step = {}, {}, experiment.make_program, TrainProgram.compile
+    programs, compiled, states = {}, {}, {}
+    compile_step, create = TrainProgram.compile, StateFactory.create
     sections = ("seed", "model", "loss", "head", "optimizer", "train", "sharding")
 
     def make_once(config, partitioner):
         described = {name: to_json(config)[name] for name in sections}
         key = json.dumps([described, dict(partitioner.mesh.shape)])
         if key not in programs:
-            programs[key] = make(config, partitioner)
+            programs[key] = make_program(config, partitioner)
         return programs[key]
 
     def compile_once(program, state, batch, options=()):
@@ -119,9 +156,27 @@ def programs_once():
             compiled[key] = compile_step(program, state, batch, options)
         return compiled[key]
 
+    def create_once(factory, seed):
+        if (factory, seed) not in states:
+            states[factory, seed] = jax.device_get(create(factory, seed))
+        return jax.device_put(states[factory, seed], factory.shardings)
+
+    return make_once, compile_once, create_once, functools.cache(parameter_counts)
+
+
+@pytest.fixture(scope="module")
+def programs_once():
+    """Runs of one configuration and mesh share their traced and compiled program."""
+    from coca_jax.train import experiment, summary
+    from coca_jax.train.program import TrainProgram
+    from coca_jax.train.state import StateFactory
+
+    make_once, compile_once, create_once, count_once = _programs_once()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "make_program", make_once)
         patch.setattr(TrainProgram, "compile", compile_once)
+        patch.setattr(StateFactory, "create", create_once)
+        patch.setattr(summary, "parameter_counts", count_once)
         yield
 
 

@@ -3,9 +3,11 @@
 import json
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
+from small_run import SMALL, STEPS
 
 from coca_jax.config import load_config
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream
@@ -64,15 +66,16 @@ def test_a_source_and_a_tokenizer(tmp_path, workers):
     assert (np.ptp(batch["image"].reshape(50, -1), axis=1) > 200).all()
 
 
-def test_an_evaluation(prepared, tmp_path):
+def test_an_evaluation(prepared, small_run, tmp_path):
+    """A finished run gains it: its options are checked, and its results are written."""
     (tmp_path / "words.py").write_text(example("An evaluation"))
-    spec = f"{tmp_path / 'words.py'}:smoke"
-    overrides = [f"--config.data.dir={prepared}", "--config.train.steps=3", "--config.mesh.data=1"]
-    config = load_config(spec, [*overrides, "--config.eval.words.length=5"])
-    loop.train(config, tmp_path / "run")
-    results = json.loads((tmp_path / "run/eval/3.json").read_text())
-    assert 0 <= results["words"]["words"] <= 5
+    config = load_config(f"{tmp_path / 'words.py'}:smoke", ["--config.eval.words.length=5"])
     assert config.eval.words.length == 5
+    config.update_from_flattened_dict(SMALL | {"data.dir": prepared})
+    workdir = shutil.copytree(small_run, tmp_path / "run")
+    loop.train(config, workdir)
+    results = json.loads((workdir / f"eval/{STEPS}.json").read_text())
+    assert 0 <= results["words"]["words"] <= 5
     config.eval.words.length = 100
     with pytest.raises(UserError, match=r"words\.length=100 should be a whole number from 2 to 64"):
         validate(config)

@@ -2,7 +2,7 @@
 
 import json
 import os
-import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -10,59 +10,30 @@ import sys
 import time
 
 import broken_data
+import jax
 import numpy as np
 import pytest
 import quiet_config
+from small_run import ROOT, SMALL, STEPS, losses, make_config
 
-from coca_jax.config import load_config
+from coca_jax.checkpoints import CheckpointStore
 from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.errors import Preempted, UserError
+from coca_jax.evaluate import runner
 from coca_jax.io.locks import locked
 from coca_jax.observe.progress import Progress
 from coca_jax.observe.writers import read_metrics
-from coca_jax.train import experiment, loop
+from coca_jax.train import experiment, loop, resume
+from coca_jax.train.evaluation import Evaluator
 
 # All runs but one have one device.
 pytestmark = pytest.mark.usefixtures("compiled_once", "programs_once")
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-STEPS = 6
-SMALL = {
-    "model.image.width": 32,
-    "model.text.width": 32,
-    "model.scan_unroll": 1,
-    "train.steps": STEPS,
-    "train.batch_size": 16,
-    "train.log_every": 1,
-    "checkpoint.every": 2,
-    "model.dropout": 0.1,
-    "optimizer.ema_decay": 0.9,
-    "mesh.data": 1,
-}
-EXACT = ("train/loss", "train/contrastive_loss", "train/captioning_loss", "train/grad_norm")
-
-
-def make_config(prepared, evaluations=("zero_shot",), **changes):
-    config = load_config(str(ROOT / "configs/shapes.py") + ":smoke")
-    config.eval = {name: config.eval[name] for name in evaluations}
-    config.update_from_flattened_dict(SMALL | {"data.dir": prepared} | changes)
-    return config
-
-
-def losses(workdir):
-    """Step -> metrics that must not depend on how often a run was interrupted."""
-    records = [r for r in read_metrics(workdir) if "train/loss" in r]
-    steps = [record["step"] for record in records]
-    assert len(set(steps)) == len(steps)
-    return {record["step"]: [record[name] for name in EXACT] for record in records}
-
 
 @pytest.fixture(scope="module")
-def whole(prepared, tmp_path_factory):
+def whole(small_run):
     """The workdir of a run that nothing interrupted."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    loop.train(make_config(prepared), workdir)
-    return workdir
+    return small_run
 
 
 def interrupt(monkeypatch, at, number=signal.SIGTERM):
@@ -110,7 +81,7 @@ def test_a_finished_run_is_left_alone(whole, prepared, capsys):
 def test_a_run_that_another_process_trains_is_refused(whole, prepared, monkeypatch):
     monkeypatch.setattr(loop, "LOCK_TIMEOUT_S", 0.0)
     before = (whole / "config.json").read_text()
-    refused = pytest.raises(UserError, match="whole0/run is being trained by process")
+    refused = pytest.raises(UserError, match="small/run is being trained by process")
     with locked(whole, "trained"), refused:
         loop.train(make_config(prepared, **{"train.log_every": 2}), whole)
     assert (whole / "config.json").read_text() == before
@@ -159,16 +130,23 @@ def test_an_interrupted_run_goes_on_to_the_bit(whole, prepared, tmp_path, monkey
     assert losses(tmp_path) == losses(whole)
 
 
-def test_a_run_goes_on_on_another_mesh(whole, prepared, tmp_path, uncached):
-    shutil.copytree(whole, tmp_path / "run")
-    for step in ("4", "6"):
-        shutil.rmtree(tmp_path / "run/checkpoints" / step)
-    changes = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
-    loop.train(make_config(prepared, (), **changes), tmp_path / "run")
-    found, expected = losses(tmp_path / "run"), losses(whole)
-    assert list(found) == list(expected)
-    for step in found:
-        np.testing.assert_allclose(found[step], expected[step], rtol=1e-5)
+def test_a_run_goes_on_on_another_mesh(whole, prepared):
+    """With the stored state, and the batch that one device would get.
+
+    That a step on it is that of one device, `step_test` makes sure.
+    """
+    found = {}
+    with CheckpointStore(whole / "checkpoints") as store:
+        for sizes in ((1, 1, 1), (2, 2, 2)):
+            changes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), sizes, strict=True))
+            built = experiment.build(make_config(prepared, **changes), whole)
+            state = resume.make_state(built, store, 4)
+            assert jax.tree.map(lambda x: x.sharding, state) == built.program.factory.shardings
+            batch = next(built.stream.batches(built.examples_seen(4)))
+            found[sizes] = jax.device_get((state, built.program.partitioner.put_batch(batch)))
+    one, many = found.values()
+    jax.tree.map(np.testing.assert_array_equal, many, one)
+    assert one[0].step == 4 and len(one[1]["text"]) == 16
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(whole, prepared, tmp_path, capsys):
@@ -227,9 +205,22 @@ def test_a_checkpoint_without_its_config_is_compared_by_its_own(whole, prepared,
         loop.train(make_config(prepared, seed=1), tmp_path / "run")
 
 
-def test_a_run_leaves_out_evaluations_of_what_it_does_not_train(prepared, tmp_path, capsys):
-    changes = {"loss.captioning.weight": 0.0, "train.steps": 3, "optimizer.warmup_steps": 1}
-    loop.train(make_config(prepared, ("zero_shot", "captioning"), **changes), tmp_path)
+def test_a_run_leaves_out_evaluations_of_what_it_does_not_train(
+    prepared, tmp_path, capsys, monkeypatch
+):
+    config = make_config(prepared, ("zero_shot", "captioning"), **{"loss.captioning.weight": 0.0})
+    built = experiment.build(config, tmp_path)
+    evaluator = Evaluator(built)
+    monkeypatch.setattr(
+        runner,
+        "run_evaluations",
+        lambda model, evaluations, data_of: runner.EvalResults(
+            {name: {"top1": 0.5} for name in evaluations}, {name: {} for name in evaluations}, {}
+        ),
+    )
+    assert list(evaluator.missing(3)) == ["zero_shot"]
+    metrics = evaluator.run(3, built.program.factory.abstract, print)
+    assert metrics == {"eval/zero_shot/top1": 0.5}
     assert "eval.captioning is left out" in capsys.readouterr().err
     assert json.loads((tmp_path / "eval/3.json").read_text()).keys() == {"zero_shot"}
 
@@ -242,12 +233,12 @@ def test_broken_data_are_counted_and_too_many_stop_the_run(prepared, tmp_path, m
         "data.train.path": path,
         "data.train.captions": "all",
     }
-    changes = {"train.steps": 8, "train.epochs": 0.8, "optimizer.warmup_steps": 1, "eval": {}}
-    config = make_config(prepared, **train, **changes, **{"data.tokenizer.kind": "byte"})
+    changes = {"train.steps": 8, "train.epochs": 1.6, "data.tokenizer.kind": "byte"}
+    config = make_config(prepared, (), **train, **changes)
     config.data.max_bad_share = 0.6
     loop.train(config, tmp_path / "a")
     metrics = read_metrics(tmp_path / "a")
-    assert metrics[-1]["step"] == 3  # 0.8 of 58 examples, in batches of 16
+    assert metrics[-1]["step"] == STEPS  # 1.6 of 58 examples, in batches of 16
     counts = {kind: sum(line[f"train/{kind}"] for line in metrics) for kind in ERROR_KINDS}
     assert counts["bad_image"] and counts["bad_text"]
     config.data.max_bad_share = 0.02
@@ -267,12 +258,19 @@ def test_another_configuration_is_refused_with_its_differences(whole, prepared):
     assert "mesh" not in text
 
 
-def test_a_loss_that_is_not_finite_names_step_and_parts(prepared, tmp_path):
-    changes = {"optimizer.learning_rate": 1e38, "optimizer.schedule": "constant", "eval": {}}
+def test_a_loss_that_is_not_finite_names_step_and_parts(prepared, tmp_path, monkeypatch):
+    make_state = resume.make_state
+
+    def too_large(*args):
+        state = make_state(*args)
+        return state.replace(params=jax.tree.map(lambda x: x * 1e38, state.params))
+
+    monkeypatch.setattr(resume, "make_state", too_large)
     with pytest.raises(
-        UserError, match=r"step [2-4] is not finite: .*(loss|param_norm).*last checkpoint"
+        UserError, match=r"step 1 is not finite: .*(loss|param_norm).*last checkpoint"
     ):
-        loop.train(make_config(prepared, **changes), tmp_path)
+        loop.train(make_config(prepared, ()), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
@@ -323,18 +321,24 @@ def test_a_real_process_saves_and_exits_with_3_then_goes_on(whole, prepared, tmp
 
 
 def test_a_full_disk_costs_neither_the_last_good_checkpoint_nor_a_traceback(
-    whole, prepared, tmp_path
+    whole, prepared, tmp_path, capfd
 ):
     """Files may not grow beyond a limit that checkpoints of this model exceed."""
-    shutil.copytree(whole, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run/checkpoints/6")
-    files = (tmp_path / "run/checkpoints/4").rglob("*")
-    blocks = max(p.stat().st_size for p in files if p.is_file()) // 2 // 1024
-    command = command_of(prepared, tmp_path / "run", "--config.checkpoint.every=1")
-    limited = ["bash", "-c", f'ulimit -f {blocks}; exec "$@"', "limited", *command]
-    done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert "could not be saved" in done.stderr and "the last good one is step 4" in done.stderr
-    assert "Traceback" not in done.stderr
-    loop.train(make_config(prepared, ()), tmp_path / "run")
-    assert losses(tmp_path / "run") == losses(whole)
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints/6")
+    files = [p for p in (workdir / "checkpoints/4").rglob("*") if p.is_file()]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(file.stat().st_size for file in files)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, limits[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"6 could not be saved \(.*; the last good one is step 4"
+        ):
+            loop.train(make_config(prepared, ()), workdir)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = capfd.readouterr()
+    assert "Traceback" not in said.out + said.err
+    assert sorted(os.listdir(workdir / "checkpoints")) == ["2", "4"]
+    loop.train(make_config(prepared, ()), workdir)
+    assert losses(workdir) == losses(whole)

@@ -1,7 +1,6 @@
 """Runs whose workdir is in an object store, on a real server: the same as local ones."""
 
 import os
-import pathlib
 import random
 import signal
 import subprocess
@@ -12,9 +11,9 @@ import time
 import pytest
 import quiet_config
 import stores
+from small_run import ROOT, SMALL, STEPS, losses, make_config
 
 import coca_jax
-from coca_jax.config import load_config
 from coca_jax.errors import Preempted
 from coca_jax.evaluate.results import read_step
 from coca_jax.io import files, folders
@@ -24,19 +23,6 @@ from coca_jax.observe.writers import read_metrics
 from coca_jax.train import loop
 
 pytestmark = pytest.mark.usefixtures("compiled_once", "programs_once")
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
-STEPS = 6
-SMALL = {
-    "model.image.width": 32,
-    "model.text.width": 32,
-    "model.scan_unroll": 1,
-    "train.steps": STEPS,
-    "train.batch_size": 16,
-    "train.log_every": 1,
-    "checkpoint.every": 2,
-    "mesh.data": 1,
-}
 
 
 @pytest.fixture(scope="module")
@@ -56,29 +42,8 @@ def workdir(request):
         yield f"s3://{stores.BUCKET}/runs/a run"
 
 
-def make_config(prepared, evaluations=()):
-    config = load_config(str(ROOT / "configs/shapes.py") + ":smoke")
-    config.eval = {name: config.eval[name] for name in evaluations}
-    config.update_from_flattened_dict(SMALL | {"data.dir": prepared})
-    return config
-
-
-def losses(workdir):
-    records = [record for record in read_metrics(workdir) if "train/loss" in record]
-    assert [record["step"] for record in records] == list(range(1, len(records) + 1))
-    return [(record["train/loss"], record["train/grad_norm"]) for record in records]
-
-
-@pytest.fixture(scope="module")
-def local(prepared, tmp_path_factory):
-    """The losses of a local run that nothing interrupted."""
-    workdir = tmp_path_factory.mktemp("local") / "run"
-    loop.train(make_config(prepared), workdir)
-    return losses(workdir)
-
-
-def test_a_run_that_is_stopped_goes_on_as_a_local_one(prepared, workdir, local, monkeypatch):
-    config, update = make_config(prepared, ("zero_shot",)), Progress.update
+def test_a_run_that_is_stopped_goes_on_as_a_local_one(prepared, workdir, small_run, monkeypatch):
+    config, update = make_config(prepared), Progress.update
 
     def stop(self, step, metrics=None):
         if step == 3:
@@ -90,7 +55,7 @@ def test_a_run_that_is_stopped_goes_on_as_a_local_one(prepared, workdir, local, 
         loop.train(config, workdir)
     monkeypatch.setattr(Progress, "update", update)
     loop.train(config, workdir)
-    assert losses(workdir) == local
+    assert losses(workdir) == losses(small_run)
     names = folders.tree(workdir)
     for name in ("config.json", "tokenizer.model", "goodput.json", f"eval/{STEPS}.json"):
         assert name in names
