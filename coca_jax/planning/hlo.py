@@ -63,9 +63,15 @@ class Computation(NamedTuple):
 
     def readers(self, instruction: Instruction) -> list[Instruction]:
         """The instructions that read an instruction's result, also as part of a tuple."""
-        users = [i for i in self.instructions.values() if instruction.name in i.operands]
-        passing = [i for i in users if i.kind in ("tuple", "get-tuple-element", "bitcast")]
-        return users + [reader for i in passing for reader in self.readers(i)]
+        passing = {instruction.name}
+        readers = []
+        for user in self.instructions.values():  # in order, so that operands come first
+            if passing.intersection(user.operands):
+                if user.kind in ("tuple", "get-tuple-element", "bitcast"):
+                    passing.add(user.name)
+                else:
+                    readers.append(user)
+        return readers
 
     def results(self, instruction: Instruction) -> tuple[Buffer, ...]:
         """The buffers of an instruction's result, and of its context if it starts something.

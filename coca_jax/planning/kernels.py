@@ -164,15 +164,15 @@ def _part(program: Program, computation: Computation, instruction: Instruction) 
     or else that of an operand, or of what reads the result. It marks what it computes again to save
     memory by `.remat`.
     """
-    sources = [
-        [instruction],
-        _inside(program, instruction),
-        computation.operands(instruction),
-        computation.readers(instruction),
-    ]
+    sources = (
+        lambda: [instruction],
+        lambda: _inside(program, instruction),
+        lambda: computation.operands(instruction),
+        lambda: computation.readers(instruction),
+    )
     part = "the rest"
     for source in sources:
-        names = [i.quoted("op_name") for i in source]
+        names = [i.quoted("op_name") for i in source()]
         if parts := Counter(model_part(name) for name in names if "/" in name):
             part = parts.most_common(1)[0][0]
             break
