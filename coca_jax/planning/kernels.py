@@ -52,7 +52,7 @@ class Kernel(NamedTuple):
 
 
 def kernels(program: Program) -> Iterator[Kernel]:
-    """The kernels that a step runs, in the program's order, without those that move nothing.
+    """The kernels that a step runs, in the program's order, without those that do nothing.
 
     Args:
       program: a compiled train step.
@@ -60,16 +60,17 @@ def kernels(program: Program) -> Iterator[Kernel]:
     traffic = Traffic(program)
     for computation, instruction, times in program.runs():
         size = traffic.moved(computation, instruction)
+        matmuls = flops(program, computation, instruction)
         passed = tuple(collectives_of(program, computation, instruction, 1))
         if instruction.kind.endswith("-done") and COLLECTIVE.match(instruction.kind):
             yield Kernel("", "wait", times, 0, 0, waits=instruction.operands[0])
-        elif size or passed:
+        elif size or matmuls or passed:
             yield Kernel(
                 _part(program, computation, instruction),
                 "collective" if passed else _kind(program, instruction),
                 times,
                 size,
-                flops(program, computation, instruction),
+                matmuls,
                 passed,
                 starts=instruction.name * instruction.kind.endswith("-start"),
             )

@@ -34,14 +34,16 @@ def model_part(op_name: str) -> str:
     """The part of the model, the layer in it and the pass, such as `image encoder / MLP / forward`.
 
     Args:
-      op_name: the path of an operation in JAX's program, from a compiled program's metadata. Of
-        several, as fusions have, the first counts.
+      op_name: the path of an operation in JAX's program, from a compiled program's metadata; of
+        operations that the compiler merged, paths with colons between them.
     """
-    path = op_name.partition(";")[0]
-    names = [_first(path, TOWERS), _first(path, LAYERS)]
-    if "transpose(" in path:
-        names.append("recomputed" if RECOMPUTED.search(path) else "backward")
-    elif "jvp(" in path:
+    paths = op_name.split(":")
+    towers, layers = ({_first(path, names) for path in paths} for names in (TOWERS, LAYERS))
+    names = ["several parts"] if len(towers) > 1 else [*towers]
+    names += [*layers] if len(layers) == 1 else []
+    if "transpose(" in op_name:
+        names.append("recomputed" if RECOMPUTED.search(op_name) else "backward")
+    elif "jvp(" in op_name:
         names.append("forward")
     return " / ".join(name for name in names if name) or "the rest"
 
