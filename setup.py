@@ -38,6 +38,7 @@ setup(
         "ml_dtypes>=0.5,<1",
         "opencv-python-headless>=4.11,<6",
         "pillow>=13,<14",  # 12 resizes tall images in another order, to slightly other pixels
+        "simplejpeg>=1.8,<2",
         "safetensors>=0.5,<1",
         "sentencepiece>=0.2.1,<0.3",
         "fsspec>=2024.6",

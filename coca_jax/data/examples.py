@@ -112,12 +112,15 @@ class BatchMaker:
         """The image and the text of a record or its substitute, and why others were not used."""
         data_set, errors = self.data_sets[ref.source], []
         for _ in range(MAX_SUBSTITUTES + 1):
+            state = rng.bit_generator.state
             try:
                 if isinstance(pair, BadExample):
                     raise pair
                 return self._image(data_set, *pair, rng), pair[1], errors
             except BadExample as error:
                 last = error
+                # The substitute does not depend on when the image was seen to be bad.
+                rng.bit_generator.state = state
                 errors.append(DataError(data_set.source.shard(ref.index), error.kind))
                 ref = ref._replace(index=int(rng.integers(len(data_set.source))))
                 pair = self._read(ref, rng)
@@ -187,9 +190,8 @@ class BatchMaker:
         named = isinstance(text.answer, int) and 0 <= text.answer < len(self._names)
         answer = self._names[text.answer] if named else text.answer
         may_flip = not _SIDED.search(f"{text.text} {answer}")
-        augment = data_set.augment
-        decoded = multi_image.decode_images(data, self._num_images, augment.least_side)
-        return multi_image.stacked(augment.alike(decoded, rng, may_flip))
+        selected = multi_image.select_images(data, self._num_images)
+        return multi_image.stacked(data_set.augment.alike(selected, rng, may_flip))
 
 
 def lengths(ids: Int32[np.ndarray, "b l"], tokenizer: Tokenizer) -> Int[np.ndarray, " b"]:

@@ -151,9 +151,10 @@ def _of_stages(
                 text = make_caption(record, ref.epoch, rng).text
             captions.append(text)
             with clock.measure("decode"):
-                decoded = multi_image.decode_images(record["image"], num_images, augment.least_side)
+                selected = multi_image.select_images(record["image"], num_images)
+                cropped = [augment.crop(image, rng) for image in selected]
             with clock.measure("augment"):
-                augment.alike(decoded, rng, True)
+                [augment.change(image, rng, True) for image in cropped]
             with clock.measure("tokenize"):
                 tokenizer.encode([text], text_length)
         except Exception as error:  # any fault of the record; the stream counts it

@@ -141,6 +141,28 @@ def test_records_of_the_list_are_left_out(plain_source):
         assert text(example) not in [f"picture {i}" for i in left_out]
 
 
+@pytest.mark.parametrize("num_images", [1, 2])
+def test_a_bad_image_draws_nothing(num_images, plain_source):
+    """A substitute does not depend on when the image was seen to be bad."""
+    jpeg = cv2.imencode(".jpg", two_sided())[1].tobytes()
+    for data in (jpeg[:-2], jpeg[: len(jpeg) // 2] + b"\xff\xd8" + jpeg[-2:], b"broken"):
+        rows = [record([data] * num_images, ["bad"]), *plain_source[1:]]
+        make = BatchMaker(
+            [part(rows, min_crop_area=0.5)],
+            TOKENIZER,
+            image_size=SIZE,
+            text_length=24,
+            num_images=num_images,
+        )
+        for seed in range(5):
+            batch = make([RecordRef(0, 0, 0)], [np.random.default_rng(seed)])
+            rng = np.random.default_rng(seed)
+            rng.integers(1)  # which caption
+            assert batch["bad_image"] == 1
+            index = rng.integers(len(rows))
+            assert TOKENIZER.decode(batch["text"]) == [f"picture {index}"]
+
+
 def test_substitutes_come_from_everywhere_in_the_same_data_set(plain_source):
     broken = MemorySource([record(b"", ["x"]), *plain_source[1:12]])
     make = batch_maker(part(plain_source[12:]), part(broken))

@@ -6,7 +6,7 @@ from fuzz.running import fuzz
 from hypothesis import strategies as st
 
 from coca_jax.data.errors import BadExample
-from coca_jax.data.transforms import images, multi_image
+from coca_jax.data.transforms import crops, images, multi_image
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -77,8 +77,24 @@ def test_a_damaged_image_is_pixels_or_bad(
     pixels = decoded(data, least)
     if pixels is not None:
         assert images.resize_for_evaluation(pixels, size).shape == (*size, 3)
-        crop = images.random_resized_crop(pixels, size, 0.1, np.random.default_rng(0))
+        crop = crops.random_resized_crop(pixels, size, 0.1, np.random.default_rng(0))
         assert crop.shape == (*size, 3)
+
+
+JPEG = st.sampled_from([("JPEG", mode) for mode in MODES["JPEG"]])
+
+
+@fuzz(250, **FILE | {"kind": JPEG}, changes=edits(least=1), seed=st.integers(0, 3))
+def test_a_damaged_jpeg_has_the_crops_of_the_whole_image(
+    folder, kind, height, width, number, changes, seed
+):
+    data = edited(image_file(kind, height, width, number), changes)
+    whole = decoded(data)
+    size = (33, 33)  # of which no image is twice as large
+    if whole is not None and max(whole.shape) <= 65:
+        crop = crops.decode_random_crop(data, size, 0.3, np.random.default_rng(seed))
+        expected = crops.random_resized_crop(whole, size, 0.3, np.random.default_rng(seed))
+        np.testing.assert_array_equal(crop, expected)
 
 
 @fuzz(60, count=st.integers(1, 5), changes=edits())

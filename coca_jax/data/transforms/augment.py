@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageEnhance, ImageOps
 
-from coca_jax.data.transforms import images, multi_image
+from coca_jax.data.transforms import crops, images, multi_image
 from coca_jax.errors import UserError
 
 MAX_MAGNITUDE = 30  # of RandAugment
@@ -26,7 +26,7 @@ Operation = Callable[[RGB, float], RGB]
 
 @dataclass(frozen=True)
 class Augment:
-    """Makes an image of the model's size of one of any size.
+    """Makes an image of the model's size of an image file, or of pixels of any size.
 
     Crop, flip, color jitter and RandAugment, in this order; steps that are off draw nothing.
 
@@ -65,19 +65,32 @@ class Augment:
         return max(math.ceil(side), height, width)
 
     def __call__(
-        self, image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, may_flip: bool
+        self, image: bytes | RGB, rng: np.random.Generator, may_flip: bool
     ) -> UInt8[np.ndarray, "h2 w2 3"]:
         """Augments one image.
 
         Args:
-          image: of any size.
+          image: a file, or pixels of any size.
           rng: gives every random draw.
           may_flip: whether the image may be mirrored; not if its text says left or right.
+
+        Raises:
+          BadExample: it cannot be decoded.
         """
-        if self.min_crop_area < 1:
-            image = images.random_resized_crop(image, self.image_size, self.min_crop_area, rng)
-        else:
-            image = images.resize_for_evaluation(image, self.image_size)
+        return self.change(self.crop(image, rng), rng, may_flip)
+
+    def crop(self, image: bytes | RGB, rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 3"]:
+        """Decodes an image, if it is a file, and crops it to the model's size."""
+        if self.min_crop_area >= 1:
+            pixels = images.decode(image) if isinstance(image, bytes) else image
+            return images.resize_for_evaluation(pixels, self.image_size)
+        crop = self.image_size, self.min_crop_area, rng
+        if isinstance(image, bytes):
+            return crops.decode_random_crop(image, *crop, self.least_side)
+        return crops.random_resized_crop(image, *crop)
+
+    def change(self, image: RGB, rng: np.random.Generator, may_flip: bool) -> RGB:
+        """Augments an image that has the model's size."""
         if self.flip and may_flip and rng.random() < 0.5:
             image = images.flip(image)
         if any(self.color_jitter):
@@ -90,13 +103,15 @@ class Augment:
         return image
 
     def alike(
-        self, pixels: Sequence[multi_image.RGB], rng: np.random.Generator, may_flip: bool
+        self, pixels: Sequence[bytes | multi_image.RGB], rng: np.random.Generator, may_flip: bool
     ) -> list[multi_image.RGB]:
         """Augments the images of one example, all in the same way."""
         if len(pixels) == 1:
             return [self(pixels[0], rng, may_flip)]
         seed = int(rng.integers(2**62))
-        return [self(image, np.random.default_rng(seed), may_flip) for image in pixels]
+        return multi_image.once_each(
+            lambda image: self(image, np.random.default_rng(seed), may_flip), pixels
+        )
 
 
 def augment_option_errors(min_crop_area: Any, color_jitter: Any, randaugment: Any) -> list[str]:

@@ -1,11 +1,10 @@
-"""Images: decoding, and the resizing and cropping of training (OpenCV) and evaluation (Pillow).
+"""Images: decoding, and the resizing and cropping of evaluation (Pillow).
 
 Everything here is uint8 RGB on the host; scaling to the model's range is done on the device.
 """
 
 import io
 import math
-import re
 import struct
 import warnings
 
@@ -15,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from coca_jax.data.errors import BadExample
+from coca_jax.data.transforms import jpeg
 from coca_jax.data.transforms.image_headers import (
     PNG_START,
     describe_unknown,
@@ -30,11 +30,6 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 MAX_PIXELS = 2**27  # of an encoded image; decoded, these are 400 MB
 MAX_STRIP = 256  # times the target's length; of longer images evaluation scales only the middle
 
-JPEG_START = b"\xff\xd8\xff"
-JPEG_END = b"\xff\xd9"
-_JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # tables and a reserved one
-_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xDA)})  # nothing follows them
 _OTHERS = ("PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 _OPENCV_SIDE = 1_000_000  # of a PNG, at most
 _UPRIGHT = {
@@ -69,7 +64,7 @@ def decode(data: bytes, least_side: int | None = None) -> UInt8[np.ndarray, "h w
         its last pixel or a JPEG's end (whatever follows), or has 32 bits a channel.
     """
     try:
-        if data.startswith(JPEG_START):
+        if data.startswith(jpeg.START):
             return _jpeg(data, least_side)
         if data.startswith(PNG_START) and len(data) >= 33:
             return _png(data)
@@ -105,33 +100,6 @@ def resize_for_evaluation(
     return np.array(scaled.crop((left, top, left + size[1], top + size[0])))
 
 
-def random_resized_crop(
-    image: UInt8[np.ndarray, "h w 3"],
-    size: tuple[int, int],
-    min_area: float,
-    rng: np.random.Generator,
-) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
-    """A random part of at least about `min_area` of the image, stretched to `size` (height, width).
-
-    The area is uniform in [min_area, 1] and the aspect ratio log-uniform in [3/4, 4/3] times that
-    of `size`, as in Szegedy et al. 2014 (https://arxiv.org/abs/1409.4842) for squares; sides too
-    long are cut to the image's.
-    """
-    height, width = image.shape[:2]
-    side = math.sqrt(height * width * rng.uniform(min_area, 1))
-    stretch = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)) / 2)
-    stretch *= math.sqrt(size[1] / size[0])
-    h = min(max(round(side / stretch), 1), height)
-    w = min(max(round(side * stretch), 1), width)
-    top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-    crop = image[top : top + h, left : left + w]
-    if crop.shape[:2] == size:
-        return np.ascontiguousarray(crop)
-    # Averaging all pixels costs five times as much; to halve the sides, bilinear sees enough.
-    interpolation = cv2.INTER_AREA if h * w > 4 * size[0] * size[1] else cv2.INTER_LINEAR
-    return cv2.resize(crop, size[::-1], interpolation=interpolation)
-
-
 def flip(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """Mirrors an image: left and right are swapped."""
     return cv2.flip(image, 1)
@@ -149,27 +117,15 @@ def _without_far_ends(
 
 
 def _jpeg(data: bytes, least_side: int | None) -> UInt8[np.ndarray, "h w 3"]:
-    size, at = _jpeg_header(data)
-    _check_size(*size)
+    header = jpeg.read_header(data)
+    _check_size(header.height, header.width)
     # OpenCV sees that data is missing, but not if zeros or a message stand in its place.
-    if data.rfind(JPEG_END, at) < 0:
+    if data.rfind(jpeg.END, header.frame) < 0:
         raise BadExample("bad_image", "a JPEG without end")
     for factor, flag in _REDUCED.items():
-        if least_side and min(size) >= factor * least_side:
+        if least_side and min(header.height, header.width) >= factor * least_side:
             return cv2.cvtColor(_opencv(data, flag), cv2.COLOR_BGR2RGB)
     return _opencv(data, cv2.IMREAD_COLOR_RGB)
-
-
-def _jpeg_header(data: bytes) -> tuple[tuple[int, int], int]:
-    """Height and width (before any turn by EXIF) and their offset, found as libjpeg does."""
-    at = 2
-    while marker := _JPEG_MARKER.search(data, at):
-        kind, at = marker[1][0], marker.end()
-        if kind in _JPEG_FRAMES:
-            return struct.unpack_from(">HH", data, at + 3), at
-        if kind not in _JPEG_BARE:
-            at += int.from_bytes(data[at : at + 2])
-    raise BadExample("bad_image", "a JPEG without size")
 
 
 def _png(data: bytes) -> UInt8[np.ndarray, "h w 3"]:

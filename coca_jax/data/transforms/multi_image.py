@@ -5,7 +5,7 @@ that OpenCV reads.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -33,15 +33,36 @@ def decode_images(image: Encoded, count: int = 1, least_side: int | None = None)
     Raises:
       BadExample: one of them cannot be decoded, or there is none.
     """
+    return once_each(
+        lambda file: images.decode(file, least_side) if isinstance(file, bytes) else file,
+        select_images(image, count),
+    )
+
+
+def select_images(image: Encoded, count: int = 1) -> list[bytes | RGB]:
+    """Takes `count` of a record's images, evenly spaced; if it has fewer, some are repeated.
+
+    Args:
+      image: of the record.
+      count: the number of images to return.
+
+    Returns:
+      Image files as they are, and frames of videos decoded.
+
+    Raises:
+      BadExample: a video cannot be decoded, or there is no image.
+    """
     if isinstance(image, bytes):
-        if is_video(image):
-            return _frames(image, count)
-        return [images.decode(image, least_side)] * count
+        return _frames(image, count) if is_video(image) else [image] * count
     if not image:
         raise BadExample("bad_image", "no image")
-    indices = evenly_spaced(len(image), count)
-    decoded = {index: images.decode(image[index], least_side) for index in set(indices)}
-    return [decoded[index] for index in indices]
+    return [image[index] for index in evenly_spaced(len(image), count)]
+
+
+def once_each(function: Callable[[Any], RGB], values: Sequence[Any]) -> list[RGB]:
+    """Calls a function with each of the values; with one that is repeated, only once."""
+    results = {id(value): function(value) for value in {id(v): v for v in values}.values()}
+    return [results[id(value)] for value in values]
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:

@@ -2,9 +2,10 @@ import pickle
 
 import numpy as np
 import pytest
+from data.jpeg_files import encoded
 from PIL import Image, ImageEnhance, ImageOps
 
-from coca_jax.data.transforms import augment, images
+from coca_jax.data.transforms import augment, crops, images
 from coca_jax.data.transforms.augment import OPERATIONS, Augment
 from coca_jax.errors import UserError
 
@@ -26,7 +27,7 @@ def noise(shape=(40, 50), seed=0):
 def test_alone_crop_and_flip_draw_what_they_always_drew(area, flip, may_flip):
     image, rng = noise(), np.random.default_rng(5)
     if area < 1:
-        expected = images.random_resized_crop(image, SIZE, area, rng)
+        expected = crops.random_resized_crop(image, SIZE, area, rng)
     else:
         expected = images.resize_for_evaluation(image, SIZE)
     if flip and may_flip and rng.random() < 0.5:
@@ -35,6 +36,17 @@ def test_alone_crop_and_flip_draw_what_they_always_drew(area, flip, may_flip):
     result = Augment(SIZE, min_crop_area=area, flip=flip)(image, other, may_flip)
     np.testing.assert_array_equal(result, expected)
     assert other.bit_generator.state == rng.bit_generator.state
+
+
+@pytest.mark.parametrize("area", [0.3, 1.0])
+def test_a_file_is_augmented_as_its_pixels_are(area):
+    data = encoded(quality=95)
+    make = Augment((120, 180), min_crop_area=area, flip=True, color_jitter=(0.4, 0.4, 0.4, 0.1))
+    for seed in range(5):
+        images_of_file = make.alike([data, data], np.random.default_rng(seed), True)
+        images_of_pixels = make.alike([images.decode(data)] * 2, np.random.default_rng(seed), True)
+        np.testing.assert_array_equal(images_of_file, images_of_pixels)
+        assert images_of_file[0] is images_of_file[1]
 
 
 def test_half_of_the_images_are_flipped_but_none_that_may_not():
@@ -235,16 +247,16 @@ def test_all_operations_are_drawn_both_ways(monkeypatch):
 def test_what_decoding_may_reduce_to_has_no_crop_smaller_than_the_model_needs(
     size, area, monkeypatch
 ):
-    least, crops = Augment(size, min_crop_area=area).least_side, []
+    least, shapes = Augment(size, min_crop_area=area).least_side, []
     monkeypatch.setattr(
-        images.cv2,
+        crops.cv2,
         "resize",
-        lambda crop, size, **_: crops.append(crop.shape) or np.zeros((*size[::-1], 3), np.uint8),
+        lambda crop, size, **_: shapes.append(crop.shape) or np.zeros((*size[::-1], 3), np.uint8),
     )
     image, rng = np.zeros((least, least + 9, 3), np.uint8), np.random.default_rng(0)
     for _ in range(300):
-        images.random_resized_crop(image, size, area, rng)
-    smallest = np.min([shape[:2] for shape in crops], axis=0)
+        crops.random_resized_crop(image, size, area, rng)
+    smallest = np.min([shape[:2] for shape in shapes], axis=0)
     assert (smallest >= np.array(size) - 1).all()  # rounded
     assert (smallest < 1.5 * np.array(size)).any()
     assert Augment(size).least_side is None
