@@ -206,15 +206,15 @@ def _require_compiler(options: argparse.Namespace, topology: Any) -> None:
     from coca_jax.io.paths import as_path
     from coca_jax.planning.cuda import INSTALL
 
+    if options.hlo and options.search:
+        raise UserError("--hlo and --search: choose one, since a search compiles several programs")
+    if options.hlo and not as_path(options.hlo).parent.is_dir():
+        raise UserError(f"--hlo {options.hlo}: there is no folder {as_path(options.hlo).parent}")
     asked = [f"--{name}" for name in ("kernels", "hlo") if getattr(options, name)]
     if asked and not topology.compiles:
         raise UserError(
             f"{' and '.join(asked)}: no compiler for {topology.name} is installed: {INSTALL}"
         )
-    if options.hlo and options.search:
-        raise UserError("--hlo and --search: choose one, since a search compiles several programs")
-    if options.hlo and not as_path(options.hlo).parent.is_dir():
-        raise UserError(f"--hlo {options.hlo}: there is no folder {as_path(options.hlo).parent}")
 
 
 def data_prepare(options: argparse.Namespace) -> None:

@@ -80,12 +80,14 @@ def compile_ahead(config: ConfigDict, mesh: Mesh) -> tuple[Any, Step]:
 def estimate_ahead(config: ConfigDict, mesh: Mesh) -> Step:
     """Estimates the resources of the train step from its traced program, without compiling it.
 
-    See `coca_jax/planning/estimate.py`. The mesh may be of CPU devices that stand for GPUs.
+    See `coca_jax/planning/estimate.py`. The mesh may be of CPU devices that stand for GPUs; then
+    attention is taken not to be fused.
     """
     config = ConfigDict(config.to_dict())
     if config.model.dtype == "auto":
         config.model.dtype = "bfloat16"  # not that of the CPU devices
-    config.model.attention = "xla"  # cuDNN's attention has no program whose FLOPs can be counted
+    if mesh.devices.flat[0].platform == "cpu":
+        config.model.attention = "xla"  # cuDNN's cannot be traced without its library
     traced, model, size = _trace(config, mesh), model_config(config), config.train.batch_size
     grad_accum_steps, params = config.train.grad_accum_steps, traced.state.params
     shards = traced.partitioner.batch_shards

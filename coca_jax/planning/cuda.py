@@ -82,6 +82,13 @@ def plugin_error(versions: Mapping[str, str | None]) -> str | None:
     return None
 
 
+def incomplete_plugin(error: Exception) -> UserError | None:
+    """JAX's error about a plugin without its libraries as one of the user; None for any other."""
+    if "cuDNN" not in str(error):
+        return None
+    return UserError(f"JAX's CUDA plugin finds no cuDNN: {INSTALL}")
+
+
 def target_config(chip: Target) -> str:
     """The text of XLA's `GpuTargetConfigProto` for a chip."""
     return TEMPLATE.format(chip=chip)

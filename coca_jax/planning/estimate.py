@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from coca_jax.models import CoCaConfig
 from coca_jax.planning.collectives import Collective
-from coca_jax.planning.flops import inner_programs
+from coca_jax.planning.flops import inner_programs, is_fused_attention
 
 WEIGHT = 2  # bytes of an element of a parameter or a gradient in a collective (bfloat16)
 
@@ -84,7 +84,7 @@ def hbm_bytes(jaxpr: Any, split: Split) -> int:
     count = 0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         local = split._replace(shards=1, params={}) if _is_local(equation) else split
-        if equation.primitive.name == "dot_general":
+        if equation.primitive.name == "dot_general" or is_fused_attention(equation):
             count += sum(split.size(v.aval) for v in (*equation.invars, *equation.outvars))
         inside = sum(hbm_bytes(part, local) for part in inner_programs(equation.params))
         count += inside * equation.params.get("length", 1)

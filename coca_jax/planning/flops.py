@@ -99,7 +99,7 @@ def hardware_flops(jaxpr: Any) -> int:
                 seen.add(factors)
                 count += _dot_flops(equation)
             continue
-        if name.startswith("dot_product_attention_"):
+        if is_fused_attention(equation):
             count += _fused_attention_flops(equation)
             continue
         inner = [hardware_flops(part) for part in inner_programs(settings)]
@@ -113,6 +113,11 @@ def hardware_flops(jaxpr: Any) -> int:
         else:
             count += sum(inner) * (settings["length"] if name == "scan" else 1)
     return count
+
+
+def is_fused_attention(equation: Any) -> bool:
+    """Whether an operation is cuDNN's attention, forward or backward."""
+    return equation.primitive.name.startswith("dot_product_attention_")
 
 
 def inner_programs(settings: dict[str, Any]) -> list[Any]:

@@ -24,9 +24,8 @@ LAYERS = (
     (r"/mlp\b", "MLP"),
     (r"/patch_embedding\b", "patch embedding"),
     (r"/positions?\b|/token_embedding\b|/embedding\b", "embedding"),
-    (r"while/body/(jit\()?dynamic|while/body/\w+$|while$", "stacks of the scan"),
+    (r"_scan/while(/body/(jit\(dynamic|\w+$)|$)|_scan/\w+$", "stacks of the scan"),
 )
-RECOMPUTED = re.compile(r"rematted_computation|checkpoint")
 
 
 @functools.cache
@@ -42,7 +41,7 @@ def model_part(op_name: str) -> str:
     names = ["several parts"] if len(towers) > 1 else [*towers]
     names += [*layers] if len(layers) == 1 else []
     if "transpose(" in op_name:
-        names.append("recomputed" if RECOMPUTED.search(op_name) else "backward")
+        names.append("recomputed" if "rematted_computation" in op_name else "backward")
     elif "jvp(" in op_name:
         names.append("forward")
     return " / ".join(name for name in names if name) or "the rest"

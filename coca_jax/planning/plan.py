@@ -49,7 +49,7 @@ def plan(
     Returns:
       Bytes of each device, FLOPs, collectives, and a roofline of the step:
       `step_seconds`, `mfu` and `days` if its terms overlap fully; `..._without_overlap` if not;
-      and of a compiled step its `kernels`, and their sum as `kernel_seconds`.
+      of a compiled step its `kernels`, and of one for GPUs their sum, `predicted_step_seconds`.
     """
     flops, peak = batch_size * training_flops(model), step.arguments + step.temp_bytes
     terms, collectives = roofline(
@@ -88,7 +88,7 @@ def plan(
         "mfu_without_overlap": flops / topology.peak / serial,
         "days": steps * seconds / 86_400,
         "chip_hours": steps * seconds / 3_600 * topology.chips,
-        "kernel_seconds": sum(row["seconds"] for row in kernels) if kernels else None,
+        "predicted_step_seconds": _predicted_seconds(kernels, topology),
         "kernels": kernels,
     }
 
@@ -153,11 +153,17 @@ def format_plan(plan: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _predicted_seconds(kernels: Sequence[Mapping], topology: Topology) -> float | None:
+    """The sum of the kernels' times; None of TPUs, the rates of whose kernels are not known."""
+    if not kernels or not topology.switched:
+        return None
+    return sum(row["seconds"] for row in kernels)
+
+
 def _predicted(plan: Mapping[str, Any]) -> dict[str, str]:
-    """The row of the kernels' sum, if there are kernels."""
-    if not plan["kernels"]:
+    """The row of the kernels' sum, if there is one."""
+    if not (seconds := plan["predicted_step_seconds"]):
         return {}
-    seconds = plan["kernel_seconds"]
     mfu = plan["mfu"] * plan["step_seconds"] / seconds
     return {"predicted": f"{seconds:.3g} s, the sum over all kernels; MFU {mfu:.0%}"}
 
@@ -169,7 +175,8 @@ def format_kernels(plan: Mapping[str, Any], count: int) -> str:
       plan: from `plan`, compiled.
       count: rows of the table.
     """
-    rows, total = plan["kernels"], plan["kernel_seconds"]
+    rows = plan["kernels"]
+    total = sum(row["seconds"] for row in rows)
     kinds: dict[str, dict[str, Any]] = {}
     for row in rows:
         kind = kinds.setdefault(row["kind"], {"part": "all", "kind": row["kind"]})

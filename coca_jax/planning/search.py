@@ -11,6 +11,7 @@ from coca_jax.errors import UserError
 from coca_jax.io.files import write_whole
 from coca_jax.planning.aot import compile_ahead, estimate_ahead, full_mesh
 from coca_jax.planning.chips import GIB
+from coca_jax.planning.cuda import incomplete_plugin
 from coca_jax.planning.plan import OutOfMemory, out_of_memory, plan
 from coca_jax.planning.topologies import Topology
 
@@ -62,7 +63,9 @@ def plan_run(
         try:
             program, step = compile_ahead(config, mesh)
         except RuntimeError as error:  # the compiler's
-            raise out_of_memory(error, topology) or error from error
+            if refusal := out_of_memory(error, topology) or incomplete_plugin(error):
+                raise refusal from error
+            raise
         if hlo:
             write_whole(hlo, program.as_text().encode())
     else:
@@ -172,7 +175,7 @@ def _attempt(
     except UserError as error:
         report(f"{begin} {str(error).splitlines()[0]}")
         return None
-    report(f"{begin} {result['step_seconds']:.3g} s, MFU {result['mfu']:.0%}")
+    report(f"{begin} {_speed(result)[0]:.3g} s")
     return result
 
 
@@ -187,4 +190,6 @@ def choices(config: ConfigDict, topology: Topology) -> Iterator[Choice]:
 
 
 def _speed(result: dict[str, Any]) -> tuple[float, float]:
-    return result["step_seconds"], result["step_seconds_without_overlap"]
+    """The predicted time, or what each term takes alone and all of them one after another."""
+    seconds = result["predicted_step_seconds"] or result["step_seconds"]
+    return seconds, result["step_seconds_without_overlap"]

@@ -12,13 +12,16 @@ import pytest
 
 from coca_jax.config import load_config, model_config
 from coca_jax.errors import UserError
-from coca_jax.planning import parameter_counts, training_flops
+from coca_jax.planning import cuda, parameter_counts, training_flops
 from coca_jax.planning.aot import full_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CONFIG = f"{ROOT}/configs/shapes.py:smoke"
 needs_libtpu = pytest.mark.skipif(
     not importlib.util.find_spec("libtpu"), reason="libtpu is not installed (the plan extra)"
+)
+needs_cuda = pytest.mark.skipif(
+    not cuda.is_installed(), reason="JAX's CUDA plugin is not installed (the plan-cuda extra)"
 )
 # Runs `coca plan` with each list of words on stdin, in one process; annotations are not checked in
 # it, since shapes stand for arrays. Advice on what would fit is followed by a plan of it.
@@ -32,7 +35,10 @@ def run(words):
         code = cli.main(["plan", "--config", config, *words])
     return {"code": int(code), "out": out.getvalue(), "err": err.getvalue()}
 
-config, commands = json.load(sys.stdin)
+config, commands, estimated = json.load(sys.stdin)
+if estimated:
+    from coca_jax.planning import cuda
+    cuda.is_installed = lambda: False
 done = {}
 for name, words in commands.items():
     done[name] = run(words)
@@ -51,12 +57,12 @@ print(json.dumps(done))
 """
 
 
-def plan(commands):
+def plan(commands, estimated=False):
     # Without what conftest.py sets: the command chooses its platform itself.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
-        input=json.dumps([CONFIG, commands]),
+        input=json.dumps([CONFIG, commands, estimated]),
         capture_output=True,
         text=True,
         env=environment,
@@ -80,7 +86,12 @@ def gpus(tmp_path_factory):
             "gpus": [*cluster, "--json", f"{folder}/plan.json", "--config.mesh.fsdp=8"],
             "too large": [*cluster, *LARGE, *FEW_CHOICES],
             "too many": [*cluster, "--config.train.batch_size=3145728"],
-        }
+            "kernels": [*cluster, "--kernels", "--hlo", f"{folder}/step.hlo"],
+            "no folder": [*cluster, "--hlo", f"{folder}/missing/step.hlo"],
+            "two": [*cluster, "--hlo", f"{folder}/step.hlo", "--search"],
+            "mesh": [*cluster, "--config.mesh.data=3", "--config.train.batch_size=48"],
+        },
+        estimated=True,
     )
     return done | {"json": json.loads((folder / "plan.json").read_text())}
 
@@ -215,6 +226,58 @@ def test_what_would_fit_is_said_and_fits(gpus):
     assert gpus["too many, advised"]["code"] == 0, gpus["too many, advised"]["err"]
 
 
-def test_a_shape_that_is_none_of_gpus(gpus):
-    done = gpus["shape"]
-    assert done["code"] == 2 and "machines x GPUs, like h100:4x8" in done["err"]
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("shape", "machines x GPUs, like h100:4x8"),
+        (
+            "kernels",
+            '--kernels and --hlo: no compiler for h100:2x8 is installed: pip install "coca',
+        ),
+        ("no folder", "missing/step.hlo: there is no folder"),
+        ("two", "--hlo and --search: choose one"),
+        ("mesh", "takes 3 of the 16 devices"),
+    ],
+)
+def test_mistakes_with_gpus_are_named(gpus, name, words):
+    assert gpus[name]["code"] == 2
+    assert words in gpus[name]["err"].replace("\n", " ")
+
+
+@pytest.fixture(scope="module")
+def compiled_gpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compiled")
+    cluster = ["--topology", "h100:2x1", "--config.mesh.fsdp=2", "--config.mesh.data=1"]
+    files = ["--json", f"{folder}/plan.json", "--hlo", f"{folder}/step.hlo", "--kernels", "5"]
+    done = plan({"cluster": [*cluster, *files]})
+    assert done["cluster"]["code"] == 0, done["cluster"]["err"]
+    found = json.loads((folder / "plan.json").read_text())
+    return done["cluster"], found, (folder / "step.hlo").read_text()
+
+
+@needs_cuda
+@pytest.mark.slow
+def test_gpus_that_are_not_here_are_compiled_for(compiled_gpus):
+    _, found, program = compiled_gpus
+    assert not found["estimated"] and "__cudnn$fmha" in program
+    parameters = 4 * found["parameters"] / 2  # float32, on two devices
+    assert parameters < found["bytes_by_part"]["parameters"] < 1.1 * parameters
+    assert found["bytes_per_chip"]["temporaries"] > 0
+    assert found["seconds_by_term"]["between_slices"] > 0
+    assert found["seconds_by_term"]["interconnect"] == 0  # one GPU in each machine
+
+
+@needs_cuda
+@pytest.mark.slow
+def test_kernels_of_gpus_add_up(compiled_gpus):
+    done, found, _ = compiled_gpus
+    kernels = found["kernels"]
+    seconds = [row["seconds"] for row in kernels]
+    assert seconds == sorted(seconds, reverse=True)
+    assert found["predicted_step_seconds"] == pytest.approx(sum(seconds))
+    # Counted in the compiled program, and in the traced one.
+    flops = 2 * sum(row["flops"] for row in kernels)
+    assert flops == pytest.approx(found["hardware_flops_per_step"], rel=0.05)
+    assert {"matmul", "attention", "collective"} <= {row["kind"] for row in kernels}
+    assert f"{kernels[0]['part']:<64}{kernels[0]['kind']}" in done["out"]
+    assert "the sum over all kernels" in done["out"]
