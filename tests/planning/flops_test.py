@@ -1,9 +1,11 @@
 import dataclasses
+import types
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 
 from coca_jax.models import (
     PRESETS,
@@ -89,3 +91,31 @@ def test_executed_products_of_each_device_are_added_up():
     )
     # Of [8, 3] each of eight devices multiplies its [2, 3] by itself.
     assert hardware_flops(jax.make_jaxpr(product)(jnp.ones((8, 3)))) == 8 * 2 * 2 * 2 * 3
+
+
+@pytest.mark.parametrize(("name", "matmuls"), [("fwd", 2), ("bwd", 5)])
+def test_fused_attention_counts_logits_again_backward(name, matmuls):
+    query, keys = (types.SimpleNamespace(aval=jnp.ones((2, n, 3, 16))) for n in (7, 5))
+    primitive = types.SimpleNamespace(name=f"dot_product_attention_{name}_wrapper")
+    equation = types.SimpleNamespace(primitive=primitive, params={}, invars=[query, keys, keys])
+    flops = hardware_flops(types.SimpleNamespace(eqns=[equation]))
+    assert flops == matmuls * 2 * (2 * 3) * 7 * 5 * 16
+
+
+@pytest.mark.parametrize("stated", [None, 123])
+def test_pallas_kernels_count_what_they_state_or_their_grid(stated):
+    cost = stated and pl.CostEstimate(flops=stated, transcendentals=0, bytes_accessed=0)
+
+    def kernel(x, kernel, y):
+        y[...] = x[...] @ kernel[...]
+
+    call = pl.pallas_call(
+        kernel,
+        grid=(4,),
+        in_specs=[pl.BlockSpec((8, 16), lambda i: (i, 0)), pl.BlockSpec((16, 16))],
+        out_specs=pl.BlockSpec((8, 16), lambda i: (i, 0)),
+        out_shape=jax.ShapeDtypeStruct((32, 16), jnp.float32),
+        cost_estimate=cost,
+    )
+    program = jax.make_jaxpr(call)(jnp.ones((32, 16)), jnp.ones((16, 16)))
+    assert hardware_flops(program) == (stated or 2 * 32 * 16 * 16)

@@ -123,3 +123,53 @@ def test_an_asynchronous_collective_counts_once_and_is_waited_for():
     start, end = (k for k in kernels(Program(TEXT)) if k.collectives or k.waits)
     assert start.starts == end.waits == "all-reduce-start"
     assert collectives(Program(TEXT)) == [("all-reduce", 4000, (0, 2), 1)]
+
+
+# What XLA makes for a TPU of the logits of eight heads of eight images, and a Pallas kernel; a
+# matmul by cuBLAS.
+OTHERS = """HloModule others, is_scheduled=true
+
+ENTRY %main (q: bf16[8,16,8,64], x: bf16[128,512], w: bf16[256,512]) -> f32[8,8,16,16] {
+  %q = bf16[8,16,8,64]{3,1,2,0:T(8,128)(2,1)S(1)} parameter(0)
+  %x = bf16[128,512]{1,0} parameter(1)
+  %w = bf16[256,512]{1,0} parameter(2)
+  %pallas_call = bf16[128,512]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", metadata={op_name="jit(layers)/shard_map/pallas_call"}, backend_config={"custom_call_config":{"body":"TUzv","cost_estimate":{"flops":"123","transcendentals":"1","bytes_accessed":"456"},"serialization_format":"1"}}
+  %flash = bf16[128,512]{1,0} custom-call(%x, %x), custom_call_target="tpu_custom_call", metadata={op_name="jit(layers)/splash_mha_fwd/pallas_call"}, backend_config={"custom_call_config":{"body":"TUzv"}}
+  %allocated = bf16[128,512]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+  %cublas = (bf16[128,256]{1,0}, s8[1024]{0}) custom-call(%x, %w), custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["1"]}}}
+  ROOT %logits = f32[8,8,16,16]{2,3,1,0:T(8,128)S(1)} convolution(%q, %q), window={size=8x8 stride=7x7 lhs_dilate=8x8}, dim_labels=0b1f_0o1i->01bf
+}
+"""  # noqa: E501
+
+
+def test_kernels_of_tpus_and_libraries():
+    rows = 128 * 512 * 2
+    expected = [
+        ("custom call", 456, 123),  # as the kernel states
+        ("attention", 2 * rows, 0),
+        ("matmul", rows + 2 * rows + 128 * 256 * 2 + 1024, 2 * 128 * 256 * 512),
+        ("matmul", 0, 2 * 8 * 8 * 16 * 16 * 64),  # in caches; the places between heads do not count
+    ]
+    assert [(k.kind, k.bytes, k.flops) for k in kernels(Program(OTHERS))] == expected
+
+
+@pytest.mark.parametrize(
+    ("dim", "window", "expected"),
+    [
+        ("28x28", "size=3x3 pad=1_1x1_1", 2 * 4 * 8 * (3 * 28 - 2) ** 2),
+        ("26x26", "size=3x3", 2 * 4 * 8 * (3 * 26) ** 2),
+        ("7x7", "size=4x4 stride=4x4", 2 * 4 * 8 * 28**2),
+        ("24x24", "size=3x3 rhs_dilate=2x2", 2 * 4 * 8 * (3 * 24) ** 2),
+    ],
+)
+def test_convolutions_do_not_count_padding(dim, window, expected):
+    size, edge = window[5], dim.partition("x")[0]
+    text = f"""HloModule convolution
+
+ENTRY %main (x: f32[1,28,28,4], k: f32[{size},{size},4,8]) -> f32[1,{edge},{edge},8] {{
+  %x = f32[1,28,28,4]{{3,2,1,0}} parameter(0)
+  %k = f32[{size},{size},4,8]{{3,2,1,0}} parameter(1)
+  ROOT %y = f32[1,{edge},{edge},8]{{3,2,1,0}} convolution(%x, %k), window={{{window}}}, dim_labels=b01f_01io->b01f
+}}
+"""  # noqa: E501
+    assert [k.flops for k in kernels(Program(text))] == [expected]
