@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-GIB = 2**30
+KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 
 class Target(NamedTuple):
@@ -65,54 +65,43 @@ GENERATIONS = {
 }
 # Machines x GPUs; a machine's GPUs share a switch.
 USABLE = 0.9  # of a GPU's memory: XLA_PYTHON_CLIENT_MEM_FRACTION, whose default is 0.75
+_HOPPER = Target(
+    "NVIDIA H100 80GB HBM3",
+    capability=9,
+    cores=132,
+    lanes=128,
+    shared_memory=228 * KIB,
+    shared_memory_of_block=227 * KIB,
+    l2_cache=50 * MIB,
+    clock_ghz=1.98,
+    memory=84_942_979_072,
+    bandwidth=3_352_320_000_000,
+)
 TARGETS = {
     "a100": Target(
         "NVIDIA A100-SXM4-80GB",
-        8,
-        108,
-        64,
-        167_936,
-        166_912,
-        41_943_040,
-        1.41,
-        85_100_068_864,
-        2_039_040_000_000,
+        capability=8,
+        cores=108,
+        lanes=64,
+        shared_memory=164 * KIB,
+        shared_memory_of_block=163 * KIB,
+        l2_cache=40 * MIB,
+        clock_ghz=1.41,
+        memory=85_100_068_864,
+        bandwidth=2_039_040_000_000,
     ),
-    "h100": Target(
-        "NVIDIA H100 80GB HBM3",
-        9,
-        132,
-        128,
-        233_472,
-        232_448,
-        52_428_800,
-        1.98,
-        84_942_979_072,
-        3_352_320_000_000,
+    "h100": _HOPPER,
+    "h200": _HOPPER._replace(
+        name="NVIDIA H200", memory=151_397_597_184, bandwidth=4_800_000_000_000
     ),
-    "h200": Target(
-        "NVIDIA H200",
-        9,
-        132,
-        128,
-        233_472,
-        232_448,
-        52_428_800,
-        1.98,
-        151_397_597_184,
-        4_800_000_000_000,
-    ),
-    "b200": Target(
-        "NVIDIA B200",
-        10,
-        148,
-        128,
-        233_472,
-        232_448,
-        132_644_864,
-        1.965,
-        191_514_411_008,
-        7_672_320_000_000,
+    "b200": _HOPPER._replace(
+        name="NVIDIA B200",
+        capability=10,
+        cores=148,
+        l2_cache=132_644_864,
+        clock_ghz=1.965,
+        memory=191_514_411_008,
+        bandwidth=7_672_320_000_000,
     ),
 }
 
@@ -126,9 +115,8 @@ def _gpu(kind: str, memory: float, link: float, network: float) -> Generation:
     attain the same shares.
     """
     target = TARGETS[kind]
-    name = " ".join(target.name.partition("-")[0].split()[:2])
     return Generation(
-        name,
+        f"NVIDIA {kind.upper()}",
         int(USABLE * target.memory),
         "4x8",
         memory=memory,
