@@ -85,10 +85,10 @@ def training_flops(config: CoCaConfig) -> int:
 def hardware_flops(jaxpr: Any) -> int:
     """FLOPs of every matmul in a traced program, on all devices.
 
-    Rematerialization counts, and attention counts in full; the backward pass of fused attention
-    computes its logits again. The body of a scan counts as often as it runs; two matmuls of the
-    same arrays count once, since compilers merge them; of branches the most expensive one counts.
-    A Pallas kernel counts as it states.
+    Rematerialization counts. Attention counts in full, but cuDNN's at half under a causal mask; its
+    backward pass computes the logits again. The body of a scan counts as often as it runs; two
+    matmuls of the same arrays count once, since compilers merge them; of branches the most
+    expensive one counts. A Pallas kernel counts as it states.
     """
     count, seen = 0, set()
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
@@ -157,7 +157,8 @@ def _fused_attention_flops(equation: Any) -> int:
     """FLOPs of cuDNN's attention: two matmuls forward, and five backward, logits again included."""
     batch, queries, heads, size = equation.invars[0].aval.shape
     matmuls = 5 if "_bwd" in equation.primitive.name else 2
-    return matmuls * 2 * batch * heads * queries * equation.invars[1].aval.shape[1] * size
+    full = matmuls * 2 * batch * heads * queries * equation.invars[1].aval.shape[1] * size
+    return full // 2 if "CAUSAL" in equation.params["mask_type"].name else full
 
 
 def _kernel_flops(settings: dict[str, Any], body: int) -> int:

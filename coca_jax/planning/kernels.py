@@ -1,5 +1,6 @@
 """The kernels of a compiled program: part of the model, kind, bytes and FLOPs of each."""
 
+import functools
 import json
 import math
 import re
@@ -35,7 +36,7 @@ PLACING = {
     "fusion-start",
 }
 OWN_KIND = ("sort", "scatter", "gather")
-ATTENTION = re.compile(r"attention|fmha|_mha_", re.IGNORECASE)
+ATTENTION = re.compile(r"fmha|_mha_|splash|flash|dot_product_attention")
 
 
 class Kernel(NamedTuple):
@@ -102,8 +103,8 @@ def _custom_call(call: Instruction, shapes: list[tuple[int, ...]]) -> int:
         # Two matmuls forward; backward the logits again, and two matmuls for each of these two.
         matmuls = 5 if target.endswith("Backward") else 2
         logits = math.prod(_dimensions(call, "dimensions"))
-        causal = 1 + ('"mask_type": "CAUSAL"' in call.rest or '"mask_type":"CAUSAL"' in call.rest)
-        return matmuls * 2 * logits * shapes[0][-1] // causal
+        causal = re.search(r'"mask_type":\s*"(PADDING_)?CAUSAL"', call.rest)
+        return matmuls * 2 * logits * shapes[0][-1] // (2 if causal else 1)
     return cost_estimate(call).get("flops", 0)
 
 
@@ -120,31 +121,27 @@ def _matmul(instruction: Instruction, lhs: tuple[int, ...], contracted: tuple[in
 def _convolution(instruction: Instruction, lhs: tuple[int, ...], kernel: tuple[int, ...]) -> int:
     """FLOPs of a convolution, which is what TPUs make of a matmul; padding does not count."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
-    window = re.search(r"window=\{([^}]*)\}", instruction.rest)
-    options = dict(entry.split("=") for entry in window[1].split()) if window else {}
-    out = instruction.buffers[0].shape
-    count = 2 * kernel[labels[2].index("i")]
-    for axis in "bf":
-        count *= out[labels[3].index(axis)]
-    for i, size in enumerate(int(n) for n in options.get("size", "").split("x") if n):
-        axis = str(i)
-
-        def option(name: str, default: str, i: int = i) -> int:
-            values = options[name].split("x") if name in options else {i: default}
-            return int(values[i].split("_")[0])
-
-        count *= _overlap(
-            lhs[labels[1].index(axis)],
-            size,
-            out[labels[3].index(axis)],
-            option("stride", "1"),
-            option("pad", "0_0"),
-            option("lhs_dilate", "1"),
-            option("rhs_dilate", "1"),
-        )
+    inputs, weights, outputs = labels.groups()
+    out, window = instruction.buffers[0].shape, _window(instruction.rest)
+    count = 2 * kernel[weights.index("i")] * out[outputs.index("b")] * out[outputs.index("f")]
+    for axis, size in enumerate(window["size"]):
+        lengths = lhs[inputs.index(str(axis))], size, out[outputs.index(str(axis))]
+        steps = (window[name][axis] for name in ("stride", "pad", "lhs_dilate", "rhs_dilate"))
+        count *= _overlap(*lengths, *steps)
     return count
 
 
+def _window(attributes: str) -> dict[str, list[int]]:
+    """The window of a convolution, a number for each axis; of padding, what is in front."""
+    match = re.search(r"window=\{([^}]*)\}", attributes)
+    entries = (entry.split("=") for entry in (match[1] if match else "").split())
+    given = {name: [int(n.split("_")[0]) for n in text.split("x")] for name, text in entries}
+    ones = [1] * len(given.get("size", ()))
+    defaults = {"size": [], "stride": ones, "lhs_dilate": ones, "rhs_dilate": ones}
+    return defaults | {"pad": [0] * len(ones)} | given
+
+
+@functools.cache  # layers have the same shapes
 def _overlap(
     length: int, size: int, results: int, stride: int, pad: int, dilate: int, window_dilate: int
 ) -> int:

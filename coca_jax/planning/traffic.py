@@ -79,11 +79,14 @@ class Traffic:
     def _called(self, operands: list[Instruction], call: Instruction) -> int:
         """Bytes of a custom call: what it states, or all that goes in and comes out.
 
-        A call without operands, such as one that allocates a buffer, computes nothing.
+        A call without operands, such as one that allocates a buffer, computes nothing; cuBLAS's
+        second result is its workspace.
         """
         if stated := cost_estimate(call).get("bytes_accessed"):
             return stated
-        return _whole(operands) + sum(b.size for b in call.buffers if b.main) * bool(operands)
+        target = call.quoted("custom_call_target")
+        results = call.buffers[:1] if target.startswith("__cublas") else call.buffers
+        return _whole(operands) + sum(b.size for b in results if b.main) * bool(operands)
 
     def _read(self, name: str, position: int, size: int) -> int:
         """Bytes that a fusion reads of its operand at this position, at most all of them."""

@@ -93,13 +93,15 @@ def test_executed_products_of_each_device_are_added_up():
     assert hardware_flops(jax.make_jaxpr(product)(jnp.ones((8, 3)))) == 8 * 2 * 2 * 2 * 3
 
 
+@pytest.mark.parametrize("mask", ["NO_MASK", "CAUSAL"])
 @pytest.mark.parametrize(("name", "matmuls"), [("fwd", 2), ("bwd", 5)])
-def test_fused_attention_counts_logits_again_backward(name, matmuls):
+def test_fused_attention_counts_logits_again_backward(name, matmuls, mask):
     query, keys = (types.SimpleNamespace(aval=jnp.ones((2, n, 3, 16))) for n in (7, 5))
     primitive = types.SimpleNamespace(name=f"dot_product_attention_{name}_wrapper")
-    equation = types.SimpleNamespace(primitive=primitive, params={}, invars=[query, keys, keys])
+    params = {"mask_type": types.SimpleNamespace(name=mask)}
+    equation = types.SimpleNamespace(primitive=primitive, params=params, invars=[query, keys, keys])
     flops = hardware_flops(types.SimpleNamespace(eqns=[equation]))
-    assert flops == matmuls * 2 * (2 * 3) * 7 * 5 * 16
+    assert flops == matmuls * 2 * (2 * 3) * 7 * 5 * 16 // (2 if mask == "CAUSAL" else 1)
 
 
 @pytest.mark.parametrize("stated", [None, 123])
