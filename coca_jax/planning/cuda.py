@@ -5,7 +5,7 @@ from importlib import metadata
 from typing import Any
 
 from coca_jax.errors import UserError
-from coca_jax.planning.chips import Generation, Target
+from coca_jax.planning.chips import Generation
 
 INSTALL = 'pip install "coca_jax[plan-cuda]"'
 PLUGINS = {"jax-cuda13-plugin": "13", "jax-cuda12-plugin": "12"}  # and their CUDA's version
@@ -26,7 +26,7 @@ gpu_device_info {{
   memory_bandwidth: {chip.bandwidth}
   l2_cache_size: {chip.l2_cache}
   clock_rate_ghz: {chip.clock_ghz}
-  device_memory_size: {chip.memory}
+  device_memory_size: {memory}
   shared_memory_per_block_optin: {chip.shared_memory_of_block}
   cuda_compute_capability {{ major: {chip.capability} }}
   registers_per_core_limit: 65536
@@ -57,7 +57,7 @@ def devices(gpu: Generation, machines: int, each: int) -> list[Any]:
     try:
         described = topologies.get_topology_desc(
             platform="cuda",
-            target_config=target_config(gpu.target),
+            target_config=target_config(gpu),
             topology=f"1x{machines}x{each}",
         )
     except (RuntimeError, ValueError, OSError, NotImplementedError) as error:
@@ -89,9 +89,13 @@ def incomplete_plugin(error: Exception) -> UserError | None:
     return UserError(f"JAX's CUDA plugin finds no cuDNN: {INSTALL}")
 
 
-def target_config(chip: Target) -> str:
-    """The text of XLA's `GpuTargetConfigProto` for a chip."""
-    return TEMPLATE.format(chip=chip)
+def target_config(gpu: Generation) -> str:
+    """The text of XLA's `GpuTargetConfigProto` for a chip.
+
+    Its memory makes XLA recompute to save memory where it would on the device: there it may fill
+    what the allocator has, here 80% of this figure (`GetSchedulerMemoryLimit`).
+    """
+    return TEMPLATE.format(chip=gpu.target, memory=gpu.limit * 100 // 80)
 
 
 def _version(name: str) -> str | None:

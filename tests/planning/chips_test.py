@@ -19,7 +19,7 @@ def test_the_compiler_and_the_roofline_have_the_same_memory():
 
 
 def test_the_compiler_is_given_the_chip():
-    text = target_config(TARGETS["h100"])
+    text = target_config(GPUS["h100"])
     assert "core_count: 132\n" in text and "cuda_compute_capability { major: 9 }" in text
     assert 'device_description_str: "NVIDIA H100 80GB HBM3"' in text
     assert text.count("{") == text.count("}")
