@@ -5,7 +5,9 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import pytest
+from models.random_params import random_params
 
 import coca_jax
 from coca_jax.config import load_config, model_config
@@ -14,10 +16,11 @@ from coca_jax.datasets import ShapesClips, ShapesPairs
 from coca_jax.distributed import make_mesh
 from coca_jax.evaluate.metrics.undefined import defined, reasons
 from coca_jax.evaluate.runner import evaluate, runnable_evals
+from coca_jax.inference import LoadedModel
 from coca_jax.planning import parameter_counts, training_flops
 from coca_jax.planning.aot import estimate_ahead
 from coca_jax.sweep.validation import sweep_errors
-from coca_jax.train import loop
+from coca_jax.train import experiment, loop
 from coca_jax.validation import validate
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -93,18 +96,39 @@ def all_shapes(prepared):
     return prepared
 
 
-OTHERS = ("shapes_entailment", "shapes_clips", "shapes_vqa", "shapes_captioning", "shapes_lit")
+OTHERS = ("entailment", "clips", "vqa", "captioning", "lit", "classification")
 PUBLISHED = ("vqav2", "snli_ve", "nlvr2", "imagenet", "coco_captioning")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_task_is_traced_and_evaluated(name, all_shapes, tmp_path):
+    """Its batches fit its step, and its evaluations what its model gives.
+
+    Tasks of shapes, which have the same parts, are trained.
+    """
+    config = load_config(f"configs/{name}.py:smoke", [f"--config.data.dir={all_shapes}"])
+    config.mesh.data = 1
+    built = experiment.build(config, tmp_path)
+    state = built.program.factory.abstract
+    batch = next(built.stream.batches())
+    new_state, metrics = built.program.trace(state, batch).out_info
+    assert jax.tree.map(jnp.shape, new_state) == jax.tree.map(jnp.shape, state)
+    for loss in ("contrastive", "captioning", "classification"):
+        assert (f"{loss}_loss" in metrics) == (config.loss[loss].weight > 0)
+    params = random_params(built.program.model)
+    model = LoadedModel(built.program.model, params, built.tokenizer, built.program.partitioner)
+    results = evaluate(model, config)
+    results.raise_failures()
+    assert results.metrics.keys() == set(runnable_evals(config, model.config))
+    assert all(values["count"] > 0 for values in results.metrics.values() if "count" in values)
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "shapes_pairs",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in (*OTHERS, "shapes_classification", *PUBLISHED)
-        ),
+        *(pytest.param(f"shapes_{name}", marks=pytest.mark.slow) for name in OTHERS),
     ],
 )
 def test_a_task_trains_and_evaluates_and_its_model_loads(name, all_shapes, tmp_path):

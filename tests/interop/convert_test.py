@@ -1,5 +1,6 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 from reference.open_clip import FOLDER
@@ -25,6 +26,16 @@ def convert(folder, file, output, *options):
     return cli.main(["convert", "--from", "open_clip", *variant, *options, str(file), str(output)])
 
 
+@pytest.fixture(scope="module")
+def model(folder):
+    """The converted model, on one device: programs of several take longer to compile."""
+    return load(folder / "model")
+
+
+def load(folder):
+    return coca_jax.load(folder, devices=jax.devices()[:1])
+
+
 def test_the_command_there_and_back(folder, square):
     out = folder / "out.safetensors"
     assert cli.main(["convert", "--to", "open_clip", str(folder / "model"), str(out)]) == 0
@@ -35,8 +46,8 @@ def test_the_command_there_and_back(folder, square):
         np.testing.assert_array_equal(back[name], tensor, err_msg=name)
 
 
-def test_a_converted_model_loads_and_is_open_clips(folder, square):
-    model, outputs = coca_jax.load(folder / "model"), square.outputs
+def test_a_converted_model_loads_and_is_open_clips(model, square):
+    outputs = square.outputs
     ids = outputs["ids"].astype(np.int32)
     found = {
         "image_embeddings": model.encode_image(outputs["pixels"]),
@@ -47,8 +58,7 @@ def test_a_converted_model_loads_and_is_open_clips(folder, square):
         np.testing.assert_allclose(values, outputs[name], rtol=0, atol=1e-4, err_msg=name)
 
 
-def test_it_carries_tokenizer_and_preprocessing(folder):
-    model = coca_jax.load(folder / "model")
+def test_it_carries_tokenizer_and_preprocessing(model):
     rows = json.loads((FOLDER / "tokens.json").read_text())
     text, ids = next((row["text"], row["ids"]) for row in rows if 4 < len(row["ids"]) < 12)
     assert model.tokenizer.encode([text], 12)[0, : len(ids)].tolist() == ids
@@ -64,7 +74,7 @@ def test_it_carries_tokenizer_and_preprocessing(folder):
 def test_the_cls_mask_can_be_the_right_one(folder, square):
     assert convert(folder, square.file, folder / "correct", "--cls-mask", "correct") == 0
     ids = square.outputs["ids"].astype(np.int32)
-    found = coca_jax.load(folder / "correct").encode_text(ids)
+    found = load(folder / "correct").encode_text(ids)
     expected = square.outputs["correct_cls_mask/text_embeddings"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
@@ -85,14 +95,14 @@ def hub(square, tmp_path_factory):
     return folder
 
 
-def test_a_hubs_folder_says_what_it_holds(hub, folder, square, tmp_path, capsys):
+def test_a_hubs_folder_says_what_it_holds(hub, model, square, tmp_path, capsys):
     call = ["convert", "--from", "open_clip", str(hub), str(tmp_path / "model")]
     assert cli.main(call) == 0
     assert "read state_dict; tensors left out: 3" in capsys.readouterr().err
-    found = coca_jax.load(tmp_path / "model")
+    found = load(tmp_path / "model")
     assert found.config.image.mean == (0.1, 0.2, 0.3)
     ids = square.outputs["ids"].astype(np.int32)
-    expected = coca_jax.load(folder / "model").encode_text(ids)
+    expected = model.encode_text(ids)
     np.testing.assert_array_equal(found.encode_text(ids), expected)
 
 

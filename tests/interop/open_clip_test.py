@@ -26,11 +26,15 @@ LOSS = {
 }
 
 
-def losses(config, params, pixels, ids):
-    """The two weighted losses, in one pass, and the outputs."""
+def losses(params, config, pixels, ids):
+    """The sum of the two weighted losses, in one pass, both of them and the outputs."""
     output = CoCa(config).apply({"params": params}, pixels, ids)
     data = {"text": ids, "text_mask": ids != config.text.pad_id}
-    return [loss.weight * loss(output, data)[0] for loss in LOSS.values()], output
+    pair = [loss.weight * loss(output, data)[0] for loss in LOSS.values()]
+    return sum(pair), (pair, output)
+
+
+gradient = jax.jit(jax.grad(losses, has_aux=True), static_argnums=1)
 
 
 def batch(outputs):
@@ -54,13 +58,12 @@ def test_no_bit_changes_on_the_way_in_and_out(theirs):
     assert open_clip_config.model_config(settings) == open_clip_config.model_config(theirs.settings)
 
 
-def test_outputs_and_losses(theirs):
+def test_outputs_losses_and_gradients_of_every_tensor(theirs):
     config, outputs = theirs.config(), theirs.outputs
     pixels, ids = batch(outputs)
     real = (outputs["ids"] != 0).sum(1)
     assert set(range(2, config.text.context_length + 1)) == set(real)  # padding of every length
-    run = jax.jit(losses, static_argnums=0)
-    (contrastive, captioning), made = run(config, theirs.params(), pixels, ids)
+    gradients, ((contrastive, captioning), made) = gradient(theirs.params(), config, pixels, ids)
     compared = {
         "image_embeddings": made.image_embeddings,
         "text_embeddings": made.text_embeddings,
@@ -71,6 +74,12 @@ def test_outputs_and_losses(theirs):
         np.testing.assert_allclose(found, outputs[name], rtol=0, atol=1e-4, err_msg=name)
     np.testing.assert_allclose(contrastive, outputs["contrastive_loss"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(captioning, outputs["caption_loss"], rtol=0, atol=1e-4)
+    gradients = open_clip.to_open_clip(gradients, config)
+    assert {f"grad/{name}" for name in gradients} == {n for n in outputs if "grad/" in n}
+    for name, found in gradients.items():
+        expected = outputs[f"grad/{name}"]
+        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        assert error < 1e-3, (name, error)
 
 
 def test_the_right_cls_mask_is_open_clips_correct_one(theirs):
@@ -85,17 +94,6 @@ def test_the_right_cls_mask_is_open_clips_correct_one(theirs):
     # The mask matters: the recorded embeddings differ wherever there is padding.
     differ = np.abs(outputs["text_embeddings"] - expected["text_embeddings"]).max(1) > 1e-3
     np.testing.assert_array_equal(differ, (outputs["ids"] == 0).any(1))
-
-
-def test_gradients_of_every_tensor(theirs):
-    config = theirs.config()
-    total = lambda params: sum(losses(config, params, *batch(theirs.outputs))[0])  # noqa: E731
-    found = open_clip.to_open_clip(jax.jit(jax.grad(total))(theirs.params()), config)
-    assert {f"grad/{name}" for name in found} == {n for n in theirs.outputs if "grad/" in n}
-    for name, gradient in found.items():
-        expected = theirs.outputs[f"grad/{name}"]
-        error = np.linalg.norm(gradient - expected) / np.linalg.norm(expected)
-        assert error < 1e-3, (name, error)
 
 
 def test_twenty_steps_of_adamw(square):
@@ -113,11 +111,7 @@ def test_twenty_steps_of_adamw(square):
 
     @jax.jit
     def step(params, state, pixels, ids):
-        def total(params):
-            pair, _ = losses(config, params, pixels, ids)
-            return sum(pair), pair
-
-        gradients, pair = jax.grad(total, has_aux=True)(params)
+        gradients, (pair, _) = gradient(params, config, pixels, ids)
         updates, state = optimizer.update(gradients, state, params)
         params = jax.tree.map(jnp.add, params, updates)
         ceiling = jnp.log(1 / LOSS["contrastive"].temperature_floor)
