@@ -35,6 +35,7 @@ PLACING = {
     "fusion",
     "fusion-start",
 }
+ASYNCHRONOUS = re.compile(r"-start$|^send$")
 OWN_KIND = ("sort", "scatter", "gather")
 ATTENTION = re.compile(r"fmha|_mha_|splash|flash|dot_product_attention")
 
@@ -73,7 +74,7 @@ def kernels(program: Program) -> Iterator[Kernel]:
                 size,
                 matmuls,
                 passed,
-                starts=instruction.name * instruction.kind.endswith("-start"),
+                starts=instruction.name if ASYNCHRONOUS.search(instruction.kind) else "",
             )
 
 

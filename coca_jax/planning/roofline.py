@@ -42,9 +42,9 @@ def roofline(
         "between_slices": 0.0,
     }
     rows: dict[tuple[str, int], dict[str, Any]] = {}
-    a_slice = len(topology.devices) // topology.slices
+    everybody = len(topology.devices) // (1 if topology.switched else topology.slices)
     for collective in collectives:
-        group = [devices[i] for i in collective.group] or devices[:a_slice]
+        group = collective.group or range(everybody)
         within, across = (
             collective.times * seconds for seconds in _collective(collective, topology, devices)
         )
@@ -78,6 +78,8 @@ def kernel_table(
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for kernel in kernels:
         if kernel.waits:
+            if kernel.waits not in ends:  # a loop started it in the round before
+                continue
             row, end = ends.pop(kernel.waits)
         else:
             zeros = {"count": 0, "bytes": 0, "flops": 0, "seconds": 0.0}

@@ -153,6 +153,26 @@ def test_kernels_of_tpus_and_libraries():
     assert [(k.kind, k.bytes, k.flops) for k in kernels(Program(OTHERS))] == expected
 
 
+SENT = """HloModule sent, is_scheduled=true
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %token = token[] after-all()
+  %send = (f32[8]{0}, u32[]{:S(2)}, token[]) send(%x, %token), channel_id=1
+  %send-done = token[] send-done(%send), channel_id=1
+  ROOT %y = f32[8]{0} copy(%x)
+}
+"""
+
+
+def test_sends_between_slices_are_waited_for():
+    assert [(k.kind, k.starts, k.waits) for k in kernels(Program(SENT))] == [
+        ("collective", "send", ""),
+        ("wait", "", "send"),
+        ("copy", "", ""),
+    ]
+
+
 @pytest.mark.parametrize(
     ("dim", "window", "expected"),
     [

@@ -93,6 +93,14 @@ def test_permutes_within_and_between_machines(pair, term, rate):
     assert terms == {**dict.fromkeys(terms, 0), term: pytest.approx(2 * 90 / rate)}
 
 
+def test_a_group_of_gpus_that_is_not_named_is_all():
+    rows = roofline(0, 0, [Collective("all-reduce", 8, (), 1)], CLUSTER, CLUSTER.devices)[1]
+    assert rows[0]["devices"] == 32
+    # In each machine, and then an eighth of it between the machines.
+    within, between = 2 * 8 * 7 / 8 / H100.link, 2 * 8 * 3 / 4 / 8 / H100.network
+    assert rows[0]["seconds"] == pytest.approx(within + between)
+
+
 def seconds_of(*steps):
     """Seconds by kind of kernels that take one second of matmuls, and collectives of two."""
     two = Collective("all-gather", 2 * H100.link * 8 // 7, tuple(range(8)), 1)
@@ -117,5 +125,6 @@ def test_kernels_take_the_longer_of_matmuls_and_memory():
 def test_asynchronous_collectives_hide_behind_kernels():
     assert seconds_of("start", "matmul", "wait", "matmul") == {"matmul": 2, "collective": 1}
     assert seconds_of("start", "copy", "wait") == {"copy": 2, "collective": 0}
+    assert seconds_of("wait", "copy") == {"copy": 2}  # a loop started it in the round before
     both = "start", "matmul", "start 2", "wait", "wait 2"  # the links do one after the other
     assert seconds_of(*both) == {"matmul": 1, "collective": 3}
