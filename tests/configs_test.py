@@ -96,12 +96,13 @@ def all_shapes(prepared):
     return prepared
 
 
-OTHERS = ("entailment", "clips", "vqa", "captioning", "lit", "classification")
-PUBLISHED = ("vqav2", "snli_ve", "nlvr2", "imagenet", "coco_captioning")
+SHAPES = ("pairs", "entailment", "clips", "vqa", "captioning", "lit", "classification")
+PUBLISHED = ("vqav2", "snli_ve", "imagenet", "coco_captioning")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", ["nlvr2", *(pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED)]
+)
 def test_a_published_task_is_traced_and_evaluated(name, all_shapes, tmp_path):
     """Its batches fit its step, and its evaluations what its model gives.
 
@@ -124,15 +125,10 @@ def test_a_published_task_is_traced_and_evaluated(name, all_shapes, tmp_path):
     assert all(values["count"] > 0 for values in results.metrics.values() if "count" in values)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "shapes_pairs",
-        *(pytest.param(f"shapes_{name}", marks=pytest.mark.slow) for name in OTHERS),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
 def test_a_task_trains_and_evaluates_and_its_model_loads(name, all_shapes, tmp_path):
-    config = load_config(f"configs/{name}.py:smoke", [f"--config.data.dir={all_shapes}"])
+    config = load_config(f"configs/shapes_{name}.py:smoke", [f"--config.data.dir={all_shapes}"])
     config.update_from_flattened_dict({"train.steps": 3, "mesh.data": 1})
     loop.train(config, tmp_path)
     results = json.loads((tmp_path / "eval/3.json").read_text())
