@@ -45,7 +45,12 @@ class Topology(NamedTuple):
 
 
 def prepare_environment() -> None:
-    """Makes JAX use CPUs only and libtpu look for no TPU; call it before JAX is used."""
+    """Makes JAX use CPUs only and libtpu look for no TPU; call it before JAX is used.
+
+    XLA's warnings on standard error, which JAX lets through, are about a device's absence.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "1":  # JAX's default
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     jax.config.update("jax_platforms", "cpu")  # JAX has read JAX_PLATFORMS already
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",
