@@ -20,6 +20,14 @@ class Crop(NamedTuple):
     height: int
     width: int
 
+    def reduced(self, factor: int) -> "Crop":
+        """The same part of the image at 1 / factor of its size, to the nearest pixel."""
+        (top, bottom), (left, right) = (
+            [(edge + factor // 2) // factor for edge in (start, start + length)]
+            for start, length in ((self.top, self.height), (self.left, self.width))
+        )
+        return Crop(top, left, bottom - top, right - left)
+
 
 def decode_random_crop(
     data: bytes,
@@ -31,8 +39,9 @@ def decode_random_crop(
     """A random crop of an image file, as `random_resized_crop` makes it of the decoded image.
 
     Of most JPEGs only what the crop needs is decoded: no rows below it, and at 1/2, 1/4 or 1/8 of
-    their size if the crop is still at least as large as `size`. The pixels are the same, unless
-    they are reduced: then they are means of squares of 2, 4 or 8 pixels, bilinearly interpolated.
+    its size if the crop is still at least as large as `size`. The pixels are the same, unless the
+    crop is reduced: then it is made of means of squares of 2, 4 or 8 pixels, and its edges are
+    rounded to whole squares.
 
     Args:
       data: the file.
@@ -52,7 +61,7 @@ def decode_random_crop(
     pixels = jpeg.decode_rows(data, header, crop.top + crop.height, factor)
     if pixels is None:
         pixels, factor = images.decode(data), 1
-    return _resize(pixels, crop, size) if factor == 1 else _sample(pixels, crop, factor, size)
+    return _resize(pixels, crop.reduced(factor), size)
 
 
 def random_resized_crop(
@@ -95,14 +104,9 @@ def random_crop(
 
 
 def reduction(crop: Crop, size: tuple[int, int]) -> int:
-    """The factor by which an image can be reduced such that its crop is not enlarged to `size`.
-
-    It is 1 for a crop that stays more than four times as high or wide as `size`: bilinear
-    interpolation would leave out pixels.
-    """
-    small, large = sorted((crop.height / size[0], crop.width / size[1]))
-    factor = next((factor for factor in FACTORS if small >= factor), 1)
-    return factor if large <= 4 * factor else 1
+    """The factor by which an image can be reduced such that its crop is not enlarged to `size`."""
+    least = min(crop.height / size[0], crop.width / size[1])
+    return next((factor for factor in FACTORS if least >= factor), 1)
 
 
 def _resize(
@@ -116,24 +120,6 @@ def _resize(
     many = crop.height * crop.width > 4 * size[0] * size[1]
     interpolation = cv2.INTER_AREA if many else cv2.INTER_LINEAR
     return cv2.resize(pixels, size[::-1], interpolation=interpolation)
-
-
-def _sample(
-    image: UInt8[np.ndarray, "h w 3"], crop: Crop, factor: int, size: tuple[int, int]
-) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
-    """The crop of an image that is reduced by a factor; its edges may lie between pixels."""
-    top, left = crop.top // factor, crop.left // factor
-    pixels = image[top : top + crop.height // factor + 2, left : left + crop.width // factor + 2]
-    y, x = crop.height / factor / size[0], crop.width / factor / size[1]
-    # From a pixel of the result to the pixel at its center; both count from centers of pixels.
-    matrix = np.array(
-        [
-            [x, 0, crop.left / factor - left + (x - 1) / 2],
-            [0, y, crop.top / factor - top + (y - 1) / 2],
-        ]
-    )
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(pixels, matrix, size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _plain_header(data: bytes) -> jpeg.Header | None:
