@@ -25,6 +25,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import loading
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -32,20 +33,32 @@ import coca_jax
 from coca_jax.interop.convert import import_open_clip
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BEAMS, LENGTH = 6, 30
+BEAMS = 6
+SMOKE = {"repeats": 1, "batches": [1], "length": 5}
 
 
-def open_clip_model(threads):
-    """OpenCLIP's model with random weights."""
+def open_clip_model(options):
+    """OpenCLIP's model with random weights, and torch; None: `--smoke` does without them."""
     sys.path.append(str(ROOT / "tests/fixtures/open_clip"))
-    from environment import open_clip, torch
-
-    torch.set_num_threads(threads)
+    try:
+        from environment import open_clip, torch
+    except ModuleNotFoundError as error:
+        if not options.smoke:
+            raise
+        print(f"without OpenCLIP: {error}")
+        return None
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     model = open_clip.create_model("coca_ViT-B-32").eval()
     with torch.no_grad():
         model.text_decoder.text_projection.normal_(std=0.05)  # OpenCLIP never initializes it
-    return torch, model
+    return model, torch
+
+
+def our_model(folder):
+    """A small model with random weights, where there is no OpenCLIP."""
+    loading.convert(folder, loading.small())
+    return coca_jax.load(folder / "model")
 
 
 def convert(model, folder):
@@ -56,13 +69,14 @@ def convert(model, folder):
     return coca_jax.load(folder / "model")
 
 
-def rates():
-    """Bytes per second that a sum reads, and floating-point operations per second of a product."""
-    data, factor = jnp.ones(2**27, jnp.float32), jnp.ones((2048, 2048), jnp.float32)
+def rates(smoke):
+    """Bytes per second that a sum reads, and floating-point operations per second of a matmul."""
+    size = 128 if smoke else 2048
+    data, factor = jnp.ones(32 * size**2, jnp.float32), jnp.ones((size, size), jnp.float32)
     total, product = jax.jit(jnp.sum), jax.jit(jnp.matmul)
     read = median_seconds({"": lambda: total(data).block_until_ready()}, 5)[""]
     multiplied = median_seconds({"": lambda: product(factor, factor).block_until_ready()}, 5)[""]
-    return data.nbytes / read, 2 * 2048**3 / multiplied
+    return data.nbytes / read, 2 * size**3 / multiplied
 
 
 def decoder_weights(model):
@@ -89,11 +103,9 @@ def median_seconds(functions, repeats):
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def measure(ours, theirs, torch, batch, repeats):
-    """A row of the table: seconds of both for one batch, and their ratios."""
-    pixels = np.random.default_rng(0).standard_normal((batch, 224, 224, 3)).astype(np.float32)
+def peers(theirs, torch, pixels, length):
+    """OpenCLIP's ways to caption these images."""
     same = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-    lengths = []
 
     def generate(groups):
         with torch.no_grad():
@@ -101,19 +113,26 @@ def measure(ours, theirs, torch, batch, repeats):
                 same,
                 num_beams=BEAMS,
                 num_beam_groups=groups,
-                seq_len=LENGTH,
-                min_seq_len=LENGTH - 1,
+                seq_len=length,
+                min_seq_len=length - 1,
             )
-        lengths.append(made.shape[1])
+        assert made.shape[1] == length, made.shape
+
+    return {"one group": lambda: generate(1), "three groups": lambda: generate(3)}
+
+
+def measure(ours, open_clip, batch, options):
+    """A row of the table: seconds of both for one batch, and their ratios."""
+    size, length = ours.config.image.size, options.length
+    pixels = np.random.default_rng(0).standard_normal((batch, size, size, 3)).astype(np.float32)
 
     def caption():
-        options = {"beams": BEAMS, "length": LENGTH, "min_length": LENGTH - 1}
-        return ours.caption(pixels, "beam", **options)
+        return ours.caption(pixels, "beam", beams=BEAMS, length=length, min_length=length - 1)
 
-    functions = {"ours": caption, "one group": lambda: generate(1)}
-    functions["three groups"] = lambda: generate(3)
-    seconds = median_seconds(functions, repeats)
-    assert set(lengths) == {LENGTH}, lengths
+    functions = {"ours": caption}
+    if open_clip:
+        functions |= peers(*open_clip, pixels, length)
+    seconds = median_seconds(functions, options.repeats)
     row = {"batch": batch, **seconds, "image": _image_seconds(ours, pixels)}
     return row | {f"ratio, {name}": seconds[name] / seconds["ours"] for name in list(functions)[1:]}
 
@@ -128,21 +147,26 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of OpenCLIP")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only to see that it runs")
+    parser.add_argument("--length", type=int, default=30, help="tokens")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
-    torch, theirs = open_clip_model(options.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        ours = convert(theirs, pathlib.Path(folder))
-    bandwidth, flops = rates()
-    weights = decoder_weights(ours)
-    print(f"{BEAMS} beams, {LENGTH} tokens on {jax.devices()[0].device_kind}, median of ", end="")
-    print(f"{options.repeats} turns")
+    if options.smoke:
+        vars(options).update(SMOKE)
+    open_clip = open_clip_model(options)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        ours = convert(open_clip[0], folder) if open_clip else our_model(folder)
+    bandwidth, flops = rates(options.smoke)
+    weights, steps = decoder_weights(ours), options.length - 1
+    print(f"{BEAMS} beams, {steps + 1} tokens on {jax.devices()[0].device_kind}, ", end="")
+    print(f"median of {options.repeats} turns")
     print(f"memory {bandwidth / 1e9:.1f} GB/s, matmuls {flops / 1e9:.0f} GFLOP/s, ", end="")
     print(f"{weights * 4 / 1e6:.0f} MB of weights a step")
     rows = []
     for batch in options.batches:
-        row = measure(ours, theirs, torch, batch, options.repeats)
-        step = (row["ours"] - row["image"]) / (LENGTH - 1)
+        row = measure(ours, open_clip, batch, options)
+        step = (row["ours"] - row["image"]) / steps
         row["of bandwidth"] = weights * 4 / bandwidth / step
         row["of matmuls"] = 2 * weights * BEAMS * batch / flops / step
         rows.append(row)

@@ -9,6 +9,7 @@ once. The peers run both halves of the decoder over the prefix again for each to
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import statistics
@@ -20,14 +21,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from coca_jax.generate import Decoding, Greedy, generate
-from coca_jax.models import CoCa, CoCaConfig, ImageConfig, PoolerConfig, TextConfig, init_params
+from coca_jax.models import (
+    PRESETS,
+    CoCa,
+    CoCaConfig,
+    ImageConfig,
+    PoolerConfig,
+    TextConfig,
+    init_params,
+)
 
-LENGTH, BOS, NEVER = 64, 1, -1
+SMOKE = {"repeats": 1, "batches": [2]}
+
+BOS, NEVER = 1, -1
 CONFIG = CoCaConfig(
     image=ImageConfig(size=224, patch=32, width=512, num_layers=4, num_heads=8, mlp_dim=2048),
     text=TextConfig(
         vocab_size=32_000,
-        context_length=LENGTH,
+        context_length=64,
         width=512,
         unimodal_layers=6,
         multimodal_layers=6,
@@ -37,7 +48,7 @@ CONFIG = CoCaConfig(
     pooler=PoolerConfig(caption_queries=64, num_heads=8),
     stacked=False,  # as `coca_jax.load` makes it
 )
-DECODING = Decoding(BOS, NEVER, pad_id=0, length=LENGTH, suppress=(0, BOS))
+SMALL = dataclasses.replace(PRESETS["tiny"], stacked=False)
 
 
 def whole_prefix(model, params, multiple):
@@ -54,12 +65,14 @@ def whole_prefix(model, params, multiple):
         )[:, position - 1]
         return jnp.argmax(logits.at[:, jnp.array([0, BOS])].set(-jnp.inf), axis=-1)
 
+    length = model.config.text.context_length
+
     def run(pixels):
         context = context_of(params, pixels)
-        ids = np.zeros((len(pixels), LENGTH), np.int32)
+        ids = np.zeros((len(pixels), length), np.int32)
         ids[:, 0] = BOS
-        for position in range(1, LENGTH):
-            padded = -(-position // multiple) * multiple
+        for position in range(1, length):
+            padded = min(-(-position // multiple) * multiple, length)
             ids[:, position] = extend(params, ids[:, :padded], position, context)
         return ids
 
@@ -81,15 +94,21 @@ def main():
     """Measures batches of several sizes."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
-    model = CoCa(CONFIG)
+    if options.smoke:
+        vars(options).update(SMOKE)
+    model = CoCa(SMALL if options.smoke else CONFIG)
+    length, size = model.config.text.context_length, model.config.image.size
     params = jax.jit(lambda: nn.meta.unbox(init_params(model, jax.random.key(0))))()
-    cached = jax.jit(lambda params, x: generate(model, params, x, DECODING, Greedy()).ids[:, 0])
-    peers = {n: whole_prefix(model, {"params": params}, n) for n in (LENGTH, 8)}
+    decoding = Decoding(BOS, NEVER, pad_id=0, length=length, suppress=(0, BOS))
+    cached = jax.jit(lambda params, x: generate(model, params, x, decoding, Greedy()).ids[:, 0])
+    peers = {n: whole_prefix(model, {"params": params}, n) for n in (length, 8)}
     rows = []
-    for batch in (1, 8):
-        shape = (batch, 224, 224, 3)
+    for batch in options.batches:
+        shape = (batch, size, size, 3)
         pixels = jnp.float32(np.random.default_rng(0).standard_normal(shape))
         functions = {"cached": lambda p: cached(params, p)}
         functions |= {f"{n} padded": peer for n, peer in peers.items()}
@@ -98,8 +117,9 @@ def main():
         seconds = median_seconds(functions, pixels, options.repeats)
         ratios = {f"{name} ratio": s / seconds["cached"] for name, s in seconds.items()}
         rows.append({"batch": batch, **seconds, **ratios, "same_tokens": same})
-    print(f"{LENGTH} tokens on {jax.devices()[0].device_kind}, medians of {options.repeats}")
-    print(f"{'batch':>5}{'cached':>10}{'to 64':>12}{'':>8}{'to 8s':>12}{'':>8}{'same tokens':>14}")
+    print(f"{length} tokens on {jax.devices()[0].device_kind}, medians of {options.repeats}")
+    heads = f"{f'to {length}':>12}{'':>8}{'to 8s':>12}{'':>8}{'same tokens':>14}"
+    print(f"{'batch':>5}{'cached':>10}{heads}")
     for row in rows:
         cells = "".join(
             f"{row[f'{n} padded']:>10.3f} s{row[f'{n} padded ratio']:>7.1f}x" for n in peers

@@ -35,11 +35,11 @@ from coca_jax.data.tokenizers.sentence_piece import train_sentencepiece
 PHOTOS = 64
 SHARDS = 4
 RECORDS = 4096  # each photo many times: to shuffle much fewer is slower than to shuffle millions
-HEIGHT, WIDTH = 400, 500  # pixels; about 45 KB at this quality
-JPEG_QUALITY = 86
+JPEG_QUALITY = 86  # about 45 KB for 400 x 500 pixels
 BATCH_SIZE = 64
 TEXT_LENGTH = 64
 WORDS = ["a", "the", "of", "on", "with", "two", "old", "young", "man", "dog", "boat", "street"]
+SMOKE = {"sizes": [32], "images": 128, "repeats": 1, "records": 64, "threads": 1}
 
 
 def main() -> None:
@@ -47,13 +47,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--sizes", type=int, nargs="+", default=(224, 288), help="pixels")
+    parser.add_argument("--photo", type=int, nargs=2, default=(400, 500), help="height and width")
+    parser.add_argument("--records", type=int, default=RECORDS)
     parser.add_argument("--images", type=int, default=2048, help="in each run")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--json", help="file to write the result to")
     arguments = parser.parse_args()
+    if arguments.smoke:
+        vars(arguments).update(SMOKE)
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        files = write_data(folder)
+        files = write_data(folder, arguments.records, tuple(arguments.photo))
         print(
             f"{'format':<12}{'size':>5}{'bare/s':>9}{'stream/s':>10}{'ratio':>8}{'CPU ratio':>11}"
         )
@@ -71,9 +76,9 @@ def main() -> None:
         Path(arguments.json).write_text(json.dumps(results, indent=2) + "\n")
 
 
-def write_data(folder: str) -> list[bytes]:
+def write_data(folder: str, count: int, shape: tuple[int, int]) -> list[bytes]:
     """Writes the data set in both formats, and a tokenizer; returns the image files."""
-    TexturedPhotos(data_dir=folder).download_and_prepare()
+    TexturedPhotos(count, shape, data_dir=folder).download_and_prepare()
     source = tfds_source("textured_photos", "train", folder)
     records = [source[i] for i in range(len(source))]
     for shard in range(SHARDS):
@@ -172,7 +177,8 @@ class TexturedPhotos(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, count: int, shape: tuple[int, int], **kwargs: Any):
+        self._count, self._shape = count, shape
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -192,19 +198,20 @@ class TexturedPhotos(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         rng = np.random.default_rng(0)
-        photos = [photo(rng) for _ in range(PHOTOS)]
-        for index in range(RECORDS):
+        photos = [photo(rng, self._shape) for _ in range(min(PHOTOS, self._count))]
+        for index in range(self._count):
             captions = [" ".join(rng.choice(WORDS, rng.integers(6, 16))) for _ in range(5)]
-            yield index, {"image": io.BytesIO(photos[index % PHOTOS]), "captions": captions}
+            yield index, {"image": io.BytesIO(photos[index % len(photos)]), "captions": captions}
 
 
-def photo(rng: np.random.Generator) -> bytes:
+def photo(rng: np.random.Generator, shape: tuple[int, int]) -> bytes:
     """A JPEG file of noise whose amplitude halves with its scale, as in natural images."""
-    image = np.full((HEIGHT, WIDTH, 3), 128, np.float32)
+    height, width = shape
+    image = np.full((height, width, 3), 128, np.float32)
     for scale in (1, 2, 4, 8, 16, 32, 64):
-        shape = (-(-HEIGHT // scale), -(-WIDTH // scale), 3)
-        noise = rng.standard_normal(shape, np.float32) * 3 * scale**0.65
-        image += cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        coarse = (-(-height // scale), -(-width // scale), 3)
+        noise = rng.standard_normal(coarse, np.float32) * 3 * scale**0.65
+        image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     pixels = np.clip(image, 0, 255).astype(np.uint8)
     return cv2.imencode(".jpg", pixels, options)[1].tobytes()

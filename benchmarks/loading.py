@@ -8,6 +8,7 @@ The weights are random; their files have just been written, and so are in the sy
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -24,26 +25,39 @@ from safetensors.numpy import save_file
 
 from coca_jax.interop.convert import import_open_clip
 from coca_jax.interop.open_clip import to_open_clip
+from coca_jax.interop.open_clip_config import settings
 from coca_jax.models import PRESETS, CoCa, init_params
 
 VARIANT = "open_clip_vit_b_32"
+SMOKE = {"repeats": 1}
 SCRIPT = """
 import sys
 import numpy as np
 import coca_jax
 model = coca_jax.load(sys.argv[1])
-assert model.encode_image(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, 512)
+size = model.config.image.size
+assert np.isfinite(model.encode_image(np.zeros((1, size, size, 3), np.uint8))).all()
 """
 
 
-def convert(folder):
-    """Random weights, converted as a user would."""
-    model = CoCa(PRESETS[VARIANT])
+def small():
+    """The variant with one layer of a few numbers in each part."""
+    sizes = {"width": 64, "num_heads": 2, "mlp_dim": 256}
+    preset = PRESETS[VARIANT]
+    image = dataclasses.replace(preset.image, num_layers=1, **sizes)
+    text = dataclasses.replace(preset.text, unimodal_layers=1, multimodal_layers=1, **sizes)
+    return dataclasses.replace(preset, image=image, text=text, embed_dim=64)
+
+
+def convert(folder, config):
+    """Random weights of an OpenCLIP model, converted as a user would."""
+    model = CoCa(config)
     params = jax.jit(lambda: nn.meta.unbox(init_params(model, jax.random.key(0))))()
     tensors = to_open_clip(jax.tree.map(np.asarray, params), model.config)
     contiguous = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
     save_file(contiguous, folder / "weights.safetensors")
-    import_open_clip(folder / "weights.safetensors", VARIANT, folder / "model")
+    (folder / "variant.json").write_text(json.dumps(settings(config)))
+    import_open_clip(folder / "weights.safetensors", folder / "variant.json", folder / "model")
 
 
 def seconds(folder):
@@ -59,11 +73,14 @@ def main():
     """Prints both figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
+    if options.smoke:
+        vars(options).update(SMOKE)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        convert(folder)
+        convert(folder, small() if options.smoke else PRESETS[VARIANT])
         cold = seconds(folder)
         warm = statistics.median(seconds(folder) for _ in range(options.repeats))
     print(f"to the first embedding: {cold:.1f} s, with a warm compilation cache {warm:.1f} s")

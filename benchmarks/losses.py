@@ -20,6 +20,11 @@ import optax
 
 from coca_jax.losses import captioning_loss, softmax_loss
 
+SMOKE = {"rounds": 1, "width": 16, "texts": 8, "words": 512, "pairs": 64} | {
+    "timed_texts": 4,
+    "timed_pairs": 32,
+}
+
 
 def plain_captioning(features, kernel, ids):
     """The captioning loss with all logits at once."""
@@ -60,7 +65,7 @@ def compiled(loss, arguments, gradients: int):
 def example(shape: jax.ShapeDtypeStruct, key: jax.Array) -> jax.Array:
     """Unit rows, word ids that are no padding, or a scale."""
     if shape.dtype == jnp.int32:
-        return jax.random.randint(key, shape.shape, 1, 1000)
+        return jax.random.randint(key, shape.shape, 1, 500)
     if not shape.shape:
         return jnp.float32(10)
     x = jax.random.normal(key, shape.shape)
@@ -100,23 +105,30 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--timed-texts", type=int, default=32, help="of 64 tokens, 64,000 words")
+    parser.add_argument("--texts", type=int, default=512, help="of 64 tokens")
+    parser.add_argument("--words", type=int, default=64_000)
+    parser.add_argument("--pairs", type=int, default=8192)
+    parser.add_argument("--timed-texts", type=int, default=32)
     parser.add_argument("--timed-pairs", type=int, default=4096)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
-    captions = functools.partial(captioning_arguments, length=64, width=options.width, words=64_000)
-    pairs = functools.partial(contrastive_arguments, width=options.width)
+    if options.smoke:
+        vars(options).update(SMOKE)
+    width, words = options.width, options.words
+    captions = functools.partial(captioning_arguments, length=64, width=width, words=words)
+    pairs = functools.partial(contrastive_arguments, width=width)
     result = {
         "captioning": compare(
             (lambda x, kernel, ids: captioning_loss(x, kernel, ids, 0)[0], plain_captioning),
-            captions(512),
+            captions(options.texts),
             captions(options.timed_texts),
             gradients=2,
             rounds=options.rounds,
         ),
         "contrastive": compare(
             (lambda *arrays: softmax_loss(*arrays)[0], plain_contrastive),
-            pairs(8192),
+            pairs(options.pairs),
             pairs(options.timed_pairs),
             gradients=3,
             rounds=options.rounds,

@@ -41,6 +41,10 @@ OBJECTIVES = {
     "coca": {},
 }
 FIRST = "contrastive"
+SMOKE = {"model": "tiny", "batch": 4, "steps": 1, "rounds": 1} | {
+    "unimodal_layers": 1,
+    "multimodal_layers": 1,
+}
 
 
 class Program:
@@ -152,8 +156,11 @@ def main():
     parser.add_argument("--optimizer", default="adafactor")
     parser.add_argument("--steps", type=int, default=3, help="in a row")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
+    if options.smoke:
+        vars(options).update(SMOKE)
     prepare_environment()
     rows = measure(options)
     print(table(rows))

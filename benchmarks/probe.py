@@ -30,6 +30,7 @@ from coca_jax.models.config import TextConfig
 
 CLASSES = 8
 PIXELS = 224
+SMOKE = {"train": 16, "test": 8, "layers": 1, "pooler_steps": 2}
 
 
 def write_images(folder, count, rng):
@@ -42,13 +43,15 @@ def write_images(folder, count, rng):
         cv2.imwrite(str(place / f"{i:05}.jpg"), noise.clip(0, 255).astype(np.uint8))
 
 
-def make_model():
-    """A ViT-B/32 with the smallest of decoders."""
+def make_model(layers):
+    """A ViT-B/32, with all of its layers or fewer, and the smallest of decoders."""
     text = TextConfig(
         512, 16, width=64, num_heads=2, mlp_dim=64, unimodal_layers=1, multimodal_layers=1
     )
     preset = PRESETS["open_clip_vit_b_32"]
-    model = CoCa(dataclasses.replace(preset, text=dataclasses.replace(text, interleaved=True)))
+    image = dataclasses.replace(preset.image, num_layers=layers or preset.image.num_layers)
+    text = dataclasses.replace(text, interleaved=True)
+    model = CoCa(dataclasses.replace(preset, image=image, text=text))
     params = nn.meta.unbox(jax.jit(lambda key: init_params(model, key))(jax.random.key(0)))
     partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}))
     return LoadedModel(model, params, make_tokenizer("byte", ""), partitioner, 0, "random")
@@ -59,9 +62,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--train", type=int, default=512)
     parser.add_argument("--test", type=int, default=256)
+    parser.add_argument("--pooler-steps", type=int, default=20)
+    parser.add_argument("--layers", type=int, help="of the image encoder; default: 12")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
-    loaded, rng, results = make_model(), np.random.default_rng(1), {}
+    if options.smoke:
+        vars(options).update(SMOKE)
+    loaded, rng, results = make_model(options.layers), np.random.default_rng(1), {}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         write_images(folder / "train", options.train, rng)
@@ -84,7 +92,8 @@ def main():
         turn("first")
         turn("again")
         turn("another penalty", l2=1e-2)
-        turn("pooler, 20 steps", scoring="pooler", steps=20, batch_size=64)
+        steps = options.pooler_steps
+        turn(f"pooler, {steps} steps", scoring="pooler", steps=steps, batch_size=64)
         jax.clear_caches()
         turn("again, compiled anew")
     if options.json:

@@ -16,6 +16,8 @@ import numpy as np
 
 from coca_jax.evaluate.metrics.recall import SCORES_IN_MEMORY, recalls
 
+SMOKE = {"count": 500, "width": 16}
+
 
 def peak_bytes():
     """The most memory that this process has held so far."""
@@ -27,8 +29,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
+    if options.smoke:
+        vars(options).update(SMOKE)
     rng = np.random.default_rng(0)
     images, texts = (
         rng.standard_normal((options.count, options.width), np.float32) for _ in range(2)

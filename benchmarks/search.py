@@ -27,6 +27,7 @@ from coca_jax.image_search.nearest import SEARCHES
 TOP = 10
 NOISE, MOVED = 2.0, 1.0  # relative to a center's length of 1
 KINDS = ("near", "far")
+SMOKE = {"count": 2000, "width": 16, "clusters": 10, "latent": 4, "queries": 10}
 
 
 def unit(vectors):
@@ -121,8 +122,11 @@ def main():
     parser.add_argument("--latent", type=int, default=24)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
+    if options.smoke:
+        vars(options).update(SMOKE)
     if options.measure:
         folder, kind, backend = options.measure
         print(json.dumps(measure(pathlib.Path(folder), kind, backend, options.width)))

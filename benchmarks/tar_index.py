@@ -33,6 +33,7 @@ from coca_jax.io import files
 
 LINKS = 16  # to each tar, indexed in parallel
 SIZES = (100_000, 1_000_000, 100_000_000)
+SMOKE = {"tars": 1, "samples": 50, "kilobytes": 1, "repeats": 1, "sizes": [200]}
 OPEN = """
 import json, random, sys, time
 import psutil
@@ -55,9 +56,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2500, help="in each tar")
     parser.add_argument("--kilobytes", type=int, default=45, help="of an image, on average")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="samples to open")
     parser.add_argument("--folder", help="for the tars; default: a temporary one")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--json", type=Path, help="file to write the result to")
     options = parser.parse_args()
+    if options.smoke:
+        vars(options).update(SMOKE)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         result = measure(Path(name), options)
     for key, value in result.items():
@@ -77,7 +82,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         speeds = compare(tars, folder, options.repeats)
         result |= {f"{form}_{key}": value for key, value in speeds.items()}
     result |= read(str(folder / "pax*.tar"), options.repeats)
-    for size in SIZES:
+    for size in options.sizes:
         result |= open_many(folder, size)
     return result
 

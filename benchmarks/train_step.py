@@ -26,6 +26,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOPS = "flops_per_example"
+SMOKE = {"models": ["tiny"], "batch": 4, "most": 4, "steps": 1}
 
 
 def seconds_a_step(step, wait, steps):
@@ -214,10 +215,13 @@ def main():
     parser.add_argument("--batch", type=int, default=8, help="the first")
     parser.add_argument("--most", type=int, default=8, help="the largest")
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.smoke:
+        vars(options).update(SMOKE)
     if options.measure:
         print(json.dumps(MEASURES[options.measure](options.case)))
         return
