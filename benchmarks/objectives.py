@@ -41,9 +41,10 @@ OBJECTIVES = {
     "coca": {},
 }
 FIRST = "contrastive"
-SMOKE = {"model": "tiny", "batch": 4, "steps": 1, "rounds": 1} | {
-    "unimodal_layers": 1,
-    "multimodal_layers": 1,
+SMOKE = {"model": "tiny", "objectives": ["contrastive", "coca"]} | {
+    "batch": 4,
+    "steps": 1,
+    "rounds": 1,
 }
 
 

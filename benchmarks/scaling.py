@@ -166,7 +166,7 @@ def by_images(size: int, options: argparse.Namespace, folder: pathlib.Path) -> R
     partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}))
     loaded = LoadedModel(model, params, make_tokenizer("byte", ""), partitioner)
     config = default_config()
-    config.eval = {"": {"kind": "zero_shot", "format": "folder", "path": str(folder)}}
+    config.eval = {"all": {"kind": "zero_shot", "format": "folder", "path": str(folder)}}
     vectors = np.random.default_rng(0).standard_normal((16 * size, 64), np.float32)
     pairs = np.repeat(np.arange(len(vectors))[:, None], 2, axis=1)
     return {
