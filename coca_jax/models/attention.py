@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from coca_jax.models.layers import constrain, dense
+from coca_jax.models.layers import Dense, constrain
 
 HEADS = ("batch", "length", "heads", None)
 
@@ -56,16 +56,20 @@ class Attention(nn.Module):
           The attended values [b, t, width], and all keys and values that were attended to.
         """
 
-        def projected(x: Array, name: str) -> Array:
-            return self._heads(dense(self.width, ("embed", "heads"), self.dtype, name)(x))
+        def projected(x: Array, name: str, **options: bool) -> Any:
+            return Dense(self.width, ("embed", "heads"), self.dtype, **options, name=name)(x)
 
-        key_values = cache
+        key_values, value_bias = cache, None
         if cache is None:
-            query = projected(x, "query")
-            keys, values = projected(source, "key"), projected(source, "value")
-            key_values = _laid_out(keys, values)
+            query = self._heads(projected(x, "query"))
+            # A bias of all keys adds the same to all logits of a query, which a softmax does not
+            # see. One of all values is added to the result, since a query's weights sum to 1.
+            keys, _ = projected(source, "key", separate_bias=True)
+            values, value_bias = projected(source, "value", separate_bias=True)
+            key_values = _laid_out(self._heads(keys), self._heads(values + value_bias[None, None]))
+            keys, values = self._heads(keys), self._heads(values)
         elif source is None:
-            query = projected(x, "query")
+            query = self._heads(projected(x, "query"))
         else:
             query, keys, values = map(self._heads, self._projected_together(x))
             key_values = _written(cache, _laid_out(keys, values), position)
@@ -77,7 +81,8 @@ class Attention(nn.Module):
         else:
             attended = _attend(shared, key_values, mask)
         attended = attended.reshape(*query.shape[:2], self.width)
-        return dense(self.width, ("heads", "embed"), self.dtype, "out")(attended), key_values
+        out = Dense(self.width, ("heads", "embed"), self.dtype, name="out")
+        return out(attended, value_bias), key_values
 
     def _projected_together(self, x: Float[Array, "b t d"]) -> Float[Array, "three b t w"]:
         """Queries, keys and values of the same positions by one matmul.

@@ -43,7 +43,7 @@ def attention_maps(
         looks = jax.lax.map(lambda layer: _weights(layer, config.text.num_heads), layers[0])
     else:
         looks = jnp.stack([_weights(layer, config.text.num_heads) for layer in layers])
-    weights = jnp.mean(looks, axis=0)
+    weights = jnp.mean(looks, axis=0)[:, : ids.shape[1]]  # without padding to an even length
     if config.pooler.caption_queries:
         pooler = intermediates["pooler" if config.pooler.kind == "shared" else "caption_pooler"]
         pooled = _weights(pooler["attention"], config.pooler.num_heads)
@@ -58,11 +58,12 @@ def _is_read(module: nn.Module, method: str) -> bool:
     return method == "__call__" and bool(READ.search("/".join(module.path)))
 
 
-def _weights(attention: dict[str, dict[str, tuple[Array]]], heads: int) -> Float[Array, "b t s"]:
+def _weights(attention: dict[str, dict[str, Any]], heads: int) -> Float[Array, "b t s"]:
     """The mean of the heads' attention weights, of an attention layer's captured projections."""
 
     def of_heads(name: str) -> Float[Array, "b s h k"]:
         (x,) = attention[name]["__call__"]
+        x = x[0] if isinstance(x, tuple) else x  # keys, whose bias changes no weight
         return x.reshape(*x.shape[:-1], heads, -1)
 
     query, keys = of_heads("query"), of_heads("key")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from coca_jax.models.config import CoCaConfig
-from coca_jax.models.layers import ACTIVATION, constrain, dense, layer_norm, partitioned
+from coca_jax.models.layers import ACTIVATION, Dense, LayerNorm, constrain, partitioned
 from coca_jax.models.transformer import Transformer
 
 
@@ -36,7 +36,7 @@ class ImageEncoder(nn.Module):
         """Encodes normalized pixels; tokens are in row order of their patches."""
         image = self.config.image
         axes, use_bias = ("patch", "embed"), image.patch_bias
-        x = dense(image.width, axes, self.dtype, "patch_embedding", use_bias=use_bias)(
+        x = Dense(image.width, axes, self.dtype, use_bias, name="patch_embedding")(
             patches(pixels, image.patch).astype(self.dtype)
         )
         positions = self.param(
@@ -58,7 +58,7 @@ class ImageEncoder(nn.Module):
             token = jnp.broadcast_to(token, (x.shape[0], 1, image.width))
             x = constrain(jnp.concatenate([token, x], axis=1), ACTIVATION)
         if image.pre_norm:
-            x = layer_norm(self.dtype, "pre_norm")(x)
+            x = LayerNorm(self.dtype, name="pre_norm")(x)
         x, _ = Transformer(
             image.num_layers,
             image.num_heads,
@@ -72,7 +72,7 @@ class ImageEncoder(nn.Module):
             attention=self.config.attention,
             name="transformer",
         )(x)
-        return layer_norm(self.dtype, "norm")(x)
+        return LayerNorm(self.dtype, name="norm")(x)
 
 
 def patches(pixels: Float[Array, "b h w c"], patch: int) -> Float[Array, "b n p"]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from coca_jax.models.attention import Attention
-from coca_jax.models.layers import ACTIVATION, constrain, layer_norm, partitioned
+from coca_jax.models.layers import ACTIVATION, LayerNorm, constrain, partitioned
 
 
 class AttentionalPooler(nn.Module):
@@ -45,11 +45,11 @@ class AttentionalPooler(nn.Module):
         )
         learned = learned[query_slice].astype(self.dtype)
         if self.query_norm:
-            learned = layer_norm(self.dtype, "query_norm")(learned)
+            learned = LayerNorm(self.dtype, name="query_norm")(learned)
         batched = jnp.broadcast_to(learned, (tokens.shape[0], *learned.shape))
         attention = Attention(
             self.num_heads, self.width, self.dtype, self.attention, name="attention"
         )
         mask = None if mask is None else mask[:, None, None, :]
         pooled, _ = attention(constrain(batched, ACTIVATION), tokens, mask)
-        return layer_norm(self.dtype, "norm")(constrain(pooled, ACTIVATION))
+        return LayerNorm(self.dtype, name="norm")(constrain(pooled, ACTIVATION))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from coca_jax.models.attention import cached_mask, causal_mask, causal_mask_with_cls
 from coca_jax.models.config import CoCaConfig
-from coca_jax.models.layers import ACTIVATION, constrain, layer_norm, partitioned
+from coca_jax.models.layers import ACTIVATION, LayerNorm, constrain, partitioned
 from coca_jax.models.transformer import LayerCache, Transformer
 
 LOGITS = ("batch", "length", "vocab")
@@ -74,10 +74,10 @@ class TextDecoder(nn.Module):
         self.unimodal = self._half(text.unimodal_layers, cross=False)
         if has_cls:
             self.cls = self.param("cls", partitioned(normal, "embed"), (text.width,), jnp.float32)
-            self.cls_norm = layer_norm(self.dtype)
+            self.cls_norm = LayerNorm(self.dtype)
         if self.config.multimodal:
             self.multimodal = self._half(text.multimodal_layers, cross=True)
-            self.norm = layer_norm(self.dtype)
+            self.norm = LayerNorm(self.dtype)
         if self.config.captioning and not text.tie_embeddings:
             self.lm_head = self.param(
                 "lm_head",

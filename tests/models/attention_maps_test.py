@@ -9,6 +9,7 @@ import pytest
 from reference.coca import dense, layer_norm
 
 from coca_jax.models import PRESETS, CoCa, attention_maps, init_params
+from coca_jax.models.layers import LayerNorm
 from coca_jax.models.transformer import unstack
 
 TINY = dataclasses.replace(
@@ -69,7 +70,7 @@ def looks(x, source, p, heads):
 def inputs(config, params, pixels, ids):
     """The inputs of each layer's cross-attention and of the pooler, from the model itself."""
     model = CoCa(config)
-    keep = lambda module, _: isinstance(module, nn.LayerNorm)  # noqa: E731
+    keep = lambda module, _: isinstance(module, LayerNorm)  # noqa: E731
 
     @jax.jit
     def run(params):
