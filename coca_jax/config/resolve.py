@@ -52,7 +52,8 @@ def _resolve(model: CoCaConfig, device: Any) -> CoCaConfig:
         attention = default("attention", device)
         if attention == "cudnn" and not (dtype == "bfloat16" and _suits_cudnn(model)):
             attention = "xla"
-    return dataclasses.replace(model, dtype=dtype, attention=attention)
+    unroll = model.scan_unroll or default("unroll", device)
+    return dataclasses.replace(model, dtype=dtype, attention=attention, scan_unroll=unroll)
 
 
 def _suits_cudnn(model: CoCaConfig) -> bool:

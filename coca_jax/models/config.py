@@ -171,7 +171,11 @@ class CoCaConfig:
         resumable=True,
     )
     scan_unroll: int = field(
-        1, "Layers of the scan over layers that are compiled side by side.", LAYERS, resumable=True
+        0,
+        "Layers of the scan over layers that are compiled side by side; 0: all on NVIDIA "
+        "GPUs, else 1. More layers take longer to compile, and move less memory.",
+        integer(0, 10_000),
+        resumable=True,
     )
     # These follow from other sections and from the use of the model.
     stacked: bool = True  # layers in one array a parameter; False: apart, see `Transformer`

@@ -10,7 +10,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from coca_jax.models.attention import Attention, KeyValues
-from coca_jax.models.layers import Mlp, Residual, layer_norm
+from coca_jax.models.layers import LayerNorm, Mlp, Residual
 
 
 @struct.dataclass
@@ -51,7 +51,7 @@ class Block(nn.Module):
         attention = functools.partial(
             Attention, self.num_heads, x.shape[-1], self.dtype, self.attention
         )
-        norm = lambda name: layer_norm(self.dtype, name)  # noqa: E731
+        norm = lambda name: LayerNorm(self.dtype, name=name)  # noqa: E731
         residual = Residual(self.dropout, self.stochastic, name="residual")
 
         y = norm("self_attention_norm")(x)
@@ -119,14 +119,21 @@ class Transformer(nn.Module):
         Returns:
           The residual stream after the last layer (before any norm), and the new cache.
         """
-        block = _rematerialized(Block, self.remat)
+        length = x.shape[1]
+        if self.attention == "cudnn" and cache is None:
+            x, mask = with_even_length(x, mask)
+        block = Block
+        if self.stacked and 1 < self.num_layers <= self.unroll and not self.is_initializing():
+            block = nn.map_variables(block, "params", functools.partial(_cut_out, dtype=self.dtype))
+        # Outside of a loop, XLA would find what is computed twice, and keep it.
+        block = _rematerialized(block, self.remat, prevent_cse=not self.stacked or self.unroll > 1)
         run = self._scan if self.stacked else self._loop
         x, new_cache = run(block, x, cache, mask, context, position)
         if cache is not None and context is None:
             new_cache = jax.tree.map(
                 lambda new, old: new.replace(image=old.image), new_cache, cache, is_leaf=_is_cache
             )
-        return x, new_cache
+        return x[:, :length], new_cache
 
     def _scan(self, block: type[nn.Module], x: Array, cache: LayerCache | None, *shared):
         scanned = nn.scan(
@@ -136,7 +143,7 @@ class Transformer(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.num_layers,
-            unroll=self.unroll,
+            unroll=max(1, min(self.unroll, self.num_layers)),
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         return self._block(scanned, "layers")(x, (self._depth_rates(), cache), *shared)
@@ -198,7 +205,38 @@ def _is_cache(x: Any) -> bool:
     return isinstance(x, LayerCache)
 
 
-def _rematerialized(block: type[nn.Module], name: str) -> type[nn.Module]:
+def _cut_out(variables: dict[str, Any], dtype: jnp.dtype) -> dict[str, Any]:
+    """A layer's parameters, cut out of their stacks before anything else reads them.
+
+    XLA for GPUs would cut in every kernel that reads them, so that no two layers shared a kernel:
+    each would be compiled and tuned for each layer.
+    """
+
+    def cast(path: Any, leaf: Array) -> Array:
+        is_kernel = any(getattr(key, "key", "") == "kernel" for key in path)
+        return leaf.astype(dtype) if is_kernel else leaf
+
+    return jax.lax.optimization_barrier(jax.tree_util.tree_map_with_path(cast, variables))
+
+
+def with_even_length(
+    x: Float[Array, "b t d"], mask: Bool[Array, "#b 1 t t"] | None
+) -> tuple[Float[Array, "b t2 d"], Bool[Array, "#b 1 t2 t2"] | None]:
+    """A stream of odd length with one more position, which no other attends to.
+
+    cuDNN's attention takes even lengths only, and padding once costs less than in every layer.
+    """
+    length = x.shape[1]
+    if length % 2 == 0:
+        return x, mask
+    if mask is None:
+        mask = jnp.ones((1, 1, length, length), bool)
+    last_query, last_key = ((0, 0), (0, 0), (0, 1), (0, 0)), ((0, 0), (0, 0), (0, 0), (0, 1))
+    mask = jnp.pad(jnp.pad(mask, last_key), last_query, constant_values=True)
+    return jnp.pad(x, ((0, 0), (0, 1), (0, 0))), mask
+
+
+def _rematerialized(block: type[nn.Module], name: str, prevent_cse: bool) -> type[nn.Module]:
     """The block, recomputed in the backward pass as the named policy says."""
     if name == "none":
         return block
@@ -207,4 +245,4 @@ def _rematerialized(block: type[nn.Module], name: str) -> type[nn.Module]:
         policy = policies.offload_dot_with_no_batch_dims("device", "pinned_host")
     else:
         policy = None if name == "full" else getattr(policies, name)
-    return nn.remat(block, policy=policy, prevent_cse=False)
+    return nn.remat(block, policy=policy, prevent_cse=prevent_cse)

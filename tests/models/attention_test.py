@@ -14,6 +14,7 @@ from coca_jax.models.attention import (
     causal_mask_with_cls,
     with_even_lengths,
 )
+from coca_jax.models.transformer import Transformer, with_even_length
 
 
 def test_causal_mask():
@@ -92,3 +93,18 @@ def test_every_attention_of_the_model_can_be_fused(monkeypatch):
     assert not softmax.search(fused)
     plain = lowered_for_cuda(monkeypatch, attention="xla")
     assert "__cudnn$" not in plain and softmax.search(plain)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_stream_of_even_length_has_the_same_first_positions(masked):
+    layers = Transformer(1, num_heads=2, mlp_dim=8, dtype=jnp.dtype("float32"))
+    x = jnp.float32(np.random.default_rng(0).standard_normal((2, 5, 4)))
+    mask = causal_mask(5) if masked else None
+    params = layers.init(jax.random.key(0), x)
+    even, even_mask = with_even_length(x, mask)
+    assert even.shape == (2, 6, 4)
+    expected, _ = layers.apply(params, x, mask)
+    padded, _ = layers.apply(params, even.at[:, 5].set(9.0), even_mask)
+    np.testing.assert_allclose(padded[:, :5], expected, atol=1e-6)
+    unchanged, _ = with_even_length(even, None)
+    assert unchanged is even
