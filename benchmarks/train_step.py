@@ -5,17 +5,22 @@
     python benchmarks/train_step.py --models open_clip_vit_l_14 --open-clip coca_ViT-L-14
 
 For each model the batch is doubled from `--batch` on until it no longer fits (or is `--most`), and
-the figures are those of the fastest one; every `--remat`, `--attention`, `--quantization` is tried
-with each other. Data are random and stay on the device. Every measurement has a process of its own,
-so that none finds another's memory. MFU counts the FLOPs that `coca params` prints, not what is
-computed again, against the best of a few large matmuls in the same type.
+the figures are those of the fastest one; every `--remat`, `--attention`, `--quantization` and
+`--scan-unroll` is tried with each other. Data are random and stay on the device. Every measurement
+has a process of its own, so that none finds another's memory. MFU counts the FLOPs that
+`coca params` prints, not what is computed again, against the best of a few large matmuls in the
+same type.
 
 With `--open-clip` (packages as in benchmarks/captioning.py) the same is measured of OpenCLIP's
 model: its losses and AdamW; on a GPU in bfloat16 under autocast, compiled, with fused attention; on
 a CPU as it is, in float32.
+
+`--profile DIR` writes, for each of ours, the compiled program and the time of each of its kernels
+in one step: hold them against `coca plan --kernels`.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -27,6 +32,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOPS = "flops_per_example"
 SMOKE = {"models": ["tiny"], "batch": 4, "most": 4, "steps": 1}
+SHOWN = ("remat", "attention", "quantization", "scan_unroll")
 
 
 def seconds_a_step(step, wait, steps):
@@ -58,6 +64,8 @@ def measure_ours(case):
     config = default_config()
     config.model.update(preset(case["model"]))
     config.model.update({"remat": case["remat"], "attention": case["attention"]})
+    if case["scan_unroll"]:
+        config.model.scan_unroll = case["scan_unroll"]
     config.train.update({"batch_size": case["batch"], "quantization": case["quantization"]})
     config.optimizer.name = case["optimizer"]
     validate(config, len(jax.devices()))
@@ -71,7 +79,9 @@ def measure_ours(case):
         }
     )
     state = program.factory.create(0)
+    begin = time.perf_counter()
     compiled = program.compile(state, batch)
+    compile_seconds = time.perf_counter() - begin
 
     def run():
         nonlocal state
@@ -79,14 +89,36 @@ def measure_ours(case):
         return metrics
 
     seconds = seconds_a_step(run, jax.block_until_ready, case["steps"])
+    if case["profile"]:
+        profile(run, compiled, pathlib.Path(case["profile"]) / f"{case['model']}_{case['batch']}")
     memory, stats = compiled.memory_analysis(), jax.devices()[0].memory_stats() or {}
     return {
         "seconds": seconds,
+        "compile_seconds": compile_seconds,
         "compiled_bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
         "peak_bytes": stats.get("peak_bytes_in_use"),
         FLOPS: training_flops(program.model.config),
         "device": jax.devices()[0].device_kind,
     }
+
+
+def profile(run, compiled, folder, steps=3):
+    """Writes the program as `program.txt`, and `kernels.json`: milliseconds a step by kernel."""
+    import jax
+
+    with jax.profiler.trace(folder):
+        for _ in range(steps):
+            jax.block_until_ready(run())
+    (folder / "program.txt").write_text(compiled.as_text())
+    [trace] = folder.glob("plugins/profile/*/*.xplane.pb")
+    kernels = {}
+    for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
+        for event in (event for line in plane.lines for event in line.events):
+            name = dict(event.stats).get("hlo_op")
+            if name:
+                kernels[name] = kernels.get(name, 0) + event.duration_ns / 1e6 / steps
+    slowest = sorted(kernels.items(), key=lambda kernel: -kernel[1])
+    (folder / "kernels.json").write_text(json.dumps(dict(slowest), indent=1))
 
 
 def measure_open_clip(case):
@@ -180,8 +212,9 @@ def show(row):
         f"{row['kind']:<9} {row['model']:<20} batch {row['batch']:>5}",
         f"{row['seconds'] * 1e3:>9.1f} ms",
         f"{row['examples_per_second']:>9.1f} examples/s",
+        f"compiled in {row['compile_seconds']:.0f} s" if "compile_seconds" in row else "",
         "memory unknown" if held is None else f"{held / 2**30:>6.2f} GiB",
-        " ".join(f"{k}={row[k]}" for k in ("remat", "attention", "quantization") if row.get(k)),
+        " ".join(f"{k}={row[k]}" for k in SHOWN if row.get(k)),
     ]
     print("  ".join(words), flush=True)
 
@@ -211,6 +244,10 @@ def main():
     parser.add_argument("--remat", nargs="+", default=["none"])
     parser.add_argument("--attention", nargs="+", default=["auto"])
     parser.add_argument("--quantization", nargs="+", default=[""])
+    parser.add_argument(
+        "--scan-unroll", nargs="+", type=int, default=[0], help="0: as the device has it"
+    )
+    parser.add_argument("--profile", default="", metavar="DIR")
     parser.add_argument("--optimizer", default="adafactor")
     parser.add_argument("--batch", type=int, default=8, help="the first")
     parser.add_argument("--most", type=int, default=8, help="the largest")
@@ -228,18 +265,16 @@ def main():
     peak = in_a_process("peak")["flops"]
     print(f"matmuls: {peak / 1e12:.3g} TFLOP/s, measured")
     rows = []
-    for model in options.models:
-        for remat in options.remat:
-            for attention in options.attention:
-                for quantization in options.quantization:
-                    case = {
-                        "model": model,
-                        "remat": remat,
-                        "attention": attention,
-                        "quantization": quantization,
-                        "optimizer": options.optimizer,
-                    }
-                    rows += largest("ours", case, options)
+    tried = {
+        "model": options.models,
+        "remat": options.remat,
+        "attention": options.attention,
+        "quantization": options.quantization,
+        "scan_unroll": options.scan_unroll,
+    }
+    others = {"optimizer": options.optimizer, "profile": options.profile}
+    for values in itertools.product(*tried.values()):
+        rows += largest("ours", dict(zip(tried, values, strict=True)) | others, options)
     for model in options.open_clip:
         rows += largest("open_clip", {"model": model}, options)
     best = summary(rows, peak)
