@@ -64,9 +64,11 @@ def explain(error: BaseException) -> Failure | None:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yields the exception, and those that it was raised from."""
-    while error is not None:
+    """Yields the exception, and those that it was raised from, each once."""
+    seen = []
+    while error is not None and error not in seen:
         yield error
+        seen.append(error)
         error = error.__cause__
 
 

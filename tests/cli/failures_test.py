@@ -90,6 +90,12 @@ def test_what_an_exception_was_raised_from_explains_it():
     assert "/d/x: No space left" in explained(error).message
 
 
+def test_an_exception_that_is_its_own_cause_is_looked_at_once():
+    error = ValueError("could not save")
+    error.__cause__ = error
+    assert failures.explain(error) is None
+
+
 def test_a_full_disk_names_the_file_that_was_open(tmp_path):
     def write():
         with (tmp_path / "a.json").open("w") as file:
