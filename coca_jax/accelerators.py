@@ -39,6 +39,13 @@ TABLE = (
         "its fused attention never writes the logits, most of what a step without "
         "rematerialization keeps",
     ),
+    Setting(
+        "tpu",
+        "attention",
+        "",
+        "pallas",
+        "the logits, most of what a step reads and writes, never leave the cores",
+    ),
     Setting("", "attention", "", "xla", "runs everywhere"),
     Setting(
         "nvidia",
@@ -73,12 +80,12 @@ def default(kind: str, device: Any) -> Any:
 
 def attention_errors(attention: str, device: Any) -> list[str]:
     """A message if this device cannot run what `config.model.attention` names; else none."""
-    if attention == "cudnn" and default("attention", device) != "cudnn":
-        return [
-            "config.model.attention=cudnn needs an NVIDIA GPU, Ampere or later; the device is "
-            f"{device.device_kind}"
-        ]
-    return []
+    needed = {"cudnn": "an NVIDIA GPU, Ampere or later", "pallas": "a TPU"}.get(attention)
+    if needed is None or default("attention", device) == attention:
+        return []
+    return [
+        f"config.model.attention={attention} needs {needed}; the device is {device.device_kind}"
+    ]
 
 
 def compiler_options(device: Any, others: Sequence[tuple[str, Any]] = ()) -> dict[str, Any]:

@@ -32,7 +32,7 @@ DEVICES = {
         ("v100", "bfloat16", "xla"),
         ("t4", "bfloat16", "xla"),
         ("mi300", "bfloat16", "xla"),
-        ("v4", "bfloat16", "xla"),
+        ("v4", "bfloat16", "pallas"),
     ],
 )
 def test_defaults_by_device(name, dtype, attention):
@@ -40,11 +40,14 @@ def test_defaults_by_device(name, dtype, attention):
     assert (default("dtype", device), default("attention", device)) == (dtype, attention)
 
 
-def test_fused_attention_needs_its_gpu():
-    cpu, gpu = DEVICES["cpu"], DEVICES["h100"]
+def test_fused_attention_needs_its_device():
+    cpu, gpu, tpu = DEVICES["cpu"], DEVICES["h100"], DEVICES["v4"]
     assert attention_errors("auto", cpu) == attention_errors("xla", cpu) == []
-    assert "the device is cpu" in attention_errors("cudnn", cpu)[0]
-    assert attention_errors("cudnn", gpu) == []
+    assert "needs an NVIDIA GPU, Ampere or later; the device is cpu" in str(
+        attention_errors("cudnn", cpu)
+    )
+    assert "needs a TPU; the device is NVIDIA H100" in str(attention_errors("pallas", gpu))
+    assert attention_errors("cudnn", gpu) == attention_errors("pallas", tpu) == []
 
 
 def test_compiler_options_by_device():

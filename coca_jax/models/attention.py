@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from coca_jax.models.fused_attention import HEADS, fused_attention, fuses
 from coca_jax.models.layers import Dense, constrain
-
-HEADS = ("batch", "length", "heads", None)
 
 
 @struct.dataclass
@@ -30,7 +29,7 @@ class Attention(nn.Module):
     num_heads: int
     width: int
     dtype: jnp.dtype
-    implementation: str = "xla"  # or cudnn; decoding with a cache has its own
+    implementation: str = "xla"  # or cudnn, pallas; decoding with a cache has its own
 
     @nn.compact
     def __call__(
@@ -106,12 +105,12 @@ def dot_product_attention(
     mask: Bool[Array, "#b 1 t s"] | None,
     implementation: str = "xla",
 ) -> Float[Array, "b t h k"]:
-    """JAX's dot-product attention by this implementation, `xla` or `cudnn`."""
+    """Dot-product attention by this implementation: `xla`, `cudnn` or `pallas`."""
     if implementation == "cudnn":
         return with_even_lengths(query, keys, values, mask, implementation)
-    return jax.nn.dot_product_attention(
-        query, keys, values, mask=mask, implementation=implementation
-    )
+    if implementation == "pallas" and fuses(query.shape[1], keys.shape[1]):
+        return fused_attention(query, keys, values, mask)
+    return jax.nn.dot_product_attention(query, keys, values, mask=mask, implementation="xla")
 
 
 def with_even_lengths(

@@ -158,9 +158,9 @@ class CoCaConfig:
     )
     attention: str = field(
         "xla",
-        "Implementation of attention. cudnn: fused, on NVIDIA GPUs from Ampere on; auto: cudnn "
-        "where it runs, else xla.",
-        choice("auto", "xla", "cudnn"),
+        "Implementation of attention. cudnn: fused, on NVIDIA GPUs from Ampere on; pallas: fused, "
+        "on TPUs; auto: the one that runs there, else xla.",
+        choice("auto", "xla", "cudnn", "pallas"),
         resumable=True,
     )
     remat: str = field(

@@ -80,12 +80,14 @@ def temp_bytes(jaxpr: Any, split: Split) -> int:
 
 
 def hbm_bytes(jaxpr: Any, split: Split) -> int:
-    """Bytes of HBM that a device's matmuls read and write; the rest is assumed to be fused."""
+    """Bytes of HBM that matmuls and kernels read and write; the rest is assumed to be fused."""
     count = 0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         local = split._replace(shards=1, params={}) if _is_local(equation) else split
-        if equation.primitive.name == "dot_general" or is_fused_attention(equation):
+        is_kernel = equation.primitive.name in ("dot_general", "pallas_call")
+        if is_kernel or is_fused_attention(equation):
             count += sum(split.size(v.aval) for v in (*equation.invars, *equation.outvars))
+            continue
         inside = sum(hbm_bytes(part, local) for part in inner_programs(equation.params))
         count += inside * equation.params.get("length", 1)
     return count

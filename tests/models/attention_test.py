@@ -16,6 +16,13 @@ from coca_jax.models.attention import (
 )
 from coca_jax.models.transformer import Transformer, with_even_length
 
+# The tiny model, with enough tokens for fused attention on TPUs.
+LONG_ENOUGH = preset("tiny") | {
+    "image": preset("tiny")["image"] | {"size": 32},
+    "pooler": preset("tiny")["pooler"] | {"caption_queries": 8},
+}
+SOFTMAX = re.compile(r"stablehlo\.exponential %\S+ : tensor<(?:\d+x){2,}(\d+x)\d+xf")
+
 
 def test_causal_mask():
     np.testing.assert_array_equal(causal_mask(3)[0, 0], [[1, 0, 0], [1, 1, 0], [1, 1, 1]])
@@ -64,14 +71,9 @@ def test_padding_to_even_lengths_changes_nothing(queries, keys, masked):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def lowered_for_cuda(monkeypatch, **changes):
-    """The gradient of CoCa's outputs as JAX lowers it for an NVIDIA GPU, which need not be here."""
-    from jax._src.cudnn import fused_attention_stablehlo as fused
-
-    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91_200)
-    monkeypatch.setattr(fused, "check_compute_capability", lambda least: float(least) <= 9)
-    config = CoCaConfig.from_dict(preset("tiny"), dtype="bfloat16", stacked=False, **changes)
-    model = CoCa(config)
+def lowered(platform, **changes):
+    """The gradient of CoCa's outputs as JAX lowers it for a platform, which need not be here."""
+    model = CoCa(CoCaConfig.from_dict(LONG_ENOUGH, dtype="bfloat16", stacked=False, **changes))
 
     def total(params, pixels, ids):
         out = model.apply({"params": params}, pixels, ids)
@@ -80,19 +82,31 @@ def lowered_for_cuda(monkeypatch, **changes):
     def everything(key, pixels, ids):
         return jax.grad(total)(nn.meta.unbox(init_params(model, key)), pixels, ids)
 
-    arguments = (jax.random.key(0), jnp.zeros((2, *config.image.pixels, 3)))
-    ids = jnp.ones((2, config.text.context_length), jnp.int32)
-    return jax.jit(everything).trace(*arguments, ids).lower(lowering_platforms=("cuda",)).as_text()
+    arguments = (jax.random.key(0), jnp.zeros((2, *model.config.pixels)))
+    ids = jnp.ones((2, model.config.text.context_length), jnp.int32)
+    return (
+        jax.jit(everything).trace(*arguments, ids).lower(lowering_platforms=(platform,)).as_text()
+    )
 
 
 def test_every_attention_of_the_model_can_be_fused(monkeypatch):
-    fused = lowered_for_cuda(monkeypatch, attention="cudnn")
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_200)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda least: float(least) <= 9)
+    fused = lowered("cuda", attention="cudnn")
     assert "__cudnn$fmhaSoftmax(" in fused and "__cudnn$fmhaSoftmaxBackward(" in fused
     # No softmax over [batch, heads, queries, keys] is left beside them.
-    softmax = re.compile(r"stablehlo\.exponential %\S+ : tensor<(\d+x){4}")
-    assert not softmax.search(fused)
-    plain = lowered_for_cuda(monkeypatch, attention="xla")
-    assert "__cudnn$" not in plain and softmax.search(plain)
+    assert not SOFTMAX.search(fused)
+    plain = lowered("cuda", attention="xla")
+    assert "__cudnn$" not in plain and SOFTMAX.search(plain)
+
+
+def test_every_attention_of_more_than_one_query_is_fused_on_tpus():
+    fused = lowered("tpu", attention="pallas")
+    for name in ("forward", "backward"):
+        assert f'kernel_name = "dot_product_attention_{name}"' in fused
+    assert {match[1] for match in SOFTMAX.finditer(fused)} == {"1x"}  # the contrastive pooler's
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from coca_jax.distributed import make_mesh
 from coca_jax.models import PRESETS, HeadConfig
+from coca_jax.models.fused_attention import fused_attention
 from coca_jax.planning.estimate import Split, collectives, hbm_bytes, split_of, temp_bytes
 
 NONE = {"captioning": False, "contrastive": "none"}  # of the losses of pretraining
@@ -45,6 +46,12 @@ def test_memory_of_a_loop_is_its_results_and_the_worst_of_its_body():
 def test_gradients_are_split_as_their_parameters():
     program = jax.make_jaxpr(lambda k: 2 * k)(KERNELS)
     assert temp_bytes(program, WHOLE._replace(params={(5, 8, 8): 4})) == KERNELS.nbytes // 4
+
+
+def test_hbm_bytes_of_a_kernel_are_its_arrays():
+    x = jnp.zeros((2, 16, 4, 8), jnp.float32)
+    program = jax.make_jaxpr(fused_attention)(x, x, x)
+    assert hbm_bytes(program, WHOLE) == 4 * x.nbytes  # and no logits
 
 
 def test_hbm_bytes_of_matmuls_count_as_often_as_they_run():
