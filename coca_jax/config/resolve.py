@@ -52,7 +52,11 @@ def _resolve(model: CoCaConfig, device: Any) -> CoCaConfig:
         attention = default("attention", device)
         if attention == "cudnn" and not (dtype == "bfloat16" and _suits_cudnn(model)):
             attention = "xla"
-    unroll = model.scan_unroll or default("unroll", device)
+    unroll = model.scan_unroll
+    if not unroll:
+        # What is computed again is not kept: a scan has next to nothing to stack.
+        recomputes = {part.remat or model.remat for part in (model.image, model.text)} == {"full"}
+        unroll = 1 if recomputes else default("unroll", device)
     return dataclasses.replace(model, dtype=dtype, attention=attention, scan_unroll=unroll)
 
 

@@ -173,7 +173,7 @@ class CoCaConfig:
     scan_unroll: int = field(
         0,
         "Layers of the scan over layers that are compiled side by side; 0: all on NVIDIA "
-        "GPUs, else 1. More layers take longer to compile, and move less memory.",
+        "GPUs unless remat is full, else 1. More take longer to compile, and move less memory.",
         integer(0, 10_000),
         resumable=True,
     )

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from coca_jax.accelerators import ALL_LAYERS
 from coca_jax.config import build, default_config, model_config
 from coca_jax.models import PRESETS
 
@@ -45,3 +46,21 @@ def test_the_model_follows_from_the_losses():
     assert (model.contrastive, model.captioning) == ("none", True)
     assert dataclasses.astuple(model.head) == (2, "image", 2)
     assert dataclasses.replace(model, contrastive="softmax", head=None) == PRESETS["mini"]
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "unroll"),
+    [
+        (H100, {}, ALL_LAYERS),
+        (H100, {"model.remat": "full"}, 1),
+        (H100, {"model.remat": "full", "model.text.remat": "none"}, ALL_LAYERS),
+        (H100, {"model.image.remat": "full", "model.text.remat": "full"}, 1),
+        (H100, {"model.remat": "full", "model.scan_unroll": 4}, 4),
+        (CPU, {}, 1),
+        (CPU, {"model.scan_unroll": 4}, 4),
+    ],
+)
+def test_layers_are_unrolled_where_a_scan_would_stack_what_is_kept(device, changes, unroll):
+    config = default_config()
+    config.update_from_flattened_dict({"model.scan_unroll": 0} | changes)
+    assert model_config(config, device).scan_unroll == unroll
