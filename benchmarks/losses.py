@@ -20,7 +20,12 @@ import optax
 
 from coca_jax.losses import captioning_loss, softmax_loss
 
-SMOKE = {"rounds": 1, "width": 16, "texts": 8, "words": 512, "pairs": 64} | {
+SMOKE = {
+    "rounds": 1,
+    "width": 16,
+    "texts": 8,
+    "words": 512,
+    "pairs": 64,
     "timed_texts": 4,
     "timed_pairs": 32,
 }

@@ -41,7 +41,9 @@ OBJECTIVES = {
     "coca": {},
 }
 FIRST = "contrastive"
-SMOKE = {"model": "tiny", "objectives": ["contrastive", "coca"]} | {
+SMOKE = {
+    "model": "tiny",
+    "objectives": ["contrastive", "coca"],
     "batch": 4,
     "steps": 1,
     "rounds": 1,

@@ -3,7 +3,7 @@
     python benchmarks/scaling.py --json scaling.json
     python benchmarks/scaling.py --parts layers batch
 
-Each part is measured at a few sizes, each twice the last or more. An exponent is the slope of the
+Each part is measured at a few sizes, each twice the last. An exponent is the slope of the
 least-squares line through the logarithms of figures and sizes: 0 stays the same, 1 is linear, 2
 quadratic. What takes the same time at any size lowers it, so sizes should be as large as patience
 allows (`--scale 4`). Ranking every image for every text is quadratic by nature; nothing else is.
@@ -62,6 +62,7 @@ def train_step(layers: int, batch: int, options: argparse.Namespace) -> Row:
     """Compiles and runs the step of a small model."""
     config = default_config()
     config.model.update(preset(options.model))
+    config.model.scan_unroll = 1
     config.model.image.num_layers = layers
     config.model.text.update({"unimodal_layers": layers, "multimodal_layers": layers})
     config.train.batch_size = batch
@@ -225,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--model", default="mini", help="the preset whose layers and batch grow")
-    parser.add_argument("--points", type=int, default=4, help="sizes of each part, from 2")
+    parser.add_argument("--points", type=int, default=4, help="number of sizes, at least 2")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies all sizes")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: only to see that it runs")
@@ -233,6 +234,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke:
         vars(options).update(SMOKE)
+    if options.points < 2:
+        parser.error(f"--points {options.points} should be at least 2")
     rows = []
     print(f"{'grows with':<12}{'figure':<20}{'exponent':>9}  values at sizes")
     for part in options.parts:

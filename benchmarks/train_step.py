@@ -90,7 +90,8 @@ def measure_ours(case):
 
     seconds = seconds_a_step(run, jax.block_until_ready, case["steps"])
     if case["profile"]:
-        profile(run, compiled, pathlib.Path(case["profile"]) / f"{case['model']}_{case['batch']}")
+        words = [case["model"], case["batch"], *(case[k] for k in SHOWN if case[k])]
+        profile(run, compiled, pathlib.Path(case["profile"]) / "_".join(map(str, words)))
     memory, stats = compiled.memory_analysis(), jax.devices()[0].memory_stats() or {}
     return {
         "seconds": seconds,
@@ -110,7 +111,7 @@ def profile(run, compiled, folder, steps=3):
         for _ in range(steps):
             jax.block_until_ready(run())
     (folder / "program.txt").write_text(compiled.as_text())
-    [trace] = folder.glob("plugins/profile/*/*.xplane.pb")
+    trace = max(folder.glob("plugins/profile/*/*.xplane.pb"))  # named by its time
     kernels = {}
     for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
         for event in (event for line in plane.lines for event in line.events):

@@ -16,6 +16,8 @@ from coca_jax.models.layers import Dense, constrain
 class KeyValues:
     """Projected keys and values of one attention layer, laid out as its two matmuls read them.
 
+    All keys of one cache have their bias, or none has: it changes no attention weight.
+
     With stacked layers, all leaves have a leading `layers` axis outside of the scan.
     """
 

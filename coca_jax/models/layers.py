@@ -5,8 +5,8 @@ that maps them to mesh axes is the caller's (`flax.linen.logical_axis_rules`). R
 exactly when a `dropout` key is passed to `apply`.
 
 LayerNorm and GELU have gradients of their own and Dense works on rows, so that XLA keeps little for
-the backward pass and moves little memory: on one H100, a step of Base takes 145 ms instead of 177
-by the roofline of its kernels (`docs/results.md`). Flax's layers have the same parameters.
+the backward pass and moves little memory: "Plans for GPUs" in `docs/results.md` says how much each
+saves. Flax's layers have the same parameters.
 """
 
 import functools
@@ -45,7 +45,13 @@ class Dense(nn.Module):
     def __call__(
         self, x: Float[Array, "*rows d"], shift: Float[Array, " d"] | None = None
     ) -> Float[Array, "*rows f"] | tuple[Float[Array, "*rows f"], Float[Array, " f"]]:
-        """Returns `(x + shift) @ kernel + bias`; a shift is added to the bias, not to the rows."""
+        """Returns `(x + shift) @ kernel + bias`; a shift is added to the bias, not to the rows.
+
+        Raises:
+          ValueError: there is no bias that a shift could be added to, or that could be apart.
+        """
+        if not self.use_bias and (shift is not None or self.separate_bias):
+            raise ValueError("use_bias=False: a layer without a bias has none to shift or return")
         kernel = self.param(
             "kernel",
             partitioned(nn.initializers.xavier_uniform(), *self.axes),
@@ -115,9 +121,10 @@ normalize.defvjp(_normalize_forward, _normalize_backward)
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*rows d"], bias: Float[Array, " d"]) -> Float[Array, "*rows d"]:
-    """Exact GELU of `x + bias` (arXiv 1606.08415), computed in float32; only x is kept.
+    """Exact GELU of `x + bias` (arXiv 1606.08415) in x's type; only x is kept.
 
-    It is written with erf: XLA computes it by one instruction on a GPU, and erfc by a hundred.
+    It is computed in float32 from the sum. It is written with erf, which is one instruction for XLA
+    on a GPU; erfc is a hundred.
     """
     values = (x + jnp.broadcast_to(bias, x.shape)).astype(jnp.float32)
     return (values * _normal_cdf(values)).astype(x.dtype)

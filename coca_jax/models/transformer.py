@@ -78,9 +78,10 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A number of blocks.
 
-    Stacked, each parameter has a leading `layers` axis, and one layer is compiled whatever their
-    number. Apart (`layer_0`, `layer_1`, ...), nothing needs to be cut out of the stack before it is
-    used, which is what decoding would spend most of its time with: `unstack` makes the parameters.
+    Stacked, each parameter has a leading `layers` axis, and `unroll` layers are compiled, whatever
+    their number. Apart (`layer_0`, `layer_1`, ...), nothing needs to be cut out of the stack before
+    it is used, which is what decoding would spend most of its time with: `unstack` makes the
+    parameters.
     """
 
     num_layers: int
@@ -121,7 +122,7 @@ class Transformer(nn.Module):
         """
         length = x.shape[1]
         if self.attention == "cudnn" and cache is None:
-            x, mask = with_even_length(x, mask)
+            x, mask = pad_to_even_length(x, mask)
         block = Block
         if self.stacked and 1 < self.num_layers <= self.unroll and not self.is_initializing():
             block = nn.map_variables(block, "params", functools.partial(_cut_out, dtype=self.dtype))
@@ -208,8 +209,7 @@ def _is_cache(x: Any) -> bool:
 def _cut_out(variables: dict[str, Any], dtype: jnp.dtype) -> dict[str, Any]:
     """A layer's parameters, cut out of their stacks before anything else reads them.
 
-    XLA for GPUs would cut in every kernel that reads them, so that no two layers shared a kernel:
-    each would be compiled and tuned for each layer.
+    Otherwise XLA for GPUs cuts inside each kernel, and compiles every kernel once for each layer.
     """
 
     def cast(path: Any, leaf: Array) -> Array:
@@ -219,7 +219,7 @@ def _cut_out(variables: dict[str, Any], dtype: jnp.dtype) -> dict[str, Any]:
     return jax.lax.optimization_barrier(jax.tree_util.tree_map_with_path(cast, variables))
 
 
-def with_even_length(
+def pad_to_even_length(
     x: Float[Array, "b t d"], mask: Bool[Array, "#b 1 t t"] | None
 ) -> tuple[Float[Array, "b t2 d"], Bool[Array, "#b 1 t2 t2"] | None]:
     """A stream of odd length with one more position, which no other attends to.

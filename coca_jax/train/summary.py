@@ -57,6 +57,7 @@ def describe(
 
 def _computing(config: ConfigDict, model: CoCaConfig, device: Any) -> str:
     parts = [model.dtype, f"attention by {model.attention}"]
+    parts.append("layers scanned" if model.scan_unroll == 1 else "layers unrolled")
     if config.train.quantization:
         parts.append(f"layers' matmuls in {config.train.quantization}")
     options = compiler_options(device, config.compiler_options)

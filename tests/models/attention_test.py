@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from coca_jax.models import CoCa, CoCaConfig, init_params, preset
+from coca_jax.models import CoCa, CoCaConfig, attention, init_params, preset
 from coca_jax.models.attention import (
     cached_mask,
     causal_mask,
     causal_mask_with_cls,
     with_even_lengths,
 )
-from coca_jax.models.transformer import Transformer, with_even_length
+from coca_jax.models.transformer import Transformer, pad_to_even_length
 
 # The tiny model, with enough tokens for fused attention on TPUs.
 LONG_ENOUGH = preset("tiny") | {
@@ -110,15 +110,23 @@ def test_every_attention_of_more_than_one_query_is_fused_on_tpus():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_a_stream_of_even_length_has_the_same_first_positions(masked):
+def test_a_stream_of_even_length_has_the_same_first_positions(masked, monkeypatch):
     layers = Transformer(1, num_heads=2, mlp_dim=8, dtype=jnp.dtype("float32"))
     x = jnp.float32(np.random.default_rng(0).standard_normal((2, 5, 4)))
     mask = causal_mask(5) if masked else None
     params = layers.init(jax.random.key(0), x)
-    even, even_mask = with_even_length(x, mask)
+    even, even_mask = pad_to_even_length(x, mask)
     assert even.shape == (2, 6, 4)
     expected, _ = layers.apply(params, x, mask)
     padded, _ = layers.apply(params, even.at[:, 5].set(9.0), even_mask)
     np.testing.assert_allclose(padded[:, :5], expected, atol=1e-6)
-    unchanged, _ = with_even_length(even, None)
+    unchanged, _ = pad_to_even_length(even, None)
     assert unchanged is even
+
+    def on_a_cpu(query, keys, values, mask, implementation):
+        assert implementation == "cudnn" and query.shape[1] == keys.shape[1] == 6
+        return jax.nn.dot_product_attention(query, keys, values, mask=mask)
+
+    monkeypatch.setattr(attention, "dot_product_attention", on_a_cpu)
+    trimmed, _ = layers.clone(attention="cudnn").apply(params, x, mask)
+    np.testing.assert_allclose(trimmed, expected, atol=1e-6)

@@ -94,6 +94,8 @@ def test_a_shift_of_all_rows_goes_by_way_of_the_bias():
     product, kept = apart.apply({"params": params}, jnp.float32(x))
     np.testing.assert_allclose(product, x @ kernel, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(kept, params["bias"])
+    with pytest.raises(ValueError, match="use_bias=False"):
+        module.clone(use_bias=False).apply({"params": params}, jnp.float32(x), jnp.float32(shift))
 
 
 def test_stochastic_depth_drops_whole_examples_and_keeps_the_mean():
