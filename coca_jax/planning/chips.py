@@ -63,7 +63,6 @@ GENERATIONS = {
         "TPU7x", int(94.75 * GIB), "4x4x4", 3.69e12, 45e9, 6.25e9, wraps=4, devices_per_chip=2
     ),
 }
-# Machines x GPUs; a machine's GPUs share a switch.
 USABLE = 0.9  # of a GPU's memory: XLA_PYTHON_CLIENT_MEM_FRACTION, whose default is 0.75
 _HOPPER = Target(
     "NVIDIA H100 80GB HBM3",
@@ -111,7 +110,7 @@ def _gpu(kind: str, memory: float, link: float, network: float) -> Generation:
 
     800 of 989 TFLOP/s is what an H200 reached on large bfloat16 matmuls (770 to 800). 85% of the
     memory's rate is what kernels that only stream attain; with both, the sum over the kernels of a
-    compiled step was 5% below the time that an H100 took for it. The other chips are assumed to
+    compiled step was 9% below the time that an H100 took for it. The other chips are assumed to
     attain the same shares.
     """
     target = TARGETS[kind]
@@ -128,6 +127,7 @@ def _gpu(kind: str, memory: float, link: float, network: float) -> Generation:
     )
 
 
+# Topologies are machines x GPUs; the GPUs of a machine share a switch.
 GPUS = {
     "a100": _gpu("a100", memory=2.04e12, link=300e9, network=25e9),
     "h100": _gpu("h100", memory=3.35e12, link=450e9, network=50e9),

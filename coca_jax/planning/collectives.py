@@ -17,7 +17,7 @@ class Collective(NamedTuple):
 
     kind: str
     size: int  # bytes of the whole array that a device gets, reduces or sends
-    group: tuple[int, ...]  # the first group of devices; empty: all, or unknown; a permute's pair
+    group: tuple[int, ...]  # see `first_group`
     times: int
 
 
@@ -61,15 +61,15 @@ def collectives_of(
 def first_group(attributes: str) -> tuple[int, ...]:
     """The first group of partitions of a collective; empty for all, or if it names none.
 
-    Of pairs of source and target it is the pair that is the furthest apart.
+    Where pairs are named instead, it is all sources and targets in turn: which pair is the
+    slowest depends on the topology.
 
     Groups are written as lists, `{{0,1},{2,3}}`; as a reshaped and transposed count,
     `[2,2]<=[4]` or `[2,2]<=[2,2]T(1,0)`; or as axes of a mesh, whose devices are
     counted in the same way.
     """
     if paired := re.search(r"source_target_pairs=\{([\d,{}]+)\}", attributes):
-        pairs = [tuple(integers(pair)) for pair in re.findall(r"\{(\d+,\d+)\}", paired[0])]
-        return max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
+        return tuple(map(int, re.findall(r"\d+", paired[1])))
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return tuple(int(i) for i in listed[1].split(","))
     counted = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from coca_jax.planning.collectives import COLLECTIVE, Collective, collectives_of
+from coca_jax.planning.collectives import Collective, collectives_of
 from coca_jax.planning.hlo import Computation, Instruction, Program
 from coca_jax.planning.model_parts import model_part
 from coca_jax.planning.traffic import Traffic, cost_estimate
@@ -49,8 +49,8 @@ class Kernel(NamedTuple):
     bytes: int  # of HBM, of one run
     flops: int  # of matmuls and attention, of one run
     collectives: tuple[Collective, ...] = ()
-    starts: str = ""  # name of an asynchronous collective that starts here
-    waits: str = ""  # name of the asynchronous collective that must have ended here
+    starts: str = ""  # name of the asynchronous instruction that starts here
+    waits: str = ""  # name of the asynchronous instruction that must have ended here
 
 
 def kernels(program: Program) -> Iterator[Kernel]:
@@ -61,12 +61,13 @@ def kernels(program: Program) -> Iterator[Kernel]:
     """
     traffic = Traffic(program)
     for computation, instruction, times in program.runs():
+        if instruction.kind.endswith("-done"):
+            yield Kernel("", "wait", times, 0, 0, waits=instruction.operands[0])
+            continue
         size = traffic.moved(computation, instruction)
         matmuls = flops(program, computation, instruction)
         passed = tuple(collectives_of(program, computation, instruction, 1))
-        if instruction.kind.endswith("-done") and COLLECTIVE.match(instruction.kind):
-            yield Kernel("", "wait", times, 0, 0, waits=instruction.operands[0])
-        elif size or matmuls or passed:
+        if size or matmuls or passed:
             yield Kernel(
                 _part(program, computation, instruction),
                 "collective" if passed else _kind(program, instruction),

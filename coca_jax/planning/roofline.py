@@ -67,18 +67,21 @@ def kernel_table(
     """The kernels by part of the model and kind, those that take the longest first.
 
     Kernels run one after another; each takes the longer of its matmuls' time and its memory's time
-    at the rates that kernels attain. Collectives run one after another on the links. Those that
-    are asynchronous run while other kernels do, and count with the time that the step waits.
+    at the rates that kernels attain. Collectives run one after another on the links. Asynchronous
+    ones run while other kernels do, and count with the time that the step waits; one for which only
+    a loop's next round waits counts in full, as if no kernel ran meanwhile.
 
     Returns:
       Rows of `part`, `kind`, and of a step `count`, `bytes`, `flops` (both of a device) and
       `seconds`, which add up to the time of the step.
     """
+    kernels = list(kernels)
+    last_waits = {kernel.waits: place for place, kernel in enumerate(kernels)}
     now, links_free, ends = 0.0, 0.0, {}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for kernel in kernels:
+    for place, kernel in enumerate(kernels):
         if kernel.waits:
-            if kernel.waits not in ends:  # a loop started it in the round before
+            if kernel.waits not in ends:  # no collective, or one of a loop's round before
                 continue
             row, end = ends.pop(kernel.waits)
         else:
@@ -93,7 +96,7 @@ def kernel_table(
             passing = sum(sum(_collective(c, topology, devices)) for c in kernel.collectives)
             links_free = max(links_free, now) + kernel.times * passing
             end = max(end, links_free)
-        if kernel.starts and kernel.collectives:
+        if kernel.starts and kernel.collectives and last_waits.get(kernel.starts, 0) > place:
             ends[kernel.starts] = row, end
         else:
             row["seconds"] += max(end - now, 0.0)
@@ -135,11 +138,12 @@ def _torus(collective: Collective, group: Sequence[Any], topology: Topology) -> 
 def _switched(collective: Collective, machine: int, topology: Topology) -> tuple[float, float]:
     """Seconds within machines and between them; each GPU brings its share over the network."""
     group = collective.group or range(len(topology.devices))
+    if collective.kind in ("collective-permute", "send"):  # as slow as its slowest pair
+        pairs = zip(group[::2], group[1::2], strict=True)
+        if any(source // machine != target // machine for source, target in pairs):
+            return 0.0, collective.size / topology.generation.network
+        return collective.size / topology.generation.link, 0.0
     machines = len({i // machine for i in group})
-    if collective.kind == "collective-permute":
-        link = topology.generation.link if machines == 1 else topology.generation.network
-        seconds = collective.size / link
-        return (seconds, 0.0) if machines == 1 else (0.0, seconds)
     each = len(group) // machines
     within = _passed(collective, each) / topology.generation.link
     return within, _passed(collective, machines) / each / topology.generation.network

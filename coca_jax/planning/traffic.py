@@ -79,13 +79,17 @@ class Traffic:
     def _called(self, operands: list[Instruction], call: Instruction) -> int:
         """Bytes of a custom call: what it states, or all that goes in and comes out.
 
-        A call without operands, such as one that allocates a buffer, computes nothing; cuBLAS's
-        second result is its workspace.
+        A call without operands, such as one that allocates a buffer, computes nothing. cuBLAS's
+        second result is its workspace, and so is cuDNN's last.
         """
         if stated := cost_estimate(call).get("bytes_accessed"):
             return stated
         target = call.quoted("custom_call_target")
-        results = call.buffers[:1] if target.startswith("__cublas") else call.buffers
+        results = call.buffers
+        if target.startswith("__cublas"):
+            results = results[:1]
+        elif target.startswith("__cudnn$"):
+            results = results[:-1]
         return _whole(operands) + sum(b.size for b in results if b.main) * bool(operands)
 
     def _read(self, name: str, position: int, size: int) -> int:

@@ -91,7 +91,7 @@ def test_collectives_of_loops_and_fusions():
     [
         ("replica_groups={{3,1},{2,0}}, x", (3, 1)),
         ("replica_groups={}, x", ()),
-        ("source_target_pairs={{0,1},{3,0},{1,2}}, x", (3, 0)),
+        ("source_target_pairs={{0,1},{3,0},{1,2}}, x", (0, 1, 3, 0, 1, 2)),
         ("replica_groups=[4,2]<=[8], x", (0, 1)),
         ("replica_groups=[2,4]<=[4,2]T(1,0), x", tuple(np.arange(8).reshape(4, 2).T[0])),
         ("replica_groups=mesh['a'=2,'b'=4] {'b'}, x", (0, 1, 2, 3)),

@@ -2,9 +2,12 @@
 
 import pytest
 
+from coca_jax.planning.chips import GPUS
 from coca_jax.planning.collectives import collectives
 from coca_jax.planning.hlo import Program
 from coca_jax.planning.kernels import kernels
+from coca_jax.planning.roofline import kernel_table
+from coca_jax.planning.topologies import Topology
 from coca_jax.planning.traffic import hbm_bytes
 
 # Excerpts of what XLA compiles for an H100: a scan of twelve layers that cuts each kernel out of a
@@ -46,7 +49,7 @@ TEXT = """HloModule step, is_scheduled=true
   %kept = bf16[12,4,128,64]{3,2,1,0} get-tuple-element(%state), index=3
   %gemm_fusion_dot.1 = bf16[512,64]{1,0} fusion(%x, %kernels, %i), kind=kCustom, calls=%gemm_fusion_dot.1_computation, metadata={op_name="jit(train_step)/jvp(CoCa)/image_encoder/transformer/transformer._scan/while/body/eval_jaxpr/layers/self_attention/key/dot_general" stack_frame_id=93}, backend_config={"fusion_backend_config":{"kind":"__triton_nested_gemm_fusion"}}
   %heads = bf16[4,128,4,16]{3,2,1,0} bitcast(%gemm_fusion_dot.1)
-  %attention.1 = (bf16[4,4,128,16]{3,1,2,0}, f32[4,4,128]{2,1,0}, u8[0]{0}) custom-call(%heads, %heads, %heads), custom_call_target="__cudnn$fmhaSoftmax", metadata={op_name="jit(train_step)/jvp(CoCa)/image_encoder/transformer/transformer._scan/while/body/eval_jaxpr/layers/self_attention/dot_product_attention_fwd"}, backend_config={"cudnn_fmha_backend_config": {"intermediate_tensor_shape": {"element_type": "BF16", "dimensions": ["4", "4", "128", "128"]}, "mask_type": "NO_MASK"}}
+  %attention.1 = (bf16[4,4,128,16]{3,1,2,0}, f32[4,4,128]{2,1,0}, u8[4096]{0}) custom-call(%heads, %heads, %heads), custom_call_target="__cudnn$fmhaSoftmax", metadata={op_name="jit(train_step)/jvp(CoCa)/image_encoder/transformer/transformer._scan/while/body/eval_jaxpr/layers/self_attention/dot_product_attention_fwd"}, backend_config={"cudnn_fmha_backend_config": {"intermediate_tensor_shape": {"element_type": "BF16", "dimensions": ["4", "4", "128", "128"]}, "mask_type": "NO_MASK"}}
   %attended = bf16[4,4,128,16]{3,1,2,0} get-tuple-element(%attention.1), index=0
   %fusion-start = ((bf16[12,4,128,64]{3,2,1,0}, s32[], bf16[4,128,4,16]{3,2,1,0}), bf16[12,4,128,64]{3,2,1,0}, u32[]) fusion-start(%kept, %i, %heads), kind=kLoop, calls=%fused_dynamic_update_slice, metadata={op_name="jit(train_step)/jvp(CoCa)/image_encoder/transformer/transformer._scan/while/body/jit(dynamic_update_index_in_dim)/dynamic_update_slice"}
   %fusion-done = bf16[12,4,128,64]{3,2,1,0} fusion-done(%fusion-start)
@@ -69,7 +72,7 @@ ENTRY %main (start: (s32[], bf16[512,64], bf16[12,64,64], bf16[12,4,128,64]), q:
   %gradient = f32[1000]{0} parameter(4)
   %loop = (s32[], bf16[512,64]{1,0}, bf16[12,64,64]{2,1,0}, bf16[12,4,128,64]{3,2,1,0}) while(%start), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"12"},"known_init_step":{"init":"0","step":"1"}}
   %all-reduce-start = ((f32[1000]{0}), f32[1000]{0}) all-reduce-start(%gradient), channel_id=1, replica_groups=mesh['data'=2,'fsdp'=2] {'data'}, to_apply=%add
-  %attention.2 = (bf16[4,4,128,16]{3,1,2,0}, bf16[4,4,32,16]{3,1,2,0}, bf16[4,4,32,16]{3,1,2,0}, u8[0]{0}) custom-call(%q, %k, %k, %stats, %q, /*index=5*/%q), custom_call_target="__cudnn$fmhaSoftmaxBackward", metadata={op_name="jit(train_step)/transpose(jvp(CoCa))/CoCa._output/decoder.unimodal_features/unimodal/layers/self_attention/dot_product_attention_bwd"}, backend_config={"cudnn_fmha_backend_config": {"intermediate_tensor_shape": {"dimensions": ["4", "4", "128", "32"]}}}
+  %attention.2 = (bf16[4,4,128,16]{3,1,2,0}, bf16[4,4,32,16]{3,1,2,0}, bf16[4,4,32,16]{3,1,2,0}, u8[8192]{0}) custom-call(%q, %k, %k, %stats, %q, /*index=5*/%q), custom_call_target="__cudnn$fmhaSoftmaxBackward", metadata={op_name="jit(train_step)/transpose(jvp(CoCa))/CoCa._output/decoder.unimodal_features/unimodal/layers/self_attention/dot_product_attention_bwd"}, backend_config={"cudnn_fmha_backend_config": {"intermediate_tensor_shape": {"dimensions": ["4", "4", "128", "32"]}}}
   ROOT %all-reduce-done = f32[1000]{0} all-reduce-done(%all-reduce-start)
 }
 """  # noqa: E501
@@ -104,7 +107,7 @@ def test_bytes_of_slices_of_asynchronous_and_of_library_kernels(steps):
         1000 * 4 * 2,
         ROW + keys + statistics + ROW + 2 * keys,
     ]
-    # Of places in stacks, four bytes are read.
+    # Of places in stacks, four bytes are read. The workspaces of cuDNN do not count.
     assert [k.bytes - size for k, size in zip(steps, expected, strict=True)] == [4, 0, 4, 0, 0]
     assert hbm_bytes(Program(TEXT)) == sum(k.times * k.bytes for k in steps)
 
@@ -120,7 +123,8 @@ def test_parts_of_the_model(steps):
 
 
 def test_an_asynchronous_collective_counts_once_and_is_waited_for():
-    start, end = (k for k in kernels(Program(TEXT)) if k.collectives or k.waits)
+    copied, start, end = (k for k in kernels(Program(TEXT)) if k.collectives or k.waits)
+    assert copied.waits == "fusion-start"  # no collective
     assert start.starts == end.waits == "all-reduce-start"
     assert collectives(Program(TEXT)) == [("all-reduce", 4000, (0, 2), 1)]
 
@@ -171,6 +175,37 @@ def test_sends_between_slices_are_waited_for():
         ("wait", "", "send"),
         ("copy", "", ""),
     ]
+
+
+FUSED = """HloModule fused, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%reduced (p0: f32[1000]) -> f32[1000] {
+  %p0 = f32[1000]{0} parameter(0)
+  ROOT %all-reduce = f32[1000]{0} all-reduce(%p0), channel_id=1, replica_groups={{0,1}}, to_apply=%add
+}
+
+ENTRY %main (x: f32[1000]) -> f32[1000] {
+  %x = f32[1000]{0} parameter(0)
+  %fusion-start = ((f32[1000]{0}), f32[1000]{0}, u32[]) fusion-start(%x), kind=kCustom, calls=%reduced
+  ROOT %fusion-done = f32[1000]{0} fusion-done(%fusion-start)
+}
+"""  # noqa: E501
+
+
+def test_a_collective_inside_of_an_asynchronous_fusion_is_waited_for():
+    program = Program(FUSED)
+    start, end = kernels(program)
+    assert start.collectives == (("all-reduce", 4000, (0, 1), 1),)
+    assert start.starts == end.waits == "fusion-start"
+    cluster = Topology("h100:1x2", GPUS["h100"], [None] * 2)
+    (row,) = kernel_table(kernels(program), cluster, cluster.devices)
+    assert row["seconds"] == pytest.approx(4000 / GPUS["h100"].link)
 
 
 @pytest.mark.parametrize(

@@ -82,14 +82,16 @@ def test_collectives_of_gpus(group, within, between):
     assert sum(twice.values()) == pytest.approx(6 * sum(terms.values()))
 
 
+@pytest.mark.parametrize("kind", ["collective-permute", "send"])
 @pytest.mark.parametrize(
-    ("pair", "term", "rate"),
-    [((8, 15), "interconnect", H100.link), ((7, 8), "between_slices", H100.network)],
+    ("pairs", "term", "rate"),
+    [
+        ((8, 15, 0, 5), "interconnect", H100.link),
+        ((0, 5, 7, 8), "between_slices", H100.network),  # 0 and 5 share a switch, 7 and 8 do not
+    ],
 )
-def test_permutes_within_and_between_machines(pair, term, rate):
-    terms, _ = roofline(
-        0, 0, [Collective("collective-permute", 90, pair, 2)], CLUSTER, CLUSTER.devices
-    )
+def test_permutes_are_as_slow_as_their_slowest_pair(kind, pairs, term, rate):
+    terms, _ = roofline(0, 0, [Collective(kind, 90, pairs, 2)], CLUSTER, CLUSTER.devices)
     assert terms == {**dict.fromkeys(terms, 0), term: pytest.approx(2 * 90 / rate)}
 
 
@@ -125,6 +127,16 @@ def test_kernels_take_the_longer_of_matmuls_and_memory():
 def test_asynchronous_collectives_hide_behind_kernels():
     assert seconds_of("start", "matmul", "wait", "matmul") == {"matmul": 2, "collective": 1}
     assert seconds_of("start", "copy", "wait") == {"copy": 2, "collective": 0}
-    assert seconds_of("wait", "copy") == {"copy": 2}  # a loop started it in the round before
+    assert seconds_of("wait", "copy") == {"copy": 2}  # a wait for no collective
     both = "start", "matmul", "start 2", "wait", "wait 2"  # the links do one after the other
     assert seconds_of(*both) == {"matmul": 1, "collective": 3}
+
+
+def test_a_collective_for_which_the_next_round_of_a_loop_waits_hides_behind_nothing():
+    assert seconds_of("wait", "matmul", "start") == {"matmul": 1, "collective": 2}
+    # What comes after the loop does not hide it either.
+    assert seconds_of("wait", "matmul", "start", "copy") == {
+        "matmul": 1,
+        "collective": 2,
+        "copy": 2,
+    }
