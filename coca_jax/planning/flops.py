@@ -87,14 +87,17 @@ def hardware_flops(jaxpr: Any) -> int:
 
     Rematerialization counts. Attention counts in full, but cuDNN's at half under a causal mask; its
     backward pass computes the logits again. The body of a scan counts as often as it runs; two
-    matmuls of the same arrays count once, since compilers merge them; of branches the most
-    expensive one counts. A Pallas kernel counts as it states.
+    matmuls of the same arrays, cast or reshaped in the same way, count once, since compilers merge
+    them; of branches the most expensive one counts. A Pallas kernel counts as it states.
     """
-    count, seen = 0, set()
+    count, seen, arrays = 0, set(), {}
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         name, settings = equation.primitive.name, equation.params
+        if name in ("convert_element_type", "reshape"):
+            source, result = map(id, (equation.invars[0], equation.outvars[0]))
+            arrays[result] = arrays.get(source, source), str(equation.outvars[0].aval)
         if name == "dot_general":
-            factors = tuple(map(id, equation.invars))
+            factors = tuple(arrays.get(id(v), id(v)) for v in equation.invars)
             if factors not in seen:
                 seen.add(factors)
                 count += _dot_flops(equation)
