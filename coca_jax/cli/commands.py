@@ -179,6 +179,8 @@ def plan(options: argparse.Namespace) -> None:
     report = functools.partial(print, file=sys.stderr, flush=True)
     doing = "compiling" if topology.compiles else "estimating"
     report(f"{doing} for {len(topology.devices):,} devices")
+    if topology.missing:
+        report(topology.missing)
     if options.search:
         plans = search(config, topology, report)
         best, shown = next(iter(plans)), f"{format_search(plans)}\n"
@@ -204,7 +206,6 @@ def _require_compiler(options: argparse.Namespace, topology: Any) -> None:
       UserError: of what is asked, something cannot be had.
     """
     from coca_jax.io.paths import as_path
-    from coca_jax.planning.cuda import INSTALL
 
     if options.hlo and options.search:
         raise UserError("--hlo and --search: choose one, since a search compiles several programs")
@@ -212,9 +213,7 @@ def _require_compiler(options: argparse.Namespace, topology: Any) -> None:
         raise UserError(f"--hlo {options.hlo}: there is no folder {as_path(options.hlo).parent}")
     asked = [f"--{name}" for name in ("kernels", "hlo") if getattr(options, name)]
     if asked and not topology.compiles:
-        raise UserError(
-            f"{' and '.join(asked)}: no compiler for {topology.name} is installed: {INSTALL}"
-        )
+        raise UserError(f"{' and '.join(asked)}: {topology.missing}")
 
 
 def data_prepare(options: argparse.Namespace) -> None:

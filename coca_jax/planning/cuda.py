@@ -39,6 +39,10 @@ device_description_str: "{chip.name}"
 """
 
 
+class IncompletePlugin(UserError):
+    """JAX's CUDA plugin lacks a library, so that it compiles nothing, whatever the settings."""
+
+
 def is_installed() -> bool:
     """Whether a CUDA plugin of JAX is installed, of whatever version; it is not imported."""
     return any(_version(plugin) for plugin in PLUGINS)
@@ -82,11 +86,11 @@ def plugin_error(versions: Mapping[str, str | None]) -> str | None:
     return None
 
 
-def incomplete_plugin(error: Exception) -> UserError | None:
-    """JAX's error about a plugin without its libraries as one of the user; None for any other."""
-    if "cuDNN" not in str(error):
+def incomplete_plugin(error: Exception) -> IncompletePlugin | None:
+    """JAX's error about a missing cuDNN as an `IncompletePlugin`; None for any other error."""
+    if "cuDNN is not detected" not in str(error):
         return None
-    return UserError(f"JAX's CUDA plugin finds no cuDNN: {INSTALL}")
+    return IncompletePlugin(f"JAX's CUDA plugin finds no cuDNN: {INSTALL}")
 
 
 def target_config(gpu: Generation) -> str:

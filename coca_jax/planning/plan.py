@@ -194,13 +194,18 @@ def format_kernels(plan: Mapping[str, Any], count: int) -> str:
     return "\n".join(lines)
 
 
+def ranking_seconds(plan: Mapping[str, Any]) -> float:
+    """The step's predicted time; without a prediction, the time if its terms overlap fully."""
+    return plan["predicted_step_seconds"] or plan["step_seconds"]
+
+
 def format_search(plans: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for each plan: its time, its share of the memory and its name."""
+    """A line for each plan: the time that ranks it, its share of the memory and its name."""
     lines = [f"{'step, s':>9}{'no overlap':>12}{'memory':>8}"]
     for name, plan in plans.items():
         held = plan["bytes_per_chip"]
         lines.append(
-            f"{plan['step_seconds']:>9.3g}{plan['step_seconds_without_overlap']:>12.3g}"
+            f"{ranking_seconds(plan):>9.3g}{plan['step_seconds_without_overlap']:>12.3g}"
             f"{held['peak'] / held['limit']:>8.0%}  {name}"
         )
     return "\n".join([*lines, "", f"the first of these, {next(iter(plans))}:"])

@@ -11,8 +11,8 @@ from coca_jax.errors import UserError
 from coca_jax.io.files import write_whole
 from coca_jax.planning.aot import compile_ahead, estimate_ahead, full_mesh
 from coca_jax.planning.chips import GIB
-from coca_jax.planning.cuda import incomplete_plugin
-from coca_jax.planning.plan import OutOfMemory, out_of_memory, plan
+from coca_jax.planning.cuda import IncompletePlugin, incomplete_plugin
+from coca_jax.planning.plan import OutOfMemory, out_of_memory, plan, ranking_seconds
 from coca_jax.planning.topologies import Topology
 
 FSDP, TENSOR = (1, 4, 16, 64), (1, 4)
@@ -56,20 +56,21 @@ def plan_run(
 
     Raises:
       OutOfMemory: it does not fit.
+      IncompletePlugin: the compiler lacks a library.
       UserError: the configuration is not valid.
     """
-    mesh = full_mesh(config, topology.devices)
-    if compiled and topology.compiles:
-        try:
+    mesh, program = full_mesh(config, topology.devices), None
+    try:
+        if compiled and topology.compiles:
             program, step = compile_ahead(config, mesh)
-        except RuntimeError as error:  # the compiler's
-            if refusal := out_of_memory(error, topology) or incomplete_plugin(error):
-                raise refusal from error
-            raise
-        if hlo:
-            write_whole(hlo, program.as_text().encode())
-    else:
-        step = estimate_ahead(config, mesh)
+        else:
+            step = estimate_ahead(config, mesh)
+    except RuntimeError as error:  # JAX's or the compiler's
+        if refusal := out_of_memory(error, topology) or incomplete_plugin(error):
+            raise refusal from error
+        raise
+    if hlo and program:
+        write_whole(hlo, program.as_text().encode())
     # The compiler for GPUs leaves it to the device to refuse what does not fit.
     needed = step.arguments + step.temp_bytes
     if (topology.switched or step.estimated) and needed > topology.generation.limit:
@@ -136,7 +137,7 @@ def search(
       report: is given a line for each attempt.
 
     Raises:
-      UserError: nothing fits.
+      UserError: nothing fits, or the compiler lacks a library.
     """
     results: dict[Choice, dict[str, Any]] = {}
     for choice in choices(config, topology):
@@ -172,6 +173,8 @@ def _attempt(
     except OutOfMemory as error:
         report(f"{begin} {error.needed / GIB:.2f} GiB, does not fit")
         return None
+    except IncompletePlugin:
+        raise  # no other choice would do
     except UserError as error:
         report(f"{begin} {str(error).splitlines()[0]}")
         return None
@@ -190,6 +193,5 @@ def choices(config: ConfigDict, topology: Topology) -> Iterator[Choice]:
 
 
 def _speed(result: dict[str, Any]) -> tuple[float, float]:
-    """The predicted time, or what each term takes alone and all of them one after another."""
-    seconds = result["predicted_step_seconds"] or result["step_seconds"]
-    return seconds, result["step_seconds_without_overlap"]
+    """The seconds that rank a plan, and those that rank plans with the same: without overlap."""
+    return ranking_seconds(result), result["step_seconds_without_overlap"]

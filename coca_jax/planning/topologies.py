@@ -21,7 +21,12 @@ class Topology(NamedTuple):
     generation: Generation
     devices: list[Any]
     slices: int = 1  # or machines of GPUs
-    compiles: bool = True  # False: the devices stand for GPUs, for which no compiler is here
+    missing: str = ""  # why no compiler is here; other devices then stand for the GPUs
+
+    @property
+    def compiles(self) -> bool:
+        """Whether a compiler for these devices is here."""
+        return not self.missing
 
     @property
     def switched(self) -> bool:
@@ -97,13 +102,17 @@ def find_topology(name: str, slices: int = 1) -> Topology:
 
 
 def _cluster(name: str) -> Topology:
-    """Machines x GPUs; without the CUDA plugin, CPU devices stand for the GPUs."""
+    """Machines x GPUs; without a CUDA plugin that compiles, CPU devices stand for the GPUs."""
     kind, _, shape = name.partition(":")
     sides = shape.split("x")
     if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
         raise UserError(f"topology {name!r} should be machines x GPUs, like {kind}:4x8")
     machines, each = map(int, sides)
+    missing = f"no compiler for {name} is installed: {cuda.INSTALL}"
     if cuda.is_installed():
-        return Topology(name, GPUS[kind], cuda.devices(GPUS[kind], machines, each), machines)
+        try:
+            return Topology(name, GPUS[kind], cuda.devices(GPUS[kind], machines, each), machines)
+        except UserError as error:
+            missing = str(error)
     jax.config.update("jax_num_cpu_devices", machines * each)
-    return Topology(name, GPUS[kind], jax.devices()[: machines * each], machines, compiles=False)
+    return Topology(name, GPUS[kind], jax.devices()[: machines * each], machines, missing)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coca_jax.planning.cuda import plugin_error
+from coca_jax.planning.cuda import IncompletePlugin, incomplete_plugin, plugin_error
 
 CUDA12, CUDA13 = "jax-cuda12-plugin", "jax-cuda13-plugin"
 
@@ -20,3 +20,8 @@ CUDA12, CUDA13 = "jax-cuda12-plugin", "jax-cuda13-plugin"
 def test_plugins_that_do_not_fit_are_named(jaxlib, plugins, words):
     error = plugin_error({"jaxlib": jaxlib, CUDA12: None, CUDA13: None} | plugins)
     assert error is None if words is None else words in error
+
+
+def test_only_a_cudnn_that_is_missing_makes_a_plugin_incomplete():
+    assert isinstance(incomplete_plugin(RuntimeError("cuDNN is not detected.")), IncompletePlugin)
+    assert incomplete_plugin(RuntimeError("INTERNAL: cuDNN graph failed to build")) is None

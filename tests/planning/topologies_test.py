@@ -1,14 +1,18 @@
 """Pods that are not here. In a process of its own: libtpu's environment goes before JAX."""
 
+import argparse
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from coca_jax.cli.commands import _require_compiler
 from coca_jax.errors import UserError
+from coca_jax.planning import cuda
 from coca_jax.planning.topologies import find_topology
 
 CODE = """
@@ -51,6 +55,21 @@ assert find_topology("h100:1x2").chips == 2
 """
     environment = os.environ | {"JAX_PLATFORMS": "nonsense"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_gpus_for_which_a_plugin_does_not_compile_are_planned_by_estimates(monkeypatch):
+    def devices(*_):
+        raise UserError("jax-cuda12-plugin is installed")
+
+    monkeypatch.setattr(cuda, "is_installed", lambda: True)
+    monkeypatch.setattr(cuda, "devices", devices)
+    monkeypatch.setattr(jax, "devices", lambda: [object()] * 16)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    cluster = find_topology("h100:2x8")
+    assert not cluster.compiles and cluster.chips == 16
+    options = argparse.Namespace(hlo=None, search=False, kernels=30)
+    with pytest.raises(UserError, match="--kernels: jax-cuda12-plugin is installed"):
+        _require_compiler(options, cluster)
 
 
 def test_slices_of_machines_with_gpus_are_refused_by_name():
