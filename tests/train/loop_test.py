@@ -339,6 +339,8 @@ def test_a_full_disk_costs_neither_the_last_good_checkpoint_nor_a_traceback(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     said = capfd.readouterr()
     assert "Traceback" not in said.out + said.err
-    assert sorted(os.listdir(workdir / "checkpoints")) == ["2", "4"]
+    # What was written of step 6 may still be there, under a name that no checkpoint has.
+    steps = [name for name in os.listdir(workdir / "checkpoints") if name.isdecimal()]
+    assert sorted(steps) == ["2", "4"]
     loop.train(make_config(prepared, ()), workdir)
     assert losses(workdir) == losses(whole)
