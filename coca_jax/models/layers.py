@@ -4,9 +4,9 @@ Parameters carry logical axis names and activations are constrained by the same 
 that maps them to mesh axes is the caller's (`flax.linen.logical_axis_rules`). Randomness is on
 exactly when a `dropout` key is passed to `apply`.
 
-LayerNorm and GELU have gradients of their own and Dense works on rows, so that XLA keeps little for
-the backward pass and moves little memory: "Plans for GPUs" in `docs/results.md` says how much each
-saves. Flax's layers have the same parameters.
+LayerNorm and GELU have gradients of their own, so that XLA keeps little for the backward pass and
+moves little memory: "Plans for GPUs" in `docs/results.md` says how much each saves. Flax's layers
+have the same parameters.
 """
 
 import functools
@@ -58,20 +58,16 @@ class Dense(nn.Module):
             (x.shape[-1], self.features),
             jnp.float32,
         )
-        # Rows have one axis here: with two, XLA for GPUs transposes x for the kernel's gradient.
-        rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-        y = jax.lax.dot_general(rows, kernel.astype(self.dtype), (((1,), (0,)), ((), ())))
-        shape = (*x.shape[:-1], self.features)
+        last_axis = ((x.ndim - 1,), (0,)), ((), ())
+        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), last_axis)
         if not self.use_bias:
-            return y.reshape(shape)
+            return y
         zeros = partitioned(nn.initializers.zeros, self.axes[1])
         bias = self.param("bias", zeros, (self.features,), jnp.float32)
         if shift is not None:
             bias = bias + jnp.sum(shift.astype(jnp.float32)[:, None] * kernel, axis=0)
         bias = bias.astype(self.dtype)
-        if self.separate_bias:
-            return y.reshape(shape), bias
-        return (y + bias[None]).reshape(shape)
+        return (y, bias) if self.separate_bias else y + jnp.broadcast_to(bias, y.shape)
 
 
 class LayerNorm(nn.Module):
@@ -85,14 +81,17 @@ class LayerNorm(nn.Module):
         shape = (x.shape[-1],)
         scale = self.param("scale", partitioned(nn.initializers.ones, "embed"), shape, jnp.float32)
         bias = self.param("bias", partitioned(nn.initializers.zeros, "embed"), shape, jnp.float32)
-        return normalize(x.reshape(-1, *shape), scale, bias, self.dtype).reshape(x.shape)
+        return normalize(x, scale, bias, self.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize(
-    x: Float[Array, "n d"], scale: Float[Array, " d"], bias: Float[Array, " d"], dtype: jnp.dtype
-) -> Float[Array, "n d"]:
-    """LayerNorm of rows (arXiv 1607.06450); of them only x and its statistics are kept."""
+    x: Float[Array, "*rows d"],
+    scale: Float[Array, " d"],
+    bias: Float[Array, " d"],
+    dtype: jnp.dtype,
+) -> Float[Array, "*rows d"]:
+    """LayerNorm of the last axis (arXiv 1607.06450); only x and its statistics are kept."""
     return _normalize_forward(x, scale, bias, dtype)[0]
 
 
@@ -102,7 +101,8 @@ def _normalize_forward(x: Array, scale: Array, bias: Array, dtype: jnp.dtype):
     # Both sums are of one pass over x, as in Flax.
     variance = jnp.mean(jnp.square(values), axis=-1, keepdims=True) - jnp.square(mean)
     inverse = jax.lax.rsqrt(jnp.maximum(variance, 0) + LAYER_NORM_EPSILON)
-    y = (values - mean) * (inverse * scale[None]) + bias[None]
+    scale_of_all, bias_of_all = (jnp.broadcast_to(p, x.shape) for p in (scale, bias))
+    y = (values - mean) * (inverse * scale_of_all) + bias_of_all
     return y.astype(dtype), (x, scale, mean, inverse)
 
 
@@ -110,10 +110,11 @@ def _normalize_backward(dtype: jnp.dtype, kept: tuple[Array, ...], by_y: Array):
     x, scale, mean, inverse = kept
     by_y = by_y.astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse
-    by_normal = by_y * scale[None]
+    by_normal = by_y * jnp.broadcast_to(scale, x.shape)
     along = jnp.mean(by_normal * normal, axis=-1, keepdims=True)
     by_x = inverse * (by_normal - jnp.mean(by_normal, axis=-1, keepdims=True) - normal * along)
-    return by_x.astype(x.dtype), jnp.sum(by_y * normal, axis=0), jnp.sum(by_y, axis=0)
+    rows = tuple(range(x.ndim - 1))
+    return by_x.astype(x.dtype), jnp.sum(by_y * normal, axis=rows), jnp.sum(by_y, axis=rows)
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
@@ -139,7 +140,7 @@ def _gelu_backward(kept: tuple[Array, Array], by_y: Array):
     values = (x + jnp.broadcast_to(bias, x.shape)).astype(jnp.float32)
     density = jnp.exp(-0.5 * jnp.square(values)) / math.sqrt(2 * math.pi)
     by_x = (by_y.astype(jnp.float32) * (_normal_cdf(values) + values * density)).astype(x.dtype)
-    by_bias = jnp.sum(by_x.reshape(-1, x.shape[-1]), axis=0, dtype=jnp.float32)
+    by_bias = jnp.sum(by_x, axis=tuple(range(x.ndim - 1)), dtype=jnp.float32)
     return by_x, by_bias.astype(bias.dtype)
 
 
