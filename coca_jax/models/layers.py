@@ -81,17 +81,15 @@ class LayerNorm(nn.Module):
         shape = (x.shape[-1],)
         scale = self.param("scale", partitioned(nn.initializers.ones, "embed"), shape, jnp.float32)
         bias = self.param("bias", partitioned(nn.initializers.zeros, "embed"), shape, jnp.float32)
-        return normalize(x, scale, bias, self.dtype)
+        # Rows have one axis: with two, XLA for GPUs lays x out anew for the sums over all rows.
+        return normalize(x.reshape(-1, *shape), scale, bias, self.dtype).reshape(x.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize(
-    x: Float[Array, "*rows d"],
-    scale: Float[Array, " d"],
-    bias: Float[Array, " d"],
-    dtype: jnp.dtype,
-) -> Float[Array, "*rows d"]:
-    """LayerNorm of the last axis (arXiv 1607.06450); only x and its statistics are kept."""
+    x: Float[Array, "n d"], scale: Float[Array, " d"], bias: Float[Array, " d"], dtype: jnp.dtype
+) -> Float[Array, "n d"]:
+    """LayerNorm of rows (arXiv 1607.06450); only x and its statistics are kept."""
     return _normalize_forward(x, scale, bias, dtype)[0]
 
 
@@ -101,8 +99,7 @@ def _normalize_forward(x: Array, scale: Array, bias: Array, dtype: jnp.dtype):
     # Both sums are of one pass over x, as in Flax.
     variance = jnp.mean(jnp.square(values), axis=-1, keepdims=True) - jnp.square(mean)
     inverse = jax.lax.rsqrt(jnp.maximum(variance, 0) + LAYER_NORM_EPSILON)
-    scale_of_all, bias_of_all = (jnp.broadcast_to(p, x.shape) for p in (scale, bias))
-    y = (values - mean) * (inverse * scale_of_all) + bias_of_all
+    y = (values - mean) * (inverse * scale[None]) + bias[None]
     return y.astype(dtype), (x, scale, mean, inverse)
 
 
@@ -110,11 +107,10 @@ def _normalize_backward(dtype: jnp.dtype, kept: tuple[Array, ...], by_y: Array):
     x, scale, mean, inverse = kept
     by_y = by_y.astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse
-    by_normal = by_y * jnp.broadcast_to(scale, x.shape)
+    by_normal = by_y * scale[None]
     along = jnp.mean(by_normal * normal, axis=-1, keepdims=True)
     by_x = inverse * (by_normal - jnp.mean(by_normal, axis=-1, keepdims=True) - normal * along)
-    rows = tuple(range(x.ndim - 1))
-    return by_x.astype(x.dtype), jnp.sum(by_y * normal, axis=rows), jnp.sum(by_y, axis=rows)
+    return by_x.astype(x.dtype), jnp.sum(by_y * normal, axis=0), jnp.sum(by_y, axis=0)
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
@@ -140,7 +136,7 @@ def _gelu_backward(kept: tuple[Array, Array], by_y: Array):
     values = (x + jnp.broadcast_to(bias, x.shape)).astype(jnp.float32)
     density = jnp.exp(-0.5 * jnp.square(values)) / math.sqrt(2 * math.pi)
     by_x = (by_y.astype(jnp.float32) * (_normal_cdf(values) + values * density)).astype(x.dtype)
-    by_bias = jnp.sum(by_x, axis=tuple(range(x.ndim - 1)), dtype=jnp.float32)
+    by_bias = jnp.sum(by_x.reshape(-1, x.shape[-1]), axis=0, dtype=jnp.float32)
     return by_x, by_bias.astype(bias.dtype)
 
 
