@@ -31,7 +31,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOPS = "flops_per_example"
-SMOKE = {"models": ["tiny"], "batch": 4, "most": 4, "steps": 1}
+SMOKE = {"models": ["tiny"], "batch": 8, "most": 8, "steps": 1}
 SHOWN = ("remat", "attention", "quantization", "scan_unroll")
 
 
