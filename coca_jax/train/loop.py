@@ -201,6 +201,7 @@ class _Attempt:
     def _compile(self, state: TrainState, batch: Batch) -> Any:
         """Compiles the step, and says what is computed on what."""
         program, begin = self.experiment.program, time.perf_counter()
+        say("compiling the train step")  # minutes for unrolled layers of a large model
         with self.goodput.spent("compile"):
             compiled = program.compile(state, batch, self.config.compiler_options)
         seconds = time.perf_counter() - begin
