@@ -5,9 +5,13 @@ import functools
 import os
 import sys
 import time
-from typing import Any
 
-from coca_jax.cli.options import BEAM_OPTIONS, CAPTION_OPTIONS, SAMPLING_OPTIONS
+from coca_jax.cli.options import (
+    BEAM_OPTIONS,
+    CAPTION_OPTIONS,
+    SAMPLING_OPTIONS,
+    require_compiler,
+)
 from coca_jax.cli.streams import is_read, print_json
 from coca_jax.errors import Incomplete, UserError
 from coca_jax.io.messages import counted
@@ -175,7 +179,7 @@ def plan(options: argparse.Namespace) -> None:
 
     config = _checked_config(options, reads_data=False)
     topology = find_topology(options.topology, options.slices)
-    _require_compiler(options, topology)
+    require_compiler(options, topology)
     report = functools.partial(print, file=sys.stderr, flush=True)
     doing = "compiling" if topology.compiles else "estimating"
     report(f"{doing} for {len(topology.devices):,} devices")
@@ -197,23 +201,6 @@ def plan(options: argparse.Namespace) -> None:
     print(f"{shown}{format_plan(written)}")
     if options.kernels:
         print(f"\n{format_kernels(written, options.kernels)}")
-
-
-def _require_compiler(options: argparse.Namespace, topology: Any) -> None:
-    """Refuses what only a compiled program has, before minutes are spent on it.
-
-    Raises:
-      UserError: of what is asked, something cannot be had.
-    """
-    from coca_jax.io.paths import as_path
-
-    if options.hlo and options.search:
-        raise UserError("--hlo and --search: choose one, since a search compiles several programs")
-    if options.hlo and not as_path(options.hlo).parent.is_dir():
-        raise UserError(f"--hlo {options.hlo}: there is no folder {as_path(options.hlo).parent}")
-    asked = [f"--{name}" for name in ("kernels", "hlo") if getattr(options, name)]
-    if asked and not topology.compiles:
-        raise UserError(f"{' and '.join(asked)}: {topology.missing}")
 
 
 def data_prepare(options: argparse.Namespace) -> None:

@@ -1,10 +1,11 @@
-"""The options of `coca caption`, and types of arguments."""
+"""The options of `coca caption`, types of arguments, and a check of `coca plan`'s options."""
 
 import argparse
 import re
+from typing import Any
 
 from coca_jax.errors import UserError
-from coca_jax.io.paths import normalize
+from coca_jax.io.paths import as_path, normalize
 
 BEAM_OPTIONS = {
     "beams": (int, "search with this number of beams"),
@@ -77,3 +78,18 @@ def shard(text: str) -> tuple[int, int]:
     if index > shards or not shards:
         raise argparse.ArgumentTypeError(f"{text!r}: the first number is at most the second")
     return index, shards
+
+
+def require_compiler(options: argparse.Namespace, topology: Any) -> None:
+    """Refuses what only a compiled program has, before minutes are spent on it.
+
+    Raises:
+      UserError: of what is asked, something cannot be had.
+    """
+    if options.hlo and options.search:
+        raise UserError("--hlo and --search: choose one, since a search compiles several programs")
+    if options.hlo and not as_path(options.hlo).parent.is_dir():
+        raise UserError(f"--hlo {options.hlo}: there is no folder {as_path(options.hlo).parent}")
+    asked = [f"--{name}" for name in ("kernels", "hlo") if getattr(options, name)]
+    if asked and not topology.compiles:
+        raise UserError(f"{' and '.join(asked)}: {topology.missing}")

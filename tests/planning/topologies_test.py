@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from coca_jax.cli.commands import _require_compiler
+from coca_jax.cli.options import require_compiler
 from coca_jax.errors import UserError
 from coca_jax.planning import cuda
 from coca_jax.planning.topologies import find_topology
@@ -69,7 +69,7 @@ def test_gpus_for_which_a_plugin_does_not_compile_are_planned_by_estimates(monke
     assert not cluster.compiles and cluster.chips == 16
     options = argparse.Namespace(hlo=None, search=False, kernels=30)
     with pytest.raises(UserError, match="--kernels: jax-cuda12-plugin is installed"):
-        _require_compiler(options, cluster)
+        require_compiler(options, cluster)
 
 
 def test_slices_of_machines_with_gpus_are_refused_by_name():
