@@ -82,12 +82,7 @@ def convert(
         or captions are ambiguous, or `out` holds something else.
     """
     _require_pyarrow()
-    if not re.fullmatch(r"[A-Za-z]\w*", split) or split == "all":
-        raise UserError(f"split={split!r} should be a word such as 'train' or 'validation'")
-    if records_per_shard < 1 or workers < 0:
-        raise UserError(f"{records_per_shard=} should be positive and {workers=} not negative")
-    if files.is_url(out):
-        raise UserError(f"out={out!r} should be a local folder; copy the result from there")
+    _check_arguments(out, split, records_per_shard, workers)
     inputs = [file for path in files.expand(paths) for file in _files_of(path)]
     with ThreadPoolExecutor(OPENING_THREADS) as threads:
         footers = list(threads.map(parquet.read_footer, inputs))
@@ -113,6 +108,15 @@ def convert(
         _finish(Path(out), split, [result.records for result in results], columns)
     _report(out, split, results, sum(shard.rows for shard in shards), columns)
     return Path(out)
+
+
+def _check_arguments(out: str, split: str, records_per_shard: int, workers: int) -> None:
+    if not re.fullmatch(r"[A-Za-z]\w*", split) or split == "all":
+        raise UserError(f"split={split!r} should be a word such as 'train' or 'validation'")
+    if records_per_shard < 1 or workers < 0:
+        raise UserError(f"{records_per_shard=} should be positive and {workers=} not negative")
+    if files.is_url(out):
+        raise UserError(f"out={out!r} should be a local folder; copy the result from there")
 
 
 def _files_of(path: str) -> list[str]:
