@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from coca_jax.cli import commands
+from coca_jax.cli.commands import conversions, data, models, plans, runs
 from coca_jax.cli.options import CAPTION_OPTIONS, Once, count, path, shard
 
 Add = Callable[..., argparse.ArgumentParser]  # `_add`, bound to a group of subcommands
@@ -47,12 +47,12 @@ def make_parser() -> argparse.ArgumentParser:
     _add_runs(add)
     _add_models(add)
     _add_plans(add)
-    data = groups.add_parser("data", help="Build and inspect data sets.")
-    data = data.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
-    _add_data(functools.partial(_add, data))
-    _add_data_conversions(functools.partial(_add, data))
+    below = groups.add_parser("data", help="Build and inspect data sets.")
+    below = below.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
+    _add_data(functools.partial(_add, below))
+    _add_data_conversions(functools.partial(_add, below))
     _add_conversions(add)
-    add("report", commands.report, "workdir")
+    add("report", runs.report, "workdir")
     return parser
 
 
@@ -81,10 +81,10 @@ def _add(groups: Any, name: str, run: Callable, *needs: str) -> argparse.Argumen
 
 
 def _add_runs(add: Add) -> None:
-    add("train", commands.train, "config", "workdir")
-    command = add("evaluate", commands.evaluate, "config", "workdir")
+    add("train", runs.train, "config", "workdir")
+    command = add("evaluate", runs.evaluate, "config", "workdir")
     command.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
-    command = add("compare", commands.compare, "config", "workdir")
+    command = add("compare", runs.compare, "config", "workdir")
     command.add_argument(
         "--shard",
         type=shard,
@@ -95,14 +95,14 @@ def _add_runs(add: Add) -> None:
 
 
 def _add_models(add: Add) -> None:
-    command = add("caption", commands.caption)
+    command = add("caption", models.caption)
     command.add_argument(
         "--model", required=True, type=path, help="a workdir, or a converted model"
     )
     for name, (kind, meaning) in CAPTION_OPTIONS.items():
         command.add_argument(f"--{name.replace('_', '-')}", type=kind, help=meaning)
     command.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
-    command = add("search", commands.search)
+    command = add("search", models.search)
     command.add_argument(
         "--model", required=True, type=path, help="a workdir, or a converted model"
     )
@@ -126,10 +126,10 @@ def _add_models(add: Add) -> None:
 
 
 def _add_plans(add: Add) -> None:
-    add("params", commands.params, "config").add_argument(
+    add("params", plans.params, "config").add_argument(
         "--json", type=path, metavar="FILE", help="write the result as JSON, too"
     )
-    command = add("plan", commands.plan, "config")
+    command = add("plan", plans.plan, "config")
     command.add_argument(
         "--topology",
         required=True,
@@ -156,7 +156,7 @@ def _add_plans(add: Add) -> None:
 
 
 def _add_data(add: Add) -> None:
-    command = add("prepare", commands.data_prepare)
+    command = add("prepare", data.data_prepare)
     command.add_argument("name", help="name of the data set, such as shapes")
     command.add_argument(
         "--data-dir", type=path, help="folder of TFDS data sets; default: TFDS's own"
@@ -167,7 +167,7 @@ def _add_data(add: Add) -> None:
         metavar="DIR",
         help="folder of the original files, in place of a download",
     )
-    command = add("inspect", commands.data_inspect, "config")
+    command = add("inspect", data.data_inspect, "config")
     command.add_argument("--examples", type=int, default=1000, help="number of examples to read")
     command.add_argument(
         "--sheet", type=path, default="data.png", metavar="PNG", help="image to draw"
@@ -176,14 +176,14 @@ def _add_data(add: Add) -> None:
     command.add_argument(
         "--strict", action="store_true", help="exit with 5 if some of the data cannot be used"
     )
-    command = add("train-tokenizer", commands.data_train_tokenizer, "config")
+    command = add("train-tokenizer", data.data_train_tokenizer, "config")
     command.add_argument("--vocab-size", type=int, default=64_000, help="number of pieces")
     command.add_argument("--type", choices=("unigram", "bpe"), default="unigram", help="algorithm")
     command.add_argument(
         "--examples", type=int, default=10_000_000, help="read at most this many captions"
     )
     command.add_argument("output", type=path, metavar="OUT.model", help="file to write")
-    command = add("deduplicate", commands.data_deduplicate, "config")
+    command = add("deduplicate", data.data_deduplicate, "config")
     command.add_argument(
         "--source", default="", help="data set in data.sources; default: data.train"
     )
@@ -194,7 +194,7 @@ def _add_data(add: Add) -> None:
 
 
 def _add_data_conversions(add: Add) -> None:
-    command = add("convert", commands.data_convert)
+    command = add("convert", data.data_convert)
     command.add_argument(
         "inputs", nargs="+", metavar="PARQUET", help="files or URLs; may have {000..099} and *"
     )
@@ -211,7 +211,7 @@ def _add_data_conversions(add: Add) -> None:
     command.add_argument(
         "--workers", type=int, default=0, help="number of processes; 0: one for each core"
     )
-    command = add("convert-annotations", commands.data_convert_annotations)
+    command = add("convert-annotations", data.data_convert_annotations)
     command.add_argument(
         "inputs",
         nargs="+",
@@ -225,7 +225,7 @@ def _add_data_conversions(add: Add) -> None:
     command.add_argument(
         "--split", default="", help="split in Karpathy's or MSR-VTT's file; default: all"
     )
-    command = add("answer-vocab", commands.data_answer_vocab)
+    command = add("answer-vocab", data.data_answer_vocab)
     command.add_argument("tables", nargs="+", metavar="TABLE.jsonl", help="table of questions")
     command.add_argument("output", type=path, metavar="OUT.txt", help="file to write")
     command.add_argument(
@@ -234,7 +234,7 @@ def _add_data_conversions(add: Add) -> None:
 
 
 def _add_conversions(add: Add) -> None:
-    command = add("convert", commands.convert)
+    command = add("convert", conversions.convert)
     direction = command.add_mutually_exclusive_group(required=True)
     direction.add_argument("--from", dest="origin", choices=("open_clip",), help="read its weights")
     direction.add_argument("--to", choices=("open_clip",), help="write its weights")
@@ -250,7 +250,7 @@ def _add_conversions(add: Add) -> None:
     )
     command.add_argument("input", type=path, metavar="IN", help="weights or model to read")
     command.add_argument("output", type=path, metavar="OUT", help="what to write")
-    command = add("score", commands.score)
+    command = add("score", conversions.score)
     command.add_argument(
         "--annotations", required=True, type=path, help="file of COCO, Karpathy, MSR-VTT or VQAv2"
     )

@@ -5,7 +5,7 @@ import sys
 
 CODE = """
 import sys
-import coca_jax, coca_jax.cli.commands, coca_jax.train.loop
+import coca_jax, coca_jax.cli.parser, coca_jax.train.loop
 from coca_jax.io import files, folders, paths
 from coca_jax.io.locks import locked
 files.write_whole(sys.argv[1] + "/x", b"1")

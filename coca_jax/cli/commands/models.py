@@ -1,0 +1,96 @@
+"""The subcommands that use a trained model."""
+
+import argparse
+import functools
+import sys
+
+from coca_jax.cli.options import BEAM_OPTIONS, CAPTION_OPTIONS, SAMPLING_OPTIONS
+from coca_jax.cli.streams import is_read, print_json
+from coca_jax.errors import Incomplete
+from coca_jax.io.messages import counted
+from coca_jax.io.paths import join
+from coca_jax.io.visible import visible
+
+BATCH = 64  # images read at a time
+
+
+def caption(options: argparse.Namespace) -> None:
+    """Captions images; prints one JSON line per image."""
+    from coca_jax.inference import load
+
+    settings = {key: getattr(options, key) for key in CAPTION_OPTIONS}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    model, unreadable = load(options.model), 0
+    for start in range(0, len(options.images), BATCH):
+        if not is_read():
+            return
+        pixels, errors = model.read_images(options.images[start : start + BATCH])
+        for error in filter(None, errors):
+            print(visible(str(error)), file=sys.stderr)
+        unreadable += len(errors) - len(pixels)
+        captions = model.caption(pixels, _method(settings), **settings) if len(pixels) else []
+        paths = options.images[start : start + BATCH]
+        readable = [path for path, error in zip(paths, errors, strict=True) if not error]
+        for path, best in zip(readable, captions, strict=True):
+            line = {"path": path} | _as_json(best)
+            if best.others:
+                line["others"] = [_as_json(other) for other in best.others]
+            print_json(line)
+    _require_all(unreadable, len(options.images))
+
+
+def search(options: argparse.Namespace) -> None:
+    """Finds the images of a folder that match a text best; prints a JSON line for each."""
+    import tqdm
+
+    from coca_jax.image_search import ImageIndex
+    from coca_jax.image_search.image_index import default_place, local_folder
+    from coca_jax.image_search.nearest import import_faiss
+    from coca_jax.inference import find_checkpoint, load
+
+    if options.backend == "faiss":
+        import_faiss()  # fails now rather than after embedding
+    for folder in filter(None, (options.images, options.index)):
+        local_folder(folder)  # fails now rather than after loading a model
+    model = load(options.model)
+    checkpoint = find_checkpoint(options.model, model.step)
+    text = model.encode_text(model.tokenize([options.text]))[0]
+    place = options.index or default_place(checkpoint, options.images)
+    index = ImageIndex(place, options.images, checkpoint.identity)
+    counts = index.update(
+        functools.partial(_embed, model),
+        functools.partial(tqdm.tqdm, desc="indexing", unit="image", disable=None, leave=False),
+    )
+    summary = ", ".join(f"{count:,} {what}" for what, count in counts.items())
+    print(f"{place}: {counted(len(index), 'images')} ({summary})", file=sys.stderr)
+    if index.hidden:
+        print(counted(index.hidden, "hidden items are left out"), file=sys.stderr)
+    for name in index.unreadable:
+        path = visible(join(options.images, name))
+        print(f"{path} cannot be read as an image", file=sys.stderr)
+    for score, path in index.search(text, options.top, options.backend):
+        print_json({"path": str(path), "similarity": score})
+    _require_all(len(index.unreadable), len(index) + len(index.unreadable))
+
+
+def _method(settings: dict) -> str:
+    """The decoding method that these settings belong to; greedy if they belong to none."""
+    if any(key in settings for key in BEAM_OPTIONS):
+        return "beam"
+    return "sample" if any(key in settings for key in SAMPLING_OPTIONS) else "greedy"
+
+
+def _embed(model, paths: list) -> tuple:
+    """Embeddings of the readable images, and for each path an error or None."""
+    pixels, errors = model.read_images(paths)
+    return model.encode_image(pixels) if len(pixels) else None, errors
+
+
+def _require_all(unreadable: int, total: int) -> None:
+    """Raises `Incomplete` if some images could not be read."""
+    if unreadable:
+        raise Incomplete(f"{unreadable:,} of {total:,} images could not be read")
+
+
+def _as_json(caption) -> dict:
+    return {"caption": caption.text, "log_probability": caption.log_probability}
