@@ -16,6 +16,7 @@ from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.processes import by_first, say
 from coca_jax.errors import Preempted
 from coca_jax.io.locks import locked
+from coca_jax.io.signals import StopRequest, stop_request
 from coca_jax.observe.goodput import Goodput
 from coca_jax.observe.profiler import Profiler
 from coca_jax.observe.recorder import Recorder
@@ -27,9 +28,8 @@ from coca_jax.train.evaluation import Evaluator
 from coca_jax.train.experiment import Experiment, build
 from coca_jax.train.gradient import Batch
 from coca_jax.train.metric_accumulator import MetricAccumulator
-from coca_jax.train.signals import STOP, StopRequest, stop_request
 from coca_jax.train.state import TrainState
-from coca_jax.train.step import StepFunction
+from coca_jax.train.step import STOP, StepFunction
 from coca_jax.train.workdir import init_or_check_workdir
 
 LOCK_TIMEOUT_S = 120.0  # for an earlier attempt to save, or for the lock of its node to expire

@@ -11,7 +11,7 @@ import jax
 from coca_jax.data.errors import BAD_KINDS, ERROR_KINDS
 from coca_jax.errors import UserError
 from coca_jax.train.gradient import Metrics
-from coca_jax.train.signals import STOP
+from coca_jax.train.step import STOP
 
 AHEAD = 2  # steps that may be under way
 

@@ -10,9 +10,11 @@ import optax
 
 from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.train.gradient import Batch, Metrics, Objective, accumulated_gradient, gradient
-from coca_jax.train.signals import STOP
 from coca_jax.train.state import TrainState
 
+# Several processes must stop after the same step. Each puts into its rows of a batch whether it was
+# asked to, and the step's sum of it, under this name, is the same in all.
+STOP = "stop"
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 

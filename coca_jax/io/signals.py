@@ -1,12 +1,8 @@
-"""Being asked to stop: SIGTERM and Ctrl-C become a flag that the loop reads between steps."""
+"""Being asked to stop: SIGTERM and Ctrl-C become a flag that a loop reads now and then."""
 
 import contextlib
 import signal
 from collections.abc import Iterator
-
-# Several processes must stop after the same step. Each puts into its rows of a batch whether it was
-# asked to, and the step's sum of it, under this name, is the same in all.
-STOP = "stop"
 
 
 class StopRequest:
