@@ -50,6 +50,11 @@ def open_sources(data: DataConfig) -> dict[str, Source]:
             opened[name] = open_source(options, context)
         except UserError as error:
             raise UserError(f"config.{section_key(name)}: {error}") from error
+        if getattr(opened[name], "in_order", False):
+            raise UserError(
+                f"config.{section_key(name)}.format={options.format!r} is read in order, and "
+                "training reads at random: `coca data convert` makes a data set of Parquet files"
+            )
     return opened
 
 

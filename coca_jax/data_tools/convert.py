@@ -19,6 +19,13 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from coca_jax.data.file_names import is_hidden
+from coca_jax.data.sources.parquet import (
+    Columns,
+    Footer,
+    NoImage,
+    choose_columns,
+    read_footer,
+)
 from coca_jax.data_tools import parquet
 from coca_jax.errors import UserError
 from coca_jax.io import files, room
@@ -69,7 +76,7 @@ def convert(
       out: the folder to make, which holds nothing else.
       image: the column of encoded images, or of Hugging Face's {bytes, path}; empty: the only
         column of that kind.
-      captions: the columns of captions; none: those with a usual name (`parquet.CAPTION_NAMES`).
+      captions: the columns of captions; none: those with a usual name (`CAPTION_NAMES`).
       split: the name of the data set's only split.
       records_per_shard: the approximate number of rows in a shard; row groups stay whole.
       workers: processes; 0: one per CPU.
@@ -85,7 +92,7 @@ def convert(
     _check_arguments(out, split, records_per_shard, workers)
     inputs = [file for path in files.expand(paths) for file in _files_of(path)]
     with ThreadPoolExecutor(OPENING_THREADS) as threads:
-        footers = list(threads.map(parquet.read_footer, inputs))
+        footers = list(threads.map(read_footer, inputs))
     columns = _columns(inputs, footers, image, captions)
     shards = _plan(inputs, [footer.rows for footer in footers], out, split, records_per_shard)
     options = {"split": split, "records_per_shard": records_per_shard, **columns._asdict()}
@@ -137,8 +144,8 @@ def _require_pyarrow() -> None:
 
 
 def _columns(
-    inputs: list[str], footers: list[parquet.Footer], image: str, captions: Sequence[str]
-) -> parquet.Columns:
+    inputs: list[str], footers: list[Footer], image: str, captions: Sequence[str]
+) -> Columns:
     """The columns that all files with rows have in common; raises if files disagree."""
     schemas = {p: f.schema for p, f in zip(inputs, footers, strict=True) if sum(f.rows)}
     unsigned = frozenset[str]().union(*(footer.unsigned for footer in footers))
@@ -147,7 +154,7 @@ def _columns(
     for path, schema in schemas.items():
         try:
             typed_schema = _with_types(schema, typed)
-            by_path[path] = parquet.choose_columns(typed_schema, image, captions, unsigned)
+            by_path[path] = choose_columns(typed_schema, image, captions, unsigned)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
     if not by_path:
@@ -239,7 +246,7 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _write_shards(
-    shards: list[Shard], columns: parquet.Columns, workers: int, written: dict[str, Written]
+    shards: list[Shard], columns: Columns, workers: int, written: dict[str, Written]
 ) -> None:
     """Writes the shards that are missing, and fills `written` with the counts of each file."""
     with ThreadPoolExecutor(OPENING_THREADS) as threads:
@@ -270,7 +277,7 @@ def _count(shard: Shard) -> int:
 
 
 def _written(
-    shards: list[Shard], columns: parquet.Columns, workers: int
+    shards: list[Shard], columns: Columns, workers: int
 ) -> Iterator[tuple[Shard, Written]]:
     """Writes shards, and yields each with the counts of its rows."""
     if workers <= 1:
@@ -298,7 +305,7 @@ def _start_worker() -> None:
     end_with_parent()
 
 
-def _write(shard: Shard, columns: parquet.Columns) -> Written:
+def _write(shard: Shard, columns: Columns) -> Written:
     """Writes a shard, and returns the counts of its rows."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -308,7 +315,7 @@ def _write(shard: Shard, columns: parquet.Columns) -> Written:
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         try:
             for example in parquet.examples(shard.path, shard.groups, columns):
-                if not isinstance(example, parquet.NoImage):
+                if not isinstance(example, NoImage):
                     writer.write(example)
                     count += 1
                 elif example.file:
@@ -318,7 +325,7 @@ def _write(shard: Shard, columns: parquet.Columns) -> Written:
     return Written(count, len(absent), absent[0] if absent else "")
 
 
-def _finish(out: Path, split: str, lengths: list[int], columns: parquet.Columns) -> None:
+def _finish(out: Path, split: str, lengths: list[int], columns: Columns) -> None:
     """Writes the metadata that make the shards a TFDS data set."""
     import tensorflow_datasets as tfds
 
@@ -348,9 +355,7 @@ def _absent(written: list[Written]) -> str:
     return text + " (looked for in the folder of the Parquet file)" if count else ""
 
 
-def _report(
-    out: str, split: str, written: list[Written], rows: int, columns: parquet.Columns
-) -> None:
+def _report(out: str, split: str, written: list[Written], rows: int, columns: Columns) -> None:
     records = sum(shard.records for shard in written)
     print(f"{counted(records, 'records')} in {counted(len(written), 'shards')} in {out}")
     if rows > records:

@@ -12,8 +12,9 @@ from tf_examples import example, write_array_record
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.sources import SourceConfig, open_source
+from coca_jax.data.sources.parquet import choose_columns, read_footer
 from coca_jax.data.sources.tf_example import IMAGE_KEYS, to_record
-from coca_jax.data_tools import parquet
+from coca_jax.data_tools.parquet import examples
 from coca_jax.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -79,9 +80,9 @@ def test_every_row_of_parquet_is_an_example_or_counted(folder, columns, changes)
     path = folder / "a.parquet"
     path.write_bytes(edited(file.getvalue(), changes))
     try:
-        footer = parquet.read_footer(str(path))
-        chosen = parquet.choose_columns(footer.schema, "", (), footer.unsigned)
-        rows = list(parquet.examples(str(path), range(len(footer.rows)), chosen))
+        footer = read_footer(str(path))
+        chosen = choose_columns(footer.schema, "", (), footer.unsigned)
+        rows = list(examples(str(path), range(len(footer.rows)), chosen))
     except UserError as error:
         assert str(error).strip()
         return

@@ -28,6 +28,7 @@ sources: Registry = Registry(
         "array_record": "coca_jax.data.sources.array_record:open_array_record",
         "webdataset": "coca_jax.data.sources.webdataset:open_webdataset",
         "folder": "coca_jax.data.sources.folder:open_folder",
+        "parquet": "coca_jax.data.sources.parquet:open_parquet",
     },
 )
 
@@ -42,8 +43,8 @@ class SourceConfig:
 
     format: str = field(
         "tfds",
-        "How the data set is stored: `tfds`, `webdataset`, `array_record`, `folder`, or a format "
-        "that the configuration file registers.",
+        "How the data set is stored: `tfds`, `webdataset`, `array_record`, `folder`, `parquet` "
+        "(which training cannot read), or a format that the configuration file registers.",
         fields.registered(sources),
     )
     name: str = field("", "Name of a TFDS data set.", fields.text())
@@ -60,13 +61,14 @@ class SourceConfig:
     image_keys: Sequence[str] = field(
         (),
         "Extensions of the members of a WebDataset sample that are its image, such as "
-        '`("input.jpg",)`; the first that it has is read. Empty: the known ones.',
+        '`("input.jpg",)`; the first that it has is read. Of Parquet: the column of images. '
+        "Empty: the known ones.",
         _EXTENSIONS,
     )
     text_keys: Sequence[str] = field(
         (),
         "Extensions of the members of a WebDataset sample that are its text; the first that it "
-        "has is read. Empty: `txt`.",
+        "has is read. Of Parquet: the columns of captions. Empty: `txt`, or the known ones.",
         _EXTENSIONS,
     )
     class_names: str = field(

@@ -29,6 +29,7 @@ class Record(TypedDict):
     image: bytes | list[bytes]  # an image file, several, or a video (transforms/multi_image.py)
     captions: list[str]  # may be empty
     no_text: NotRequired[str]  # why a stored caption is no text (data/texts.py)
+    key: NotRequired[str]  # its name in its shard
     label: int  # of the source's `class_names`; -1: none
     labels: list[str]  # names of all its classes; may be empty
     fields: dict[str, Any]  # everything else that is stored with it, by name
@@ -61,7 +62,11 @@ class Shard(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to the records of a data set; picklable, and read by many threads."""
+    """Random access to the records of a data set; picklable, and read by many threads.
+
+    A source with a true attribute `in_order` is fast only where records are read in order, and
+    need not be picklable.
+    """
 
     class_names: Sequence[str] = ()  # of labels 0, 1, ...; empty: labels have no names
     notes: Sequence[Note] = ()  # on what was left out, and how the files were understood

@@ -39,6 +39,7 @@ def test_a_record_has_all_parts_of_a_sample(tmp_path):
     fields = {"caption": "from JSON", "width": 3, "punsafe": 0.5, "exif": None}
     sample = {"jpg": IMAGE, "json": json.dumps(fields).encode(), "txt": "ein Kätzchen\n".encode()}
     assert read_one(tmp_path / "a.tar", sample) == {
+        "key": "00000",
         "image": IMAGE,
         "captions": ["ein Kätzchen"],
         "label": -1,

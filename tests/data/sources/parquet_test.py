@@ -1,10 +1,14 @@
+import concurrent.futures
 import json
 
 import pyarrow
 import pytest
 from pyarrow import parquet as pq
 
-from coca_jax.data_tools import parquet
+from coca_jax.data.errors import BadExample
+from coca_jax.data.from_config import open_sources
+from coca_jax.data.options import DataConfig, TrainDataConfig
+from coca_jax.data.sources import Context, Source, SourceConfig, open_source, parquet
 from coca_jax.errors import UserError
 
 IMAGE = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
@@ -89,3 +93,75 @@ def test_numbers_without_a_sign_are_known_by_statistics(tmp_path):
     chosen = parquet.choose_columns(schema, "", (), {"n", "text"})
     assert chosen.fields == {"n": "texts", "text": "text"} and chosen.captions == {}
     assert parquet.choose_columns(schema, "", ()).fields == {"n": "ints", "text": "int"}
+
+
+def write(path, first, count, **columns):
+    rows = range(first, first + count)
+    table = pyarrow.table(
+        {
+            "jpg": pyarrow.array([b"\xff%d" % i if i != 3 else None for i in rows], "binary"),
+            "caption": [f"caption {i}" for i in rows],
+            "score": pyarrow.array([i / 2 for i in rows], "float64"),
+            "label": pyarrow.array([i % 2 for i in rows], "int64"),
+            **columns,
+        }
+    )
+    names = {"info": {"features": {"label": {"names": ["cat", "dog"]}}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(names)})
+    pq.write_table(table, path, row_group_size=2)
+    return str(path)
+
+
+def test_rows_are_records_and_files_are_shards(tmp_path):
+    write(tmp_path / "0.parquet", 0, 5)
+    write(tmp_path / "1.parquet", 5, 2)
+    source = open_source(SourceConfig(format="parquet", path=str(tmp_path)))
+    assert isinstance(source, Source) and len(source) == 7
+    assert source[4] == {
+        "image": b"\xff4",
+        "captions": ["caption 4"],
+        "label": 0,
+        "labels": ["cat"],
+        "fields": {"score": 2.0},
+    }
+    assert [source[i]["captions"] for i in (6, 0, 5)] == [
+        ["caption 6"],
+        ["caption 0"],
+        ["caption 5"],
+    ]
+    with pytest.raises(BadExample, match="no image"):
+        source[3]
+    assert [(shard.name, shard.records) for shard in source.shards()] == [
+        ("0.parquet", 5),
+        ("1.parquet", 2),
+    ]
+    assert source.shard(4).endswith("0.parquet") and source.shard(5).endswith("1.parquet")
+
+
+def test_each_row_group_is_read_once_by_many_threads(tmp_path, monkeypatch):
+    source = parquet.open_parquet(
+        SourceConfig(format="parquet", path=write(tmp_path / "a.parquet", 10, 40)), Context()
+    )
+    read, groups = parquet.images_of, []
+    monkeypatch.setattr(parquet, "images_of", lambda *a: groups.append(1) or read(*a))
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        captions = list(threads.map(lambda i: source[i]["captions"][0], range(40)))
+    assert captions == [f"caption {i}" for i in range(10, 50)]
+    assert len(groups) == 20
+
+
+def test_files_of_other_columns_or_damaged_ones_are_refused(tmp_path):
+    write(tmp_path / "0.parquet", 0, 2)
+    write(tmp_path / "1.parquet", 0, 2, more=["a", "b"])
+    with pytest.raises(UserError, match=r"1.parquet has other columns than .*0.parquet"):
+        open_source(SourceConfig(format="parquet", path=str(tmp_path)))
+    (tmp_path / "1.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"1.parquet cannot be read as a Parquet file"):
+        open_source(SourceConfig(format="parquet", path=str(tmp_path)))
+
+
+def test_training_refuses_what_is_read_in_order(tmp_path):
+    path = write(tmp_path / "0.parquet", 0, 2)
+    data = DataConfig(train=TrainDataConfig(format="parquet", path=path))
+    with pytest.raises(UserError, match=r"data.train.format='parquet' .*coca data convert"):
+        open_sources(data)
