@@ -31,6 +31,7 @@ ALLOWED = {
     "generate": {"models"},
     "inference": {"models", "data", "distributed", "checkpoints", "config", "generate"},
     "image_search": {"data", "inference"},
+    "batch_inference": {"data", "inference"},
     "interop": {"models", "config", "distributed", "checkpoints", "inference", "validation"},
     "evaluate": {
         *("data", "data_tools", "models", "config", "inference", "generate"),

@@ -31,6 +31,8 @@ CAPTION_OPTIONS = {
     **SAMPLING_OPTIONS,
 }
 
+FORMATS = ("parquet", "jsonl", "npy")  # of results for a data set
+
 
 class Once(argparse.Action):
     """An option that cannot be given again."""

@@ -5,8 +5,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from coca_jax.cli.commands import conversions, data, models, plans, runs
-from coca_jax.cli.options import CAPTION_OPTIONS, Once, count, path, shard
+from coca_jax.cli.commands import batches, conversions, data, models, plans, runs
+from coca_jax.cli.options import CAPTION_OPTIONS, FORMATS, Once, count, path, shard
 
 Add = Callable[..., argparse.ArgumentParser]  # `_add`, bound to a group of subcommands
 
@@ -15,7 +15,9 @@ HELP = {
     "train": "Train a model, or resume the run in --workdir.",
     "evaluate": "Evaluate a checkpoint by the configuration's evaluations; print a table.",
     "compare": "Train the rows of a sweep's tables with each seed; draw the tables.",
-    "caption": "Caption images; print one JSON line per image.",
+    "caption": "Caption images, and print one JSON line per image; or caption a data set.",
+    "embed": "Embed the images of a data set.",
+    "score_pairs": "Compute the similarity of each image of a data set and its captions.",
     "search": "Find the images of a folder that match a text best; keep an index of them.",
     "params": "Print the parameters and FLOPs of each part of the model.",
     "plan": "Compile the train step for devices that need not be here; print memory and time.",
@@ -96,16 +98,22 @@ def _add_runs(add: Add) -> None:
 
 def _add_models(add: Add) -> None:
     command = add("caption", models.caption)
-    command.add_argument(
-        "--model", required=True, type=path, help="a workdir, or a converted model"
-    )
+    _add_model(command)
     for name, (kind, meaning) in CAPTION_OPTIONS.items():
         command.add_argument(f"--{name.replace('_', '-')}", type=kind, help=meaning)
-    command.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
-    command = add("search", models.search)
+    command.add_argument("images", nargs="*", metavar="IMAGE", help="image file")
+    _add_batches(command, needed=False)
+    command = add("embed", batches.embed)
+    _add_model(command)
+    _add_batches(command)
     command.add_argument(
-        "--model", required=True, type=path, help="a workdir, or a converted model"
+        "--dtype", choices=("float32", "float16"), default="float32", help="of the embeddings"
     )
+    command = add("score-pairs", batches.score_pairs)
+    _add_model(command)
+    _add_batches(command)
+    command = add("search", models.search)
+    _add_model(command)
     command.add_argument(
         "--images", required=True, type=path, metavar="DIR", help="folder of images"
     )
@@ -123,6 +131,47 @@ def _add_models(add: Add) -> None:
         help="folder of the index; default: in the model's folder",
     )
     command.add_argument("text", help="text to search for")
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", required=True, type=path, help="a workdir, or a converted model"
+    )
+
+
+def _add_batches(command: argparse.ArgumentParser, needed: bool = True) -> None:
+    """Adds the options of a command that computes results for a data set."""
+    group = command.add_argument_group("a data set")
+    group.add_argument(
+        "--data", required=needed, metavar="PATH", help="files, a pattern, a folder, or tfds:NAME"
+    )
+    group.add_argument(
+        "--output", required=needed, type=path, metavar="DIR", help="folder of the results"
+    )
+    group.add_argument(
+        "--format", choices=FORMATS, default="parquet", help="of the results; npy: of embeddings"
+    )
+    group.add_argument("--keep", action="store_true", help="also write all that is stored with it")
+    group.add_argument(
+        "--data-format", default="", metavar="NAME", help="webdataset, parquet, ...; default: seen"
+    )
+    group.add_argument("--split", default="", help="split of a TFDS data set or of a folder")
+    for name, what in (("image", "its image"), ("text", "its caption")):
+        group.add_argument(
+            f"--{name}-keys",
+            nargs="+",
+            default=(),
+            metavar="KEY",
+            help=f"members of a tar's sample, or columns, that are {what}",
+        )
+    group.add_argument(
+        "--shard", type=shard, default=(1, 1), metavar="K/N", help="do the K-th of N parts"
+    )
+    group.add_argument(
+        "--records-per-file", type=count, default=10_000, help="larger shards become several files"
+    )
+    group.add_argument("--batch-size", type=count, default=64, help="images of a batch")
+    group.add_argument("--threads", type=int, default=0, help="that decode; 0: one for each core")
 
 
 def _add_plans(add: Add) -> None:

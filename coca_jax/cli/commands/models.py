@@ -4,9 +4,10 @@ import argparse
 import functools
 import sys
 
+from coca_jax.cli.commands.batches import caption_data
 from coca_jax.cli.options import BEAM_OPTIONS, CAPTION_OPTIONS, SAMPLING_OPTIONS
 from coca_jax.cli.streams import is_read, print_json
-from coca_jax.errors import Incomplete
+from coca_jax.errors import Incomplete, UserError
 from coca_jax.io.messages import counted
 from coca_jax.io.paths import join
 from coca_jax.io.visible import visible
@@ -15,11 +16,18 @@ BATCH = 64  # images read at a time
 
 
 def caption(options: argparse.Namespace) -> None:
-    """Captions images; prints one JSON line per image."""
-    from coca_jax.inference import load
-
+    """Captions images, and prints one JSON line per image; or captions a data set."""
     settings = {key: getattr(options, key) for key in CAPTION_OPTIONS}
     settings = {key: value for key, value in settings.items() if value is not None}
+    if bool(options.images) == bool(options.data):
+        raise UserError("give either image files, or --data and --output")
+    if options.data:
+        if not options.output:
+            raise UserError("--data needs --output, a folder for the captions")
+        caption_data(options, _method(settings), settings)
+        return
+    from coca_jax.inference import load
+
     model, unreadable = load(options.model), 0
     for start in range(0, len(options.images), BATCH):
         if not is_read():

@@ -1,0 +1,281 @@
+"""Computes the results of a data set: reading, the model and writing go on at the same time."""
+
+import bisect
+import contextlib
+import itertools
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from coca_jax.batch_inference.data import Part
+from coca_jax.batch_inference.output import ID_COLUMNS, Output, PartRecord
+from coca_jax.batch_inference.tasks import Column, Columns, Task
+from coca_jax.data.sources import Record, Source
+from coca_jax.data.texts import to_captions
+from coca_jax.data.transforms import images, multi_image
+from coca_jax.errors import Preempted
+from coca_jax.io.messages import counted
+from coca_jax.io.visible import visible
+
+READ_AHEAD = 256  # records that are read before they are needed
+AHEAD = 2  # batches that wait for the model, or whose results wait to be collected
+SHOWN = 20  # unusable records that are named on standard error
+
+
+class Summary(NamedTuple):
+    """What a run has done, and found done."""
+
+    parts: int  # all of this process's
+    results: int  # of them, those of earlier runs included
+    bad: int  # records without a result
+
+
+class _Row(NamedTuple):
+    """A record as it was read."""
+
+    index: int  # in its shard
+    record: Record  # without its image
+    pixels: UInt8[np.ndarray, "h w 3"] | None
+    reason: str  # why it has no result; empty: it is usable
+
+    @property
+    def key(self) -> str:
+        return self.record.get("key") or f"{self.index:09d}"
+
+
+class _Batch(NamedTuple):
+    part: Part
+    rows: list[_Row]  # usable ones
+    bad: list[_Row]
+    is_last: bool  # of its part
+
+
+def run(
+    source: Source,
+    parts: Sequence[Part],
+    task: Task,
+    output: Output,
+    image_size: tuple[int, int],
+    *,
+    batch_size: int = 64,
+    threads: int = 4,
+    keep: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Summary:
+    """Writes the results of all parts that are not done yet.
+
+    Batches do not cross parts, so that the results of a part depend on nothing but its records.
+
+    Args:
+      source: of the records.
+      parts: this process's share of `data.split`.
+      task: what is computed.
+      output: the folder, after `open`.
+      image_size: height and width in pixels of the model's images.
+      batch_size: images of a batch.
+      threads: that read and decode.
+      keep: whether results are followed by everything else that is stored with a record.
+      should_stop: asked after each batch.
+
+    Raises:
+      Preempted: `should_stop` was true; the parts that were done by then stay.
+      UserError: results were written of a shard that has changed.
+    """
+    done = output.done(parts)
+    todo = [part for part in parts if part.name not in done]
+    records = list(done.values())
+    rows = _rows(source, todo, _Loader(source, image_size, task), threads)
+    results, writes = _Results(keep), deque()
+    with (
+        contextlib.closing(rows),
+        ThreadPoolExecutor(AHEAD) as models,
+        ThreadPoolExecutor(1) as writer,
+        _Progress(output, todo, len(parts)) as progress,
+    ):
+        for batch, columns in _computed(_batches(rows, todo, batch_size), task, models):
+            results.add(batch, columns)
+            progress.read(batch)
+            if batch.is_last:
+                writes.append(writer.submit(output.write, batch.part, *results.take()))
+            stopping = should_stop()
+            while writes and (len(writes) > 1 or writes[0].done() or stopping):
+                records.append(writes.popleft().result())
+                progress.wrote(len(records), records[-1])
+            if stopping:
+                raise Preempted(f"stopped with {len(records):,} of {len(parts):,} files written")
+        for write in writes:
+            records.append(write.result())
+            progress.wrote(len(records), records[-1])
+    return Summary(len(parts), sum(r.results for r in records), sum(len(r.bad) for r in records))
+
+
+class _Loader:
+    """Reads records and decodes their images."""
+
+    def __init__(self, source: Source, image_size: tuple[int, int], task: Task):
+        self._source, self._size, self._task = source, image_size, task
+
+    def __call__(self, number: int, index: int) -> _Row:
+        """The record of this number, which has this index in its shard."""
+        record: Record = {}
+        try:
+            record = dict(self._source[number])
+            record |= to_captions(record["captions"])
+            image = multi_image.decode_images(record.pop("image"))[0]
+            pixels = images.resize_for_evaluation(image, self._size)
+        except Exception as error:  # whatever a reader raises for a damaged record
+            return _Row(index, record, None, str(error) or type(error).__name__)
+        return _Row(index, record, pixels, self._task.why_unusable(record))
+
+
+def _rows(source: Source, parts: Sequence[Part], loader: _Loader, threads: int) -> Iterator[_Row]:
+    """Yields the records of parts in order; threads read some of them ahead."""
+    import grain
+
+    ends = list(itertools.accumulate(part.count for part in parts))
+
+    def load(position: int) -> tuple[_Row]:
+        number = bisect.bisect_right(ends, position)
+        part, before = parts[number], ends[number] - parts[number].count
+        offset = position - before
+        return (loader(part.start + offset, part.first + offset),)
+
+    if not ends:
+        return
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=READ_AHEAD)
+    iterator = iter(grain.MapDataset.range(ends[-1]).map(load).to_iter_dataset(options))
+    try:
+        for (row,) in iterator:
+            yield row
+    finally:
+        iterator.close()
+
+
+def _batches(rows: Iterator[_Row], parts: Sequence[Part], size: int) -> Iterator[_Batch]:
+    for part in parts:
+        good: list[_Row] = []
+        bad: list[_Row] = []
+        for row in itertools.islice(rows, part.count):
+            if row.reason:
+                bad.append(row)
+                continue
+            if len(good) == size:
+                yield _Batch(part, good, bad, False)
+                good, bad = [], []
+            good.append(row)
+        yield _Batch(part, good, bad, True)
+
+
+def _computed(
+    batches: Iterator[_Batch], task: Task, models: ThreadPoolExecutor
+) -> Iterator[tuple[_Batch, Columns]]:
+    """Yields batches in order with their results, while later ones are computed."""
+    pending: deque[tuple[_Batch, Future[Columns]]] = deque()
+    for batch in batches:
+        pending.append((batch, models.submit(_compute, task, batch)))
+        if len(pending) > AHEAD:
+            batch, columns = pending.popleft()
+            yield batch, columns.result()
+    for batch, columns in pending:
+        yield batch, columns.result()
+
+
+def _compute(task: Task, batch: _Batch) -> Columns:
+    if not batch.rows:
+        return {}
+    pixels = np.stack([row.pixels for row in batch.rows])
+    first = batch.part.start + batch.rows[0].index - batch.part.first
+    return task(pixels, [row.record for row in batch.rows], first)
+
+
+class _Results:
+    """Collects the results of a part."""
+
+    def __init__(self, keep: bool):
+        self._keep = keep
+        self._columns: dict[str, list[Any]] = {}
+        self._kept: list[dict[str, Any]] = []
+        self._bad: list[list[Any]] = []
+
+    def add(self, batch: _Batch, columns: Columns) -> None:
+        """Adds a batch of the part."""
+        ids = [(row.key, batch.part.shard.name, row.index) for row in batch.rows]
+        of_ids = zip(ID_COLUMNS, zip(*ids, strict=True), strict=True) if ids else ()
+        for name, values in [*of_ids, *columns.items()]:
+            self._columns.setdefault(name, []).append(values)
+        self._bad += [[row.index, row.key, row.reason] for row in batch.bad]
+        if self._keep:
+            self._kept += [_stored(row.record) for row in batch.rows]
+
+    def take(self) -> tuple[Columns, list[list[Any]]]:
+        """The columns of the part and its unusable records; empties this object."""
+        columns: Columns = {name: _joined(parts) for name, parts in self._columns.items()}
+        columns = columns or {name: [] for name in ID_COLUMNS}
+        for name in dict.fromkeys(name for row in self._kept for name in row):
+            values = [row.get(name) for row in self._kept]
+            columns[f"data_{name}" if name in columns else name] = values
+        bad = self._bad
+        self.__init__(self._keep)
+        return columns, bad
+
+
+def _joined(parts: list[Column]) -> Column:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return list(itertools.chain.from_iterable(parts))
+
+
+def _stored(record: Record) -> dict[str, Any]:
+    """Everything that is stored with an image."""
+    stored: dict[str, Any] = {"captions": record["captions"]}
+    if record["labels"]:
+        stored["labels"] = record["labels"]
+    return stored | record["fields"]
+
+
+class _Progress:
+    """A bar on a terminal, elsewhere a line for each file; and the unusable records."""
+
+    def __init__(self, output: Output, todo: Sequence[Part], total: int):
+        count, self._output, self._total = sum(part.count for part in todo), output, total
+        self._shown, self._read, self._start = 0, 0, time.monotonic()
+        self._bar = tqdm(total=count, unit="image", disable=None, dynamic_ncols=True)
+        if len(todo) < total:
+            there = f"{total - len(todo):,} of {counted(total, 'files are there already')}"
+            print(there, file=sys.stderr)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def read(self, batch: _Batch) -> None:
+        """Notes a batch, and names its unusable records."""
+        self._read += len(batch.rows) + len(batch.bad)
+        self._bar.update(len(batch.rows) + len(batch.bad))
+        for row in batch.bad[: SHOWN - self._shown]:
+            line = f"{batch.part.shard.name}, record {row.index} ({row.key}): {row.reason}"
+            tqdm.write(visible(line), file=sys.stderr)
+        self._shown = min(SHOWN, self._shown + len(batch.bad))
+
+    def wrote(self, files: int, record: PartRecord) -> None:
+        """Notes a file."""
+        if not self._bar.disable:
+            return
+        speed = self._read / (time.monotonic() - self._start)
+        bad = f", {counted(len(record.bad), 'unusable records')}" if record.bad else ""
+        print(
+            f"{files:,} of {self._total:,} files ({record.shard[0]}: "
+            f"{counted(record.results, 'results')}"
+            f"{bad}; {speed:,.0f} images/s)",
+            file=sys.stderr,
+            flush=True,
+        )

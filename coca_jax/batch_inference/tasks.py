@@ -1,0 +1,136 @@
+"""What is computed for each record of a data set: captions, embeddings, or similarities."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from coca_jax.data.sources import Record
+from coca_jax.errors import UserError
+from coca_jax.inference import LoadedModel
+
+Column = Sequence[Any] | np.ndarray  # a value, or a row, for each record
+Columns = dict[str, Column]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A computation on batches of records."""
+
+    name: str  # of the command, in the settings of an output folder
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """JSON values that the results depend on."""
+
+    def why_unusable(self, record: Record) -> str:
+        """The reason why a record with a readable image has no result; empty: it has one."""
+
+    def __call__(
+        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], first: int
+    ) -> Columns:
+        """Computes the columns of a batch, whose first record has the number `first`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionTask:
+    """Captions images; further captions of an image are in the column `others`."""
+
+    model: LoadedModel
+    method: str = "greedy"
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of `model.caption`
+    name = "caption"
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The method and its options."""
+        return {"method": self.method, **self.settings}
+
+    def why_unusable(self, record: Record) -> str:
+        """Every image can be captioned."""
+        del record
+        return ""
+
+    def __call__(
+        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], first: int
+    ) -> Columns:
+        """Captions and their log-probabilities; samples depend on the records' numbers."""
+        del records
+        seed = (self.settings.get("seed", 0) + first) % 2**32
+        captions = self.model.caption(pixels, self.method, **{**self.settings, "seed": seed})
+        columns: Columns = {
+            "caption": [caption.text for caption in captions],
+            "log_probability": [caption.log_probability for caption in captions],
+        }
+        if any(caption.others for caption in captions):
+            columns["others"] = [
+                [{"caption": o.text, "log_probability": o.log_probability} for o in c.others]
+                for c in captions
+            ]
+        return columns
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedTask:
+    """Embeds images; embeddings have unit length."""
+
+    model: LoadedModel
+    dtype: str = "float32"  # or float16, of what is stored
+    name = "embed"
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The type of the embeddings."""
+        return {"dtype": self.dtype}
+
+    def why_unusable(self, record: Record) -> str:
+        """Every image can be embedded."""
+        del record
+        return ""
+
+    def __call__(
+        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], first: int
+    ) -> Columns:
+        """The column `embedding`, an array [b, e]."""
+        del records, first
+        return {"embedding": self.model.encode_image(pixels).astype(self.dtype)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreTask:
+    """Scores pairs: the cosine similarity of each image and its captions."""
+
+    model: LoadedModel
+    name = "score-pairs"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # it has none
+
+    def why_unusable(self, record: Record) -> str:
+        """A record needs a caption."""
+        return "" if record["captions"] else record.get("no_text") or "no caption"
+
+    def __call__(
+        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], first: int
+    ) -> Columns:
+        """Each pair's `similarity`, the highest of its captions', which are in `similarities`."""
+        del first
+        images = self.model.encode_image(pixels)
+        counts = [len(record["captions"]) for record in records]
+        texts = [text for record in records for text in record["captions"]]
+        embedded = [
+            self.model.encode_text(self.model.tokenize(texts[i : i + len(records)]))
+            for i in range(0, len(texts), len(records))
+        ]
+        similarities = (np.repeat(images, counts, axis=0) * np.concatenate(embedded)).sum(axis=1)
+        lists = np.split(similarities, np.cumsum(counts)[:-1])
+        return {
+            "similarity": [float(values.max()) for values in lists],
+            "similarities": [values.tolist() for values in lists],
+        }
+
+
+def require_contrastive(model: LoadedModel, command: str) -> None:
+    """Raises a UserError if the model has no embeddings."""
+    if not model.config.has_cls:
+        raise UserError(f"coca {command}: the model was trained without the contrastive loss")

@@ -1,0 +1,188 @@
+import json
+import os
+import threading
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from memory_source import MemorySource
+
+from coca_jax.batch_inference import Output, run, split
+from coca_jax.data.errors import BadExample
+from coca_jax.data.sources import Shard
+from coca_jax.errors import Preempted, UserError
+
+SIZE = (8, 8)
+COUNTS = (5, 3, 4)
+
+
+def image(value):
+    return cv2.imencode(".png", np.full((8, 8, 3), value, np.uint8))[1].tobytes()
+
+
+def record(i):
+    if i in (1, 8, 9, 10, 11):  # the last shard has nothing else
+        content = b"no image"
+    elif i == 6:
+        content = BadExample("bad_record", "no JSON")
+    else:
+        content = image(10 * i)
+    fields = {"number": i, "caption": "a field"} | {"odd": [i] if i % 4 == 1 else "text"}
+    return {"image": content, "captions": [f"{i}"], "label": -1, "labels": [], "fields": fields}
+
+
+class Source(MemorySource):
+    def __init__(self, checksum="c"):
+        super().__init__([record(i) for i in range(sum(COUNTS))])
+        self.checksum = checksum
+        self.reads = 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        found = super().__getitem__(index)
+        if isinstance(found["image"], Exception):
+            raise found["image"]
+        return found
+
+    def shards(self):
+        return [Shard(f"{i}.tar", 9, count, self.checksum) for i, count in enumerate(COUNTS)]
+
+
+class MeanTask:
+    """The mean of an image's pixels, which tells images apart."""
+
+    name, options = "caption", {}
+
+    def __init__(self):
+        self.batches = []
+
+    def why_unusable(self, record):
+        return "three" if record["captions"] == ["3"] else ""
+
+    def __call__(self, pixels, records, first):
+        self.batches.append((first, len(records)))
+        return {
+            "caption": [f"{p.mean():g}" for p in pixels],
+            "log_probability": [0.5] * len(pixels),
+        }
+
+
+def output(folder, file_format="parquet", **settings):
+    result = Output(str(folder), file_format, {"model": "m", **settings})
+    result.open()
+    return result
+
+
+def compute(folder, source=None, parts=slice(None), **options):
+    source, task = source or Source(), MeanTask()
+    summary = run(
+        source, split(source, 100)[parts], task, output(folder), SIZE, batch_size=2, **options
+    )
+    return summary, task
+
+
+def contents(folder):
+    names = sorted(os.listdir(folder) + [f"_done/{name}" for name in os.listdir(folder / "_done")])
+    return {n: (folder / n).read_bytes() for n in names if (folder / n).is_file()}
+
+
+def test_results_follow_the_records_and_bad_ones_are_listed(tmp_path, capsys):
+    summary, task = compute(tmp_path, keep=True)
+    assert summary == (3, 5, 7)
+    assert sorted(task.batches) == [(0, 2), (4, 1), (5, 2)]  # none crosses shards
+    table = pq.read_table(tmp_path / "0.parquet").to_pydict()
+    assert table == {
+        "key": ["000000000", "000000002", "000000004"],
+        "source": ["0.tar"] * 3,
+        "index": [0, 2, 4],
+        "caption": ["0", "20", "40"],
+        "log_probability": [0.5] * 3,
+        "captions": [["0"], ["2"], ["4"]],
+        "number": [0, 2, 4],
+        "data_caption": ["a field"] * 3,
+        "odd": ["text"] * 3,
+    }
+    mixed = pq.read_table(tmp_path / "1.parquet").to_pydict()
+    assert mixed["index"] == [0, 2] and mixed["odd"] == ["[5]", '"text"']
+    assert pq.read_table(tmp_path / "2.parquet").num_rows == 0
+    bad = json.loads((tmp_path / "_done/0.json").read_bytes())["bad"]
+    assert [row[:2] for row in bad] == [[1, "000000001"], [3, "000000003"]]
+    assert bad[1][2] == "three"
+    shown = capsys.readouterr().err
+    assert "1.tar, record 1 (000000001): bad_record (no JSON)" in shown
+    assert "3 of 3 files (2.tar: 0 results, 4 unusable records" in shown
+
+
+def test_a_run_goes_on_where_it_was_stopped_with_equal_files(tmp_path):
+    compute(tmp_path / "whole")
+    stops = iter([False, True])
+    with pytest.raises(Preempted, match="stopped with 1 of 3 files written"):
+        compute(tmp_path / "parts", should_stop=lambda: next(stops))
+    source = Source()
+    summary, _ = compute(tmp_path / "parts", source)
+    assert summary == (3, 5, 7) and source.reads == 7  # of the last two shards
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_a_task_is_given_the_number_of_its_first_record(tmp_path):
+    source, task = Source(), MeanTask()
+    run(source, split(source, 3), task, output(tmp_path), SIZE, batch_size=2)
+    # The first shard has two parts, 0 to 1 and 2 to 4; records 1, 3 and 6 are bad.
+    assert sorted(task.batches) == [(0, 1), (2, 2), (5, 2)]
+    assert sorted(p.name for p in tmp_path.glob("*.parquet"))[0] == "0-00000-of-00002.parquet"
+
+
+def test_shards_are_shared_between_processes(tmp_path):
+    compute(tmp_path / "whole")
+    for k in range(2):
+        summary, _ = compute(tmp_path / "shared", parts=slice(k, None, 2))
+    assert summary.parts == 1
+    assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
+
+
+def test_a_file_without_its_record_is_made_again(tmp_path):
+    compute(tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / "_done/1.json").write_bytes(b"{")
+    (tmp_path / "0.parquet").write_bytes(b"cut")
+    (tmp_path / "_done/0.json").unlink()
+    compute(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_other_settings_and_other_data_are_refused(tmp_path):
+    compute(tmp_path)
+    with pytest.raises(UserError, match=r"(?s)other settings.*model: 'm', now 'n'"):
+        output(tmp_path, model="n")
+    with pytest.raises(UserError, match="format: 'parquet', now 'jsonl'"):
+        output(tmp_path, "jsonl")
+    with pytest.raises(
+        UserError, match=r"0.tar .*checksum c.* is now .*checksum d.*remove .*0.json"
+    ):
+        compute(tmp_path, Source("d"))
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "photo.jpg").touch()
+    with pytest.raises(UserError, match=r"holds 'photo.jpg' and no _settings"):
+        output(strange)
+
+
+def test_results_of_shards_that_are_gone_are_named(tmp_path):
+    compute(tmp_path)
+    assert output(tmp_path).surplus(split(Source(), 100)[:2]) == ["2"]
+
+
+def test_an_error_of_the_model_or_the_disk_ends_the_run(tmp_path, monkeypatch):
+    class Failing(MeanTask):
+        def __call__(self, pixels, records, first):
+            raise MemoryError("no memory")
+
+    source = Source()
+    with pytest.raises(MemoryError):
+        run(source, split(source, 100), Failing(), output(tmp_path / "a"), SIZE)
+    full = output(tmp_path / "b")
+    (tmp_path / "b/_done").write_bytes(b"")  # a file where a folder should be
+    with pytest.raises(OSError):
+        run(source, split(source, 100), MeanTask(), full, SIZE)
+    assert not [t for t in threading.enumerate() if "ThreadPoolExecutor" in t.name]
