@@ -61,6 +61,7 @@ setup(
         "plan-cuda": ["jax[cuda13]>=0.10,<0.12"],  # 4.4 GB; compiles for GPUs without one
         "quantization": ["qwix>=0.1.8,<0.2"],
         "search": ["faiss-cpu>=1.9,<2"],
+        "hub": ["huggingface_hub>=0.34,<3"],  # models at hf-hub:ORG/NAME
         "gcs": ["gcsfs>=2024.10"],  # data and workdirs at gs://
         "s3": ["s3fs>=2024.10"],
         "dev": [
@@ -71,6 +72,7 @@ setup(
             "tensorboard>=2.20,<3",
             "qwix>=0.1.8,<0.2",
             "faiss-cpu>=1.9,<2",
+            "huggingface_hub>=0.34,<3",
             "gcsfs>=2024.10",
             "s3fs[boto3]>=2024.10",  # the boto3 that fits, for moto
             "gcp-storage-emulator>=2024.8.3",  # object stores on loopback

@@ -29,10 +29,16 @@ ALLOWED = {
     "evaluate.registry": set(),  # names that the configuration chooses among
     "planning": {"models"},
     "generate": {"models"},
-    "inference": {"models", "data", "distributed", "checkpoints", "config", "generate"},
+    "interop": {"models", "config"},  # weights of other projects
+    "interop.convert": {  # folders of them, made of our models or made into these
+        *("models", "data", "config", "distributed", "checkpoints", "inference"),
+        *("interop", "validation"),
+    },
+    "inference": {
+        *("models", "data", "distributed", "checkpoints", "config", "generate", "interop"),
+    },
     "image_search": {"data", "inference"},
     "batch_inference": {"data", "inference"},
-    "interop": {"models", "config", "distributed", "checkpoints", "inference", "validation"},
     "evaluate": {
         *("data", "data_tools", "models", "config", "inference", "generate"),
         "evaluate.registry",

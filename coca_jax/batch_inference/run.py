@@ -64,6 +64,7 @@ def run(
     output: Output,
     image_size: tuple[int, int],
     *,
+    resizing: images.Resizing = images.COVERING,
     batch_size: int = 64,
     threads: int = 4,
     keep: bool = False,
@@ -79,6 +80,7 @@ def run(
       task: what is computed.
       output: the folder, after `open`.
       image_size: height and width in pixels of the model's images.
+      resizing: of images to that size.
       batch_size: images of a batch.
       threads: that read and decode.
       keep: whether results are followed by everything else that is stored with a record.
@@ -91,7 +93,7 @@ def run(
     done = output.done(parts)
     todo = [part for part in parts if part.name not in done]
     records = list(done.values())
-    rows = _rows(source, todo, _Loader(source, image_size, task), threads)
+    rows = _rows(source, todo, _Loader(source, image_size, resizing, task), threads)
     results, writes = _Results(keep), deque()
     with (
         contextlib.closing(rows),
@@ -119,8 +121,11 @@ def run(
 class _Loader:
     """Reads records and decodes their images."""
 
-    def __init__(self, source: Source, image_size: tuple[int, int], task: Task):
+    def __init__(
+        self, source: Source, image_size: tuple[int, int], resizing: images.Resizing, task: Task
+    ):
         self._source, self._size, self._task = source, image_size, task
+        self._resizing = resizing
 
     def __call__(self, number: int, index: int) -> _Row:
         """The record of this number, which has this index in its shard."""
@@ -129,7 +134,7 @@ class _Loader:
             record = dict(self._source[number])
             record |= to_captions(record["captions"])
             image = multi_image.decode_images(record.pop("image"))[0]
-            pixels = images.resize_for_evaluation(image, self._size)
+            pixels = images.resize_for_evaluation(image, self._size, self._resizing)
         except Exception as error:  # whatever a reader raises for a damaged record
             return _Row(index, record, None, str(error) or type(error).__name__)
         return _Row(index, record, pixels, self._task.why_unusable(record))

@@ -135,7 +135,7 @@ def _add_models(add: Add) -> None:
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--model", required=True, type=path, help="a workdir, or a converted model"
+        "--model", required=True, type=path, help="a workdir, a converted model, or hf-hub:ORG/NAME"
     )
 
 
@@ -294,10 +294,18 @@ def _add_conversions(add: Add) -> None:
     command.add_argument(
         "--cls-mask",
         choices=("released", "correct"),
-        default="released",
-        help="mask of [CLS] in training: that of OpenCLIP's released weights, or the correct one",
+        help="mask of [CLS] in training: that of OpenCLIP's released weights, or the correct one; "
+        "default: what IN says, else released",
     )
-    command.add_argument("input", type=path, metavar="IN", help="weights or model to read")
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="type that the weights are stored as",
+    )
+    command.add_argument(
+        "input", type=path, metavar="IN", help="weights or model to read, or hf-hub:ORG/NAME"
+    )
     command.add_argument("output", type=path, metavar="OUT", help="what to write")
     command = add("score", conversions.score)
     command.add_argument(

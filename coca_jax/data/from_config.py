@@ -14,6 +14,7 @@ from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.sources import Context, Source, open_source, warn_of_lost
 from coca_jax.data.tokenizers import Tokenizer, make_tokenizer, tokenizers
 from coca_jax.data.transforms.augment import Augment
+from coca_jax.data.transforms.images import COVERING, Resizing
 from coca_jax.errors import UserError
 
 CAPTION_OPTIONS = (
@@ -123,7 +124,9 @@ def caption_texts(data: Any, most: int) -> tuple[Iterator[str], int]:
     return texts(), total
 
 
-def make_data_sets(data: DataConfig, image_size: tuple[int, int]) -> dict[str, DataSet]:
+def make_data_sets(
+    data: DataConfig, image_size: tuple[int, int], resizing: Resizing = COVERING
+) -> dict[str, DataSet]:
     """Opens the data sets of the mixture, with what becomes of their records; by name.
 
     Raises:
@@ -141,7 +144,7 @@ def make_data_sets(data: DataConfig, image_size: tuple[int, int]) -> dict[str, D
         data_sets[name] = DataSet(
             source,
             CaptionMaker(**_values(options, CAPTION_OPTIONS)),
-            Augment(image_size, **_values(options, AUGMENT_OPTIONS)),
+            Augment(image_size, **_values(options, AUGMENT_OPTIONS), resizing=resizing),
             excluded,
         )
     return data_sets
@@ -155,6 +158,7 @@ def make_train_stream(
     batch_size: int,
     seed: int,
     classes: Sequence[str] = (),
+    resizing: Resizing = COVERING,
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainStream:
@@ -167,6 +171,7 @@ def make_train_stream(
       batch_size: examples of the global batch, of all processes together.
       seed: of the order and of all random draws.
       classes: names of a head's classes; none: there is no head.
+      resizing: of images that are not cropped at random.
       process_index: whose rows of the global batch to make.
       process_count: the number of processes, which share the batch equally.
 
@@ -175,7 +180,7 @@ def make_train_stream(
         are more processes than examples.
     """
     data = data_config(data)
-    data_sets = make_data_sets(data, image_size)
+    data_sets = make_data_sets(data, image_size, resizing)
     _check_classes(data, data_sets, classes)
     sizes = {name: len(data_set.source) for name, data_set in data_sets.items()}
     mixture = Mixture(sizes, weights(data), seed)

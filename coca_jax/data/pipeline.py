@@ -144,6 +144,7 @@ def evaluation_batches(
     limit: int | None = None,
     threads: int = 16,
     num_images: int = 1,
+    resizing: images.Resizing = images.COVERING,
 ) -> Iterator[Batch]:
     """Yields every record once, in order; the last batch may be smaller.
 
@@ -157,6 +158,7 @@ def evaluation_batches(
       limit: only this many of the first records are read; None: all.
       threads: that read and decode.
       num_images: of a record, evenly spaced among those that it has.
+      resizing: of images to that size.
 
     Yields:
       "image" uint8 [b, h, w, 3], or [b, num_images, h, w, 3] if `num_images` > 1; "label" int64
@@ -168,7 +170,7 @@ def evaluation_batches(
     """
     import grain
 
-    loader = _Loader(source, image_size, num_images)
+    loader = _Loader(source, image_size, num_images, resizing)
     size = len(source) if limit is None else min(limit, len(source))
     loaded = grain.MapDataset.range(size).map(lambda index: (loader(index),))
     rows, bad = [], 0
@@ -191,8 +193,15 @@ def evaluation_batches(
 class _Loader:
     """Reads and decodes records for evaluation, and notes what is left out."""
 
-    def __init__(self, source: Source, image_size: tuple[int, int], num_images: int):
+    def __init__(
+        self,
+        source: Source,
+        image_size: tuple[int, int],
+        num_images: int,
+        resizing: images.Resizing,
+    ):
         self._source, self._size, self._num_images = source, image_size, num_images
+        self._resizing = resizing
         self.bad_images: list[str] = []  # why
         self.bad_texts: dict[int, str] = {}  # why, by record
 
@@ -201,7 +210,9 @@ class _Loader:
         try:
             record = self._source[index]
             decoded = multi_image.decode_images(record["image"], self._num_images)
-            decoded = [images.resize_for_evaluation(image, self._size) for image in decoded]
+            image = [
+                images.resize_for_evaluation(one, self._size, self._resizing) for one in decoded
+            ]
         except Exception as error:  # whatever a reader raises for a damaged record
             self.bad_images.append(f"record {index} of {self._source.shard(index)}: {error}")
             return None
@@ -209,7 +220,7 @@ class _Loader:
         if reason := record.pop("no_text", ""):
             self.bad_texts[index] = reason
         digest = _digest(record["image"])
-        return record | {"image": multi_image.stacked(decoded), "index": index, "digest": digest}
+        return record | {"image": multi_image.stacked(image), "index": index, "digest": digest}
 
     def warnings(self, size: int) -> Iterator[str]:
         """Yields sentences on the images and captions of `size` records that were left out."""

@@ -21,6 +21,7 @@ from coca_jax.data.options import DataConfig, data_config
 from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import multi_image
+from coca_jax.data.transforms.images import COVERING, Resizing
 from coca_jax.errors import UserError
 from coca_jax.io.files import write_whole
 from coca_jax.io.visible import visible
@@ -41,6 +42,7 @@ def inspect(
     seed: int,
     examples: int,
     classes: Sequence[str] = (),
+    resizing: Resizing = COVERING,
     sheet: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Reads the first examples of the training stream and measures them.
@@ -52,6 +54,7 @@ def inspect(
       seed: the seed of the stream.
       examples: the number of examples to read.
       classes: the names of a head's classes; empty if the model has no head.
+      resizing: of images that are not cropped at random.
       sheet: the PNG file for the first examples with their captions; None: none is drawn.
 
     Returns:
@@ -75,6 +78,7 @@ def inspect(
         batch_size=BATCH,
         seed=seed,
         classes=classes,
+        resizing=resizing,
     )
     result = _of_sources(data, stream)
     result |= _of_stages(stream, seed, examples, text_length, data.num_images)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from coca_jax.data.pipeline import Batch, evaluation_batches
 from coca_jax.data.sources import Context, Source, SourceConfig, open_source
 from coca_jax.data.transforms import multi_image
+from coca_jax.data.transforms.images import Resizing
 from coca_jax.errors import UserError
 from coca_jax.evaluate.base import Evaluation, Examples
 from coca_jax.evaluate.embed import EmbeddedExamples, embed_examples
@@ -69,6 +70,7 @@ class EvaluationData:
             self.examples.limit,
             self.config.data.threads,
             num_images,
+            Resizing.of(self.model.config.image),
         )
         return map(_blank, batches) if self.config.data.blank_images else batches
 

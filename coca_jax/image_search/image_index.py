@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32
 from coca_jax.data.file_names import IMAGE_SUFFIXES, OTHER_IMAGES, is_hidden
 from coca_jax.errors import UserError
 from coca_jax.image_search.nearest import SEARCHES, forget
-from coca_jax.inference.loading import Checkpoint
+from coca_jax.inference.sources import Source
 from coca_jax.io.files import cache_folder, write_whole
 from coca_jax.io.locks import locked
 from coca_jax.io.paths import is_url, normalize
@@ -291,12 +291,12 @@ def _is_index(content: dict[str, Any]) -> bool:
     )
 
 
-def default_place(checkpoint: Checkpoint, folder: str | os.PathLike) -> pathlib.Path:
+def default_place(source: Source, folder: str | os.PathLike) -> pathlib.Path:
     """Returns the default path of a folder's index: in the model's folder.
 
     For a model at a URL it is in the user's cache, because an index is mapped into memory.
     """
     name = hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:16]
-    if is_url(str(checkpoint.workdir)):
-        return cache_folder("search") / checkpoint.identity[:16] / name
-    return pathlib.Path(checkpoint.workdir) / "search" / name
+    if is_url(str(source.workdir)):
+        return cache_folder("search") / source.identity[:16] / name
+    return pathlib.Path(source.workdir) / "search" / name

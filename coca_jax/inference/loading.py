@@ -1,7 +1,6 @@
-"""Loads the model of a run or of a converted checkpoint."""
+"""Loads the model of a run, of a converted checkpoint, or of OpenCLIP's weights."""
 
 import dataclasses
-import hashlib
 import os
 import shlex
 import sys
@@ -10,23 +9,23 @@ from typing import Any
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
+from flax import traverse_util
 
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.metadata import Saved, require_files
 from coca_jax.config import model_config, read_config
 from coca_jax.config.record import stored_config
 from coca_jax.config.resolve import unregistered_losses
-from coca_jax.data.tokenizers import make_tokenizer, tokenizers
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.inference.model import LoadedModel
+from coca_jax.inference.sources import Checkpoint, OpenClipWeights, Source
+from coca_jax.interop import hub
+from coca_jax.interop.open_clip_model import ENDS, is_open_clip, open_model
 from coca_jax.io.folders import children
 from coca_jax.io.paths import as_path
 from coca_jax.models import init_params, make_model
 from coca_jax.models.transformer import unstack
-
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # of other projects
 
 
 def load(
@@ -39,8 +38,10 @@ def load(
     """The model of a run, at its newest valid checkpoint or the given one, or a converted model.
 
     Args:
-      path: a workdir, local or at gs:// or s3://, or one of its `checkpoints/<step>`; or what
-        `coca convert` wrote.
+      path: a workdir, local or at gs:// or s3://, or one of its `checkpoints/<step>`; what
+        `coca convert` wrote; or OpenCLIP's weights of a CoCa next to their
+        `open_clip_config.json`, in a folder or on the Hugging Face hub,
+        `hf-hub:ORG/NAME[@REVISION]`.
       step: which checkpoint of a workdir.
       use_ema: whether to prefer the moving average of the parameters, where there is one.
       devices: to spread batches over; all of this process's by default.
@@ -48,55 +49,37 @@ def load(
     Raises:
       UserError: there is no such model, or its files are damaged.
     """
-    checkpoint = find_checkpoint(path, step)
-    config, workdir = checkpoint.config, checkpoint.workdir
-    kind = config.data.tokenizer.kind
-    tokenizer = make_tokenizer(kind, workdir / tokenizers[kind].file_name)
+    source = find_checkpoint(path, step)
+    config, tokenizer = source.config, source.tokenizer()
     devices = jax.local_devices() if devices is None else devices
     partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices))
-    params = restore_params(checkpoint, partitioner, use_ema)
+    params = restore_params(source, partitioner, use_ema)
     # Unstacked: for a single image or caption, slicing the layers would take most of the time.
     model = make_model(dataclasses.replace(model_config(config), stacked=False))
     params = jax.jit(unstack, out_shardings=partitioner.replicated)(params)
-    name = f"{checkpoint.identity} {checkpoint.item(use_ema)}"
+    name = f"{source.identity} {source.item(use_ema)}"
     classes = config.head.classes if model.config.head else ()
-    return LoadedModel(model, params, tokenizer, partitioner, checkpoint.step, name, classes)
+    return LoadedModel(model, params, tokenizer, partitioner, source.step, name, classes, source)
 
 
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """A saved step of a run: the place of its parameters, and the run's configuration."""
-
-    workdir: epath.Path
-    step: int
-    config: ConfigDict
-    store: CheckpointStore  # reads the files once to verify them
-
-    @property
-    def identity(self) -> str:
-        """The checksums of its parameters, which differ from those of other parameters."""
-        manifest = self.store.directory / str(self.step) / "manifest.json"
-        return hashlib.sha256(manifest.read_bytes()).hexdigest()
-
-    def item(self, use_ema: bool) -> str:
-        """The checkpoint's item with the parameters: "ema" if it is wanted and there."""
-        return "ema" if use_ema and self.config.optimizer.ema_decay else "params"
-
-
-def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Checkpoint:
-    """The newest valid checkpoint of a run, or the given one.
+def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Source:
+    """The newest valid checkpoint of a run, or the given one; or OpenCLIP's weights.
 
     Args:
-      path: a workdir, or one of its `checkpoints/<step>`.
+      path: as of `load`.
       step: which checkpoint of a workdir.
 
     Raises:
       UserError: there is none.
     """
-    path = as_path(path)
+    if hub.is_hub_name(path):
+        return _open_clip(path)
+    name, path = path, as_path(path)
     if path.parent.name == "checkpoints" and path.name.isdigit():
         path, step = path.parent.parent, int(path.name)
     store = CheckpointStore(path / "checkpoints")
+    if not step and not store.has_steps() and is_open_clip(path):
+        return _open_clip(name)
     if step is None:
         step = store.latest_valid(report=lambda line: print(line, file=sys.stderr))
     if step is None:
@@ -109,33 +92,39 @@ def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Checkpo
     return Checkpoint(path, step, config, store)
 
 
+def _open_clip(path: str | os.PathLike) -> OpenClipWeights:
+    """The source of OpenCLIP's weights."""
+    model = open_model(path)
+    return OpenClipWeights(model, model.config())
+
+
 def _refuse_foreign(path: epath.Path) -> None:
-    """Raises a UserError if the path holds weights of another project."""
+    """Raises a UserError if the path holds weights that nothing says what they are of."""
     names = [path.name] if path.is_file() else [item.name for item in children(path)]
-    if any(name.removesuffix(".index.json").endswith(WEIGHTS) for name in names):
-        is_hubs = "open_clip_config.json" in names
-        variant = "" if is_hubs else "--variant open_clip_vit_b_32 "
+    if any(name.endswith(ENDS) for name in names):
         raise UserError(
-            f"{path} holds weights of another project; if it is OpenCLIP's CoCa, convert them and "
-            f"give the folder that this makes: coca convert --from open_clip {variant}"
-            f"{shlex.quote(str(path))} FOLDER"
+            f"{path} holds weights of another project without an {hub.SETTINGS} next to them; if "
+            "it is OpenCLIP's CoCa, convert them and give the folder that this makes: coca convert "
+            f"--from open_clip --variant open_clip_vit_b_32 {shlex.quote(str(path))} FOLDER"
         )
 
 
-def restore_params(checkpoint: Checkpoint, partitioner: Partitioner, use_ema: bool = True) -> Any:
-    """The checkpoint's parameters as they were stored, stacked layers and all.
+def restore_params(source: Source, partitioner: Partitioner, use_ema: bool = True) -> Any:
+    """The source's parameters as they are stored, stacked layers and all.
 
     Raises:
       UserError: its files are damaged, or a loss that it was trained with is not registered.
     """
-    model, item = make_model(model_config(checkpoint.config)), checkpoint.item(use_ema)
+    model, item = make_model(model_config(source.config)), source.item(use_ema)
     with partitioner.context():
         target = partitioner.abstract(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
-    differences = checkpoint.store.layout_differences(checkpoint.step, {item: target})
-    if differences and (unknown := unregistered_losses(checkpoint.config)):
+    wanted = traverse_util.flatten_dict(target, sep="/")
+    if source.shapes(item).keys() != wanted.keys() and (
+        unknown := unregistered_losses(source.config)
+    ):
         raise UserError(
-            f"{checkpoint.workdir} was trained with the loss {', '.join(unknown)}, which is not "
+            f"{source.title} was trained with the loss {', '.join(unknown)}, which is not "
             "registered in this process: evaluate with the configuration file that registers it, "
             "or import that file before coca_jax.load"
         )
-    return checkpoint.store.restore(checkpoint.step, {item: target})[item]
+    return source.restore(item, target)

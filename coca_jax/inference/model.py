@@ -24,6 +24,7 @@ from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, make_method
 from coca_jax.generate.decoding import require
 from coca_jax.inference.compiled import Compiled
+from coca_jax.inference.sources import Source
 from coca_jax.inference.words import mean_by_word
 from coca_jax.models import CoCa, normalize_pixels
 
@@ -57,23 +58,25 @@ class LoadedModel:
         step: int | None = None,
         identity: str = "",
         classes: Sequence[str] = (),
+        source: Source | None = None,
     ):
         self.config, self.step = model.config, step
         self.classes = tuple(classes)  # names of its head's classes
         self.identity = identity  # differs for other parameters; empty: they may change
+        self.source = source  # where they come from; None: they are a run's in progress
         self.params, self.tokenizer = params, tokenizer
         self._compiled = Compiled(model, partitioner)
 
     def with_params(self, params: Any) -> "LoadedModel":
         """Returns this model with other parameters; the compiled programs are shared."""
         other = copy.copy(self)
-        other.params, other.identity = params, ""
+        other.params, other.identity, other.source = params, "", None
         return other
 
     def preprocess(
         self, paths: Sequence[str | pathlib.Path], num_frames: int = 1
     ) -> Float32[np.ndarray, "b *num_frames h w 3"]:
-        """Reads image files: resized, center-cropped, normalized.
+        """Reads image files: resized as the model's configuration says, normalized.
 
         Args:
           paths: of images; or of videos, or folders of their frames.
@@ -101,6 +104,7 @@ class LoadedModel:
           that is an OSError if it was not the content.
         """
         size, rows, errors = self.config.image.pixels, [], []
+        resizing = images.Resizing.of(self.config.image)
         for path in paths:
             try:
                 shown = _read(path, num_frames)
@@ -109,7 +113,8 @@ class LoadedModel:
                 errors.append(UserError(message))
                 errors[-1].__cause__ = error
                 continue
-            rows.append(multi_image.stacked([images.resize_for_evaluation(p, size) for p in shown]))
+            sized = [images.resize_for_evaluation(image, size, resizing) for image in shown]
+            rows.append(multi_image.stacked(sized))
             errors.append(None)
         axes = (num_frames,) if num_frames > 1 else ()
         pixels = np.stack(rows) if rows else np.zeros((0, *axes, *size, 3), np.uint8)

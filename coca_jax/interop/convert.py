@@ -1,51 +1,52 @@
 """`coca convert`: whole models, with tokenizer and preprocessing, from and to other projects."""
 
 import contextlib
-import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
-from coca_jax.config import default_config, model_config, to_json, write_config
+from coca_jax.config import model_config as model_of
+from coca_jax.config import to_json, write_config
+from coca_jax.data.tokenizers import tokenizers
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint, restore_params
 from coca_jax.interop import open_clip, open_clip_config
-from coca_jax.interop.weights import open_tensors, write_tensors
-from coca_jax.io.files import atomic
+from coca_jax.interop.open_clip_model import open_model
+from coca_jax.interop.weights import write_tensors
+from coca_jax.io.files import atomic, write_whole
 from coca_jax.io.folders import children, remove_tree
-from coca_jax.io.messages import cause
 from coca_jax.io.paths import as_path, is_url
-from coca_jax.models import CoCaConfig
-from coca_jax.models.presets import PRESETS, as_section
 from coca_jax.validation import validate
 
-SETTINGS = "open_clip_config.json"  # what OpenCLIP keeps next to weights on a hub
+FLOATS = ("float32", "bfloat16", "float16")  # types that weights are stored as
 
 
 def import_open_clip(
     source: str | os.PathLike,
     variant: str | None,
     directory: str | os.PathLike,
-    shifted_cls_mask: bool = True,
+    shifted_cls_mask: bool | None = None,
     report: Callable[[str], None] = lambda line: None,
+    dtype: str = "float32",
 ) -> int:
     """Writes a directory that `coca_jax.load` reads: parameters as step 0, and `config.json`.
 
     Args:
-      source: OpenCLIP's weights: a file, an index of shards, or a folder with one of them.
+      source: OpenCLIP's weights: a file, an index of shards, a folder with one of them, or
+        `hf-hub:ORG/NAME`.
       variant: name of the preset that they are of, or a JSON file with an OpenCLIP configuration;
         None: the `open_clip_config.json` next to the weights.
       directory: new or empty.
       shifted_cls_mask: whether the weights were trained with OpenCLIP's [CLS] mask, as the
-        released ones were.
+        released ones were; None: as the configuration says, else yes.
       report: is given a line for each thing that the user should know.
+      dtype: type that the parameters are stored as, one of `FLOATS`.
 
     Returns:
       The number of parameters.
@@ -53,28 +54,53 @@ def import_open_clip(
     Raises:
       UserError: the weights do not fit the variant, or a file cannot be read or written.
     """
-    directory = as_path(directory)
-    if children(directory):
-        raise UserError(f"{directory} is not empty; choose another folder for the converted model")
-    path = as_path(source)
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
-    model = _variant(variant, path)
-    text = dataclasses.replace(model.text, shifted_cls_mask=shifted_cls_mask)
-    config = _config(dataclasses.replace(model, text=text))
+    directory = _empty(directory, "the converted model")
+    model = open_model(source, variant, shifted_cls_mask)
+    config = model.config()
     validate(config)
-    model = model_config(config)
-    tensors = open_tensors(path, open_clip.expected_shapes(model), report)
-    try:
-        params = open_clip.from_open_clip(tensors, model)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    params = stored_as(model.params(report), dtype)
     with _new_folder(directory) as folder:
         with CheckpointStore(folder / "checkpoints") as store:
             metadata = {"examples_seen": 0, "config": to_json(config)}
             store.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)}, metadata)
-        write_config(folder, config, source=f"{path.name} (OpenCLIP, {variant or SETTINGS})")
+        tokenizer = tokenizers[model.tokenizer]
+        if tokenizer.file_name:
+            content = tokenizer.standalone_file(model.tokenizer_file)
+            write_whole(folder / tokenizer.file_name, content)
+        what = variant or "open_clip_config.json"
+        write_config(folder, config, source=f"{as_path(source).name} (OpenCLIP, {what})")
     return sum(x.size for x in jax.tree.leaves(params))
+
+
+def stored_as(params: Any, dtype: str) -> Any:
+    """A tree of arrays in another type of floats.
+
+    Raises:
+      UserError: values are too large for the type.
+    """
+
+    def cast(value: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            result = np.asarray(value).astype(jax.numpy.dtype(dtype))
+        if not np.isfinite(result.astype(np.float32)).all():
+            raise UserError(f"--dtype {dtype} cannot hold all weights; bfloat16 and float32 can")
+        return result
+
+    return params if dtype == "float32" else jax.tree.map(cast, params)
+
+
+def _empty(folder: str | os.PathLike, what: str) -> epath.Path:
+    """The path of a folder that is new or empty.
+
+    Raises:
+      UserError: it holds something, or is a file.
+    """
+    folder = as_path(folder)
+    if children(folder):
+        raise UserError(f"{folder} is not empty; choose another folder for {what}")
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; choose a folder for {what}")
+    return folder
 
 
 @contextlib.contextmanager
@@ -93,13 +119,16 @@ def _new_folder(directory: epath.Path) -> Iterator[epath.Path]:
         raise
 
 
-def export_open_clip(path: str | os.PathLike, file: str | os.PathLike) -> list[str]:
+def export_open_clip(
+    path: str | os.PathLike, file: str | os.PathLike, dtype: str = "float32"
+) -> list[str]:
     """Writes a model's weights as OpenCLIP has them, in a .safetensors file.
 
     Args:
       path: a workdir, one of its checkpoints, or a converted model. Of a run with a moving average
         of its parameters, it is the average that is written.
       file: what to write.
+      dtype: type of the weights, one of `FLOATS`.
 
     Returns:
       What has to be set in OpenCLIP, since its weights do not say it; a line each.
@@ -108,47 +137,13 @@ def export_open_clip(path: str | os.PathLike, file: str | os.PathLike) -> list[s
       UserError: OpenCLIP has no such model, or a file cannot be read or written.
     """
     checkpoint = find_checkpoint(path)
-    model = model_config(checkpoint.config)
+    model = model_of(checkpoint.config)
     open_clip.require_open_clip(model)
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
     params = restore_params(checkpoint, Partitioner(mesh))
     tensors = open_clip.to_open_clip(jax.tree.map(np.asarray, params), model)
-    write_tensors(file, tensors, open_clip_config.settings(model))
+    write_tensors(file, stored_as(tensors, dtype), open_clip_config.settings(model))
     notes = [f"pixels are normalized by mean={model.image.mean}, std={model.image.std}"]
     if not model.text.shifted_cls_mask:
         notes.append("[CLS] attends as it should: set text.correct_cls_mask = True")
     return notes
-
-
-def _variant(name: str | None, source: epath.Path) -> CoCaConfig:
-    known = [preset for preset in PRESETS if preset.startswith("open_clip")]
-    if name in known:
-        return PRESETS[name]
-    path = as_path(name) if name else source if source.is_dir() else source.parent
-    if path.is_dir():
-        path = path / SETTINGS
-    if not path.is_file() and not name:
-        raise UserError(
-            f"--from open_clip needs --variant, such as {known[0]}: there is no {path}, which "
-            "would say what the weights are of"
-        )
-    if not path.is_file() and path.suffix != ".json":
-        raise UserError(
-            f"variant {name!r} is not known; there are {', '.join(known)}, and JSON files of "
-            f"OpenCLIP's model_configs or {SETTINGS}"
-        )
-    try:
-        return open_clip_config.model_config(json.loads(path.read_bytes()))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {cause(error)}") from error
-
-
-def _config(model: CoCaConfig) -> ConfigDict:
-    """A whole configuration around an imported model, with the losses that OpenCLIP trains."""
-    config = default_config()
-    config.model = ConfigDict(as_section(model))
-    config.loss.contrastive.reduction = "mean"
-    config.data.tokenizer.kind = "clip"
-    return ConfigDict(to_json(config))

@@ -10,7 +10,11 @@ from coca_jax.models import CoCaConfig, ImageConfig, PoolerConfig, TextConfig
 from coca_jax.models.presets import CLIP_MEAN, CLIP_STD, open_clip
 
 # What ours always is, by section of an OpenCLIP configuration ("": all of it); {}: must be absent.
-TOWER = {"ls_init_value": {}, "norm_kwargs": {}, "act_kwargs": {}}
+TOWER = {
+    **{"ls_init_value": {}, "norm_kwargs": {}, "act_kwargs": {}, "block_type": "default"},
+    **{"qk_norm": False, "scaled_cosine_attn": False, "scale_heads": False},
+    **{"scale_attn_inner": False, "scale_attn": False, "scale_fc": False},
+}
 SUPPORTED = {
     "": {"quick_gelu": False},
     "vision_cfg": TOWER
@@ -20,7 +24,7 @@ SUPPORTED = {
     | {"embed_cls": True, "pad_id": 0, "no_causal_mask": False, "proj_type": "linear"}
     | {"proj_bias": False, "hf_model_name": {}},
     "multimodal_cfg": TOWER,
-    "preprocess_cfg": {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"},
+    "preprocess_cfg": {"mode": "RGB"},
 }
 
 
@@ -29,7 +33,7 @@ def model_config(settings: Any) -> CoCaConfig:
 
     Args:
       settings: as one of its `model_configs`, or as an `open_clip_config.json`, which has that
-        under `model_cfg` and the normalization of pixels under `preprocess_cfg`.
+        under `model_cfg`, and how images are resized and normalized under `preprocess_cfg`.
 
     Raises:
       UserError: it is no CoCa, has settings that ours lacks, or a value is no number.
@@ -63,13 +67,63 @@ def model_config(settings: Any) -> CoCaConfig:
         query_norm=True,
     )
     model = open_clip(_image(vision), decoder, pooler=pooler, embed_dim=embedding)
-    pixels = sections["preprocess_cfg"]
-    mean, std = pixels.channels("mean", CLIP_MEAN), pixels.channels("std", CLIP_STD)
-    return dataclasses.replace(model, image=dataclasses.replace(model.image, mean=mean, std=std))
+    pixels = preprocessing(settings)
+    return dataclasses.replace(model, image=dataclasses.replace(model.image, **pixels))
+
+
+def preprocessing(settings: Any) -> dict[str, Any]:
+    """How a model's images are resized and normalized: fields of an `ImageConfig`.
+
+    Args:
+      settings: as of `model_config`, of any model.
+
+    Raises:
+      UserError: a value is none that OpenCLIP has.
+    """
+    given = settings.get("preprocess_cfg") if isinstance(settings, Mapping) else None
+    if isinstance(given, Mapping):
+        given = {key: value for key, value in given.items() if value is not None}
+    section = _Section("preprocess_cfg", given or {})
+    interpolation = section.choice("interpolation", "bicubic", "bilinear", "random")
+    return {
+        "mean": section.channels("mean", CLIP_MEAN),
+        "std": section.channels("std", CLIP_STD),
+        "resize_mode": section.choice("resize_mode", "shortest", "longest", "squash"),
+        # Only training draws the filter; OpenCLIP evaluates by the first.
+        "interpolation": "bicubic" if interpolation == "random" else interpolation,
+        "fill_color": section.level("fill_color", 0),
+    }
+
+
+def preprocess_settings(image: ImageConfig) -> dict[str, Any]:
+    """OpenCLIP's `preprocess_cfg` of a model: what `preprocessing` reads."""
+    return {
+        "mean": list(image.mean),
+        "std": list(image.std),
+        "interpolation": image.interpolation,
+        "resize_mode": image.resize_mode,
+        "fill_color": image.fill_color,
+    }
+
+
+def other_model(settings: Any) -> str:
+    """The kind of model that an OpenCLIP configuration describes, if it is no CoCa's; else ""."""
+    model = settings.get("model_cfg", settings) if isinstance(settings, Mapping) else {}
+    if not isinstance(model, Mapping) or "multimodal_cfg" in model:
+        return ""
+    vision, text = (model.get(name) for name in ("vision_cfg", "text_cfg"))
+    if not isinstance(vision, Mapping) or not isinstance(text, Mapping):
+        return ""
+    image = str(vision.get("timm_model_name") or "a ViT")
+    if isinstance(vision.get("layers"), list | tuple):
+        image = "a ResNet"
+    is_siglip = "init_logit_bias" in model or "siglip" in image.lower()
+    words = text.get("hf_model_name") or "a transformer"
+    return f"a {'SigLIP' if is_siglip else 'CLIP'} (images: {image}, texts: {words})"
 
 
 def settings(config: CoCaConfig) -> dict[str, Any]:
-    """The OpenCLIP configuration of a model: what `model_config` reads."""
+    """The OpenCLIP configuration of a model, without that of its pixels."""
     image, text, pooler = config.image, config.text, config.pooler
     half = {
         "context_length": text.context_length,
@@ -140,11 +194,28 @@ class _Section(dict):
             raise self.wrong(key, "a positive whole number, or height and width")
         return tuple(pair)
 
-    def channels(self, key: str, default: tuple[float, ...]) -> tuple[float, float, float]:
-        """A number for each of the three colors."""
+    def choice(self, key: str, default: str, *others: str) -> str:
+        """One of several words."""
         value = self.read(key, default)
+        if value not in (default, *others):
+            raise self.wrong(key, f"one of {', '.join((default, *others))}")
+        return value
+
+    def level(self, key: str, default: int) -> int:
+        """A level of gray, or three equal ones."""
+        value = self.read(key, default)
+        if isinstance(value, list | tuple) and len(value) == 3 and len(set(map(str, value))) == 1:
+            value = value[0]
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 256:
+            raise self.wrong(key, "a level of gray from 0 to 255")
+        return value
+
+    def channels(self, key: str, default: tuple[float, ...]) -> tuple[float, float, float]:
+        """A number for each of the three colors, or one for all."""
+        value = self.read(key, default)
+        value = [value] * 3 if is_number(value) else value
         if not isinstance(value, list | tuple) or len(value) != 3 or not all(map(is_number, value)):
-            raise self.wrong(key, "three numbers")
+            raise self.wrong(key, "three numbers, or one")
         return tuple(map(float, value))
 
 
@@ -152,6 +223,11 @@ def _sections(settings: Any) -> dict[str, _Section]:
     """The sections of a configuration by name; "": what is in none."""
     whole = _Section("", settings)
     model = _Section("model_cfg", whole["model_cfg"]) if "model_cfg" in whole else whole
+    if kind := other_model(whole):
+        raise UserError(
+            f"it describes {kind} and no CoCa: it lacks 'multimodal_cfg'. Its towers can begin the "
+            "training of a CoCa: config.init.path"
+        )
     result = {"": _Section("", model)}
     for name in SUPPORTED:
         if name == "preprocess_cfg":

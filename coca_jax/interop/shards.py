@@ -37,7 +37,7 @@ def weight_files(path: str | os.PathLike) -> tuple[list[epath.Path], list[str]]:
         raise UserError(f"{path} does not exist")
     if not path.name.endswith(INDEX):
         return [path], []
-    index = _read_index(path)
+    index = read_index(path)
     shards = list(dict.fromkeys(index.values()))
     if outside := [name for name in shards if not _is_below(name)]:
         raise UserError(f"{path} names files outside of its folder: {listed(outside)}")
@@ -64,7 +64,12 @@ def _in_folder(folder: epath.Path) -> epath.Path:
     )
 
 
-def _read_index(path: epath.Path) -> dict[str, str]:
+def read_index(path: pathlib.Path | epath.Path) -> dict[str, str]:
+    """The name of the shard of each tensor.
+
+    Raises:
+      UserError: the file is no index.
+    """
     try:
         index = json.loads(path.read_bytes())["weight_map"]
         if index and all(isinstance(shard, str) for shard in index.values()):

@@ -53,6 +53,15 @@ class ImageConfig:
         "Standard deviation of pixels in [0, 1], by channel, that is divided by.",
         row(*[number(1e-6, 1000)] * 3, wanted="three numbers from 1e-06 to 1000, one a channel"),
     )
+    resize_mode: str = field(
+        "shortest",
+        "How an image gets its size where it is not cropped at random. shortest: it covers the "
+        "size, and the center is cut out; longest: it fits into the size, amid `fill_color`; "
+        "squash: it is stretched to the size.",
+        choice("shortest", "longest", "squash"),
+    )
+    interpolation: str = field("bicubic", "Filter of that resizing.", choice("bicubic", "bilinear"))
+    fill_color: int = field(0, "Level of gray around an image of `longest`.", integer(0, 255))
 
     @property
     def grid(self) -> tuple[int, int]:

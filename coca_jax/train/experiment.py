@@ -14,6 +14,7 @@ from coca_jax.data.fingerprint import Fingerprint, fingerprint
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
 from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.tokenizers import Tokenizer
+from coca_jax.data.transforms.images import Resizing
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.evaluate.runner import runnable_evals
@@ -81,6 +82,7 @@ def _make_stream(config: ConfigDict, model: CoCaConfig, partitioner: Partitioner
     return make_train_stream(
         config.data,
         image_size=model.image.pixels,
+        resizing=Resizing.of(model.image),
         text_length=config.model.text.context_length,
         batch_size=config.train.batch_size,
         seed=config.seed,

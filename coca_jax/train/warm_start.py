@@ -25,7 +25,8 @@ from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import differences, model_config, to_json
 from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
-from coca_jax.inference import Checkpoint, find_checkpoint
+from coca_jax.inference import find_checkpoint
+from coca_jax.inference.sources import Source
 from coca_jax.models import CoCaConfig
 from coca_jax.models.resampling import resample_positions
 from coca_jax.train.state import TrainState
@@ -42,7 +43,7 @@ Arrays = Mapping[str, jax.Array]
 class WarmStart:
     """A plan: which parameters a new run takes from where, and what becomes of the others."""
 
-    source: Checkpoint
+    source: Source
     item: str  # "params", or "ema"
     reads: Shapes  # with the stored shape and the new run's dtype and sharding
     models: tuple[CoCaConfig, CoCaConfig]  # the source's and the new run's
@@ -78,8 +79,8 @@ class WarmStart:
         replaced = [own[name] for name in self.reads if name not in kept]
         for array in replaced + jax.tree.leaves(state.ema):
             array.delete()
-        target = {self.item: traverse_util.unflatten_dict(self.reads, sep="/")}
-        arrays = self.source.store.restore(self.source.step, target, partial=True)[self.item]
+        target = traverse_util.unflatten_dict(self.reads, sep="/")
+        arrays = self.source.restore(self.item, target, partial=True)
         arrays = traverse_util.flatten_dict(arrays, sep="/")
         params = traverse_util.unflatten_dict(own | arrays | self._changed(arrays, own), sep="/")
         if state.ema is None:
@@ -123,7 +124,7 @@ class WarmStart:
         size = sum(math.prod(self.reads[name].shape) for name in restored)
         kind = "moving average" if self.item == "ema" else "parameters"
         rows = {
-            "starts from": f"{self.source.workdir}, step {self.source.step}, its {kind}",
+            "starts from": f"{self.source.title}, its {kind}",
             "restored": f"{len(restored)} arrays, {size:,} parameters",
         }
         if self.resampled:
@@ -140,7 +141,7 @@ class WarmStart:
         return "\n".join(lines)
 
 
-def find_source(path: str, workdir: epath.Path) -> Checkpoint | None:
+def find_source(path: str, workdir: epath.Path) -> Source | None:
     """The checkpoint that `init.path` names; None without one, or where a run has its own already.
 
     Raises:
@@ -154,7 +155,7 @@ def find_source(path: str, workdir: epath.Path) -> Checkpoint | None:
         raise UserError(f"config.init.path={path!r}: {error}") from error
 
 
-def plan(source: Checkpoint, config: ConfigDict, params: Any, tokenizer_file: str) -> WarmStart:
+def plan(source: Source, config: ConfigDict, params: Any, tokenizer_file: str) -> WarmStart:
     """Compares what is stored with what is wanted; computes nothing.
 
     Args:
@@ -167,9 +168,9 @@ def plan(source: Checkpoint, config: ConfigDict, params: Any, tokenizer_file: st
       UserError: tokenizers or shapes differ (all of them are named), or nothing fits.
     """
     models = model_config(source.config), model_config(config)
-    store, item = source.store, source.item(config.init.use_ema)
+    item = source.item(config.init.use_ema)
     wanted = traverse_util.flatten_dict(params, sep="/")
-    stored = _chosen(store.shapes(source.step, item), config)
+    stored = _chosen(source.shapes(item), config)
     stored = {n: leaf for n, leaf in stored.items() if not _of_another_head(n, source, config)}
     reads = {name: _read_as(name, leaf, *models) for name, leaf in wanted.items() if name in stored}
     problems = _tokenizer_problems(source, config, tokenizer_file)
@@ -177,7 +178,7 @@ def plan(source: Checkpoint, config: ConfigDict, params: Any, tokenizer_file: st
     settings = _settings(source.config, config)
     if problems:
         lines = "\n  ".join(problems + settings)
-        raise UserError(f"config.init.path: {source.workdir} does not fit this run:\n  {lines}")
+        raise UserError(f"config.init.path: {source.title} does not fit this run:\n  {lines}")
     return WarmStart(
         source,
         item,
@@ -202,7 +203,7 @@ def _chosen(stored: Shapes, config: ConfigDict) -> Shapes:
     return chosen
 
 
-def _of_another_head(name: str, source: Checkpoint, config: ConfigDict) -> bool:
+def _of_another_head(name: str, source: Source, config: ConfigDict) -> bool:
     """Whether this is a head's parameter that has no place here: its classes or inputs differ."""
     old, new = (model_config(c).head for c in (source.config, config))
     if not name.startswith("head") or old is None or new is None:
@@ -246,7 +247,7 @@ def _resized_in_words(old: CoCaConfig, new: CoCaConfig) -> str:
     return ", ".join(changes)
 
 
-def _tokenizer_problems(source: Checkpoint, config: ConfigDict, file: str) -> list[str]:
+def _tokenizer_problems(source: Source, config: ConfigDict, file: str) -> list[str]:
     """The reasons why token ids would change their meaning; none if they keep it."""
     old, new = source.config.data.tokenizer.kind, config.data.tokenizer.kind
     if old != new:
@@ -254,7 +255,7 @@ def _tokenizer_problems(source: Checkpoint, config: ConfigDict, file: str) -> li
     tokenizer = tokenizers[new]
     if not tokenizer.file_name:
         return []
-    model = source.workdir / tokenizer.file_name
+    model = source.tokenizer_file
     if not (model.exists() and model.read_bytes() == tokenizer.standalone_file(file)):
         return [f"its tokenizer, {model}, is not this run's, {file}: ids would mean other words"]
     return []

@@ -15,7 +15,6 @@ WEIGHTS = "open_clip_pytorch_model.bin"
         (["a.safetensors"], "a.safetensors", "--from open_clip --variant "),
         (["a.safetensors.index.json"], "a.safetensors.index.json", "--from open_clip --variant "),
         ([WEIGHTS], "", "--from open_clip --variant "),
-        ([WEIGHTS, "open_clip_config.json"], "", "--from open_clip /"),
     ],
 )
 def test_weights_of_others_are_to_be_converted(files, given, command, tmp_path):

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from reference.open_clip import FOLDER
 from reference.torch_writer import Call, Global, save
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import coca_jax
 from coca_jax import cli
 from coca_jax.errors import UserError
+from coca_jax.inference import find_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,56 @@ def test_a_hubs_folder_says_what_it_holds(hub, model, square, tmp_path, capsys):
     ids = square.outputs["ids"].astype(np.int32)
     expected = model.encode_text(ids)
     np.testing.assert_array_equal(found.encode_text(ids), expected)
+
+
+def test_a_hubs_folder_loads_as_it_is(hub, model, square, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = {path.name for path in hub.iterdir()}
+    found = load(hub)
+    assert {path.name for path in hub.iterdir()} == files
+    assert "read state_dict; tensors left out: 3" in capsys.readouterr().err
+    assert found.config.image.mean == (0.1, 0.2, 0.3) and found.config.text.shifted_cls_mask
+    ids, pixels = square.outputs["ids"].astype(np.int32), square.outputs["pixels"]
+    np.testing.assert_array_equal(found.encode_text(ids), model.encode_text(ids))
+    np.testing.assert_array_equal(found.encode_image(pixels), model.encode_image(pixels))
+    assert str(found.source.workdir).startswith(str(tmp_path / "cache"))
+
+
+def test_the_identity_is_that_of_weights_and_configuration(hub, tmp_path):
+    names = ("open_clip_pytorch_model.bin", "open_clip_config.json")
+    for name in names:
+        (tmp_path / name).write_bytes((hub / name).read_bytes())
+    weights, config = (tmp_path / name for name in names)
+    same = find_checkpoint(hub).identity
+    assert find_checkpoint(tmp_path).identity == find_checkpoint(weights).identity == same
+    config.write_text(config.read_text().replace("0.1", "0.15"))
+    other = find_checkpoint(tmp_path).identity
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert len({same, other, find_checkpoint(tmp_path).identity}) == 3
+
+
+def test_half_precision_can_be_kept(folder, square, tmp_path):
+    half = {name: value.astype(np.float16) for name, value in square.tensors.items()}
+    half["logit_scale"] = half["logit_scale"].reshape(1)
+    save_file(half, tmp_path / "half.safetensors")
+    assert convert(folder, tmp_path / "half.safetensors", tmp_path / "m", "--dtype", "float16") == 0
+    stored = find_checkpoint(tmp_path / "m").shapes("params")
+    assert {leaf.dtype for leaf in stored.values()} == {np.dtype(np.float16)}
+    out = tmp_path / "out.safetensors"
+    assert (
+        cli.main(["convert", "--to", "open_clip", "--dtype=float16", f"{tmp_path}/m", str(out)])
+        == 0
+    )
+    for name, value in load_file(out).items():
+        np.testing.assert_array_equal(value, half[name].reshape(value.shape), err_msg=name)
+
+
+def test_a_type_that_cannot_hold_the_weights_is_refused(folder, square, tmp_path, capsys):
+    large = square.tensors | {"text.cls_emb": square.tensors["text.cls_emb"] + 1e6}
+    save_file(large, tmp_path / "large.safetensors")
+    file, out = tmp_path / "large.safetensors", tmp_path / "m"
+    assert convert(folder, file, out, "--dtype", "float16") == 2
+    assert "float16 cannot hold all weights" in capsys.readouterr().err and not out.exists()
 
 
 def test_a_variant_can_be_a_hubs_folder_or_configuration(hub, square, tmp_path):

@@ -1,7 +1,9 @@
 import pytest
 
+from coca_jax.data.transforms.images import Resizing
 from coca_jax.errors import UserError
-from coca_jax.interop.open_clip_config import model_config, settings
+from coca_jax.interop.open_clip_config import model_config, preprocess_settings, settings
+from coca_jax.interop.open_clip_config import preprocessing as preprocessing_of
 from coca_jax.models.presets import CLIP_MEAN, CLIP_STD
 
 
@@ -12,15 +14,52 @@ def test_what_is_written_is_read(theirs):
 
 
 def test_a_hubs_configuration_holds_the_model_and_the_pixels(square):
-    preprocessing = {"mean": [0, 0.25, 0.5], "std": [1, 1, 1], "interpolation": "bicubic"}
+    preprocessing = {"mean": [0, 0.25, 0.5], "std": 1, "interpolation": "bilinear", "mode": None}
+    preprocessing |= {"resize_mode": "longest", "fill_color": [7, 7, 7]}
     hub = {"model_cfg": square.settings, "preprocess_cfg": preprocessing}
     model = model_config(hub)
     assert (model.image.mean, model.image.std) == ((0.0, 0.25, 0.5), (1.0, 1.0, 1.0))
+    assert Resizing.of(model.image) == Resizing("longest", "bilinear", 7)
+    assert preprocessing_of(hub | {"preprocess_cfg": preprocess_settings(model.image)}) == {
+        name: getattr(model.image, name) for name in preprocessing_of(hub)
+    }
     assert model.text == model_config(square.settings).text
-    with pytest.raises(
-        UserError, match="preprocess_cfg: resize_mode='squash' should be 'shortest'"
-    ):
-        model_config(hub | {"preprocess_cfg": {"resize_mode": "squash"}})
+    random = model_config(hub | {"preprocess_cfg": {"interpolation": "random"}})
+    assert Resizing.of(random.image) == Resizing()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("resize_mode", "stretch", "should be one of shortest, longest, squash"),
+        ("interpolation", "lanczos", "should be one of bicubic, bilinear, random"),
+        ("fill_color", 256, "should be a level of gray"),
+        ("fill_color", [1, 2, 3], "should be a level of gray"),
+        ("mode", "L", "mode='L' should be 'RGB'"),
+    ],
+)
+def test_preprocessing_that_is_not_supported_is_refused(square, key, value, expected):
+    with pytest.raises(UserError, match=expected):
+        model_config({"model_cfg": square.settings, "preprocess_cfg": {key: value}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "a CLIP \\(images: a ViT, texts: a transformer\\)"),
+        ({"vision_cfg": {"layers": [3, 4, 6, 3]}}, "a CLIP \\(images: a ResNet"),
+        ({"init_logit_bias": -10}, "a SigLIP \\(images: a ViT"),
+        (
+            {"vision_cfg": {"timm_model_name": "vit_base_patch16_siglip_224"}},
+            "a SigLIP \\(images: vit_base_patch16_siglip_224",
+        ),
+        ({"text_cfg": {"hf_model_name": "roberta-base"}}, "texts: roberta-base"),
+    ],
+)
+def test_another_model_is_named(changes, kind):
+    settings = {"embed_dim": 512, "vision_cfg": {"layers": 12}, "text_cfg": {}} | changes
+    with pytest.raises(UserError, match=f"describes .*{kind}.*no CoCa: it lacks 'multimodal_cfg'"):
+        model_config({"model_cfg": settings})
 
 
 def test_settings_that_ours_lacks_are_named(square):
@@ -68,7 +107,7 @@ def test_sections_that_are_none_are_refused(square, wrong):
             model_config(changed)
 
 
-@pytest.mark.parametrize("wrong", [5, [1, 2], ["a", 1, 2], [float("nan"), 1, 1], "abc"], ids=str)
+@pytest.mark.parametrize("wrong", [True, [1, 2], ["a", 1, 2], [float("nan"), 1, 1], "abc"], ids=str)
 def test_pixels_have_three_numbers(square, wrong):
     hub = {"model_cfg": square.settings, "preprocess_cfg": {"mean": wrong}}
     with pytest.raises(UserError, match=r"preprocess_cfg\.mean=.* should be three numbers"):

@@ -38,6 +38,7 @@ def _run(options: argparse.Namespace, command: str, make_task: Callable) -> None
     from coca_jax.batch_inference.tasks import require_contrastive
     from coca_jax.config import Config
     from coca_jax.data.sources import open_source, warn_of_lost
+    from coca_jax.data.transforms.images import Resizing
     from coca_jax.distributed import processes
     from coca_jax.io.signals import stop_request
 
@@ -80,6 +81,7 @@ def _run(options: argparse.Namespace, command: str, make_task: Callable) -> None
                 task,
                 output,
                 model.config.image.pixels,
+                resizing=Resizing.of(model.config.image),
                 batch_size=options.batch_size,
                 threads=options.threads or min(16, os.cpu_count() or 1),
                 keep=options.keep,

@@ -15,13 +15,17 @@ def convert(options: argparse.Namespace) -> None:
     if options.to:
         if options.variant:
             raise UserError("--variant is for --from; an exported model has its own")
-        for note in export_open_clip(options.input, options.output):
+        if options.cls_mask:
+            raise UserError("--cls-mask is for --from; an exported model has its own")
+        for note in export_open_clip(options.input, options.output, options.dtype):
             print(f"in OpenCLIP: {note}")
         print(options.output)
         return
-    shifted = options.cls_mask == "released"
+    shifted = None if options.cls_mask is None else options.cls_mask == "released"
     report = functools.partial(print, file=sys.stderr)
-    count = import_open_clip(options.input, options.variant, options.output, shifted, report)
+    count = import_open_clip(
+        options.input, options.variant, options.output, shifted, report, options.dtype
+    )
     print(f"{options.output}: {count:,} parameters")
 
 

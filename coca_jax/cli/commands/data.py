@@ -16,6 +16,7 @@ def data_prepare(options: argparse.Namespace) -> None:
 def data_inspect(options: argparse.Namespace) -> None:
     """Prints counts, caption lengths, bad examples and speed; draws a sheet of examples."""
     from coca_jax.config import build, model_config
+    from coca_jax.data.transforms.images import Resizing
     from coca_jax.data_tools.inspection import format_inspection, inspect
 
     config = build(checked_config(options))
@@ -23,6 +24,7 @@ def data_inspect(options: argparse.Namespace) -> None:
     result = inspect(
         config.data,
         image_size=model.image.pixels,
+        resizing=Resizing.of(model.image),
         text_length=model.text.context_length,
         seed=config.seed,
         examples=options.examples,

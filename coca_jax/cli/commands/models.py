@@ -54,17 +54,16 @@ def search(options: argparse.Namespace) -> None:
     from coca_jax.image_search import ImageIndex
     from coca_jax.image_search.image_index import default_place, local_folder
     from coca_jax.image_search.nearest import import_faiss
-    from coca_jax.inference import find_checkpoint, load
+    from coca_jax.inference import load
 
     if options.backend == "faiss":
         import_faiss()  # fails now rather than after embedding
     for folder in filter(None, (options.images, options.index)):
         local_folder(folder)  # fails now rather than after loading a model
     model = load(options.model)
-    checkpoint = find_checkpoint(options.model, model.step)
     text = model.encode_text(model.tokenize([options.text]))[0]
-    place = options.index or default_place(checkpoint, options.images)
-    index = ImageIndex(place, options.images, checkpoint.identity)
+    place = options.index or default_place(model.source, options.images)
+    index = ImageIndex(place, options.images, model.source.identity)
     counts = index.update(
         functools.partial(_embed, model),
         functools.partial(tqdm.tqdm, desc="indexing", unit="image", disable=None, leave=False),

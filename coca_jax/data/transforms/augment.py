@@ -40,6 +40,8 @@ class Augment:
         (https://arxiv.org/abs/1909.13719). Magnitudes are torchvision's (31 bins): 30 rotates by
         30 degrees. TensorFlow's code for TPUs calls that 10, and allows more.
 
+      resizing: of images that are not cropped at random.
+
     Raises:
       UserError: an option has another value.
     """
@@ -49,6 +51,7 @@ class Augment:
     flip: bool = False
     color_jitter: Sequence[Number] = (0.0, 0.0, 0.0, 0.0)
     randaugment: Sequence[int] = (0, 0)
+    resizing: images.Resizing = images.COVERING
 
     def __post_init__(self):
         if errors := augment_option_errors(self.min_crop_area, self.color_jitter, self.randaugment):
@@ -83,7 +86,7 @@ class Augment:
         """Decodes an image, if it is a file, and crops it to the model's size."""
         if self.min_crop_area >= 1:
             pixels = images.decode(image) if isinstance(image, bytes) else image
-            return images.resize_for_evaluation(pixels, self.image_size)
+            return images.resize_for_evaluation(pixels, self.image_size, self.resizing)
         crop = self.image_size, self.min_crop_area, rng
         if isinstance(image, bytes):
             return crops.decode_random_crop(image, *crop, self.least_side)

@@ -3,15 +3,17 @@
 Everything here is uint8 RGB on the host; scaling to the model's range is done on the device.
 """
 
+import dataclasses
 import io
 import math
 import struct
 import warnings
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.transforms import jpeg
@@ -30,6 +32,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 MAX_PIXELS = 2**27  # of an encoded image; decoded, these are 400 MB
 MAX_STRIP = 256  # times the target's length; of longer images evaluation scales only the middle
 
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _OTHERS = ("PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 _OPENCV_SIDE = 1_000_000  # of a PNG, at most
 _UPRIGHT = {
@@ -46,6 +49,30 @@ _REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     2: cv2.IMREAD_REDUCED_COLOR_2,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Resizing:
+    """How an image gets the model's size for evaluation, as in OpenCLIP's `preprocess_cfg`.
+
+    Attributes:
+      mode: shortest: the image covers the size, and its center is cut out; longest: it fits into
+        the size, and is surrounded by `fill_color`; squash: it is stretched to the size.
+      interpolation: bicubic or bilinear.
+      fill_color: a level of gray, from 0 to 255.
+    """
+
+    mode: str = "shortest"
+    interpolation: str = "bicubic"
+    fill_color: int = 0
+
+    @classmethod
+    def of(cls, config: Any) -> "Resizing":
+        """The resizing that an `ImageConfig` names."""
+        return cls(config.resize_mode, config.interpolation, config.fill_color)
+
+
+COVERING = Resizing()
 
 
 def decode(data: bytes, least_side: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
@@ -80,13 +107,18 @@ def decode(data: bytes, least_side: int | None = None) -> UInt8[np.ndarray, "h w
 
 
 def resize_for_evaluation(
-    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], resizing: Resizing = COVERING
 ) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
-    """The image scaled to cover `size` (height, width), by Pillow's bicubic, and its center.
+    """The image at the model's size (height, width), scaled by Pillow.
 
-    The same pixels as OpenCLIP's evaluation: torchvision's `Resize` and `CenterCrop`, and for
-    targets that are not square OpenCLIP's `ResizeKeepRatio`, which rounds instead of cutting off.
+    The same pixels as OpenCLIP's evaluation: torchvision's `Resize` and `CenterCrop`, and
+    OpenCLIP's `ResizeKeepRatio` and `CenterCropOrPad`, which round instead of cutting off.
     """
+    resample = _FILTERS[resizing.interpolation]
+    if resizing.mode == "squash":
+        return np.array(Image.fromarray(image).resize(size[::-1], resample))
+    if resizing.mode == "longest":
+        return _fitted(image, size, resample, resizing.fill_color)
     image = _without_far_ends(image, size)
     height, width = image.shape[:2]
     if size[0] == size[1]:
@@ -95,9 +127,25 @@ def resize_for_evaluation(
     else:
         ratio = min(height / size[0], width / size[1])
         resized = round(height / ratio), round(width / ratio)
+        resample = Image.Resampling.BICUBIC  # as OpenCLIP, whatever its configuration says
     top, left = (round((r - s) / 2) for r, s in zip(resized, size, strict=True))
-    scaled = Image.fromarray(image).resize(resized[::-1], Image.Resampling.BICUBIC)
+    scaled = Image.fromarray(image).resize(resized[::-1], resample)
     return np.array(scaled.crop((left, top, left + size[1], top + size[0])))
+
+
+def _fitted(
+    image: UInt8[np.ndarray, "h w 3"],
+    size: tuple[int, int],
+    resample: Image.Resampling,
+    fill_color: int,
+) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
+    """The whole image, scaled to fit into `size`, in the middle of a gray area."""
+    ratio = max(image.shape[0] / size[0], image.shape[1] / size[1])
+    resized = [max(1, round(side / ratio)) for side in image.shape[:2]]
+    scaled = Image.fromarray(image).resize(resized[::-1], resample)
+    rows, columns = (s - r for s, r in zip(size, resized, strict=True))
+    border = (columns // 2, rows // 2, (columns + 1) // 2, (rows + 1) // 2)
+    return np.array(ImageOps.expand(scaled, border, (fill_color,) * 3))
 
 
 def flip(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:

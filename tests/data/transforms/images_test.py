@@ -30,6 +30,30 @@ def test_evaluation_gives_openclips_pixels(name):
     np.testing.assert_allclose(pixels, expected, atol=1.01 / 255)
 
 
+with np.load(OPEN_CLIP / "resized.npz") as _file:
+    RESIZED = dict(_file)
+
+
+@pytest.mark.parametrize("key", RESIZED)
+def test_every_resizing_gives_openclips_pixels(key):
+    name, mode, interpolation, fill_color, _ = key.split("/")
+    expected = RESIZED[key]
+    image = images.decode((OPEN_CLIP / name).read_bytes())
+    resizing = images.Resizing(mode, interpolation, int(fill_color))
+    pixels = images.resize_for_evaluation(image, expected.shape[:2], resizing)
+    np.testing.assert_allclose(pixels.astype(int), expected, atol=1)  # decoders of JPEG differ
+    if not name.endswith(".jpg"):
+        np.testing.assert_array_equal(pixels, expected)
+
+
+@pytest.mark.parametrize("mode", ["longest", "squash"])
+def test_an_extremely_long_image_keeps_a_row(mode):
+    image = np.full((2, 5_000, 3), 200, np.uint8)
+    pixels = images.resize_for_evaluation(image, (8, 8), images.Resizing(mode))
+    assert pixels.shape == (8, 8, 3) and (pixels == 200).any()
+    assert (pixels == 0).any() == (mode == "longest")
+
+
 @pytest.mark.parametrize(
     "shape, size, resized, corner",
     [
