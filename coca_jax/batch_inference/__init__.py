@@ -2,7 +2,7 @@
 
 from coca_jax.batch_inference.data import data_options, split
 from coca_jax.batch_inference.output import Output
-from coca_jax.batch_inference.run import run
+from coca_jax.batch_inference.pipeline import run
 from coca_jax.batch_inference.tasks import CaptionTask, EmbedTask, ScoreTask, Task
 
 __all__ = [

@@ -20,12 +20,12 @@ import numpy as np
 
 from coca_jax.batch_inference.data import Part
 from coca_jax.batch_inference.tasks import Column, Columns
+from coca_jax.data.sources.joined import DONE
 from coca_jax.errors import UserError
 from coca_jax.io import files, folders, paths
 from coca_jax.io.stored import Damaged, fits, is_step, read_json
 
-SETTINGS, DONE = "_settings.json", "_done"
-ID_COLUMNS = ("key", "source", "index")  # of every row: see `ids`
+SETTINGS = "_settings.json"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,10 @@ SHOWN = 3  # differences or errors that are named
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 
 # Paths of data: they may change if a fingerprint of the data is kept.
-PLACES = ("data.train.path", "data.train.class_names", "data.train.exclude_list")
+PLACES = tuple(
+    f"data.train.{name}"
+    for name in ("path", "class_names", "exclude_list", "captions_from", "fields_from")
+)
 
 
 def resumable(data_known: bool = True) -> tuple[str, ...]:

@@ -15,13 +15,14 @@ import numpy as np
 from coca_jax.data.examples import DataSet
 from coca_jax.data.from_config import section_key, sections
 from coca_jax.data.sources.base import Shard
+from coca_jax.data.sources.joined import JoinedSource
 
 Fingerprint = dict[str, list[Shard]]  # by the section of the configuration
 SHOWN = 3  # shards of each kind of change that are named
 
 
 def fingerprint(data: Any, data_sets: Sequence[DataSet]) -> Fingerprint:
-    """The shards of each data set, its class names and its excluded records.
+    """The shards of each data set, its class names, joined results and excluded records.
 
     Args:
       data: `config.data`, as options or as a section of the configuration.
@@ -69,6 +70,8 @@ def _other_parts(data_set: DataSet) -> Iterator[Shard]:
     if names := data_set.source.class_names:
         text = "\n".join(names).encode("utf-8", "surrogatepass")
         yield Shard("names of classes", len(text), len(names), f"{zlib.crc32(text):08x}")
+    if isinstance(data_set.source, JoinedSource):
+        yield from data_set.source.joined_parts()
     if len(data_set.excluded):
         content = np.asarray(data_set.excluded, np.int64).tobytes()
         yield Shard(

@@ -12,6 +12,7 @@ from coca_jax.data.mixture import Mixture
 from coca_jax.data.options import DataConfig, TrainDataConfig, data_config, section_key
 from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.sources import Context, Source, open_source, warn_of_lost
+from coca_jax.data.sources.joined import JoinedSource, Results
 from coca_jax.data.tokenizers import Tokenizer, make_tokenizer, tokenizers
 from coca_jax.data.transforms.augment import Augment
 from coca_jax.data.transforms.images import COVERING, Resizing
@@ -48,7 +49,7 @@ def open_sources(data: DataConfig) -> dict[str, Source]:
     context = Context(data.dir, data.cache_dir, data.num_images)
     for name, options in data.data_sets().items():
         try:
-            opened[name] = open_source(options, context)
+            opened[name] = _joined(open_source(options, context), options, data.cache_dir)
         except UserError as error:
             raise UserError(f"config.{section_key(name)}: {error}") from error
         if getattr(opened[name], "in_order", False):
@@ -57,6 +58,15 @@ def open_sources(data: DataConfig) -> dict[str, Source]:
                 "training reads at random: `coca data convert` makes a data set of Parquet files"
             )
     return opened
+
+
+def _joined(source: Source, options: TrainDataConfig, cache_dir: str) -> Source:
+    """The source with the results that `captions_from` and `fields_from` name."""
+    if not options.captions_from and not options.fields_from:
+        return source
+    captions = Results(options.captions_from, cache_dir) if options.captions_from else None
+    fields = [Results(folder, cache_dir) for folder in options.fields_from]
+    return JoinedSource(source, captions, fields, options.keep_captions)
 
 
 def tokenizer_file(data: Any) -> str:

@@ -107,6 +107,25 @@ class TrainDataConfig(SourceConfig):
         f"out. Operators: {', '.join(f'`{name}`' for name in OPERATORS)}.",
         FILTERS,
     )
+    captions_from: str = field(
+        "",
+        "A folder of results that `coca caption --data` wrote of this data set: its captions "
+        "replace those of the records that have one there.",
+        fields.path(),
+        resumable=True,
+    )
+    keep_captions: bool = field(
+        False,
+        "Whether the records' own captions stay next to those of `captions_from`.",
+        fields.flag(),
+    )
+    fields_from: Sequence[str] = field(
+        (),
+        "Folders of results of this data set, such as `coca score-pairs` writes: their columns "
+        "become fields of the records, for `filters` and `template`.",
+        fields.several(fields.text(empty=False), wanted="folders"),
+        resumable=True,
+    )
     exclude_list: str = field(
         "",
         "A list of records to leave out, which `coca data deduplicate` wrote.",

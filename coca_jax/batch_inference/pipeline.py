@@ -15,9 +15,10 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from coca_jax.batch_inference.data import Part
-from coca_jax.batch_inference.output import ID_COLUMNS, Output, PartRecord
+from coca_jax.batch_inference.output import Output, PartRecord
 from coca_jax.batch_inference.tasks import Column, Columns, Task
 from coca_jax.data.sources import Record, Source
+from coca_jax.data.sources.joined import ID_COLUMNS
 from coca_jax.data.texts import to_captions
 from coca_jax.data.transforms import images, multi_image
 from coca_jax.errors import Preempted
@@ -25,6 +26,7 @@ from coca_jax.io.messages import counted
 from coca_jax.io.visible import visible
 
 READ_AHEAD = 256  # records that are read before they are needed
+CHUNK = 16  # records that a thread reads at a time: passing one on takes as long as reading it
 AHEAD = 2  # batches that wait for the model, or whose results wait to be collected
 SHOWN = 20  # unusable records that are named on standard error
 
@@ -146,19 +148,24 @@ def _rows(source: Source, parts: Sequence[Part], loader: _Loader, threads: int) 
 
     ends = list(itertools.accumulate(part.count for part in parts))
 
-    def load(position: int) -> tuple[_Row]:
+    def load(chunk: int) -> tuple[list[_Row]]:
+        positions = range(chunk * CHUNK, min((chunk + 1) * CHUNK, ends[-1]))
+        return (list(map(load_one, positions)),)
+
+    def load_one(position: int) -> _Row:
         number = bisect.bisect_right(ends, position)
-        part, before = parts[number], ends[number] - parts[number].count
-        offset = position - before
-        return (loader(part.start + offset, part.first + offset),)
+        part = parts[number]
+        offset = position - ends[number] + part.count
+        return loader(part.start + offset, part.first + offset)
 
     if not ends:
         return
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=READ_AHEAD)
-    iterator = iter(grain.MapDataset.range(ends[-1]).map(load).to_iter_dataset(options))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=READ_AHEAD // CHUNK)
+    chunks = grain.MapDataset.range(-(-ends[-1] // CHUNK)).map(load)
+    iterator = iter(chunks.to_iter_dataset(options))
     try:
-        for (row,) in iterator:
-            yield row
+        for (rows,) in iterator:
+            yield from rows
     finally:
         iterator.close()
 
