@@ -10,6 +10,16 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (HERE / "coca_jax/__init__.py").read_text(), re.MULTILINE
 ).group(1)
 
+SERVE = [
+    "starlette>=1,<2",
+    "uvicorn>=0.35,<1",
+    "httptools>=0.6",
+    "uvloop>=0.21; sys_platform != 'win32'",
+    "python-multipart>=0.0.20",
+    "pydantic>=2.10,<3",
+    "prometheus_client>=0.21",
+]
+
 setup(
     name="coca_jax",
     version=VERSION,
@@ -22,6 +32,7 @@ setup(
     package_data={
         "coca_jax.data.tokenizers": ["clip_merges.*"],
         "coca_jax.observe.report": ["templates/*"],
+        "coca_jax.serve": ["page/*"],
     },
     entry_points={"console_scripts": ["coca=coca_jax.cli:run"]},
     install_requires=[
@@ -62,6 +73,7 @@ setup(
         "quantization": ["qwix>=0.1.8,<0.2"],
         "search": ["faiss-cpu>=1.9,<2"],
         "hub": ["huggingface_hub>=0.34,<3"],  # models at hf-hub:ORG/NAME
+        "serve": SERVE,
         "gcs": ["gcsfs>=2024.10"],  # data and workdirs at gs://
         "s3": ["s3fs>=2024.10"],
         "dev": [
@@ -80,6 +92,10 @@ setup(
             "flask>=3,<4",  # for the servers of moto
             "flask-cors>=5,<7",
             "hypothesis>=6.100,<7",
+            *SERVE,
+            "httpx2>=2,<3",  # for Starlette's test client
+            "schemathesis>=4,<5",
+            "playwright>=1.50,<2",  # drives a Chromium that is installed
         ],
     },
     classifiers=[

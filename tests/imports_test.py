@@ -43,6 +43,7 @@ ALLOWED = {
         *("data", "data_tools", "models", "config", "inference", "generate"),
         "evaluate.registry",
     },
+    "serve": {"data", "evaluate", "image_search", "inference"},
     "validation": {"config", "data", "distributed", "evaluate", "losses", "models"},
     "train": {
         *("models", "losses", "data", "distributed", "checkpoints", "config"),

@@ -56,6 +56,52 @@ def count(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """A port of TCP; 0 is any that is free.
+
+    Raises:
+      ArgumentTypeError: the text is none.
+    """
+    if not text.isdecimal() or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a port, 0 to {2**16 - 1}")
+    return int(text)
+
+
+def milliseconds(text: str) -> float:
+    """A time from 0 to a minute.
+
+    Raises:
+      ArgumentTypeError: the text is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 60_000:
+        raise argparse.ArgumentTypeError(f"{text!r} should be milliseconds, 0 to 60000")
+    return value
+
+
+def pixel_count(text: str) -> int:
+    """A number of pixels that can be decoded.
+
+    Raises:
+      ArgumentTypeError: the text is none.
+    """
+    if count(text) > 2**27:
+        raise argparse.ArgumentTypeError(f"{text!r}: images have at most {2**27} pixels")
+    return int(text)
+
+
+SERVING_OPTIONS = {
+    "max-latency-ms": (milliseconds, 5.0, "wait at most this long to fill a batch"),
+    "max-batch": (count, 32, "run at most this many images together, and take in one request"),
+    "queue": (count, 256, "answer 503 beyond this many requests in progress"),
+    "max-bytes": (count, 2**25, "answer 413 to larger requests"),
+    "max-pixels": (pixel_count, 40_000_000, "answer 413 to larger images"),
+}
+
+
 def path(text: str) -> str:
     """A path or URL, with `~` and `file://` resolved.
 

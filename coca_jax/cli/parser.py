@@ -5,8 +5,17 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from coca_jax.cli.commands import batches, conversions, data, models, plans, runs
-from coca_jax.cli.options import CAPTION_OPTIONS, FORMATS, Once, count, path, shard
+from coca_jax.cli.commands import batches, conversions, data, models, plans, runs, serving
+from coca_jax.cli.options import (
+    CAPTION_OPTIONS,
+    FORMATS,
+    SERVING_OPTIONS,
+    Once,
+    count,
+    path,
+    port,
+    shard,
+)
 
 Add = Callable[..., argparse.ArgumentParser]  # `_add`, bound to a group of subcommands
 
@@ -19,6 +28,7 @@ HELP = {
     "embed": "Embed the images of a data set.",
     "score_pairs": "Compute the similarity of each image of a data set and its captions.",
     "search": "Find the images of a folder that match a text best; keep an index of them.",
+    "serve": "Serve a model over HTTP, with a page to try it.",
     "params": "Print the parameters and FLOPs of each part of the model.",
     "plan": "Compile the train step for devices that need not be here; print memory and time.",
     "data_prepare": "Build a data set and its tokenizer.",
@@ -48,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = functools.partial(_add, groups)
     _add_runs(add)
     _add_models(add)
+    _add_serving(add)
     _add_plans(add)
     below = groups.add_parser("data", help="Build and inspect data sets.")
     below = below.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
@@ -172,6 +183,27 @@ def _add_batches(command: argparse.ArgumentParser, needed: bool = True) -> None:
     )
     group.add_argument("--batch-size", type=count, default=64, help="images of a batch")
     group.add_argument("--threads", type=int, default=0, help="that decode; 0: one for each core")
+
+
+def _add_serving(add: Add) -> None:
+    command = add("serve", serving.serve)
+    _add_model(command)
+    command.add_argument("--host", default="127.0.0.1", help="address; 0.0.0.0: all (127.0.0.1)")
+    command.add_argument("--port", type=port, default=8000, help="port; 0: any free one (8000)")
+    for name, (kind, default, meaning) in SERVING_OPTIONS.items():
+        command.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} ({default})")
+    command.add_argument(
+        "--allow-urls", action="store_true", help="fetch images at URLs, of public addresses only"
+    )
+    command.add_argument(
+        "--images", type=path, metavar="DIR", help="folder of images that can be searched"
+    )
+    command.add_argument(
+        "--index",
+        type=path,
+        metavar="DIR",
+        help="folder of their index; default: in the model's folder",
+    )
 
 
 def _add_plans(add: Add) -> None:

@@ -19,3 +19,7 @@ class BadExample(Exception):
             cause = f"{type(cause).__name__}: {cause}"
         super().__init__(kind if cause is None else f"{kind} ({cause})")
         self.kind, self.reason = kind, cause or kind
+
+
+class TooManyPixels(BadExample):
+    """An image that would take too much memory to decode."""

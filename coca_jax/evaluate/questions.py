@@ -94,6 +94,19 @@ def head_scores(model: Model, questions: Sequence[Question]) -> Float[np.ndarray
     return np.asarray(model.classify(*images_and_texts(questions)))
 
 
+def text_behind(text: str, question: str) -> str:
+    """The text after the question, which the tokenizer may have spelled differently."""
+    wanted, met = "".join(question.split()).casefold(), 0
+    for place, character in enumerate(text):
+        if met == len(wanted):
+            return text[place:].strip()
+        if not character.isspace():
+            if not wanted.startswith(character.casefold(), met):
+                return text.rpartition(question[-1])[2].strip()
+            met += len(character.casefold())
+    return ""
+
+
 class Answered:
     """The questions that were answered, without their images but for a few, for the report."""
 

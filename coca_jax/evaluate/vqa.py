@@ -23,6 +23,7 @@ from coca_jax.evaluate.questions import (
     images_and_texts,
     in_parts,
     questions_of,
+    text_behind,
 )
 from coca_jax.fields import choice, either, field, nothing, path, several, text
 from coca_jax.io.files import read_lines
@@ -131,7 +132,7 @@ class VQA(Generation):
             nats = np.asarray(model.log_probabilities(pixels, candidates, prompt=prompts))
             return [candidates[i] for i in nats.argmax(axis=1)]
         captions = model.caption(pixels, prompt=prompts, **self.caption_options)
-        return [_behind(c.text, prompt) for c, prompt in zip(captions, prompts, strict=True)]
+        return [text_behind(c.text, prompt) for c, prompt in zip(captions, prompts, strict=True)]
 
     def _require_use(self, results: Sequence[Any], used: Sequence[Any]) -> None:
         questions, answers = self.questions
@@ -186,19 +187,6 @@ def all_answers(batches: Iterable[dict[str, Any]], questions: Sequence[str]) -> 
     if not (answers := sorted({commonest(one) for one in given if one})):
         raise UserError("no question has an answer that could be a candidate: set `candidates`")
     return answers
-
-
-def _behind(text: str, question: str) -> str:
-    """The text after the question, which the tokenizer may have spelled differently."""
-    wanted, met = "".join(question.split()).casefold(), 0
-    for place, character in enumerate(text):
-        if met == len(wanted):
-            return text[place:].strip()
-        if not character.isspace():
-            if not wanted.startswith(character.casefold(), met):
-                return text.rpartition(question[-1])[2].strip()
-            met += len(character.casefold())
-    return ""
 
 
 def _metrics(answered: Answered) -> dict[str, float]:

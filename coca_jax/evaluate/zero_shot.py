@@ -105,7 +105,7 @@ def classify_by_captions(
     Of several templates, the probabilities are added up.
     """
     first, same = distinct_prompts(model, class_names, templates)
-    texts = _prompts([class_names[i] for i in first], templates)
+    texts = class_prompts([class_names[i] for i in first], templates)
     scores, labels, bad = [], [], 0
     for batch in batches:
         nats = np.asarray(model.log_probabilities(batch["image"], texts))
@@ -133,7 +133,7 @@ def distinct_prompts(
     names = [" ".join(name.casefold().split()) for name in class_names]
     keys: list[Any] = names
     if len({*names}) < len(names):
-        ids = model.tokenize(_prompts(class_names, templates)).reshape(len(names), -1)
+        ids = model.tokenize(class_prompts(class_names, templates)).reshape(len(names), -1)
         keys = [(name, row.tobytes()) for name, row in zip(names, ids, strict=True)]
     kinds = {key: index for index, key in enumerate(dict.fromkeys(keys))}
     same = np.array([kinds[key] for key in keys], np.int64)
@@ -147,11 +147,12 @@ def class_embeddings(
 
     Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1.4, ensembling in embedding space.
     """
-    texts = _prompts(class_names, templates)
+    texts = class_prompts(class_names, templates)
     embeddings = embed_texts(model, texts).reshape(len(class_names), len(templates), -1)
     means = embeddings.mean(axis=1)
     return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
 
 
-def _prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
+def class_prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every template with the name of the first class, then with that of the second, ..."""
     return [template.replace("{}", name) for name in class_names for template in templates]

@@ -133,6 +133,10 @@ class ImageIndex:
     def __len__(self) -> int:
         return sum(row >= 0 for _, row in self._rows.values())
 
+    def __contains__(self, name: str) -> bool:
+        """Whether an image of this path, relative to the folder, can be found."""
+        return self._rows.get(name, (None, -1))[1] >= 0
+
     def update(
         self,
         embed: Embed,

@@ -61,6 +61,11 @@ class Compiled:
             result = self._functions[name](params, *arrays, *whole, **static)
         return jax.tree.map(lambda x: np.asarray(x)[:size], result)
 
+    def forget(self) -> None:
+        """Drops the compiled programs, which take memory; they are compiled again when needed."""
+        for function in self._functions.values():
+            function.clear_cache()
+
     def padded_size(self, size: int) -> int:
         """The size that a batch of this size is padded to."""
         padded = self._partitioner.batch_shards

@@ -332,6 +332,10 @@ class LoadedModel:
         maps = self._run("attention_maps", (pixels, ids))
         return [mean_by_word(self.tokenizer, *row) for row in zip(ids, maps, strict=True)]
 
+    def forget_programs(self) -> None:
+        """Drops what has been compiled, such as for options that will not be asked for again."""
+        self._compiled.forget()
+
     def _captions(self, ids: np.ndarray, nats: np.ndarray) -> Caption:
         """The first caption of one image, with the others in it."""
         texts = self.tokenizer.decode(ids)

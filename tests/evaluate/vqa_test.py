@@ -132,7 +132,7 @@ def test_candidates_are_all_right_answers_unless_named(tmp_path, fake_data):
     ],
 )
 def test_what_is_behind_a_question_that_was_spelled_anew(text, question, answer):
-    assert vqa._behind(text, question) == answer
+    assert of_images.text_behind(text, question) == answer
 
 
 def test_a_question_of_several_records_is_asked_once(capsys, fake_data):

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from coca_jax.data.errors import BadExample
+from coca_jax.data.errors import BadExample, TooManyPixels
 from coca_jax.data.transforms import jpeg
 from coca_jax.data.transforms.image_headers import (
     PNG_START,
@@ -104,6 +104,30 @@ def decode(data: bytes, least_side: int | None = None) -> UInt8[np.ndarray, "h w
         raise BadExample("bad_image", f"more than {MAX_PIXELS} pixels") from error
     except Exception as error:  # decoders raise whatever they like
         raise BadExample("bad_image", error) from error
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """The height and width of an image file as it is stored, by its header alone.
+
+    Raises:
+      BadExample: the data is no image that `decode` knows.
+      TooManyPixels: it has so many that its header does not count.
+    """
+    try:
+        if data.startswith(jpeg.START):
+            header = jpeg.read_header(data)
+            return header.height, header.width
+        if data.startswith(PNG_START) and len(data) >= 33:
+            width, height = struct.unpack_from(">II", data, 16)
+            return height, width
+        with Image.open(io.BytesIO(data), formats=_OTHERS) as image:
+            return image.height, image.width
+    except BadExample:
+        raise
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels("bad_image", f"more than {MAX_PIXELS} pixels") from error
+    except Exception as error:  # as in `decode`
+        raise BadExample("bad_image", describe_unknown(data)) from error
 
 
 def resize_for_evaluation(

@@ -1,0 +1,165 @@
+"""The ASGI application: routes, errors as JSON, and the page."""
+
+import contextlib
+import logging
+import pathlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from coca_jax.evaluate.samples import thumbnail
+from coca_jax.serve import bodies, images, openapi
+from coca_jax.serve.endpoints import ENDPOINTS, Endpoint
+from coca_jax.serve.errors import RequestError
+from coca_jax.serve.headers import SecurityHeaders
+from coca_jax.serve.service import PAGE_CAPTIONS, Service
+
+PAGE = pathlib.Path(__file__).parent / "page"
+THUMBNAIL_SIDE = 320
+log = logging.getLogger("coca_jax.serve")
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(service: Service) -> Starlette:
+    """The application of a service, which it closes as it shuts down."""
+    abilities = service.served.abilities
+    usable = [endpoint for endpoint in ENDPOINTS if not abilities[endpoint.name]]
+    document = openapi.document(usable, service.served.index is not None)
+    routes = [
+        Route(one.path, _guarded(service, one.path, _endpoint(service, one)), methods=["POST"])
+        for one in ENDPOINTS
+    ]
+    reads: dict[str, Handler] = {
+        "/v1/model": _constant(_model_info(service)),
+        "/v1/thumbnails/{path:path}": _thumbnails(service),
+        "/healthz": _constant({"status": "ok"}),
+        "/metrics": _metrics(service),
+        "/openapi.json": _constant(document),
+    }
+    routes += [Route(path, _guarded(service, path, handler)) for path, handler in reads.items()]
+    routes += [Route(f"/{path.name}", _file(path)) for path in sorted(PAGE.iterdir())]
+    routes.append(Route("/", _file(PAGE / "index.html")))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    app = Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _refused},
+    )
+    app.add_middleware(SecurityHeaders)
+    return app
+
+
+def _endpoint(service: Service, endpoint: Endpoint) -> Handler:
+    """Reads a request of the endpoint and answers it."""
+    missing = service.served.abilities[endpoint.name]
+    max_bytes = service.limits.max_bytes
+
+    async def handle(request: Request) -> Response:
+        if missing:
+            raise RequestError(404, f"{endpoint.path}: {missing}")
+        with service.admission.admitted(bodies.declared_size(request, max_bytes)):
+            parsed = await bodies.read(request, endpoint.request, max_bytes)
+            return JSONResponse(await endpoint.run(service, parsed))
+
+    return handle
+
+
+def _guarded(service: Service, path: str, handler: Handler) -> Handler:
+    """Answers errors as JSON, logs those that are unexpected, and counts the request."""
+
+    async def handle(request: Request) -> Response:
+        begin = time.monotonic()
+        try:
+            response = await handler(request)
+        except RequestError as error:
+            response = JSONResponse(error.body(), error.status, error.headers)
+        except Exception:
+            service.metrics.failure()
+            number = secrets.token_hex(6)
+            log.exception("request %s of %s failed", number, path)
+            message = "the server failed; its log says why under this id"
+            response = JSONResponse({"error": {"message": message, "id": number}}, 500)
+        service.metrics.request(path, response.status_code, time.monotonic() - begin)
+        return response
+
+    return handle
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """An answer as JSON where there is no such path or method."""
+    assert isinstance(error, HTTPException)
+    content = {"error": {"message": error.detail}}
+    return JSONResponse(content, error.status_code, error.headers)
+
+
+def _constant(content: dict[str, Any]) -> Handler:
+    async def handle(request: Request) -> Response:
+        return JSONResponse(content)
+
+    return handle
+
+
+def _file(path: pathlib.Path) -> Handler:
+    async def handle(request: Request) -> Response:
+        return FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+    return handle
+
+
+def _metrics(service: Service) -> Handler:
+    async def handle(request: Request) -> Response:
+        text, kind = service.metrics.text()
+        return Response(text, media_type=kind)
+
+    return handle
+
+
+def _thumbnails(service: Service) -> Handler:
+    """Small copies of the images in the index, and of no other file."""
+    served = service.served
+
+    def make(path: pathlib.Path) -> bytes:
+        image = images.decode(path.read_bytes(), "the file", service.limits.max_pixels)
+        return thumbnail(image, THUMBNAIL_SIDE)
+
+    async def handle(request: Request) -> Response:
+        name = request.path_params["path"]
+        if served.index is None or name not in served.index:
+            raise RequestError(404, "the index has no such image")
+        try:
+            content = await service.decoded(make, served.folder / name)
+        except OSError as error:
+            raise RequestError(404, "the image cannot be read any more") from error
+        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "max-age=600"})
+
+    return handle
+
+
+def _model_info(service: Service) -> dict[str, Any]:
+    served, limits = service.served, service.limits
+    config = served.model.config
+    return {
+        "name": served.name,
+        "step": served.model.step,
+        "image_size": list(config.image.pixels),
+        "abilities": {name: not missing for name, missing in served.abilities.items()},
+        "captioning": PAGE_CAPTIONS,
+        "indexed": len(served.index) if served.index is not None else 0,
+        "limits": {
+            "max_bytes": limits.max_bytes,
+            "max_pixels": limits.max_pixels,
+            "max_images": limits.max_batch,
+        },
+    }

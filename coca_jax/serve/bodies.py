@@ -1,0 +1,108 @@
+"""Reads the bodies of requests: JSON, or a form with uploads, within the limits."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+import pydantic
+from python_multipart.exceptions import FormParserError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+
+from coca_jax.serve.errors import RequestError
+from coca_jax.serve.limits import BODY_SECONDS, MAX_CHARACTERS, MAX_TEXTS
+from coca_jax.serve.schemas import Request
+
+JSON, FORM = "application/json", "multipart/form-data"
+Parsed = TypeVar("Parsed", bound=Request)
+
+
+def declared_size(request: HttpRequest, max_bytes: int) -> int:
+    """The size of a request's body by its header; of one sent in chunks, the most it may have.
+
+    Raises:
+      RequestError: it is too large (413).
+    """
+    length = request.headers.get("content-length", "")
+    size = int(length) if length.isdecimal() else max_bytes
+    if size > max_bytes:
+        raise _too_large(max_bytes)
+    return size
+
+
+async def read(request: HttpRequest, kind: type[Parsed], max_bytes: int) -> Parsed:
+    """Reads a request of a kind.
+
+    Raises:
+      RequestError: the body is neither JSON nor a form (415), is too large (413), does not come
+        (408), or does not hold such a request (422).
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in (JSON, FORM):
+        raise RequestError(415, f"the content type must be {JSON} or {FORM}")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            if content_type == JSON:
+                parts = [part async for part in _limited(request, max_bytes)]
+                return kind.model_validate_json(b"".join(parts), strict=True)
+            return kind.model_validate(await _form(request, kind, max_bytes))
+    except TimeoutError as error:
+        raise RequestError(408, f"the body did not come in {BODY_SECONDS:.0f} seconds") from error
+    except pydantic.ValidationError as error:
+        raise RequestError(422, "the request is malformed", _details(error)) from error
+    except ClientDisconnect as error:
+        raise RequestError(400, "the client has gone away") from error
+
+
+async def _limited(request: HttpRequest, max_bytes: int) -> AsyncIterator[bytes]:
+    """Yields the body; raises a RequestError once it is larger than it may be."""
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        yield chunk
+
+
+async def _form(request: HttpRequest, kind: type[Request], max_bytes: int) -> dict[str, Any]:
+    """The fields of a form; those that the kind has as lists may be repeated."""
+    parser = MultiPartParser(
+        request.headers,
+        _limited(request, max_bytes),
+        max_files=MAX_TEXTS,
+        max_fields=2 * MAX_TEXTS,
+        max_part_size=8 * MAX_CHARACTERS,
+    )
+    try:
+        form = await parser.parse()
+    except (MultiPartException, FormParserError, UnicodeDecodeError, KeyError) as error:
+        raise RequestError(422, "the form is malformed") from error
+    values: dict[str, Any] = {}
+    try:
+        for name, value in form.multi_items():
+            content = await value.read() if isinstance(value, UploadFile) else value
+            if _is_list(kind, name):
+                values.setdefault(name, []).append(content)
+            else:
+                values[name] = content
+    finally:
+        await form.close()
+    return values
+
+
+def _is_list(kind: type[Request], name: str) -> bool:
+    """Whether a field of a request is a list."""
+    field = kind.model_fields.get(name)
+    return field is not None and getattr(field.annotation, "__origin__", None) is list
+
+
+def _details(error: pydantic.ValidationError) -> list[dict[str, Any]]:
+    """The fields that are wrong, without their values, and why."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    return [{"field": [*map(str, e["loc"])], "message": e["msg"]} for e in errors[:20]]
+
+
+def _too_large(max_bytes: int) -> RequestError:
+    return RequestError(413, f"a request may have at most {max_bytes:,} bytes")

@@ -1,0 +1,171 @@
+"""What the endpoints work with: the model in its batches, the limits, decoding."""
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from coca_jax.data.transforms.images import Resizing, resize_for_evaluation
+from coca_jax.errors import UserError
+from coca_jax.image_search import ImageIndex
+from coca_jax.inference import LoadedModel
+from coca_jax.serve import images
+from coca_jax.serve.batching import Batcher
+from coca_jax.serve.errors import RequestError
+from coca_jax.serve.limits import Admission, Limits
+from coca_jax.serve.metrics import Metrics
+from coca_jax.serve.operations import Key, Operations
+from coca_jax.serve.urls import Fetcher
+
+# What the page asks for, by method.
+PAGE_CAPTIONS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "beam": {"beams": 6, "n_best": 3},
+    "sample": {"samples": 3, "temperature": 0.8},
+}
+DECODERS = min(4, os.cpu_count() or 1)  # threads; each may hold a whole decoded image
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """A model and what is known about it.
+
+    Attributes:
+      name: of the model, for people.
+      writes_answers: whether it was trained to write the answer after a question.
+      folder: of the images in the index.
+    """
+
+    model: LoadedModel
+    name: str = "model"
+    writes_answers: bool = False
+    index: ImageIndex | None = None
+    folder: pathlib.Path | None = None
+
+    @property
+    def answers_by_head(self) -> bool:
+        """Whether a head chooses answers to questions about an image."""
+        head = self.model.config.head
+        return bool(head and head.input == "text" and head.num_images == 1 and self.model.classes)
+
+    @property
+    def abilities(self) -> dict[str, str]:
+        """For each endpoint why the model cannot serve it; empty if it can."""
+        config = self.model.config
+        contrastive = "" if config.has_cls else "the model was trained without a contrastive loss"
+        captioning = "" if config.captioning else "the model was trained without a captioning loss"
+        answers = self.answers_by_head or (self.writes_answers and config.captioning)
+        return {
+            "embed": contrastive,
+            "similarity": contrastive,
+            "classify": contrastive and captioning,
+            "caption": captioning,
+            "attention": captioning,
+            "answer": "" if answers else "the model was not trained to answer questions",
+            "search": contrastive or ("" if self.index else "the server has no index of images"),
+        }
+
+
+class Service:
+    """The model's batcher, the decoders and the limits of one server."""
+
+    def __init__(self, served: Served, limits: Limits, fetch: Fetcher | None = None):
+        """Starts the threads."""
+        self.served, self.limits = served, limits
+        self.admission, self.metrics = Admission(limits.queue), Metrics()
+        self.operations = Operations(served.model, served.index)
+        self._fetch = fetch or Fetcher(limits.max_bytes)
+        self._batcher = Batcher(
+            self.operations, limits.max_batch, limits.max_latency, self.metrics.batch
+        )
+        self._decoders = concurrent.futures.ThreadPoolExecutor(DECODERS, "decode")
+        self._fetchers = concurrent.futures.ThreadPoolExecutor(DECODERS, "fetch")
+        self.metrics.watch(lambda: self.admission.count, self._batcher.waiting)
+
+    def warm_up(self, report: Callable[[str], None] = lambda line: None) -> None:
+        """Compiles programs for all sizes of batches, and for one image what the page asks for."""
+        abilities, most = self.served.abilities, self.limits.max_batch
+        image = np.zeros((*self.served.model.config.image.pixels, 3), np.uint8)
+        for size in (*(2**i for i in range((most - 1).bit_length())), most):
+            report(f"compiling for batches of {size}")
+            if not abilities["embed"]:
+                self._wait("embed_image", [image] * size)
+                self._wait("embed_text", [""] * size)
+            if not abilities["caption"]:
+                self._wait("caption", [(image, "")] * size, method="greedy")
+        if not abilities["caption"]:
+            self._wait("attention_maps", [(image, "a")])
+            for method, options in PAGE_CAPTIONS.items():
+                self._wait("caption", [(image, "")], method=method, **options)
+
+    def _wait(self, operation: str, rows: Sequence[Any], **options: Any) -> None:
+        self._batcher.submit(_key(operation, options), rows).result()
+
+    async def run(self, operation: str, rows: Sequence[Any], alone: Any = None, **options: Any):
+        """The results of the rows, from batches with those of other requests.
+
+        Args:
+          operation: a method of `Operations`.
+          rows: of the operation.
+          alone: if given, the rows are a batch by themselves.
+          **options: of the operation; only rows with equal ones share a batch.
+
+        Raises:
+          RequestError: the model refuses an option or a text (422).
+        """
+        key = _key(operation, options, alone)
+        try:
+            return await asyncio.wrap_future(self._batcher.submit(key, rows))
+        except UserError as error:
+            raise RequestError(422, str(error)) from error
+
+    async def pixels(self, sources: Sequence[str | bytes]) -> list[UInt8[np.ndarray, "h w 3"]]:
+        """The images of a request as the model reads them.
+
+        Raises:
+          RequestError: there are too many, or one cannot be had, decoded or accepted.
+        """
+        if len(sources) > self.limits.max_batch:
+            raise RequestError(
+                422, f"a request has at most {self.limits.max_batch} images, not {len(sources)}"
+            )
+        loop, result = asyncio.get_running_loop(), []
+        for number, source in enumerate(sources):
+            what = f"images[{number}]"
+            if images.is_url(source):
+                if not self.limits.allow_urls:
+                    raise RequestError(422, f"{what}: this server takes no URLs; send the file")
+                source = await loop.run_in_executor(self._fetchers, self._fetch, source)
+            result.append(loop.run_in_executor(self._decoders, self._prepare, source, what))
+        return await asyncio.gather(*result)
+
+    def scale(self) -> float:
+        """What cosine similarities are multiplied with before a softmax over texts."""
+        return float(np.exp(self.served.model.params["logit_scale"]))
+
+    async def decoded(self, function: Any, *args: Any) -> Any:
+        """Runs a function in a decoder's thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._decoders, function, *args)
+
+    def _prepare(self, source: str | bytes, what: str) -> UInt8[np.ndarray, "h w 3"]:
+        data = images.from_base64(source, what) if isinstance(source, str) else source
+        image = images.decode(data, what, self.limits.max_pixels)
+        config = self.served.model.config.image
+        return resize_for_evaluation(image, config.pixels, Resizing.of(config))
+
+    def close(self) -> None:
+        """Finishes what was submitted and ends the threads."""
+        self._batcher.close()
+        for threads in (self._decoders, self._fetchers):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _key(operation: str, options: dict[str, Any], alone: Any = None) -> Key:
+    return Key(operation, tuple(sorted(options.items())), alone)
