@@ -34,6 +34,14 @@ ALLOWED = {
         *("models", "data", "config", "distributed", "checkpoints", "inference"),
         *("interop", "validation"),
     },
+    "interop.tokenizer_files": {"data"},
+    "interop.model_card": {
+        *("models", "config", "losses", "evaluate", "inference", "planning", "interop"),
+    },
+    "interop.publish": {
+        *("models", "config", "inference", "interop", "interop.convert", "interop.model_card"),
+        "interop.tokenizer_files",
+    },
     "inference": {
         *("models", "data", "distributed", "checkpoints", "config", "generate", "interop"),
     },

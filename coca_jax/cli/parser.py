@@ -39,6 +39,7 @@ HELP = {
     "data_answer_vocab": "Write the common answers in tables of questions, as classes for a head.",
     "data_deduplicate": "List the training images that look like an image of an evaluation.",
     "convert": "Convert weights from or to another project.",
+    "push": "Upload a model's folder to the Hugging Face hub.",
     "score": "Score a file of captions or answers as the COCO and VQA servers do.",
     "report": "Write report.html of a run or a sweep.",
 }
@@ -338,7 +339,20 @@ def _add_conversions(add: Add) -> None:
     command.add_argument(
         "input", type=path, metavar="IN", help="weights or model to read, or hf-hub:ORG/NAME"
     )
-    command.add_argument("output", type=path, metavar="OUT", help="what to write")
+    command.add_argument(
+        "--license",
+        metavar="ID",
+        help="license in the model card of --to, as the hub names it: apache-2.0, ...",
+    )
+    command.add_argument(
+        "output", type=path, metavar="OUT", help="what to write; of --to a .safetensors or a folder"
+    )
+    command = add("push", conversions.push)
+    command.add_argument("--private", action="store_true", help="make a new repository private")
+    command.add_argument(
+        "folder", type=path, metavar="DIR", help="folder that convert --to open_clip wrote"
+    )
+    command.add_argument("name", metavar="ORG/NAME", help="repository; created if there is none")
     command = add("score", conversions.score)
     command.add_argument(
         "--annotations", required=True, type=path, help="file of COCO, Karpathy, MSR-VTT or VQAv2"

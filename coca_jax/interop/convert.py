@@ -16,12 +16,14 @@ from coca_jax.data.tokenizers import tokenizers
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint, restore_params
+from coca_jax.inference.sources import Source
 from coca_jax.interop import open_clip, open_clip_config
 from coca_jax.interop.open_clip_model import open_model
 from coca_jax.interop.weights import write_tensors
 from coca_jax.io.files import atomic, write_whole
 from coca_jax.io.folders import children, remove_tree
 from coca_jax.io.paths import as_path, is_url
+from coca_jax.models import CoCaConfig
 from coca_jax.validation import validate
 
 FLOATS = ("float32", "bfloat16", "float16")  # types that weights are stored as
@@ -54,12 +56,12 @@ def import_open_clip(
     Raises:
       UserError: the weights do not fit the variant, or a file cannot be read or written.
     """
-    directory = _empty(directory, "the converted model")
+    directory = empty_folder(directory, "the converted model")
     model = open_model(source, variant, shifted_cls_mask)
     config = model.config()
     validate(config)
     params = stored_as(model.params(report), dtype)
-    with _new_folder(directory) as folder:
+    with new_folder(directory) as folder:
         with CheckpointStore(folder / "checkpoints") as store:
             metadata = {"examples_seen": 0, "config": to_json(config)}
             store.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)}, metadata)
@@ -89,7 +91,7 @@ def stored_as(params: Any, dtype: str) -> Any:
     return params if dtype == "float32" else jax.tree.map(cast, params)
 
 
-def _empty(folder: str | os.PathLike, what: str) -> epath.Path:
+def empty_folder(folder: str | os.PathLike, what: str) -> epath.Path:
     """The path of a folder that is new or empty.
 
     Raises:
@@ -104,7 +106,7 @@ def _empty(folder: str | os.PathLike, what: str) -> epath.Path:
 
 
 @contextlib.contextmanager
-def _new_folder(directory: epath.Path) -> Iterator[epath.Path]:
+def new_folder(directory: epath.Path) -> Iterator[epath.Path]:
     """Yields a folder to write to; `directory` exists afterwards only if the block succeeds."""
     if not is_url(os.fspath(directory)):
         with atomic(directory) as temporary:
@@ -136,14 +138,28 @@ def export_open_clip(
     Raises:
       UserError: OpenCLIP has no such model, or a file cannot be read or written.
     """
-    checkpoint = find_checkpoint(path)
-    model = model_of(checkpoint.config)
+    source = find_checkpoint(path)
+    model = model_of(source.config)
+    tensors = open_clip_tensors(source, model, dtype)
+    write_tensors(file, tensors, open_clip_config.settings(model))
+    notes = [f"pixels are normalized by mean={model.image.mean}, std={model.image.std}"]
+    return notes + mask_notes(model)
+
+
+def open_clip_tensors(source: Source, model: CoCaConfig, dtype: str) -> dict[str, np.ndarray]:
+    """A model's weights as OpenCLIP has them.
+
+    Raises:
+      UserError: OpenCLIP has no such model, or the type cannot hold the weights.
+    """
     open_clip.require_open_clip(model)
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
-    params = restore_params(checkpoint, Partitioner(mesh))
-    tensors = open_clip.to_open_clip(jax.tree.map(np.asarray, params), model)
-    write_tensors(file, stored_as(tensors, dtype), open_clip_config.settings(model))
-    notes = [f"pixels are normalized by mean={model.image.mean}, std={model.image.std}"]
-    if not model.text.shifted_cls_mask:
-        notes.append("[CLS] attends as it should: set text.correct_cls_mask = True")
-    return notes
+    params = restore_params(source, Partitioner(mesh))
+    return stored_as(open_clip.to_open_clip(jax.tree.map(np.asarray, params), model), dtype)
+
+
+def mask_notes(model: CoCaConfig) -> list[str]:
+    """What users of OpenCLIP have to set, since neither weights nor configuration say it."""
+    if model.text.shifted_cls_mask:
+        return []
+    return ["set model.text.correct_cls_mask = True, as the model was trained with that mask"]

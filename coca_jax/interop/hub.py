@@ -8,13 +8,14 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from coca_jax.errors import UserError
 from coca_jax.interop.shards import INDEX, read_index
 
 PREFIX = "hf-hub:"
+CARD = "README.md"
 SETTINGS = "open_clip_config.json"  # OpenCLIP's configuration of a model
 # The weights of a model; the first that a repository has are taken.
 WEIGHTS = (
@@ -87,13 +88,13 @@ def download(text: str) -> pathlib.Path:
     return weights.parent
 
 
-def upload(folder: str | os.PathLike, text: str, files: Collection[str], private: bool) -> str:
-    """Uploads files of a folder to a repository, which is created if there is none.
+def upload(text: str, files: Mapping[str, str | bytes], private: bool) -> str:
+    """Uploads files to a repository, which is created if there is none, in one commit.
 
     Args:
-      folder: a local folder.
       text: ORG/NAME, with or without `hf-hub:`.
-      files: names of files in the folder; others of the repository stay as they are.
+      files: content, or the path of a local file, by the name in the repository. Others of its
+        files stay as they are, and so does a README.md, which people edit there.
       private: whether a new repository is private.
 
     Returns:
@@ -107,16 +108,16 @@ def upload(folder: str | os.PathLike, text: str, files: Collection[str], private
     if name.revision:
         raise UserError(f"{text!r} should be ORG/NAME: uploads go to the main branch")
     hub = _import_hub(name)
-    address = _run(name, lambda: hub.create_repo(name.repository, private=private, exist_ok=True))
-    _run(
-        name,
-        lambda: hub.upload_folder(
-            repo_id=name.repository,
-            folder_path=os.fspath(folder),
-            allow_patterns=list(files),
-            commit_message="Upload a model of coca_jax",
-        ),
-    )
+    api, repository = hub.HfApi(), name.repository
+    address = _run(name, lambda: api.create_repo(repository, private=private, exist_ok=True))
+    has_card = _run(name, lambda: api.file_exists(repository, CARD))
+    operations = [
+        hub.CommitOperationAdd(path_in_repo=file, path_or_fileobj=content)
+        for file, content in files.items()
+        if not (has_card and file == CARD)
+    ]
+    message = "Upload a model of coca_jax"
+    _run(name, lambda: api.create_commit(repository, operations, commit_message=message))
     return str(address)
 
 
@@ -230,7 +231,10 @@ def _explained(name: HubName, error: BaseException) -> UserError:
         return UserError(f"{name} is not a name that the hub allows: {error}")
     if isinstance(error, OSError) and error.errno and error.filename:
         return UserError(f"{name}: {error.filename}: {error.strerror}")
-    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+    is_lost = isinstance(error, errors.LocalEntryNotFoundError)
+    cause = (error.__cause__ if is_lost else None) or error
     status = getattr(getattr(cause, "response", None), "status_code", None)
-    why = f"it answers with the status {status}" if status else str(cause or error).split("\n")[0]
-    return UserError(f"{name} is not in the cache, and {endpoint} does not give it: {why}")
+    why = f"it answers with the status {status}" if status else str(cause).split("\n")[0]
+    if is_lost:
+        return UserError(f"{name} is not in the cache, and {endpoint} does not give it: {why}")
+    return UserError(f"{name}: {endpoint} does not answer: {why}")

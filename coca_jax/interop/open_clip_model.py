@@ -24,6 +24,8 @@ from coca_jax.models import CoCaConfig
 from coca_jax.models.presets import PRESETS, as_section
 
 OWN = "coca_jax"  # of a configuration: what OpenCLIP's does not say; OpenCLIP ignores it
+# The file in the folder of each kind of tokenizer; empty: it needs none.
+TOKENIZERS = {"clip": "", "byte": "", "json": "tokenizer.json", "sentencepiece": hub.OWN_TOKENIZER}
 ENDS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
 
 
@@ -167,14 +169,13 @@ def _tokenizer(
     """The kind of a model's tokenizer, and its file."""
     text = settings.get("model_cfg", settings)["text_cfg"]
     name, kind = text.get("hf_tokenizer_name"), own.get("tokenizer")
-    if kind == "byte":
+    if kind is None:
+        kind = "json" if name and not str(name).startswith("openai/clip") else "clip"
+    if kind not in TOKENIZERS:
+        raise UserError(f"its tokenizer {kind!r} is none of {', '.join(TOKENIZERS)}")
+    if not TOKENIZERS[kind]:
         return kind, None
-    if kind == "sentencepiece":
-        file = folder / hub.OWN_TOKENIZER
-    elif not name or str(name).startswith("openai/clip"):
-        return "clip", None
-    else:
-        kind, file = "json", folder / "tokenizer.json"
+    file = folder / TOKENIZERS[kind]
     if not file.is_file():
         raise UserError(f"its tokenizer is {name or kind!r}, and there is no {file}")
     return kind, file

@@ -105,7 +105,10 @@ def write_tensors(
     metadata = {"format": "pt", "config": json.dumps(config)}
     try:
         with atomic(file) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             save_file(contiguous, temporary, metadata=metadata)
+            temporary.chmod(mode)  # safetensors lets nobody but the owner read it
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{file} cannot be written: {cause(error)}") from error
 

@@ -117,6 +117,14 @@ def test_a_hub_that_is_not_there(server):
         hub.download("hf-hub:org/small")
 
 
+@pytest.mark.usefixtures("no_waiting")
+def test_an_upload_to_a_hub_that_is_not_there(server):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match=r"me/model: http://127.* does not answer: "):
+        hub.upload("me/model", {"a": b""}, private=False)
+
+
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install 'coca_jax\[hub\]'"):
@@ -130,21 +138,26 @@ def test_a_file_of_that_name_is_a_file(monkeypatch, tmp_path):
     assert not hub.is_hub_name("hf-hub:model")
 
 
-def test_only_named_files_are_uploaded(server, monkeypatch, tmp_path):
-    for name, content in (SMALL | {"secret": b"!"}).items():
-        (tmp_path / name).write_bytes(content)
+def test_files_are_uploaded(server, monkeypatch, tmp_path):
+    (tmp_path / "weights").write_bytes(b"x" * 5_000)
+    files = {"small": b"content", "large.bin": str(tmp_path / "weights"), "README.md": b"new"}
     monkeypatch.setenv("HF_TOKEN", server.token)
-    address = hub.upload(tmp_path, "me/model", list(SMALL), private=True)
-    assert address == f"{server.address}/me/model"
-    assert server.repositories["me/model"] == SMALL
+    assert hub.upload("me/model", files, private=True) == f"{server.address}/me/model"
+    uploaded = {"small": b"content", "large.bin": b"x" * 5_000, "README.md": b"new"}
+    assert server.repositories["me/model"] == uploaded
     assert server.private == {"me/model"}
+    # What people wrote there stays.
+    server.repositories["me/model"]["README.md"] = b"theirs"
+    hub.upload("hf-hub:me/model", files | {"small": b"other"}, private=False)
+    changed = {"small": b"other", "README.md": b"theirs"}
+    assert server.repositories["me/model"] == uploaded | changed
     with pytest.raises(UserError, match=r"refuses access \(403\)"):
-        hub.upload(tmp_path, "you/model", list(SMALL), private=False)
+        hub.upload("you/model", files, private=False)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match=r"refuses access \(401\): log in by"):
-        hub.upload(tmp_path, "me/model", list(SMALL), private=False)
+        hub.upload("me/model", files, private=False)
     with pytest.raises(UserError, match="uploads go to the main branch"):
-        hub.upload(tmp_path, "me/model@v1", list(SMALL), private=False)
+        hub.upload("me/model@v1", files, private=False)
 
 
 def test_commands_take_names_on_the_hub(server, tmp_path, capsys):

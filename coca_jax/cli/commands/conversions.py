@@ -10,23 +10,49 @@ from coca_jax.errors import UserError
 
 def convert(options: argparse.Namespace) -> None:
     """Converts weights from or to another project."""
-    from coca_jax.interop.convert import export_open_clip, import_open_clip
+    from coca_jax.interop.convert import import_open_clip
 
     if options.to:
-        if options.variant:
-            raise UserError("--variant is for --from; an exported model has its own")
-        if options.cls_mask:
-            raise UserError("--cls-mask is for --from; an exported model has its own")
-        for note in export_open_clip(options.input, options.output, options.dtype):
-            print(f"in OpenCLIP: {note}")
-        print(options.output)
+        _export(options)
         return
+    if options.license:
+        raise UserError("--license is for --to, with a folder as OUT")
     shifted = None if options.cls_mask is None else options.cls_mask == "released"
     report = functools.partial(print, file=sys.stderr)
     count = import_open_clip(
         options.input, options.variant, options.output, shifted, report, options.dtype
     )
     print(f"{options.output}: {count:,} parameters")
+
+
+def _export(options: argparse.Namespace) -> None:
+    """Writes a model's weights to a file, or a whole folder as hubs keep it."""
+    from coca_jax.interop.convert import export_open_clip
+    from coca_jax.interop.open_clip_model import ENDS
+    from coca_jax.interop.publish import export_folder
+
+    if options.variant:
+        raise UserError("--variant is for --from; an exported model has its own")
+    if options.cls_mask:
+        raise UserError("--cls-mask is for --from; an exported model has its own")
+    if options.output.endswith(ENDS):
+        if options.license:
+            raise UserError("--license is for a folder as OUT, which has a model card")
+        notes = export_open_clip(options.input, options.output, options.dtype)
+    else:
+        license_id = options.license or "other"
+        notes = export_folder(options.input, options.output, options.dtype, license_id)
+    for note in notes:
+        print(f"in OpenCLIP: {note}")
+    print(options.output)
+
+
+def push(options: argparse.Namespace) -> None:
+    """Uploads a model's folder to the Hugging Face hub."""
+    from coca_jax.interop.publish import push
+
+    report = functools.partial(print, file=sys.stderr)
+    print(push(options.folder, options.name, options.private, report))
 
 
 def score(options: argparse.Namespace) -> None:
