@@ -20,12 +20,10 @@ import numpy as np
 
 from coca_jax.batch_inference.data import Part
 from coca_jax.batch_inference.tasks import Column, Columns
-from coca_jax.data.sources.joined import DONE
+from coca_jax.data.results import DONE, SETTINGS
 from coca_jax.errors import UserError
 from coca_jax.io import files, folders, paths
 from coca_jax.io.stored import Damaged, fits, is_step, read_json
-
-SETTINGS = "_settings.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +60,10 @@ class Output:
         try:
             stored = read_json(path)
         except FileNotFoundError:
-            if strangers := [
-                p.name for p in folders.children(self.folder) if p.name[0] not in "._"
-            ]:
+            names = [path.name for path in folders.children(self.folder)]
+            if others := [name for name in names if name[0] not in "._"]:
                 raise UserError(
-                    f"{self.folder} holds {strangers[0]!r} and no {SETTINGS}: choose a new folder"
+                    f"{self.folder} holds {others[0]!r} and no {SETTINGS}: choose a new folder"
                 ) from None
             files.write_whole(path, json.dumps(settings, indent=1).encode())
             return
@@ -124,7 +121,7 @@ class Output:
             files.write_whole(f"{stem}.jsonl", _jsonl(columns))
         else:
             columns = dict(columns)
-            embeddings = columns.pop("embedding")
+            embeddings = columns.pop("embedding", np.zeros((0, 0), np.float32))
             files.write_whole(f"{stem}.ids.jsonl", _jsonl(columns))
             files.write_whole(f"{stem}.npy", _npy(embeddings))
         record = PartRecord(_identity(part), count, bad)

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from coca_jax.batch_inference.data import Part
 from coca_jax.batch_inference.output import Output, PartRecord
 from coca_jax.batch_inference.tasks import Column, Columns, Task
+from coca_jax.data.results import ID_COLUMNS
 from coca_jax.data.sources import Record, Source
-from coca_jax.data.sources.joined import ID_COLUMNS
 from coca_jax.data.texts import to_captions
 from coca_jax.data.transforms import images, multi_image
 from coca_jax.errors import Preempted

@@ -27,7 +27,7 @@ HELP = {
     "caption": "Caption images, and print one JSON line per image; or caption a data set.",
     "embed": "Embed the images of a data set.",
     "score_pairs": "Compute the similarity of each image of a data set and its captions.",
-    "search": "Find the images of a folder that match a text best; keep an index of them.",
+    "search": "Find the images that match a text or an image best.",
     "serve": "Serve a model over HTTP, with a page to try it.",
     "params": "Print the parameters and FLOPs of each part of the model.",
     "plan": "Compile the train step for devices that need not be here; print memory and time.",
@@ -126,8 +126,14 @@ def _add_models(add: Add) -> None:
     _add_batches(command)
     command = add("search", models.search)
     _add_model(command)
-    command.add_argument(
-        "--images", required=True, type=path, metavar="DIR", help="folder of images"
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument("--images", type=path, metavar="DIR", help="search a folder of images")
+    where.add_argument(
+        "--embeddings",
+        type=path,
+        action="append",
+        metavar="DIR",
+        help="search what coca embed wrote to this folder; may be given several times",
     )
     command.add_argument("--top", type=count, default=5, help="number of images to print")
     command.add_argument(
@@ -140,9 +146,10 @@ def _add_models(add: Add) -> None:
         "--index",
         type=path,
         metavar="DIR",
-        help="folder of the index; default: in the model's folder",
+        help="folder of the index of --images; default: in the model's folder",
     )
-    command.add_argument("text", help="text to search for")
+    command.add_argument("--image", type=path, metavar="FILE", help="image to search for")
+    command.add_argument("text", nargs="?", help="text to search for")
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -271,6 +278,23 @@ def _add_data(add: Add) -> None:
     )
     command.add_argument(
         "--distance", type=int, default=4, help="bits of 64 in which hashes may differ"
+    )
+    command.add_argument(
+        "--embeddings",
+        type=path,
+        metavar="DIR",
+        help="compare embeddings, not hashes: a folder that coca embed wrote of the data set",
+    )
+    command.add_argument(
+        "--references",
+        type=path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder that coca embed wrote of an evaluation's images; may be given several times",
+    )
+    command.add_argument(
+        "--similarity", type=float, default=0.95, help="least cosine of duplicates' embeddings"
     )
     command.add_argument("output", type=path, metavar="OUT.tsv", help="file to write")
 

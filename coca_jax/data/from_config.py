@@ -11,8 +11,9 @@ from coca_jax.data.exclude_list import read_list
 from coca_jax.data.mixture import Mixture
 from coca_jax.data.options import DataConfig, TrainDataConfig, data_config, section_key
 from coca_jax.data.pipeline import TrainStream
+from coca_jax.data.results import Results
 from coca_jax.data.sources import Context, Source, open_source, warn_of_lost
-from coca_jax.data.sources.joined import JoinedSource, Results
+from coca_jax.data.sources.joined import JoinedSource
 from coca_jax.data.tokenizers import Tokenizer, make_tokenizer, tokenizers
 from coca_jax.data.transforms.augment import Augment
 from coca_jax.data.transforms.images import COVERING, Resizing

@@ -137,3 +137,25 @@ def test_similarities_of_pairs(model, tars, tmp_path):
 def test_calls_that_make_no_sense(model, words, message, capsys):
     assert cli.main([*words, "--model", model[1]]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_searching_embeddings_by_text_and_by_image(model, tars, tmp_path, capsys, monkeypatch):
+    loaded, workdir = model
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out, query = str(tmp_path / "out"), tmp_path / "query.png"
+    words = ["--model", workdir, "--data", f"{tars}/*.tar", "--output", out]
+    assert cli.main(["embed", *words]) == 5
+    query.write_bytes(picture(COLORS[3]))
+    search = ["search", "--model", workdir, "--embeddings", out, "--top", "2"]
+    capsys.readouterr()
+    assert cli.main([*search, "--image", str(query)]) == 0
+    best, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (best["key"], best["source"], best["index"]) == ("000010000", "00001.tar", 0)
+    assert best["similarity"] == pytest.approx(1, abs=1e-5)
+    assert cli.main([*search, "a red circle"]) == 0
+    text = loaded.encode_text(loaded.tokenize(["a red circle"]))[0]
+    similarities = np.sort(loaded.encode_image(pixels_of(loaded, COLORS)) @ text)[::-1]
+    found = [json.loads(line)["similarity"] for line in capsys.readouterr().out.splitlines()]
+    np.testing.assert_allclose(found, similarities[:2], atol=1e-5)
+    assert cli.main(search) == 2
+    assert "either a text to search for, or --image" in capsys.readouterr().err

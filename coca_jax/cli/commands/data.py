@@ -3,7 +3,7 @@
 import argparse
 
 from coca_jax.cli.commands.configs import checked_config
-from coca_jax.errors import Incomplete
+from coca_jax.errors import Incomplete, UserError
 
 
 def data_prepare(options: argparse.Namespace) -> None:
@@ -92,5 +92,15 @@ def data_deduplicate(options: argparse.Namespace) -> None:
     from coca_jax.config import build
     from coca_jax.data_tools.deduplicate import deduplicate
 
+    if bool(options.embeddings) != bool(options.references):
+        raise UserError("--embeddings and --references go together: folders that coca embed wrote")
     config = build(checked_config(options))
+    if options.embeddings:
+        from coca_jax.data_tools.embedding_duplicates import deduplicate_by_embeddings
+
+        by_embeddings = (options.embeddings, options.references, options.similarity)
+        print(
+            deduplicate_by_embeddings(config.data, options.source, *by_embeddings, options.output)
+        )
+        return
     print(deduplicate(config.data, config.eval, options.source, options.distance, options.output))

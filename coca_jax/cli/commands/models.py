@@ -48,26 +48,46 @@ def caption(options: argparse.Namespace) -> None:
 
 
 def search(options: argparse.Namespace) -> None:
-    """Finds the images of a folder that match a text best; prints a JSON line for each."""
-    import tqdm
-
-    from coca_jax.image_search import ImageIndex
-    from coca_jax.image_search.image_index import default_place, local_folder
+    """Finds the images that match a text or an image best; prints a JSON line for each."""
+    from coca_jax.image_search.image_index import local_folder
     from coca_jax.image_search.nearest import import_faiss
     from coca_jax.inference import load
 
+    if (options.text is None) == (options.image is None):
+        raise UserError("give either a text to search for, or --image")
+    if options.embeddings and options.index:
+        raise UserError("--index is for --images; --embeddings are an index themselves")
     if options.backend == "faiss":
         import_faiss()  # fails now rather than after embedding
     for folder in filter(None, (options.images, options.index)):
         local_folder(folder)  # fails now rather than after loading a model
     model = load(options.model)
-    text = model.encode_text(model.tokenize([options.text]))[0]
+    if options.text is None:
+        query = model.encode_image(model.preprocess([options.image]))[0]
+    else:
+        query = model.encode_text(model.tokenize([options.text]))[0]
+    if options.embeddings:
+        _search_embeddings(options, model, query)
+    else:
+        _search_images(options, model, query)
+
+
+def _search_embeddings(options: argparse.Namespace, model, query) -> None:
+    from coca_jax.image_search.stored_embeddings import StoredEmbeddings
+
+    stored = StoredEmbeddings(options.embeddings, model.identity, _progress("reading", "file"))
+    print(counted(len(stored), "embeddings"), file=sys.stderr)
+    for match in stored.search(query, options.top, options.backend):
+        print_json(match._asdict())
+
+
+def _search_images(options: argparse.Namespace, model, query) -> None:
+    from coca_jax.image_search import ImageIndex
+    from coca_jax.image_search.image_index import default_place
+
     place = options.index or default_place(model.source, options.images)
     index = ImageIndex(place, options.images, model.source.identity)
-    counts = index.update(
-        functools.partial(_embed, model),
-        functools.partial(tqdm.tqdm, desc="indexing", unit="image", disable=None, leave=False),
-    )
+    counts = index.update(functools.partial(_embed, model), _progress("indexing", "image"))
     summary = ", ".join(f"{count:,} {what}" for what, count in counts.items())
     print(f"{place}: {counted(len(index), 'images')} ({summary})", file=sys.stderr)
     if index.hidden:
@@ -75,9 +95,15 @@ def search(options: argparse.Namespace) -> None:
     for name in index.unreadable:
         path = visible(join(options.images, name))
         print(f"{path} cannot be read as an image", file=sys.stderr)
-    for score, path in index.search(text, options.top, options.backend):
+    for score, path in index.search(query, options.top, options.backend):
         print_json({"path": str(path), "similarity": score})
     _require_all(len(index.unreadable), len(index) + len(index.unreadable))
+
+
+def _progress(title: str, unit: str):
+    import tqdm
+
+    return functools.partial(tqdm.tqdm, desc=title, unit=unit, disable=None, leave=False)
 
 
 def _method(settings: dict) -> str:

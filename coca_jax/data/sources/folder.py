@@ -66,6 +66,7 @@ class FolderSource:
             image = self._read(entry.image)
         label, labels = to_labels(entry.labels, self.class_names)
         return {
+            "key": entry.image if isinstance(entry.image, str) else entry.image[0],
             "image": image,
             **to_captions(entry.captions),
             "label": label,

@@ -39,6 +39,7 @@ def test_rows_of_an_image_are_one_record(photos):
     source = folder_source(path)
     assert isinstance(source, Source) and len(source) == 2 and source.class_names == []
     assert source[0] == {
+        "key": "photos/1.jpg",
         "image": b"1",
         "captions": ["a cat, asleep", "a pet"],
         "label": -1,
@@ -58,6 +59,7 @@ def test_a_folder_with_one_table(photos, tmp_path):
     photos("metadata.jsonl", "\n".join(json.dumps(row) for row in rows))
     source = folder_source(str(tmp_path))
     assert source[0] == {
+        "key": "photos/2.jpg",
         "image": b"2",
         "captions": ["a", "b"],
         "label": -1,

@@ -7,8 +7,9 @@ import pytest
 from memory_source import MemorySource, record
 
 from coca_jax.batch_inference import Output, split
+from coca_jax.data.results import Results
 from coca_jax.data.sources import Shard
-from coca_jax.data.sources.joined import JoinedSource, Results
+from coca_jax.data.sources.joined import JoinedSource
 from coca_jax.errors import UserError
 
 COUNTS = (4, 3)

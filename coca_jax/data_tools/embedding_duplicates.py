@@ -1,0 +1,106 @@
+"""Searches for training images whose embedding is similar to one of an evaluation's images."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from coca_jax.data.exclude_list import write_list
+from coca_jax.data.from_config import section_key
+from coca_jax.data.options import data_config
+from coca_jax.data.results import Results, read_embeddings
+from coca_jax.data.sources import Context, Source, open_source
+from coca_jax.errors import UserError
+from coca_jax.io.messages import counted
+
+ROWS = 8192  # of the training set that are compared at a time
+
+
+def deduplicate_by_embeddings(
+    data: Any,
+    name: str,
+    embeddings: str,
+    references: Sequence[str],
+    similarity: float,
+    output: str | os.PathLike,
+) -> str:
+    """Lists the training images whose embedding is similar to one of the references.
+
+    Args:
+      data: `config.data`, as options or as a section of the configuration.
+      name: the name of the data set in `data.sources`; empty: `data.train`.
+      embeddings: the folder that `coca embed` wrote of this data set.
+      references: folders that it wrote of evaluations' images, with the same model.
+      similarity: the least cosine of two images that are taken to be the same.
+      output: the file to write, for `data.train.exclude_list`.
+
+    Returns:
+      A sentence with the numbers of duplicates and of images without an embedding.
+
+    Raises:
+      UserError: the data set is missing, a folder holds no embeddings or those of another model.
+    """
+    data = data_config(data)
+    if name not in data.data_sets():
+        known = ", ".join(data.data_sets())
+        raise UserError(f"data set {name!r} is not in config.data.sources ({known})")
+    key, options = f"config.{section_key(name)}", data.data_sets()[name]
+    source = open_source(options, Context(data.dir, data.cache_dir, data.num_images))
+    train, others = Results(embeddings), [Results(folder) for folder in references]
+    models = {results.folder: results.settings().get("model") for results in (train, *others)}
+    if len(set(models.values())) > 1:
+        raise UserError(f"these are embeddings of different models: {models}")
+    tables = [_whole(results) for results in others]
+    rows, compared = [], 0
+    for numbers, vectors in _of_source(source, train):
+        compared += len(numbers)
+        for results, (indices, table) in zip(others, tables, strict=True):
+            rows += _near(numbers, vectors, results.folder, indices, table, similarity)
+    if not compared:
+        raise UserError(f"{train.folder} has embeddings of no record of {key}")
+    records = sorted({row[0] for row in rows})
+    write_list(output, sorted(rows), options.identity() | {"records": len(source)})
+    return (
+        f"{len(records):,} of {counted(len(source), 'training images have')} a similarity of at "
+        f"least {similarity:g} to a reference; {len(source) - compared:,} have no embedding. "
+        f"To leave the duplicates out: --{key}.exclude_list={output}"
+    )
+
+
+def _whole(results: Results) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, "n e"]]:
+    parts = [read_embeddings(piece) for _, piece in results.all_pieces()]
+    parts = [part for part in parts if len(part[0])] or parts[:1]
+    return np.concatenate([n for n, _ in parts]), np.concatenate([e for _, e in parts])
+
+
+def _of_source(
+    source: Source, results: Results
+) -> Iterator[tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, "n e"]]]:
+    """Yields embeddings and the numbers of their records in the source, ROWS at a time."""
+    start = 0
+    for shard in source.shards():
+        for piece in results.pieces(shard):
+            numbers, embeddings = read_embeddings(piece)
+            for i in range(0, len(numbers), ROWS):
+                yield start + numbers[i : i + ROWS], embeddings[i : i + ROWS]
+        start += shard.records
+
+
+def _near(
+    numbers: Int64[np.ndarray, " n"],
+    vectors: Float32[np.ndarray, "n e"],
+    folder: str,
+    indices: Int64[np.ndarray, " r"],
+    table: Float32[np.ndarray, "r d"],
+    similarity: float,
+) -> Iterator[tuple[int, str, int, float]]:
+    """Yields rows of a list: the record, the set, the most similar record of it, 1 - cosine."""
+    if not len(table):
+        return
+    cosines = vectors @ table.T
+    best = cosines.argmax(axis=1)
+    for row in np.flatnonzero(cosines.max(axis=1) >= similarity):
+        cosine = float(cosines[row, best[row]])
+        yield int(numbers[row]), folder, int(indices[best[row]]), round(1 - cosine, 6)
