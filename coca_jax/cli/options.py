@@ -1,6 +1,7 @@
 """The options of `coca caption`, types of arguments, and a check of `coca plan`'s options."""
 
 import argparse
+import os
 import re
 from typing import Any
 
@@ -126,6 +127,24 @@ def shard(text: str) -> tuple[int, int]:
     if index > shards or not shards:
         raise argparse.ArgumentTypeError(f"{text!r}: the first number is at most the second")
     return index, shards
+
+
+def task(text: str) -> tuple[int, int]:
+    """A shard as of `shard`, but not 0/N; `array`: the place of this task in a SLURM job array.
+
+    Raises:
+      ArgumentTypeError: the text is none, or this is no task of an array.
+    """
+    if text != "array":
+        index, shards = shard(text)
+        if not index:
+            raise argparse.ArgumentTypeError(f"{text!r}: the first number is 1 or more")
+        return index, shards
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "STEP", "COUNT")]
+    if missing := [name for name in names if not os.environ.get(name, "").isdecimal()]:
+        raise argparse.ArgumentTypeError(f"'array': {missing[0]} is not set: no SLURM job array")
+    number, first, step, count = (int(os.environ[name]) for name in names)
+    return (number - first) // step + 1, count
 
 
 def require_compiler(options: argparse.Namespace, topology: Any) -> None:

@@ -15,6 +15,7 @@ from coca_jax.cli.options import (
     path,
     port,
     shard,
+    task,
 )
 
 Add = Callable[..., argparse.ArgumentParser]  # `_add`, bound to a group of subcommands
@@ -184,7 +185,11 @@ def _add_batches(command: argparse.ArgumentParser, needed: bool = True) -> None:
             help=f"members of a tar's sample, or columns, that are {what}",
         )
     group.add_argument(
-        "--shard", type=shard, default=(1, 1), metavar="K/N", help="do the K-th of N parts"
+        "--shard",
+        type=task,
+        default=(1, 1),
+        metavar="K/N",
+        help="do the K-th of N parts; array: by the task's number in a SLURM job array",
     )
     group.add_argument(
         "--records-per-file", type=count, default=10_000, help="larger shards become several files"
