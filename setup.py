@@ -74,6 +74,7 @@ setup(
         "search": ["faiss-cpu>=1.9,<2"],
         "hub": ["huggingface_hub>=0.34,<3"],  # models at hf-hub:ORG/NAME
         "serve": SERVE,
+        "onnx": ["onnx>=1.19,<2"],  # coca export --format onnx
         "gcs": ["gcsfs>=2024.10"],  # data and workdirs at gs://
         "s3": ["s3fs>=2024.10"],
         "dev": [
@@ -85,6 +86,8 @@ setup(
             "qwix>=0.1.8,<0.2",
             "faiss-cpu>=1.9,<2",
             "huggingface_hub>=0.34,<3",
+            "onnx>=1.19,<2",
+            "onnxruntime>=1.20,<2",
             "gcsfs>=2024.10",
             "s3fs[boto3]>=2024.10",  # the boto3 that fits, for moto
             "gcp-storage-emulator>=2024.8.3",  # object stores on loopback

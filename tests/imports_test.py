@@ -47,6 +47,7 @@ ALLOWED = {
     },
     "image_search": {"data", "inference"},
     "batch_inference": {"data", "inference"},
+    "export": {"models", "data", "inference", "interop.tokenizer_files"},
     "evaluate": {
         *("data", "data_tools", "models", "config", "inference", "generate"),
         "evaluate.registry",

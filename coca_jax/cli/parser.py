@@ -5,7 +5,16 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from coca_jax.cli.commands import batches, conversions, data, models, plans, runs, serving
+from coca_jax.cli.commands import (
+    batches,
+    conversions,
+    data,
+    exporting,
+    models,
+    plans,
+    runs,
+    serving,
+)
 from coca_jax.cli.options import (
     CAPTION_OPTIONS,
     FORMATS,
@@ -41,6 +50,7 @@ HELP = {
     "data_deduplicate": "List the training images that look like an image of an evaluation.",
     "convert": "Convert weights from or to another project.",
     "push": "Upload a model's folder to the Hugging Face hub.",
+    "export": "Write a model's functions as StableHLO or ONNX, for use without coca_jax.",
     "score": "Score a file of captions or answers as the COCO and VQA servers do.",
     "report": "Write report.html of a run or a sweep.",
 }
@@ -67,6 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_data(functools.partial(_add, below))
     _add_data_conversions(functools.partial(_add, below))
     _add_conversions(add)
+    _add_export(add)
     add("report", runs.report, "workdir")
     return parser
 
@@ -393,3 +404,19 @@ def _add_conversions(add: Add) -> None:
         "--split", default="", help="split in Karpathy's or MSR-VTT's file; default: all"
     )
     command.add_argument("--json", type=path, metavar="FILE", help="write the result as JSON, too")
+
+
+def _add_export(add: Add) -> None:
+    command = add("export", exporting.export)
+    command.add_argument("model", type=path, metavar="MODEL", help="what --model of others takes")
+    command.add_argument("output", type=path, metavar="OUT", help="new folder")
+    command.add_argument("--format", choices=("stablehlo", "onnx"), required=True, help="of OUT")
+    command.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of activations"
+    )
+    command.add_argument(
+        "--platforms",
+        default="cpu,cuda,tpu",
+        metavar="LIST",
+        help="that StableHLO can run on: any of cpu, cuda, rocm, tpu, separated by commas",
+    )

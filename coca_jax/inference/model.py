@@ -209,13 +209,15 @@ class LoadedModel:
             "caption",
             (pixels, *self._prompts(prompt, len(pixels))),
             (key,),
-            decoding=self._decoding(length, min_length, repetition_penalty),
+            decoding=self.decoding(length, min_length, repetition_penalty),
             method=make_method(method, options),
         )
         rows = zip(generated.ids, generated.log_probabilities, strict=True)
         return [self._captions(*row) for row in rows]
 
-    def _decoding(self, length: int | None, min_length: int, repetition_penalty: float) -> Decoding:
+    def decoding(
+        self, length: int | None = None, min_length: int = 0, repetition_penalty: float = 1.0
+    ) -> Decoding:
         """The limits of generated texts; padding and the begin token are never generated."""
         tokenizer, text = self.tokenizer, self.config.text
         # Also ids that the tokenizer has no word for, where the model's vocabulary is larger.

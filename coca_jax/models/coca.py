@@ -118,6 +118,14 @@ class CoCa(nn.Module):
         """Image embeddings of unit length, float32."""
         return self._image_embedding(self.image_encoder(pixels))
 
+    def embedding_and_context(
+        self, pixels: Float[Array, "b h w c"]
+    ) -> tuple[Float[Array, "b e"], Float[Array, "b n d"]]:
+        """What `encode_image` and `image_context` return, by one pass of the encoder."""
+        tokens = self.image_encoder(pixels)
+        context = self._context(tokens)
+        return self._image_embedding(tokens, context), context
+
     def image_tokens(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b n c2"]:
         """The tokens of an image that the poolers read, float32."""
         return self.image_encoder(pixels).astype(jnp.float32)

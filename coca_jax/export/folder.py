@@ -1,0 +1,141 @@
+"""The folder of an exported model: a file for each function, the weights, and what they are.
+
+OUT/export.json           functions with inputs and outputs, preprocessing, tokenizer, captions
+OUT/weights.safetensors   each weight once, whichever functions read it
+OUT/image_encoder.onnx    or .stablehlo; text_encoder and decoder, where the model has them
+OUT/tokenizer.json        or tokenizer.model
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from coca_jax.errors import UserError
+from coca_jax.export.description import describe, files_of_tokenizer
+from coca_jax.export.functions import Spec, Traced, exported_config, trace_functions, weights_of
+from coca_jax.export.stablehlo import PLATFORMS, write_stablehlo
+from coca_jax.inference import LoadedModel
+from coca_jax.io import files
+from coca_jax.io.messages import cause
+from coca_jax.io.paths import is_url, normalize
+
+DESCRIPTION, WEIGHTS = "export.json", "weights.safetensors"
+FORMATS = ("stablehlo", "onnx")
+DTYPES = ("float32", "bfloat16")
+
+
+def export_model(
+    model: LoadedModel,
+    folder: str | os.PathLike,
+    file_format: str,
+    dtype: str = "float32",
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+) -> dict[str, Any]:
+    """Writes a model's functions to a new folder, whole or not at all.
+
+    Args:
+      model: a loaded model.
+      folder: a local path; nothing is there, or an empty folder.
+      file_format: one of `FORMATS`.
+      dtype: of activations and matrices, one of `DTYPES`.
+      platforms: that StableHLO can run on.
+
+    Returns:
+      The content of the folder's `export.json`.
+
+    Raises:
+      UserError: see `require_writable` and `require_settings`; or the model has nothing to export,
+        or the folder cannot be written.
+    """
+    require_writable(folder)
+    require_settings(file_format, dtype, platforms)
+    config = exported_config(model.config, dtype)
+    if not config.has_cls and not config.captioning:
+        raise UserError(
+            "this model was trained without the contrastive and the captioning loss: it has no "
+            "embeddings and no captions to export"
+        )
+    weights = weights_of(model.params, dtype)
+    traced = trace_functions(config, weights)
+    read = {name for function in traced for name in function.weights}
+    settings = {"format": file_format, "dtype": dtype, "weights": WEIGHTS}
+    if file_format == "stablehlo":
+        settings["platforms"] = list(platforms)
+    description = settings | describe(model, traced, file_format)
+    contents = files_of_tokenizer(model)
+    contents[DESCRIPTION] = (json.dumps(description, indent=1) + "\n").encode()
+    try:
+        with files.atomic(folder) as temporary:
+            temporary.mkdir(parents=True)
+            save_file({n: weights[n] for n in sorted(read)}, temporary / WEIGHTS)
+            _write_functions(temporary, traced, weights, file_format, platforms)
+            for name, content in contents.items():
+                (temporary / name).write_bytes(content)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{folder} cannot be written: {cause(error)}") from error
+    return description
+
+
+def require_writable(folder: str | os.PathLike) -> None:
+    """Refuses a place that no new folder can be written to.
+
+    Raises:
+      UserError: it is a URL, a file, or a folder that holds something.
+    """
+    path = normalize(folder)
+    if is_url(path):
+        raise UserError(f"{path}: a model is exported to a local folder, which can then be copied")
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise UserError(f"{path} is a file; give a new folder")
+    if os.path.isdir(path) and os.listdir(path):
+        raise UserError(f"{path} is not empty; give a new folder")
+
+
+def require_settings(file_format: str, dtype: str, platforms: Sequence[str]) -> None:
+    """Refuses settings that do not exist or do not go together.
+
+    Raises:
+      UserError: an unknown value, bfloat16 as ONNX, or the package `onnx` is missing.
+    """
+    for value, name, allowed in (
+        (file_format, "format", FORMATS),
+        (dtype, "dtype", DTYPES),
+        *((platform, "platforms", PLATFORMS) for platform in platforms),
+    ):
+        if value not in allowed:
+            raise UserError(f"--{name} {value!r}: should be among {', '.join(allowed)}")
+    if file_format == "stablehlo":
+        return
+    if dtype != "float32":
+        raise UserError(
+            f"--dtype {dtype} is for --format stablehlo: onnxruntime multiplies no matrices of "
+            "that type on CPUs"
+        )
+    if importlib.util.find_spec("onnx") is None:
+        raise UserError("--format onnx needs the package onnx: pip install coca_jax[onnx]")
+
+
+def _write_functions(
+    folder: pathlib.Path,
+    traced: Sequence[Traced],
+    weights: Mapping[str, np.ndarray],
+    file_format: str,
+    platforms: Sequence[str],
+) -> None:
+    """Writes a file for each function, next to the weights."""
+    for function in traced:
+        path = folder / f"{function.name}.{file_format}"
+        read = {name: Spec(weights[name].shape, weights[name].dtype) for name in function.weights}
+        if file_format == "stablehlo":
+            write_stablehlo(function, read, path, platforms)
+        else:
+            from coca_jax.export.onnx_file import write_onnx
+
+            write_onnx(function, read, path, folder / WEIGHTS)
