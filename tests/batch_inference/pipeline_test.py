@@ -3,9 +3,11 @@ import os
 import threading
 
 import cv2
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import stores
 from memory_source import MemorySource
 
 from coca_jax.batch_inference import Output, run, split
@@ -186,3 +188,16 @@ def test_an_error_of_the_model_or_the_disk_ends_the_run(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         run(source, split(source, 100), MeanTask(), full, SIZE)
     assert not [t for t in threading.enumerate() if "ThreadPoolExecutor" in t.name]
+
+
+def test_results_in_an_object_store(tmp_path):
+    compute(tmp_path)
+    with stores.gcs_store():
+        folder = f"gs://{stores.BUCKET}/results"
+        compute(folder, parts=slice(0, 2))
+        source = Source()
+        summary, _ = compute(folder, source)
+        assert summary == (3, 5, 7) and source.reads == 4  # of the last shard
+        store = fsspec.filesystem("gs")
+        names = [name.partition("results/")[2] for name in store.find(folder)]
+        assert {n: store.cat_file(f"{folder}/{n}") for n in names} == contents(tmp_path)
