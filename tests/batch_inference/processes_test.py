@@ -73,8 +73,8 @@ def test_a_run_that_is_ended_again_and_again_writes_the_same_files(
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
         process.communicate(timeout=300)
-        # It may have been faster than the signal.
-        assert process.returncode in (code, 5)
+        # It may have written all files, or even have ended, before the signal came.
+        assert process.returncode in (code, 5, -number)
     assert ended(command)[0] == 5
     result = contents(tmp_path / "out")
     temporaries = {name for name in result if "/." in f"/{name}"}
