@@ -142,15 +142,16 @@ async def answer(service: Service, request: schemas.Answer) -> dict[str, Any]:
 
 async def attention(service: Service, request: schemas.Attention) -> dict[str, Any]:
     """Shows where the decoder attends to as it writes each word of a text."""
-    if len(request.texts) != len(request.images):
+    service.require_fits(request.texts, "texts")
+    if len(request.images) not in (1, len(request.texts)):
         raise RequestError(
             422, f"there are {len(request.texts)} texts about {len(request.images)} images"
         )
     pixels = await service.pixels(request.images)
-    rows = [*zip(pixels, request.texts, strict=True)]
-    maps = await service.run("attention_maps", rows)
+    pixels = pixels * len(request.texts) if len(pixels) == 1 else pixels
+    maps = await service.run("attention_maps", [*zip(pixels, request.texts, strict=True)])
     return {
-        "images": [
+        "texts": [
             [{"word": word, "map": values.tolist()} for word, values in words] for words in maps
         ]
     }

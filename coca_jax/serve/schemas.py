@@ -205,7 +205,7 @@ class Answers(BaseModel):
 
 
 class Attention(Request):
-    """Images with a text about each, such as its caption."""
+    """An image with texts about it, such as its captions; or images with a text about each."""
 
     images: Images
     texts: Some
@@ -219,9 +219,9 @@ class Word(BaseModel):
 
 
 class AttentionMaps(BaseModel):
-    """For each image the words of its text."""
+    """The words of each text."""
 
-    images: list[list[Word]]
+    texts: list[list[Word]]
 
 
 class ModelInfo(BaseModel):
@@ -232,6 +232,7 @@ class ModelInfo(BaseModel):
     name: str
     step: int | None
     image_size: list[int] = Field(description="Height and width that images are resized to.")
+    resize_mode: str = Field(description="shortest: cut to the center; longest; squash.")
     abilities: dict[str, bool] = Field(description="By endpoint, such as caption.")
     captioning: dict[str, dict[str, float]] = Field(
         description="Options by method, as the page captions with; programs for them are ready."

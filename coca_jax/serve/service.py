@@ -100,7 +100,8 @@ class Service:
             if not abilities["caption"]:
                 self._wait("caption", [(image, "")] * size, method="greedy")
         if not abilities["caption"]:
-            self._wait("attention_maps", [(image, "a")])
+            for size in (1, 2, 4, 8):  # captions of the page
+                self._wait("attention_maps", [(image, "a")] * min(size, most))
             for method, options in PAGE_CAPTIONS.items():
                 self._wait("caption", [(image, "")], method=method, **options)
 
@@ -125,16 +126,20 @@ class Service:
         except UserError as error:
             raise RequestError(422, str(error)) from error
 
+    def require_fits(self, rows: Sequence[Any], what: str) -> None:
+        """Raises a RequestError if a request has more rows than a batch (422)."""
+        if len(rows) > self.limits.max_batch:
+            raise RequestError(
+                422, f"a request has at most {self.limits.max_batch} {what}, not {len(rows)}"
+            )
+
     async def pixels(self, sources: Sequence[str | bytes]) -> list[UInt8[np.ndarray, "h w 3"]]:
         """The images of a request as the model reads them.
 
         Raises:
           RequestError: there are too many, or one cannot be had, decoded or accepted.
         """
-        if len(sources) > self.limits.max_batch:
-            raise RequestError(
-                422, f"a request has at most {self.limits.max_batch} images, not {len(sources)}"
-            )
+        self.require_fits(sources, "images")
         loop, result = asyncio.get_running_loop(), []
         for number, source in enumerate(sources):
             what = f"images[{number}]"

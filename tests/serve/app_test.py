@@ -120,7 +120,9 @@ def test_labels_have_probabilities_by_embeddings_and_by_captions(client, model, 
 
 def test_attention_maps_are_the_models(client, model, pixels):
     texts = ["a red circle", "stars", "ring"]
-    answer = post(client, "attention", files=FILES, texts=texts)["images"]
+    answer = post(client, "attention", files=FILES, texts=texts)["texts"]
+    first = post(client, "attention", files=FILES[:1], texts=texts)["texts"]
+    assert first[0] == answer[0] and first[1] != answer[1]
     for words, expected in zip(answer, model.attention_maps(pixels, texts), strict=True):
         assert [one["word"] for one in words] == [word for word, _ in expected]
         for one, (_, weights) in zip(words, expected, strict=True):
@@ -155,7 +157,8 @@ MALFORMED = [
     ("classify", {"images": ["aGk="], "labels": []}, "labels"),
     ("classify", {"images": ["aGk="], "labels": ["a"], "templates": ["photo"]}, "templates"),
     ("classify", {"images": ["aGk="], "labels": ["a"] * 600}, "1200 texts"),
-    ("attention", {"images": ["aGk="], "texts": ["a", "b"]}, "2 texts about 1 images"),
+    ("attention", {"images": ["aGk="] * 3, "texts": ["a", "b"]}, "2 texts about 3 images"),
+    ("attention", {"images": ["aGk="], "texts": ["a"] * 5}, "at most 4 texts, not 5"),
 ]
 
 
