@@ -55,7 +55,7 @@ ALLOWED = {
     "serve": {"data", "evaluate", "image_search", "inference"},
     "validation": {"config", "data", "distributed", "evaluate", "losses", "models"},
     "train": {
-        *("models", "losses", "data", "distributed", "checkpoints", "config"),
+        *("models", "losses", "data", "distributed", "checkpoints", "config", "interop"),
         *("evaluate", "inference", "observe", "planning", "train.optimizers", "validation"),
     },
     "train.optimizers": set(),  # names that the configuration chooses among

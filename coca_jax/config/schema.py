@@ -69,7 +69,9 @@ class InitConfig:
 
     path: str = field(
         "",
-        "A workdir, one of its checkpoints, or a converted model; empty: random parameters.",
+        "A workdir, one of its checkpoints, a converted model, or OpenCLIP's weights of a CoCa; or "
+        "weights of a CLIP, a SigLIP or a ViT, of which the towers are taken that fit. Weights may "
+        "be at hf-hub:ORG/NAME. Empty: random parameters.",
         PATH,
         resumable=True,
     )

@@ -80,6 +80,24 @@ def match(places: Collection[Path], expected: Collection[str]) -> Match:
     return Match(matched, surplus, ".".join(prefix))
 
 
+def below(places: Collection[Path], matched: Match, expected: Collection[str]) -> dict[str, Path]:
+    """The places under a match's prefix, by their names there, without wrappers' words.
+
+    Args:
+      places: of all tensors of a file.
+      matched: what `match` returned for them.
+      expected: the names that it was given.
+    """
+    real = {part for name in expected for part in name.split(".")}
+    prefix = tuple(matched.prefix.split(".")) if matched.prefix else ()
+    words = {place: _words(place, real) for place in places}
+    return {
+        ".".join(parts[len(prefix) :]): place
+        for place, parts in words.items()
+        if parts[: len(prefix)] == prefix
+    }
+
+
 def listed(items: Iterable[str], separator: str = ", ") -> str:
     """The first few, and how many more there are."""
     items = list(items)

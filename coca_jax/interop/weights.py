@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from coca_jax.errors import UserError
 from coca_jax.interop import torch_file
+from coca_jax.interop.names import Path as Place
 from coca_jax.interop.names import leaves, listed, match
 from coca_jax.interop.shards import weight_files
 from coca_jax.io.files import atomic
@@ -58,15 +59,7 @@ def open_tensors(
     Raises:
       UserError: there is no such file, it is damaged, or holds no or no unambiguous weights.
     """
-    files, index = weight_files(path)
-    tensors: dict[tuple[str, ...], Any] = {}
-    for file in files:
-        for place, value in leaves(_tree(file)):
-            if place in tensors:
-                raise UserError(f"{path}: {'.'.join(place)} is in several of its files")
-            if _is_tensor(value):
-                tensors[place or ("",)] = value
-    _require_index(path, index, tensors)
+    tensors = _read_places(path)
     try:
         matched = match(tensors, expected)
     except UserError as error:
@@ -83,6 +76,32 @@ def open_tensors(
     if (left := len(tensors) - len(result) - len(matched.surplus)) > 0:
         report(f"{path}: read {matched.prefix or 'the weights'}; tensors left out: {left:,}")
     return result | surplus
+
+
+def read_places(path: str | os.PathLike) -> dict[Place, StoredTensor]:
+    """All tensors in the files of a model, by their places; nothing but headers is read.
+
+    Args:
+      path: as of `open_tensors`.
+
+    Raises:
+      UserError: there is no such file, it is damaged, or a tensor is in two of them.
+    """
+    return {place: v for place, v in _read_places(path).items() if not _is_unknown(v)}
+
+
+def _read_places(path: str | os.PathLike) -> dict[Place, Any]:
+    """The tensors by their places, and what may be one of an unknown kind."""
+    files, index = weight_files(path)
+    tensors: dict[Place, Any] = {}
+    for file in files:
+        for place, value in leaves(_tree(file)):
+            if place in tensors:
+                raise UserError(f"{path}: {'.'.join(place)} is in several of its files")
+            if _is_tensor(value):
+                tensors[place or ("",)] = value
+    _require_index(path, index, tensors)
+    return tensors
 
 
 def write_tensors(

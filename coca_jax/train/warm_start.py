@@ -6,6 +6,9 @@ is a [CLS], that is a contrastive loss, and gain or lose it, and rows where text
 shorter; one that is not stored, or not asked for by `init.only`, keeps its seeded initial values;
 what is stored and has no place is left out. Any other difference is an error, but for a head of
 other classes, which is new.
+
+From weights of another kind of model, such as a CLIP, the towers are taken that fit
+(`interop.towers`).
 """
 
 import dataclasses
@@ -26,7 +29,10 @@ from coca_jax.config import differences, model_config, to_json
 from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint
-from coca_jax.inference.sources import Source
+from coca_jax.inference.sources import Source, placed
+from coca_jax.interop import hub
+from coca_jax.interop.towers import Towers, is_tower_file, read_towers
+from coca_jax.io.paths import as_path
 from coca_jax.models import CoCaConfig
 from coca_jax.models.resampling import resample_positions
 from coca_jax.train.state import TrainState
@@ -40,16 +46,37 @@ Arrays = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
+class TowerFile:
+    """Weights of another kind of model."""
+
+    path: epath.Path
+    name: str  # as the user wrote it
+
+
+@dataclasses.dataclass(frozen=True)
+class _TowerSource:
+    """The towers that were read from a `TowerFile`."""
+
+    title: str
+    towers: Towers
+
+    def restore(self, item: str, target: Any, partial: bool = False) -> Any:
+        """See `Source.restore`."""
+        return placed(self.towers.params, target)
+
+
+@dataclasses.dataclass(frozen=True)
 class WarmStart:
     """A plan: which parameters a new run takes from where, and what becomes of the others."""
 
-    source: Source
+    source: Source | _TowerSource
     item: str  # "params", or "ema"
     reads: Shapes  # with the stored shape and the new run's dtype and sharding
     models: tuple[CoCaConfig, CoCaConfig]  # the source's and the new run's
     new: tuple[str, ...]
     left_out: tuple[str, ...]
     settings: tuple[str, ...]  # of model and losses that differ, in words
+    unfit: tuple[str, ...] = ()  # towers that are not taken, and why
 
     @property
     def resampled(self) -> bool:
@@ -137,25 +164,29 @@ class WarmStart:
         if self.left_out:
             rows["left out"] = _folded(self.left_out)
         lines = [f"{name:>11}  {text}" for name, text in rows.items()]
+        lines += [f"{'not taken':>11}  {text}" for text in self.unfit]
         lines += [f"{'differs':>11}  {text}" for text in self.settings]
         return "\n".join(lines)
 
 
-def find_source(path: str, workdir: epath.Path) -> Source | None:
-    """The checkpoint that `init.path` names; None without one, or where a run has its own already.
+def find_source(path: str, workdir: epath.Path) -> Source | TowerFile | None:
+    """The model that `init.path` names; None without one, or where a run has a checkpoint already.
 
     Raises:
-      UserError: there is no such checkpoint.
+      UserError: there is no such model.
     """
     if not path or CheckpointStore(workdir / "checkpoints").has_steps():
         return None
     try:
-        return find_checkpoint(path)
+        local = as_path(hub.download(path) if hub.is_hub_name(path) else path)
+        return TowerFile(local, path) if is_tower_file(local) else find_checkpoint(path)
     except UserError as error:
         raise UserError(f"config.init.path={path!r}: {error}") from error
 
 
-def plan(source: Source, config: ConfigDict, params: Any, tokenizer_file: str) -> WarmStart:
+def plan(
+    source: Source | TowerFile, config: ConfigDict, params: Any, tokenizer_file: str
+) -> WarmStart:
     """Compares what is stored with what is wanted; computes nothing.
 
     Args:
@@ -167,6 +198,8 @@ def plan(source: Source, config: ConfigDict, params: Any, tokenizer_file: str) -
     Raises:
       UserError: tokenizers or shapes differ (all of them are named), or nothing fits.
     """
+    if isinstance(source, TowerFile):
+        return _plan_towers(source, config, params)
     models = model_config(source.config), model_config(config)
     item = source.item(config.init.use_ema)
     wanted = traverse_util.flatten_dict(params, sep="/")
@@ -190,12 +223,54 @@ def plan(source: Source, config: ConfigDict, params: Any, tokenizer_file: str) -
     )
 
 
+def _plan_towers(source: TowerFile, config: ConfigDict, params: Any) -> WarmStart:
+    """The plan of a run that takes towers from another kind of model."""
+    new, wanted = model_config(config), traverse_util.flatten_dict(params, sep="/")
+    shapes = {name: leaf.shape for name, leaf in wanted.items()}
+    _require_pattern(config.init.only)
+    try:
+        kind, only = config.data.tokenizer.kind, config.init.only
+        towers = read_towers(source.path, new, shapes, kind, only)
+    except UserError as error:
+        raise UserError(
+            f"config.init.path: {source.name} does not fit this run:\n  {error}"
+        ) from error
+    image, text, contrastive = new.image, new.text, new.contrastive
+    if towers.grid:
+        rows, columns = towers.grid
+        size = {"size": rows * image.patch, "grid_width": columns if rows != columns else 0}
+        image = dataclasses.replace(image, **size)
+    if towers.context_length:
+        text = dataclasses.replace(text, context_length=towers.context_length)
+        contrastive = "none"  # for there is no position of a [CLS]
+    old = dataclasses.replace(new, image=image, text=text, contrastive=contrastive)
+    reads = {
+        name: jax.ShapeDtypeStruct(value.shape, wanted[name].dtype, sharding=wanted[name].sharding)
+        for name, value in towers.params.items()
+    }
+    return WarmStart(
+        _TowerSource(f"{source.name} ({', '.join(towers.titles)})", towers),
+        "params",
+        reads,
+        (old, new),
+        new=tuple(name for name in wanted if name not in reads),
+        left_out=tuple(name.replace(".", "/") for name in towers.left_out),
+        settings=towers.differs,
+        unfit=towers.unfit,
+    )
+
+
+def _require_pattern(only: str) -> None:
+    try:
+        re.compile(only)
+    except re.error as error:
+        raise UserError(f"config.init.only={only!r}: {error}") from error
+
+
 def _chosen(stored: Shapes, config: ConfigDict) -> Shapes:
     """The stored parameters that `init.only` selects."""
-    try:
-        chosen = {n: leaf for n, leaf in stored.items() if re.fullmatch(config.init.only, n)}
-    except re.error as error:
-        raise UserError(f"config.init.only={config.init.only!r}: {error}") from error
+    _require_pattern(config.init.only)
+    chosen = {n: leaf for n, leaf in stored.items() if re.fullmatch(config.init.only, n)}
     if not chosen:
         raise UserError(
             f"config.init.only={config.init.only!r} matches none of {_folded(tuple(stored))}"

@@ -12,6 +12,7 @@ import pytest
 from flax import traverse_util
 from reference.open_clip import recorded
 from reference.resampling import resampled
+from safetensors.numpy import load_file
 
 from coca_jax import cli
 from coca_jax.checkpoints import CheckpointStore
@@ -269,6 +270,81 @@ def test_a_converted_model_is_a_source(tmp_path):
     np.testing.assert_allclose(found.pop(POSITIONS), table, rtol=1e-6, atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert warm_start.new == warm_start.left_out == ()
+
+
+TOWERS = pathlib.Path(__file__).parent.parent / "fixtures/towers"
+
+
+def tower_config(**changes):
+    """A run that the tiny CLIP's towers fit."""
+    config = make_config(**{"data.tokenizer.kind": "clip"})
+    image = {"size": 12, "patch": 4, "width": 16, "num_heads": 2, "mlp_dim": 64}
+    image |= {"class_token": True, "pre_norm": True, "patch_bias": False}
+    text = {"vocab_size": 96, "context_length": 8, "width": 16, "num_heads": 2, "mlp_dim": 64}
+    flat = {f"model.image.{key}": value for key, value in image.items()}
+    flat |= {f"model.text.{key}": value for key, value in text.items()}
+    flat |= {"model.pooler.num_heads": 2, "model.embed_dim": 24}
+    config.update_from_flattened_dict(flat | changes)
+    return config
+
+
+def test_the_towers_of_a_clip_are_taken_and_the_rest_is_new():
+    config = tower_config(**{"model.image.size": 24, "model.text.context_length": 7})
+    warm_start, state, before = start(config, TOWERS / "clip.safetensors")
+    theirs, found = load_file(TOWERS / "clip.safetensors"), flat(state.params)
+    table = resampled(theirs["visual.positional_embedding"], (3, 3), (6, 6), first=1)
+    np.testing.assert_allclose(found.pop(POSITIONS), table, rtol=1e-6, atol=1e-6)
+    rows = np.concatenate([theirs["positional_embedding"][:7], before[TEXT_POSITIONS][-1:]])
+    np.testing.assert_array_equal(found.pop(TEXT_POSITIONS), rows)
+    np.testing.assert_array_equal(found["text_projection"], theirs["text_projection"])
+    np.testing.assert_array_equal(found["decoder/embedding"], theirs["token_embedding.weight"])
+    up = theirs["visual.transformer.resblocks.1.mlp.c_fc.weight"].T
+    name = "image_encoder/transformer/layers/mlp/up/kernel"
+    np.testing.assert_array_equal(found[name][1], up)
+    new = {name for name, value in found.items() if np.array_equal(value, before[name])}
+    assert new == set(warm_start.new) and "logit_scale" in new
+    assert {name.split("/")[0] for name in new} == {
+        *("caption_pooler", "contrastive_pooler", "decoder", "image_projection", "logit_scale"),
+    }
+    assert not any(name.startswith(("decoder/unimodal", "decoder/embedding")) for name in new)
+    assert jax.tree.map(lambda x: x.sharding, state) == factory_of(config).shardings
+    lines = warm_start.summary()
+    for line in (
+        "clip.safetensors (OpenCLIP's image encoder, OpenCLIP's text encoder), its parameters",
+        f"resampled  {POSITIONS}, from 3 x 3 to 6 x 6 patches",
+        f"resized  {TEXT_POSITIONS}, whose last row, [CLS]'s, is new, of 7 tokens, from 8",
+        "left out  logit_scale, visual/proj",
+        "differs  attention heads: the weights do not say how many",
+    ):
+        assert line in lines
+
+
+def test_a_tower_that_does_not_fit_is_said_and_stays_new():
+    config = tower_config(**{"data.tokenizer.kind": "byte"})
+    warm_start, *_ = start(config, TOWERS / "clip.safetensors")
+    assert not any(name.startswith("decoder/") for name in warm_start.reads)
+    assert "not taken  its text encoder: it reads CLIP's tokens" in warm_start.summary()
+    config.model.image.num_layers = 3
+    message = refused(config, TOWERS / "clip.safetensors")
+    assert "clip.safetensors does not fit this run:\n  its image encoder: 2 layers" in message
+    assert "\n  its text encoder: " in message
+    only = tower_config(**{"init.only": "caption_pooler/.*"})
+    assert "matches no parameter of image_encoder or decoder" in refused(
+        only, TOWERS / "clip.safetensors"
+    )
+
+
+def test_open_clips_weights_are_a_source(tmp_path):
+    theirs = recorded("square")
+    shutil.copy(theirs.file, tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": theirs.settings}))
+    config = make_config(**{"data.tokenizer.kind": "clip", "init.only": "image_encoder/.*"})
+    config.model = as_section(theirs.config())
+    warm_start, state, _ = start(config, tmp_path)
+    expected, found = flat(theirs.params()), flat(state.params)
+    for name in warm_start.reads:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert warm_start.left_out == () and len(warm_start.reads) > 10
 
 
 def params_at(workdir, step):

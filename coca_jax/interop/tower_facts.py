@@ -1,0 +1,87 @@
+"""What a configuration says of a model's towers, and their weights do not."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from coca_jax.errors import UserError
+from coca_jax.interop.hub import SETTINGS
+from coca_jax.interop.open_clip_config import preprocessing
+from coca_jax.interop.tower_families import IMAGE, TEXT
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a configuration says of a model's towers, and their weights do not."""
+
+    heads: Mapping[str, int]  # by tower; of none where it is not said
+    causal: bool = True  # whether a text's tokens attend to earlier ones only
+    activation: str = ""  # if it is another than ours
+    pixels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    grid: tuple[int, int] | None = None  # of patches, if it is not square
+
+
+def read_json(path: epath.Path) -> Mapping[str, Any]:
+    """The content of a JSON file; nothing if it is not there or is none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, Mapping) else {}
+
+
+def read_facts(folder: epath.Path) -> Facts:
+    """The facts in the configuration of a folder, OpenCLIP's or that of `transformers`.
+
+    Raises:
+      UserError: it is no configuration of a model.
+    """
+    try:
+        if settings := read_json(folder / SETTINGS):
+            return _open_clip_facts(settings)
+        return _transformers_facts(read_json(folder / "config.json"))
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, UserError) as error:
+        raise UserError(f"the configuration in {folder} cannot be read: {error}") from error
+
+
+def _open_clip_facts(settings: Mapping[str, Any]) -> Facts:
+    model = settings.get("model_cfg", settings)
+    vision, text = model["vision_cfg"], model["text_cfg"]
+    heads = {}
+    if "timm_model_name" not in vision:
+        heads[IMAGE] = vision.get("width", 768) // vision.get("head_width", 64)
+    if "hf_model_name" not in text:
+        heads[TEXT] = text.get("heads", 8)
+    size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
+    grid = tuple(side // patch for side in size) if isinstance(size, list) else None
+    return Facts(
+        heads,
+        causal=not text.get("no_causal_mask"),
+        activation="quick_gelu" if model.get("quick_gelu") else "",
+        pixels=preprocessing(settings),
+        grid=grid,
+    )
+
+
+def _transformers_facts(settings: Mapping[str, Any]) -> Facts:
+    kind = settings.get("model_type")
+    if not isinstance(kind, str) or not kind.startswith(("clip", "siglip")):
+        return Facts({})
+    parts = {
+        IMAGE: settings.get("vision_config") or settings,
+        TEXT: settings.get("text_config") or {},
+    }
+    default = {IMAGE: 12, TEXT: 8 if kind.startswith("clip") else 12}
+    heads = {
+        tower: part.get("num_attention_heads", default[tower]) for tower, part in parts.items()
+    }
+    usual = "quick_gelu" if kind.startswith("clip") else "gelu"
+    activation = parts[IMAGE].get("hidden_act", usual)
+    return Facts(
+        heads,
+        causal=kind.startswith("clip"),
+        activation=activation if activation == "quick_gelu" else "",
+    )
