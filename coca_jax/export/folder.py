@@ -51,20 +51,13 @@ def export_model(
       The content of the folder's `export.json`.
 
     Raises:
-      UserError: see `require_writable` and `require_settings`; or the model has nothing to export,
-        or the folder cannot be written.
+      UserError: see the functions below; or the folder cannot be written.
     """
     require_writable(folder)
     require_settings(file_format, dtype, platforms)
-    config = exported_config(model.config, dtype)
-    if not config.has_cls and not config.captioning:
-        raise UserError(
-            "this model was trained without the contrastive and the captioning loss: it has no "
-            "embeddings and no captions to export"
-        )
+    require_functions(model)
     weights = weights_of(model.params, dtype)
-    traced = trace_functions(config, weights)
-    read = {name for function in traced for name in function.weights}
+    traced = trace_functions(exported_config(model.config, dtype), weights)
     settings = {"format": file_format, "dtype": dtype, "weights": WEIGHTS}
     if file_format == "stablehlo":
         settings["platforms"] = list(platforms)
@@ -74,13 +67,25 @@ def export_model(
     try:
         with files.atomic(folder) as temporary:
             temporary.mkdir(parents=True)
-            save_file({n: weights[n] for n in sorted(read)}, temporary / WEIGHTS)
-            _write_functions(temporary, traced, weights, file_format, platforms)
             for name, content in contents.items():
                 (temporary / name).write_bytes(content)
+            _write_functions(temporary, traced, weights, settings)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder} cannot be written: {cause(error)}") from error
     return description
+
+
+def require_functions(model: LoadedModel) -> None:
+    """Refuses a model that has nothing to export.
+
+    Raises:
+      UserError: it was trained with neither of the two losses.
+    """
+    if not model.config.has_cls and not model.config.captioning:
+        raise UserError(
+            "this model was trained without the contrastive and the captioning loss: it has no "
+            "embeddings and no captions to export"
+        )
 
 
 def require_writable(folder: str | os.PathLike) -> None:
@@ -126,16 +131,18 @@ def _write_functions(
     folder: pathlib.Path,
     traced: Sequence[Traced],
     weights: Mapping[str, np.ndarray],
-    file_format: str,
-    platforms: Sequence[str],
+    settings: Mapping[str, Any],
 ) -> None:
-    """Writes a file for each function, next to the weights."""
+    """Writes the weights that are read, and a file for each function."""
+    read = {name for function in traced for name in function.weights}
+    save_file({name: weights[name] for name in sorted(read)}, folder / WEIGHTS)
+    specs = {name: Spec(weights[name].shape, weights[name].dtype) for name in read}
     for function in traced:
-        path = folder / f"{function.name}.{file_format}"
-        read = {name: Spec(weights[name].shape, weights[name].dtype) for name in function.weights}
-        if file_format == "stablehlo":
-            write_stablehlo(function, read, path, platforms)
+        path = folder / f"{function.name}.{settings['format']}"
+        own = {name: specs[name] for name in function.weights}
+        if settings["format"] == "stablehlo":
+            write_stablehlo(function, own, path, settings["platforms"])
         else:
             from coca_jax.export.onnx_file import write_onnx
 
-            write_onnx(function, read, path, folder / WEIGHTS)
+            write_onnx(function, own, path, folder / WEIGHTS)

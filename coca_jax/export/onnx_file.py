@@ -32,7 +32,7 @@ def write_onnx(
       weights_file: the safetensors file in the same folder, which holds them.
 
     Raises:
-      UserError: the model has an operation that no rule is there for.
+      UserError: the model has an operation without a rule.
     """
     graph = Graph()
     values = [_value(name, spec) for name, spec in (weights | traced.inputs).items()]
@@ -46,19 +46,22 @@ def write_onnx(
         ) from error
     for name, value in zip(traced.outputs, outputs, strict=True):
         graph.nodes.append(helper.make_node("Identity", [graph.whole(value)], [name], name))
-    content = helper.make_graph(
-        graph.nodes,
-        traced.name,
-        [_info(name, spec) for name, spec in traced.inputs.items()],
-        [_info(name, spec) for name, spec in traced.outputs.items()],
-        graph.initializers + _external(weights, weights_file),
+    graph.initializers += _external(weights, weights_file)
+    path.write_bytes(_model(graph, traced).SerializeToString())
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def _model(graph: Graph, traced: Traced) -> onnx.ModelProto:
+    """A complete graph with its inputs and outputs."""
+    inputs, outputs = (
+        [_info(name, spec) for name, spec in specs.items()]
+        for specs in (traced.inputs, traced.outputs)
     )
+    content = helper.make_graph(graph.nodes, traced.name, inputs, outputs, graph.initializers)
     opsets = [helper.make_opsetid("", OPSET)]
-    model = helper.make_model(
+    return helper.make_model(
         content, opset_imports=opsets, ir_version=IR_VERSION, producer_name="coca_jax"
     )
-    path.write_bytes(model.SerializeToString())
-    onnx.checker.check_model(str(path), full_check=True)
 
 
 def convert(
@@ -74,11 +77,9 @@ def convert(
         values[variable] = _constant(graph, np.asarray(constant))
 
     def read(atom: Any) -> Value:
-        return (
-            _constant(graph, np.asarray(atom.val, atom.aval.dtype))
-            if isinstance(atom, Literal)
-            else values[atom]
-        )
+        if isinstance(atom, Literal):
+            return _constant(graph, np.asarray(atom.val, atom.aval.dtype))
+        return values[atom]
 
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]

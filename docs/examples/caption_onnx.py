@@ -14,48 +14,38 @@ from PIL import Image
 
 folder, *paths = map(pathlib.Path, sys.argv[1:])
 about = json.loads((folder / "export.json").read_text())
-files = {name: folder / function["file"] for name, function in about["functions"].items()}
-encoder, decoder = (onnxruntime.InferenceSession(files[n]) for n in ("image_encoder", "decoder"))
+special, size = about["tokenizer"], about["preprocessing"]["height"]
+names = ("image_encoder", "decoder")
+encoder, decoder = (onnxruntime.InferenceSession(folder / f"{name}.onnx") for name in names)
+if special["kind"] == "sentencepiece":
+    from sentencepiece import SentencePieceProcessor
 
-
-def read(path):
-    """The pixels of a square image as by resize_mode "shortest": scaled, and its center cut out."""
-    image, size = Image.open(path).convert("RGB"), about["preprocessing"]["height"]
-    width, height = (int(size * side / min(image.size)) for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    scaled = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(scaled.crop((left, top, left + size, top + size)))
-
-
-def to_text(ids):
-    """The text of ids without the end."""
-    kind, file = about["tokenizer"]["kind"], str(folder / about["tokenizer"]["files"][0])
-    if kind == "sentencepiece":
-        from sentencepiece import SentencePieceProcessor
-
-        return SentencePieceProcessor(model_file=file).decode(ids)
+    tokenizer = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+else:
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(file).decode(ids).replace("</w>", " ").strip()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
-
-pixels = np.stack([read(path) for path in paths])
-keys, values = encoder.run(["image_keys", "image_values"], {"pixels": pixels})
-cache = {  # of the text: one row for each position
-    port.name: np.zeros([len(pixels), *port.shape[1:]], np.float32)
-    for port in decoder.get_inputs()
-    if port.name.startswith("text_")
-}
-rows = np.full((len(pixels), 1), about["tokenizer"]["bos_id"], np.int32)
+pixels = []
+for path in paths:  # the short side is scaled to a square's, and the center cut out
+    image = Image.open(path).convert("RGB")
+    width, height = (int(size * side / min(image.size)) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    pixels.append(np.asarray(image.crop((left, top, left + size, top + size))))
+outputs = ["image_keys", "image_values"]
+image = dict(zip(outputs, encoder.run(outputs, {"pixels": np.stack(pixels)}), strict=True))
+inputs = [port for port in decoder.get_inputs() if port.name.startswith("text_")]
+text = {port.name: np.zeros([len(paths), *port.shape[1:]], np.float32) for port in inputs}
+ids = np.full((len(paths), 1), special["bos_id"], np.int32)
 for position in range(about["captions"]["length"] - 1):
-    step = {"ids": rows[:, -1], "position": np.array(position, np.int32)}
-    image = {"image_keys": keys, "image_values": values}
-    logits, *new = decoder.run(None, step | cache | image)
-    cache = dict(zip(cache, new, strict=True))
+    step = {"ids": ids[:, -1], "position": np.array(position, np.int32)}
+    logits, *new = decoder.run(None, step | text | image)
+    text = dict(zip(text, new, strict=True))
     logits[:, about["captions"]["suppress"]] = -np.inf
-    rows = np.concatenate([rows, logits.argmax(-1, keepdims=True).astype(np.int32)], axis=1)
-    if (rows == about["tokenizer"]["eos_id"]).any(axis=1).all():
+    ids = np.concatenate([ids, logits.argmax(-1)[:, None].astype(np.int32)], axis=1)
+    if (ids == special["eos_id"]).any(axis=1).all():
         break
-for path, row in zip(paths, rows[:, 1:].tolist(), strict=True):
-    end = about["tokenizer"]["eos_id"]
-    print(f"{path}: {to_text(row[: row.index(end)] if end in row else row)}")
+for path, row in zip(paths, ids[:, 1:].tolist(), strict=True):
+    row = row[: row.index(special["eos_id"])] if special["eos_id"] in row else row
+    print(f"{path}: {tokenizer.decode(row).replace('</w>', ' ').strip()}")

@@ -1,6 +1,7 @@
 """Small models with random parameters, as runs on disk and loaded."""
 
 import functools
+import pathlib
 
 import jax
 import numpy as np
@@ -12,10 +13,13 @@ from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import load_config, model_config, to_json, write_config
 from coca_jax.data.tokenizers.sentence_piece import train_sentencepiece
 
+ROOT = pathlib.Path(__file__).parents[2]
 ONE_DEVICE = jax.devices()[:1]
 TINY = (
     "--config.data.tokenizer.kind=byte",
     "--config.model.text.vocab_size=260",  # one more than there are bytes and special ids
+    "--config.model.text.unimodal_layers=2",
+    "--config.model.text.multimodal_layers=3",
     "--config.model.image.width=32",
     "--config.model.text.width=32",
 )
@@ -23,7 +27,7 @@ TINY = (
 
 def make_run(folder, *overrides):
     """A run of a tiny model; returns its folder."""
-    config = load_config("configs/shapes.py:smoke", [*TINY, *overrides])
+    config = load_config(f"{ROOT}/configs/shapes.py:smoke", [*TINY, *overrides])
     params = random_params(models.make_model(model_config(config)), 0)
     with CheckpointStore(folder / "checkpoints") as store:
         store.save(2, {"params": params}, {"examples_seen": 32, "config": to_json(config)})
