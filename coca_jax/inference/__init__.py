@@ -1,6 +1,6 @@
 """A model ready for use: `coca_jax.load`, and what it returns."""
 
-from coca_jax.inference.loading import Checkpoint, find_checkpoint, load, restore_params
+from coca_jax.inference.loading import Checkpoint, find_checkpoint, load, load_from, restore_params
 from coca_jax.inference.model import Caption, LoadedModel
 
 __all__ = [
@@ -9,5 +9,6 @@ __all__ = [
     "LoadedModel",
     "find_checkpoint",
     "load",
+    "load_from",
     "restore_params",
 ]

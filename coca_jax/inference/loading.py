@@ -49,7 +49,13 @@ def load(
     Raises:
       UserError: there is no such model, or its files are damaged.
     """
-    source = find_checkpoint(path, step)
+    return load_from(find_checkpoint(path, step), use_ema=use_ema, devices=devices)
+
+
+def load_from(
+    source: Source, *, use_ema: bool = True, devices: Sequence[jax.Device] | None = None
+) -> LoadedModel:
+    """The model of `find_checkpoint`; see `load`."""
     config, tokenizer = source.config, source.tokenizer()
     devices = jax.local_devices() if devices is None else devices
     partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices))

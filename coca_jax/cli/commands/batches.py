@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from coca_jax.cli.commands.configs import load_model
 from coca_jax.errors import Incomplete, Preempted
 from coca_jax.io.messages import counted
 
@@ -52,15 +53,13 @@ def _run(options: argparse.Namespace, command: str, make_task: Callable) -> None
     processes.start(limits.start_seconds, limits.heartbeat_seconds)
     import jax
 
-    from coca_jax.inference import load
-
     source = open_source(named)
     warn_of_lost(options.data, source)
     parts = split(source, options.records_per_file)
     index, count = options.shard
     index = (index - 1) * jax.process_count() + jax.process_index()
     mine = parts[index :: count * jax.process_count()]
-    model = load(options.model)
+    model = load_model(options.model)
     if command != "caption":
         require_contrastive(model, command)
     task = make_task(model)

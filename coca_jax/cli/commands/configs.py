@@ -1,4 +1,4 @@
-"""Loads and checks the configuration of a subcommand."""
+"""Loads the configuration or the model of a subcommand."""
 
 import argparse
 
@@ -22,3 +22,13 @@ def checked_config(options: argparse.Namespace, reads_data: bool = True):
     config = raw_config(options)
     validate(config, reads=("train",) if reads_data else ())
     return config
+
+
+def load_model(path: str):
+    """The model at a path; programs compiled for it are kept on disk, as its configuration says."""
+    from coca_jax.inference import find_checkpoint, load_from
+    from coca_jax.train.compile_cache import use_compile_cache
+
+    source = find_checkpoint(path)
+    use_compile_cache(source.config.compile_cache, source.workdir)
+    return load_from(source)

@@ -5,6 +5,7 @@ import functools
 import sys
 
 from coca_jax.cli.commands.batches import caption_data
+from coca_jax.cli.commands.configs import load_model
 from coca_jax.cli.options import BEAM_OPTIONS, CAPTION_OPTIONS, SAMPLING_OPTIONS
 from coca_jax.cli.streams import is_read, print_json
 from coca_jax.errors import Incomplete, UserError
@@ -26,9 +27,7 @@ def caption(options: argparse.Namespace) -> None:
             raise UserError("--data needs --output, a folder for the captions")
         caption_data(options, _method(settings), settings)
         return
-    from coca_jax.inference import load
-
-    model, unreadable = load(options.model), 0
+    model, unreadable = load_model(options.model), 0
     for start in range(0, len(options.images), BATCH):
         if not is_read():
             return
@@ -51,7 +50,6 @@ def search(options: argparse.Namespace) -> None:
     """Finds the images that match a text or an image best; prints a JSON line for each."""
     from coca_jax.image_search.image_index import local_folder
     from coca_jax.image_search.nearest import import_faiss
-    from coca_jax.inference import load
 
     if (options.text is None) == (options.image is None):
         raise UserError("give either a text to search for, or --image")
@@ -61,7 +59,7 @@ def search(options: argparse.Namespace) -> None:
         import_faiss()  # fails now rather than after embedding
     for folder in filter(None, (options.images, options.index)):
         local_folder(folder)  # fails now rather than after loading a model
-    model = load(options.model)
+    model = load_model(options.model)
     if options.text is None:
         query = model.encode_image(model.preprocess([options.image]))[0]
     else:

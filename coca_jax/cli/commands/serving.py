@@ -7,6 +7,7 @@ import pathlib
 import sys
 from typing import Any
 
+from coca_jax.cli.commands.configs import load_model
 from coca_jax.errors import UserError
 
 
@@ -31,16 +32,11 @@ def serve(options: argparse.Namespace) -> None:
     )
     report = functools.partial(print, file=sys.stderr, flush=True)
     with bind(options.host, options.port) as opened:  # fails now rather than after loading a model
-        from coca_jax.inference import find_checkpoint, load
-        from coca_jax.train.compile_cache import use_compile_cache
-
-        source = find_checkpoint(options.model)
-        use_compile_cache(source.config.compile_cache, source.workdir)
-        model = load(options.model)
+        model = load_model(options.model)
         index = _index(options, model, report) if options.images else None
         name = os.path.basename(os.path.abspath(options.model))
         folder = pathlib.Path(options.images) if options.images else None
-        served = Served(model, name, _writes_answers(source.config), index, folder)
+        served = Served(model, name, _writes_answers(model.source.config), index, folder)
         service = Service(served, limits)
         service.warm_up(report)
         run(service, opened)
