@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import datetime
 import itertools
 import sys
 import time
@@ -101,7 +102,7 @@ def run(
         contextlib.closing(rows),
         ThreadPoolExecutor(AHEAD) as models,
         ThreadPoolExecutor(1) as writer,
-        _Progress(output, todo, len(parts)) as progress,
+        _Progress(todo, len(parts)) as progress,
     ):
         for batch, columns in _computed(_batches(rows, todo, batch_size), task, models):
             results.add(batch, columns)
@@ -255,10 +256,10 @@ def _stored(record: Record) -> dict[str, Any]:
 class _Progress:
     """A bar on a terminal, elsewhere a line for each file; and the unusable records."""
 
-    def __init__(self, output: Output, todo: Sequence[Part], total: int):
-        count, self._output, self._total = sum(part.count for part in todo), output, total
+    def __init__(self, todo: Sequence[Part], total: int):
+        self._count, self._total = sum(part.count for part in todo), total
         self._shown, self._read, self._start = 0, 0, time.monotonic()
-        self._bar = tqdm(total=count, unit="image", disable=None, dynamic_ncols=True)
+        self._bar = tqdm(total=self._count, unit="image", disable=None, dynamic_ncols=True)
         if len(todo) < total:
             there = f"{total - len(todo):,} of {counted(total, 'files are there already')}"
             print(there, file=sys.stderr)
@@ -282,12 +283,13 @@ class _Progress:
         """Notes a file."""
         if not self._bar.disable:
             return
-        speed = self._read / (time.monotonic() - self._start)
+        speed = max(self._read, 1) / (time.monotonic() - self._start)
+        left = datetime.timedelta(seconds=round((self._count - self._read) / speed))
         bad = f", {counted(len(record.bad), 'unusable records')}" if record.bad else ""
         print(
             f"{files:,} of {self._total:,} files ({record.shard[0]}: "
             f"{counted(record.results, 'results')}"
-            f"{bad}; {speed:,.0f} images/s)",
+            f"{bad}; {speed:,.0f} images/s; {left} left)",
             file=sys.stderr,
             flush=True,
         )
