@@ -408,9 +408,16 @@ def _add_conversions(add: Add) -> None:
 
 def _add_export(add: Add) -> None:
     command = add("export", exporting.export)
-    command.add_argument("model", type=path, metavar="MODEL", help="what --model of others takes")
-    command.add_argument("output", type=path, metavar="OUT", help="new folder")
-    command.add_argument("--format", choices=("stablehlo", "onnx"), required=True, help="of OUT")
+    command.add_argument(
+        "model",
+        type=path,
+        metavar="MODEL",
+        help="a workdir, a converted model, or hf-hub:ORG/NAME",
+    )
+    command.add_argument("output", type=path, metavar="OUT", help="folder to write")
+    command.add_argument(
+        "--format", choices=("stablehlo", "onnx"), required=True, help="of the functions"
+    )
     command.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="of activations"
     )

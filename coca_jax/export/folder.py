@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -136,6 +137,7 @@ def _write_functions(
     """Writes the weights that are read, and a file for each function."""
     read = {name for function in traced for name in function.weights}
     save_file({name: weights[name] for name in sorted(read)}, folder / WEIGHTS)
+    shutil.copymode(folder / DESCRIPTION, folder / WEIGHTS)  # safetensors' is the owner's alone
     specs = {name: Spec(weights[name].shape, weights[name].dtype) for name in read}
     for function in traced:
         path = folder / f"{function.name}.{settings['format']}"

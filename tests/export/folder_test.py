@@ -48,6 +48,7 @@ def test_description(model, tmp_path):
         "weights.safetensors",
         *(f"{name}.stablehlo" for name in ("image_encoder", "text_encoder", "decoder")),
     }
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
 
 
 def changed(model, **changes):
