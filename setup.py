@@ -72,7 +72,7 @@ setup(
         "plan-cuda": ["jax[cuda13]>=0.10,<0.12"],  # 4.4 GB; compiles for GPUs without one
         "quantization": ["qwix>=0.1.8,<0.2"],
         "search": ["faiss-cpu>=1.9,<2"],
-        "hub": ["huggingface_hub>=0.34,<3"],  # models at hf-hub:ORG/NAME
+        "hub": ["huggingface_hub>=0.36,<3"],  # models at hf-hub:ORG/NAME
         "serve": SERVE,
         "onnx": ["onnx>=1.19,<2"],  # coca export --format onnx
         "gcs": ["gcsfs>=2024.10"],  # data and workdirs at gs://
@@ -85,7 +85,7 @@ setup(
             "tensorboard>=2.20,<3",
             "qwix>=0.1.8,<0.2",
             "faiss-cpu>=1.9,<2",
-            "huggingface_hub>=0.34,<3",
+            "huggingface_hub>=0.36,<3",
             "onnx>=1.19,<2",
             "onnxruntime>=1.20,<2",
             "gcsfs>=2024.10",

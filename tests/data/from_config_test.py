@@ -12,6 +12,8 @@ from coca_jax.data.from_config import (
 )
 from coca_jax.data.options import data_config
 from coca_jax.data.sources.tfds import tfds_source
+from coca_jax.data.transforms import images
+from coca_jax.data.transforms.images import Resizing
 from coca_jax.errors import UserError
 
 
@@ -37,6 +39,18 @@ def test_the_stream_of_a_config(data, prepared):
     source = tfds_source("shapes", "train", prepared)
     captions = sorted(source[i]["captions"][0] for i in range(60))
     assert sorted(make_tokenizer_from(data).decode(batch["text"])) == captions
+
+
+def test_images_are_resized_as_the_model_says(data, prepared):
+    source = tfds_source("shapes", "train", prepared)
+    resizing = Resizing("squash", "bilinear")
+    options = {"image_size": (32, 16), "text_length": 8, "batch_size": 60, "seed": 0}
+    data.train.min_crop_area = 1.0
+    data.train.flip = False
+    batch = next(make_train_stream(data, resizing=resizing, **options).batches())
+    pixels = images.decode(source[0]["image"])
+    expected = images.resize_for_evaluation(pixels, (32, 16), resizing)
+    assert any(np.array_equal(image, expected) for image in batch["image"])
 
 
 def test_a_mixture_changes_what_it_names_and_keeps_the_rest(data):

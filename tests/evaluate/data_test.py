@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import tarfile
+import types
 
 import cv2
 import flax.linen as nn
@@ -11,15 +12,18 @@ import jax
 import numpy as np
 import pytest
 from broken_data import write_tar
+from memory_source import MemorySource, record
 from ml_collections import ConfigDict
 
 from coca_jax.config import load_config, model_config
 from coca_jax.data.tokenizers import make_tokenizer
+from coca_jax.data.transforms import images
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.evaluate import data, runner
+from coca_jax.evaluate.base import Examples
 from coca_jax.inference import LoadedModel
-from coca_jax.models import CoCa, HeadConfig, init_params
+from coca_jax.models import CoCa, HeadConfig, ImageConfig, init_params
 
 PROBE = {
     "kind": "probe",
@@ -52,6 +56,19 @@ def model(config):
     params = nn.meta.unbox(jax.jit(lambda key: init_params(model, key))(jax.random.key(0)))
     partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}))
     return LoadedModel(model, params, make_tokenizer("byte", ""), partitioner, 1, "these")
+
+
+def test_images_are_resized_as_the_model_says(config, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (8, 20, 3), np.uint8)
+    source = MemorySource([record(cv2.imencode(".png", pixels[..., ::-1])[1].tobytes(), ["a"])])
+    monkeypatch.setattr(data, "open_examples", lambda examples, config: source)
+    image = ImageConfig(size=8, resize_mode="longest", interpolation="bilinear", fill_color=7)
+    model = types.SimpleNamespace(config=types.SimpleNamespace(image=image))
+    examples = Examples(num_images=1)
+    (batch,) = data.EvaluationData(model, config, examples, tmp_path).batches()
+    expected = images.resize_for_evaluation(pixels, (8, 8), images.Resizing.of(image))
+    np.testing.assert_array_equal(batch["image"][0], expected)
 
 
 def test_features_are_kept_for_parameters_that_stay(config, model, tmp_path, monkeypatch):

@@ -36,6 +36,9 @@ def test_configuration_and_weights_are_downloaded_once(server):
     folder = hub.download("hf-hub:org/small")
     assert names(folder) == SMALL.keys() - {"a.md"}
     assert (folder / "open_clip_pytorch_model.bin").read_bytes() == b"x" * 5_000
+    weights = [path for _, path in server.requests if path.endswith(".bin")]
+    commit = server.commit("org/small")
+    assert weights and all(f"/resolve/{commit}/" in path for path in weights)
     server.requests.clear()
     assert hub.download("hf-hub:org/small@v1") == folder
     assert {method for method, _ in server.requests} == {"HEAD"}

@@ -19,11 +19,12 @@ from coca_jax import cli
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import default_config, model_config, to_json, write_config
 from coca_jax.data.tokenizers import make_tokenizer
+from coca_jax.data.transforms import images
 from coca_jax.errors import UserError
 from coca_jax.evaluate.results import write_results
 from coca_jax.inference import find_checkpoint
 from coca_jax.interop import open_clip_config
-from coca_jax.interop.publish import export_folder
+from coca_jax.interop.publish import export_folder, push
 from coca_jax.interop.tokenizer_files import clip_json
 from coca_jax.models import CoCa, init_params
 from coca_jax.models.presets import as_section
@@ -120,6 +121,17 @@ def test_the_card_says_what_the_workdir_does_and_no_paths(exported):
     assert "secret" not in text
 
 
+def test_images_are_resized_as_the_folder_says(exported):
+    model = coca_jax.load(exported, devices=jax.devices()[:1])
+    image, file = model.config.image, FOLDER / "pixels/wide.png"
+    pixels = model.preprocess([file])[0] * np.array(image.std) + np.array(image.mean)
+    resizing = images.Resizing("longest", "bicubic", 9)
+    expected = images.resize_for_evaluation(
+        images.decode(file.read_bytes()), image.pixels, resizing
+    )
+    np.testing.assert_allclose(pixels * 255, expected, atol=1e-3)
+
+
 def test_search_keeps_its_index_in_the_cache(exported, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     command = ["search", "--model", str(exported), "--images", str(FOLDER / "pixels"), "a dog"]
@@ -179,7 +191,7 @@ def test_clips_tokenizer_is_the_same_in_the_hubs_form():
         assert theirs.encode(row["text"]).ids[:75] == row["ids"][:75], row
 
 
-def test_a_tokenizer_json_comes_along(workdir, tmp_path):
+def test_a_tokenizer_json_comes_along(workdir, tmp_path, monkeypatch):
     text = json.dumps(clip_json())
     (tmp_path / "tokenizer.json").write_text(text)
     (tmp_path / "tokenizer_config.json").write_text('{"pad_token": "!"}')
@@ -196,6 +208,15 @@ def test_a_tokenizer_json_comes_along(workdir, tmp_path):
     source = find_checkpoint(tmp_path / "out")
     ids = source.tokenizer().encode(["a red circle"], 12)
     np.testing.assert_array_equal(ids, made.encode(["a red circle"], 12))
+    with hub_server(str(tmp_path / "cache")) as server:
+        monkeypatch.setenv("HF_TOKEN", server.token)
+        push(tmp_path / "out", "me/json")
+        uploaded = server.repositories["me/json"]
+        settings = json.loads(uploaded["open_clip_config.json"])
+        assert settings["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "me/json"
+        assert uploaded.keys() == FILES | {"tokenizer.json", "tokenizer_config.json"}
+        found = find_checkpoint("hf-hub:me/json").tokenizer()
+        np.testing.assert_array_equal(found.encode(["a red circle"], 12), ids)
     (tmp_path / "out/tokenizer.json").unlink()
     with pytest.raises(
         UserError, match=r"its tokenizer is 'out', and there is no .*tokenizer.json"
