@@ -49,7 +49,9 @@ def exported_config(config: CoCaConfig, dtype: str) -> CoCaConfig:
       config: of a model with its layers apart, as `coca_jax.load` makes it.
       dtype: of the activations.
     """
-    return dataclasses.replace(config, dtype=dtype, attention="xla", remat="none")
+    image, text = (dataclasses.replace(part, remat="") for part in (config.image, config.text))
+    settings = {"dtype": dtype, "attention": "xla", "remat": "none"}
+    return dataclasses.replace(config, image=image, text=text, **settings)
 
 
 def weights_of(params: Mapping[str, Any], dtype: str) -> dict[str, np.ndarray]:
@@ -83,11 +85,8 @@ def trace_functions(config: CoCaConfig, weights: Mapping[str, np.ndarray]) -> li
             _trace(functions.text_encoder, weights, {"ids": Spec((batch, length), jnp.int32)})
         )
     if config.captioning:
-        names = ("image_keys", "image_values")
-        image = {name: traced[0].outputs[name] for name in names}
         inputs = {name: spec for name, spec in specs.items() if name != "pixels"}
-        # In the scope of these inputs: the batch of another trace is another symbol.
-        image = {name: Spec((batch, *spec.shape[1:]), spec.dtype) for name, spec in image.items()}
+        image = {n: spec for n, spec in traced[0].outputs.items() if n != "embedding"}
         traced.append(_trace(functions.decoder, weights, inputs | image))
     return traced
 

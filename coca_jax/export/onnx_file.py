@@ -16,8 +16,8 @@ from coca_jax.export.functions import BATCH, Spec, Traced
 from coca_jax.export.onnx_graph import IR_VERSION, OPSET, Graph, Value, tensor_type
 from coca_jax.export.onnx_operations import RULES, Unsupported
 
-CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # parameters of operations that call a function
-CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_vjp_call", "custom_jvp_call", "remat2")
+# Operations that call a function, and the parameter that holds it.
+CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 
 def write_onnx(
@@ -92,9 +92,8 @@ def _outputs(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
     """The outputs of one operation."""
     name, params = equation.primitive.name, equation.params
     if name in CALLS:
-        called = next(params[key] for key in CALLED if key in params)
-        jaxpr, constants = getattr(called, "jaxpr", called), getattr(called, "consts", ())
-        return convert(graph, jaxpr, constants, inputs)
+        called = params[CALLS[name]]
+        return convert(graph, called.jaxpr, called.consts, inputs)
     if name not in RULES:
         raise Unsupported(name)
     return RULES[name](graph, params, inputs, equation.outvars[0].aval)

@@ -69,6 +69,8 @@ ELEMENTWISE = {
 
 
 def _elementwise(operation: str, graph: Graph, params, inputs, output) -> list[Value]:
+    if operation in ("And", "Or", "Not") and inputs[0].dtype != bool:
+        raise Unsupported(f"{operation.lower()} of bits")
     name = graph.add(operation, *(value.tensor for value in inputs))
     return _value(name, output, _broadcast(inputs, output))
 

@@ -144,6 +144,7 @@ def test_a_start_out_of_bounds_is_moved_as_in_jax(tmp_path):
     ("function", "operation"),
     [
         (lambda x: jnp.sort(x, axis=1), "sort"),
+        (lambda x: x.astype(INT) & 1, "and of bits"),
         (lambda x: lax.pad(x, 0.0, [(0, 0, 0), (0, 0, 1)]), "pad"),
         (
             lambda x: lax.dynamic_update_slice(x, lax.slice_in_dim(x, 1, 3, axis=1), (0, 1)),

@@ -41,6 +41,8 @@ MODELS = {
         "--config.model.text.shifted_cls_mask=True",
         "--config.model.text.tie_embeddings=True",
         "--config.model.embed_dim=24",
+        "--config.model.image.remat=full",  # which only a gradient needs
+        "--config.model.text.remat=full",
     ),
 }
 
