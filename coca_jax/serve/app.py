@@ -1,11 +1,10 @@
 """The ASGI application: routes, errors as JSON, and the page."""
 
-import contextlib
 import logging
 import pathlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -28,7 +27,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(service: Service) -> Starlette:
-    """The application of a service, which it closes as it shuts down."""
+    """The application of a service."""
     abilities = service.served.abilities
     usable = [endpoint for endpoint in ENDPOINTS if not abilities[endpoint.name]]
     document = openapi.document(usable, service.served.index is not None)
@@ -47,16 +46,7 @@ def make_app(service: Service) -> Starlette:
     routes += [Route(f"/{path.name}", _file(path)) for path in sorted(PAGE.iterdir())]
     routes.append(Route("/", _file(PAGE / "index.html")))
 
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        yield
-        service.close()
-
-    app = Starlette(
-        routes=routes,
-        lifespan=lifespan,
-        exception_handlers={HTTPException: _refused},
-    )
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
     app.add_middleware(SecurityHeaders)
     return app
 

@@ -58,7 +58,7 @@ def url(opened: socket.socket) -> str:
 
 
 def run(service: Service, opened: socket.socket) -> None:
-    """Serves until SIGTERM or SIGINT; then takes no more, finishes what was accepted, returns.
+    """Serves until SIGTERM or SIGINT; then finishes what was accepted, and closes the service.
 
     Raises:
       UserError: another process has begun to listen there.
@@ -77,6 +77,7 @@ def run(service: Service, opened: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        lifespan="off",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     # uvicorn raises the signal again when it has stopped, for these.
@@ -85,5 +86,6 @@ def run(service: Service, opened: socket.socket) -> None:
     try:
         uvicorn.Server(config).run(sockets=[opened])
     finally:
+        service.close()
         for number, old in before.items():
             signal.signal(number, old)

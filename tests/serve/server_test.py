@@ -25,7 +25,7 @@ from coca_jax.serve.limits import Limits
 from coca_jax.serve.service import Served, Service
 
 class Model:
-    image = types.SimpleNamespace(pixels=(32, 32))
+    image = types.SimpleNamespace(pixels=(32, 32), resize_mode="shortest")
     config = types.SimpleNamespace(has_cls=True, captioning=False, head=None, image=image)
     step, classes = 0, ()
     def tokenize(self, texts):
