@@ -4,6 +4,7 @@ Cache, token, endpoint and offline mode are that package's own (`HF_HOME`, `HF_T
 `HF_ENDPOINT`, `HF_HUB_OFFLINE`).
 """
 
+import errno
 import json
 import os
 import pathlib
@@ -30,6 +31,8 @@ WEIGHTS = (
 # Of a tokenizer; most repositories have but a few of them, and CLIP's needs none.
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 OWN_TOKENIZER = "tokenizer.model"  # a SentencePiece model, where this package wrote the folder
+PACKAGES = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests")
+OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 _NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s]+))?")
 T = TypeVar("T")
 
@@ -108,6 +111,8 @@ def upload(text: str, files: Mapping[str, str | bytes], private: bool) -> str:
     if name.revision:
         raise UserError(f"{text!r} should be ORG/NAME: uploads go to the main branch")
     hub = _import_hub(name)
+    if hub.constants.HF_HUB_OFFLINE:
+        raise UserError(f"{name}: HF_HUB_OFFLINE forbids to upload it: unset that variable")
     api, repository = hub.HfApi(), name.repository
     address = _run(name, lambda: api.create_repo(repository, private=private, exist_ok=True))
     has_card = _run(name, lambda: api.file_exists(repository, CARD))
@@ -192,12 +197,9 @@ def _run(name: HubName, call: Callable[[], T]) -> T:
     """Calls a function of `huggingface_hub`; its errors become a UserError."""
     try:
         return call()
-    except UserError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:  # HTTP errors and those of their clients
-        raise _explained(name, error) from error
-    except Exception as error:
-        if not type(error).__module__.partition(".")[0].startswith(("httpx", "httpcore")):
+    except Exception as error:  # those of hf_xet are RuntimeErrors
+        package = type(error).__module__.partition(".")[0]
+        if not isinstance(error, OSError | RuntimeError) and package not in PACKAGES:
             raise
         raise _explained(name, error) from error
 
@@ -207,6 +209,9 @@ def _explained(name: HubName, error: BaseException) -> UserError:
     hub = _import_hub(name)
     errors, endpoint = hub.errors, hub.constants.ENDPOINT
     status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, OSError) and error.errno in OF_DISKS:
+        where = error.filename or hub.constants.HF_HUB_CACHE
+        return UserError(f"{name} cannot be kept in the cache: {where}: {error.strerror}")
     has_token = hub.get_token() is not None
     ask = "log in by `hf auth login`, or set HF_TOKEN" if not has_token else "use another token"
     if isinstance(error, errors.GatedRepoError):
@@ -229,8 +234,6 @@ def _explained(name: HubName, error: BaseException) -> UserError:
         return UserError(f"{name}: {endpoint} answered with the status {status}")
     if isinstance(error, errors.HFValidationError):
         return UserError(f"{name} is not a name that the hub allows: {error}")
-    if isinstance(error, OSError) and error.errno and error.filename:
-        return UserError(f"{name}: {error.filename}: {error.strerror}")
     is_lost = isinstance(error, errors.LocalEntryNotFoundError)
     cause = (error.__cause__ if is_lost else None) or error
     status = getattr(getattr(cause, "response", None), "status_code", None)

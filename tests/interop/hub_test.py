@@ -1,5 +1,6 @@
 """Downloads and uploads, against a hub on loopback."""
 
+import errno
 import json
 
 import huggingface_hub
@@ -99,6 +100,16 @@ def test_offline_the_cache_is_used(server, monkeypatch):
     assert not server.requests
 
 
+def test_a_full_disk_is_not_the_hubs_fault(server, monkeypatch):
+    def fail(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    said = "cannot be kept in the cache: .*/cache: No space left on device"
+    with pytest.raises(UserError, match=said):
+        hub.download("hf-hub:org/small")
+
+
 @pytest.mark.usefixtures("no_waiting")
 def test_a_hub_that_does_not_answer_is_said_once_and_the_cache_is_used(server):
     folder = hub.download("hf-hub:org/small")
@@ -158,6 +169,9 @@ def test_files_are_uploaded(server, monkeypatch, tmp_path):
         hub.upload("you/model", files, private=False)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match=r"refuses access \(401\): log in by"):
+        hub.upload("me/model", files, private=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE forbids to upload"):
         hub.upload("me/model", files, private=False)
     with pytest.raises(UserError, match="uploads go to the main branch"):
         hub.upload("me/model@v1", files, private=False)
