@@ -130,7 +130,7 @@ def _thumbnails(service: Service) -> Handler:
             raise RequestError(404, "the index has no such image")
         try:
             content = await service.decoded(make, served.folder / name)
-        except OSError as error:
+        except (OSError, RequestError) as error:
             raise RequestError(404, "the image cannot be read any more") from error
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "max-age=600"})
 
