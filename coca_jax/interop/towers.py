@@ -74,11 +74,7 @@ def read_towers(
       UserError: no tower fits; the message says of each why. Or a file cannot be read.
     """
     tensors, facts = read_places(path), read_facts(_folder(path))
-    if any(name.startswith("text_decoder.") for place in tensors for name in _ends(place)):
-        raise UserError(
-            f"it holds a CoCa's weights: put their {SETTINGS} next to them, or convert them by "
-            "coca convert --from open_clip --variant VARIANT"
-        )
+    _refuse_coca(tensors)
     params: dict[str, np.ndarray] = {}
     used, titles, unfit = set(), [], []
     asked = {path.partition("/")[0] for path in wanted if re.fullmatch(only, path)}
@@ -260,10 +256,13 @@ def _differences(facts: Facts, config: CoCaConfig) -> Iterator[str]:
         yield "attention heads: the weights do not say how many; the run's numbers are taken"
 
 
-def _ends(place: Place) -> Iterator[str]:
-    """Yields a place's name, and what remains of it without its first words."""
-    words = ".".join(place).split(".")
-    yield from (".".join(words[i:]) for i in range(len(words)))
+def _refuse_coca(tensors: Mapping[Place, Any]) -> None:
+    """Raises a UserError if these are a CoCa's weights, of which all could be taken."""
+    if any("text_decoder" in ".".join(place).split(".") for place in tensors):
+        raise UserError(
+            f"it holds a CoCa's weights: put their {SETTINGS} next to them, or convert them by "
+            "coca convert --from open_clip --variant VARIANT"
+        )
 
 
 def _some(tensors: Mapping[Place, Any]) -> str:
