@@ -46,7 +46,7 @@ ALLOWED = {
         *("models", "data", "distributed", "checkpoints", "config", "generate", "interop"),
     },
     "image_search": {"data", "inference"},
-    "batch_inference": {"data", "inference"},
+    "batch_inference": {"data", "inference", "image_search"},
     "export": {"models", "data", "inference", "interop.tokenizer_files"},
     "evaluate": {
         *("data", "data_tools", "models", "config", "inference", "generate"),

@@ -1,17 +1,25 @@
 """The data set that a command names by a path, and the parts that its results are written in."""
 
+import dataclasses
+import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from coca_jax.data.sources import Shard, Source, SourceConfig
+from coca_jax.batch_inference.images import ImagesSource
+from coca_jax.data.file_names import is_image
+from coca_jax.data.sources import Shard, Source, SourceConfig, open_source, sources
+from coca_jax.data.sources.base import base_name
 from coca_jax.data.sources.tables import SUFFIXES
 from coca_jax.errors import UserError
-from coca_jax.io import paths
+from coca_jax.io import files, paths
+
+IMAGES = "images"  # a folder of images, by any names; not for training
+FILES = ("webdataset", "parquet", "array_record")  # formats of files that are shards
 
 _ENDINGS = (".tar", ".parquet", ".jsonl", ".csv", ".tsv")
-_STRANGE = re.compile(r"[^\w.=+-]+")  # characters that are no part of a file name here
+_UNSAFE = re.compile(r"[^\w.=+-]+")  # characters that are no part of a file name here
 
 
 class Part(NamedTuple):
@@ -45,15 +53,24 @@ def data_options(
     """
     keys = {"split": split, "image_keys": tuple(image_keys), "text_keys": tuple(text_keys)}
     if path.startswith("tfds:"):
-        return SourceConfig(format="tfds", name=path.removeprefix("tfds:"), **keys)
-    path = paths.normalize(path)
-    return SourceConfig(format=data_format or _guess(path), path=path, **keys)
+        named = SourceConfig(format="tfds", name=path.removeprefix("tfds:"), **keys)
+    else:
+        path = paths.normalize(path)
+        named = SourceConfig(format=data_format or _guess(path), path=path, **keys)
+    if named.format not in (IMAGES, *sources):
+        known = ", ".join((*sources, IMAGES))
+        raise UserError(f"--data-format {named.format} should be one of {known}")
+    if (image_keys or text_keys) and named.format not in ("webdataset", "parquet"):
+        raise UserError(
+            f"--image-keys and --text-keys are for webdataset and parquet, not for {named.format}"
+        )
+    return named
 
 
 def _guess(path: str) -> str:
     if not paths.is_url(path) and os.path.isdir(path):
         return _guess_of_folder(path)
-    name = path.partition("?")[0].lower()
+    name = (path.partition("?")[0] if paths.is_url(path) else path).lower()
     if name.endswith(".tar"):
         return "webdataset"
     if name.endswith(".parquet"):
@@ -66,30 +83,77 @@ def _guess(path: str) -> str:
         raise UserError(f"--data {path}: there is no such file or folder")
     raise UserError(
         f"--data {path}: its format cannot be seen from its name; give --data-format, one of tfds, "
-        "webdataset, parquet, array_record, folder"
+        "webdataset, parquet, array_record, folder, images"
     )
 
 
 def _guess_of_folder(path: str) -> str:
-    with os.scandir(path) as entries:
-        names = [entry.name.lower() for entry in entries]
-    below = names
-    for name in os.listdir(path):  # the folders of splits
-        if os.path.isdir(os.path.join(path, name)):
-            below = below + [inner.lower() for inner in os.listdir(os.path.join(path, name))[:1000]]
+    names, below = [], []
+    for folder, folders, files_here in os.walk(path):
+        if folder == path:
+            names = [name.lower() for name in files_here]
+            folders[:] = sorted(folders)
+        else:  # those of splits, or of classes
+            below += [name.lower() for name in files_here[:1000]]
+            folders.clear()
     if "dataset_info.json" in names:
         return "tfds"
-    if any(name.endswith(".tar") for name in below):
+    if any(name.endswith(".tar") for name in names + below):
         return "webdataset"
-    return "parquet" if any(name.endswith(".parquet") for name in names) else "folder"
+    for ending, data_format in ((".parquet", "parquet"), ("array_record", "array_record")):
+        if any(ending in name for name in names):
+            return data_format
+    if any(map(is_image, names)) and not any(name.endswith(SUFFIXES) for name in names):
+        return IMAGES
+    return "folder"
 
 
-def split(source: Source, most: int) -> list[Part]:
+def open_data(options: SourceConfig) -> Source:
+    """Opens what `data_options` describes.
+
+    Raises:
+      UserError: it cannot be opened.
+    """
+    if options.format == IMAGES:
+        return ImagesSource(options.path)
+    if options.format == "array_record" and os.path.isdir(options.path):
+        pattern = paths.join(glob.escape(options.path), "*array_record*")
+        options = dataclasses.replace(options, path=pattern)
+    return open_source(options)
+
+
+def take_share(
+    options: SourceConfig, index: int, count: int
+) -> tuple[SourceConfig, dict[str, str] | None]:
+    """Chooses every `count`-th of the files, so that a process opens no others.
+
+    Args:
+      options: of all files.
+      index: of the first.
+      count: of the processes.
+
+    Returns:
+      Options of these files, and the name of each one's results; None: the data set is not a list
+      of at least `count` files, and its parts are to be shared instead.
+    """
+    if count == 1 or options.format not in FILES or os.path.isdir(str(options.path)):
+        return options, None
+    names = files.expand(options.path)
+    if len(names) < count:
+        return options, None
+    used: set[str] = set()
+    stems = {name: _unused(_stem(base_name(name)), used) for name in names}
+    mine = names[index::count]
+    return dataclasses.replace(options, path=tuple(mine)), {name: stems[name] for name in mine}
+
+
+def split(source: Source, most: int, names: Sequence[str] = ()) -> list[Part]:
     """Splits a source into parts: its shards, or equal pieces of those that are too large.
 
     Args:
       source: of the records.
       most: records of a part.
+      names: of the shards' results, without an ending; none: by the names of the shards.
 
     Raises:
       UserError: the source has no records, or its shards do not add up to them.
@@ -98,13 +162,14 @@ def split(source: Source, most: int) -> list[Part]:
     total = sum(shard.records for shard in shards)
     if total != len(source) or not total:
         raise UserError(f"the data set has {len(source):,} records, and its shards have {total:,}")
-    return list(_parts([shard for shard in shards if shard.records], most))
+    used: set[str] = set()
+    names = names or [_unused(_stem(shard.name), used) for shard in shards]
+    return list(_parts(shards, names, most))
 
 
-def _parts(shards: Sequence[Shard], most: int) -> Iterator[Part]:
-    start, names = 0, set()
-    for shard in shards:
-        stem = _unused(_stem(shard.name), names)
+def _parts(shards: Sequence[Shard], names: Sequence[str], most: int) -> Iterator[Part]:
+    start = 0
+    for shard, stem in zip(shards, names, strict=True):
         pieces = -(-shard.records // most)
         for piece in range(pieces):
             first, end = (shard.records * i // pieces for i in (piece, piece + 1))
@@ -115,7 +180,7 @@ def _parts(shards: Sequence[Shard], most: int) -> Iterator[Part]:
 
 def _stem(name: str) -> str:
     ending = next((e for e in _ENDINGS if name.lower().endswith(e)), "")
-    return _STRANGE.sub("_", name[: len(name) - len(ending)]).strip("._") or "data"
+    return _UNSAFE.sub("_", name[: len(name) - len(ending)]).strip("._") or "data"
 
 
 def _unused(stem: str, names: set[str]) -> str:

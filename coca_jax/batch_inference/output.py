@@ -13,17 +13,23 @@ import dataclasses
 import io
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow
+from pyarrow import parquet
 
 from coca_jax.batch_inference.data import Part
 from coca_jax.batch_inference.tasks import Column, Columns
-from coca_jax.data.results import DONE, SETTINGS
+from coca_jax.data.results import DONE, IDENTITY, SETTINGS
 from coca_jax.errors import UserError
 from coca_jax.io import files, folders, paths
 from coca_jax.io.stored import Damaged, fits, is_step, read_json
+
+ID_TYPES = {"key": pyarrow.string(), "source": pyarrow.string(), "index": pyarrow.int64()}
+STORED = {"stored": pyarrow.string()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +38,7 @@ class PartRecord:
 
     shard: list[Any]  # name, size and checksum of the shard, and the part's first record in it
     results: int
+    checksum: str  # of the file of results
     bad: list[list[Any]]  # number in the shard, key, and reason of each unusable record
 
 
@@ -43,11 +50,13 @@ class Output:
       folder: local, or at gs:// or s3://.
       file_format: parquet, jsonl or npy.
       settings: what all results have in common: JSON values.
+      columns: the types of the results, so that all files have the same.
     """
 
     folder: str
     file_format: str
     settings: Mapping[str, Any]
+    columns: Mapping[str, pyarrow.DataType] = dataclasses.field(default_factory=dict)
 
     def open(self) -> None:
         """Makes the folder, or checks that its results have these settings.
@@ -60,17 +69,20 @@ class Output:
         try:
             stored = read_json(path)
         except FileNotFoundError:
-            names = [path.name for path in folders.children(self.folder)]
-            if others := [name for name in names if name[0] not in "._"]:
+            names = [name for name in self._names() if name[0] != "_"]
+            if names:
                 raise UserError(
-                    f"{self.folder} holds {others[0]!r} and no {SETTINGS}: choose a new folder"
+                    f"{self.folder} holds {names[0]!r} and no {SETTINGS}: choose a new folder"
                 ) from None
             files.write_whole(path, json.dumps(settings, indent=1).encode())
             return
         except Damaged as error:
             raise UserError(f"{path} {error}") from error
         settings = json.loads(json.dumps(settings))  # as they are read
-        if different := [k for k in settings | stored if settings.get(k) != stored.get(k)]:
+        different = [k for k in settings | stored if settings.get(k) != stored.get(k)]
+        if different and not self._names(DONE):
+            files.write_whole(path, json.dumps(settings, indent=1).encode())
+        elif different:
             lines = [f"  {k}: {stored.get(k)!r}, now {settings.get(k)!r}" for k in different]
             raise UserError(
                 f"{self.folder} holds results of other settings; choose another folder:\n"
@@ -85,9 +97,10 @@ class Output:
         Raises:
           UserError: a shard is another one than when its results were written.
         """
-        there = {path.name for path in folders.children(paths.join(self.folder, DONE))}
-        records = {}
+        written, there, records = set(self._names()), set(self._names(DONE)), {}
         for part in parts:
+            if f"{part.name}.{self.file_format}" not in written:
+                continue
             if f"{part.name}.json" in there and (record := self._record(part.name)):
                 if record.shard != _identity(part):
                     raise UserError(
@@ -101,32 +114,35 @@ class Output:
     def surplus(self, parts: Sequence[Part]) -> list[str]:
         """Names of parts that have results here, and are not among these."""
         names = {part.name for part in parts}
-        done = folders.children(paths.join(self.folder, DONE))
-        found = (path.name.removesuffix(".json") for path in done if path.name.endswith(".json"))
-        return [name for name in found if name[0] != "." and name not in names]
+        done = (name.removesuffix(".json") for name in self._names(DONE))
+        return [name for name in done if name not in names]
+
+    def _names(self, folder: str = "") -> list[str]:
+        """Names in the folder, or in a folder of it, that are not hidden."""
+        there = folders.children(paths.join(self.folder, folder) if folder else self.folder)
+        return [path.name for path in there if path.name[0] != "."]
 
     def write(self, part: Part, columns: Columns, bad: list[list[Any]]) -> PartRecord:
         """Writes the results of a part, and then its record.
 
         Args:
           part: which one.
-          columns: the results, with ID_COLUMNS.
+          columns: the results, with `key`, `source` and `index`.
           bad: number in the shard, key and reason of each unusable record.
         """
-        count = len(columns["key"])
-        stem = paths.join(self.folder, part.name)
+        stem, content = paths.join(self.folder, part.name), dict(columns)
         if self.file_format == "parquet":
-            files.write_whole(f"{stem}.parquet", _parquet(columns))
+            data = _parquet(content, self.columns)
         elif self.file_format == "jsonl":
-            files.write_whole(f"{stem}.jsonl", _jsonl(columns))
+            data = _jsonl(content)
         else:
-            columns = dict(columns)
-            embeddings = columns.pop("embedding", np.zeros((0, 0), np.float32))
-            files.write_whole(f"{stem}.ids.jsonl", _jsonl(columns))
-            files.write_whole(f"{stem}.npy", _npy(embeddings))
-        record = PartRecord(_identity(part), count, bad)
-        content = json.dumps(dataclasses.asdict(record)).encode()
-        files.write_whole(self._record_path(part.name), content)
+            data = _npy(content.pop("embedding"), self.columns.get("embedding"))
+            files.write_whole(f"{stem}.ids.jsonl", _jsonl(content))
+        files.write_whole(f"{stem}.{self.file_format}", data)
+        checksum = f"{zlib.crc32(data):08x}"
+        record = PartRecord(_identity(part), len(columns["key"]), checksum, bad)
+        text = json.dumps(dataclasses.asdict(record))
+        files.write_whole(self._record_path(part.name), text.encode())
         return record
 
     def _record_path(self, name: str) -> str:
@@ -138,9 +154,10 @@ class Output:
             content = read_json(self._record_path(name))
         except Damaged:
             return None
-        if not fits(content, {"shard": list, "results": is_step, "bad": list}):
+        shape = {"shard": list, "results": is_step, "checksum": str, "bad": list}
+        if not fits(content, shape) or len(content["shard"]) != IDENTITY:
             return None
-        return PartRecord(content["shard"], content["results"], content["bad"])
+        return PartRecord(**{name: content[name] for name in shape})
 
 
 def _identity(part: Part) -> list[Any]:
@@ -152,33 +169,19 @@ def _words(identity: Sequence[Any]) -> str:
     return f"{name} ({size:,} bytes, checksum {checksum}, records {first} to {first + count - 1})"
 
 
-def _parquet(columns: Columns) -> bytes:
-    import pyarrow
-    from pyarrow import parquet
-
-    arrays = {name: _array(name, values) for name, values in columns.items()}
-    table, buffer = pyarrow.table(arrays), io.BytesIO()
-    parquet.write_table(table, buffer, compression="zstd")
+def _parquet(columns: Columns, types: Mapping[str, pyarrow.DataType]) -> bytes:
+    types = {**ID_TYPES, **types, **STORED}
+    arrays = {name: _array(values, types.get(name)) for name, values in columns.items()}
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.table(arrays), buffer, compression="zstd")
     return buffer.getvalue()
 
 
-def _array(name: str, values: Column) -> Any:
-    """A column; values of a field that have no common type are written as JSON."""
-    import pyarrow
-
+def _array(values: Column, kind: pyarrow.DataType | None) -> pyarrow.Array:
     if isinstance(values, np.ndarray):
-        flat = pyarrow.array(values.reshape(-1))
-        return pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])
-    types = {"index": pyarrow.int64(), "log_probability": pyarrow.float32()}
-    types |= {"similarity": pyarrow.float32(), "similarities": pyarrow.list_(pyarrow.float32())}
-    types |= dict.fromkeys(("key", "source", "caption"), pyarrow.string())
-    if name in types:
-        return pyarrow.array(values, types[name])
-    try:
-        array = pyarrow.array(values)
-        return array.cast(pyarrow.string()) if pyarrow.types.is_null(array.type) else array
-    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
-        return pyarrow.array([None if v is None else json.dumps(v, default=str) for v in values])
+        numbers = pyarrow.array(values.reshape(-1))
+        return pyarrow.FixedSizeListArray.from_arrays(numbers, values.shape[1])
+    return pyarrow.array(values, kind)
 
 
 def _jsonl(columns: Columns) -> bytes:
@@ -192,7 +195,10 @@ def _plain(values: Column) -> Sequence[Any]:
     return values.tolist() if isinstance(values, np.ndarray) else values
 
 
-def _npy(embeddings: np.ndarray) -> bytes:
+def _npy(embeddings: Column, kind: pyarrow.DataType | None) -> bytes:
+    if not isinstance(embeddings, np.ndarray):  # there are none
+        width = kind.list_size if kind else 0
+        embeddings = np.zeros((0, width), kind.value_type.to_pandas_dtype() if kind else None)
     buffer = io.BytesIO()
     np.save(buffer, embeddings)
     return buffer.getvalue()

@@ -4,6 +4,8 @@ import bisect
 import contextlib
 import datetime
 import itertools
+import json
+import os
 import sys
 import time
 from collections import deque
@@ -23,7 +25,9 @@ from coca_jax.data.sources import Record, Source
 from coca_jax.data.texts import to_captions
 from coca_jax.data.transforms import images, multi_image
 from coca_jax.errors import Preempted
+from coca_jax.io import files
 from coca_jax.io.messages import counted
+from coca_jax.io.origins import is_network_error
 from coca_jax.io.visible import visible
 
 READ_AHEAD = 256  # records that are read before they are needed
@@ -75,7 +79,8 @@ def run(
 ) -> Summary:
     """Writes the results of all parts that are not done yet.
 
-    Batches do not cross parts, so that the results of a part depend on nothing but its records.
+    Batches do not cross parts, so that the results of a part depend on its records alone, and
+    samples also on the size of a batch.
 
     Args:
       source: of the records.
@@ -86,18 +91,20 @@ def run(
       resizing: of images to that size.
       batch_size: images of a batch.
       threads: that read and decode.
-      keep: whether results are followed by everything else that is stored with a record.
+      keep: whether a column `stored` has everything else that is stored with a record, as JSON.
       should_stop: asked after each batch.
 
     Raises:
       Preempted: `should_stop` was true; the parts that were done by then stay.
       UserError: results were written of a shard that has changed.
+      OSError, or what the store's package raises: the data cannot be read now; no file is written
+        of a part that this concerns.
     """
     done = output.done(parts)
     todo = [part for part in parts if part.name not in done]
     records = list(done.values())
     rows = _rows(source, todo, _Loader(source, image_size, resizing, task), threads)
-    results, writes = _Results(keep), deque()
+    results, writes = _Results(task, keep), deque()
     with (
         contextlib.closing(rows),
         ThreadPoolExecutor(AHEAD) as models,
@@ -139,8 +146,18 @@ class _Loader:
             image = multi_image.decode_images(record.pop("image"))[0]
             pixels = images.resize_for_evaluation(image, self._size, self._resizing)
         except Exception as error:  # whatever a reader raises for a damaged record
+            if self._is_of_environment(error, number):
+                raise
             return _Row(index, record, None, str(error) or type(error).__name__)
         return _Row(index, record, pixels, self._task.why_unusable(record))
+
+    def _is_of_environment(self, error: Exception, number: int) -> bool:
+        """Whether the record may be fine: a store does not answer, or its shard is gone."""
+        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+            shard = self._source.shard(number)
+            return not (files.is_file(shard) or os.path.isdir(shard))
+        is_system = isinstance(error, OSError | MemoryError) and not isinstance(error, EOFError)
+        return is_system or is_network_error(error)
 
 
 def _rows(source: Source, parts: Sequence[Part], loader: _Loader, threads: int) -> Iterator[_Row]:
@@ -176,13 +193,10 @@ def _batches(rows: Iterator[_Row], parts: Sequence[Part], size: int) -> Iterator
         good: list[_Row] = []
         bad: list[_Row] = []
         for row in itertools.islice(rows, part.count):
-            if row.reason:
-                bad.append(row)
-                continue
-            if len(good) == size:
+            if max(len(good), len(bad)) == size:
                 yield _Batch(part, good, bad, False)
                 good, bad = [], []
-            good.append(row)
+            (bad if row.reason else good).append(row)
         yield _Batch(part, good, bad, True)
 
 
@@ -204,53 +218,60 @@ def _compute(task: Task, batch: _Batch) -> Columns:
     if not batch.rows:
         return {}
     pixels = np.stack([row.pixels for row in batch.rows])
-    first = batch.part.start + batch.rows[0].index - batch.part.first
-    return task(pixels, [row.record for row in batch.rows], first)
+    place = f"{batch.part.shard.name}:{batch.rows[0].index}"
+    return task(pixels, [row.record for row in batch.rows], place)
 
 
 class _Results:
-    """Collects the results of a part."""
+    """Collects the results of one part after the other."""
 
-    def __init__(self, keep: bool):
-        self._keep = keep
-        self._columns: dict[str, list[Any]] = {}
-        self._kept: list[dict[str, Any]] = []
+    def __init__(self, task: Task, keep: bool):
+        names = (*ID_COLUMNS, *task.columns, *(["stored"] if keep else []))
+        self._names, self._keep = names, keep
+        self._begin()
+
+    def _begin(self) -> None:
+        self._columns: dict[str, list[Column]] = {name: [] for name in self._names}
         self._bad: list[list[Any]] = []
 
     def add(self, batch: _Batch, columns: Columns) -> None:
         """Adds a batch of the part."""
-        ids = [(row.key, batch.part.shard.name, row.index) for row in batch.rows]
-        of_ids = zip(ID_COLUMNS, zip(*ids, strict=True), strict=True) if ids else ()
-        for name, values in [*of_ids, *columns.items()]:
-            self._columns.setdefault(name, []).append(values)
-        self._bad += [[row.index, row.key, row.reason] for row in batch.bad]
-        if self._keep:
-            self._kept += [_stored(row.record) for row in batch.rows]
+        source = batch.part.shard.name
+        ids = [(_text(row.key), _text(source), row.index) for row in batch.rows]
+        if ids:
+            for name, values in zip(ID_COLUMNS, zip(*ids, strict=True), strict=True):
+                self._columns[name].append(values)
+            for name, values in columns.items():
+                self._columns[name].append(values)
+            if self._keep:
+                self._columns["stored"].append([_stored(row.record) for row in batch.rows])
+        self._bad += [[row.index, _text(row.key), row.reason] for row in batch.bad]
 
     def take(self) -> tuple[Columns, list[list[Any]]]:
-        """The columns of the part and its unusable records; empties this object."""
-        columns: Columns = {name: _joined(parts) for name, parts in self._columns.items()}
-        columns = columns or {name: [] for name in ID_COLUMNS}
-        for name in dict.fromkeys(name for row in self._kept for name in row):
-            values = [row.get(name) for row in self._kept]
-            columns[f"data_{name}" if name in columns else name] = values
+        """The columns of the part and its unusable records; the next part begins."""
+        columns = {name: _joined(parts) for name, parts in self._columns.items()}
         bad = self._bad
-        self.__init__(self._keep)
+        self._begin()
         return columns, bad
 
 
+def _text(name: str) -> str:
+    """A name as UTF-8 can hold it: bytes of a file's name that are not UTF-8 are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _joined(parts: list[Column]) -> Column:
-    if isinstance(parts[0], np.ndarray):
+    if parts and isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     return list(itertools.chain.from_iterable(parts))
 
 
-def _stored(record: Record) -> dict[str, Any]:
-    """Everything that is stored with an image."""
+def _stored(record: Record) -> str:
+    """Everything that is stored with an image, as JSON."""
     stored: dict[str, Any] = {"captions": record["captions"]}
     if record["labels"]:
         stored["labels"] = record["labels"]
-    return stored | record["fields"]
+    return json.dumps(stored | record["fields"], default=str)
 
 
 class _Progress:

@@ -1,10 +1,12 @@
 """What is computed for each record of a data set: captions, embeddings, or similarities."""
 
 import dataclasses
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pyarrow
 from jaxtyping import UInt8
 
 from coca_jax.data.sources import Record
@@ -25,13 +27,17 @@ class Task(Protocol):
     def options(self) -> Mapping[str, Any]:
         """JSON values that the results depend on."""
 
+    @property
+    def columns(self) -> Mapping[str, pyarrow.DataType]:
+        """The columns of the results."""
+
     def why_unusable(self, record: Record) -> str:
         """The reason why a record with a readable image has no result; empty: it has one."""
 
     def __call__(
-        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], first: int
+        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], place: str
     ) -> Columns:
-        """Computes the columns of a batch, whose first record has the number `first`."""
+        """Computes the columns of a batch; `place` is the shard and number of its first record."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,23 +54,31 @@ class CaptionTask:
         """The method and its options."""
         return {"method": self.method, **self.settings}
 
+    @property
+    def columns(self) -> Mapping[str, pyarrow.DataType]:
+        """The best caption, and further ones if there are several of an image."""
+        caption = {"caption": pyarrow.string(), "log_probability": pyarrow.float32()}
+        if max(self.settings.get("n_best", 1), self.settings.get("samples", 1)) == 1:
+            return caption
+        return {**caption, "others": pyarrow.list_(pyarrow.struct(caption))}
+
     def why_unusable(self, record: Record) -> str:
         """Every image can be captioned."""
         del record
         return ""
 
     def __call__(
-        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], first: int
+        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], place: str
     ) -> Columns:
-        """Captions and their log-probabilities; samples depend on the records' numbers."""
+        """Captions and their log-probabilities; samples depend on the place of the batch."""
         del records
-        seed = (self.settings.get("seed", 0) + first) % 2**32
+        seed = (self.settings.get("seed", 0) + zlib.crc32(place.encode("utf-8", "replace"))) % 2**32
         captions = self.model.caption(pixels, self.method, **{**self.settings, "seed": seed})
         columns: Columns = {
             "caption": [caption.text for caption in captions],
             "log_probability": [caption.log_probability for caption in captions],
         }
-        if any(caption.others for caption in captions):
+        if "others" in self.columns:
             columns["others"] = [
                 [{"caption": o.text, "log_probability": o.log_probability} for o in c.others]
                 for c in captions
@@ -85,16 +99,22 @@ class EmbedTask:
         """The type of the embeddings."""
         return {"dtype": self.dtype}
 
+    @property
+    def columns(self) -> Mapping[str, pyarrow.DataType]:
+        """The embedding, a list of fixed size."""
+        number = pyarrow.from_numpy_dtype(self.dtype)
+        return {"embedding": pyarrow.list_(number, self.model.config.embed_dim)}
+
     def why_unusable(self, record: Record) -> str:
         """Every image can be embedded."""
         del record
         return ""
 
     def __call__(
-        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], first: int
+        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], place: str
     ) -> Columns:
         """The column `embedding`, an array [b, e]."""
-        del records, first
+        del records, place
         return {"embedding": self.model.encode_image(pixels).astype(self.dtype)}
 
 
@@ -106,15 +126,21 @@ class ScoreTask:
     name = "score-pairs"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # it has none
 
+    @property
+    def columns(self) -> Mapping[str, pyarrow.DataType]:
+        """The highest similarity of a record, and that of each caption."""
+        number = pyarrow.float32()
+        return {"similarity": number, "similarities": pyarrow.list_(number)}
+
     def why_unusable(self, record: Record) -> str:
         """A record needs a caption."""
         return "" if record["captions"] else record.get("no_text") or "no caption"
 
     def __call__(
-        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], first: int
+        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], place: str
     ) -> Columns:
         """Each pair's `similarity`, the highest of its captions', which are in `similarities`."""
-        del first
+        del place
         images = self.model.encode_image(pixels)
         counts = [len(record["captions"]) for record in records]
         texts = [text for record in records for text in record["captions"]]

@@ -16,23 +16,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from coca_jax.errors import ExitCode, Incomplete, Preempted, UserError
+from coca_jax.io.origins import is_network_error, is_of
 
 LENGTH = 600  # characters of another project's message
 SMALLER = (
     "a smaller config.train.batch_size, a larger config.train.grad_accum_steps, "
     "config.model.remat=full, more devices in config.mesh.fsdp, fewer config.data.workers"
-)
-NETWORK = (
-    "aiohttp",
-    "botocore",
-    "gcsfs",
-    "google.api_core",
-    "google.auth",
-    "http.client",
-    "httpx",
-    "requests",
-    "s3fs",
-    "urllib3",
 )
 NO_BACKEND = ("Unable to initialize backend", "Unknown backend")
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -119,7 +108,7 @@ def _no_memory(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         detail = f" ({_short(text)})" if text else ""
         return f"out of this machine's memory{detail}; try {SMALLER}"
-    if "RESOURCE_EXHAUSTED: " not in text or not _is_of(error, ("jax", "jaxlib")):
+    if "RESOURCE_EXHAUSTED: " not in text or not is_of(error, ("jax", "jaxlib")):
         return ""
     size = _short(text.partition("RESOURCE_EXHAUSTED: ")[2])
     return f"out of the device's memory: {size}; try {SMALLER}"
@@ -166,7 +155,7 @@ def _room(file: str) -> str:
 
 def _no_connection(error: BaseException) -> str:
     """Explains that a server or an object store does not answer, or refuses."""
-    if not _is_of(error, NETWORK):
+    if not is_network_error(error):
         return ""
     return f"the network cannot be used: {type(error).__name__}: {_short(str(error))}"
 
@@ -178,12 +167,6 @@ def _no_package(error: BaseException) -> str:
     return (
         "" if (error.name or "").startswith("coca_jax") else f"{error}: install the missing package"
     )
-
-
-def _is_of(error: BaseException, modules: tuple[str, ...]) -> bool:
-    """Whether a class of the exception is defined in one of these modules."""
-    kinds = [f"{kind.__module__}." for kind in type(error).__mro__]
-    return any(kind.startswith(f"{module}.") for kind in kinds for module in modules)
 
 
 def _short(text: str) -> str:

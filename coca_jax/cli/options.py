@@ -1,6 +1,7 @@
 """The options of `coca caption`, types of arguments, and a check of `coca plan`'s options."""
 
 import argparse
+import math
 import os
 import re
 from typing import Any
@@ -103,6 +104,30 @@ SERVING_OPTIONS = {
 }
 
 
+def cosine(text: str) -> float:
+    """A number from -1 to 1.
+
+    Raises:
+      ArgumentTypeError: the text is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a number from -1 to 1")
+    return value
+
+
+def threads(text: str) -> int:
+    """A number of threads, 0 for as many as there are cores.
+
+    Raises:
+      ArgumentTypeError: the text is none.
+    """
+    return 0 if text == "0" else count(text)
+
+
 def path(text: str) -> str:
     """A path or URL, with `~` and `file://` resolved.
 
@@ -140,10 +165,15 @@ def task(text: str) -> tuple[int, int]:
         if not index:
             raise argparse.ArgumentTypeError(f"{text!r}: the first number is 1 or more")
         return index, shards
-    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "STEP", "COUNT")]
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP", "COUNT")]
     if missing := [name for name in names if not os.environ.get(name, "").isdecimal()]:
         raise argparse.ArgumentTypeError(f"'array': {missing[0]} is not set: no SLURM job array")
-    number, first, step, count = (int(os.environ[name]) for name in names)
+    number, first, last, step, count = (int(os.environ[name]) for name in names)
+    if (last - first) // step + 1 != count:
+        raise argparse.ArgumentTypeError(
+            "'array': the tasks of this job array are not evenly spaced; to run some tasks again, "
+            "write the part, such as --shard $SLURM_ARRAY_TASK_ID/64"
+        )
     return (number - first) // step + 1, count
 
 

@@ -20,11 +20,13 @@ from coca_jax.cli.options import (
     FORMATS,
     SERVING_OPTIONS,
     Once,
+    cosine,
     count,
     path,
     port,
     shard,
     task,
+    threads,
 )
 
 Add = Callable[..., argparse.ArgumentParser]  # `_add`, bound to a group of subcommands
@@ -182,9 +184,16 @@ def _add_batches(command: argparse.ArgumentParser, needed: bool = True) -> None:
     group.add_argument(
         "--format", choices=FORMATS, default="parquet", help="of the results; npy: of embeddings"
     )
-    group.add_argument("--keep", action="store_true", help="also write all that is stored with it")
     group.add_argument(
-        "--data-format", default="", metavar="NAME", help="webdataset, parquet, ...; default: seen"
+        "--keep",
+        action="store_true",
+        help="also write all that is stored with a record, as JSON in a column",
+    )
+    group.add_argument(
+        "--data-format",
+        default="",
+        metavar="NAME",
+        help="webdataset, parquet, ...; default: by the names of the files",
     )
     group.add_argument("--split", default="", help="split of a TFDS data set or of a folder")
     for name, what in (("image", "its image"), ("text", "its caption")):
@@ -193,7 +202,7 @@ def _add_batches(command: argparse.ArgumentParser, needed: bool = True) -> None:
             nargs="+",
             default=(),
             metavar="KEY",
-            help=f"members of a tar's sample, or columns, that are {what}",
+            help=f"members of a tar's sample, or columns of Parquet, that are {what}",
         )
     group.add_argument(
         "--shard",
@@ -206,7 +215,9 @@ def _add_batches(command: argparse.ArgumentParser, needed: bool = True) -> None:
         "--records-per-file", type=count, default=10_000, help="larger shards become several files"
     )
     group.add_argument("--batch-size", type=count, default=64, help="images of a batch")
-    group.add_argument("--threads", type=int, default=0, help="that decode; 0: one for each core")
+    group.add_argument(
+        "--threads", type=threads, default=0, help="that decode; 0: one for each core"
+    )
 
 
 def _add_serving(add: Add) -> None:
@@ -310,7 +321,7 @@ def _add_data(add: Add) -> None:
         help="folder that coca embed wrote of an evaluation's images; may be given several times",
     )
     command.add_argument(
-        "--similarity", type=float, default=0.95, help="least cosine of duplicates' embeddings"
+        "--similarity", type=cosine, default=0.95, help="least cosine of duplicates' embeddings"
     )
     command.add_argument("output", type=path, metavar="OUT.tsv", help="file to write")
 

@@ -22,8 +22,9 @@ from coca_jax.io import files, folders, paths
 from coca_jax.io.stored import Damaged, fits, read_json
 
 DONE, SETTINGS = "_done", "_settings.json"
+IDENTITY = 5  # values of a shard in a record: name, size, checksum, first record, count
 ID_COLUMNS = ("key", "source", "index")  # of every row: `index` is its number in the shard
-NOT_JOINED = (*ID_COLUMNS, "embedding", "others")
+NOT_JOINED = (*ID_COLUMNS, "embedding", "others", "stored")
 MAPPED = 256  # files that are mapped at the same time
 
 
@@ -33,6 +34,7 @@ class Piece(NamedTuple):
     path: str  # of the Parquet file
     first: int  # number in the shard of the first record
     count: int  # of records, which may have no result
+    checksum: str  # of the file
 
 
 class Results:
@@ -51,31 +53,34 @@ class Results:
         self.folder = os.fspath(paths.as_path(folder))
         self._cache = files.cache_folder("results", cache_dir and paths.join(cache_dir, "results"))
         self._pieces: dict[tuple[str, int, str], list[Piece]] = {}
-        self._stamps = zlib.crc32(b"")
+        self._checksum = 0
+        written = {path.name for path in folders.children(self.folder)}
         for path in folders.children(paths.join(self.folder, DONE)):
             if path.name.endswith(".json") and path.name[0] != ".":
-                self._add(path)
+                self._add(path, written)
         if not self._pieces:
             raise UserError(f"{self.folder} holds no results of coca caption or coca score-pairs")
 
-    def _add(self, path: Any) -> None:
+    def _add(self, path: Any, written: set[str]) -> None:
         try:
             content = read_json(path)
         except Damaged as error:
             raise UserError(f"{path} {error}") from error
         identity = content.get("shard")
-        if not fits(content, {"shard": list}) or len(identity) != 5:
+        if not fits(content, {"shard": list, "checksum": str}) or len(identity) != IDENTITY:
             raise UserError(f"{path} is not what coca caption writes")
         name, size, checksum, first, count = identity
-        stem = paths.join(self.folder, path.name.removesuffix(".json"))
-        endings = (".parquet", ".npy")
-        file = next((stem + ending for ending in endings if files.is_file(stem + ending)), "")
+        stem = path.name.removesuffix(".json")
+        file = next((stem + end for end in (".parquet", ".npy") if stem + end in written), "")
         if not file:
-            raise UserError(f"{stem}.parquet is missing: results are read from Parquet files")
+            wanted = paths.join(self.folder, f"{stem}.parquet")
+            raise UserError(f"{wanted} is missing: results are read from Parquet files")
         pieces = self._pieces.setdefault((name, size, checksum), [])
-        pieces.append(Piece(file, first, count))
+        file = paths.join(self.folder, file)
+        pieces.append(Piece(file, first, count, content["checksum"]))
         pieces.sort(key=lambda piece: piece.first)
-        self._stamps = zlib.crc32(repr((identity, files.stamp(file).size)).encode(), self._stamps)
+        known = repr((identity, content["checksum"])).encode()
+        self._checksum = zlib.crc32(known, self._checksum)
 
     def pieces(self, shard: Shard) -> list[Piece]:
         """The files with results of a shard, in order; none if the shard has changed."""
@@ -101,11 +106,11 @@ class Results:
     def part(self) -> Shard:
         """What tells these results from others, for a fingerprint of the data."""
         count = sum(piece.count for pieces in self._pieces.values() for piece in pieces)
-        return Shard(f"results in {self.folder}", 0, count, f"{self._stamps:08x}")
+        return Shard(f"results in {self.folder}", 0, count, f"{self._checksum:08x}")
 
     def row(self, piece: Piece, index: int) -> dict[str, Any]:
         """The results of a record of a shard; empty if it has none."""
-        indices, table = _mapped(piece.path, str(self._cache))
+        indices, table = _mapped(piece.path, piece.checksum, str(self._cache))
         at = int(np.searchsorted(indices, index))
         if at == len(indices) or indices[at] != index:
             return {}
@@ -114,12 +119,12 @@ class Results:
 
 
 @functools.lru_cache(maxsize=MAPPED)
-def _mapped(path: str, cache: str) -> tuple[np.ndarray, Any]:
+def _mapped(path: str, checksum: str, cache: str) -> tuple[np.ndarray, Any]:
     """The numbers of the rows of a Parquet file in their shard, and its table, mapped."""
     import pyarrow
 
     stamp = files.stamp(path)
-    name = hashlib.sha256(f"{path} {stamp}".encode()).hexdigest()[:32]
+    name = hashlib.sha256(f"{path} {stamp} {checksum}".encode()).hexdigest()[:32]
     target = os.path.join(cache, f"{name}.arrow")
     if not os.path.exists(target):
         os.makedirs(cache, exist_ok=True)

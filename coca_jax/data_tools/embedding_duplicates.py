@@ -15,7 +15,7 @@ from coca_jax.data.sources import Context, Source, open_source
 from coca_jax.errors import UserError
 from coca_jax.io.messages import counted
 
-ROWS = 8192  # of the training set that are compared at a time
+BLOCK_BYTES = 2**28  # of similarities that are computed at a time
 
 
 def deduplicate_by_embeddings(
@@ -54,7 +54,8 @@ def deduplicate_by_embeddings(
         raise UserError(f"these are embeddings of different models: {models}")
     tables = [_whole(results) for results in others]
     rows, compared = [], 0
-    for numbers, vectors in _of_source(source, train):
+    rows_at_a_time = max(1, BLOCK_BYTES // (4 * max(1, *(len(table) for _, table in tables))))
+    for numbers, vectors in _of_source(source, train, rows_at_a_time):
         compared += len(numbers)
         for results, (indices, table) in zip(others, tables, strict=True):
             rows += _near(numbers, vectors, results.folder, indices, table, similarity)
@@ -76,15 +77,15 @@ def _whole(results: Results) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarra
 
 
 def _of_source(
-    source: Source, results: Results
+    source: Source, results: Results, size: int
 ) -> Iterator[tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, "n e"]]]:
-    """Yields embeddings and the numbers of their records in the source, ROWS at a time."""
+    """Yields embeddings and the numbers of their records in the source, up to `size` rows."""
     start = 0
     for shard in source.shards():
         for piece in results.pieces(shard):
             numbers, embeddings = read_embeddings(piece)
-            for i in range(0, len(numbers), ROWS):
-                yield start + numbers[i : i + ROWS], embeddings[i : i + ROWS]
+            for i in range(0, len(numbers), size):
+                yield start + numbers[i : i + size], embeddings[i : i + size]
         start += shard.records
 
 

@@ -20,6 +20,8 @@ from coca_jax.distributed import launchers, rendezvous
 from coca_jax.errors import ExitCode, UserError
 from coca_jax.trees import flatten
 
+SLICE_SECONDS = 30 * 24 * 3600
+FIND_SECONDS = 60  # for the address of process 0, which is then not used
 VERDICT_SECONDS = 600  # for all processes to have read their configuration
 _monitor: rendezvous.PeerMonitor | None = None
 
@@ -49,6 +51,27 @@ def start(start_seconds: int, heartbeat_seconds: int) -> None:
     _initialize(address, count, process, devices, start_seconds, heartbeat_seconds)
     _monitor = rendezvous.PeerMonitor(process, connections, names, float(heartbeat_seconds))
     sys.excepthook = _failed
+
+
+def place_of_its_own() -> tuple[int, int]:
+    """The number of this process and of all processes of its run, which stay unconnected.
+
+    For work that is shared without a word between them: the end of one is nothing to the others.
+    Of several processes on a machine, each uses the GPUs that its launcher gives it. The hosts of
+    a TPU slice must be connected, and wait for each other at the end, up to `SLICE_SECONDS`.
+    """
+    found = launchers.find(os.environ, FIND_SECONDS)
+    if found is None:
+        return 0, 1
+    _, count, process, devices = found
+    import jax
+
+    if launchers.launcher(os.environ) == "tpu":
+        jax.distributed.initialize(shutdown_timeout_seconds=SLICE_SECONDS)
+    elif devices is not None:
+        for kind in ("cuda", "rocm"):
+            jax.config.update(f"jax_{kind}_visible_devices", ",".join(map(str, devices)))
+    return process, count
 
 
 def _initialize(

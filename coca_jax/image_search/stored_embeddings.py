@@ -1,8 +1,8 @@
 """Search among the embeddings that `coca embed` wrote to folders, one or several.
 
 The embeddings are put together once, in the user's cache, in a table that is mapped into memory.
-Folders may grow and shrink: the table is made again if their files have changed. All must be of one
-model.
+Folders may grow and shrink: the table is made again if their files have changed, and replaces the
+last one of the same folders. It takes 4 bytes a number. All must be of one model.
 """
 
 import bisect
@@ -21,6 +21,7 @@ from coca_jax.errors import UserError
 from coca_jax.image_search.nearest import SEARCHES, forget
 from coca_jax.io import files
 from coca_jax.io.locks import locked
+from coca_jax.io.paths import normalize
 from coca_jax.io.stored import Damaged, read_json
 
 PATIENCE = 3600.0  # seconds to wait for another process that puts the same table together
@@ -55,16 +56,25 @@ class StoredEmbeddings:
         Raises:
           UserError: a folder holds no embeddings, or those of another model.
         """
-        self._results = [Results(folder) for folder in folders]
+        self._results = [Results(folder) for folder in sorted({*map(normalize, folders)})]
         for results in self._results:
             _require_model(results, model)
         self._pieces = [(r, piece) for r in self._results for _, piece in r.all_pieces()]
-        identity = json.dumps([r.folder for r in self._results])
-        name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-        self._path = files.cache_folder("search") / "embeddings" / name
+        self._path = (
+            files.cache_folder("search") / "embeddings" / _hash(*(r.folder for r in self._results))
+        )
+        content = _hash(*(f"{piece.path} {piece.checksum}" for _, piece in self._pieces))
+        self._file = self._path / f"{content}.f32"
         self._searches: dict[str, Callable] = {}
         with locked(self._path, "put together", PATIENCE):
-            self._counts, self._width = self._stored() or self._put_together(progress)
+            self._counts, width = self._stored() or self._put_together(progress)
+            # Mapped now: another process may replace the file at any time.
+            shape = (sum(self._counts), width)
+            self._table = (
+                np.memmap(self._file, np.float32, "r", shape=shape)
+                if shape[0]
+                else np.zeros(shape, np.float32)
+            )
         self._ends = list(itertools.accumulate(self._counts))
 
     def __len__(self) -> int:
@@ -83,50 +93,46 @@ class StoredEmbeddings:
         """
         if by not in self._searches:
             rows = np.arange(len(self))
-            shape = (len(self), self._width)
-            table = np.memmap(self._file, np.float32, "r", shape=shape) if len(self) else None
-            table = np.zeros((0, len(query)), np.float32) if table is None else table
-            self._searches[by] = SEARCHES[by](self._path, table, rows)
+            self._searches[by] = SEARCHES[by](self._path, self._table, rows)
         scores, rows = self._searches[by](np.asarray(query, np.float32), top)
         return [self._match(*pair) for pair in zip(scores.tolist(), rows.tolist(), strict=True)]
-
-    @property
-    def _file(self) -> Any:
-        return self._path / "embeddings.f32"
 
     def _match(self, score: float, row: int) -> Match:
         number = bisect.bisect_right(self._ends, row)
         results, piece = self._pieces[number]
         at = row - self._ends[number] + self._counts[number]
-        return Match(score, results.folder, *_ids(piece.path)[at])
+        return Match(score, results.folder, *_ids(piece.path, piece.checksum)[at])
 
     def _stored(self) -> tuple[list[int], int] | None:
-        """The rows of each file in the table and their width; None if files have changed."""
+        """The rows of each file in the table and their width; None: there is no whole table."""
         try:
-            content = read_json(self._path / "files.json")
+            content = read_json(self._file.with_suffix(".json"))
             counts, width = content["counts"], content["width"]
             complete = self._file.stat().st_size == 4 * sum(counts) * width
         except (OSError, Damaged, LookupError, TypeError):
             return None
-        return (counts, width) if complete and content.get("files") == self._stamps() else None
-
-    def _stamps(self) -> list[list[Any]]:
-        return [[piece.path, *files.stamp(piece.path)] for _, piece in self._pieces]
+        return (counts, width) if complete else None
 
     def _put_together(self, progress: Callable) -> tuple[list[int], int]:
-        (self._path / "files.json").unlink(missing_ok=True)
-        forget(self._path)
-        stamps, counts, width = self._stamps(), [], 0
-        with open(self._file, "wb") as file:
+        """Writes the table; other processes may still read the one that it replaces."""
+        counts, width = [], 0
+        with files.atomic(self._file) as temporary, open(temporary, "wb") as file:
             for _, piece in progress(self._pieces):
                 _, embeddings = read_embeddings(piece)
                 counts.append(len(embeddings))
-                if len(embeddings):
-                    width = embeddings.shape[1]
-                    file.write(np.ascontiguousarray(embeddings).tobytes())
-        content = {"files": stamps, "counts": counts, "width": width}
-        files.write_whole(self._path / "files.json", json.dumps(content).encode())
+                width = embeddings.shape[1] if len(embeddings) else width
+                file.write(np.ascontiguousarray(embeddings).tobytes())
+        content = json.dumps({"counts": counts, "width": width}).encode()
+        files.write_whole(self._file.with_suffix(".json"), content)
+        forget(self._path)
+        for path in [*self._path.glob("*.f32"), *self._path.glob("*.json")]:
+            if path.stem != self._file.stem:
+                path.unlink(missing_ok=True)
         return counts, width
+
+
+def _hash(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _require_model(results: Results, model: str) -> None:
@@ -141,8 +147,9 @@ def _require_model(results: Results, model: str) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _ids(path: str) -> list[tuple[str, str, int]]:
-    """ID_COLUMNS of each row of a file."""
+def _ids(path: str, checksum: str) -> list[tuple[str, str, int]]:
+    """ID_COLUMNS of each row of a file; `checksum` tells its contents apart."""
+    del checksum
     from pyarrow import parquet
 
     if path.endswith(".npy"):

@@ -1,8 +1,9 @@
+import broken_data
 import pytest
 from memory_source import MemorySource
 
 from coca_jax.batch_inference import data
-from coca_jax.data.sources import Shard
+from coca_jax.data.sources import Shard, Source
 from coca_jax.errors import UserError
 
 
@@ -19,6 +20,9 @@ from coca_jax.errors import UserError
         ("{}/splits", "webdataset"),
         ("{}/parquet", "parquet"),
         ("{}/classes", "folder"),
+        ("{}/photos", "images"),
+        ("{}/records", "array_record"),
+        ("{}/x?.tar", "webdataset"),
         ("{}/tfds", "tfds"),
         ("tfds:shapes", "tfds"),
     ],
@@ -26,12 +30,13 @@ from coca_jax.errors import UserError
 def test_the_format_is_seen_from_the_path(tmp_path, path, data_format):
     for name in (
         *("tars/0.tar", "splits/train/0.tar", "parquet/0.parquet", "classes/cat/0.jpg"),
-        *("tfds/dataset_info.json", "tfds/0.tar"),
+        *("tfds/dataset_info.json", "tfds/0.tar", "photos/a.JPG", "photos/deep/b.png"),
+        *("records/a.array_record-00000-of-00001",),
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    options = data.data_options(path.format(tmp_path), split="s", image_keys=["png"])
-    assert (options.format, options.split, options.image_keys) == (data_format, "s", ("png",))
+    options = data.data_options(path.format(tmp_path), split="s")
+    assert (options.format, options.split) == (data_format, "s")
     assert data.data_options(f"{tmp_path}/classes", "webdataset").format == "webdataset"
 
 
@@ -41,6 +46,52 @@ def test_a_path_that_says_nothing_is_refused(tmp_path):
     (tmp_path / "file.bin").touch()
     with pytest.raises(UserError, match=r"file.bin.* cannot be seen .*--data-format, one of tfds"):
         data.data_options(f"{tmp_path}/file.bin")
+
+
+def test_keys_are_for_formats_that_have_them(tmp_path):
+    options = data.data_options("x.parquet", image_keys=["png"], text_keys=["a", "b"])
+    assert (options.image_keys, options.text_keys) == (("png",), ("a", "b"))
+    with pytest.raises(UserError, match="are for webdataset and parquet, not for folder"):
+        data.data_options("x.csv", text_keys=["alt"])
+    with pytest.raises(UserError, match=r"--data-format wds should be one of .*webdataset"):
+        data.data_options("x.tar", "wds")
+
+
+def test_a_process_opens_its_own_files_only(tmp_path):
+    for name in ("a/0.tar", "b/0.tar", "b/1.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        broken_data.write_tar(tmp_path / name, [{"jpg": b"i"}] * (2 + int(name[2])))
+    options = data.data_options(f"{tmp_path}/*/*.tar")
+    shares = []
+    for index in range(2):
+        mine, names = data.take_share(options, index, 2)
+        shares.append((list(mine.path), data.split(data.open_data(mine), 2, [*names.values()])))
+    assert [paths for paths, _ in shares] == [
+        [f"{tmp_path}/a/0.tar", f"{tmp_path}/b/1.tar"],
+        [f"{tmp_path}/b/0.tar"],
+    ]
+    whole = data.split(data.open_data(options), 2)
+    parts = sorted([p for _, share in shares for p in share], key=lambda part: part.name)
+    assert [p._replace(start=0) for p in parts] == [p._replace(start=0) for p in whole]
+    for few in (data.take_share(options, 0, 4), data.take_share(options, 0, 1)):
+        assert few == (options, None)
+
+
+def test_a_folder_of_images_is_a_data_set(tmp_path):
+    for name in ("b.png", "deep/a.jpg", "deep/notes.txt", ".hidden.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    source = data.open_data(data.data_options(str(tmp_path)))
+    assert isinstance(source, Source) and len(source) == 2
+    assert [(source[i]["key"], source[i]["image"]) for i in range(2)] == [
+        ("b.png", b"b.png"),
+        ("deep/a.jpg", b"deep/a.jpg"),
+    ]
+    (shard,) = source.shards()
+    assert (shard.name, shard.size, shard.records) == (tmp_path.name, 15, 2)
+    assert [note.kind for note in source.notes] == ["hidden"]
+    (tmp_path / "b.png").write_bytes(b"longer")
+    assert data.open_data(data.data_options(str(tmp_path))).shards()[0].checksum != shard.checksum
 
 
 class Shards(MemorySource):

@@ -4,13 +4,16 @@ import pytest
 
 from coca_jax.cli import options
 
-ARRAY = {"ID": "14", "MIN": "10", "STEP": "2", "COUNT": "5"}
+ARRAY = {"ID": "14", "MIN": "10", "MAX": "18", "STEP": "2", "COUNT": "5"}
 
 
 def test_the_place_in_a_job_array(monkeypatch):
     for name, value in ARRAY.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
     assert options.task("array") == (3, 5)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")  # as for --array=10,18
+    with pytest.raises(argparse.ArgumentTypeError, match="not evenly spaced"):
+        options.task("array")
     monkeypatch.delenv("SLURM_ARRAY_TASK_MIN")
     with pytest.raises(argparse.ArgumentTypeError, match="SLURM_ARRAY_TASK_MIN is not set"):
         options.task("array")

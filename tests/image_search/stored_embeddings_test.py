@@ -32,8 +32,7 @@ def embed(folder, name, degrees, file_format="parquet", model="m", dtype="float3
         "source": [f"{name}.tar"] * len(index),
         "index": index,
     }
-    if degrees:
-        columns["embedding"] = on_circle(degrees).astype(dtype)
+    columns["embedding"] = on_circle(degrees).astype(dtype) if degrees else []
     part = Part(name, Shard(f"{name}.tar", 1, count, ""), 0, count, 0)
     output.write(part, columns, [[1, "", "bad"]])
 
@@ -68,12 +67,14 @@ def test_the_table_is_made_once_and_again_when_folders_change(tmp_path):
     for _ in range(2):
         StoredEmbeddings([str(folder)], "m", lambda pieces: reads.append(len(pieces)) or pieces)
     assert reads == [1]
+    before = StoredEmbeddings([str(folder)], "m")
     embed(folder, "y", [45])
-    assert found([folder], 45)[0].key == "y0"
+    assert found([folder, folder], 45)[0].key == "y0"
+    assert before.search(on_circle(45), 1)[0].key == "x0"  # its table is still there
     for name in ("y.parquet", "_done/y.json"):
         (folder / name).unlink()
     assert found([folder], 45)[0].key == "x0"
-    (table,) = (tmp_path / "cache/coca_jax/search/embeddings").glob("*/embeddings.f32")
+    (table,) = (tmp_path / "cache/coca_jax/search/embeddings").glob("*/*.f32")
     table.write_bytes(b"cut")
     assert found([folder], 90)[0].key == "x2"
 

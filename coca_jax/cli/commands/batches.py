@@ -34,31 +34,22 @@ def score_pairs(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace, command: str, make_task: Callable) -> None:
     """Opens the data and the output folder, loads the model, and computes this process's share."""
     from coca_jax.accelerators import prepare_environment
-    from coca_jax.batch_inference import Output, data_options, run, split
-    from coca_jax.batch_inference.output import output_folder, require_format
+    from coca_jax.batch_inference import data
+    from coca_jax.batch_inference.output import Output, output_folder, require_format
     from coca_jax.batch_inference.tasks import require_contrastive
-    from coca_jax.config import Config
-    from coca_jax.data.sources import open_source, warn_of_lost
-    from coca_jax.data.transforms.images import Resizing
-    from coca_jax.distributed import processes
-    from coca_jax.io.signals import stop_request
+    from coca_jax.data.sources import warn_of_lost
 
     require_format(options.format, command)
     folder = output_folder(options.output)
-    named = data_options(
+    named = data.data_options(
         options.data, options.data_format, options.split, options.image_keys, options.text_keys
     )
     prepare_environment()
-    limits = Config().distributed
-    processes.start(limits.start_seconds, limits.heartbeat_seconds)
-    import jax
-
-    source = open_source(named)
+    index, count = _share(options)
+    mine, names = data.take_share(named, index, count)
+    source = data.open_data(mine)
     warn_of_lost(options.data, source)
-    parts = split(source, options.records_per_file)
-    index, count = options.shard
-    index = (index - 1) * jax.process_count() + jax.process_index()
-    mine = parts[index :: count * jax.process_count()]
+    parts = data.split(source, options.records_per_file, list((names or {}).values()))
     model = load_model(options.model)
     if command != "caption":
         require_contrastive(model, command)
@@ -67,20 +58,49 @@ def _run(options: argparse.Namespace, command: str, make_task: Callable) -> None
         "command": command,
         "model": model.identity,
         "options": dict(task.options),
+        "data": {
+            "format": named.format,
+            "image_keys": named.image_keys,
+            "text_keys": named.text_keys,
+        },
         "keep": options.keep,
         "records_per_file": options.records_per_file,
     }
-    output = Output(folder, options.format, settings)
+    if task.options.get("method") == "sample":
+        settings["batch_size"] = options.batch_size  # samples depend on it
+    output = Output(folder, options.format, settings, task.columns)
     output.open()
+    _compute(options, source, parts if names else parts[index::count], task, output)
+    if count == 1 and (surplus := output.surplus(parts)):
+        shown = ", ".join(surplus[:5]) + ", ..." * (len(surplus) > 5)
+        print(f"{folder} also has results that belong to no shard of the data: {shown}")
+
+
+def _share(options: argparse.Namespace) -> tuple[int, int]:
+    """The first of this process's files or parts, and the number of processes."""
+    from coca_jax.distributed import processes
+
+    process, processes_of_run = processes.place_of_its_own()
+    shard, shards = options.shard
+    return (shard - 1) * processes_of_run + process, shards * processes_of_run
+
+
+def _compute(options: argparse.Namespace, source: Any, parts: list, task: Any, output: Any) -> None:
+    """Writes the results of some parts, and says what was done."""
+    from coca_jax.batch_inference import run
+    from coca_jax.data.transforms.images import Resizing
+    from coca_jax.io.signals import stop_request
+
+    image = task.model.config.image
     with stop_request() as stop:
         try:
             summary = run(
                 source,
-                mine,
+                parts,
                 task,
                 output,
-                model.config.image.pixels,
-                resizing=Resizing.of(model.config.image),
+                image.pixels,
+                resizing=Resizing.of(image),
                 batch_size=options.batch_size,
                 threads=options.threads or min(16, os.cpu_count() or 1),
                 keep=options.keep,
@@ -88,12 +108,10 @@ def _run(options: argparse.Namespace, command: str, make_task: Callable) -> None
             )
         except Preempted as preempted:
             raise Preempted(f"{preempted} ({stop.signal})") from None
-    print(f"{folder}: {counted(summary.results, 'results')} in {counted(summary.parts, 'files')}")
-    if surplus := output.surplus(parts):
-        names = ", ".join(surplus[:5]) + ", ..." * (len(surplus) > 5)
-        print(f"{folder} also has results that belong to no shard of the data: {names}")
+    results, files = counted(summary.results, "results"), counted(summary.parts, "files")
+    print(f"{output.folder}: {results} in {files}")
     if summary.bad:
         raise Incomplete(
             f"{summary.bad:,} of {summary.bad + summary.results:,} records have no result; "
-            f"{folder}/_done names them"
+            f"{output.folder}/_done names them"
         )

@@ -27,6 +27,8 @@ def caption(options: argparse.Namespace) -> None:
             raise UserError("--data needs --output, a folder for the captions")
         caption_data(options, _method(settings), settings)
         return
+    if options.output or options.keep or options.format != "parquet":
+        raise UserError("--output, --format and --keep are for --data; captions are printed")
     model, unreadable = load_model(options.model), 0
     for start in range(0, len(options.images), BATCH):
         if not is_read():

@@ -31,8 +31,9 @@ class JoinedSource:
           keep_captions: whether the records' own captions stay, before the others.
 
         Raises:
-          UserError: no shard of the source has results.
+          UserError: no shard of the source has results, or they have no captions or fields.
         """
+        _require_columns(captions, fields)
         self._source, self._captions, self._fields = source, captions, list(fields)
         self._keep = keep_captions
         self.class_names = source.class_names
@@ -94,3 +95,13 @@ def _row(results: Results, pieces: Sequence[Piece], number: int) -> dict[str, An
         if piece.first <= number < piece.first + piece.count:
             return results.row(piece, number)
     return {}
+
+
+def _require_columns(captions: Results | None, fields: Sequence[Results]) -> None:
+    if captions and (command := captions.settings().get("command")) != "caption":
+        raise UserError(f"{captions.folder} holds results of coca {command}, and no captions")
+    for results in fields:
+        if any(piece.path.endswith(".npy") for _, piece in results.all_pieces()):
+            raise UserError(
+                f"{results.folder} holds .npy files: fields are read from Parquet files"
+            )

@@ -9,6 +9,7 @@ import os
 import threading
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from coca_jax.data.errors import BadExample
@@ -18,12 +19,13 @@ from coca_jax.data.sources.tf_example import LABEL_KEYS
 from coca_jax.data.texts import to_captions
 from coca_jax.errors import UserError
 from coca_jax.io import files, http, paths
-from coca_jax.io.messages import cause
+from coca_jax.io.messages import cause, counted
 
 CAPTION_NAMES = ("caption", "captions", "text", "txt", "title")
 URL_NAMES = ("url", "urls", "image_url", "img_url", "link")
 PATH_NAMES = ("image", "images", "file_name", "filename", "filepath", "image_path", "path")
-THREADS = 64  # at most this many read at the same time, usually consecutive rows
+AHEAD = 512  # consecutive rows that threads may read at the same time
+OPENING_THREADS = 32  # they wait for the storage, not for the CPU
 TAIL = 64 << 10  # bytes
 
 
@@ -251,24 +253,24 @@ class ParquetSource:
     """
 
     in_order = True
-    notes: Sequence[Note] = ()
 
-    def __init__(self, paths: Sequence[str], footers: Sequence[Footer], columns: Columns):
+    def __init__(self, names: Sequence[str], footers: Sequence[Footer], columns: Columns):
         """Wraps files of the same columns.
 
         Args:
-          paths: of the files.
+          names: paths of the files.
           footers: of each file.
           columns: the role of each column.
         """
-        self._paths, self._columns = list(paths), columns
+        self._paths, self._columns = list(names), columns
+        self.notes = list(_notes(columns))
         groups = [(file, group) for file, f in enumerate(footers) for group in range(len(f.rows))]
         self._groups = groups
         self._ends = list(itertools.accumulate(rows for f in footers for rows in f.rows))
         self._rows = [sum(footer.rows) for footer in footers]
         self.class_names = _label_names(columns)
         # So many row groups in memory that threads that read ahead read none of them twice.
-        kept = 2 + THREADS // max(1, min(rows for f in footers for rows in f.rows if rows))
+        kept = 2 + AHEAD // max(1, min(rows for f in footers for rows in f.rows if rows))
         self._read = functools.lru_cache(maxsize=kept)(self._read_group)
         self._locks = [threading.Lock() for _ in groups]
 
@@ -281,11 +283,14 @@ class ParquetSource:
         row = index - (self._ends[number - 1] if number else 0)
         with self._locks[number]:  # of the threads that need a row group, one reads it
             group = self._read(number)
+        if isinstance(group, BadExample):
+            raise group
         image = group["image"][row]
         if isinstance(image, NoImage):
             raise BadExample("bad_record", f"no image{f' {image.file}' if image.file else ''}")
         captions = [text for column in group["captions"] for text in column[row] if text]
         fields = {name: values[row] for name, values in group["fields"].items()}
+        kinds = self._columns.fields
         stored = next((fields.pop(key) for key in LABEL_KEYS if key in fields), [])
         label, labels = to_labels(stored, self.class_names)
         return {
@@ -293,7 +298,7 @@ class ParquetSource:
             **to_captions(map(to_text, captions)),
             "label": label,
             "labels": labels,
-            "fields": {name: _plain(values) for name, values in fields.items()},
+            "fields": {name: _plain(values, kinds[name]) for name, values in fields.items()},
         }
 
     def shard(self, index: int) -> str:
@@ -302,15 +307,15 @@ class ParquetSource:
 
     def shards(self) -> list[Shard]:
         """The files."""
+        with ThreadPoolExecutor(OPENING_THREADS) as threads:
+            tails = list(threads.map(_tail, self._paths))
         return [
             Shard(base_name(path), size, rows, checksum)
-            for path, rows, (size, checksum) in zip(
-                self._paths, self._rows, map(_tail, self._paths), strict=True
-            )
+            for path, rows, (size, checksum) in zip(self._paths, self._rows, tails, strict=True)
         ]
 
-    def _read_group(self, number: int) -> dict[str, Any]:
-        """The columns of a row group by role; those of texts hold lists of bytes."""
+    def _read_group(self, number: int) -> dict[str, Any] | BadExample:
+        """The columns of a row group by role, texts as bytes; or why it is damaged."""
         import pyarrow
         from pyarrow import parquet
 
@@ -319,17 +324,18 @@ class ParquetSource:
         names = [columns.image, *columns.captions, *columns.fields]
         try:
             with files.open_binary(path) as opened, parquet.ParquetFile(opened) as table:
-                rows = table.read_row_group(group, names, use_threads=False).combine_chunks()
-        except (OSError, pyarrow.ArrowException) as error:
-            raise BadExample("bad_record", f"row group {group}: {cause(error, path)}") from error
-        read = {name: rows.column(name).combine_chunks() for name in names}
-        read = {
-            n: c.chunk(0) if isinstance(c, pyarrow.ChunkedArray) else c for n, c in read.items()
-        }
+                rows = table.read_row_group(group, names, use_threads=False)
+        except pyarrow.ArrowException as error:
+            return BadExample("bad_record", f"row group {group}: {cause(error, path)}")
+
+        def values(name: str, kind: str) -> list[list[Any]]:
+            return [v for chunk in rows.column(name).chunks for v in values_of(chunk, kind)]
+
+        images = (images_of(c, os.path.dirname(path)) for c in rows.column(columns.image).chunks)
         return {
-            "image": list(images_of(read[columns.image], os.path.dirname(path))),
-            "captions": [values_of(read[n], kind) for n, kind in columns.captions.items()],
-            "fields": {n: values_of(read[n], kind) for n, kind in columns.fields.items()},
+            "image": list(itertools.chain.from_iterable(images)),
+            "captions": [values(name, kind) for name, kind in columns.captions.items()],
+            "fields": {name: values(name, kind) for name, kind in columns.fields.items()},
         }
 
 
@@ -346,27 +352,34 @@ def open_parquet(options: SourceConfig, context: Context) -> ParquetSource:
     path = options.path
     if isinstance(path, str) and os.path.isdir(path):
         path = paths.join(glob.escape(path), "*.parquet")
-    found = files.expand(path)
-    footers = [read_footer(file) for file in found]
+    names = files.expand(path)
+    with ThreadPoolExecutor(OPENING_THREADS) as threads:
+        footers = list(threads.map(read_footer, names))
     if not sum(sum(footer.rows) for footer in footers):
         raise UserError(f"the Parquet files {options.path} hold no rows")
     unsigned = frozenset().union(*(footer.unsigned for footer in footers))
     image = options.image_keys[0] if options.image_keys else ""
     chosen = [choose_columns(f.schema, image, options.text_keys, unsigned) for f in footers]
-    for file, columns in zip(found, chosen, strict=True):
+    for file, columns in zip(names, chosen, strict=True):
         if columns != chosen[0]:
-            raise UserError(f"{file} has other columns than {found[0]}: give them separately")
-    return ParquetSource(found, footers, chosen[0])
+            raise UserError(f"{file} has other columns than {names[0]}: give them separately")
+    return ParquetSource(names, footers, chosen[0])
 
 
 def _label_names(columns: Columns) -> list[str]:
     return next((columns.class_names[key] for key in LABEL_KEYS if key in columns.class_names), [])
 
 
-def _plain(values: list[Any]) -> Any:
-    """The only value of a field, or the list of several; texts are no longer bytes."""
+def _notes(columns: Columns) -> Iterator[Note]:
+    if columns.left_out:
+        what = counted(len(columns.left_out), "columns are of types that are not read")
+        yield Note("left_out", len(columns.left_out), f"{what}: {', '.join(columns.left_out)}")
+
+
+def _plain(values: list[Any], kind: str) -> Any:
+    """The value of a field, None for null; of a column of lists the list. Texts become str."""
     values = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in values]
-    return values[0] if len(values) == 1 else values
+    return values if kind.endswith("s") else next(iter(values), None)
 
 
 def _tail(path: str) -> tuple[int, str]:

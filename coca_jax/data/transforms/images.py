@@ -96,7 +96,7 @@ def decode(data: bytes, least_side: int | None = None) -> UInt8[np.ndarray, "h w
         if data.startswith(PNG_START) and len(data) >= 33:
             return _png(data)
         return _pillow(data)
-    except BadExample:
+    except (BadExample, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise BadExample("bad_image", describe_unknown(data)) from error

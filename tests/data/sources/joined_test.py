@@ -31,7 +31,7 @@ def cache(tmp_path, monkeypatch):
 
 def results(folder, name, value, most=2, parts=slice(None), unusable=(1,)):
     """Results of a column for the records of a source, without those that are unusable."""
-    output = Output(str(folder), "parquet", {})
+    output = Output(str(folder), "parquet", {"command": "caption"})
     output.open()
     for part in split(Source(), most)[parts]:
         numbers = [i for i in range(part.first, part.first + part.count) if i not in unusable]
@@ -112,3 +112,14 @@ def test_rows_of_other_writers_are_found_by_their_number(tmp_path):
     pq.write_table(table.append_column("more", pyarrow.array([1, 2])), tmp_path / "out/1.parquet")
     joined = JoinedSource(Source(), None, [Results(str(tmp_path / "out"))])
     assert joined[6]["fields"] == {"url": "u6", "caption": "made", "more": 2}
+
+
+def test_results_without_captions_or_in_other_formats_are_refused(tmp_path):
+    made = results(tmp_path / "out", "embedding", lambda *_: 1.0, most=10)
+    (tmp_path / "out/_settings.json").write_text(json.dumps({"command": "embed"}))
+    with pytest.raises(UserError, match="results of coca embed, and no captions"):
+        JoinedSource(Source(), made)
+    for path in (tmp_path / "out").glob("*.parquet"):
+        path.rename(path.with_suffix(".npy"))
+    with pytest.raises(UserError, match=r"holds .npy files"):
+        JoinedSource(Source(), None, [Results(str(tmp_path / "out"))])
