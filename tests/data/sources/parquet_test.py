@@ -138,6 +138,40 @@ def test_rows_are_records_and_files_are_shards(tmp_path):
     assert source.shard(4).endswith("0.parquet") and source.shard(5).endswith("1.parquet")
 
 
+def test_fields_keep_their_types_and_nulls(tmp_path):
+    table = pyarrow.table(
+        {
+            "jpg": pyarrow.array([b"1", b"2"]),
+            "url": pyarrow.array(["a", None]),
+            "n": pyarrow.array([None, 3]),
+            "tags": pyarrow.array([["x"], []], pyarrow.list_(pyarrow.string())),
+            "time": pyarrow.array([0, 1], pyarrow.timestamp("s")),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    source = open_source(SourceConfig(format="parquet", path=str(tmp_path / "a.parquet")))
+    assert source[0]["fields"] == {"url": "a", "n": None, "tags": ["x"]}
+    assert source[1]["fields"] == {"url": None, "n": 3, "tags": []}
+    (note,) = source.notes
+    assert (note.kind, note.count) == ("left_out", 1) and "time" in note.text
+
+
+def test_a_damaged_row_group_is_read_once(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.parquet", 10, 6)
+    source = open_source(SourceConfig(format="parquet", path=path))
+    reads = []
+
+    def damaged(*args, **options):
+        reads.append(1)
+        raise pyarrow.ArrowInvalid("no page")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", damaged)
+    for index in range(6):
+        with pytest.raises(BadExample, match=r"row group \d: no page"):
+            source[index]
+    assert len(reads) == 3
+
+
 def test_each_row_group_is_read_once_by_many_threads(tmp_path, monkeypatch):
     source = parquet.open_parquet(
         SourceConfig(format="parquet", path=write(tmp_path / "a.parquet", 10, 40)), Context()
