@@ -49,7 +49,8 @@ COUNTS = {"train": 60, "test": 20, "test_novel": 10}
 def pytest_ignore_collect(collection_path, config):
     """Leaves out the fuzzers, which are all slow, unless slow tests are asked for."""
     # Importing Hypothesis takes two seconds in each process.
-    return (config.option.markexpr == "not slow" and collection_path.name == "fuzz") or None
+    fuzzers = ("fuzz", "api_fuzz_test.py")
+    return (config.option.markexpr == "not slow" and collection_path.name in fuzzers) or None
 
 
 @pytest.fixture(scope="module", autouse=True)
