@@ -24,7 +24,7 @@ class Hub(http.server.ThreadingHTTPServer):
     Attributes:
       repositories: ORG/NAME -> the files of its `main` by name.
       gated: repositories that need a token.
-      private: repositories that were created so.
+      private: repositories that were created so; those of others are public.
       token: the only token that it accepts.
       requests: (method, path) of each request.
       status: what to answer all requests with, if it is not 0.
@@ -104,7 +104,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             commit = self.server.commit(match["repository"])
             self._answer(200, content, ETag=etag, X_Repo_Commit=commit)
 
-    do_GET = do_HEAD
+    def do_GET(self) -> None:
+        """Answers with a file, or what is known of a repository."""
+        name = self.path.removeprefix("/api/models/")
+        if name == self.path or self.server.status or name not in self.server.repositories:
+            self.do_HEAD()
+            return
+        self.server.requests.append((self.command, self.path))
+        self._answer(200, {"id": name, "private": name in self.server.private, "siblings": []})
 
     def do_PUT(self) -> None:
         """Takes an object of LFS."""

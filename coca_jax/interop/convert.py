@@ -17,7 +17,7 @@ from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint, restore_params
 from coca_jax.inference.sources import Source
-from coca_jax.interop import open_clip, open_clip_config
+from coca_jax.interop import hub, open_clip, open_clip_config
 from coca_jax.interop.open_clip_model import open_model
 from coca_jax.interop.weights import write_tensors
 from coca_jax.io.files import atomic, write_whole
@@ -69,8 +69,8 @@ def import_open_clip(
         if tokenizer.file_name:
             content = tokenizer.standalone_file(model.tokenizer_file)
             write_whole(folder / tokenizer.file_name, content)
-        what = variant or "open_clip_config.json"
-        write_config(folder, config, source=f"{as_path(source).name} (OpenCLIP, {what})")
+        origin, what = hub.public_name(source), hub.public_name(variant or hub.SETTINGS)
+        write_config(folder, config, source=f"{origin} (OpenCLIP, {what})")
     return sum(x.size for x in jax.tree.leaves(params))
 
 
@@ -112,8 +112,8 @@ def new_folder(directory: epath.Path) -> Iterator[epath.Path]:
         with atomic(directory) as temporary:
             yield epath.Path(temporary)
         return
-    # A store cannot rename folders; there, a folder is a model's once it has its config.json.
-    remove_tree(directory)
+    # A store cannot rename folders; there, a folder is a model's once it has its configuration,
+    # which is therefore written last.
     try:
         yield directory
     except BaseException:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from coca_jax.errors import UserError
 from coca_jax.interop.shards import INDEX, read_index
+from coca_jax.io import http
 
 PREFIX = "hf-hub:"
 CARD = "README.md"
@@ -65,6 +66,19 @@ def parse(text: str) -> HubName:
     return HubName(match["repository"], match["revision"])
 
 
+def public_name(path: str | os.PathLike) -> str:
+    """A path as it may be published: a name on the hub whole, of others only the last part.
+
+    Folders say something of a machine, and a URL's query or password may be secret.
+    """
+    text = os.fspath(path).rstrip("/")
+    if is_hub_name(text):
+        return text
+    if http.is_http(text):
+        text = http.shown(text).partition("?")[0].partition("#")[0].rstrip("/")
+    return text.replace("\\", "/").rpartition("/")[2]
+
+
 def download(text: str) -> pathlib.Path:
     """The local folder of a model on the hub: configuration, weights and tokenizer.
 
@@ -98,14 +112,14 @@ def upload(text: str, files: Mapping[str, str | bytes], private: bool) -> str:
       text: ORG/NAME, with or without `hf-hub:`.
       files: content, or the path of a local file, by the name in the repository. Others of its
         files stay as they are, and so does a README.md, which people edit there.
-      private: whether a new repository is private.
+      private: whether a new repository is private. One that is there and public is refused.
 
     Returns:
       The repository's address.
 
     Raises:
-      UserError: `huggingface_hub` is not installed, there is no token, or it may not write; or the
-        hub does not answer.
+      UserError: `huggingface_hub` is not installed, there is no token, or it may not write; the
+        repository should be private and is public; or the hub does not answer.
     """
     name = parse(text)
     if name.revision:
@@ -115,6 +129,11 @@ def upload(text: str, files: Mapping[str, str | bytes], private: bool) -> str:
         raise UserError(f"{name}: HF_HUB_OFFLINE forbids to upload it: unset that variable")
     api, repository = hub.HfApi(), name.repository
     address = _run(name, lambda: api.create_repo(repository, private=private, exist_ok=True))
+    if private and not _run(name, lambda: api.repo_info(repository)).private:
+        raise UserError(
+            f"--private: {address} is public already, and nothing was uploaded; make it private "
+            "in its settings there, or give another name"
+        )
     has_card = _run(name, lambda: api.file_exists(repository, CARD))
     operations = [
         hub.CommitOperationAdd(path_in_repo=file, path_or_fileobj=content)

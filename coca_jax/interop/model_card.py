@@ -1,17 +1,14 @@
 """README.md of a model's folder: what it is, what it was trained on, how good it is."""
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-from etils import epath
 
 from coca_jax import __version__
 from coca_jax.config import build, model_config
 from coca_jax.evaluate.results import format_value, read_step
 from coca_jax.inference.sources import Checkpoint, Source
-from coca_jax.interop.hub import PREFIX
+from coca_jax.interop.hub import PREFIX, public_name
 from coca_jax.io.stored import Damaged, read_json
 from coca_jax.io.visible import visible
 from coca_jax.losses.registry import trained_losses
@@ -19,6 +16,8 @@ from coca_jax.models import CoCaConfig
 from coca_jax.planning import parameter_counts
 
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # the hub's identifiers, such as apache-2.0
+# `source` in the config.json of a converted model, if it holds no path.
+ORIGIN = re.compile(r"(hf-hub:\S+|[^/\\]+) \(OpenCLIP, [^/\\]+\)")
 USE = """\
 ```python
 import coca_jax
@@ -43,7 +42,7 @@ def model_card(source: Source, title: str, license_id: str, notes: Sequence[str]
 
     Args:
       source: the model. Of a run, its configuration and `eval/<step>.json` are described; of paths
-        only the last part is shown.
+        and URLs only the last part is shown.
       title: a name for the model.
       license_id: the license's identifier on the hub.
       notes: what users of OpenCLIP should know, a sentence each.
@@ -81,7 +80,7 @@ def _use(name: str, other: str) -> str:
 def _metadata(model: CoCaConfig, license_id: str) -> str:
     lines = [
         "---",
-        f"license: {license_id}",
+        f'license: "{license_id}"',  # without quotes, "no" would be False
         "library_name: open_clip",
         f"pipeline_tag: {'zero-shot-image-classification' if model.has_cls else 'image-to-text'}",
         "tags:",
@@ -111,10 +110,10 @@ def _architecture(source: Source, model: CoCaConfig) -> Iterable[tuple[str, str]
 
 def _training(source: Source) -> Iterable[tuple[str, str]]:
     if not isinstance(source, Checkpoint):
-        yield "converted from", _basename(source.title)
+        yield "converted from", public_name(source.title)
         return
     if not source.step:
-        yield "converted from", _record(source).get("source", "weights of another project")
+        yield "converted from", _origin(source)
         return
     config = source.config
     train, optimizer = config.train, config.optimizer
@@ -128,21 +127,24 @@ def _training(source: Source) -> Iterable[tuple[str, str]]:
     if config.optimizer.ema_decay:
         yield "parameters", f"the moving average, decay {config.optimizer.ema_decay:g}"
     if config.init.path:
-        yield "began from", _basename(config.init.path)
+        yield "began from", public_name(config.init.path)
 
 
 def _data(config: Any) -> Iterable[str]:
-    """A phrase for each data set of the mixture; of paths only the last part."""
+    """A phrase for each data set of the mixture; of paths and URLs only the last part."""
     for name, options in build(config).data.data_sets().items():
-        what = _basename(options.path) if options.path else f"{options.name}/{options.split}"
+        what = public_name(options.path) if options.path else f"{options.name}/{options.split}"
         yield f"{name}: {what}" if name else what
 
 
-def _record(source: Checkpoint) -> Mapping[str, Any]:
+def _origin(source: Checkpoint) -> str:
+    """The weights that a model was converted from."""
     try:
-        return read_json(source.workdir / "config.json")
+        origin = read_json(source.workdir / "config.json").get("source")
     except (FileNotFoundError, Damaged):
-        return {}
+        origin = None
+    is_public = isinstance(origin, str) and ORIGIN.fullmatch(origin)
+    return origin if is_public else "weights of another project"
 
 
 def _metrics(source: Source) -> Mapping[str, Mapping[str, Any]]:
@@ -167,8 +169,3 @@ def _table(rows: Iterable[tuple[str, str]]) -> str:
 def _text(value: Any) -> str:
     """A value in one line of a table."""
     return " ".join(visible(str(value)).split()).replace("|", "\\|")
-
-
-def _basename(path: str) -> str:
-    """The last part of a path, which says nothing of the machine's folders."""
-    return epath.Path(os.fspath(path).rstrip("/")).name

@@ -35,12 +35,25 @@ def from_open_clip(tensors: Tensors, config: CoCaConfig) -> dict[str, Any]:
         of each kind all are counted and a few named.
     """
     shapes = expected_shapes(config)
-    if problems := list(_misfits(tensors, shapes)):
-        raise UserError("these weights are not the model's:\n" + "\n".join(problems))
+    require_shapes(tensors, shapes)
     values = {name: _float32(tensors[name]).reshape(shape) for name, shape in shapes.items()}
     if wrong := [name for name, value in values.items() if not np.isfinite(value).all()]:
         raise UserError(f"NaN or infinity is in {len(wrong):,} of the weights: {listed(wrong)}")
     return traverse_util.unflatten_dict(to_ours(values, _table(config)), sep="/")
+
+
+def require_shapes(tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Checks that tensors are those of a model; their values are not read.
+
+    Args:
+      tensors: by OpenCLIP's names.
+      expected: shapes, as of `expected_shapes`.
+
+    Raises:
+      UserError: names, shapes or types differ.
+    """
+    if problems := list(_misfits(tensors, expected)):
+        raise UserError("these weights are not the model's:\n" + "\n".join(problems))
 
 
 def to_open_clip(params: Mapping[str, Any], config: CoCaConfig) -> dict[str, np.ndarray]:

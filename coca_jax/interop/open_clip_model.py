@@ -69,6 +69,18 @@ class OpenClipModel:
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from error
 
+    def require_weights(self) -> None:
+        """Checks names, shapes and types of the weights, of which only headers are read.
+
+        Raises:
+          UserError: a file cannot be read, or the weights do not fit the configuration.
+        """
+        shapes = open_clip.expected_shapes(self.model)
+        try:
+            open_clip.require_shapes(open_tensors(self.path, shapes), shapes)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from error
+
     @functools.cached_property
     def identity(self) -> str:
         """A checksum of the files, which differs from that of other weights or settings."""

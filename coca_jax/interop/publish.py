@@ -15,7 +15,7 @@ from coca_jax.interop import hub, open_clip_config
 from coca_jax.interop.convert import empty_folder, mask_notes, new_folder, open_clip_tensors
 from coca_jax.interop.model_card import LICENSE, for_hub, model_card
 from coca_jax.interop.open_clip_model import OWN, is_open_clip, open_model
-from coca_jax.interop.shards import weight_files
+from coca_jax.interop.shards import main_file, weight_files
 from coca_jax.interop.tokenizer_files import tokenizer_files
 from coca_jax.interop.weights import write_tensors
 from coca_jax.io.files import write_whole
@@ -65,8 +65,9 @@ def export_folder(
         with new_folder(directory) as folder:
             folder.mkdir(parents=True, exist_ok=True)
             write_tensors(folder / WEIGHTS, tensors, settings["model_cfg"])
-            files = {hub.SETTINGS: json.dumps(settings, indent=2).encode()} | tokens
-            for name, content in (files | {hub.CARD: card.encode()}).items():
+            files = tokens | {hub.CARD: card.encode()}
+            files[hub.SETTINGS] = json.dumps(settings, indent=2).encode()
+            for name, content in files.items():  # the last says that the folder is a model's
                 write_whole(folder / name, content)
     except OSError as error:
         raise UserError(f"{directory} cannot be written: {cause(error)}") from error
@@ -84,14 +85,15 @@ def push(
     Args:
       directory: the folder.
       name: ORG/NAME of the repository, which is created if there is none.
-      private: whether a new repository is private.
+      private: whether a new repository is private. One that is there and public is refused.
       report: is given a line before the upload.
 
     Returns:
       The repository's address.
 
     Raises:
-      UserError: the folder holds no model of that form, or the hub does not take it.
+      UserError: the folder holds no model of that form, its weights do not fit its configuration,
+        or the hub does not take it.
     """
     repository, folder = hub.parse(name).repository, as_path(directory)
     if not folder.is_dir() or not is_open_clip(folder):
@@ -99,13 +101,17 @@ def push(
             f"{folder} is no folder of the hub's form: it holds no {hub.SETTINGS}; write one by "
             f"coca convert --to open_clip MODEL FOLDER"
         )
-    open_model(folder).config()  # whose errors come before the upload
+    model = open_model(folder)  # whose errors come before the upload
+    model.config()
+    model.require_weights()
     files: dict[str, str | bytes] = {
-        path.name: os.fspath(path) for path in _uploaded(folder) if path.is_file()
+        path.relative_to(folder).as_posix(): os.fspath(path)
+        for path in _uploaded(folder)
+        if path.is_file()
     }
     files[hub.SETTINGS] = _named_settings((folder / hub.SETTINGS).read_bytes(), repository)
     if hub.CARD in files:
-        files[hub.CARD] = for_hub((folder / hub.CARD).read_text(), repository).encode()
+        files[hub.CARD] = for_hub(_text(folder / hub.CARD), repository).encode()
     report(f"uploading {', '.join(files)}")
     return hub.upload(name, files, private)
 
@@ -113,9 +119,15 @@ def push(
 def _uploaded(folder: epath.Path) -> list[epath.Path]:
     """The files of a model, some of which may not be there."""
     names = [hub.SETTINGS, hub.CARD, *hub.TOKENIZER, hub.OWN_TOKENIZER]
-    weights, index = weight_files(folder)
-    indices = list(folder.glob("*.index.json")) if index else []
-    return [*weights, *indices, *(folder / name for name in names)]
+    weights = dict.fromkeys([main_file(folder), *weight_files(folder)[0]])
+    return [*weights, *(folder / name for name in names)]
+
+
+def _text(path: epath.Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise UserError(f"{path} is not UTF-8, which the hub demands: {error}") from error
 
 
 def _settings(source: Source, model: CoCaConfig, name: str) -> dict[str, Any]:

@@ -30,11 +30,7 @@ def weight_files(path: str | os.PathLike) -> tuple[list[epath.Path], list[str]]:
       UserError: there is no such file, an index is malformed or names files that are not there or
         not in its folder, or a folder holds no weights or several.
     """
-    path = as_path(path)
-    if path.is_dir():
-        path = _in_folder(path)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
+    path = main_file(path)
     if not path.name.endswith(INDEX):
         return [path], []
     index = read_index(path)
@@ -46,6 +42,20 @@ def weight_files(path: str | os.PathLike) -> tuple[list[epath.Path], list[str]]:
             f"{path}: {len(missing):,} of {len(shards):,} shards are not there: {listed(missing)}"
         )
     return [path.parent / name for name in shards], list(index)
+
+
+def main_file(path: str | os.PathLike) -> epath.Path:
+    """The file of weights, or the index of shards, that a path is or holds.
+
+    Raises:
+      UserError: there is no such file, or a folder holds no weights or several.
+    """
+    path = as_path(path)
+    if path.is_dir():
+        path = _in_folder(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    return path
 
 
 def _in_folder(folder: epath.Path) -> epath.Path:

@@ -177,6 +177,34 @@ def test_files_are_uploaded(server, monkeypatch, tmp_path):
         hub.upload("me/model@v1", files, private=False)
 
 
+def test_a_public_repository_is_not_taken_for_a_private_one(server, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", server.token)
+    server.repositories["me/open"] = {}
+    with pytest.raises(UserError, match=r"--private: http.*/me/open is public already"):
+        hub.upload("me/open", {"a": b"secret"}, private=True)
+    assert server.repositories["me/open"] == {}
+    hub.upload("me/closed", {"a": b"1"}, private=True)
+    hub.upload("me/closed", {"a": b"2"}, private=True)
+    assert server.repositories["me/closed"] == {"a": b"2"} and server.private == {"me/closed"}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/secret/me/x.json", "x.json"),
+        ("/secret/me/runs/", "runs"),
+        ("C:\\secret\\x.json", "x.json"),
+        ("gs://secret/runs/a", "a"),
+        ("https://a.org/secret/0.tar?X-Amz-Signature=secret/1", "0.tar"),
+        ("https://me:secret@a.org/b/{00..09}.tar#secret", "{00..09}.tar"),
+        ("https://me:secret@a.org", "...@a.org"),
+        ("hf-hub:org/name@v1", "hf-hub:org/name@v1"),
+    ],
+)
+def test_published_names_hold_no_folders_and_no_secrets(path, name):
+    assert hub.public_name(path) == name
+
+
 def test_commands_take_names_on_the_hub(server, tmp_path, capsys):
     config = {"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}}
     server.repositories["org/small"]["open_clip_config.json"] = json.dumps(config).encode()

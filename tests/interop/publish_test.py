@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import flax.linen as nn
 import jax
@@ -11,8 +12,10 @@ import pytest
 import safetensors
 import tokenizers
 import yaml
+from etils import epath
 from hub_server import hub_server
 from reference.open_clip import FOLDER, recorded
+from safetensors.numpy import load_file, save_file
 
 import coca_jax
 from coca_jax import cli
@@ -23,7 +26,9 @@ from coca_jax.data.transforms import images
 from coca_jax.errors import UserError
 from coca_jax.evaluate.results import write_results
 from coca_jax.inference import find_checkpoint
-from coca_jax.interop import open_clip_config
+from coca_jax.interop import open_clip_config, publish
+from coca_jax.interop.convert import import_open_clip
+from coca_jax.interop.model_card import model_card
 from coca_jax.interop.publish import export_folder, push
 from coca_jax.interop.tokenizer_files import clip_json
 from coca_jax.models import CoCa, init_params
@@ -121,6 +126,33 @@ def test_the_card_says_what_the_workdir_does_and_no_paths(exported):
     assert "secret" not in text
 
 
+def test_the_card_of_a_run_from_urls_and_the_hub(workdir, tmp_path):
+    source = find_checkpoint(workdir)
+    config = source.config.copy_and_resolve_references()
+    config.data.train.path = "https://a.org/secret/{0..9}.tar?X-Amz-Signature=secret"
+    config.init.path = "hf-hub:org/base"
+    text = model_card(dataclasses.replace(source, config=config), "x", "no", [])
+    assert "| data | {0..9}.tar |" in text and "| began from | hf-hub:org/base |" in text
+    assert yaml.safe_load(text.split("---\n")[1])["license"] == "no"
+    assert "secret" not in text
+    converted = dataclasses.replace(source, folder=epath.Path(tmp_path), step=0)
+    for origin, shown in {
+        "hf-hub:org/b@v/1 (OpenCLIP, x.json)": "hf-hub:org/b@v/1 (OpenCLIP, x.json)",
+        "w.bin (OpenCLIP, /secret/x.json)": "weights of another project",
+        "/secret/w.bin (OpenCLIP, x.json)": "weights of another project",
+    }.items():
+        write_config(tmp_path, config, source=origin)
+        assert f"| converted from | {shown} |" in model_card(converted, "x", "mit", [])
+
+
+def test_a_variants_path_is_not_recorded(exported, tmp_path):
+    settings = exported / "open_clip_config.json"
+    weights = exported / "open_clip_model.safetensors"
+    import_open_clip(weights, str(settings), tmp_path / "out")
+    record = json.loads((tmp_path / "out/config.json").read_text())
+    assert record["source"] == f"{weights.name} (OpenCLIP, {settings.name})"
+
+
 def test_images_are_resized_as_the_folder_says(exported):
     model = coca_jax.load(exported, devices=jax.devices()[:1])
     image, file = model.config.image, FOLDER / "pixels/wide.png"
@@ -158,6 +190,61 @@ def test_a_pushed_model_is_loaded_from_the_hub(exported, tmp_path, monkeypatch, 
         image = str(FOLDER / "pixels/large.png")
         assert cli.main(["caption", "--model", name, "--length", "4", image]) == 0
         assert json.loads(capsys.readouterr().out)["path"] == image
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+    """A copy of the folder, to be changed."""
+    return shutil.copytree(exported, tmp_path / "copied")
+
+
+def test_a_push_uploads_the_shards_of_the_index_that_is_read(copied, tmp_path, monkeypatch):
+    tensors = sorted(load_file(copied / "open_clip_model.safetensors").items())
+    (copied / "open_clip_model.safetensors").unlink()
+    index = {}
+    for folder, part in (("a", tensors[:9]), ("b", tensors[9:])):
+        (copied / folder).mkdir()
+        save_file(dict(part), copied / folder / "w.safetensors")
+        index |= dict.fromkeys((name for name, _ in part), f"{folder}/w.safetensors")
+    name = "open_clip_model.safetensors.index.json"
+    (copied / name).write_text(json.dumps({"weight_map": index}))
+    (copied / "other.bin.index.json").write_text("{}")
+    with hub_server(str(tmp_path / "cache")) as server:
+        monkeypatch.setenv("HF_TOKEN", server.token)
+        push(copied, "me/shards")
+        expected = {*FILES, name, "a/w.safetensors", "b/w.safetensors"}
+        uploaded = server.repositories["me/shards"].keys()
+        assert uploaded == expected - {"open_clip_model.safetensors"}
+        find_checkpoint("hf-hub:me/shards").model.require_weights()
+
+
+def test_a_push_looks_at_the_files_first(copied, tmp_path, monkeypatch):
+    weights = copied / "open_clip_model.safetensors"
+    tensors = load_file(weights)
+    with hub_server(str(tmp_path / "cache")) as server:
+        monkeypatch.setenv("HF_TOKEN", server.token)
+        (copied / "README.md").write_bytes(b"\xff\xfe")
+        with pytest.raises(UserError, match=r"README.md is not UTF-8"):
+            push(copied, "me/bad")
+        save_file(tensors | {"visual.proj": np.zeros((2, 3), np.float32)}, weights)
+        with pytest.raises(UserError, match=r"1 of another shape: visual.proj \(2, 3\)"):
+            push(copied, "me/bad")
+        weights.write_bytes(b"garbage")
+        with pytest.raises(UserError, match=r"is no file of torch\.save and no \.safetensors"):
+            push(copied, "me/bad")
+        assert not server.requests
+
+
+def test_the_configuration_is_written_last(workdir, tmp_path, monkeypatch):
+    def write(path, content):
+        if path.name == "open_clip_config.json":
+            written.extend(sorted(item.name for item in path.parent.iterdir()))
+        path.write_bytes(content)
+
+    written = []
+    monkeypatch.setattr(publish, "write_whole", write)
+    export_folder(workdir, tmp_path / "out")
+    assert written == ["README.md", "open_clip_model.safetensors"]
 
 
 def test_errors_leave_nothing(workdir, exported, tmp_path, capsys):
