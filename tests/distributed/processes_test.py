@@ -8,10 +8,18 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from coca_jax.distributed import launchers, processes
 
+SLURM = {
+    "SLURM_JOB_ID": "5",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
 SCRIPT = """
 import os, sys, time
 from coca_jax.errors import UserError
@@ -227,3 +235,29 @@ def test_differences_are_cut_short():
         "process 1 differs from process 0: b=3 instead of absent",
     ]
     assert processes._differences(texts, most=1)[1] == "... 1 more"
+
+
+@pytest.mark.parametrize(
+    "environment, place, devices",
+    [
+        ({}, (0, 1), None),
+        (SLURM | {"SLURM_PROCID": "1", "SLURM_LOCALID": "3"}, (1, 2), "3"),
+        (
+            {"COCA_COORDINATOR": "h:1", "COCA_PROCESSES": "5", "COCA_PROCESS": "4"},
+            (4, 5),
+            None,
+        ),
+    ],
+)
+def test_processes_that_share_work_need_not_be_connected(monkeypatch, environment, place, devices):
+    for key in (*launchers.EXPLICIT, *SLURM, "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(jax.distributed, "initialize", None)  # a call would fail
+    changes = {}
+    monkeypatch.setattr(jax.config, "update", changes.__setitem__)
+    assert processes.place_of_its_own() == place
+    assert not processes.is_distributed()
+    names = ("jax_cuda_visible_devices", "jax_rocm_visible_devices")
+    assert changes == ({} if devices is None else dict.fromkeys(names, devices))
