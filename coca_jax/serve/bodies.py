@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 import pydantic
+import pydantic_core
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -12,7 +13,13 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
 from coca_jax.serve.errors import RequestError
-from coca_jax.serve.limits import BODY_SECONDS, MAX_CHARACTERS, MAX_TEXTS
+from coca_jax.serve.limits import (
+    BODY_SECONDS,
+    MAX_CHARACTERS,
+    MAX_FIELDS,
+    MAX_MARKS,
+    MAX_TEXTS,
+)
 from coca_jax.serve.schemas import Request
 
 JSON, FORM = "application/json", "multipart/form-data"
@@ -46,8 +53,12 @@ async def read(request: HttpRequest, kind: type[Parsed], max_bytes: int) -> Pars
         async with asyncio.timeout(BODY_SECONDS):
             if content_type == JSON:
                 parts = [part async for part in _limited(request, max_bytes)]
-                return kind.model_validate_json(b"".join(parts), strict=True)
-            return kind.model_validate(await _form(request, kind, max_bytes))
+                content: Any = _json(b"".join(parts))
+            else:
+                content = await _form(request, kind, max_bytes)
+        if isinstance(content, dict) and len(content) > MAX_FIELDS:
+            raise RequestError(422, f"a request has at most {MAX_FIELDS} fields")
+        return kind.model_validate(content, strict=content_type == JSON)
     except TimeoutError as error:
         raise RequestError(408, f"the body did not come in {BODY_SECONDS:.0f} seconds") from error
     except pydantic.ValidationError as error:
@@ -66,6 +77,18 @@ async def _limited(request: HttpRequest, max_bytes: int) -> AsyncIterator[bytes]
         yield chunk
 
 
+def _json(body: bytes) -> Any:
+    """The value of a body in JSON; raises a RequestError if it is malformed or far too large."""
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_MARKS:
+        raise RequestError(413, f"JSON may have at most {MAX_MARKS:,} commas and brackets")
+    try:
+        return pydantic_core.from_json(body, cache_strings="none")
+    except ValueError as error:
+        message = f"Invalid JSON: {error}"
+        details = [{"field": [], "message": message}]
+        raise RequestError(422, "the request is malformed", details) from error
+
+
 async def _form(request: HttpRequest, kind: type[Request], max_bytes: int) -> dict[str, Any]:
     """The fields of a form; those that the kind has as lists may be repeated."""
     parser = MultiPartParser(
@@ -77,7 +100,7 @@ async def _form(request: HttpRequest, kind: type[Request], max_bytes: int) -> di
     )
     try:
         form = await parser.parse()
-    except (MultiPartException, FormParserError, UnicodeDecodeError, KeyError) as error:
+    except (MultiPartException, FormParserError, UnicodeError, LookupError) as error:
         raise RequestError(422, "the form is malformed") from error
     values: dict[str, Any] = {}
     try:

@@ -11,8 +11,9 @@ from coca_jax.data.errors import BadExample, TooManyPixels
 from coca_jax.data.transforms import images
 from coca_jax.serve.errors import RequestError
 
-_DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w=.+-]+)*;base64,", re.IGNORECASE)
-_URL = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+# Clients choose the text: both patterns look at its first characters only.
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]{0,30}:", re.IGNORECASE)
 
 
 def is_url(source: str | bytes) -> bool:

@@ -9,7 +9,10 @@ from coca_jax.serve.errors import RequestError
 
 HELD_BYTES = 2**30  # of all requests that are in progress
 BODY_SECONDS = 60.0  # in which the whole body of a request must have come
+MAX_IMAGES = 1024  # of one request, whatever `max_batch` is
 MAX_TEXTS = 1024  # of one request
+MAX_FIELDS = 64  # of one request
+MAX_MARKS = 2**18  # commas and brackets of a request in JSON, which bound what it is parsed to
 MAX_CHARACTERS = 4000  # of one text
 RETRY_SECONDS = 1
 

@@ -1,14 +1,14 @@
-"""What requests and answers hold, as pydantic models: the API's documentation, too."""
+"""The contents of requests and answers as pydantic models: the API's documentation, too."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints, WithJsonSchema
 
 from coca_jax.evaluate.prompts import DEFAULT
-from coca_jax.serve.limits import MAX_CHARACTERS, MAX_TEXTS
+from coca_jax.serve.limits import MAX_CHARACTERS, MAX_IMAGES, MAX_TEXTS
 
 MAX_TEXTS_OF_IMAGE = 64  # that are generated
-MAX_FOUND = 100  # images of a search
+MAX_MATCHES = 100  # of a search
 
 Image = Annotated[
     str | bytes,
@@ -22,12 +22,14 @@ Image = Annotated[
 ]
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 Full = Annotated[Text, StringConstraints(min_length=1)]
-Images = Annotated[list[Image], Field(min_length=1)]
-Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
-Some = Annotated[list[Full], Field(min_length=1, max_length=MAX_TEXTS)]
+# The first error of a list ends its check: a list of errors would be far larger than the request.
+Images = Annotated[list[Image], Field(min_length=1, max_length=MAX_IMAGES), FailFast()]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS), FailFast()]
+FullTexts = Annotated[list[Full], Field(min_length=1, max_length=MAX_TEXTS), FailFast()]
 Templates = Annotated[
     list[Annotated[Full, StringConstraints(pattern=r"\{\}")]],
     Field(min_length=1, max_length=100, description="Texts with {} for the label."),
+    FailFast(),
 ]
 Count = Annotated[int, Field(ge=1, le=MAX_TEXTS_OF_IMAGE)]
 Positive = Annotated[float, Field(gt=0, le=1e4)]
@@ -42,8 +44,8 @@ class Request(BaseModel):
 class Embed(Request):
     """Images or texts to embed, or both."""
 
-    images: Annotated[list[Image], Field()] = []
-    texts: Annotated[list[Text], Field(max_length=MAX_TEXTS)] = []
+    images: Annotated[list[Image], Field(max_length=MAX_IMAGES), FailFast()] = []
+    texts: Annotated[list[Text], Field(max_length=MAX_TEXTS), FailFast()] = []
     encoding: Literal["float", "base64"] = Field(
         "float", description="base64: of little-endian float32, which is shorter."
     )
@@ -117,7 +119,7 @@ class Classify(Request):
     """Images, and labels to choose among."""
 
     images: Images
-    labels: Some
+    labels: FullTexts
     templates: Templates = list(DEFAULT)
     scoring: Literal["embeddings", "captions"] | None = Field(
         None,
@@ -157,10 +159,10 @@ class Search(Request):
     """A text or an image to search for."""
 
     text: Text | None = None
-    images: Annotated[list[Image], Field(max_length=1)] = Field(
+    images: Annotated[list[Image], Field(max_length=1), FailFast()] = Field(
         [], description="One image, in place of a text."
     )
-    top: int = Field(12, ge=1, le=MAX_FOUND, description="Images to return.")
+    top: int = Field(12, ge=1, le=MAX_MATCHES, description="Images to return.")
 
 
 class Match(BaseModel):
@@ -181,7 +183,7 @@ class Answer(Request):
     """Images and a question about all of them, or one about each."""
 
     images: Images
-    questions: Some
+    questions: FullTexts
     scoring: Literal["head", "generation"] | None = Field(
         None,
         description="Whether a head chooses the answer or the decoder writes it; by default the "
@@ -208,7 +210,7 @@ class Attention(Request):
     """An image with texts about it, such as its captions; or images with a text about each."""
 
     images: Images
-    texts: Some
+    texts: FullTexts
 
 
 class Word(BaseModel):
@@ -248,7 +250,7 @@ class Health(BaseModel):
 
 
 class Problem(BaseModel):
-    """What went wrong."""
+    """The reason of an error."""
 
     message: str
     id: str | None = Field(None, description="Of an entry in the server's log.")

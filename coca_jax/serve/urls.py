@@ -18,6 +18,8 @@ KEPT = "/%:@!$&'()*+,;=~-._?"  # characters of a path and a query that stay
 HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
 PORTS = {"http": 80, "https": 443}
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")  # all that is allocated to the public internet
+RELAYS = ipaddress.ip_network("192.88.99.0/24")  # once from IPv4 to 6to4, RFC 7526
 
 Resolve = Callable[[str, int], Sequence[str]]  # the addresses of a host
 
@@ -33,17 +35,21 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the public internet, and no other in disguise."""
+    """Whether an address, and the IPv4 address that it may contain, is of the public internet."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:  # such as fe80::1%eth0
         return False
-    inner = [parsed]
-    if isinstance(parsed, ipaddress.IPv6Address):
-        inner += [parsed.ipv4_mapped, parsed.sixtofour, *(parsed.teredo or ())]
-        if parsed in NAT64:
-            inner.append(ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF))
-    return all(one.is_global and not one.is_multicast for one in inner if one is not None)
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return parsed.is_global and not parsed.is_multicast and parsed not in RELAYS
+    if parsed in NAT64:
+        return is_public(str(ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)))
+    contained = [parsed.sixtofour, *(parsed.teredo or ())]
+    return (
+        parsed in GLOBAL_IPV6
+        and parsed.is_global
+        and all(is_public(str(one)) for one in contained if one is not None)
+    )
 
 
 class Fetcher:
@@ -88,8 +94,11 @@ class Fetcher:
             raise RequestError(422, "the URL of an image must be http://HOST/... or https://...")
         port = parts.port or PORTS[parts.scheme]
         address = self._address(parts.hostname, port)
-        connection = _Connection(parts.scheme, parts.hostname, port, address, self._seconds)
-        timer = threading.Timer(max(0.0, deadline - time.monotonic()), connection.abort)
+        remaining = deadline - time.monotonic()  # names take time, too
+        if remaining <= 0:
+            raise TimeoutError(url)
+        connection = _Connection(parts.scheme, parts.hostname, port, address, remaining)
+        timer = threading.Timer(remaining, connection.abort)
         timer.start()
         try:
             connection.request("GET", _target(parts), headers=HEADERS)
@@ -134,10 +143,14 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(host, port, timeout=seconds)
         self.default_port = PORTS[scheme]  # others stand in the header `Host`
         self._scheme, self._address, self._socket = scheme, address, None
+        self._aborted = False
 
     def connect(self) -> None:
         """Connects to the address; a certificate must be the host's."""
         self._socket = socket.create_connection((self._address, self.port), self.timeout)
+        if self._aborted:  # before there was a socket to shut down
+            self._socket.close()
+            raise TimeoutError(self.host)
         if self._scheme == "https":
             context = ssl.create_default_context()
             self._socket = context.wrap_socket(self._socket, server_hostname=self.host)
@@ -145,6 +158,7 @@ class _Connection(http.client.HTTPConnection):
 
     def abort(self) -> None:
         """Ends the connection, from another thread: what waits for it sees its end."""
+        self._aborted = True
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)

@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import concurrent.futures
 import dataclasses
@@ -5,14 +6,19 @@ import json
 import logging
 import re
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 from serve.conftest import LIMITS, encoded, png
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from coca_jax.evaluate.zero_shot import class_embeddings
+from coca_jax.serve import bodies
 from coca_jax.serve.app import make_app
+from coca_jax.serve.endpoints import ENDPOINTS
+from coca_jax.serve.errors import RequestError
 from coca_jax.serve.service import Served, Service
 from coca_jax.serve.urls import Fetcher
 
@@ -158,7 +164,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), MALFORMED)
-def test_malformed_requests_are_told_the_field(client, name, content, message):
+def test_errors_of_malformed_requests_name_the_field(client, name, content, message):
     assert message in str(error_of(client, name, 422, **content))
 
 
@@ -170,12 +176,16 @@ def test_what_is_no_json_object_is_malformed(client, body):
     assert answer.status_code == 422, answer.text
 
 
+FORM_TEXT = b'--x\r\nContent-Disposition: form-data; name="texts"\r\n\r\na\r\n--x--\r\n'
+
+
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
         ("multipart/form-data", b"x"),
         ("multipart/form-data; boundary=x", b"--y"),
         ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n"),
+        ("multipart/form-data; boundary=x; charset=undefined", FORM_TEXT),
     ],
 )
 def test_a_broken_form_is_malformed(client, kind, body):
@@ -211,6 +221,39 @@ def test_what_is_too_large_is_refused(client):
     assert answer.status_code == 413
     answer = client.post("/v1/embed", files=[("images", bytes(200_000))])
     assert answer.status_code == 413
+
+
+MANY = 50_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status"),
+    [
+        ("embed", {"images": [1] * MANY}, 422),
+        ("embed", {"images": ["a"] * MANY}, 422),
+        ("embed", {"texts": [[]] * MANY}, 422),
+        ("caption", {str(number): 1 for number in range(MANY)}, 422),
+        ("embed", {"images": [1] * 300_000}, 413),
+        ("embed", {"x": [[]] * 150_000}, 413),
+    ],
+)
+def test_wrong_requests_of_many_parts_cost_little(name, content, status):
+    """The memory that it takes to say what is wrong."""
+    body = json.dumps(content, separators=(",", ":")).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        return messages.pop()
+
+    kind = next(one.request for one in ENDPOINTS if one.name == name)
+    scope = {"type": "http", "headers": [(b"content-type", b"application/json")]}
+    tracemalloc.start()
+    with pytest.raises(RequestError) as refused:
+        asyncio.run(bodies.read(Request(scope, receive), kind, 2**25))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert refused.value.status == status and len(refused.value.details or ()) <= 20
+    assert most < 2**24
 
 
 def test_a_full_server_says_when_to_come_again(model):

@@ -1,6 +1,7 @@
 import base64
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -82,3 +83,12 @@ def test_base64_and_data_urls_hold_files():
             images.from_base64(source, "it")
         assert refused.value.status == 422
     assert images.is_url("https://example.org/a.png") and images.is_url("file:///etc/passwd")
+
+
+@pytest.mark.parametrize("text", ["data:" + "a" * 10**6, "a" * 10**6, "data:" + ";a" * 10**6])
+def test_long_texts_are_read_in_linear_time(text):
+    begin = time.monotonic()
+    images.is_url(text)
+    with pytest.raises(RequestError):
+        images.from_base64(text + "!", "it")
+    assert time.monotonic() - begin < 1

@@ -1,5 +1,6 @@
 import contextlib
 import http.server
+import socket
 import threading
 import time
 
@@ -13,6 +14,8 @@ PRIVATE = [
     *("0.0.0.0", "100.64.0.1", "224.0.0.1", "255.255.255.255", "198.18.0.1"),
     *("::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1"),
     *("::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1", "64:ff9b::a00:1", "2001:db8::1"),
+    *("::127.0.0.1", "::10.0.0.1", "::ffff:0:127.0.0.1", "64:ff9b:1::7f00:1", "fec0::1"),
+    *("192.88.99.1", "2002:c058:6301::", "5f00::1"),
 ]
 PUBLIC = ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "64:ff9b::808:808"]
 MALFORMED = (
@@ -141,3 +144,33 @@ def test_large_and_slow_files_are_given_up(server):
     with pytest.raises(RequestError, match="cannot be fetched"):
         fetch(f"{base}/slow")
     assert time.monotonic() - begin < 2
+
+
+@pytest.mark.parametrize("connects", [0.0, 0.6])
+def test_names_and_connections_that_take_long_count_for_the_limit(server, monkeypatch, connects):
+    """The limit passes before there is a connection to end."""
+    create = socket.create_connection
+
+    def connect(*args):
+        time.sleep(connects)
+        return create(*args)
+
+    def drip(handler):
+        with contextlib.suppress(OSError):
+            handler.send_response(200)
+            handler.end_headers()
+            for _ in range(40):
+                handler.wfile.write(b"x")
+                time.sleep(0.05)
+
+    def resolve(host, port):
+        time.sleep(0.0 if connects else 0.4)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    server.pages = {"/": drip}
+    fetch = Fetcher(100, resolve, lambda address: True, seconds=0.3)
+    begin = time.monotonic()
+    with pytest.raises(RequestError, match="cannot be fetched"):
+        fetch(f"http://a.example:{server.server_address[1]}/")
+    assert time.monotonic() - begin < 1.5
