@@ -13,22 +13,14 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from coca_jax.errors import UserError
-from coca_jax.interop.shards import INDEX, read_index
+from coca_jax.interop.shards import INDEX, NAMES, read_index
 from coca_jax.io import http
 
 PREFIX = "hf-hub:"
 CARD = "README.md"
 SETTINGS = "open_clip_config.json"  # OpenCLIP's configuration of a model
-# The weights of a model; the first that a repository has are taken.
-WEIGHTS = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "model.safetensors",
-    "pytorch_model.bin",
-    f"open_clip_model.safetensors{INDEX}",
-    f"model.safetensors{INDEX}",
-)
+# What `transformers` and timm say of a model, where OpenCLIP's configuration is not there.
+OTHER_SETTINGS = ("config.json", "preprocessor_config.json")
 # Of a tokenizer; most repositories have but a few of them, and CLIP's needs none.
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 OWN_TOKENIZER = "tokenizer.model"  # a SentencePiece model, where this package wrote the folder
@@ -93,14 +85,14 @@ def download(text: str) -> pathlib.Path:
     """
     files = _Files(parse(text))
     settings = files.get(SETTINGS)
-    weights = next(filter(None, map(files.get, WEIGHTS)), None)
+    weights = next(filter(None, map(files.get, NAMES)), None)
     if weights is None:
-        raise files.missing(WEIGHTS)
+        raise files.missing(NAMES)
     if weights.name.endswith(INDEX):
         for shard in dict.fromkeys(read_index(weights).values()):
             if files.get(shard) is None:
                 raise files.missing([shard])
-    for name in _tokenizer_files(settings):
+    for name in _tokenizer_files(settings) if settings else OTHER_SETTINGS:
         files.get(name)
     return weights.parent
 
@@ -186,10 +178,8 @@ class _Files:
         return UserError(f"{self._name} holds no weights: none of {', '.join(files)}")
 
 
-def _tokenizer_files(settings: pathlib.Path | None) -> Collection[str]:
+def _tokenizer_files(settings: pathlib.Path) -> Collection[str]:
     """The files of a tokenizer that a configuration names."""
-    if settings is None:
-        return ()
     try:
         content = json.loads(settings.read_bytes())
         own, text = content.get("coca_jax", {}), content["model_cfg"]["text_cfg"]

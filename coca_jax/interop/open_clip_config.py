@@ -1,6 +1,7 @@
 """OpenCLIP's JSON configurations of a CoCa, in terms of ours."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -83,7 +84,7 @@ def preprocessing(settings: Any) -> dict[str, Any]:
     given = settings.get("preprocess_cfg") if isinstance(settings, Mapping) else None
     if isinstance(given, Mapping):
         given = {key: value for key, value in given.items() if value is not None}
-    section = _Section("preprocess_cfg", given or {})
+    section = Section("preprocess_cfg", given or {})
     interpolation = section.choice("interpolation", "bicubic", "bilinear", "random")
     return {
         "mean": section.channels("mean", CLIP_MEAN),
@@ -130,7 +131,7 @@ def settings(config: CoCaConfig) -> dict[str, Any]:
         "vocab_size": text.vocab_size,
         "width": text.width,
     }
-    half |= {"heads": text.num_heads, "mlp_ratio": text.mlp_dim / text.width}
+    half |= {"heads": text.num_heads, "mlp_ratio": _ratio(text.mlp_dim, text.width)}
     return {
         "embed_dim": config.embed_dim,
         "vision_cfg": {
@@ -139,7 +140,7 @@ def settings(config: CoCaConfig) -> dict[str, Any]:
             "width": image.width,
             "layers": image.num_layers,
             "head_width": image.width // image.num_heads,
-            "mlp_ratio": image.mlp_dim / image.width,
+            "mlp_ratio": _ratio(image.mlp_dim, image.width),
             "attentional_pool": True,
             "attn_pooler_queries": pooler.caption_queries + 1,
             "attn_pooler_heads": pooler.num_heads,
@@ -152,7 +153,15 @@ def settings(config: CoCaConfig) -> dict[str, Any]:
     }
 
 
-class _Section(dict):
+def _ratio(mlp_dim: int, width: int) -> float:
+    """The ratio from which `int(width * ratio)`, OpenCLIP's rule, gives an MLP's width back."""
+    ratio = mlp_dim / width
+    while int(width * ratio) < mlp_dim:
+        ratio = math.nextafter(ratio, math.inf)
+    return ratio
+
+
+class Section(dict):
     """One section of a configuration, whose values are checked as they are read."""
 
     def __init__(self, name: str, values: Any):
@@ -194,6 +203,20 @@ class _Section(dict):
             raise self.wrong(key, "a positive whole number, or height and width")
         return tuple(pair)
 
+    def word(self, key: str) -> str | None:
+        """A word, or None."""
+        value = self.get(key)
+        if not isinstance(value, str | None):
+            raise self.wrong(key, "a word")
+        return value
+
+    def switch(self, key: str, default: bool) -> bool:
+        """Whether something is on."""
+        value = self.read(key, default)
+        if not isinstance(value, bool):
+            raise self.wrong(key, "true or false")
+        return value
+
     def choice(self, key: str, default: str, *others: str) -> str:
         """One of several words."""
         value = self.read(key, default)
@@ -219,25 +242,25 @@ class _Section(dict):
         return tuple(map(float, value))
 
 
-def _sections(settings: Any) -> dict[str, _Section]:
+def _sections(settings: Any) -> dict[str, Section]:
     """The sections of a configuration by name; "": what is in none."""
-    whole = _Section("", settings)
-    model = _Section("model_cfg", whole["model_cfg"]) if "model_cfg" in whole else whole
+    whole = Section("", settings)
+    model = Section("model_cfg", whole["model_cfg"]) if "model_cfg" in whole else whole
     if kind := other_model(whole):
         raise UserError(
             f"it describes {kind} and no CoCa: it lacks 'multimodal_cfg'. Its towers can begin the "
             "training of a CoCa: config.init.path"
         )
-    result = {"": _Section("", model)}
+    result = {"": Section("", model)}
     for name in SUPPORTED:
         if name == "preprocess_cfg":
-            result[name] = _Section(name, whole.get(name) or {})
+            result[name] = Section(name, whole.get(name) or {})
         elif name:
-            result[name] = _Section(name, result[""].read(name))
+            result[name] = Section(name, result[""].read(name))
     return result
 
 
-def _image(vision: _Section) -> ImageConfig:
+def _image(vision: Section) -> ImageConfig:
     height, width = vision.pair("image_size")
     patch, channels = vision.whole("patch_size"), vision.whole("width")
     return ImageConfig(

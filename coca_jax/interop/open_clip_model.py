@@ -129,16 +129,15 @@ def open_model(
     try:
         content = file.read_bytes()
         settings = json.loads(content)
-        own = settings.get(OWN, {}) if isinstance(settings, Mapping) else {}
         model = open_clip_config.model_config(settings)
+        own = open_clip_config.Section(OWN, settings.get(OWN, {}))
         kind, tokenizer = _tokenizer(settings, own, file.parent)
+        shifted = own.switch("shifted_cls_mask", True)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     except (OSError, ValueError, RecursionError, AttributeError) as error:
         raise UserError(f"{file} cannot be read: {cause(error)}") from error
-    if shifted_cls_mask is None:
-        shifted_cls_mask = own.get("shifted_cls_mask", True) is not False
-    model = _masked(model, shifted_cls_mask)
+    model = _masked(model, shifted if shifted_cls_mask is None else shifted_cls_mask)
     return OpenClipModel(path, model, kind, tokenizer, name, content)
 
 
@@ -176,11 +175,11 @@ def _other_type(folder: epath.Path) -> str:
 
 
 def _tokenizer(
-    settings: Mapping[str, Any], own: Mapping[str, Any], folder: epath.Path
+    settings: Mapping[str, Any], own: open_clip_config.Section, folder: epath.Path
 ) -> tuple[str, epath.Path | None]:
     """The kind of a model's tokenizer, and its file."""
     text = settings.get("model_cfg", settings)["text_cfg"]
-    name, kind = text.get("hf_tokenizer_name"), own.get("tokenizer")
+    name, kind = text.get("hf_tokenizer_name"), own.word("tokenizer")
     if kind is None:
         kind = "json" if name and not str(name).startswith("openai/clip") else "clip"
     if kind not in TOKENIZERS:

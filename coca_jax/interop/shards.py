@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 
 from etils import epath
 
@@ -11,7 +12,17 @@ from coca_jax.interop.names import listed
 from coca_jax.io.paths import as_path
 
 INDEX = ".index.json"
-# Ends of the names of weights; the first that a folder has are taken.
+# The weights of a folder or repository: the first of these names that it has, else of these ends.
+NAMES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "pytorch_model.bin",
+    f"open_clip_model.safetensors{INDEX}",
+    f"model.safetensors{INDEX}",
+    f"pytorch_model.bin{INDEX}",
+)
 ENDS = (
     (f".safetensors{INDEX}",),
     (".safetensors",),
@@ -35,8 +46,6 @@ def weight_files(path: str | os.PathLike) -> tuple[list[epath.Path], list[str]]:
         return [path], []
     index = read_index(path)
     shards = list(dict.fromkeys(index.values()))
-    if outside := [name for name in shards if not _is_below(name)]:
-        raise UserError(f"{path} names files outside of its folder: {listed(outside)}")
     if missing := [name for name in shards if not (path.parent / name).is_file()]:
         raise UserError(
             f"{path}: {len(missing):,} of {len(shards):,} shards are not there: {listed(missing)}"
@@ -60,6 +69,9 @@ def main_file(path: str | os.PathLike) -> epath.Path:
 
 def _in_folder(folder: epath.Path) -> epath.Path:
     names = sorted(item.name for item in folder.iterdir() if not item.name.startswith("."))
+    for name in NAMES:
+        if name in names:
+            return folder / name
     weights = [name for name in names if any(name.endswith(end) for end in sum(ENDS, ()))]
     # Hubs keep a model in several forms; OpenCLIP's has its name.
     weights = [name for name in weights if name.startswith("open_clip")] or weights
@@ -78,11 +90,12 @@ def read_index(path: pathlib.Path | epath.Path) -> dict[str, str]:
     """The name of the shard of each tensor.
 
     Raises:
-      UserError: the file is no index.
+      UserError: the file is no index, or names files outside of its folder.
     """
     try:
         index = json.loads(path.read_bytes())["weight_map"]
         if index and all(isinstance(shard, str) for shard in index.values()):
+            _require_below(path, index.values())
             return index
         cause = "its weight_map should map names of tensors to names of files"
     except (OSError, ValueError, RecursionError) as error:
@@ -90,6 +103,11 @@ def read_index(path: pathlib.Path | epath.Path) -> dict[str, str]:
     except (KeyError, TypeError, AttributeError):
         cause = 'it should hold {"weight_map": {NAME: FILE, ...}}'
     raise UserError(f"{path} is no index of shards: {cause}")
+
+
+def _require_below(path: pathlib.Path | epath.Path, names: Iterable[str]) -> None:
+    if outside := [name for name in dict.fromkeys(names) if not _is_below(name)]:
+        raise UserError(f"{path} names files outside of its folder: {listed(outside)}")
 
 
 def _is_below(name: str) -> bool:

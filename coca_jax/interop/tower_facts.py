@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from coca_jax.errors import UserError
-from coca_jax.interop.hub import SETTINGS
+from coca_jax.interop.hub import OTHER_SETTINGS, SETTINGS
 from coca_jax.interop.open_clip_config import preprocessing
 from coca_jax.interop.tower_families import IMAGE, TEXT
 
@@ -42,7 +42,7 @@ def read_facts(folder: epath.Path) -> Facts:
     try:
         if settings := read_json(folder / SETTINGS):
             return _open_clip_facts(settings)
-        return _transformers_facts(read_json(folder / "config.json"))
+        return _transformers_facts(*(read_json(folder / name) for name in OTHER_SETTINGS))
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, UserError) as error:
         raise UserError(f"the configuration in {folder} cannot be read: {error}") from error
 
@@ -66,7 +66,7 @@ def _open_clip_facts(settings: Mapping[str, Any]) -> Facts:
     )
 
 
-def _transformers_facts(settings: Mapping[str, Any]) -> Facts:
+def _transformers_facts(settings: Mapping[str, Any], processor: Mapping[str, Any]) -> Facts:
     kind = settings.get("model_type")
     if not isinstance(kind, str) or not kind.startswith(("clip", "siglip")):
         return Facts({})
@@ -78,10 +78,12 @@ def _transformers_facts(settings: Mapping[str, Any]) -> Facts:
     heads = {
         tower: part.get("num_attention_heads", default[tower]) for tower, part in parts.items()
     }
-    usual = "quick_gelu" if kind.startswith("clip") else "gelu"
+    usual = "quick_gelu" if kind.startswith("clip") else "gelu_pytorch_tanh"
     activation = parts[IMAGE].get("hidden_act", usual)
+    pixels = {name: processor.get(f"image_{name}") for name in ("mean", "std")}
     return Facts(
         heads,
         causal=kind.startswith("clip"),
-        activation=activation if activation == "quick_gelu" else "",
+        activation=activation if activation != "gelu" else "",
+        pixels=preprocessing({"preprocess_cfg": pixels}) if any(pixels.values()) else {},
     )

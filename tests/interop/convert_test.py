@@ -11,6 +11,7 @@ import coca_jax
 from coca_jax import cli
 from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint
+from coca_jax.interop.open_clip_model import open_model
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +163,22 @@ def test_a_variant_can_be_a_hubs_folder_or_configuration(hub, square, tmp_path):
         options = ["--from", "open_clip", "--variant", str(variant)]
         out = tmp_path / str(number)
         assert cli.main(["convert", *options, str(square.file), str(out)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"tokenizer": []}, r"coca_jax\.tokenizer=\[\] should be a word"),
+        ({"shifted_cls_mask": "no"}, r"coca_jax\.shifted_cls_mask='no' should be true or false"),
+        ([], r"coca_jax should hold settings, not \[\]"),
+        ({"tokenizer": "words"}, "its tokenizer 'words' is none of clip, byte"),
+    ],
+)
+def test_our_own_settings_are_checked(square, tmp_path, own, said):
+    content = {"model_cfg": square.settings, "coca_jax": own}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=said):
+        open_model(tmp_path)
 
 
 def test_errors(folder, square, tmp_path, capsys):

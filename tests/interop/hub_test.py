@@ -5,6 +5,7 @@ import json
 
 import huggingface_hub
 import pytest
+from etils import epath
 from hub_server import hub_server
 from huggingface_hub.utils import _http
 
@@ -12,6 +13,7 @@ import coca_jax
 from coca_jax import cli
 from coca_jax.errors import UserError
 from coca_jax.interop import hub
+from coca_jax.interop.tower_facts import read_facts
 
 SMALL = {"open_clip_config.json": b"{}", "open_clip_pytorch_model.bin": b"x" * 5_000, "a.md": b""}
 
@@ -53,6 +55,27 @@ def test_safetensors_are_preferred_and_shards_are_complete(server):
     assert names(hub.download("hf-hub:org/shards")) == shards.keys() - {"3.safetensors"}
     server.repositories["org/shards"]["open_clip_model.safetensors"] = b"whole"
     assert names(hub.download("hf-hub:org/shards")) == {"open_clip_model.safetensors"}
+
+
+@pytest.mark.parametrize("shard", ["../../x", "/etc/passwd", "a\\..\\b"])
+def test_shards_outside_of_a_repository_are_refused(server, shard):
+    index = json.dumps({"weight_map": {"a": shard}}).encode()
+    server.repositories["org/bad"] = {"model.safetensors.index.json": index}
+    with pytest.raises(UserError, match="names files outside of its folder"):
+        hub.download("hf-hub:org/bad")
+    assert not [path for _, path in server.requests if "passwd" in path or ".." in path]
+
+
+def test_the_configuration_of_another_kind_of_model_comes_along(server):
+    config = {"model_type": "clip", "vision_config": {"num_attention_heads": 3}}
+    files = {"model.safetensors": b"x", "config.json": json.dumps(config).encode()}
+    files["preprocessor_config.json"] = b'{"image_mean": [0.5, 0.5, 0.5]}'
+    server.repositories["org/clip"] = files
+    facts = read_facts(epath.Path(hub.download("hf-hub:org/clip")))
+    assert facts.heads["image_encoder"] == 3 and facts.activation == "quick_gelu"
+    assert facts.pixels["mean"] == (0.5, 0.5, 0.5)
+    with pytest.raises(UserError, match=r"its config\.json is that of another model, 'clip'"):
+        coca_jax.load("hf-hub:org/clip")
 
 
 def test_the_files_of_a_tokenizer_that_is_named_come_along(server):

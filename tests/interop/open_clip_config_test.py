@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from coca_jax.data.transforms.images import Resizing
@@ -11,6 +13,15 @@ def test_what_is_written_is_read(theirs):
     model = model_config(theirs.settings)
     assert model_config(settings(model)) == model
     assert (model.image.mean, model.image.std) == (CLIP_MEAN, CLIP_STD)
+
+
+@pytest.mark.parametrize(("width", "mlp_dim"), [(896, 3904), (1408, 1920), (1408, 6272)])
+def test_the_ratio_of_an_mlp_gives_its_width_back(square, width, mlp_dim):
+    model = model_config(square.settings)
+    image = dataclasses.replace(model.image, width=width, mlp_dim=mlp_dim, num_heads=2)
+    written = settings(dataclasses.replace(model, image=image))
+    assert int(width * written["vision_cfg"]["mlp_ratio"]) == mlp_dim
+    assert model_config(written).image.mlp_dim == mlp_dim
 
 
 def test_a_hubs_configuration_holds_the_model_and_the_pixels(square):

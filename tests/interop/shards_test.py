@@ -18,7 +18,7 @@ def write_index(folder, shards, name="model.safetensors.index.json"):
 
 
 def test_an_index_names_its_shards(tmp_path):
-    make(tmp_path, "a.safetensors", "b.safetensors", "model.safetensors")
+    make(tmp_path, "a.safetensors", "b.safetensors", "pytorch_model.bin.index.json")
     index = write_index(tmp_path, ["a.safetensors", "b.safetensors", "a.safetensors"])
     for given in (index, str(index), tmp_path):
         files, names = weight_files(given)
@@ -33,6 +33,12 @@ def test_an_index_names_its_shards(tmp_path):
         (["model.safetensors", "open_clip_pytorch_model.bin"], "open_clip_pytorch_model.bin"),
         (["open_clip_model.safetensors", "open_clip_x.bin"], "open_clip_model.safetensors"),
         (["last.ckpt"], "last.ckpt"),
+        (["pytorch_model.bin", "optimizer.pt"], "pytorch_model.bin"),
+        (
+            ["open_clip_pytorch_model.safetensors", "open_clip_model.safetensors"],
+            "open_clip_model.safetensors",
+        ),
+        (["model.safetensors.index.json", "model.safetensors"], "model.safetensors"),
     ],
 )
 def test_the_file_of_a_folder(tmp_path, names, chosen):

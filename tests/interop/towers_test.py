@@ -219,6 +219,27 @@ def test_a_configuration_says_what_the_weights_do_not(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("kind", "vision", "activation"),
+    [
+        ("clip", {}, "quick_gelu"),
+        ("siglip", {}, "gelu_pytorch_tanh"),
+        ("clip", {"hidden_act": "relu"}, "relu"),
+        ("clip", {"hidden_act": "gelu"}, ""),
+    ],
+)
+def test_the_configuration_of_transformers_names_activation_and_pixels(
+    kind, vision, activation, tmp_path
+):
+    content = {"model_type": kind, "vision_config": vision | {"num_attention_heads": 2}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    folder_with(tmp_path, "preprocessor_config.json", {"image_std": [0.25, 0.5, 0.5]})
+    said = f"activation of the MLPs: {activation} there, gelu now"
+    differs = read(tmp_path, model_config(**IMAGES["clip"]), only="image_encoder/.*").differs
+    assert [line for line in differs if "activation" in line] == [said] * bool(activation)
+    assert "config.model.image.std: (0.25, 0.5, 0.5) there, (0.5, 0.5, 0.5) now" in differs
+
+
+@pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         (

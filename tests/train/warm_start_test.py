@@ -18,9 +18,11 @@ from coca_jax import cli
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import default_config, load_config, to_json, write_config
 from coca_jax.data.sources.tfds import tokenizer_path
+from coca_jax.data.tokenizers import tokenizers
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.interop.convert import import_open_clip
+from coca_jax.interop.tokenizer_files import clip_json
 from coca_jax.io.paths import as_path
 from coca_jax.models import preset
 from coca_jax.models.presets import as_section
@@ -245,6 +247,18 @@ def test_other_tokenizers_are_refused(full, tmp_path):
     message = refused(pieces, tmp_path / "run", str(tmp_path / "other.model"))
     assert "ids would mean other words" in message
     start(pieces, tmp_path / "run", str(tmp_path / "run/tokenizer.model"))
+
+
+def test_a_tokenizer_whose_roles_are_in_another_file_is_the_same(tmp_path):
+    config = make_config(**{"data.tokenizer.kind": "json"})
+    write_run(tmp_path, config)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(clip_json()))
+    roles = {"pad_token": "!", "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(roles))
+    whole = tmp_path / "whole.json"
+    whole.write_bytes(tokenizers["json"].standalone_file(tmp_path / "tokenizer.json"))
+    for file in (tmp_path / "tokenizer.json", whole):
+        start(config, tmp_path, str(file))
 
 
 def test_nothing_that_fits_is_refused(tmp_path):
