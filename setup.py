@@ -13,7 +13,6 @@ VERSION = re.search(
 SERVE = [
     "starlette>=1,<2",
     "uvicorn>=0.35,<1",
-    "httptools>=0.6",
     "uvloop>=0.21; sys_platform != 'win32'",
     "python-multipart>=0.0.20",
     "pydantic>=2.10,<3",

@@ -57,7 +57,7 @@ def request(operation, image):
     body = head % BOUNDARY + image + b"\r\n--%s--\r\n" % BOUNDARY
     lines = (
         f"POST /v1/{operation} HTTP/1.1",
-        "Host: benchmark",
+        "Host: localhost",
         f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}",
         f"Content-Length: {len(body)}",
     )

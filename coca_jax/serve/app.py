@@ -1,10 +1,11 @@
 """The ASGI application: routes, errors as JSON, and the page."""
 
+import asyncio
 import logging
 import pathlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
 from starlette.applications import Starlette
@@ -12,22 +13,30 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from coca_jax.evaluate.samples import thumbnail
 from coca_jax.serve import bodies, images, openapi
 from coca_jax.serve.endpoints import ENDPOINTS, Endpoint
 from coca_jax.serve.errors import RequestError
-from coca_jax.serve.headers import SecurityHeaders
+from coca_jax.serve.headers import KnownHosts, SecurityHeaders
+from coca_jax.serve.limits import Place
 from coca_jax.serve.service import PAGE_CAPTIONS, Service
 
 PAGE = pathlib.Path(__file__).parent / "page"
 THUMBNAIL_SIDE = 320
+CHUNK = 2**16  # bytes of an answer that are sent at one time
 log = logging.getLogger("coca_jax.serve")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_app(service: Service) -> Starlette:
-    """The application of a service."""
+def make_app(service: Service, hosts: Collection[str] = ()) -> Starlette:
+    """The application of a service.
+
+    Args:
+      service: the model, its limits and threads.
+      hosts: the names that requests may have for the server; none: any.
+    """
     abilities = service.served.abilities
     usable = [endpoint for endpoint in ENDPOINTS if not abilities[endpoint.name]]
     document = openapi.document(usable, service.served.index is not None)
@@ -47,6 +56,7 @@ def make_app(service: Service) -> Starlette:
     routes.append(Route("/", _file(PAGE / "index.html")))
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
+    app.add_middleware(KnownHosts, hosts=hosts)
     app.add_middleware(SecurityHeaders)
     return app
 
@@ -59,11 +69,59 @@ def _endpoint(service: Service, endpoint: Endpoint) -> Handler:
     async def handle(request: Request) -> Response:
         if missing:
             raise RequestError(404, f"{endpoint.path}: {missing}")
-        with service.admission.admitted(bodies.declared_size(request, max_bytes)):
-            parsed = await bodies.read(request, endpoint.request, max_bytes)
-            return JSONResponse(await endpoint.run(service, parsed))
+        with service.admission.receiving() as place:
+            try:
+                parsed = await bodies.read(request, endpoint.request, max_bytes, place.add)
+                place.take()
+            except BaseException:
+                place.give_back()
+                raise
+        try:
+            return _Answer(await _unless_gone(request, endpoint.run(service, parsed)), place)
+        except BaseException:
+            place.give_back()
+            raise
 
     return handle
+
+
+class _Answer(JSONResponse):
+    """An answer that keeps its request's place until the client has read it."""
+
+    def __init__(self, content: dict[str, Any], place: Place):
+        super().__init__(content)
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the answer in parts; uvicorn takes the next once the client has read the last."""
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        try:
+            await send(start)
+            for begin in range(0, len(self.body), CHUNK):
+                part = self.body[begin : begin + CHUNK]
+                more = begin + CHUNK < len(self.body)
+                await send({"type": "http.response.body", "body": part, "more_body": more})
+        finally:
+            self._place.give_back()
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, dict[str, Any]]) -> Any:
+    """The result of the work, which is cancelled if the client goes away."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise RequestError(400, "the client has gone away")
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _guarded(service: Service, path: str, handler: Handler) -> Handler:

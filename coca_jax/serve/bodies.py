@@ -1,7 +1,7 @@
 """Reads the bodies of requests: JSON, or a form with uploads, within the limits."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 import pydantic
@@ -26,36 +26,37 @@ JSON, FORM = "application/json", "multipart/form-data"
 Parsed = TypeVar("Parsed", bound=Request)
 
 
-def declared_size(request: HttpRequest, max_bytes: int) -> int:
-    """The size of a request's body by its header; of one sent in chunks, the most it may have.
-
-    Raises:
-      RequestError: it is too large (413).
-    """
-    length = request.headers.get("content-length", "")
-    size = int(length) if length.isdecimal() else max_bytes
-    if size > max_bytes:
-        raise _too_large(max_bytes)
-    return size
-
-
-async def read(request: HttpRequest, kind: type[Parsed], max_bytes: int) -> Parsed:
+async def read(
+    request: HttpRequest,
+    kind: type[Parsed],
+    max_bytes: int,
+    count: Callable[[int], None] = lambda size: None,
+) -> Parsed:
     """Reads a request of a kind.
+
+    Args:
+      request: whose body has not been read.
+      kind: of its content.
+      max_bytes: of its body.
+      count: is called with the size of each part of the body that comes; may raise.
 
     Raises:
       RequestError: the body is neither JSON nor a form (415), is too large (413), does not come
         (408), or does not hold such a request (422).
     """
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise _too_large(max_bytes)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in (JSON, FORM):
         raise RequestError(415, f"the content type must be {JSON} or {FORM}")
     try:
         async with asyncio.timeout(BODY_SECONDS):
             if content_type == JSON:
-                parts = [part async for part in _limited(request, max_bytes)]
+                parts = [part async for part in _limited(request, max_bytes, count)]
                 content: Any = _json(b"".join(parts))
             else:
-                content = await _form(request, kind, max_bytes)
+                content = await _form(request, kind, _limited(request, max_bytes, count))
         if isinstance(content, dict) and len(content) > MAX_FIELDS:
             raise RequestError(422, f"a request has at most {MAX_FIELDS} fields")
         return kind.model_validate(content, strict=content_type == JSON)
@@ -67,13 +68,16 @@ async def read(request: HttpRequest, kind: type[Parsed], max_bytes: int) -> Pars
         raise RequestError(400, "the client has gone away") from error
 
 
-async def _limited(request: HttpRequest, max_bytes: int) -> AsyncIterator[bytes]:
+async def _limited(
+    request: HttpRequest, max_bytes: int, count: Callable[[int], None]
+) -> AsyncIterator[bytes]:
     """Yields the body; raises a RequestError once it is larger than it may be."""
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > max_bytes:
             raise _too_large(max_bytes)
+        count(len(chunk))
         yield chunk
 
 
@@ -89,11 +93,13 @@ def _json(body: bytes) -> Any:
         raise RequestError(422, "the request is malformed", details) from error
 
 
-async def _form(request: HttpRequest, kind: type[Request], max_bytes: int) -> dict[str, Any]:
+async def _form(
+    request: HttpRequest, kind: type[Request], body: AsyncIterator[bytes]
+) -> dict[str, Any]:
     """The fields of a form; those that the kind has as lists may be repeated."""
     parser = MultiPartParser(
         request.headers,
-        _limited(request, max_bytes),
+        body,
         max_files=MAX_TEXTS,
         max_fields=2 * MAX_TEXTS,
         max_part_size=8 * MAX_CHARACTERS,

@@ -1,6 +1,7 @@
 """Runs the application on a port, until a signal stops it."""
 
 import errno
+import ipaddress
 import logging
 import os
 import signal
@@ -11,10 +12,12 @@ import uvicorn
 
 from coca_jax.errors import UserError
 from coca_jax.serve.app import make_app
+from coca_jax.serve.connections import Connection, Server
 from coca_jax.serve.service import Service
 
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 30
+HEADER_BYTES = 2**15  # of a request
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -22,7 +25,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A socket at an address, which does not listen yet.
 
     Raises:
-      UserError: the host has no address, it is not this machine's, or the port cannot be had.
+      UserError: the host has no address, it is not this machine's, or the port is not free.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(
@@ -41,7 +44,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _refusal(error: OSError, host: str, port: int) -> UserError:
-    """Says why an address cannot be had."""
+    """The error that says why a server cannot listen at an address."""
     reasons = {
         errno.EADDRINUSE: f"--port {port} is in use at {host}: stop what uses it, or choose "
         "another (0: any that is free)",
@@ -57,8 +60,22 @@ def url(opened: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _hosts(opened: socket.socket) -> list[str]:
+    """The names that a browser of this machine has for a server at a loopback address.
+
+    Any other name that leads there is one that a web site has pointed at this machine, so that its
+    scripts may read the answers (DNS rebinding). At other addresses all names are accepted: [].
+    """
+    host = opened.getsockname()[0]
+    if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        return []
+    return ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
+
+
 def run(service: Service, opened: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT; then finishes what was accepted, and closes the service.
+
+    A second signal ends it without the requests that the model has not begun.
 
     Raises:
       UserError: another process has begun to listen there.
@@ -73,18 +90,22 @@ def run(service: Service, opened: socket.socket) -> None:
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(logging.WARNING)
     config = uvicorn.Config(
-        make_app(service),
+        make_app(service, _hosts(opened)),
+        http=Connection,
+        ws="none",
+        h11_max_incomplete_event_size=HEADER_BYTES,
         log_config=None,
         access_log=False,
         server_header=False,
         lifespan="off",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    # uvicorn raises the signal again when it has stopped, for these.
-    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    server = Server(config)
+    # From here on a signal stops the server. uvicorn raises it again when it has stopped.
+    before = {number: signal.signal(number, server.handle_exit) for number in SIGNALS}
     print(f"serving at {url(opened)} (process {os.getpid()}; Ctrl-C stops it)", flush=True)
     try:
-        uvicorn.Server(config).run(sockets=[opened])
+        server.run(sockets=[opened])
     finally:
         service.close()
         for number, old in before.items():

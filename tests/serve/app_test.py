@@ -258,7 +258,7 @@ def test_wrong_requests_of_many_parts_cost_little(name, content, status):
 
 def test_a_full_server_says_when_to_come_again(model):
     service = Service(Served(model), LIMITS)
-    with TestClient(make_app(service)) as client, service.admission.admitted(2**30):
+    with TestClient(make_app(service)) as client, service.admission.admitted(2**30 - 1):
         answer = client.post("/v1/embed", json={"texts": ["a"]})
         assert client.get("/healthz").status_code == 200
     assert answer.status_code == 503 and answer.headers["Retry-After"] == "1"
