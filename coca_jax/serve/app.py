@@ -1,10 +1,13 @@
 """The ASGI application: routes, errors as JSON, and the page."""
 
 import asyncio
+import functools
 import logging
+import os
 import pathlib
 import secrets
 import time
+import urllib.parse
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
@@ -25,6 +28,7 @@ from coca_jax.serve.service import PAGE_CAPTIONS, Service
 
 PAGE = pathlib.Path(__file__).parent / "page"
 THUMBNAIL_SIDE = 320
+THUMBNAILS = 256  # that are kept, of about 20 KB each
 CHUNK = 2**16  # bytes of an answer that are sent at one time
 log = logging.getLogger("coca_jax.serve")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -39,7 +43,7 @@ def make_app(service: Service, hosts: Collection[str] = ()) -> Starlette:
     """
     abilities = service.served.abilities
     usable = [endpoint for endpoint in ENDPOINTS if not abilities[endpoint.name]]
-    document = openapi.document(usable, service.served.index is not None)
+    document = openapi.document(usable, service.served.indexed > 0)
     routes = [
         Route(one.path, _guarded(service, one.path, _endpoint(service, one)), methods=["POST"])
         for one in ENDPOINTS
@@ -47,7 +51,7 @@ def make_app(service: Service, hosts: Collection[str] = ()) -> Starlette:
     reads: dict[str, Handler] = {
         "/v1/model": _constant(_model_info(service)),
         "/v1/thumbnails/{path:path}": _thumbnails(service),
-        "/healthz": _constant({"status": "ok"}),
+        "/healthz": _health(service),
         "/metrics": _metrics(service),
         "/openapi.json": _constant(document),
     }
@@ -174,22 +178,38 @@ def _metrics(service: Service) -> Handler:
     return handle
 
 
+def _health(service: Service) -> Handler:
+    async def handle(request: Request) -> Response:
+        service.require_running()
+        return JSONResponse({"status": "ok"})
+
+    return handle
+
+
 def _thumbnails(service: Service) -> Handler:
     """Small copies of the images in the index, and of no other file."""
     served = service.served
 
-    def make(path: pathlib.Path) -> bytes:
-        image = images.decode(path.read_bytes(), "the file", service.limits.max_pixels)
+    @functools.lru_cache(THUMBNAILS)
+    def make(path: pathlib.Path, changed: int) -> bytes:
+        image = images.decode(path.read_bytes(), "the image", service.limits.max_pixels)
         return thumbnail(image, THUMBNAIL_SIDE)
 
+    def read(path: pathlib.Path) -> bytes:
+        try:
+            return make(path, path.stat().st_mtime_ns)
+        except OSError as error:
+            raise RequestError(404, "the image cannot be read any more") from error
+
     async def handle(request: Request) -> Response:
-        name = request.path_params["path"]
+        # Of the path as it was sent, since the names of files need not be UTF-8.
+        raw = request.scope.get("raw_path", b"").partition(b"?")[0]
+        raw = raw.partition(b"/v1/thumbnails/")[2]
+        name = os.fsdecode(urllib.parse.unquote_to_bytes(raw))
         if served.index is None or name not in served.index:
             raise RequestError(404, "the index has no such image")
-        try:
-            content = await service.decoded(make, served.folder / name)
-        except (OSError, RequestError) as error:
-            raise RequestError(404, "the image cannot be read any more") from error
+        with service.admission.admitted():
+            content = await service.decoded(read, served.folder / name)
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "max-age=600"})
 
     return handle
@@ -205,7 +225,7 @@ def _model_info(service: Service) -> dict[str, Any]:
         "resize_mode": config.image.resize_mode,
         "abilities": {name: not missing for name, missing in served.abilities.items()},
         "captioning": PAGE_CAPTIONS,
-        "indexed": len(served.index) if served.index is not None else 0,
+        "indexed": served.indexed,
         "limits": {
             "max_bytes": limits.max_bytes,
             "max_pixels": limits.max_pixels,

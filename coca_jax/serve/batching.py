@@ -62,6 +62,10 @@ class Batcher:
             self._changed.notify()
         return job.future
 
+    def is_alive(self) -> bool:
+        """Whether the thread runs, so that jobs will be finished."""
+        return self._thread.is_alive()
+
     def waiting(self) -> int:
         """The number of rows that wait for the model."""
         with self._changed:
@@ -120,11 +124,11 @@ class Batcher:
     def _finish(self, key: Hashable, jobs: Sequence[Job]) -> None:
         """Runs jobs as one batch; if that fails, each alone, so that only the bad ones fail."""
         rows = [row for job in jobs for row in job.rows]
-        if not rows:
-            return
         begin = time.monotonic()
         try:
-            results = iter(self._run(key, rows))
+            results = self._run(key, rows) if rows else []
+            if len(results) != len(rows):
+                raise RuntimeError(f"{len(results)} results of {len(rows)} rows")
         except Exception as error:  # whatever the model raises belongs to the request
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
@@ -132,9 +136,11 @@ class Batcher:
                 for job in jobs:
                     self._finish(key, [job])
             return
-        self._observe(key, len(rows), time.monotonic() - begin)
+        if rows:
+            self._observe(key, len(rows), time.monotonic() - begin)
+        taken = iter(results)
         for job in jobs:
-            job.future.set_result([next(results) for _ in job.rows])
+            job.future.set_result([next(taken) for _ in job.rows])
 
 
 def _rows(group: Sequence[Job]) -> int:

@@ -80,7 +80,7 @@ async def classify(service: Service, request: schemas.Classify) -> dict[str, Any
     if scoring == "embeddings":
         (classes,) = await service.run("class_embeddings", [None], **names)
         scores = np.stack(await service.run("embed_image", pixels)) @ classes.T
-        probabilities = softmax(service.scale() * scores)
+        probabilities = softmax(service.scale * scores)
     else:
         scores = np.stack(await service.run("label_log_probabilities", pixels, **names))
         probabilities = softmax(scores)
@@ -197,4 +197,4 @@ def _match(service: Service, score: float, path: Any) -> dict[str, Any]:
     name = path.relative_to(service.served.folder).as_posix()
     quoted = urllib.parse.quote(name, errors="surrogateescape")
     shown = name.encode(errors="surrogateescape").decode(errors="replace")
-    return {"path": shown, "similarity": float(score), "thumbnail": f"/v1/thumbnails/{quoted}"}
+    return {"path": shown, "similarity": float(score), "thumbnail": f"v1/thumbnails/{quoted}"}

@@ -45,7 +45,7 @@ class Metrics:
         )
 
     def watch(self, in_progress: Callable[[], int], waiting: Callable[[], int]) -> None:
-        """Adds what is asked for whenever the metrics are read."""
+        """Adds two figures that are computed whenever the metrics are read."""
         requests = Gauge(
             "coca_requests_in_progress", "Requests not yet answered.", registry=self._registry
         )

@@ -21,6 +21,12 @@ ERRORS = {
     500: "The model failed; the server's log says why.",
     503: "The server has as many requests as it can hold.",
 }
+THUMBNAIL_ERRORS = {
+    "404": "The index has no such image, or it cannot be read any more.",
+    "413": ERRORS[413],
+    "422": "The file is no image any more.",
+    "503": ERRORS[503],
+}
 READS = (
     ("/v1/model", schemas.ModelInfo, "The model, what it can do, and the server's limits"),
     ("/healthz", schemas.Health, "Whether the server is up"),
@@ -44,6 +50,8 @@ def document(endpoints: Iterable[Endpoint], indexed: bool) -> dict[str, Any]:
     paths = {one.path: {"post": _operation(one, components)} for one in endpoints}
     for path, answer, summary in READS:
         paths[path] = {"get": _read(path, summary, _content(JSON, answer.__name__))}
+    ended = {"description": "The model's thread has ended.", "content": _content(JSON, "Error")}
+    paths["/healthz"]["get"]["responses"]["503"] = ended
     text = {"text/plain": {"schema": {"type": "string"}}}
     paths["/metrics"] = {"get": _read("/metrics", "Figures in Prometheus's format", text)}
     if indexed:
@@ -108,9 +116,9 @@ def _thumbnail() -> dict[str, Any]:
         "parameters": [path],
         "responses": {
             "200": {"description": "Done.", "content": images},
-            "404": {
-                "description": "The index has no such image.",
-                "content": _content(JSON, "Error"),
+            **{
+                status: {"description": description, "content": _content(JSON, "Error")}
+                for status, description in THUMBNAIL_ERRORS.items()
             },
         },
     }

@@ -170,7 +170,7 @@ class Match(BaseModel):
 
     path: str = Field(description="Relative to the folder of images.")
     similarity: float
-    thumbnail: str = Field(description="The URL of a small copy on this server.")
+    thumbnail: str = Field(description="A small copy: a URL relative to the server's.")
 
 
 class Matches(BaseModel):

@@ -1,4 +1,4 @@
-"""What the endpoints work with: the model in its batches, the limits, decoding."""
+"""The service behind the endpoints: the model in its batches, the limits, decoding."""
 
 import asyncio
 import concurrent.futures
@@ -23,7 +23,7 @@ from coca_jax.serve.metrics import Metrics
 from coca_jax.serve.operations import Key, Operations
 from coca_jax.serve.urls import Fetcher
 
-# What the page asks for, by method.
+# The options of the page's captions, by method.
 PAGE_CAPTIONS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "beam": {"beams": 6, "n_best": 3},
@@ -49,6 +49,11 @@ class Served:
     folder: pathlib.Path | None = None
 
     @property
+    def indexed(self) -> int:
+        """The number of images in the index; 0 without one."""
+        return len(self.index) if self.index is not None else 0
+
+    @property
     def answers_by_head(self) -> bool:
         """Whether a head chooses answers to questions about an image."""
         head = self.model.config.head
@@ -68,7 +73,7 @@ class Served:
             "caption": captioning,
             "attention": captioning,
             "answer": "" if answers else "the model was not trained to answer questions",
-            "search": contrastive or ("" if self.index else "the server has no index of images"),
+            "search": contrastive or ("" if self.indexed else "the server has no index of images"),
         }
 
 
@@ -80,6 +85,10 @@ class Service:
         self.served, self.limits = served, limits
         self.admission, self.metrics = Admission(limits.queue), Metrics()
         self.operations = Operations(served.model, served.index)
+        # The factor of cosine similarities before a softmax over texts; on the host, since requests
+        # must not wait for the device.
+        contrastive = served.model.config.has_cls
+        self.scale = float(np.exp(served.model.params["logit_scale"])) if contrastive else 1.0
         self._fetch = fetch or Fetcher(limits.max_bytes)
         self._batcher = Batcher(
             self.operations, limits.max_batch, limits.max_latency, self.metrics.batch
@@ -137,22 +146,33 @@ class Service:
         """The images of a request as the model reads them.
 
         Raises:
-          RequestError: there are too many, or one cannot be had, decoded or accepted.
+          RequestError: there are too many, or one cannot be fetched, decoded or accepted.
         """
         self.require_fits(sources, "images")
-        loop, result = asyncio.get_running_loop(), []
-        for number, source in enumerate(sources):
-            what = f"images[{number}]"
-            if images.is_url(source):
-                if not self.limits.allow_urls:
-                    raise RequestError(422, f"{what}: this server takes no URLs; send the file")
-                source = await loop.run_in_executor(self._fetchers, self._fetch, source)
-            result.append(loop.run_in_executor(self._decoders, self._prepare, source, what))
-        return await asyncio.gather(*result)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._pixels(source, f"images[{number}]"))
+                    for number, source in enumerate(sources)
+                ]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        return [task.result() for task in tasks]
 
-    def scale(self) -> float:
-        """What cosine similarities are multiplied with before a softmax over texts."""
-        return float(np.exp(self.served.model.params["logit_scale"]))
+    async def _pixels(self, source: str | bytes, what: str) -> UInt8[np.ndarray, "h w 3"]:
+        if images.is_url(source):
+            if not self.limits.allow_urls:
+                raise RequestError(422, f"{what}: this server takes no URLs; send the file")
+            loop = asyncio.get_running_loop()
+            source = await loop.run_in_executor(self._fetchers, self._fetch, source)
+        return await self.decoded(self._prepare, source, what)
+
+    def require_running(self) -> None:
+        """Raises a RequestError (503) if the model's thread has ended, so that nothing runs."""
+        if not self._batcher.is_alive():
+            raise RequestError(
+                503, "the model's thread has ended; the server must be started again"
+            )
 
     async def decoded(self, function: Any, *args: Any) -> Any:
         """Runs a function in a decoder's thread."""

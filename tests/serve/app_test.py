@@ -291,6 +291,25 @@ def test_urls_are_fetched_where_they_are_allowed(model):
     assert "public address" in error["message"]
 
 
+def test_urls_of_a_request_are_fetched_together(model):
+    """Two fetchers that wait for each other; of two errors one is the answer."""
+    barrier = threading.Barrier(2, timeout=10)
+
+    class Stub(Fetcher):
+        def __call__(self, url):
+            barrier.wait()
+            if "bad" in url:
+                raise RequestError(422, "the URL of an image cannot be fetched")
+            return FILES[0]
+
+    service = Service(Served(model), dataclasses.replace(LIMITS, allow_urls=True), Stub(1000))
+    with TestClient(make_app(service)) as client:
+        post(client, "embed", images=["https://a.example", "https://b.example"])
+        error = error_of(client, "embed", 422, images=["https://bad.example", "https://bad.b"])
+    service.close()
+    assert "cannot be fetched" in error["message"]
+
+
 def test_the_state_and_the_figures_of_the_server(client, model):
     assert client.get("/healthz").json() == {"status": "ok"}
     info = client.get("/v1/model").json()
@@ -338,3 +357,4 @@ def test_closed_it_finishes_what_it_has(model):
         go.set()
         assert answer.result(10).status_code == 200
         closing.result(10)
+        assert client.get("/healthz").status_code == 503

@@ -103,3 +103,15 @@ def test_closed_it_takes_nothing(model):
     batcher.close()
     with pytest.raises(RuntimeError):
         batcher.submit("a", [1])
+
+
+def test_no_rows_have_no_results_and_too_few_results_are_an_error(model):
+    model.ready.set()
+    batcher = Batcher(lambda key, rows: model(key, rows)[: None if key == "all" else 1])
+    assert batcher.submit("all", []).result(10) == []
+    with pytest.raises(RuntimeError, match="1 results of 2 rows"):
+        batcher.submit("one", [1, 2]).result(10)
+    assert batcher.submit("all", [1, 2]).result(10) == [2, 4]  # the thread goes on
+    assert batcher.is_alive()
+    batcher.close()
+    assert not batcher.is_alive()

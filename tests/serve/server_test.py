@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 
 import pytest
@@ -72,8 +73,9 @@ def test_a_signal_in_flight_loses_nothing(process, number):
     threads = [threading.Thread(target=lambda: statuses.append(embed(base))) for _ in range(6)]
     for thread in threads:
         thread.start()
+    end = time.monotonic() + 30
     while in_progress(base) < len(threads) - len(statuses):
-        pass
+        assert time.monotonic() < end
     assert len(statuses) < len(threads)
     process.send_signal(number)
     for thread in threads:
