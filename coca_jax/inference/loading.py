@@ -76,9 +76,11 @@ def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Source:
       step: which checkpoint of a workdir.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or a step of a model on the hub is asked for.
     """
     if hub.is_hub_name(path):
+        if step:
+            raise UserError(f"{path} has no step {step}: a model on the hub has no checkpoints")
         return _open_clip(path)
     name, path = path, as_path(path)
     if path.parent.name == "checkpoints" and path.name.isdigit():

@@ -218,6 +218,8 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
             system.put_file(str(temporary), name)
         return
     path = Path(path)
+    if path.is_symlink() and path.is_dir():  # a folder cannot replace a link to one
+        path = path.resolve()
     # Hosts of one file system may have equal process ids. Libraries' errors show the name.
     temporary = path.with_name(f".{path.name[-50:]}.{uuid.uuid4().hex}")
     try:

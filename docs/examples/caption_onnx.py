@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 folder, *paths = map(pathlib.Path, sys.argv[1:])
 about = json.loads((folder / "export.json").read_text())
@@ -20,15 +20,22 @@ encoder, decoder = (onnxruntime.InferenceSession(folder / f"{name}.onnx") for na
 if special["kind"] == "sentencepiece":
     from sentencepiece import SentencePieceProcessor
 
-    tokenizer = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    decode = SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).decode
+elif special["kind"] == "byte":
+
+    def decode(ids):
+        """The text of bytes."""
+        return bytes(i - 3 for i in ids if 3 <= i < 259).decode(errors="replace")
 else:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    decode = Tokenizer.from_file(str(folder / "tokenizer.json")).decode
 
 pixels = []
 for path in paths:  # the short side is scaled to a square's, and the center cut out
-    image = Image.open(path).convert("RGB")
+    layers = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
+    image = Image.new("RGB", layers.size, "white")
+    image.paste(layers, mask=layers.getchannel("A"))
     width, height = (int(size * side / min(image.size)) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -48,4 +55,4 @@ for position in range(about["captions"]["length"] - 1):
         break
 for path, row in zip(paths, ids[:, 1:].tolist(), strict=True):
     row = row[: row.index(special["eos_id"])] if special["eos_id"] in row else row
-    print(f"{path}: {tokenizer.decode(row).replace('</w>', ' ').strip()}")
+    print(f"{path}: {decode(row).replace('</w>', ' ').strip()}")

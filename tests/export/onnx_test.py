@@ -12,17 +12,18 @@ import onnx
 import onnxruntime
 import pytest
 from export import random_open_clip, runs
+from export.conftest import OPEN_CLIP
 from flax import traverse_util
 from PIL import Image
 from safetensors.numpy import load_file
 
-from coca_jax.data.transforms.images import resize_for_evaluation
+from coca_jax.data.transforms.images import decode, resize_for_evaluation
 from coca_jax.export import export_model
 from coca_jax.generate import Greedy, generate
 from coca_jax.models import make_model, normalize_pixels
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "docs/examples/caption_onnx.py"
-# Between the two, each part of the architecture in both of its forms.
+# Each part of the architecture in both of its forms, and each kind of tokenizer.
 MODELS = {
     "paper": (
         "--config.data.tokenizer.kind=sentencepiece",
@@ -32,17 +33,7 @@ MODELS = {
     "open_clip": (
         "--config.data.tokenizer.kind=clip",
         "--config.model.text.vocab_size=49408",
-        "--config.model.pooler.kind=shared",
-        "--config.model.pooler.query_norm=True",
-        "--config.model.image.class_token=True",
-        "--config.model.image.patch_bias=False",
-        "--config.model.image.pre_norm=True",
-        "--config.model.text.interleaved=True",
-        "--config.model.text.shifted_cls_mask=True",
-        "--config.model.text.tie_embeddings=True",
-        "--config.model.embed_dim=24",
-        "--config.model.image.remat=full",  # which only a gradient needs
-        "--config.model.text.remat=full",
+        *OPEN_CLIP,
     ),
 }
 
@@ -77,9 +68,7 @@ def greedy_ids(model, pixels):
 def assert_same(model, folder, images):
     """Embeddings and logits to 1e-4, captions token for token, and the example's as texts."""
     size = model.config.image.pixels
-    pixels = np.stack(
-        [resize_for_evaluation(np.asarray(Image.open(path)), size) for path in images]
-    )
+    pixels = np.stack([resize_for_evaluation(decode(path.read_bytes()), size) for path in images])
     call, description = sessions(folder)
     captions, logits = runs.greedy(call, description, pixels)
     expected = greedy_ids(model, pixels)
@@ -95,7 +84,7 @@ def assert_same(model, folder, images):
     largest = {name: float(np.abs(values).max()) for name, values in differences.items()}
     assert max(largest.values()) < 1e-4, largest
     texts = model.tokenizer.decode(expected)
-    lines = [f"{path}: {text}\n" for path, text in zip(images, texts, strict=True)]
+    lines = [f"{path}: {text.strip()}\n" for path, text in zip(images, texts, strict=True)]
     assert run_example(folder, images) == "".join(lines)
 
 
@@ -113,18 +102,29 @@ def run_example(folder, images):
 
 
 def write_images(folder, size, count):
-    """PNG files, twice as large as a model's images and not square."""
+    """PNG files, twice as large as a model's images and not square.
+
+    The first is to be turned, and the second is in part transparent.
+    """
     paths = [folder / f"{i}.png" for i in range(count)]
-    for path, pixels in zip(paths, runs.pixels((2 * size + 6, 2 * size), count), strict=True):
-        Image.fromarray(pixels).save(path)
+    images = [Image.fromarray(pixels) for pixels in runs.pixels((2 * size + 6, 2 * size), count)]
+    images[1].putalpha(Image.linear_gradient("L").resize(images[1].size))
+    for path, image in zip(paths, images, strict=True):
+        image.save(path)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    images[0].save(paths[0], exif=exif)
     return paths
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def exported(request, tmp_path_factory):
+@pytest.fixture(
+    scope="module", params=["bytes", *(pytest.param(m, marks=pytest.mark.slow) for m in MODELS)]
+)
+def exported(request, tmp_path_factory, model):
     """A model, and the folder that it is exported to."""
     folder = tmp_path_factory.mktemp(request.param)
-    model = runs.load(runs.make_run(folder / "run", *MODELS[request.param]))
+    if request.param in MODELS:
+        model = runs.load(runs.make_run(folder / "run", *MODELS[request.param]))
     export_model(model, folder / "onnx", "onnx")
     return model, folder / "onnx"
 

@@ -18,8 +18,9 @@ ONE_DEVICE = jax.devices()[:1]
 TINY = (
     "--config.data.tokenizer.kind=byte",
     "--config.model.text.vocab_size=260",  # one more than there are bytes and special ids
-    "--config.model.text.unimodal_layers=2",
-    "--config.model.text.multimodal_layers=3",
+    "--config.model.text.unimodal_layers=1",
+    "--config.model.text.multimodal_layers=2",
+    "--config.model.image.num_layers=2",
     "--config.model.image.width=32",
     "--config.model.text.width=32",
 )

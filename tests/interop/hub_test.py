@@ -228,6 +228,12 @@ def test_published_names_hold_no_folders_and_no_secrets(path, name):
     assert hub.public_name(path) == name
 
 
+def test_a_step_of_a_model_on_the_hub_is_refused(server):
+    with pytest.raises(UserError, match="org/small has no step 5: a model on the hub"):
+        coca_jax.load("hf-hub:org/small", step=5)
+    assert not server.requests
+
+
 def test_commands_take_names_on_the_hub(server, tmp_path, capsys):
     config = {"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}}
     server.repositories["org/small"]["open_clip_config.json"] = json.dumps(config).encode()

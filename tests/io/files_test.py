@@ -128,6 +128,16 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
 
 
+def test_a_link_to_an_empty_folder_is_kept(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    with files.atomic(tmp_path / "link") as temporary:
+        temporary.mkdir()
+        (temporary / "weights").write_bytes(b"all")
+    assert (tmp_path / "there/weights").read_bytes() == b"all"
+    assert (tmp_path / "link").is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
     with pytest.raises(ValueError), files.atomic(tmp_path / "model") as temporary:
         temporary.mkdir()
