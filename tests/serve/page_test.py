@@ -1,5 +1,6 @@
 """The page, driven in a Chromium that is installed."""
 
+import contextlib
 import re
 import shutil
 import threading
@@ -209,6 +210,33 @@ def test_a_server_that_is_gone_or_fails_is_explained_and_asked_again(open_page):
     page.unroute("**/v1/caption")
     page.click("button:text('Try again')")
     page.wait_for_selector("[data-method=greedy] .words")
+
+
+def test_a_slow_answer_does_not_replace_a_newer_one(open_page):
+    page = open_page()
+    choose(page)
+    page.wait_for_selector("[data-method=sample] .word")
+    held = []
+    page.route("**/v1/*", lambda route: held.append(route) if len(held) < 2 else route.continue_())
+    page.fill("#labels", "first, old")
+    page.click("#classify button")
+    page.fill("#query", "a ring")
+    page.click("#search button:text('Search')")
+    page.wait_for_timeout(200)
+    assert len(held) == 2
+    page.fill("#labels", "second, new")
+    page.click("#classify button")
+    page.click("#similar")
+    page.wait_for_selector("#classify .bars >> text=second")
+    page.wait_for_selector("#search .grid img")
+    shown = page.locator("#search .grid").inner_text()
+    for route in held:
+        content = '{"images": [[{"label": "first", "probability": 1, "score": 1}]], "matches": []}'
+        with contextlib.suppress(sync_api.Error):  # its request was aborted
+            route.fulfill(body=content, content_type="application/json")
+    page.wait_for_timeout(200)
+    assert "second" in page.locator("#classify .bars").inner_text()
+    assert page.locator("#search .grid").inner_text() == shown
 
 
 def test_dropped_and_pasted_images_are_taken(open_page):

@@ -33,12 +33,12 @@ export async function captionImage(image, info, signal, { readable, refused }) {
 const placeOf = (method) => $(`[data-method=${method}] .result`);
 
 function captionBy(method, image, info, signal, options) {
-  const task = async () => {
+  const task = async (own) => {
     const fields = { method, ...info.captioning[method] };
-    const [best] = (await post("caption", image, fields, signal)).captions;
+    const [best] = (await post("caption", image, fields, own)).captions;
     return element("ol", { class: "texts" }, ...[best, ...(best.others ?? [])].map(line));
   };
-  return fill(placeOf(method), task, { lines: method === "greedy" ? 2 : 5, ...options });
+  return fill(placeOf(method), task, { lines: method === "greedy" ? 2 : 5, signal, ...options });
 }
 
 function line({ caption, log_probability: nats }) {

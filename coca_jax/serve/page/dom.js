@@ -4,14 +4,14 @@ export const $ = (selector, root = document) => root.querySelector(selector);
 
 // An element with attributes and children; texts are never read as HTML.
 export function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const result = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === "class") made.className = value;
-    else if (name in made) made[name] = value;
-    else made.setAttribute(name, value);
+    if (name === "class") result.className = value;
+    else if (name in result) result[name] = value;
+    else result.setAttribute(name, value);
   }
-  made.append(...children);
-  return made;
+  result.append(...children);
+  return result;
 }
 
 export function showLoading(place, lines = 2) {
@@ -36,17 +36,27 @@ export function showError(place, error, retry) {
   show(place, element("div", { class: "error", role: "alert" }, ...parts));
 }
 
-// Runs a task that fills a place; shows that it loads, and what goes wrong. Returns whether it went
-// well. `refused` may show an error of the request itself elsewhere; `retry` is what a button after
-// other errors does, by default the same again.
+const tasks = new WeakMap(); // from a place to the controller that ends its task
+
+// Runs a task that fills a place, in place of the one that still runs there; shows that it loads,
+// and its error. Returns whether it went well. The task is given a signal, which is aborted with
+// `signal`. `refused` may show an error of the request itself elsewhere; `retry` is what a button
+// after other errors does, by default the same again.
 export async function fill(place, task, options = {}) {
-  const { lines = 2, refused, retry = () => fill(place, task, options) } = options;
+  const { lines = 2, signal, refused, retry = () => fill(place, task, options) } = options;
+  tasks.get(place)?.abort();
+  const own = new AbortController();
+  tasks.set(place, own);
+  if (signal?.aborted) return false;
+  signal?.addEventListener("abort", () => own.abort(), { once: true });
   showLoading(place, lines);
   try {
-    show(place, await task());
+    const content = await task(own.signal);
+    if (own.signal.aborted) return false;
+    show(place, content);
     return true;
   } catch (error) {
-    if (error.name === "AbortError") return false;
+    if (own.signal.aborted || error.name === "AbortError") return false;
     const isOurs = error.status >= 400 && error.status < 500;
     if (isOurs && refused) {
       show(place);

@@ -26,10 +26,11 @@ export function setUpLabels(current) {
     const { image, signal } = current();
     if (!image) return needsImage(section);
     const labels = [...new Set(text.split(/[,;\n]/).map((one) => one.trim()).filter(Boolean))];
-    return fill($(".result", section), async () => {
-      const [rows] = (await post("classify", image, { labels }, signal)).images;
+    const task = async (own) => {
+      const [rows] = (await post("classify", image, { labels }, own)).images;
       return bars(rows.map((one) => ({ text: one.label, share: one.probability })));
-    });
+    };
+    return fill($(".result", section), task, { signal });
   });
 }
 
@@ -38,21 +39,22 @@ export function setUpQuestions(current) {
   return onText(section, $("#question"), (question) => {
     const { image, signal } = current();
     if (!image) return needsImage(section);
-    return fill($(".result", section), async () => {
-      const [rows] = (await post("answer", image, { questions: [question] }, signal)).answers;
+    const task = async (own) => {
+      const [rows] = (await post("answer", image, { questions: [question] }, own)).answers;
       if (rows[0].probability === null || rows[0].probability === undefined) {
         return element("p", { class: "said" }, rows[0].answer || "(no answer)");
       }
       return bars(rows.map((one) => ({ text: one.answer, share: one.probability })));
-    });
+    };
+    return fill($(".result", section), task, { signal });
   });
 }
 
 export function setUpSearch(current) {
   const section = $("#search");
   const search = (image, fields) =>
-    fill($(".result", section), async () => {
-      const { matches } = await post("search", image, { top: 12, ...fields });
+    fill($(".result", section), async (own) => {
+      const { matches } = await post("search", image, { top: 12, ...fields }, own);
       return element("ol", { class: "grid" }, ...matches.map(match));
     });
   onText(section, $("#query"), (text) => search(null, { text }));
