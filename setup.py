@@ -51,6 +51,7 @@ setup(
         "simplejpeg>=1.8,<2",
         "safetensors>=0.5,<1",
         "sentencepiece>=0.2.1,<0.3",
+        "protobuf>=5",  # as which a SentencePiece model is stored
         "fsspec>=2024.6",
         "requests>=2.31,<3",
         "braceexpand>=0.1.7,<0.2",

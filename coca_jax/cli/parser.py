@@ -399,7 +399,11 @@ def _add_conversions(add: Add) -> None:
         "output", type=path, metavar="OUT", help="what to write; of --to a .safetensors or a folder"
     )
     command = add("push", conversions.push)
-    command.add_argument("--private", action="store_true", help="make a new repository private")
+    command.add_argument(
+        "--private",
+        action="store_true",
+        help="make a new repository private; a public one is refused",
+    )
     command.add_argument(
         "folder", type=path, metavar="DIR", help="folder that convert --to open_clip wrote"
     )
@@ -427,14 +431,14 @@ def _add_export(add: Add) -> None:
     )
     command.add_argument("output", type=path, metavar="OUT", help="folder to write")
     command.add_argument(
-        "--format", choices=("stablehlo", "onnx"), required=True, help="of the functions"
+        "--format", choices=("stablehlo", "onnx"), required=True, help="format of the functions"
     )
     command.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of activations"
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of activations"
     )
     command.add_argument(
         "--platforms",
         default="cpu,cuda,tpu",
         metavar="LIST",
-        help="that StableHLO can run on: any of cpu, cuda, rocm, tpu, separated by commas",
+        help="platforms that the StableHLO runs on, with commas between: cpu, cuda, rocm, tpu",
     )

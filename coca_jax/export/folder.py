@@ -45,8 +45,8 @@ def export_model(
       model: a loaded model.
       folder: a local path; nothing is there, or an empty folder.
       file_format: one of `FORMATS`.
-      dtype: of activations and matrices, one of `DTYPES`.
-      platforms: that StableHLO can run on.
+      dtype: type of activations and matrices, one of `DTYPES`.
+      platforms: the platforms that the StableHLO runs on.
 
     Returns:
       The content of the folder's `export.json`.

@@ -33,7 +33,7 @@ Spec = jax.ShapeDtypeStruct
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """A function as JAX's operations, of which none is without use."""
+    """A function as JAX's operations, with dead code removed."""
 
     name: str
     jaxpr: ClosedJaxpr  # of the weights, then the inputs

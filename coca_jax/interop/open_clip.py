@@ -20,14 +20,14 @@ from coca_jax.interop.rows import LAYER, Row, block, linear, norm, their_shape, 
 from coca_jax.interop.weights import StoredTensor, Tensors
 from coca_jax.models import CoCa, CoCaConfig, init_params
 
-FLOATS = ("float64", "float32", "float16", "bfloat16")  # what weights may be stored as
+READABLE = ("float64", "float32", "float16", "bfloat16")  # types of weights that are read
 
 
 def from_open_clip(tensors: Tensors, config: CoCaConfig) -> dict[str, Any]:
     """Our parameters, float32.
 
     Args:
-      tensors: OpenCLIP's by name, of any type in `FLOATS`; a number may be of shape [1].
+      tensors: OpenCLIP's by name, of any type in `READABLE`; a number may be of shape [1].
       config: the model; see `open_clip_config.model_config`.
 
     Raises:
@@ -148,8 +148,8 @@ def _misfits(tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> Itera
             for name, tensor in both.items()
             if tensor.shape != expected[name] and {*tensor.shape, *expected[name]} - {1}
         ],
-        f"of another type than {', '.join(FLOATS)}": [
-            f"{n} {tensor.dtype}" for n, tensor in both.items() if str(tensor.dtype) not in FLOATS
+        f"of another type than {', '.join(READABLE)}": [
+            f"{n} {tensor.dtype}" for n, tensor in both.items() if str(tensor.dtype) not in READABLE
         ],
     }
     for group, lines in groups.items():

@@ -30,7 +30,7 @@ from coca_jax.io.messages import counted
 from coca_jax.models import CoCaConfig
 
 CORE = ("image_encoder/patch_embedding/kernel", "decoder/embedding")  # besides the layers
-LEAST = 8  # names of a family by which it is recognized; fewer are chance
+LEAST = 8  # names of a family by which it is recognized; fewer may be chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,17 +81,19 @@ def read_towers(
     if not asked & {IMAGE, TEXT}:
         raise UserError(f"config.init.only={only!r} matches no parameter of {IMAGE} or {TEXT}")
     for tower, name in ((IMAGE, "image encoder"), (TEXT, "text encoder")):
-        found = _find(tensors, tower, config, wanted) if tower in asked else None
-        if found is None:
+        stored = _find(tensors, tower, config, wanted) if tower in asked else None
+        if stored is None:
             continue
-        if problems := [*_reasons(tower, facts, config, tokenizer), *found.problems()]:
+        if problems := [*_reasons(tower, facts, config, tokenizer), *stored.problems()]:
             unfit.append(f"its {name}: {'; '.join(problems)}")
             continue
-        params |= found.read(only)
-        used |= found.used(only)
-        titles.append(f"{found.family.title}'s {name}")
+        params |= stored.read(only)
+        used |= stored.used(only)
+        titles.append(f"{stored.family.title}'s {name}")
     if not params:
-        raise UserError("\n  ".join(unfit) or f"it holds no tower that is known: {_some(tensors)}")
+        raise UserError(
+            "\n  ".join(unfit) or f"it holds no tower of a known kind: {_content(tensors)}"
+        )
     grid, length = _place_positions(params, config, facts)
     return Towers(
         params,
@@ -105,7 +107,7 @@ def read_towers(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
+class _Tower:
     """A tower in a file, and a model that it may fit."""
 
     family: Family
@@ -117,15 +119,15 @@ class _Found:
     def problems(self) -> Iterator[str]:
         """Yields the reasons why the tower cannot be taken."""
         stack = re.compile(re.escape(self.family.stack) + r"\.(\d+)\.(.+)")
-        inside = {name: found for name in self.tensors if (found := stack.fullmatch(name))}
-        layers = {int(found[1]) for found in inside.values()}
+        inside = {name: match for name in self.tensors if (match := stack.fullmatch(name))}
+        layers = {int(match[1]) for match in inside.values()}
         count = max(row.layers for row in self.rows)
         if len(layers) != count:
             yield f"{len(layers)} layers there, {count} now"
             return
-        known = {name for row in self.rows for name in row.names}
-        if strange := dict.fromkeys(f[2] for name, f in inside.items() if name not in known):
-            yield f"its layers have {listed(strange)}, which ours lack"
+        names = {name for row in self.rows for name in row.names}
+        if surplus := dict.fromkeys(m[2] for name, m in inside.items() if name not in names):
+            yield f"its layers have {listed(surplus)}, which ours lack"
         core = [row for row in self.rows if row.layers or row.ours[0] in CORE]
         if missing := [n for row in core for n in row.names if n not in self.tensors]:
             yield f"it lacks {listed(missing)}"
@@ -184,19 +186,19 @@ def _find(
     tower: str,
     config: CoCaConfig,
     wanted: Mapping[str, tuple[int, ...]],
-) -> _Found | None:
-    """The tower of the family that most of its names are there of; None: of none."""
-    best: tuple[int, _Found | None] = 0, None
+) -> _Tower | None:
+    """The tower in the family with the most names among the tensors; None if there is none."""
+    best: tuple[int, _Tower | None] = 0, None
     for family in FAMILIES:
         if family.tower != tower:
             continue
         rows = tuple(family.rows(config))
         names = [name for row in rows for name in row.names]
         matched = match(tensors, names)
-        if len(matched.places) > max(best[0], LEAST):
+        if len(matched.places) >= max(best[0] + 1, LEAST):
             places = below(tensors, matched, names)
             stored = {name: tensors[place] for name, place in places.items()}
-            best = len(matched.places), _Found(family, rows, stored, places, wanted)
+            best = len(matched.places), _Tower(family, rows, stored, places, wanted)
     return best[1]
 
 
@@ -225,7 +227,7 @@ def _place_positions(
 
 
 def _grid(count: int, facts: Facts) -> tuple[int, int] | None:
-    """The rows and columns of so many patches."""
+    """The rows and columns of a number of patches; None if no grid is known."""
     if facts.grid and math.prod(facts.grid) == count:
         return facts.grid
     side = math.isqrt(count)
@@ -265,7 +267,7 @@ def _refuse_coca(tensors: Mapping[Place, Any]) -> None:
         )
 
 
-def _some(tensors: Mapping[Place, Any]) -> str:
+def _content(tensors: Mapping[Place, Any]) -> str:
     names = [".".join(place) for place in tensors]
     return f"it holds {counted(len(names), 'tensors')}: {listed(names)}"
 

@@ -67,7 +67,7 @@ class _TowerSource:
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """A plan: which parameters a new run takes from where, and what becomes of the others."""
+    """A plan: the parameters that a new run takes, and those that are new or left out."""
 
     source: Source | _TowerSource
     item: str  # "params", or "ema"

@@ -185,7 +185,7 @@ def test_weights_that_are_no_tower_of_ours(changes, said, tmp_path):
 
 def test_other_weights_are_named(tmp_path):
     save_file({"encoder.weight": np.zeros((2, 2))}, tmp_path / "a.safetensors")
-    with pytest.raises(UserError, match="holds no tower that is known: it holds 1 tensor"):
+    with pytest.raises(UserError, match="holds no tower of a known kind: it holds 1 tensor"):
         read(tmp_path / "a.safetensors", model_config())
     coca = FOLDER.parent / "open_clip/square.safetensors"
     with pytest.raises(UserError, match="it holds a CoCa's weights: put their open_clip_config"):

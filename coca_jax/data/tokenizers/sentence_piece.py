@@ -10,6 +10,8 @@ from coca_jax.data.tokenizers.base import Tokenizer
 from coca_jax.errors import UserError
 from coca_jax.io import files
 
+PATHS = ("input", "model_prefix", "seed_sentencepieces_file")  # of a TrainerSpec
+
 
 class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model, which must have its padding, bos and eos pieces."""
@@ -34,6 +36,22 @@ class SentencePieceTokenizer(Tokenizer):
         self.unk_id = self._model.unk_id()
         byte_ids = (i for i in range(self.vocab_size) if self._model.is_byte(i))
         self.unknown_ids = frozenset([self.unk_id, *byte_ids])
+
+    @classmethod
+    def standalone_file(cls, path: str | os.PathLike) -> bytes:
+        """See `Tokenizer.standalone_file`; without the paths that the model was trained with."""
+        from google.protobuf.message import DecodeError
+        from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+        content = files.read_bytes(path)
+        try:
+            model = ModelProto.FromString(content)
+        except DecodeError:
+            return content  # which `__init__` refuses
+        there = [name for name in PATHS if getattr(model.trainer_spec, name, None)]
+        for name in there:
+            model.trainer_spec.ClearField(name)
+        return model.SerializeToString(deterministic=True) if there else content
 
     def to_ids(self, texts: Sequence[str], limit: int) -> list[list[int]]:
         """See `Tokenizer.to_ids`."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from coca_jax.data.sources.tfds import tokenizer_path
 from coca_jax.data.tokenizers import Tokenizer, make_tokenizer
@@ -161,6 +162,22 @@ def test_one_file_is_enough(folder, tmp_path):
         first, second = make_tokenizer(kind, folder / name), make_tokenizer(kind, copy)
         np.testing.assert_array_equal(first.encode(TEXTS, 30), second.encode(TEXTS, 30))
         assert (first.vocab_size, first.unknown_ids) == (second.vocab_size, second.unknown_ids)
+
+
+def test_the_paths_of_a_sentencepiece_models_corpus_are_left_out(folder, tmp_path):
+    content = (folder / "tokenizer.model").read_bytes()
+    assert SentencePieceTokenizer.standalone_file(folder / "tokenizer.model") == content
+    model = ModelProto.FromString(content)
+    model.trainer_spec.input.extend(["/secret/a.txt", "/secret/b.txt"])
+    model.trainer_spec.model_prefix = "/secret/model"
+    (tmp_path / "with").write_bytes(model.SerializeToString())
+    bare = SentencePieceTokenizer.standalone_file(tmp_path / "with")
+    (tmp_path / "without").write_bytes(bare)
+    assert b"secret" not in bare
+    with_paths, without = (
+        make_tokenizer("sentencepiece", tmp_path / n) for n in ("with", "without")
+    )
+    np.testing.assert_array_equal(with_paths.encode(TEXTS, 30), without.encode(TEXTS, 30))
 
 
 def test_json_gives_the_librarys_ids(folder):
