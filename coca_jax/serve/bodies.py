@@ -23,6 +23,7 @@ from coca_jax.serve.limits import (
 from coca_jax.serve.schemas import Request
 
 JSON, FORM = "application/json", "multipart/form-data"
+MAX_PART = 8 * MAX_CHARACTERS  # bytes of a field that is no upload
 Parsed = TypeVar("Parsed", bound=Request)
 
 
@@ -102,11 +103,16 @@ async def _form(
         body,
         max_files=MAX_TEXTS,
         max_fields=2 * MAX_TEXTS,
-        max_part_size=8 * MAX_CHARACTERS,
+        max_part_size=MAX_PART,
     )
     try:
         form = await parser.parse()
-    except (MultiPartException, FormParserError, UnicodeError, LookupError) as error:
+    except MultiPartException as error:
+        if "exceeded maximum size" not in error.message:
+            raise RequestError(422, "the form is malformed") from error
+        message = f"a field of a form has at most {MAX_PART:,} bytes; send an image as an upload"
+        raise RequestError(413, message) from error
+    except (FormParserError, UnicodeError, LookupError) as error:
         raise RequestError(422, "the form is malformed") from error
     values: dict[str, Any] = {}
     try:

@@ -221,6 +221,9 @@ def test_what_is_too_large_is_refused(client):
     assert answer.status_code == 413
     answer = client.post("/v1/embed", files=[("images", bytes(200_000))])
     assert answer.status_code == 413
+    form = {"data": {"images": "x" * 40_000}, "files": [("images", b"x")]}
+    answer = client.post("/v1/embed", **form)
+    assert answer.status_code == 413 and "as an upload" in answer.json()["error"]["message"]
 
 
 MANY = 50_000

@@ -28,7 +28,7 @@ from coca_jax.serve.service import Served, Service
 class Model:
     image = types.SimpleNamespace(pixels=(32, 32), resize_mode="shortest")
     config = types.SimpleNamespace(has_cls=True, captioning=False, head=None, image=image)
-    step, classes = 0, ()
+    step, classes, params = 0, (), {"logit_scale": np.zeros(())}
     def tokenize(self, texts):
         return np.zeros((len(texts), 1), np.int32)
     def encode_text(self, ids):
@@ -86,7 +86,7 @@ def test_a_signal_in_flight_loses_nothing(process, number):
         embed(base)
 
 
-def test_addresses_that_cannot_be_had_are_named():
+def test_addresses_that_are_not_free_are_named():
     with bind("127.0.0.1", 0) as first:
         first.listen()
         port = first.getsockname()[1]
