@@ -1,7 +1,7 @@
 """What an exported model is: the content of `export.json`, and the files of its tokenizer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -15,13 +15,16 @@ from coca_jax.interop.tokenizer_files import tokenizer_files
 READABLE = ("clip", "json", "sentencepiece", "byte")  # kinds that are not a user's own
 
 
-def describe(model: LoadedModel, traced: Sequence[Traced], file_format: str) -> dict[str, Any]:
+def describe(
+    model: LoadedModel, traced: Sequence[Traced], file_format: str, tokenizer: Iterable[str]
+) -> dict[str, Any]:
     """The content of `export.json` but for the formats' own settings.
 
     Args:
       model: the model.
       traced: its functions.
       file_format: ending of the functions' files.
+      tokenizer: names of the tokenizer's files.
     """
     config = model.config
     captions = {
@@ -41,7 +44,7 @@ def describe(model: LoadedModel, traced: Sequence[Traced], file_format: str) -> 
             for function in traced
         },
         "preprocessing": _preprocessing(model),
-        "tokenizer": _tokenizer(model),
+        "tokenizer": _tokenizer(model) | {"files": sorted(tokenizer)},
         "text_length": config.text.context_length,
         **({"similarity": _similarity(model)} if config.has_cls else {}),
         **({"captions": captions} if config.captioning else {}),
@@ -86,8 +89,7 @@ def _preprocessing(model: LoadedModel) -> dict[str, Any]:
 
 def _tokenizer(model: LoadedModel) -> dict[str, Any]:
     names = ("vocab_size", "bos_id", "eos_id", "pad_id")
-    values = {name: getattr(model.tokenizer, name) for name in names}
-    return {"kind": _kind(model), "files": sorted(files_of_tokenizer(model)), **values}
+    return {"kind": _kind(model)} | {name: getattr(model.tokenizer, name) for name in names}
 
 
 def _similarity(model: LoadedModel) -> dict[str, float]:

@@ -62,8 +62,8 @@ def export_model(
     settings = {"format": file_format, "dtype": dtype, "weights": WEIGHTS}
     if file_format == "stablehlo":
         settings["platforms"] = list(platforms)
-    description = settings | describe(model, traced, file_format)
     contents = files_of_tokenizer(model)
+    description = settings | describe(model, traced, file_format, contents)
     contents[DESCRIPTION] = (json.dumps(description, indent=1) + "\n").encode()
     try:
         with files.atomic(folder) as temporary:

@@ -21,7 +21,8 @@ from coca_jax.errors import UserError
 from coca_jax.inference.model import LoadedModel
 from coca_jax.inference.sources import Checkpoint, OpenClipWeights, Source
 from coca_jax.interop import hub
-from coca_jax.interop.open_clip_model import ENDS, is_open_clip, open_model
+from coca_jax.interop.open_clip_model import is_open_clip, open_model
+from coca_jax.interop.shards import ENDS
 from coca_jax.io.folders import children
 from coca_jax.io.paths import as_path
 from coca_jax.models import init_params, make_model

@@ -40,8 +40,8 @@ def model_config(settings: Any) -> CoCaConfig:
       UserError: it is no CoCa, has settings that ours lacks, or a value is no number.
     """
     sections = _sections(settings)
-    if strange := list(_strange(sections)):
-        raise UserError("these settings are not supported:\n  " + "\n  ".join(strange))
+    if lines := list(_unsupported(sections)):
+        raise UserError("these settings are not supported:\n  " + "\n  ".join(lines))
     vision, text, multimodal = (sections[n] for n in ("vision_cfg", "text_cfg", "multimodal_cfg"))
     halves = [
         [half.whole(name) for name in ("width", "heads", "context_length")]
@@ -274,10 +274,10 @@ def _image(vision: Section) -> ImageConfig:
     )
 
 
-def _strange(sections: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _unsupported(sections: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Settings of OpenCLIP's under which equal weights would compute something else."""
-    for section, wanted in SUPPORTED.items():
-        for key, value in wanted.items():
+    for section, supported in SUPPORTED.items():
+        for key, value in supported.items():
             if (given := sections[section].get(key)) not in (None, value):
                 yield f"{section or 'model'}: {key}={given!r} should be {value!r}"
 

@@ -16,7 +16,7 @@ from coca_jax.config.checks import errors
 from coca_jax.errors import UserError
 from coca_jax.interop import hub, open_clip, open_clip_config
 from coca_jax.interop.hub import SETTINGS
-from coca_jax.interop.shards import weight_files
+from coca_jax.interop.shards import ENDS, weight_files
 from coca_jax.interop.weights import open_tensors
 from coca_jax.io.messages import cause
 from coca_jax.io.paths import as_path
@@ -26,7 +26,6 @@ from coca_jax.models.presets import PRESETS, as_section
 OWN = "coca_jax"  # of a configuration: what OpenCLIP's does not say; OpenCLIP ignores it
 # The file in the folder of each kind of tokenizer; empty: it needs none.
 TOKENIZERS = {"clip": "", "byte": "", "json": "tokenizer.json", "sentencepiece": hub.OWN_TOKENIZER}
-ENDS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
 
 
 @dataclasses.dataclass(frozen=True)

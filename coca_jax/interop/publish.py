@@ -15,15 +15,13 @@ from coca_jax.interop import hub, open_clip_config
 from coca_jax.interop.convert import empty_folder, mask_notes, new_folder, open_clip_tensors
 from coca_jax.interop.model_card import LICENSE, for_hub, model_card
 from coca_jax.interop.open_clip_model import OWN, is_open_clip, open_model
-from coca_jax.interop.shards import main_file, weight_files
+from coca_jax.interop.shards import NAMES, main_file, weight_files
 from coca_jax.interop.tokenizer_files import tokenizer_files
 from coca_jax.interop.weights import write_tensors
 from coca_jax.io.files import write_whole
 from coca_jax.io.messages import cause
 from coca_jax.io.paths import as_path
 from coca_jax.models import CoCaConfig
-
-WEIGHTS = "open_clip_model.safetensors"
 
 
 def export_folder(
@@ -64,7 +62,7 @@ def export_folder(
     try:
         with new_folder(directory) as folder:
             folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(folder / WEIGHTS, tensors, settings["model_cfg"])
+            write_tensors(folder / NAMES[0], tensors, settings["model_cfg"])
             files = tokens | {hub.CARD: card.encode()}
             files[hub.SETTINGS] = json.dumps(settings, indent=2).encode()
             for name, content in files.items():  # the last says that the folder is a model's

@@ -12,7 +12,8 @@ from coca_jax.interop.names import listed
 from coca_jax.io.paths import as_path
 
 INDEX = ".index.json"
-# The weights of a folder or repository: the first of these names that it has, else of these ends.
+# The weights of a folder or repository: the first of these names that it has, else of the
+# first of these ends that it has.
 NAMES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -23,12 +24,13 @@ NAMES = (
     f"model.safetensors{INDEX}",
     f"pytorch_model.bin{INDEX}",
 )
-ENDS = (
+RANKS = (
     (f".safetensors{INDEX}",),
     (".safetensors",),
     (f".bin{INDEX}",),
     (".bin", ".pt", ".pth", ".ckpt"),
 )
+ENDS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", INDEX)  # of all that may be weights
 
 
 def weight_files(path: str | os.PathLike) -> tuple[list[epath.Path], list[str]]:
@@ -72,10 +74,10 @@ def _in_folder(folder: epath.Path) -> epath.Path:
     for name in NAMES:
         if name in names:
             return folder / name
-    weights = [name for name in names if any(name.endswith(end) for end in sum(ENDS, ()))]
+    weights = [name for name in names if any(name.endswith(end) for end in sum(RANKS, ()))]
     # Hubs keep a model in several forms; OpenCLIP's has its name.
     weights = [name for name in weights if name.startswith("open_clip")] or weights
-    for ends in ENDS:
+    for ends in RANKS:
         if not (fitting := [name for name in weights if name.endswith(ends)]):
             continue
         if len(fitting) > 1:

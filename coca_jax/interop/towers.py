@@ -20,8 +20,9 @@ from coca_jax.interop.hub import SETTINGS
 from coca_jax.interop.names import Path as Place
 from coca_jax.interop.names import below, listed, match
 from coca_jax.interop.open_clip_config import other_model
-from coca_jax.interop.open_clip_model import ENDS, is_open_clip
+from coca_jax.interop.open_clip_model import is_open_clip
 from coca_jax.interop.rows import Row, to_ours
+from coca_jax.interop.shards import ENDS
 from coca_jax.interop.tower_facts import Facts, read_facts, read_json
 from coca_jax.interop.tower_families import FAMILIES, IMAGE, POSITIONS, TEXT, Family
 from coca_jax.interop.weights import StoredTensor, read_places

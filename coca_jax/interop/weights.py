@@ -67,10 +67,10 @@ def open_tensors(
     if not matched.places:
         raise UserError(f"{path} holds no weights of the model: {_content(tensors)}")
     result = {name: tensors[place] for name, place in matched.places.items()}
-    if strange := [f"{n} ({t.title})" for n, t in result.items() if _is_unknown(t)]:
+    if unreadable := [f"{n} ({t.title})" for n, t in result.items() if _is_unknown(t)]:
         raise UserError(
-            f"{path} holds {len(strange):,} of the model's tensors in forms that are not read: "
-            f"{listed(strange)}; save them as float32, float16 or bfloat16"
+            f"{path} holds {len(unreadable):,} of the model's tensors in forms that are not read: "
+            f"{listed(unreadable)}; save them as float32, float16 or bfloat16"
         )
     surplus = {".".join(p): tensors[p] for p in matched.surplus if not _is_unknown(tensors[p])}
     if (left := len(tensors) - len(result) - len(matched.surplus)) > 0:

@@ -28,8 +28,8 @@ def convert(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     """Writes a model's weights to a file, or a whole folder as hubs keep it."""
     from coca_jax.interop.convert import export_open_clip
-    from coca_jax.interop.open_clip_model import ENDS
     from coca_jax.interop.publish import export_folder
+    from coca_jax.interop.shards import ENDS
 
     if options.variant:
         raise UserError("--variant is for --from; an exported model has its own")
