@@ -192,6 +192,18 @@ def test_other_weights_are_named(tmp_path):
         read(coca, model_config())
 
 
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(7, "holds no tower of a known kind"), (8, "its image encoder: 1 layers there")],
+)
+def test_eight_names_are_a_tower(count, said, tmp_path):
+    stored = load_file(FOLDER / "clip.safetensors")
+    names = sorted(name for name in stored if name.startswith("visual.transformer.resblocks.0."))
+    save_file({name: stored[name] for name in names[:count]}, tmp_path / "few.safetensors")
+    with pytest.raises(UserError, match=said):
+        read(tmp_path / "few.safetensors", model_config(), only="image_encoder/.*")
+
+
 def folder_with(tmp_path, name, content):
     stored = load_file(FOLDER / "clip.safetensors")
     save_file(stored, tmp_path / "open_clip_model.safetensors")
