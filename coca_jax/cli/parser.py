@@ -5,28 +5,19 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from coca_jax.cli import model_parser
 from coca_jax.cli.commands import (
-    batches,
     conversions,
     data,
-    exporting,
-    models,
     plans,
     runs,
-    serving,
 )
 from coca_jax.cli.options import (
-    CAPTION_OPTIONS,
-    FORMATS,
-    SERVING_OPTIONS,
     Once,
     cosine,
     count,
     path,
-    port,
     shard,
-    task,
-    threads,
 )
 
 Add = Callable[..., argparse.ArgumentParser]  # `_add`, bound to a group of subcommands
@@ -71,15 +62,15 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = functools.partial(_add, groups)
     _add_runs(add)
-    _add_models(add)
-    _add_serving(add)
+    model_parser.add_models(add)
+    model_parser.add_serving(add)
     _add_plans(add)
     below = groups.add_parser("data", help="Build and inspect data sets.")
     below = below.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     _add_data(functools.partial(_add, below))
     _add_data_conversions(functools.partial(_add, below))
     _add_conversions(add)
-    _add_export(add)
+    model_parser.add_export(add)
     add("report", runs.report, "workdir")
     return parser
 
@@ -119,125 +110,6 @@ def _add_runs(add: Add) -> None:
         default=(1, 1),
         metavar="K/N",
         help="train the K-th of N parts of the runs; 0/N: none, only make the tables",
-    )
-
-
-def _add_models(add: Add) -> None:
-    command = add("caption", models.caption)
-    _add_model(command)
-    for name, (kind, meaning) in CAPTION_OPTIONS.items():
-        command.add_argument(f"--{name.replace('_', '-')}", type=kind, help=meaning)
-    command.add_argument("images", nargs="*", metavar="IMAGE", help="image file")
-    _add_batches(command, needed=False)
-    command = add("embed", batches.embed)
-    _add_model(command)
-    _add_batches(command)
-    command.add_argument(
-        "--dtype", choices=("float32", "float16"), default="float32", help="of the embeddings"
-    )
-    command = add("score-pairs", batches.score_pairs)
-    _add_model(command)
-    _add_batches(command)
-    command = add("search", models.search)
-    _add_model(command)
-    where = command.add_mutually_exclusive_group(required=True)
-    where.add_argument("--images", type=path, metavar="DIR", help="search a folder of images")
-    where.add_argument(
-        "--embeddings",
-        type=path,
-        action="append",
-        metavar="DIR",
-        help="search what coca embed wrote to this folder; may be given several times",
-    )
-    command.add_argument("--top", type=count, default=5, help="number of images to print")
-    command.add_argument(
-        "--backend",
-        choices=("exact", "faiss"),
-        default="exact",
-        help="how to search; faiss is for many images",
-    )
-    command.add_argument(
-        "--index",
-        type=path,
-        metavar="DIR",
-        help="folder of the index of --images; default: in the model's folder",
-    )
-    command.add_argument("--image", type=path, metavar="FILE", help="image to search for")
-    command.add_argument("text", nargs="?", help="text to search for")
-
-
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--model", required=True, type=path, help="a workdir, a converted model, or hf-hub:ORG/NAME"
-    )
-
-
-def _add_batches(command: argparse.ArgumentParser, needed: bool = True) -> None:
-    """Adds the options of a command that computes results for a data set."""
-    group = command.add_argument_group("a data set")
-    group.add_argument(
-        "--data", required=needed, metavar="PATH", help="files, a pattern, a folder, or tfds:NAME"
-    )
-    group.add_argument(
-        "--output", required=needed, type=path, metavar="DIR", help="folder of the results"
-    )
-    group.add_argument(
-        "--format", choices=FORMATS, default="parquet", help="of the results; npy: of embeddings"
-    )
-    group.add_argument(
-        "--keep",
-        action="store_true",
-        help="also write all that is stored with a record, as JSON in a column",
-    )
-    group.add_argument(
-        "--data-format",
-        default="",
-        metavar="NAME",
-        help="webdataset, parquet, ...; default: by the names of the files",
-    )
-    group.add_argument("--split", default="", help="split of a TFDS data set or of a folder")
-    for name, what in (("image", "its image"), ("text", "its caption")):
-        group.add_argument(
-            f"--{name}-keys",
-            nargs="+",
-            default=(),
-            metavar="KEY",
-            help=f"members of a tar's sample, or columns of Parquet, that are {what}",
-        )
-    group.add_argument(
-        "--shard",
-        type=task,
-        default=(1, 1),
-        metavar="K/N",
-        help="do the K-th of N parts; array: by the task's number in a SLURM job array",
-    )
-    group.add_argument(
-        "--records-per-file", type=count, default=10_000, help="larger shards become several files"
-    )
-    group.add_argument("--batch-size", type=count, default=64, help="images of a batch")
-    group.add_argument(
-        "--threads", type=threads, default=0, help="that decode; 0: one for each core"
-    )
-
-
-def _add_serving(add: Add) -> None:
-    command = add("serve", serving.serve)
-    _add_model(command)
-    command.add_argument("--host", default="127.0.0.1", help="address; 0.0.0.0: all (127.0.0.1)")
-    command.add_argument("--port", type=port, default=8000, help="port; 0: any free one (8000)")
-    for name, (kind, default, meaning) in SERVING_OPTIONS.items():
-        command.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} ({default})")
-    command.add_argument(
-        "--allow-urls", action="store_true", help="fetch images at URLs, of public addresses only"
-    )
-    command.add_argument(
-        "--images", type=path, metavar="DIR", help="folder of images that can be searched"
-    )
-    command.add_argument(
-        "--index",
-        type=path,
-        metavar="DIR",
-        help="folder of their index; default: in the model's folder",
     )
 
 
@@ -419,26 +291,3 @@ def _add_conversions(add: Add) -> None:
         "--split", default="", help="split in Karpathy's or MSR-VTT's file; default: all"
     )
     command.add_argument("--json", type=path, metavar="FILE", help="write the result as JSON, too")
-
-
-def _add_export(add: Add) -> None:
-    command = add("export", exporting.export)
-    command.add_argument(
-        "model",
-        type=path,
-        metavar="MODEL",
-        help="a workdir, a converted model, or hf-hub:ORG/NAME",
-    )
-    command.add_argument("output", type=path, metavar="OUT", help="folder to write")
-    command.add_argument(
-        "--format", choices=("stablehlo", "onnx"), required=True, help="format of the functions"
-    )
-    command.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of activations"
-    )
-    command.add_argument(
-        "--platforms",
-        default="cpu,cuda,tpu",
-        metavar="LIST",
-        help="platforms that the StableHLO runs on, with commas between: cpu, cuda, rocm, tpu",
-    )

@@ -3,12 +3,13 @@ import types
 import pytest
 
 from coca_jax import cli
-from coca_jax.cli import parser
+from coca_jax.cli import model_parser, parser
 from coca_jax.cli.parser import make_parser
 
 
 def test_help_needs_no_docstrings(monkeypatch, capsys):
-    for commands in (m for m in vars(parser).values() if isinstance(m, types.ModuleType)):
+    names = {**vars(parser), **vars(model_parser)}
+    for commands in (m for m in names.values() if isinstance(m, types.ModuleType)):
         for function in vars(commands).values():
             if isinstance(function, types.FunctionType):
                 monkeypatch.setattr(function, "__doc__", None)  # as with `python -OO`
