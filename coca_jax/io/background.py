@@ -7,6 +7,7 @@ loops of their own, dozens of them, around the one message that a person needs.
 import functools
 import logging
 import pathlib
+import re
 import sys
 import threading
 import traceback
@@ -14,6 +15,11 @@ import warnings
 from typing import Any
 
 LIBRARIES = ("/orbax/", "/tensorstore/", "/tensorboardX/", "/asyncio/")
+# TensorStore's errors of storage: absl's codes for what is not the caller's fault.
+STATUS = re.compile(
+    "(ABORTED|DATA_LOSS|DEADLINE_EXCEEDED|INTERNAL|NOT_FOUND|PERMISSION_DENIED|RESOURCE_EXHAUSTED|"
+    "UNAUTHENTICATED|UNAVAILABLE|UNKNOWN): "
+)
 OWN = str(pathlib.Path(__file__).parents[1]) + "/"
 
 
@@ -52,7 +58,7 @@ def is_noise(error: BaseException | None) -> bool:
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     within = any(name in file for file in files for name in LIBRARIES)
     own = any(file.startswith(OWN) for file in files)
-    storage = isinstance(error, OSError) or "RESOURCE_EXHAUSTED" in str(error)
+    storage = isinstance(error, OSError) or STATUS.search(str(error)) is not None
     return within and not own and (storage or str(error) == "Event loop is closed")
 
 

@@ -86,3 +86,29 @@ def test_asyncio_logs_what_is_no_noise(hushed, caplog):
 
     asyncio.run(forget(ValueError("news")))
     assert "news" in caplog.text
+
+
+def raised(error, file):
+    """An error as code in a file raises it."""
+    try:
+        exec(compile("raise error", file, "exec"), {"error": error})
+    except Exception as caught:
+        # Without the frame of this test, which no library's thread has.
+        return caught.with_traceback(caught.__traceback__.tb_next)
+
+
+@pytest.mark.parametrize(
+    "error, file, is_noise",
+    [
+        (OSError("No space left on device"), "/lib/orbax/save.py", True),
+        (ValueError('PERMISSION_DENIED: Error opening "zarr3" driver'), "/lib/orbax/a.py", True),
+        (ValueError("Error: UNAVAILABLE: no answer"), "/lib/tensorstore/a.py", True),
+        (RuntimeError("Event loop is closed"), "/lib/asyncio/base_events.py", True),
+        (ValueError("a wrong shape"), "/lib/orbax/save.py", False),
+        (ValueError("PERMISSION_DENIED: "), "/home/me/experiment.py", False),
+        (OSError("no file"), f"{background.OWN}io/files.py", False),
+    ],
+)
+def test_errors_of_storage_within_libraries_are_noise(error, file, is_noise):
+    assert background.is_noise(raised(error, file)) == is_noise
+    assert not background.is_noise(None)
