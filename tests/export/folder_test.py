@@ -58,11 +58,12 @@ def changed(model, **changes):
     ("weight", "functions", "outputs", "message"),
     [
         ("captioning", ["image_encoder", "text_encoder"], ["embedding"], "no decoder"),
-        (
+        pytest.param(
             "contrastive",
             ["image_encoder", "decoder"],
             ["image_keys", "image_values"],
             "no text_encoder",
+            marks=pytest.mark.slow,
         ),
     ],
 )

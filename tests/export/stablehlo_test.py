@@ -75,6 +75,7 @@ def half(model, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_and_half_the_size(model, folder, half):
     call, *_ = functions(half)
     pixels = runs.pixels(model.config.image.pixels, 20)

@@ -67,7 +67,11 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: options.get("method"))
+@pytest.mark.parametrize(
+    "options",
+    [OPTIONS[0], *(pytest.param(options, marks=pytest.mark.slow) for options in OPTIONS[1:])],
+    ids=["greedy", "beam", "sample"],
+)
 def test_captions_are_the_models(client, model, pixels, options):
     answer = post(client, "caption", files=FILES, **options)["captions"]
     for caption, expected in zip(answer, model.caption(pixels, **options), strict=True):

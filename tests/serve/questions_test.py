@@ -39,6 +39,7 @@ def test_a_head_gives_the_probabilities_of_its_answers(client, model, pixels):
         np.testing.assert_allclose([one["probability"] for one in row], expected[best], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_decoder_writes_answers_behind_the_question(client, model, pixels):
     answer = post(client, "answer", files=FILES[:1], questions=QUESTIONS[:1], scoring="generation")[
         "answers"

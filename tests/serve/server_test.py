@@ -66,7 +66,9 @@ def in_progress(base):
         )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_in_flight_loses_nothing(process, number):
     base = re.search(r"http://\S+", process.stdout.readline())[0]
     statuses = []
