@@ -122,9 +122,7 @@ def open_data(options: SourceConfig) -> Source:
     return open_source(options)
 
 
-def take_share(
-    options: SourceConfig, index: int, count: int
-) -> tuple[SourceConfig, dict[str, str] | None]:
+def take_share(options: SourceConfig, index: int, count: int) -> tuple[SourceConfig, list[str]]:
     """Chooses every `count`-th of the files, so that a process opens no others.
 
     Args:
@@ -133,18 +131,17 @@ def take_share(
       count: of the processes.
 
     Returns:
-      Options of these files, and the name of each one's results; None: the data set is not a list
-      of at least `count` files, and its parts are to be shared instead.
+      Options of these files, and the name of each one's results; no names: the data set is not a
+      list of at least `count` files, and its parts are to be shared instead.
     """
     if count == 1 or options.format not in FILES or os.path.isdir(str(options.path)):
-        return options, None
+        return options, []
     names = files.expand(options.path)
     if len(names) < count:
-        return options, None
+        return options, []
     used: set[str] = set()
-    stems = {name: _unused(_stem(base_name(name)), used) for name in names}
-    mine = names[index::count]
-    return dataclasses.replace(options, path=tuple(mine)), {name: stems[name] for name in mine}
+    stems = [_unused(_stem(base_name(name)), used) for name in names]
+    return dataclasses.replace(options, path=tuple(names[index::count])), stems[index::count]
 
 
 def split(source: Source, most: int, names: Sequence[str] = ()) -> list[Part]:

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Sequence
 
-from coca_jax.data.sources.base import Note, Record, Shard
+from coca_jax.data.sources.base import Note, Record, Shard, base_name
 from coca_jax.image_search.image_index import list_images
 from coca_jax.io import files, paths
 from coca_jax.io.messages import counted
@@ -68,5 +68,4 @@ class ImagesSource:
             content = f"{name} {self._images[name][1]}"
             checksum = zlib.crc32(content.encode("utf-8", "surrogateescape"), checksum)
         total = sum(size for _, size in self._images.values())
-        name = self._path.rstrip("/").rpartition("/")[2]
-        return [Shard(name, total, len(self._names), f"{checksum:08x}")]
+        return [Shard(base_name(self._path), total, len(self._names), f"{checksum:08x}")]

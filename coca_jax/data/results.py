@@ -86,10 +86,9 @@ class Results:
         """The files with results of a shard, in order; none if the shard has changed."""
         return self._pieces.get((shard.name, shard.size, shard.checksum), [])
 
-    def all_pieces(self) -> list[tuple[str, Piece]]:
-        """All files, each with the name of its shard, sorted by their names."""
-        pieces = [(key[0], piece) for key, found in self._pieces.items() for piece in found]
-        return sorted(pieces, key=lambda item: item[1].path)
+    def all_pieces(self) -> list[Piece]:
+        """All files, sorted by their names."""
+        return sorted(piece for pieces in self._pieces.values() for piece in pieces)
 
     def settings(self) -> dict[str, Any]:
         """The command, the model and the options that made the results.

@@ -5,7 +5,7 @@ from typing import Any
 
 from coca_jax.data.exclude_list import write_list
 from coca_jax.data.from_config import section_key
-from coca_jax.data.options import DataConfig, data_config
+from coca_jax.data.options import DataConfig, TrainDataConfig, data_config
 from coca_jax.data.sources import Context, Source, SourceConfig, open_source, warn_of_lost
 from coca_jax.data_tools.image_hashes import find_duplicates
 from coca_jax.errors import UserError
@@ -30,14 +30,10 @@ def deduplicate(
       UserError: the data set or an evaluation is missing or cannot be read.
     """
     data = data_config(data)
-    data_sets = data.data_sets()
-    if name not in data_sets:
-        raise UserError(f"data set {name!r} is not in config.data.sources ({', '.join(data_sets)})")
     references = _references(data, evaluations)
     if not references:
         raise UserError("config.eval has no evaluation to compare the training images with")
-    key, options = f"config.{section_key(name)}", data_sets[name]
-    train = _open(key, options, Context(data.dir, data.cache_dir, data.num_images))
+    key, options, train = open_train(data, name)
     duplicates = find_duplicates(train, references, distance, data.threads)
     description = options.identity() | {"records": duplicates.size}
     write_list(output, duplicates.rows(), description)
@@ -47,6 +43,24 @@ def deduplicate(
         f"bits of an image of {', '.join(references)}; {unread:,} could not be compared "
         f"(unreadable, or of one color). To leave the duplicates out: --{key}.exclude_list={output}"
     )
+
+
+def open_train(data: DataConfig, name: str) -> tuple[str, TrainDataConfig, Source]:
+    """Opens a data set that is trained on: its key in the configuration, its options, its records.
+
+    Args:
+      data: options of the data.
+      name: of the data set in `data.sources`; empty: `data.train`.
+
+    Raises:
+      UserError: there is no such data set, or it cannot be opened.
+    """
+    data_sets = data.data_sets()
+    if name not in data_sets:
+        raise UserError(f"data set {name!r} is not in config.data.sources ({', '.join(data_sets)})")
+    key, options = f"config.{section_key(name)}", data_sets[name]
+    context = Context(data.dir, data.cache_dir, data.num_images)
+    return key, options, _open(key, options, context)
 
 
 def _references(data: DataConfig, evaluations: Any) -> dict[str, Source]:

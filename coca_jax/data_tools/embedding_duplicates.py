@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from coca_jax.data.exclude_list import write_list
-from coca_jax.data.from_config import section_key
 from coca_jax.data.options import data_config
 from coca_jax.data.results import Results, read_embeddings
-from coca_jax.data.sources import Context, Source, open_source
+from coca_jax.data.sources import Source
+from coca_jax.data_tools.deduplicate import open_train
 from coca_jax.errors import UserError
 from coca_jax.io.messages import counted
 
@@ -42,12 +42,7 @@ def deduplicate_by_embeddings(
     Raises:
       UserError: the data set is missing, a folder holds no embeddings or those of another model.
     """
-    data = data_config(data)
-    if name not in data.data_sets():
-        known = ", ".join(data.data_sets())
-        raise UserError(f"data set {name!r} is not in config.data.sources ({known})")
-    key, options = f"config.{section_key(name)}", data.data_sets()[name]
-    source = open_source(options, Context(data.dir, data.cache_dir, data.num_images))
+    key, options, source = open_train(data_config(data), name)
     train, others = Results(embeddings), [Results(folder) for folder in references]
     models = {results.folder: results.settings().get("model") for results in (train, *others)}
     if len(set(models.values())) > 1:
@@ -71,7 +66,7 @@ def deduplicate_by_embeddings(
 
 
 def _whole(results: Results) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, "n e"]]:
-    parts = [read_embeddings(piece) for _, piece in results.all_pieces()]
+    parts = [read_embeddings(piece) for piece in results.all_pieces()]
     parts = [part for part in parts if len(part[0])] or parts[:1]
     return np.concatenate([n for n, _ in parts]), np.concatenate([e for _, e in parts])
 

@@ -59,7 +59,7 @@ class StoredEmbeddings:
         self._results = [Results(folder) for folder in sorted({*map(normalize, folders)})]
         for results in self._results:
             _require_model(results, model)
-        self._pieces = [(r, piece) for r in self._results for _, piece in r.all_pieces()]
+        self._pieces = [(r, piece) for r in self._results for piece in r.all_pieces()]
         self._path = (
             files.cache_folder("search") / "embeddings" / _hash(*(r.folder for r in self._results))
         )

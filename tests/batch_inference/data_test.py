@@ -65,7 +65,7 @@ def test_a_process_opens_its_own_files_only(tmp_path):
     shares = []
     for index in range(2):
         mine, names = data.take_share(options, index, 2)
-        shares.append((list(mine.path), data.split(data.open_data(mine), 2, [*names.values()])))
+        shares.append((list(mine.path), data.split(data.open_data(mine), 2, names)))
     assert [paths for paths, _ in shares] == [
         [f"{tmp_path}/a/0.tar", f"{tmp_path}/b/1.tar"],
         [f"{tmp_path}/b/0.tar"],
@@ -74,7 +74,7 @@ def test_a_process_opens_its_own_files_only(tmp_path):
     parts = sorted([p for _, share in shares for p in share], key=lambda part: part.name)
     assert [p._replace(start=0) for p in parts] == [p._replace(start=0) for p in whole]
     for few in (data.take_share(options, 0, 4), data.take_share(options, 0, 1)):
-        assert few == (options, None)
+        assert few == (options, [])
 
 
 def test_a_folder_of_images_is_a_data_set(tmp_path):

@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace, command: str, make_task: Callable) -> None
     mine, names = data.take_share(named, index, count)
     source = data.open_data(mine)
     warn_of_lost(options.data, source)
-    parts = data.split(source, options.records_per_file, list((names or {}).values()))
+    parts = data.split(source, options.records_per_file, names)
     model = load_model(options.model)
     if command != "caption":
         require_contrastive(model, command)
@@ -70,10 +70,10 @@ def _run(options: argparse.Namespace, command: str, make_task: Callable) -> None
         settings["batch_size"] = options.batch_size  # samples depend on it
     output = Output(folder, options.format, settings, task.columns)
     output.open()
-    _compute(options, source, parts if names else parts[index::count], task, output)
     if count == 1 and (surplus := output.surplus(parts)):
         shown = ", ".join(surplus[:5]) + ", ..." * (len(surplus) > 5)
         print(f"{folder} also has results that belong to no shard of the data: {shown}")
+    _compute(options, source, parts if names else parts[index::count], task, output)
 
 
 def _share(options: argparse.Namespace) -> tuple[int, int]:

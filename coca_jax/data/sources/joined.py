@@ -34,22 +34,22 @@ class JoinedSource:
           UserError: no shard of the source has results, or they have no captions or fields.
         """
         _require_columns(captions, fields)
-        self._source, self._captions, self._fields = source, captions, list(fields)
-        self._keep = keep_captions
+        self._source, self._captions, self._keep = source, captions, keep_captions
         self.class_names = source.class_names
-        shards = source.shards()
-        self._starts = np.cumsum([0, *(shard.records for shard in shards)])
-        results = [*([captions] if captions else []), *self._fields]
-        self._pieces = [[one.pieces(shard) for shard in shards] for one in results]
-        self._results = results
-        self.notes = [*source.notes, *self._missing(shards)]
+        self._shards = source.shards()
+        self._starts = np.cumsum([0, *(shard.records for shard in self._shards)])
+        self._results = [*([captions] if captions else []), *fields]
+        self._pieces = [[one.pieces(shard) for shard in self._shards] for one in self._results]
+        self.notes = [*source.notes, *self._missing()]
 
-    def _missing(self, shards: Sequence[Shard]) -> Iterator[Note]:
-        for results, pieces in zip(self._results, self._pieces, strict=True):
-            without = [s.name for s, found in zip(shards, pieces, strict=True) if not found]
-            if len(without) == len(shards):
+    def _missing(self) -> Iterator[Note]:
+        for results, of_shards in zip(self._results, self._pieces, strict=True):
+            pairs = zip(self._shards, of_shards, strict=True)
+            without = [shard.name for shard, pieces in pairs if not pieces]
+            count = counted(len(self._shards), "shards")
+            if len(without) == len(self._shards):
                 raise UserError(
-                    f"{results.folder} has results of none of the {counted(len(shards), 'shards')}"
+                    f"{results.folder} has results of none of the {count}"
                     f" of the data, such as {without[0]}: they are of other data, or of shards "
                     "that have changed since"
                 )
@@ -74,7 +74,8 @@ class JoinedSource:
             own = record["captions"] if self._keep else []
             record["captions"] = [*own, caption]
             record.pop("no_text", None)
-        record["fields"] = {**record["fields"], **{k: v for row in rows for k, v in row.items()}}
+        for row in rows:
+            record["fields"] = record["fields"] | row
         return record
 
     def shard(self, index: int) -> str:
@@ -82,8 +83,8 @@ class JoinedSource:
         return self._source.shard(index)
 
     def shards(self) -> list[Shard]:
-        """The files of the records, and what tells the results from others."""
-        return self._source.shards()
+        """The files of the records, without the results."""
+        return self._shards
 
     def joined_parts(self) -> list[Shard]:
         """What tells the results from others, for a fingerprint of the data."""
@@ -101,7 +102,7 @@ def _require_columns(captions: Results | None, fields: Sequence[Results]) -> Non
     if captions and (command := captions.settings().get("command")) != "caption":
         raise UserError(f"{captions.folder} holds results of coca {command}, and no captions")
     for results in fields:
-        if any(piece.path.endswith(".npy") for _, piece in results.all_pieces()):
+        if any(piece.path.endswith(".npy") for piece in results.all_pieces()):
             raise UserError(
                 f"{results.folder} holds .npy files: fields are read from Parquet files"
             )
