@@ -3,9 +3,7 @@
 import copy
 import dataclasses
 import numbers
-import os
 import pathlib
-import stat
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
-from coca_jax.data.errors import BadExample
 from coca_jax.data.examples import lengths
-from coca_jax.data.sources.folder import read_image_files
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import images, multi_image
 from coca_jax.distributed import Partitioner
@@ -24,6 +20,7 @@ from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, make_method
 from coca_jax.generate.decoding import require
 from coca_jax.inference.compiled import Compiled
+from coca_jax.inference.image_files import read_image
 from coca_jax.inference.sources import Source
 from coca_jax.inference.words import mean_by_word
 from coca_jax.models import CoCa, normalize_pixels
@@ -103,17 +100,15 @@ class LoadedModel:
           The images that could be read, and for each path None, or why it could not; the cause of
           that is an OSError if it was not the content.
         """
-        size, rows, errors = self.config.image.pixels, [], []
-        resizing = images.Resizing.of(self.config.image)
+        size, resizing = self.config.image.pixels, images.Resizing.of(self.config.image)
+        rows, errors = [], []
         for path in paths:
             try:
-                shown = _read(path, num_frames)
-            except (OSError, BadExample, UserError) as error:
-                message = f"{os.fspath(path)} cannot be read as an image: {_reason(error)}"
-                errors.append(UserError(message))
-                errors[-1].__cause__ = error
+                decoded = read_image(path, num_frames)
+            except UserError as error:
+                errors.append(error)
                 continue
-            sized = [images.resize_for_evaluation(image, size, resizing) for image in shown]
+            sized = [images.resize_for_evaluation(image, size, resizing) for image in decoded]
             rows.append(multi_image.stacked(sized))
             errors.append(None)
         axes = (num_frames,) if num_frames > 1 else ()
@@ -396,21 +391,3 @@ def _padded(rows: Sequence[Sequence[Sequence[int]]], length: int) -> Int32[np.nd
         for j, ids in enumerate(row):
             result[i, j, : len(ids)] = ids
     return result
-
-
-def _read(path: str | pathlib.Path, num_frames: int) -> list[UInt8[np.ndarray, "_ _ 3"]]:
-    path = os.fspath(path)
-    # A named pipe without a writer, or a device, would be read for ever; what a shell passes
-    # as `<(command)` ends.
-    if os.path.exists(path) and not path.startswith(("/dev/fd/", "/proc/self/fd/", "/dev/stdin")):
-        mode = os.stat(path).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise OSError("it is neither a file nor a folder")
-    return multi_image.decode_images(read_image_files(path), num_frames)
-
-
-def _reason(error: Exception) -> str:
-    """The error's message without the path, which the caller names."""
-    if isinstance(error, BadExample):
-        return error.reason
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
