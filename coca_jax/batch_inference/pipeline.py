@@ -102,30 +102,52 @@ def run(
     """
     done = output.done(parts)
     todo = [part for part in parts if part.name not in done]
-    records = list(done.values())
     rows = _rows(source, todo, _Loader(source, image_size, resizing, task), threads)
-    results, writes = _Results(task, keep), deque()
+    results = _Results(task, keep)
     with (
         contextlib.closing(rows),
         ThreadPoolExecutor(AHEAD) as models,
         ThreadPoolExecutor(1) as writer,
         _Progress(todo, len(parts)) as progress,
     ):
+        output_files = _Files(output, writer, list(done.values()), progress)
         for batch, columns in _computed(_batches(rows, todo, batch_size), task, models):
             results.add(batch, columns)
             progress.read(batch)
             if batch.is_last:
-                writes.append(writer.submit(output.write, batch.part, *results.take()))
-            stopping = should_stop()
-            while writes and (len(writes) > 1 or writes[0].done() or stopping):
-                records.append(writes.popleft().result())
-                progress.wrote(len(records), records[-1])
-            if stopping:
-                raise Preempted(f"stopped with {len(records):,} of {len(parts):,} files written")
-        for write in writes:
-            records.append(write.result())
-            progress.wrote(len(records), records[-1])
+                output_files.write(batch.part, *results.take())
+            if should_stop():
+                count = len(output_files.written())
+                raise Preempted(f"stopped with {count:,} of {len(parts):,} files written")
+        records = output_files.written()
     return Summary(len(parts), sum(r.results for r in records), sum(len(r.bad) for r in records))
+
+
+class _Files:
+    """Writes the files of parts one after the other, while later results are computed."""
+
+    def __init__(
+        self,
+        output: Output,
+        writer: ThreadPoolExecutor,
+        records: list[PartRecord],
+        progress: "_Progress",
+    ):
+        self._output, self._writer, self._progress = output, writer, progress
+        self._records = records  # of the files that are there
+        self._writes: deque[Future[PartRecord]] = deque()
+
+    def write(self, part: Part, columns: Columns, bad: list[list[Any]]) -> None:
+        """Begins to write a part; waits for the one before, so that no more are in memory."""
+        self.written()
+        self._writes.append(self._writer.submit(self._output.write, part, columns, bad))
+
+    def written(self) -> list[PartRecord]:
+        """Waits for all files; returns the records of their parts."""
+        while self._writes:
+            self._records.append(self._writes.popleft().result())
+            self._progress.wrote(len(self._records), self._records[-1])
+        return self._records
 
 
 class _Loader:
