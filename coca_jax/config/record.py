@@ -1,6 +1,5 @@
 """`config.json`: the resolved configuration next to a model's checkpoints."""
 
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -13,7 +12,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from coca_jax import __version__
 from coca_jax.config.checks import errors
 from coca_jax.config.tree import default_config, differences, keys, resumable_keys, to_json
 from coca_jax.errors import UserError
@@ -21,13 +19,14 @@ from coca_jax.io import files
 from coca_jax.io.paths import join
 from coca_jax.io.stored import Damaged, read_json, shown
 from coca_jax.trees import flatten
+from coca_jax.versions import versions
 
 NAME = "config.json"
+ROOT = pathlib.Path(__file__).parents[2]
 MISSING = "is missing"
 OTHER_VERSION = "was written by another version of coca_jax"
 COMMIT = re.compile(rb"[0-9a-f]{40,64}(-dirty)?")
 SHOWN = 3  # differences or errors that are named
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 
 # Paths of data: they may change if a fingerprint of the data is kept.
 PLACES = tuple(
@@ -54,10 +53,9 @@ def write_config(workdir: str | os.PathLike, config: ConfigDict, **more: str) ->
       config: the whole tree.
       **more: further entries, such as where the model comes from.
     """
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     record = {
         "config": to_json(config),
-        "versions": {"coca_jax": __version__} | versions,
+        "versions": versions(),
         "commit": _commit(),
     }
     files.write_whole(join(workdir, NAME), json.dumps(record | more, indent=1).encode())
@@ -193,16 +191,17 @@ def _merged(defaults: dict, stored: dict) -> dict:
     }
 
 
-def _commit() -> str | None:
+def _commit(root: pathlib.Path = ROOT) -> str | None:
     """The commit of the source tree, marked if files differ from it; None outside a checkout.
 
     A git that is missing, broken or slow does not stop a run.
     """
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    source = pathlib.Path(__file__).parent
+    if not (root / ".git").exists():  # an installed package may be within another checkout
+        return None
     try:
         done = subprocess.run(
-            command, cwd=source, stdin=subprocess.DEVNULL, capture_output=True, timeout=10
+            command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

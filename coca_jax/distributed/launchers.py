@@ -151,6 +151,7 @@ def _is_terminal() -> bool:
 
 def _detected(name: str, environment: Mapping[str, str], start_seconds: int) -> Found:
     """Address, count and number by the cluster detection of `jax.distributed.initialize`."""
+    # Private: the public `initialize` detects and connects in one call, and we check in between.
     from jax._src.clusters import ClusterEnv
 
     tail = _help(LAUNCHERS[name].start)

@@ -5,10 +5,8 @@
 differs.
 """
 
-import importlib.metadata
 import json
 import os
-import platform
 import sys
 import threading
 import time
@@ -19,6 +17,7 @@ from typing import Any
 from coca_jax.distributed import launchers, rendezvous
 from coca_jax.errors import ExitCode, UserError
 from coca_jax.trees import flatten
+from coca_jax.versions import versions
 
 SLICE_SECONDS = 30 * 24 * 3600
 FIND_SECONDS = 60  # for the address of process 0, which is then not used
@@ -107,7 +106,7 @@ def assert_same_on_all(name: str, mine: Mapping[str, Any]) -> None:
     if _monitor is None:
         return
     client = _client()
-    text = json.dumps(flatten({name: mine, "version": _versions()}), sort_keys=True, default=repr)
+    text = json.dumps(flatten({name: mine, "version": versions()}), sort_keys=True, default=repr)
     client.key_value_set(f"coca/{name}/mine/{_monitor.process}", text)
     count = _count()
     if _monitor.process == 0:
@@ -124,20 +123,17 @@ def assert_same_on_all(name: str, mine: Mapping[str, Any]) -> None:
 
 
 def _client() -> Any:
+    # Private: JAX has no public way to the key-value store that its processes share.
     from jax._src import distributed
 
     return distributed.global_state.client
 
 
 def _count() -> int:
+    # Private: `jax.process_count()` would start the backend, which processes must start together.
     from jax._src import distributed
 
     return distributed.global_state.num_processes
-
-
-def _versions() -> dict:
-    packages = {name: importlib.metadata.version(name) for name in ("coca_jax", "jax", "jaxlib")}
-    return packages | {"python": platform.python_version()}
 
 
 def _differences(texts: list[str], most: int = 20) -> list[str]:

@@ -154,16 +154,27 @@ def test_what_git_prints(output, commit, tmp_path, monkeypatch):
     git.write_bytes(b"#!/bin/sh\nprintf '" + output + b"'\n")
     git.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert record._commit() == commit
+    (tmp_path / ".git").mkdir()
+    assert record._commit(tmp_path) == commit
 
 
 @pytest.mark.parametrize(
     "error",
     [FileNotFoundError("git"), PermissionError("git"), subprocess.TimeoutExpired("git", 10)],
 )
-def test_git_that_cannot_be_run(error, monkeypatch):
+def test_git_that_cannot_be_run(error, tmp_path, monkeypatch):
     def run(*arguments, **options):
         raise error
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert record._commit() is None
+    (tmp_path / ".git").mkdir()
+    assert record._commit(tmp_path) is None
+
+
+def test_a_package_installed_within_another_checkout_has_no_commit(tmp_path):
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        identity = ["-c", "user.name=n", "-c", "user.email=e@e"]
+        subprocess.run(["git", *identity, *command], cwd=tmp_path, check=True)
+    (tmp_path / "site-packages").mkdir()
+    assert len(record._commit(tmp_path)) == 40
+    assert record._commit(tmp_path / "site-packages") is None
