@@ -4,6 +4,7 @@ import pathlib
 import re
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
@@ -19,6 +20,17 @@ SERVE = [
     "prometheus_client>=0.21",
 ]
 
+
+class BuildPy(build_py):
+    """Puts the configurations into the wheel, as `coca_jax/configs`; in a checkout they stay."""
+
+    def run(self):
+        """Copies them after the modules."""
+        super().run()
+        if not self.editable_mode:
+            self.copy_tree(str(HERE / "configs"), f"{self.build_lib}/coca_jax/configs")
+
+
 setup(
     name="coca_jax",
     version=VERSION,
@@ -26,16 +38,30 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.14",
+    license_files=["LICENSE"],
+    keywords=[
+        "CoCa",
+        "contrastive learning",
+        "image captioning",
+        "image-text pretraining",
+        "JAX",
+        "Flax",
+        "vision-language",
+        "zero-shot classification",
+    ],
+    project_urls={"Paper": "https://arxiv.org/abs/2205.01917"},
+    python_requires=">=3.11,<3.15",
+    cmdclass={"build_py": BuildPy},
     packages=find_packages(include=["coca_jax", "coca_jax.*"]),
     package_data={
+        "coca_jax": ["py.typed"],
         "coca_jax.data.tokenizers": ["clip_merges.*"],
         "coca_jax.observe.report": ["templates/*"],
         "coca_jax.serve": ["page/*"],
     },
     entry_points={"console_scripts": ["coca=coca_jax.cli:run"]},
     install_requires=[
-        "jax>=0.10,<0.12",
+        "jax>=0.10,<0.13",
         "flax>=0.12,<0.13",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
@@ -66,10 +92,10 @@ setup(
         "pycocoevalcap>=1.2,<2",
     ],
     extras_require={
-        "tpu": ["jax[tpu]>=0.10,<0.12"],
-        "cuda": ["jax[cuda13]>=0.10,<0.12"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "plan": ["libtpu>=0.0.42"],
-        "plan-cuda": ["jax[cuda13]>=0.10,<0.12"],  # 4.4 GB; compiles for GPUs without one
+        "plan-cuda": ["jax[cuda13]>=0.10,<0.13"],  # 4.4 GB; compiles for GPUs without one
         "quantization": ["qwix>=0.1.8,<0.2"],
         "search": ["faiss-cpu>=1.9,<2"],
         "hub": ["huggingface_hub>=0.36,<3"],  # models at hf-hub:ORG/NAME
@@ -102,9 +128,15 @@ setup(
         ],
     },
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

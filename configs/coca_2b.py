@@ -1,10 +1,11 @@
-"""CoCa (2.1B parameters) with the paper's recipe; see `coca_jax/config/recipes.py`.
+"""CoCa (2.1B parameters) with the paper's recipe.
 
-    coca params --config configs/coca_2b.py
-    coca train --config configs/coca_2b.py --workdir runs/2b \\
+    coca params --config coca_2b
+    coca train --config coca_2b --workdir runs/2b \\
         --config.data.train.name=my_pairs --config.data.tokenizer.path=my_64k.model
 
-`:smoke` trains a shrunk model for a few steps on the built-in synthetic data (`shapes`).
+The recipe is `pretraining` of `coca_jax.config.recipes`. `:smoke` trains a shrunk model for a few
+steps on the built-in synthetic data (`shapes`).
 """
 
 from coca_jax.config import finish

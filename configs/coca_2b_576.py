@@ -1,6 +1,6 @@
-"""CoCa (2.1B parameters) at 576 pixels, from a run of `configs/coca_2b.py`.
+"""CoCa (2.1B parameters) at 576 pixels, from a run of `coca_2b`.
 
-    coca train --config configs/coca_2b_576.py --workdir runs/2b_576 \\
+    coca train --config coca_2b_576 --workdir runs/2b_576 \\
         --config.init.path=runs/2b \\
         --config.data.train.name=my_pairs --config.data.tokenizer.path=my_64k.model
 

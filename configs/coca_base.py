@@ -1,10 +1,11 @@
-"""CoCa-Base (383M parameters) with the paper's recipe; see `coca_jax/config/recipes.py`.
+"""CoCa-Base (383M parameters) with the paper's recipe.
 
-    coca params --config configs/coca_base.py
-    coca train --config configs/coca_base.py --workdir runs/base \\
+    coca params --config coca_base
+    coca train --config coca_base --workdir runs/base \\
         --config.data.train.name=my_pairs --config.data.tokenizer.path=my_64k.model
 
-`:smoke` trains a shrunk model for a few steps on the built-in synthetic data (`shapes`).
+The recipe is `pretraining` of `coca_jax.config.recipes`. `:smoke` trains a shrunk model for a few
+steps on the built-in synthetic data (`shapes`).
 """
 
 from coca_jax.config import finish

@@ -1,6 +1,6 @@
-"""CoCa-Base (383M parameters) at 576 pixels, from a run of `configs/coca_base.py`.
+"""CoCa-Base (383M parameters) at 576 pixels, from a run of `coca_base`.
 
-    coca train --config configs/coca_base_576.py --workdir runs/base_576 \\
+    coca train --config coca_base_576 --workdir runs/base_576 \\
         --config.init.path=runs/base \\
         --config.data.train.name=my_pairs --config.data.tokenizer.path=my_64k.model
 

@@ -1,10 +1,11 @@
-"""CoCa-Large (787M parameters) with the paper's recipe; see `coca_jax/config/recipes.py`.
+"""CoCa-Large (787M parameters) with the paper's recipe.
 
-    coca params --config configs/coca_large.py
-    coca train --config configs/coca_large.py --workdir runs/large \\
+    coca params --config coca_large
+    coca train --config coca_large --workdir runs/large \\
         --config.data.train.name=my_pairs --config.data.tokenizer.path=my_64k.model
 
-`:smoke` trains a shrunk model for a few steps on the built-in synthetic data (`shapes`).
+The recipe is `pretraining` of `coca_jax.config.recipes`. `:smoke` trains a shrunk model for a few
+steps on the built-in synthetic data (`shapes`).
 """
 
 from coca_jax.config import finish

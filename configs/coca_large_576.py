@@ -1,6 +1,6 @@
-"""CoCa-Large (787M parameters) at 576 pixels, from a run of `configs/coca_large.py`.
+"""CoCa-Large (787M parameters) at 576 pixels, from a run of `coca_large`.
 
-    coca train --config configs/coca_large_576.py --workdir runs/large_576 \\
+    coca train --config coca_large_576 --workdir runs/large_576 \\
         --config.init.path=runs/large \\
         --config.data.train.name=my_pairs --config.data.tokenizer.path=my_64k.model
 

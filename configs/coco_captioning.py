@@ -3,7 +3,7 @@
     coca data convert-annotations dataset_coco.json data/coco/train.jsonl --split train \
         --images coco
     coca data convert-annotations dataset_coco.json data/coco/test.jsonl --split test --images coco
-    coca train --config configs/coco_captioning.py --workdir runs/coco
+    coca train --config coco_captioning --workdir runs/coco
 
 The model then has no embeddings; `--config.loss.contrastive.weight=0.1` keeps them. The paper gives
 no warm-up and no weight decay for this task; they are those of its other tasks. It reports CIDEr

@@ -1,21 +1,17 @@
 """The paper's comparisons on built-in synthetic data: objectives, training, architecture.
 
     coca data prepare shapes
-    coca compare --config configs/compare.py --workdir runs/compare
+    coca compare --config compare --workdir runs/compare
 
 Each row is pretrained on captions, then fine-tuned to answer questions, as in the ablations of
 arXiv 2205.01917 (section 4.4). Costs are relative to the first row of a table. `:objectives`,
 `:training` and `:architecture` select one table; `:smoke` runs a few steps of two rows.
 """
 
-import pathlib
-
 from ml_collections import ConfigDict
 
 from coca_jax.config import load_config
 from coca_jax.errors import UserError
-
-FOLDER = pathlib.Path(__file__).parent
 
 TABLES = {
     "objectives": {
@@ -82,8 +78,8 @@ def get_config(argument=None):
     if argument not in (None, "", "smoke", *TABLES):
         names = ", ".join([*TABLES, "smoke"])
         raise UserError(f"configuration argument {argument!r} is not known; there is {names}")
-    pretraining = load_config(str(FOLDER / "shapes.py"))
-    questions = load_config(str(FOLDER / "shapes_vqa.py"))
+    pretraining = load_config("shapes")
+    questions = load_config("shapes_vqa")
     questions.optimizer.learning_rate = 1e-3
     questions.model.text.context_length = pretraining.model.text.context_length
     for config in (pretraining, questions):

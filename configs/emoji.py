@@ -1,8 +1,8 @@
 """Trains a small CoCa on emoji of two drawing styles, and evaluates it on a third.
 
     coca data prepare emoji
-    coca train --config configs/emoji.py --workdir runs/emoji
-    coca evaluate --config configs/emoji.py --workdir runs/emoji
+    coca train --config emoji --workdir runs/emoji
+    coca evaluate --config emoji --workdir runs/emoji
 
 It trains on 3,779 images (Google's and Fluent 3D's drawings, with names and keywords) and retrieves
 the 1,911 names of the same concepts for Twitter's drawings, which it has never seen. This takes

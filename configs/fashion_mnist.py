@@ -1,8 +1,8 @@
 """Trains a small CoCa on photographs of clothes, whose labels are the only texts.
 
     coca data prepare fashion_mnist
-    coca train --config configs/fashion_mnist.py --workdir runs/fashion
-    coca evaluate --config configs/fashion_mnist.py --workdir runs/fashion
+    coca train --config fashion_mnist --workdir runs/fashion
+    coca evaluate --config fashion_mnist --workdir runs/fashion
 
 The label of each of the 60,000 photographs is put into a random prompt, as the paper does with JFT;
 the 10,000 test photographs are then classified by the texts of the ten classes. `:smoke` runs a few

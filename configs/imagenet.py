@@ -1,7 +1,7 @@
 """Fine-tunes a run of coca_base on ImageNet as in the paper, with a new pooler of one query.
 
-    coca train --config configs/imagenet.py:frozen --workdir runs/imagenet_frozen
-    coca train --config configs/imagenet.py --workdir runs/imagenet
+    coca train --config imagenet:frozen --workdir runs/imagenet_frozen
+    coca train --config imagenet --workdir runs/imagenet
 
 `data/imagenet/train` and `val` must have a folder for each class, and `data/imagenet/classes.txt`
 the names of the classes, in the order of the folders. `:frozen` trains only the pooler and the

@@ -2,7 +2,7 @@
 
     coca data convert-annotations train.json data/nlvr2/train.jsonl --images images/train
     coca data convert-annotations dev.json data/nlvr2/dev.jsonl --images dev
-    coca train --config configs/nlvr2.py --workdir runs/nlvr2
+    coca train --config nlvr2 --workdir runs/nlvr2
 
 The decoder reads the statement with each image; what one query pools of both is concatenated. The
 weight decay is our choice; the paper gives none for this task. It reports 86.1% on dev (2.1B

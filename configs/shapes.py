@@ -1,7 +1,7 @@
 """Trains a small CoCa on built-in synthetic data: scenes of colored shapes, with captions.
 
     coca data prepare shapes
-    coca train --config configs/shapes.py --workdir runs/shapes
+    coca train --config shapes --workdir runs/shapes
 
 `:smoke` runs a few steps of a smaller model, to see that everything works.
 """

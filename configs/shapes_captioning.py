@@ -1,7 +1,7 @@
-"""Fine-tunes a run of `configs/shapes.py` on captioning, with a small contrastive loss.
+"""Fine-tunes a run of `shapes` on captioning, with a small contrastive loss.
 
-    coca train --config configs/shapes.py --workdir runs/shapes
-    coca train --config configs/shapes_captioning.py --workdir runs/captioning
+    coca train --config shapes --workdir runs/shapes
+    coca train --config shapes_captioning --workdir runs/captioning
 
 The contrastive loss keeps retrieval: with `--config.loss.contrastive.weight=0` the model has no
 embeddings. `:smoke` runs a few steps of a smaller model, from random parameters.

@@ -1,7 +1,7 @@
-"""Fine-tunes a run of `configs/shapes.py`, with a new pooler, to classify single shapes.
+"""Fine-tunes a run of `shapes`, with a new pooler, to classify single shapes.
 
-    coca train --config configs/shapes.py --workdir runs/shapes
-    coca train --config configs/shapes_classification.py --workdir runs/classification
+    coca train --config shapes --workdir runs/shapes
+    coca train --config shapes_classification --workdir runs/classification
 
 The paper's recipe in small: label smoothing, a moving average of the parameters, and learning rates
 that fall toward the pixels; crops and flips in place of RandAugment, which would change colors.

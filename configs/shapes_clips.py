@@ -1,8 +1,8 @@
-"""Fine-tunes a run of `configs/shapes.py` to classify short clips: video by frames.
+"""Fine-tunes a run of `shapes` to classify short clips: video by frames.
 
     coca data prepare shapes_clips
-    coca train --config configs/shapes.py --workdir runs/shapes
-    coca train --config configs/shapes_clips.py --workdir runs/clips
+    coca train --config shapes --workdir runs/shapes
+    coca train --config shapes_clips --workdir runs/clips
 
 Each frame is encoded on its own, and a head with one query reads all tokens of all frames.
 Retrieval of clips needs no training: `configs/shapes_zero_shot.py` evaluates it. `:smoke` runs a

@@ -1,7 +1,7 @@
-"""Fine-tunes a run of `configs/shapes.py` on visual entailment, as in SNLI-VE.
+"""Fine-tunes a run of `shapes` on visual entailment, as in SNLI-VE.
 
-    coca train --config configs/shapes.py --workdir runs/shapes
-    coca train --config configs/shapes_entailment.py --workdir runs/entailment
+    coca train --config shapes --workdir runs/shapes
+    coca train --config shapes_entailment --workdir runs/entailment
 
 A head on the decoder's outputs says whether a hypothesis follows from the image, contradicts it, or
 neither. The decoder also learns captions, and the judgments as texts. `:smoke` runs a few steps of

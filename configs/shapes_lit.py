@@ -1,7 +1,7 @@
 """Trains a new text tower for the frozen image tower of a run: LiT (arXiv 2111.07991).
 
-    coca train --config configs/shapes.py --workdir runs/shapes
-    coca train --config configs/shapes_lit.py --workdir runs/lit
+    coca train --config shapes --workdir runs/shapes
+    coca train --config shapes_lit --workdir runs/lit
 
 Only the image encoder's parameters come from the run of `configs/shapes.py`; poolers and decoder
 start from random ones. `:smoke` runs a few steps of a smaller model, from random parameters.

@@ -1,8 +1,8 @@
-"""Fine-tunes a run of `configs/shapes.py` on statements about two images, as in NLVR2.
+"""Fine-tunes a run of `shapes` on statements about two images, as in NLVR2.
 
     coca data prepare shapes_pairs
-    coca train --config configs/shapes.py --workdir runs/shapes
-    coca train --config configs/shapes_pairs.py --workdir runs/pairs
+    coca train --config shapes --workdir runs/shapes
+    coca train --config shapes_pairs --workdir runs/pairs
 
 The decoder reads the statement with each image; a head concatenates what it pools of both. `:smoke`
 runs a few steps of a smaller model, from random parameters.

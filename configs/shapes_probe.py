@@ -1,17 +1,14 @@
-"""Evaluates a run of `configs/shapes.py` by probes: classifiers on its frozen image encoder.
+"""Evaluates a run of `shapes` by probes: classifiers on its frozen image encoder.
 
-coca evaluate --config configs/shapes_probe.py --workdir runs/shapes
+coca evaluate --config shapes_probe --workdir runs/shapes
 """
-
-import pathlib
 
 from coca_jax.config import load_config
 
 
 def get_config(argument=None):
     """That experiment with other evaluations; `argument` is None or `smoke`."""
-    shapes = pathlib.Path(__file__).with_name("shapes.py")
-    config = load_config(f"{shapes}:{argument or ''}")
+    config = load_config(f"shapes:{argument or ''}")
     data = {"kind": "probe", "name": "shapes", "train_split": "train", "split": "test"}
     config.eval = {"linear": data, "pooler": {**data, "scoring": "pooler", "steps": 600}}
     if argument == "smoke":

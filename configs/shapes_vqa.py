@@ -1,7 +1,7 @@
-"""Fine-tunes a run of `configs/shapes.py` on questions: answers are generated and chosen.
+"""Fine-tunes a run of `shapes` on questions: answers are generated and chosen.
 
-    coca train --config configs/shapes.py --workdir runs/shapes
-    coca train --config configs/shapes_vqa.py --workdir runs/vqa
+    coca train --config shapes --workdir runs/shapes
+    coca train --config shapes_vqa --workdir runs/vqa
 
 The decoder learns to generate the answer after the question, and a head on its outputs to choose it
 among all answers; an eighth of the images are trained with captions. There is no contrastive loss.

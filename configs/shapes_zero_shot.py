@@ -1,21 +1,18 @@
-"""Further evaluations of a run of `configs/shapes.py`, which need no training.
+"""Further evaluations of a run of `shapes`, which need no training.
 
     coca data prepare shapes_clips
-    coca evaluate --config configs/shapes_zero_shot.py --workdir runs/shapes
+    coca evaluate --config shapes_zero_shot --workdir runs/shapes
 
 They choose the one of two texts that fits a scene, by embeddings and by the decoder; caption
 combinations that training never showed; and retrieve clips by the mean embedding of their frames.
 """
-
-import pathlib
 
 from coca_jax.config import load_config
 
 
 def get_config(argument=None):
     """That experiment with other evaluations; `argument` is None or `smoke`."""
-    shapes = pathlib.Path(__file__).with_name("shapes.py")
-    config = load_config(f"{shapes}:{argument or ''}")
+    config = load_config(f"shapes:{argument or ''}")
     test, novel = ({"name": "shapes", "split": split} for split in ("test", "test_novel"))
     clips = {"name": "shapes_clips", "split": "test", "num_images": 8}
     config.eval = {

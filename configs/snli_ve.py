@@ -3,7 +3,7 @@
     coca data convert-annotations snli_ve_train.jsonl data/snli_ve/train.jsonl \
         --images flickr30k-images
     coca data convert-annotations snli_ve_dev.jsonl data/snli_ve/dev.jsonl --images flickr30k-images
-    coca train --config configs/snli_ve.py --workdir runs/snli_ve
+    coca train --config snli_ve --workdir runs/snli_ve
 
 One query pools the decoder's outputs for the hypothesis. The weight decay is our choice; the paper
 gives none for this task. It reports 87.0% on dev (2.1B parameters). `:smoke` runs a few steps on

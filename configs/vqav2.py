@@ -5,7 +5,7 @@
     coca data convert-annotations v2_OpenEnded_mscoco_val2014_questions.json \
         v2_mscoco_val2014_annotations.json data/vqav2/val.jsonl --images val2014
     coca data answer-vocab data/vqav2/train.jsonl data/vqav2/val.jsonl data/vqav2/answers.txt
-    coca train --config configs/vqav2.py --workdir runs/vqav2
+    coca train --config vqav2 --workdir runs/vqav2
 
 One query pools the decoder's outputs for the question. Each step draws one of the ten answers, so
 that the expected target of an answer is the share of people who gave it. `loss.captioning.weight`

@@ -1,8 +1,8 @@
 """An example to start from with your own WebDataset tars, such as img2dataset writes.
 
-    coca data inspect --config configs/webdataset_example.py \\
+    coca data inspect --config webdataset_example \\
         --config.data.train.path='shards/{00000..00003}.tar'
-    coca train --config configs/webdataset_example.py --workdir runs/mine \\
+    coca train --config webdataset_example --workdir runs/mine \\
         --config.data.train.path='shards/{00000..00003}.tar'
 
 The model is OpenCLIP's coca_ViT-B-32 with its vocabulary: no tokenizer has to be trained first, and

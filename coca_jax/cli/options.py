@@ -47,6 +47,18 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+class Version(argparse.Action):
+    """Prints the versions that results depend on, one a line."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Prints them and ends the program."""
+        from coca_jax.versions import versions
+
+        for name, number in versions().items():
+            print(name, number)
+        parser.exit()
+
+
 def count(text: str) -> int:
     """A whole number of at least 1.
 

@@ -9,11 +9,13 @@ from coca_jax.cli import model_parser
 from coca_jax.cli.commands import (
     conversions,
     data,
+    packaged,
     plans,
     runs,
 )
 from coca_jax.cli.options import (
     Once,
+    Version,
     cosine,
     count,
     path,
@@ -32,6 +34,7 @@ HELP = {
     "score_pairs": "Compute the similarity of each image of a data set and its captions.",
     "search": "Find the images that match a text or an image best.",
     "serve": "Serve a model over HTTP, with a page to try it.",
+    "configs": "List the configurations that come with coca_jax, or print the file of one.",
     "params": "Print the parameters and FLOPs of each part of the model.",
     "plan": "Compile the train step for devices that need not be here; print memory and time.",
     "data_prepare": "Build a data set and its tokenizer.",
@@ -57,6 +60,9 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Keys of a configuration are set as --config.optimizer.learning_rate=3e-4; the last "
         "value of a key counts.",
         allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action=Version, nargs=0, help="print the versions that matter, and exit"
     )
     groups = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -91,8 +97,9 @@ def _add(groups: Any, name: str, run: Callable, *needs: str) -> argparse.Argumen
             "--config",
             required=True,
             action=Once,
-            metavar="FILE[:ARGUMENT]",
-            help="Python file with get_config(argument); set keys as --config.KEY=VALUE",
+            metavar="NAME[:ARGUMENT]",
+            help="Python file or module with get_config(argument), or one that `coca configs` "
+            "lists; set keys as --config.KEY=VALUE",
         )
     if "workdir" in needs:
         command.add_argument("--workdir", required=True, type=path, help="folder of the run")
@@ -114,6 +121,9 @@ def _add_runs(add: Add) -> None:
 
 
 def _add_plans(add: Add) -> None:
+    add("configs", packaged.configs).add_argument(
+        "name", nargs="?", metavar="NAME", help="print this one's file, as a start for your own"
+    )
     add("params", plans.params, "config").add_argument(
         "--json", type=path, metavar="FILE", help="write the result as JSON, too"
     )

@@ -1,5 +1,7 @@
-"""Running the Python file that describes an experiment."""
+"""Finding and running the Python file or module that describes an experiment."""
 
+import importlib
+import importlib.util
 import inspect
 import os
 import pathlib
@@ -9,57 +11,95 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from coca_jax.config import packaged
 from coca_jax.errors import UserError
+from coca_jax.fields import near
 from coca_jax.io.paths import normalize
 
 
 def run_file(spec: str) -> ConfigDict:
-    """The configuration that `get_config` of a Python file returns.
+    """The configuration that `get_config` of a Python file or module returns.
 
     Args:
-      spec: `FILE` or `FILE:argument`; the longest beginning that is a file is the file.
+      spec: `NAME` or `NAME:argument`. The longest beginning counts that is a file; if there is
+        none, that is a packaged configuration (`packaged.names`); if there is none, a module.
 
     Raises:
-      UserError: there is no such file, or it does not return a configuration.
+      UserError: there is no such file or module, or it does not return a configuration.
     """
-    path, argument = split_spec(spec)
+    name, argument, find = _locate(spec)
     try:
-        config = _call(_get_config(path), argument)
+        config = _call(find(name), argument)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a user's own file may raise
-        raise UserError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
+        raise UserError(f"{name} cannot be used: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(
-            f"get_config of {path} should return a ConfigDict, not {type(config).__name__}"
+            f"get_config of {name} should return a ConfigDict, not {type(config).__name__}"
         )
     # A frozen or locked one could be given neither overrides nor the names of classes.
     return config.unlock() if type(config) is ConfigDict else ConfigDict(config)
 
 
-def split_spec(spec: str) -> tuple[str, str | None]:
-    """The file and the argument of `FILE[:ARGUMENT]`; file names may contain colons, too.
+def _locate(spec: str) -> tuple[str, str | None, Callable[[str], Callable]]:
+    """What `spec` names, its argument, and the function that reads `get_config` from the former.
 
     Raises:
-      UserError: no beginning of it is a file.
+      UserError: no beginning of `spec` is a file, a packaged configuration or a module.
     """
-    parts = spec.split(":")
-    beginnings = {
-        normalize(":".join(parts[:count])): ":".join(parts[count:]) or None
-        for count in range(len(parts), 0, -1)
-        if parts[0].strip() and "\0" not in spec
-    }
-    for path, argument in beginnings.items():
-        if os.path.isfile(path):
-            return path, argument
-    for path in beginnings:
-        if os.path.isdir(path):
+    words = spec.split(":") if spec.partition(":")[0].strip() and "\0" not in spec else []
+    splits = [
+        (":".join(words[:count]), ":".join(words[count:]) or None)
+        for count in range(len(words), 0, -1)
+    ]
+    for name, argument in splits:
+        if os.path.isfile(path := normalize(name)):
+            return path, argument, _from_file
+    for name, argument in splits:
+        if path := packaged.names().get(name):
+            return str(path), argument, _from_file
+    for name, argument in splits:
+        if _is_module(name):
+            return name, argument, _from_module
+    for name, _ in splits:
+        if os.path.isdir(path := normalize(name)):
             raise UserError(f"--config {path!r} is a folder; it should be a Python file")
-    named = next((path for path in beginnings if path.endswith(".py")), spec)
-    raise UserError(f"configuration file {named!r} does not exist")
+    named = [path for name, _ in splits if (path := normalize(name)).endswith(".py")]
+    if named or spec.endswith(".py"):
+        raise UserError(f"configuration file {(named or [spec])[0]!r} does not exist")
+    raise UserError(
+        f"--config {spec!r} is no file, no module and none of the packaged configurations, which "
+        f"`coca configs` lists{near(words[0] if words else spec, packaged.names())}"
+    )
 
 
-def _get_config(path: str) -> Callable:
+def _is_module(name: str) -> bool:
+    """Whether there is a module of this name; imports the packages that it is in."""
+    if not all(word.isidentifier() for word in name.split(".")):
+        return False
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return False
+    except Exception as error:  # of a package's own code
+        raise UserError(f"{name} cannot be used: {type(error).__name__}: {error}") from error
+    return found is not None and found.origin is not None  # a folder without code has no origin
+
+
+def _from_module(name: str) -> Callable:
+    """`get_config` of a module."""
+    return _checked(importlib.import_module(name))
+
+
+def _checked(module: types.ModuleType) -> Callable:
+    function = getattr(module, "get_config", None)
+    if not callable(function):
+        raise UserError("it should define get_config(argument=None), a function")
+    return function
+
+
+def _from_file(path: str) -> Callable:
     """The file's `get_config`. It is compiled from source, so that no stale bytecode is run."""
     source = pathlib.Path(path).read_bytes()
     module = types.ModuleType("coca_config")
@@ -78,10 +118,7 @@ def _get_config(path: str) -> Callable:
         sys.modules.pop(module.__name__)
         if before is not None:
             sys.modules[module.__name__] = before
-    function = getattr(module, "get_config", None)
-    if not callable(function):
-        raise UserError("it should define get_config(argument=None), a function")
-    return function
+    return _checked(module)
 
 
 def _call(function: Callable, argument: str | None) -> object:

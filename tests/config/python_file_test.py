@@ -5,7 +5,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from coca_jax.config import load_config
-from coca_jax.config.python_file import run_file, split_spec
+from coca_jax.config.python_file import run_file
 from coca_jax.errors import UserError
 
 SAYS_ARGUMENT = """
@@ -31,8 +31,39 @@ def test_the_longest_beginning_that_is_a_file_is_the_file(tmp_path, folder):
 def test_a_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "c.py").write_text(SAYS_ARGUMENT)
-    assert split_spec("~/c.py:smoke") == (str(tmp_path / "c.py"), "smoke")
-    assert split_spec((tmp_path / "c.py").as_uri() + ":a:b") == (str(tmp_path / "c.py"), "a:b")
+    assert run_file("~/c.py:smoke").argument == "'smoke'"
+    assert run_file((tmp_path / "c.py").as_uri() + ":a:b").argument == "'a:b'"
+
+
+def test_a_packaged_name_counts_where_there_is_no_such_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_file("shapes").train.steps == 1000
+    assert run_file("shapes:smoke").train.steps == 8
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "shapes.py").write_text(SAYS_ARGUMENT)
+    assert run_file("shapes").train.steps == 1000
+    assert run_file("shapes.py").argument == "None"
+    (tmp_path / "shapes:smoke").write_text(SAYS_ARGUMENT)
+    assert run_file("shapes:smoke").argument == "None"
+
+
+def test_a_module_may_import_its_neighbors(tmp_path, monkeypatch):
+    package = tmp_path / "lab_of_a_test" / "experiments"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").write_text("")
+    (package / "base.py").write_text(SAYS_ARGUMENT)
+    (package / "first.py").write_text("from .base import get_config")
+    (package / "broken.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert run_file("lab_of_a_test.experiments.first").argument == "None"
+    assert run_file("lab_of_a_test.experiments.first:a:b").argument == "'a:b'"
+    with pytest.raises(UserError, match=r"experiments\.broken cannot be used: ZeroDivisionError"):
+        run_file("lab_of_a_test.experiments.broken:smoke")
+    with pytest.raises(UserError, match=r"lab_of_a_test: it should define get_config"):
+        run_file("lab_of_a_test")
+    (package.parent / "__init__.py").write_text("raise SystemExit(3)")
+    with pytest.raises(UserError, match=r"\.absent' is no file, no module and none of"):
+        run_file("lab_of_a_test.experiments.absent")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +71,13 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
     [
         ("absent/c.py:smoke", "configuration file 'absent/c.py' does not exist"),
         ("a:b/c.py", "configuration file 'a:b/c.py' does not exist"),
-        ("", "configuration file '' does not exist"),
+        ("", "--config '' is no file, no module and none of the packaged configurations"),
+        (
+            "shaps:smoke",
+            "--config 'shaps:smoke' is no file, no module and none of the packaged .*"
+            "; did you mean shapes?",
+        ),
+        ("no_such.module", "--config 'no_such.module' is no file, no module"),
         ("a\0b.py", r"configuration file 'a\\x00b.py' does not exist"),
         (".", r"--config '\.' is a folder; it should be a Python file"),
         (".:smoke", r"--config '\.' is a folder; it should be a Python file"),
