@@ -135,9 +135,20 @@ class OptimizerConfig:
 class TrainConfig:
     """The length of the run, its batches, and what is done every few steps."""
 
-    steps: int = field(1000, "Steps of the run.", integer(1))
+    steps: int = field(
+        1000,
+        "Steps of the run. A resumed run may have more than before, or fewer, but not fewer than "
+        "are done: schedules that end at the last step (linear, cosine) are then those of the new "
+        "length, and the learning rate jumps; rsqrt and constant go on.",
+        integer(1),
+        resumable=True,
+    )
     epochs: float = field(
-        0.0, "Length of the run in passes over the data; 0: `steps` counts.", number(0, 1e6)
+        0.0,
+        "Length of the run in passes over the data; 0: `steps` counts. It may change as `steps` "
+        "may, unless the data changed.",
+        number(0, 1e6),
+        resumable=True,
     )
     batch_size: int = field(128, "Image-text pairs a step, over all devices.", integer(1, 2**24))
     grad_accum_steps: int = field(

@@ -63,7 +63,8 @@ def compare(
         for stage in stages:
             if jax.process_index() == 0:
                 print(f"run {number} of {len(runs)}: {run.name}, seed {run.seed}, {stage.name}")
-            train(stage.config, stage.workdir, start_time)
+            # A row that was extended would not compare with one that was trained at once.
+            train(stage.config, stage.workdir, start_time, fixed_length=True)
         trained.add(run)
         _write_results(config, runs, trained, workdir)
     return _write_results(config, runs, trained, workdir)

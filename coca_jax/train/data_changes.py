@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from coca_jax.checkpoints.metadata import Saved
 from coca_jax.data.fingerprint import Fingerprint, changes, digest, parse
 from coca_jax.errors import UserError
+from coca_jax.train.length import stored_length
 
 
 def require_same_data(data: Fingerprint) -> None:
@@ -35,17 +36,14 @@ def require_same_data(data: Fingerprint) -> None:
 
 
 def stored_steps(saved: Saved | None, data: Fingerprint) -> int | None:
-    """The steps of the run that a checkpoint is of, if the data changed since; else None.
+    """The steps of the run that a checkpoint is of, if its data ever changed; else None.
 
     A length in epochs would give other steps now, and so another schedule.
     """
     before = parse(saved.metadata.get("data")) if saved else None
-    if before is None or not changes(before, data):
+    if before is None or not (saved.metadata.get("data_changes") or changes(before, data)):
         return None
-    try:
-        return int(saved.metadata["config"]["train"]["steps"])
-    except (KeyError, TypeError, ValueError):
-        return None
+    return stored_length(saved.metadata)
 
 
 def check_data(

@@ -9,6 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from coca_jax.checkpoints.metadata import Saved, newest
+from coca_jax.checkpoints.processes import say
 from coca_jax.config import model_config
 from coca_jax.data.fingerprint import Fingerprint, fingerprint
 from coca_jax.data.from_config import make_tokenizer_from, make_train_stream, tokenizer_file
@@ -96,8 +97,13 @@ def _resolve_epochs(config: ConfigDict, size: int, steps: int | None) -> ConfigD
     """The configuration with the steps of `train.epochs`, or with `steps` if they are given."""
     if not config.train.epochs:
         return config
-    resolved = ConfigDict(config.to_dict())
-    resolved.train.steps = steps or math.ceil(config.train.epochs * size / config.train.batch_size)
+    resolved, epochs = ConfigDict(config.to_dict()), config.train.epochs
+    resolved.train.steps = steps or math.ceil(epochs * size / config.train.batch_size)
+    if steps:
+        say(
+            f"config.train.epochs={epochs}: the data changed since the run began, so that its "
+            f"length stays {steps:,} steps; config.train.steps (with epochs=0) sets another"
+        )
     resolved.train.epochs = 0.0
     validate(resolved)
     return resolved

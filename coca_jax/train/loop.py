@@ -35,24 +35,34 @@ from coca_jax.train.workdir import init_or_check_workdir
 LOCK_TIMEOUT_S = 120.0  # for an earlier attempt to save, or for the lock of its node to expire
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike, start_time: float | None = None) -> None:
+def train(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    start_time: float | None = None,
+    *,
+    fixed_length: bool = False,
+) -> None:
     """Builds the experiment of a configuration and runs it; see `build` and `run`.
 
     Args:
       config: the whole configuration.
       workdir: the run's folder; a run in it is resumed.
       start_time: `time.time()` when the program started, for goodput; None: now.
+      fixed_length: whether a run of another length is refused.
     """
     start_time = time.time() if start_time is None else start_time
-    run(build(config, workdir), start_time)
+    run(build(config, workdir), start_time, fixed_length=fixed_length)
 
 
-def run(experiment: Experiment, start_time: float | None = None) -> None:
+def run(
+    experiment: Experiment, start_time: float | None = None, *, fixed_length: bool = False
+) -> None:
     """Trains to the last step, from the newest valid checkpoint or from the start.
 
     Args:
       experiment: the parts of the run.
       start_time: `time.time()` when the program started, for goodput; None: now.
+      fixed_length: whether a run of another length in the workdir is refused.
 
     Raises:
       Preempted: a signal asked to stop, and the state was saved.
@@ -63,7 +73,11 @@ def run(experiment: Experiment, start_time: float | None = None) -> None:
     use_compile_cache(experiment.config.compile_cache, workdir)
     with workdir_lock(workdir) as check_lock:
         checksums = init_or_check_workdir(
-            workdir, experiment.config, experiment.tokenizer_file, experiment.saved
+            workdir,
+            experiment.config,
+            experiment.tokenizer_file,
+            experiment.saved,
+            fixed_length=fixed_length,
         )
         goodput = Goodput(workdir, time.time() if start_time is None else start_time)
         checkpoints = CheckpointStore(workdir / "checkpoints", keep=keep)
@@ -107,7 +121,7 @@ class _Attempt:
     def run(self) -> None:
         """Trains to the last step."""
         done = resume.find_step(self.experiment, self.store)
-        self.data_changes = resume.data_changes(self.experiment, self.store, done)
+        self.changes = resume.history(self.experiment, self.store, done)
         state = resume.make_state(self.experiment, self.store, done)
         if self.config.eval and done and self._is_due(done, self.config.train.evaluate_every):
             self._run_missing_evals(done, state)
@@ -182,7 +196,7 @@ class _Attempt:
         return self.goodput.read(step)
 
     def _save(self, step: int, state: TrainState) -> None:
-        metadata = resume.metadata(self.experiment, step, self.data_changes, self.checksums)
+        metadata = resume.metadata(self.experiment, step, self.changes, self.checksums)
         self.store.save(step, resume.saved_items(state), metadata)
 
     def _stop(self, step: int) -> None:

@@ -1,7 +1,6 @@
 """The state that a run goes on from, and what it saves to go on from later."""
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,10 +8,11 @@ import numpy as np
 
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.processes import say
-from coca_jax.config import to_json
+from coca_jax.config import build, to_json
 from coca_jax.errors import UserError
 from coca_jax.train.data_changes import check_data
 from coca_jax.train.experiment import Experiment
+from coca_jax.train.length import length_changes
 from coca_jax.train.state import TrainState
 
 
@@ -46,12 +46,19 @@ def make_state(experiment: Experiment, store: CheckpointStore, step: int) -> Tra
     return warm_start.apply(state)
 
 
-def data_changes(experiment: Experiment, store: CheckpointStore, step: int) -> list[dict[str, Any]]:
-    """Changes of the data since the run began; see `check_data`."""
+def history(experiment: Experiment, store: CheckpointStore, step: int) -> dict[str, Any]:
+    """Changes of a run since it began; see `check_data` and `length_changes`.
+
+    Raises:
+      UserError: the data changed, and that is not allowed.
+    """
     if not 0 < step < experiment.steps:
-        return []
-    allow = experiment.config.data.allow_changes
-    return check_data(store.metadata(step), step, experiment.data, allow, say)
+        return {"data_changes": [], "length_changes": []}
+    stored, allow = store.metadata(step), experiment.config.data.allow_changes
+    return {
+        "data_changes": check_data(stored, step, experiment.data, allow, say),
+        "length_changes": length_changes(stored, step, build(experiment.config), say),
+    }
 
 
 def saved_items(state: TrainState) -> dict[str, Any]:
@@ -63,7 +70,7 @@ def saved_items(state: TrainState) -> dict[str, Any]:
 def metadata(
     experiment: Experiment,
     step: int,
-    changes: Sequence[dict[str, Any]],
+    changes: dict[str, Any],
     checksums: dict[str, str],
 ) -> dict[str, Any]:
     """The description of a run that its checkpoints keep.
@@ -71,13 +78,13 @@ def metadata(
     Args:
       experiment: the run.
       step: the checkpoint's.
-      changes: of the data since the run began.
+      changes: of the run since it began; see `history`.
       checksums: of the files in the workdir that the model needs, by name.
     """
     return {
         "examples_seen": experiment.examples_seen(step),
         "config": to_json(experiment.config),
         "data": experiment.data,
-        "data_changes": changes,
+        **changes,
         "files": checksums,
     }

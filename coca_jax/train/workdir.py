@@ -14,10 +14,18 @@ from coca_jax.evaluate.results import read_step
 from coca_jax.evaluate.runner import missing_evals
 from coca_jax.io import files
 from coca_jax.io.stored import Damaged, read_json
+from coca_jax.train.length import require_length
+
+LENGTH = "train.steps"
 
 
 def init_or_check_workdir(
-    workdir: epath.Path, config: ConfigDict, tokenizer_file: str, saved: Saved | None = None
+    workdir: epath.Path,
+    config: ConfigDict,
+    tokenizer_file: str,
+    saved: Saved | None = None,
+    *,
+    fixed_length: bool = False,
 ) -> dict[str, str]:
     """Makes the folder this run's, or makes sure that it is already.
 
@@ -29,23 +37,26 @@ def init_or_check_workdir(
       config: of the run.
       tokenizer_file: the tokenizer's, if it has one.
       saved: what the newest checkpoint there says of itself; None: there is none.
+      fixed_length: whether a run of another length is refused.
 
     Returns:
       Checksums of the files that checkpoints rely on, by name; they are kept with them.
 
     Raises:
-      UserError: the folder belongs to a run with another configuration or tokenizer, or what it
-        holds of one is damaged.
+      UserError: the folder belongs to a run with another configuration or tokenizer, or one that
+        has done more steps, or what it holds of one is damaged.
     """
     if saved or (workdir / NAME).exists():
         step, metadata = saved or (None, {})
         stored = stored_config(workdir, step, metadata, restore=False)
         free = resumable(data_known=saved is None or bool(parse(metadata.get("data"))))
+        free = [key for key in free if not (fixed_length and key == LENGTH)]
         if changed := differences(to_json(stored), to_json(config), free):
             raise UserError(
                 f"{workdir} holds a run with another configuration; set these back, or choose "
                 "another --workdir:\n  " + "\n  ".join(changed)
             )
+    require_length(saved, config.train.steps)
     checksums = _claim_tokenizer(workdir, config.data.tokenizer.kind, tokenizer_file, saved)
     if jax.process_index() == 0:
         write_config(workdir, config)
@@ -91,8 +102,10 @@ def is_finished(workdir: epath.Path, config: ConfigDict) -> bool:
         stored = to_json(parse_record(read_json(workdir / NAME)))
     except (FileNotFoundError, Damaged):
         return False
-    if config.train.epochs or differences(stored, to_json(config), resumable(data_known=False)):
-        return False
     steps = config.train.steps
+    if config.train.epochs or stored["train"]["steps"] != steps:
+        return False
+    if differences(stored, to_json(config), resumable(data_known=False)):
+        return False
     left = missing_evals(config, model_config(config), read_step(workdir, steps))
     return not left and (workdir / f"checkpoints/{steps}/manifest.json").exists()

@@ -49,7 +49,8 @@ class Trained:
         self.calls, self._stop_at = [], stop_at
         monkeypatch.setattr(compare, "train", self)
 
-    def __call__(self, config, workdir, start_time):
+    def __call__(self, config, workdir, start_time, *, fixed_length):
+        assert fixed_length  # rows that were extended would not compare
         if len(self.calls) == self._stop_at:
             raise Preempted("stopped by SIGTERM")
         self.calls.append(workdir)
@@ -147,6 +148,14 @@ def test_what_was_trained_otherwise_is_not_in_the_tables(tmp_path, monkeypatch):
     (tmp_path / "coca/0/again/checkpoints/4/manifest.json").unlink()  # or still being saved
     assert "coca" not in compare.compare(make_config(), tmp_path, shard=(0, 1))["rows"]
     assert len(trained.calls) == 8
+
+
+def test_what_was_trained_for_more_steps_is_not_in_the_tables(tmp_path, monkeypatch):
+    Trained(monkeypatch)  # leaves a checkpoint and results of step 4
+    config = make_config()
+    config.stages.first.train.steps = 9
+    compare.compare(config, tmp_path)
+    assert compare.compare(make_config(), tmp_path, shard=(0, 1))["rows"] == {}
 
 
 def test_a_metric_that_an_evaluation_has_not(tmp_path, monkeypatch):

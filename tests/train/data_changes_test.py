@@ -45,3 +45,5 @@ def test_a_length_in_epochs_stays_that_of_the_run_where_data_changed():
     assert stored_steps(saved, NEW) == 100
     assert stored_steps(saved, OLD) is None and stored_steps(None, NEW) is None
     assert stored_steps(Saved(7, {"data": OLD, "config": 5}), NEW) is None
+    later = Saved(9, saved.metadata | {"data": NEW, "data_changes": [{"step": 7}]})
+    assert stored_steps(later, NEW) == 100

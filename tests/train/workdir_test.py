@@ -76,6 +76,26 @@ def test_data_may_move_where_their_fingerprint_is_known(workdir, config, tokeniz
     assert read_config(workdir).data.train.path == "/new/*.tar"
 
 
+def test_a_run_may_have_more_steps_but_no_fewer_than_are_done(workdir, config, tokenizer):
+    config.train.steps, config.optimizer.warmup_steps = 1000, 1
+    saved = saved_of(config)
+    init_or_check_workdir(workdir, config, tokenizer, saved)
+    config = copy.deepcopy(config)
+    config.train.steps = 4
+    with pytest.raises(UserError, match=r"config.train.steps=4: the run has done 5 of 1000 steps"):
+        init_or_check_workdir(workdir, config, tokenizer, saved)
+    assert read_config(workdir).train.steps == 1000
+    for steps in (5, 2000):
+        config.train.steps = steps
+        with pytest.raises(UserError, match=rf"config.train.steps: \d+ there, {steps} now"):
+            init_or_check_workdir(workdir, config, tokenizer, saved, fixed_length=True)
+        assert not is_finished(workdir, config)
+        init_or_check_workdir(workdir, config, tokenizer, saved)
+        assert read_config(workdir).train.steps == steps
+    config.train.steps = 4  # nothing is done yet
+    init_or_check_workdir(workdir, config, tokenizer, None)
+
+
 def test_a_tokenizer_that_was_swapped_is_named(workdir, config, tokenizer, tmp_path):
     init_or_check_workdir(workdir, config, tokenizer)
     (workdir / "tokenizer.model").write_bytes(b"swapped")
