@@ -20,6 +20,13 @@ SERVE = [
     "prometheus_client>=0.21",
 ]
 
+DOCS = [
+    "sphinx>=8.2,<10",
+    "myst-nb>=1.3,<2",  # runs the notebooks
+    "furo>=2025.9",
+    "sphinx-copybutton>=0.5,<0.6",
+]
+
 
 class BuildPy(build_py):
     """Puts the configurations into the wheel, as `coca_jax/configs`; in a checkout they stay."""
@@ -103,6 +110,7 @@ setup(
         "onnx": ["onnx>=1.19,<2"],  # coca export --format onnx
         "gcs": ["gcsfs>=2024.10"],  # data and workdirs at gs://
         "s3": ["s3fs>=2024.10"],
+        "docs": DOCS,
         "dev": [
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
@@ -122,6 +130,7 @@ setup(
             "flask-cors>=5,<7",
             "hypothesis>=6.100,<7",
             *SERVE,
+            *DOCS,
             "httpx2>=2,<3",  # for Starlette's test client
             "schemathesis>=4,<5",
             "playwright>=1.50,<2",  # drives a Chromium that is installed

@@ -32,7 +32,7 @@ EVALUATIONS = """## eval
 Evaluations: name -> a section with `kind`, the data and the options of that kind. It may change
 when a run is resumed: what is new is evaluated then.
 """
-SWEEP = """# Sweeps
+SWEEP = """## Sweeps
 
 The configuration of `coca compare` has `stages`, experiments by name, and these keys.
 """

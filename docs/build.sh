@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Builds the documentation site into docs/build/html, with .venv, which is made if it is not there.
+# Whatever Sphinx warns of is an error. NOTEBOOKS=off leaves out running the notebooks.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if ! .venv/bin/python -c "import furo, myst_nb, sphinx_copybutton" 2> /dev/null; then
+  EXTRAS=docs source launch/setup.sh
+fi
+rm -rf docs/build
+JAX_PLATFORMS=cpu PATH="$PWD/.venv/bin:$PATH" \
+  .venv/bin/python -m sphinx --builder html --nitpicky --fail-on-warning --quiet docs docs/build/html
+echo "docs/build/html/index.html"
