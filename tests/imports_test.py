@@ -49,7 +49,7 @@ ALLOWED = {
     "batch_inference": {"data", "inference", "image_search"},
     "export": {"models", "data", "inference", "interop.tokenizer_files"},
     "evaluate": {
-        *("data", "data_tools", "models", "config", "inference", "generate"),
+        *("data", "data_tools", "losses", "models", "config", "inference", "generate"),
         "evaluate.registry",
     },
     "serve": {"data", "evaluate", "image_search", "inference"},

@@ -102,9 +102,16 @@ class BatchMaker:
                 counts[error.kind][row] += 1
         if self._blank:
             image[:] = multi_image.GRAY
+        return {"image": image, **self.text_inputs(texts), **counts, "errors": tuple(errors)}
+
+    def text_inputs(self, texts: Sequence[Text]) -> dict[str, np.ndarray]:
+        """Makes {"text": int32 [b, l]} of texts, and for a head "label" and "prefix_length".
+
+        Raises:
+          BadExample: a label is none that the head can have.
+        """
         ids = self.tokenizer.encode([text.text for text in texts], self._text_length)
-        of_head = self._head_inputs(texts, ids) if self._classes else {}
-        return {"image": image, "text": ids, **of_head, **counts, "errors": tuple(errors)}
+        return {"text": ids} | (self._head_inputs(texts, ids) if self._classes else {})
 
     def _usable(
         self, ref: RecordRef, rng: np.random.Generator, pair: tuple[Any, Text] | BadExample

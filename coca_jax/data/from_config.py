@@ -161,6 +161,20 @@ def make_data_sets(
     return data_sets
 
 
+def make_held_out_captions(data: Any) -> CaptionMaker:
+    """What makes the texts of held-out examples: as those of `data.train`, with nothing filtered.
+
+    Of several captions of an image it takes the first.
+
+    Args:
+      data: `config.data`, as options or as a section of the configuration.
+    """
+    train = data_config(data).train
+    options = _values(train, ("template", "prompts", "questions", "use_labels"))
+    several = train.captions in ("sampled", "all")
+    return CaptionMaker(captions="first" if several else train.captions, **options)
+
+
 def make_train_stream(
     data: Any,
     *,

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -135,6 +135,12 @@ class Model(Protocol):
 
         The prompt is one for all images, or one for each.
         """
+        ...
+
+    def losses(
+        self, losses: Mapping[str, Any], batch: Mapping[str, np.ndarray]
+    ) -> dict[str, tuple[dict[str, float], int]]:
+        """Returns each loss's value and metrics for a batch, and what they are means over."""
         ...
 
     def attention_maps(

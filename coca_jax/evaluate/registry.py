@@ -12,5 +12,6 @@ evaluations = Registry(
         "classification": "coca_jax.evaluate.classification:Classification",
         "matching": "coca_jax.evaluate.matching:Matching",
         "probe": "coca_jax.evaluate.probe:Probe",
+        "loss": "coca_jax.evaluate.loss:HeldOutLoss",
     },
 )

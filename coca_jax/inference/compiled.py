@@ -1,7 +1,7 @@
 """The functions of a loaded model, compiled for few batch sizes."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,11 @@ from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, Generated, Method, Prompt, generate, score
 from coca_jax.models import CoCa, attention_maps, normalize_pixels
 
-STATIC = {"caption": ("decoding", "method"), "score": ("even", "chunk_size")}
+STATIC = {
+    "caption": ("decoding", "method"),
+    "losses": ("losses",),
+    "score": ("even", "chunk_size"),
+}
 
 
 class Compiled:
@@ -28,7 +32,7 @@ class Compiled:
 
     def __init__(self, model: CoCa, partitioner: Partitioner):
         """Compiles nothing yet; that happens at the first batch of each size."""
-        self._partitioner = partitioner
+        self._model, self._partitioner = model, partitioner
         self._functions = _jitted(model, partitioner.mesh, partitioner.rules)
 
     def run(
@@ -60,6 +64,39 @@ class Compiled:
             arrays = self._partitioner.put_whole(grown)
             result = self._functions[name](params, *arrays, *whole, **static)
         return jax.tree.map(lambda x: np.asarray(x)[:size], result)
+
+    def losses(
+        self, params: Any, losses: Mapping[str, Any], batch: Mapping[str, np.ndarray]
+    ) -> dict[str, tuple[dict[str, float], int]]:
+        """Losses of one batch, as a train step without dropout computes them.
+
+        Rows are never added, since losses would count them: a batch that the shards do not divide
+        is whole on every device.
+
+        Args:
+          params: the model's.
+          losses: `coca_jax.losses.Loss` objects by name.
+          batch: the whole batch: `image` and `text`, and for a head `label` and `prefix_length`.
+
+        Returns:
+          For each loss its value `NAME_loss` with its metrics, and the number of things that these
+          are means over.
+
+        Raises:
+          UserError: the model was trained without one of the losses.
+        """
+        partitioner = self._partitioner
+        if len(batch["text"]) % partitioner.batch_shards:
+            rules = tuple(row for row in partitioner.rules if row[0] != "batch")
+            partitioner = Partitioner(partitioner.mesh, (("batch", None), *rules))
+        function = _jitted(self._model, partitioner.mesh, partitioner.rules)["losses"]
+        with partitioner.context():
+            arrays = partitioner.put_whole(dict(batch))
+            values = jax.device_get(function(params, arrays, losses=tuple(losses.items())))
+        return {
+            name: ({key: float(value) for key, value in metrics.items()}, int(count))
+            for name, (metrics, count) in values.items()
+        }
 
     def forget(self) -> None:
         """Drops the compiled programs, which take memory; they are compiled again when needed."""
@@ -142,6 +179,24 @@ class _Functions:
             self._model, params, pixels, prompt, candidates, candidate_lengths, chunk_size
         )
         return scores.log_probabilities
+
+    def losses(
+        self, params: Any, batch: dict[str, Array], *, losses: tuple[tuple[str, Any], ...]
+    ) -> dict[str, tuple[dict[str, Array], Array]]:
+        prefix = () if self._model.config.head is None else (batch["prefix_length"],)
+        pixels, text = self._normalized(batch["image"]), batch["text"]
+        output = self._model.apply({"params": params}, pixels, text, *prefix)
+        batch = batch | {"text_mask": text != self._model.config.text.pad_id}
+        results = {}
+        for name, loss in losses:
+            if any(getattr(output, part) is None for part in loss.reads):
+                raise UserError(
+                    f"config.loss.{name}.weight={loss.weight}, and the model was trained without "
+                    "that loss"
+                )
+            value, metrics = loss(output, batch)
+            results[name] = {f"{name}_loss": value} | metrics, loss.count(batch)
+        return results
 
     def _apply(self, method: str, params: Any, *args: Array) -> Array:
         return self._model.apply({"params": params}, *args, method=method)

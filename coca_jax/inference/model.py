@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import numbers
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -308,6 +308,12 @@ class LoadedModel:
         per_image = 4 * size * self.config.text.vocab_size
         fitting = SCORING_BYTES // (per_image * self._compiled.padded_size(images))
         return min(count, max(1, fitting))
+
+    def losses(
+        self, losses: Mapping[str, Any], batch: Mapping[str, np.ndarray]
+    ) -> dict[str, tuple[dict[str, float], int]]:
+        """Losses of one batch, as a train step computes them; see `Compiled.losses`."""
+        return self._compiled.losses(self.params, losses, batch)
 
     def attention_maps(
         self, pixels: Pixels, texts: Sequence[str]

@@ -4,6 +4,7 @@ import pytest
 from coca_jax.config import default_config
 from coca_jax.data.from_config import (
     caption_texts,
+    make_held_out_captions,
     make_tokenizer_from,
     make_train_stream,
     open_sources,
@@ -113,3 +114,13 @@ def test_a_tokenizer_needs_a_file_unless_one_lies_beside_the_data(data, prepared
     assert tokenizer_file(data) == "mine.model"
     data.tokenizer.update({"kind": "byte", "path": ""})
     assert tokenizer_file(data) == "" and make_tokenizer_from(data).vocab_size == 259
+
+
+def test_texts_of_held_out_examples_are_the_first_as_training_writes_them(data):
+    data.train.update(template="{title}: {caption}", filters=(("title", "==", "other"),))
+    record = {"captions": ["one", "two"], "labels": [], "label": -1, "fields": {"title": "T"}}
+    for captions in ("sampled", "all"):
+        data.train.captions = captions
+        make_caption = make_held_out_captions(data)
+        texts = {make_caption(record, 1, np.random.default_rng(i)).text for i in range(8)}
+        assert texts == {"T: one"}

@@ -56,6 +56,9 @@ class FakeModel:
         keys = [(red, text) if text else red for red, text in zip(reds, rows, strict=True)]
         return np.eye(3, dtype=np.float32)[[self.classes[key] for key in keys]]
 
+    def losses(self, losses, batch):
+        raise NotImplementedError
+
     def attention_maps(self, pixels, texts):
         """Of each word, two patches with the red value and the word's place."""
         return [

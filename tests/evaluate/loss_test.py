@@ -1,0 +1,169 @@
+"""The losses of held-out examples: exact against NumPy in float64, on one device and on many."""
+
+import functools
+import pathlib
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from coca_jax.config import build, load_config, model_config
+from coca_jax.data.tokenizers import make_tokenizer
+from coca_jax.distributed import Partitioner, make_mesh
+from coca_jax.errors import UserError
+from coca_jax.evaluate.data import EvaluationData
+from coca_jax.evaluate.loss import HeldOutLoss
+from coca_jax.evaluate.parsing import parse_evals
+from coca_jax.inference import LoadedModel
+from coca_jax.losses import trained_losses, weighted_sum
+from coca_jax.models import init_params, make_model
+
+BATCH, COUNT = 8, 19
+TEXTS = ["", "a", "a red ring", "two blue stars", "on gray", "a dot and a dot"]
+SMALL = {
+    **dict.fromkeys(("model.image.width", "model.text.width", "model.embed_dim"), 16),
+    **dict.fromkeys(("model.image.mlp_dim", "model.text.mlp_dim"), 16),
+    **dict.fromkeys(("model.image.num_heads", "model.text.num_heads"), 2),
+    **{"model.pooler.num_heads": 2, "model.scan_unroll": 1, "model.text.context_length": 12},
+    **{"data.tokenizer.kind": "byte", "model.text.vocab_size": 260, "train.batch_size": BATCH},
+    **{"model.dropout": 0.5, "loss.captioning.weight": 3.0},
+}
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = load_config("configs/shapes.py:smoke")
+    config.update_from_flattened_dict(SMALL)
+    return config
+
+
+@pytest.fixture(scope="module")
+def load(config):
+    """A function that makes the model, with random parameters, on a mesh of these sizes."""
+    model = make_model(model_config(config))
+    shapes = nn.meta.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(x.dtype), shapes)
+    params["logit_scale"] = np.float32(2.0)
+
+    @functools.cache
+    def load(*sizes):
+        mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
+        return LoadedModel(model, params, make_tokenizer("byte", None), Partitioner(mesh))
+
+    return load
+
+
+def images(count):
+    return np.random.default_rng(1).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+class Data(EvaluationData):
+    """COUNT examples in batches of other sizes; some have no caption, one could not be read."""
+
+    def batches(self):
+        rows = np.split(np.arange(COUNT + 4), [7, 15, 16])
+        pixels = images(COUNT + 4)
+        for part in rows:
+            captions = [[] if i % 6 == 0 else [TEXTS[i % 6], "not this one"] for i in part]
+            yield {
+                "image": pixels[part],
+                "captions": captions,
+                "labels": [[]] * len(part),
+                "label": np.full(len(part), -1),
+                "fields": [{}] * len(part),
+                "index": list(part),
+                "bad_image": int(part[0] == 7),
+            }
+
+
+def evaluated(model, config, **options):
+    evaluation = HeldOutLoss(name="things", split="test", num_images=1, **options)
+    return evaluation.run(model, Data(model, config, evaluation.examples, pathlib.Path()))
+
+
+def cross_entropy(logits, targets):
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return -np.take_along_axis(logs, targets[..., None], -1)[..., 0]
+
+
+def by_numpy(model, size):
+    """The metrics in float64, from embeddings and logits of the model's other functions."""
+    numbers = [i for i in range(COUNT + 4) if i % 6]
+    ids = model.tokenize([TEXTS[i % 6] for i in numbers])
+    pixels = images(COUNT + 4)[numbers]
+    pairs = model.encode_image(pixels), model.encode_text(ids)
+    logits = model.caption_logits(pixels, ids).astype(float)
+    scale = np.exp(float(model.params["logit_scale"]))
+    nats, starts = 0.0, range(0, len(numbers), size)
+    for start in starts:
+        x, y = (e[start : start + size].astype(float) for e in pairs)
+        similarity, target = scale * x @ y.T, np.arange(len(x))
+        nats += cross_entropy(similarity, target).sum() + cross_entropy(similarity.T, target).sum()
+    real = ids[:, 1:] != model.config.text.pad_id
+    tokens = cross_entropy(logits[:, :-1], ids[:, 1:])
+    right = logits[:, :-1].argmax(-1) == ids[:, 1:]
+    contrastive, captioning = nats / len(numbers), tokens[real].mean()
+    return {
+        "loss": contrastive + 3 * captioning,
+        "contrastive_loss": contrastive,
+        "captioning_loss": captioning,
+        "captioning_accuracy": right[real].mean(),
+        "temperature": 1 / scale,
+        "count": len(numbers),
+        "without_text": COUNT + 4 - len(numbers),
+        "bad_images": 1,
+    }
+
+
+@pytest.mark.parametrize(("sizes", "size"), [((1, 1, 1), None), ((1, 1, 1), 64), ((2, 2, 2), None)])
+def test_losses_are_those_of_numpy_in_float64(load, config, sizes, size):
+    metrics, artifacts = evaluated(load(*sizes), config, batch_size=size)
+    expected = by_numpy(load(1, 1, 1), size or BATCH)
+    assert next(iter(metrics)) == "loss" and not artifacts
+    assert metrics.keys() == expected.keys() | {"contrastive_accuracy"}
+    values = [metrics[name] for name in expected]
+    np.testing.assert_allclose(values, list(expected.values()), rtol=2e-5)
+
+
+def test_two_evaluations_agree_to_the_bit(load, config):
+    first, second = (evaluated(load(1, 1, 1), config)[0] for _ in range(2))
+    assert first == second
+
+
+def test_the_loss_is_that_of_a_train_step(load, config):
+    """Of one batch, by the objective that training differentiates."""
+    from coca_jax.train.gradient import Objective
+
+    model, undropped = load(1, 1, 1), config.copy_and_resolve_references()
+    undropped.model.dropout = 0.0
+    objective = Objective(make_model(model_config(undropped)), trained_losses(build(config).loss))
+    ids = model.tokenize([TEXTS[1]] * 3 + [TEXTS[3]] * 5)
+    batch = {"image": images(8), "text": ids}
+    values = model.losses(objective.losses, batch)
+
+    @jax.jit
+    def step(params, batch):
+        output = objective.forward(params, batch, jax.random.key(0))
+        return weighted_sum(objective.losses, output, objective.with_mask(batch))[1]
+
+    metrics = step(model.params, batch)
+    both = values["contrastive"][0] | values["captioning"][0]
+    for name, value in both.items():
+        assert value == pytest.approx(float(metrics[name]), rel=1e-5), name
+
+
+def test_a_loss_that_the_model_was_not_trained_with_is_named(load, config):
+    untrained = config.copy_and_resolve_references()
+    untrained.loss.classification.weight = 1.0
+    with pytest.raises(UserError, match=r"loss.classification.weight=1.0, and the model was train"):
+        evaluated(load(1, 1, 1), untrained)
+
+
+def test_its_options():
+    [evaluation] = parse_evals({"held_out": {"kind": "loss", "name": "a", "split": "b"}}).values()
+    assert evaluation == HeldOutLoss(name="a", split="b")
+    with pytest.raises(UserError, match=r"eval.a.batch_size=0 should be"):
+        parse_evals({"a": {"kind": "loss", "name": "a", "split": "b", "batch_size": 0}})
