@@ -115,7 +115,7 @@ def test_errors_come_all_at_once():
     del config.c["split"]
     assert eval_errors(config) == [
         "config.eval.a.kind='zeroshot' should be one of zero_shot, retrieval, captioning, vqa, "
-        "classification, matching, probe",
+        "classification, matching, probe, loss",
         "config.eval.b.captions='some' should be one of all, first",
         "config.eval.b.templates=[] is unknown; there are format, name, split, path, "
         "image_keys, text_keys, class_names, limit, num_images, captions",
