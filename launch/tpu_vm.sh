@@ -2,7 +2,7 @@
 # A run on all workers of a Cloud TPU slice that exists, with this repository and its .venv in
 # ~/coca on each of them:
 #
-#     launch/tpu_vm.sh my-slice us-central2-b train --config configs/coca_base.py \
+#     launch/tpu_vm.sh my-slice us-central2-b train --config coca_base \
 #         --workdir gs://bucket/runs/base
 #
 # Workdirs at gs:// need the extra: .venv/bin/pip install -e '.[tpu,gcs]'.

@@ -10,6 +10,8 @@ import sys
 import pytest
 import yaml
 
+from coca_jax.config import packaged
+
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 
@@ -202,7 +204,7 @@ def test_jobset_counts_and_address_agree(jobset):
     assert values["COCA_COORDINATOR"] == f"{name}-{job['name']}-0-0.{name}:{port}"
     assert "job-completion-index" in str(container["env"])
     config = next(a for a in container["args"] if a.startswith("--config="))
-    assert (ROOT / config.partition("=")[2]).exists()
+    assert config.partition("=")[2] in packaged.names()
 
 
 def test_jobset_starts_again_but_not_after_a_user_error(jobset):
