@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from coca_jax.cli.parser import make_parser
+from coca_jax.config import packaged
 from coca_jax.config.tree import default_config, field_of
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -69,7 +70,8 @@ def test_commands_are_accepted(page):
         assert all(word.startswith("--config.") for word in rest), line
         if "config" in options:
             name = options.config.partition(":")[0]
-            assert name in ("C", "FILE", *OWN) or "{" in name or (ROOT / name).exists(), line
+            known = name in ("C", "FILE", *OWN, *packaged.names())
+            assert known or "{" in name or (ROOT / name).exists(), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
