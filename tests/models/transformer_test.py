@@ -25,6 +25,6 @@ def test_unrolled_layers_compute_what_a_scan_does(remat):
         return jax.jit(jax.value_and_grad(total))(params)
 
     (expected, slopes), (value, unrolled) = map(gradient, layers)
-    np.testing.assert_allclose(value, expected, rtol=1e-3)
+    np.testing.assert_allclose(value, expected, rtol=4e-3)  # an epsilon of bfloat16
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=0.05), unrolled, slopes)
     assert {leaf.dtype for leaf in jax.tree.leaves(unrolled)} == {jnp.dtype("float32")}
