@@ -85,7 +85,7 @@ setup(
         "simplejpeg>=1.8,<2",
         "safetensors>=0.5,<1",
         "sentencepiece>=0.2.1,<0.3",
-        "protobuf>=5",  # as which a SentencePiece model is stored
+        "protobuf>=6.31.1",  # a SentencePiece model is stored so; tensorflow-metadata needs 6.31.1
         "fsspec>=2024.6",
         "requests>=2.31,<3",
         "braceexpand>=0.1.7,<0.2",

@@ -1,7 +1,9 @@
 """The arrows between folders go one way, and heavy packages stay behind their doors."""
 
 import ast
+import itertools
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -129,3 +131,11 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "train" in done.stdout and "evaluate" in done.stdout
+
+
+def test_private_parts_of_jax_are_explained():
+    for path in files():
+        lines = path.read_text().splitlines()
+        for above, line in itertools.pairwise(lines):
+            if re.search(r"\bjax\._src\b|\bjaxlib\._", line):
+                assert above.strip().startswith("# Private: "), f"{path}: {line.strip()}"
