@@ -39,6 +39,7 @@ def validate(
     between = [lambda usable: data_errors(usable.data)]
     if "train" in reads:
         between.append(lambda usable: missing_options(usable.data))
+        between.append(lambda usable: _best_errors(usable, items(items(config).get("eval"))))
     if devices is not None and not any(key.startswith(LAYOUT) for key in key_errors(config)):
         between.append(lambda usable: _device_errors(usable, devices))
     lines = [*errors(config, between), *eval_errors(items(config).get("eval"))]
@@ -46,6 +47,31 @@ def validate(
         raise UserError("\n".join(lines))
     if "eval" in reads:
         check_eval_data(config)
+
+
+def _best_errors(config: Config, evals: Collection[str]) -> Iterator[str]:
+    """Errors of the metric by which the best checkpoint is kept: its steps must be saved."""
+    checkpoint, evaluate_every = config.checkpoint, config.train.evaluate_every
+    key, mode = f"config.checkpoint.keep_best={checkpoint.keep_best}", checkpoint.best_mode
+    evaluation, slash, metric = checkpoint.keep_best.partition("/")
+    if not checkpoint.keep_best:
+        if mode:
+            yield f"config.checkpoint.best_mode={mode} has no effect without keep_best"
+        return
+    if not slash or not evaluation or not metric:
+        yield f"{key} should be EVALUATION/METRIC, such as held_out/loss"
+    elif evaluation not in evals:
+        names = ", ".join(evals) or "none"
+        yield f"{key}: config.eval has no {evaluation}; its evaluations are {names}"
+    if not mode:
+        yield f"config.checkpoint.best_mode should be min or max, by what is better of {key}"
+    if not evaluate_every:
+        yield f"{key} needs evaluations during training, and config.train.evaluate_every=0"
+    elif evaluate_every % checkpoint.every:
+        yield (
+            f"{key} needs evaluations of saved steps: config.train.evaluate_every={evaluate_every} "
+            f"should be a multiple of config.checkpoint.every={checkpoint.every}"
+        )
 
 
 def _device_errors(config: Config, devices: int | Sequence[Any]) -> Iterator[str]:

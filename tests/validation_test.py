@@ -193,3 +193,30 @@ def test_a_loss_of_ones_own_trains_a_head_or_names_what_it_cannot_read(monkeypat
         validate(config, 8)
     assert "config.loss.own reads logits, and the model has the outputs image_" in str(caught.value)
     assert "num_images=2 is for a head alone: config.loss.own.weight=1.0" in str(caught.value)
+
+
+EVALS = {"held_out": {"kind": "loss", "name": "shapes", "split": "test"}}
+BEST = {"checkpoint.best_mode": "min", "checkpoint.every": 50, "train.evaluate_every": 100}
+
+
+@pytest.mark.parametrize(
+    ("metric", "changes", "message"),
+    [
+        ("loss", {}, "keep_best=loss should be EVALUATION/METRIC"),
+        ("held_in/loss", {}, "config.eval has no held_in; its evaluations are held_out"),
+        ("held_out/loss", {"checkpoint.best_mode": ""}, "best_mode should be min or max"),
+        ("", {}, "best_mode=min has no effect without keep_best"),
+        ("held_out/loss", {"train.evaluate_every": 0}, "config.train.evaluate_every=0"),
+        ("held_out/loss", {"checkpoint.every": 40}, "evaluate_every=100 should be a multiple of"),
+    ],
+)
+def test_the_best_checkpoint_needs_a_metric_of_saved_steps(metric, changes, message):
+    config = default_config()
+    config.eval = EVALS
+    changes = BEST | {"checkpoint.keep_best": metric} | changes
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message) as caught:
+        validate(config, 8, reads=("train",))
+    assert len(str(caught.value).splitlines()) == 1
+    config.update_from_flattened_dict(BEST | {"checkpoint.keep_best": "held_out/loss"})
+    validate(config, 8, reads=("train",))

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 from coca_jax.checkpoints import manifest
 from coca_jax.errors import UserError
 from coca_jax.io import files, folders
+from coca_jax.io.paths import as_path
 from coca_jax.io.stored import Damaged, read_json, shown
 
 METADATA, LAYOUT = manifest.REQUIRED
+_STEP = re.compile(r"0|[1-9]\d*")
 _LEAF = re.compile(r"\[(\d+(, \d+)*)?\] [a-z][a-z0-9_]*")  # "[12, 768] float32"
 
 
@@ -27,11 +29,21 @@ def newest(directory: str | os.PathLike) -> Saved | None:
     Args:
       directory: the `checkpoints` of a run.
     """
-    steps = [folder for folder in folders.children(directory) if folder.name.isdecimal()]
-    for folder in sorted(steps, key=lambda path: int(path.name), reverse=True):
+    for step in steps_in(directory):
+        folder = as_path(directory) / str(step)
         if not manifest.problems(folder, only=manifest.REQUIRED) and not problems(folder):
-            return Saved(int(folder.name), read_json(folder / METADATA))
+            return Saved(step, read_json(folder / METADATA))
     return None
+
+
+def steps_in(directory: str | os.PathLike) -> list[int]:
+    """The steps that have a folder, valid or not, the newest first.
+
+    Args:
+      directory: the `checkpoints` of a run.
+    """
+    names = [folder.name for folder in folders.children(directory)]
+    return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
 
 
 def problems(folder: os.PathLike) -> list[str]:

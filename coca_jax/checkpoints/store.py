@@ -26,6 +26,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from coca_jax.checkpoints import manifest, metadata
+from coca_jax.checkpoints.best import Best
 from coca_jax.checkpoints.orbax_folder import OrbaxFolder
 from coca_jax.checkpoints.processes import by_first
 from coca_jax.errors import UserError
@@ -49,14 +50,15 @@ class CheckpointStore(contextlib.AbstractContextManager):
     Args:
       directory: where the steps are, local or at gs:// or s3://; made by the first save.
       keep: how many valid steps to keep, the newest ones.
+      best: chooses the best of some steps, which is kept, too; None: none is.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 3):
+    def __init__(self, directory: str | os.PathLike, keep: int = 3, best: Best | None = None):
         if keep < 1:
             raise UserError(f"checkpoint.keep is {keep}; at least 1 checkpoint must be kept")
         self.directory = as_path(directory)
         self._orbax_folder = OrbaxFolder(self.directory)
-        self.keep = keep
+        self.keep, self._best = keep, best
         self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future] | None = None
         self._saved: int | None = None  # the last step that this store has saved, in process 0
@@ -283,15 +285,28 @@ class CheckpointStore(contextlib.AbstractContextManager):
     def _remove_older_than(self, step: int) -> None:
         """Removes the steps before `step`, except the newest `keep` - 1 that look whole.
 
+        The best of those before `step`, which is not evaluated yet, stays, too.
+        """
+        whole = {older: folder for older, folder in self._whole().items() if older < step}
+        kept = [*whole][: self.keep - 1]
+        if self._best and (best := self._best.step(whole)) is not None:
+            kept.append(best)
+        for older, folder in self._folders():
+            if older < step and folder not in [whole[number] for number in kept]:
+                folders.remove_tree(folder)
+
+    def best_step(self, best: Best) -> int | None:
+        """The best of the steps that look whole, looked for by one process for all; None: none."""
+        step = by_first(lambda: -1 if (found := best.step(self._whole())) is None else found)
+        return None if step < 0 else step
+
+    def _whole(self) -> dict[int, epath.Path]:
+        """The folders of the steps that look whole, the newest first.
+
         Only file sizes are compared: to read the contents after every save would take too long.
         """
-        kept = 1
-        for older, folder in self._folders():
-            if older < step:
-                if kept < self.keep and not manifest.problems(folder, contents=False):
-                    kept += 1
-                else:
-                    folders.remove_tree(folder)
+        pairs = self._folders()
+        return {step: folder for step, folder in pairs if not manifest.problems(folder, False)}
 
     def _prepare(self) -> None:
         """Makes the directory, without what saves that were interrupted left there."""

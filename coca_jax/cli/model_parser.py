@@ -70,7 +70,11 @@ def add_models(add: Add) -> None:
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--model", required=True, type=path, help="a workdir, a converted model, or hf-hub:ORG/NAME"
+        "--model",
+        required=True,
+        type=path,
+        help="a workdir, its checkpoints/STEP or checkpoints/best, a converted model, or "
+        "hf-hub:ORG/NAME",
     )
 
 

@@ -70,6 +70,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def step(text: str) -> int | str:
+    """A step of a run, or "best".
+
+    Raises:
+      ArgumentTypeError: the text is neither.
+    """
+    if text != "best" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} should be a step, or best")
+    return text if text == "best" else int(text)
+
+
 def port(text: str) -> int:
     """A port of TCP; 0 is any that is free.
 

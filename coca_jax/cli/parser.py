@@ -20,6 +20,7 @@ from coca_jax.cli.options import (
     count,
     path,
     shard,
+    step,
 )
 
 Add = Callable[..., argparse.ArgumentParser]  # `_add`, bound to a group of subcommands
@@ -109,7 +110,12 @@ def _add(groups: Any, name: str, run: Callable, *needs: str) -> argparse.Argumen
 def _add_runs(add: Add) -> None:
     add("train", runs.train, "config", "workdir")
     command = add("evaluate", runs.evaluate, "config", "workdir")
-    command.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
+    command.add_argument(
+        "--step",
+        type=step,
+        help="step of the checkpoint, or best, the one that checkpoint.keep_best keeps; default: "
+        "the newest",
+    )
     command = add("compare", runs.compare, "config", "workdir")
     command.add_argument(
         "--shard",

@@ -178,6 +178,19 @@ class CheckpointConfig:
 
     every: int = field(500, "Steps between two checkpoints.", integer(1), resumable=True)
     keep: int = field(3, "Newest checkpoints that are kept.", integer(1), resumable=True)
+    keep_best: str = field(
+        "",
+        "Metric by which the best checkpoint is kept next to the newest, as EVALUATION/METRIC: "
+        "`held_out/loss`. `W/checkpoints/best` is where commands find it. Empty: none.",
+        text(),
+        resumable=True,
+    )
+    best_mode: str = field(
+        "",
+        "Whether the smallest (min) or the largest (max) value of `keep_best` is the best.",
+        choice("", "min", "max"),
+        resumable=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

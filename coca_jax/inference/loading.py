@@ -12,6 +12,7 @@ from etils import epath
 from flax import traverse_util
 
 from coca_jax.checkpoints import CheckpointStore
+from coca_jax.checkpoints.best import Best
 from coca_jax.checkpoints.metadata import Saved, require_files
 from coca_jax.config import model_config, read_config
 from coca_jax.config.record import stored_config
@@ -28,10 +29,12 @@ from coca_jax.io.paths import as_path
 from coca_jax.models import init_params, make_model
 from coca_jax.models.transformer import unstack
 
+BEST = "best"
+
 
 def load(
     path: str | os.PathLike,
-    step: int | None = None,
+    step: int | str | None = None,
     *,
     use_ema: bool = True,
     devices: Sequence[jax.Device] | None = None,
@@ -39,11 +42,11 @@ def load(
     """The model of a run, at its newest valid checkpoint or the given one, or a converted model.
 
     Args:
-      path: a workdir, local or at gs:// or s3://, or one of its `checkpoints/<step>`; what
-        `coca convert` wrote; or OpenCLIP's weights of a CoCa next to their
+      path: a workdir, local or at gs:// or s3://, one of its `checkpoints/<step>`, or its
+        `checkpoints/best`; what `coca convert` wrote; or OpenCLIP's weights of a CoCa next to their
         `open_clip_config.json`, in a folder or on the Hugging Face hub,
         `hf-hub:ORG/NAME[@REVISION]`.
-      step: which checkpoint of a workdir.
+      step: which checkpoint of a workdir; "best": the one that `checkpoint.keep_best` keeps.
       use_ema: whether to prefer the moving average of the parameters, where there is one.
       devices: to spread batches over; all of this process's by default.
 
@@ -69,12 +72,12 @@ def load_from(
     return LoadedModel(model, params, tokenizer, partitioner, source.step, name, classes, source)
 
 
-def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Source:
+def find_checkpoint(path: str | os.PathLike, step: int | str | None = None) -> Source:
     """The newest valid checkpoint of a run, or the given one; or OpenCLIP's weights.
 
     Args:
       path: as of `load`.
-      step: which checkpoint of a workdir.
+      step: as of `load`.
 
     Raises:
       UserError: there is none, or a step of a model on the hub is asked for.
@@ -84,11 +87,13 @@ def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Source:
             raise UserError(f"{path} has no step {step}: a model on the hub has no checkpoints")
         return _open_clip(path)
     name, path = path, as_path(path)
-    if path.parent.name == "checkpoints" and path.name.isdigit():
-        path, step = path.parent.parent, int(path.name)
+    if path.parent.name == "checkpoints" and (path.name.isdigit() or path.name == BEST):
+        path, step = path.parent.parent, BEST if path.name == BEST else int(path.name)
     store = CheckpointStore(path / "checkpoints")
     if not step and not store.has_steps() and is_open_clip(path):
         return _open_clip(name)
+    if step == BEST:
+        step = _best(path, store)
     if step is None:
         step = store.latest_valid(report=lambda line: print(line, file=sys.stderr))
     if step is None:
@@ -99,6 +104,24 @@ def find_checkpoint(path: str | os.PathLike, step: int | None = None) -> Source:
     config = stored_config(path, *saved)
     require_files(path, saved)
     return Checkpoint(path, step, config, store)
+
+
+def _best(workdir: epath.Path, store: CheckpointStore) -> int:
+    """The step of a run's best checkpoint.
+
+    Raises:
+      UserError: the run keeps none, or no step that is saved has the metric.
+    """
+    best = Best.of(workdir, read_config(workdir))
+    if best is None:
+        raise UserError(
+            f"{workdir} keeps no best checkpoint: config.checkpoint.keep_best is empty; coca "
+            "checkpoints lists its steps with their metrics"
+        )
+    step = store.best_step(best)
+    if step is None:
+        raise UserError(f"no checkpoint in {store.directory} has a value of {best.metric}")
+    return step
 
 
 def _open_clip(path: str | os.PathLike) -> OpenClipWeights:

@@ -10,6 +10,7 @@ from coca_jax.evaluate.metrics.undefined import defined
 from coca_jax.evaluate.results import format_table, read_step, write_results
 from coca_jax.evaluate.runner import evaluate, missing_evals
 from coca_jax.inference import LoadedModel
+from coca_jax.train.best import require_metric
 from coca_jax.train.experiment import Experiment
 from coca_jax.train.state import TrainState
 
@@ -46,7 +47,8 @@ class Evaluator:
           The metrics, by names such as `eval/zero_shot/top1`.
 
         Raises:
-          UserError: evaluations failed on their data; the results of the rest are written.
+          UserError: evaluations failed on their data, and the results of the rest are written; or
+            none has the metric of `checkpoint.keep_best`.
         """
         results = evaluate(self._with(state), self._experiment.config, evaluations)
         metrics = results.metrics
@@ -54,6 +56,7 @@ class Evaluator:
             write_results(self._experiment.workdir, step, metrics, results.artifacts)
             report(format_table(metrics))
         results.raise_failures()
+        require_metric(self._experiment.config, metrics)
         return {
             f"eval/{name}/{metric}": value
             for name, values in metrics.items()

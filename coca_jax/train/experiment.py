@@ -21,6 +21,7 @@ from coca_jax.errors import UserError
 from coca_jax.evaluate.runner import runnable_evals
 from coca_jax.io.paths import as_path
 from coca_jax.models import CoCaConfig
+from coca_jax.train.best import require_evaluation
 from coca_jax.train.data_changes import require_same_data, stored_steps
 from coca_jax.train.program import TrainProgram, make_program
 from coca_jax.train.warm_start import WarmStart, find_source, plan
@@ -66,7 +67,7 @@ def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:
     source = find_source(config.init.path, workdir)
     tokenizer, model = make_tokenizer_from(config.data), model_config(config)
     _check_tokenizer(config, tokenizer)
-    runnable_evals(config, model)
+    require_evaluation(config, runnable_evals(config, model))
     partitioner = Partitioner(make_mesh(config.mesh), config.sharding.rules)
     stream = _make_stream(config, model, partitioner)
     data = fingerprint(config.data, stream.make_batch.data_sets)

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
+from coca_jax.checkpoints.best import Best
 from coca_jax.checkpoints.processes import by_first, say
 from coca_jax.errors import Preempted
 from coca_jax.io.locks import locked
@@ -69,18 +70,19 @@ def run(
       UserError: another run has the workdir, or a run with another configuration is in it; a step
         was not finite, the data turned bad, or a save failed.
     """
-    workdir, keep = experiment.workdir, experiment.config.checkpoint.keep
-    use_compile_cache(experiment.config.compile_cache, workdir)
+    workdir, config = experiment.workdir, experiment.config
+    use_compile_cache(config.compile_cache, workdir)
     with workdir_lock(workdir) as check_lock:
         checksums = init_or_check_workdir(
             workdir,
-            experiment.config,
+            config,
             experiment.tokenizer_file,
             experiment.saved,
             fixed_length=fixed_length,
         )
         goodput = Goodput(workdir, time.time() if start_time is None else start_time)
-        checkpoints = CheckpointStore(workdir / "checkpoints", keep=keep)
+        best = Best.of(workdir, config)
+        checkpoints = CheckpointStore(workdir / "checkpoints", config.checkpoint.keep, best)
         with stop_request() as stop, checkpoints as store:
             _Attempt(experiment, store, stop, goodput, check_lock, checksums).run()
 
@@ -127,6 +129,7 @@ class _Attempt:
             self._run_missing_evals(done, state)
         if done >= self.steps:
             say(f"{self.experiment.workdir} is trained to its last step, {done}")
+            self._say_best()
             return
         with contextlib.closing(self._batches(done)) as batches:
             batch = next(batches)
@@ -177,6 +180,13 @@ class _Attempt:
             with self.goodput.spent("checkpoint"):
                 self.store.wait()
             self._account(self.steps)
+        self._say_best()
+
+    def _say_best(self) -> None:
+        """Names the best checkpoint, if the run keeps one."""
+        best = Best.of(self.experiment.workdir, self.config)
+        if best and (step := self.store.best_step(best)) is not None:
+            say(f"best checkpoint: {best.described(step)}")
 
     def _is_due(self, step: int, every: int) -> bool:
         """Whether something is done after this step: after each `every` steps, and the last."""

@@ -7,6 +7,7 @@ import pytest
 import stores
 
 from coca_jax.checkpoints import CheckpointStore
+from coca_jax.checkpoints.best import Best
 from coca_jax.errors import UserError
 from coca_jax.io import files, folders
 
@@ -54,6 +55,19 @@ def test_saved_and_restored(folder, cache):
         restored = store.restore(3, ITEMS)
     jax.tree.map(np.testing.assert_array_equal, restored, ITEMS)
     assert folders.children(cache) == []  # no local copy is left
+
+
+def test_the_best_stays_next_to_the_newest(folder, cache):
+    workdir = folder.removesuffix("/checkpoints")
+    best = Best(workdir, "held_out/loss", "min")
+    with CheckpointStore(folder, keep=1, best=best) as store:
+        for step, loss in ((1, 0.2), (2, 0.1), (3, 0.3)):
+            store.save(step, ITEMS, {})
+            store.wait()
+            content = f'{{"held_out": {{"loss": {loss}}}}}'
+            files.write_whole(f"{workdir}/eval/{step}.json", content.encode())
+        assert store.best_step(best) == 2
+    assert [path.name for path in folders.children(folder)] == ["2", "3"]
 
 
 def test_the_one_before_a_damaged_step_is_used(folder, cache):

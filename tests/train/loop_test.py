@@ -20,6 +20,7 @@ from coca_jax.checkpoints import CheckpointStore
 from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.errors import Preempted, UserError
 from coca_jax.evaluate import runner
+from coca_jax.inference import find_checkpoint
 from coca_jax.io.locks import locked
 from coca_jax.observe.progress import Progress
 from coca_jax.observe.writers import read_metrics
@@ -223,6 +224,51 @@ def test_a_run_leaves_out_evaluations_of_what_it_does_not_train(
     assert metrics == {"eval/zero_shot/top1": 0.5}
     assert "eval.captioning is left out" in capsys.readouterr().err
     assert json.loads((tmp_path / "eval/3.json").read_text()).keys() == {"zero_shot"}
+
+
+def test_the_best_checkpoint_outlives_the_newest_and_an_interruption(
+    prepared, tmp_path, capsys, monkeypatch
+):
+    planned = iter([0.3, 0.1, 0.9, 0.5, 0.9, 0.7])
+
+    def run_evaluations(model, evaluations, data_of):
+        return runner.EvalResults({"zero_shot": {"top1": next(planned)}}, {"zero_shot": {}}, {})
+
+    monkeypatch.setattr(runner, "run_evaluations", run_evaluations)
+    best = {"checkpoint.keep_best": "zero_shot/top1", "checkpoint.best_mode": "max"}
+    changes = {"checkpoint.keep": 1, "checkpoint.every": 1, "train.evaluate_every": 1}
+    config = make_config(prepared, **changes, **best)
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=2)
+        with pytest.raises(Preempted, match="after saving step 3"):
+            loop.train(config, tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "3"]
+    loop.train(config, tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3", "6"]
+    said = "best checkpoint: step 3, zero_shot/top1 0.9 (max)"
+    assert capsys.readouterr().out.count(said) == 1
+    for path, step in ((tmp_path / "checkpoints/best", None), (tmp_path, "best")):
+        assert find_checkpoint(path, step).step == 3
+    config.checkpoint.keep_best = "zero_shot/top3"
+    shutil.rmtree(tmp_path / "eval")
+    planned = iter([0.5])
+    with pytest.raises(UserError, match=r"keep_best=zero_shot/top3: the metrics of zero_shot are"):
+        loop.train(config, tmp_path)
+    with pytest.raises(UserError, match=r"no checkpoint in .* has a value of zero_shot/top3"):
+        find_checkpoint(tmp_path, "best")
+
+
+def test_a_best_checkpoint_by_what_is_not_trained_is_refused(prepared, tmp_path):
+    changes = {"checkpoint.keep_best": "captioning/cider", "checkpoint.best_mode": "max"}
+    changes |= {"train.evaluate_every": 2, "loss.captioning.weight": 0.0}
+    config = make_config(prepared, ("zero_shot", "captioning"), **changes)
+    with pytest.raises(UserError, match=r"keep_best=captioning/cider: the model is not trained"):
+        experiment.build(config, tmp_path)
+
+
+def test_a_run_without_a_best_checkpoint_says_so(whole):
+    with pytest.raises(UserError, match=r"keep_best is empty; coca checkpoints lists"):
+        find_checkpoint(whole / "checkpoints/best")
 
 
 def test_broken_data_are_counted_and_too_many_stop_the_run(prepared, tmp_path, monkeypatch):

@@ -72,17 +72,21 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Writes `report.html` of a run or a sweep."""
-    from coca_jax.checkpoints.metadata import newest, require_files
+    from coca_jax.checkpoints.best import Best
+    from coca_jax.checkpoints.metadata import newest, require_files, steps_in
     from coca_jax.config.record import stored_config
     from coca_jax.io.paths import as_path
     from coca_jax.observe.report import write_report
 
     workdir = as_path(options.workdir)
-    saved = newest(workdir / "checkpoints")
+    saved, facts = newest(workdir / "checkpoints"), {}
     if saved:
         require_files(workdir, saved)
-        stored_config(workdir, *saved)  # restores a config.json that is damaged
-    print(write_report(workdir, saved and saved.metadata.get("config")))
+        config = stored_config(workdir, *saved)  # restores a config.json that is damaged
+        best = Best.of(workdir, config)
+        if best and (step := best.step(steps_in(workdir / "checkpoints"))) is not None:
+            facts["best checkpoint"] = best.described(step)
+    print(write_report(workdir, saved and saved.metadata.get("config"), facts))
 
 
 def _join(config, whole=None) -> None:

@@ -1,9 +1,11 @@
 """The report's page: the content of its templates, and the file."""
 
+import dataclasses
 import datetime
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jinja2
@@ -28,7 +30,9 @@ HEADLINES = [
 FOLLOWED, STEPS = 4, 8  # images that are followed through training, and steps of each, at most
 
 
-def write_report(workdir: str | os.PathLike, config: Any = None) -> epath.Path:
+def write_report(
+    workdir: str | os.PathLike, config: Any = None, facts: Mapping[str, str] = MappingProxyType({})
+) -> epath.Path:
     """Writes `report.html` into the workdir and returns its path.
 
     The page is one file that loads nothing. It shows what the run has left so far (see
@@ -37,6 +41,7 @@ def write_report(workdir: str | os.PathLike, config: Any = None) -> epath.Path:
     Args:
       workdir: the folder.
       config: a copy of the run's configuration, for a `config.json` that is damaged.
+      facts: more of them for the page's head.
 
     Raises:
       UserError: the folder holds nothing of a run.
@@ -45,7 +50,9 @@ def write_report(workdir: str | os.PathLike, config: Any = None) -> epath.Path:
     if sweep.is_sweep(workdir):
         page = render("sweep.html", **sweep.sweep_page(workdir))
     else:
-        page = render("run.html", **run_page(read_run(workdir, config)))
+        run = read_run(workdir, config)
+        run = dataclasses.replace(run, facts={**facts, **run.facts})
+        page = render("run.html", **run_page(run))
     path = workdir / "report.html"
     write_whole(path, page.encode())
     return path
