@@ -70,7 +70,7 @@ setup(
     entry_points={"console_scripts": ["coca=coca_jax.cli:run"]},
     install_requires=[
         "jax>=0.10,<0.13",
-        "flax>=0.12,<0.13",
+        "flax>=0.12.7,<0.13",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "tensorflow-datasets>=4.9.10,<5",
