@@ -38,6 +38,9 @@ class BuildPy(build_py):
             self.copy_tree(str(HERE / "configs"), f"{self.build_lib}/coca_jax/configs")
 
 
+# The light MLflow, which writes to servers, and what it needs for a database in a file.
+MLFLOW = ["mlflow-skinny>=3.11,<4", "sqlalchemy>=2,<3", "alembic>=1.13,<2"]
+
 setup(
     name="coca_jax",
     version=VERSION,
@@ -109,6 +112,8 @@ setup(
         "hub": ["huggingface_hub>=0.36,<3"],  # models at hf-hub:ORG/NAME
         "serve": SERVE,
         "onnx": ["onnx>=1.19,<2"],  # coca export --format onnx
+        "wandb": ["wandb>=0.28,<1"],
+        "mlflow": MLFLOW,
         "gcs": ["gcsfs>=2024.10"],  # data and workdirs at gs://
         "s3": ["s3fs>=2024.10"],
         "docs": DOCS,
@@ -123,6 +128,8 @@ setup(
             "huggingface_hub>=0.36,<3",
             "onnx>=1.19,<2",
             "onnxruntime>=1.20,<2",
+            "wandb>=0.28,<1",
+            *MLFLOW,
             "gcsfs>=2024.10",
             "s3fs[boto3]>=2024.10",  # the boto3 that fits, for moto
             "gcp-storage-emulator>=2024.8.3",  # object stores on loopback

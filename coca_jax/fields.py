@@ -301,7 +301,9 @@ def several(kind: Kind, *, least: int = 0, distinct: bool = False, wanted: str =
     def typed(value: Any) -> tuple:
         return tuple(map(kind.typed, value))
 
-    return Kind(wanted or f"{count} of: {kind.wanted}", (tuple,), holds, typed=typed)
+    return Kind(
+        wanted or (lambda: f"{count} of: {kind.wanted}"), (tuple,), holds, kind.registered, typed
+    )
 
 
 def row(*kinds: Kind, wanted: str = "") -> Kind:

@@ -13,6 +13,7 @@ from coca_jax.distributed.mesh import AXES, mesh_shape
 from coca_jax.errors import UserError
 from coca_jax.evaluate.parsing import eval_errors
 from coca_jax.evaluate.runner import check_eval_data
+from coca_jax.observe.writers.registry import missing_packages
 from coca_jax.trees import items
 
 # Where one of these is wrong, it cannot be said whether the run fits the devices.
@@ -40,6 +41,7 @@ def validate(
     if "train" in reads:
         between.append(lambda usable: missing_options(usable.data))
         between.append(lambda usable: _best_errors(usable, items(items(config).get("eval"))))
+        between.append(lambda usable: missing_packages(usable.metrics.writers))
     if devices is not None and not any(key.startswith(LAYOUT) for key in key_errors(config)):
         between.append(lambda usable: _device_errors(usable, devices))
     lines = [*errors(config, between), *eval_errors(items(config).get("eval"))]

@@ -23,10 +23,11 @@ ALLOWED = {
     "data_tools": {"data", "datasets"},
     "distributed": set(),
     "checkpoints": set(),
-    "observe": set(),
+    "observe": {"observe.writers"},
+    "observe.writers": set(),  # names that the configuration chooses among, and their options
     "config": {
         *("models", "losses", "data", "distributed"),
-        *("train.optimizers", "evaluate.registry"),
+        *("train.optimizers", "evaluate.registry", "observe.writers"),
     },
     "evaluate.registry": set(),  # names that the configuration chooses among
     "planning": {"models"},
@@ -55,15 +56,21 @@ ALLOWED = {
         "evaluate.registry",
     },
     "serve": {"data", "evaluate", "image_search", "inference"},
-    "validation": {"config", "data", "distributed", "evaluate", "losses", "models"},
+    "validation": {
+        *("config", "data", "distributed", "evaluate", "losses", "models", "observe.writers"),
+    },
     "train": {
         *("models", "losses", "data", "distributed", "checkpoints", "config", "interop"),
         *("evaluate", "inference", "observe", "planning", "train.optimizers", "validation"),
+        "observe.writers",
     },
     "train.optimizers": set(),  # names that the configuration chooses among
     "planning.aot": {"models", "data", "distributed", "config", "planning", "train", "validation"},
     "planning.search": {"config", "distributed", "planning", "planning.aot"},
-    "sweep": {"data", "config", "evaluate", "observe", "planning", "train", "validation"},
+    "sweep": {
+        *("data", "config", "evaluate", "observe", "observe.writers", "planning", "train"),
+        "validation",
+    },
 }
 
 

@@ -13,12 +13,13 @@ from coca_jax.config.kinds import NAME
 from coca_jax.config.schema import Config
 from coca_jax.config.tree import build
 from coca_jax.data.options import MixtureConfig
-from coca_jax.fields import Kind, Sections, fields_of, is_section, members, near, shown
+from coca_jax.fields import Kind, Sections, fields_of, is_section, is_sequence, members, near, shown
 from coca_jax.io.messages import duplicates
 from coca_jax.losses.registry import outputs_read, trained_losses
 from coca_jax.models.coca import CoCaOutput
 from coca_jax.trees import items
 
+ADDED = ("loss", "metrics.options")  # sections to which a registered class adds one
 Check = Callable[[Config], Iterable[str]]
 """A function from a configuration, in which each value is allowed by itself, to messages."""
 
@@ -60,7 +61,7 @@ def _key_errors(
         names = f" with {', '.join(keys)}" if keys else ""
         yield key, f"config{key and '.'}{key}={shown(tree)} should be a section{names}"
         return
-    of_others = key in ("eval", "data.sources") or (stored and key == "loss")
+    of_others = key in ("eval", "data.sources") or (stored and key in ADDED)
     for name in () if of_others else values:
         if name not in keys:
             yield (
@@ -84,7 +85,9 @@ def _key_errors(
 
 
 def _may_be(value: Any, kind: Kind, stored: bool) -> bool:
-    return kind.holds(value) or (stored and kind.registered and isinstance(value, str))
+    if kind.holds(value) or not (stored and kind.registered):
+        return kind.holds(value)
+    return all(isinstance(name, str) for name in (value if is_sequence(value) else [value]))
 
 
 def _source_errors(sources: dict[Any, Any]) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 MISSING = "is missing"
 OTHER_VERSION = "was written by another version of coca_jax"
 COMMIT = re.compile(rb"[0-9a-f]{40,64}(-dirty)?")
+OF_OTHERS = ("eval.", "loss.", "data.sources.", "metrics.options.")  # keys may be unknown
 SHOWN = 3  # differences or errors that are named
 
 # Paths of data: they may change if a fingerprint of the data is kept.
@@ -165,8 +166,8 @@ def _unknown_keys(tree: dict) -> list[str]:
     return [
         f"config.{key}"
         for key in flatten(tree)
-        if key not in known and key.partition(".")[0] not in ("eval", "loss")
-        if not key.startswith("data.sources") and not any(k.startswith(f"{key}.") for k in known)
+        if key not in known and not f"{key}.".startswith(OF_OTHERS)
+        if not any(k.startswith(f"{key}.") for k in known)
     ]
 
 

@@ -38,6 +38,7 @@ from coca_jax.fields import (
 from coca_jax.losses.registry import losses
 from coca_jax.models.config import CoCaConfig
 from coca_jax.models.presets import PRESETS
+from coca_jax.observe.writers.options import MetricsConfig, metrics_section
 from coca_jax.train.optimizers import optimizers, schedules
 
 Factors = tuple[tuple[str, float], ...]
@@ -279,6 +280,7 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     data: DataConfig = DataConfig()
     eval: Sections = Sections()
+    metrics: MetricsConfig = dataclasses.field(default_factory=metrics_section)
     mesh: MeshConfig = MeshConfig()
     sharding: ShardingConfig = ShardingConfig()
     distributed: DistributedConfig = DistributedConfig()

@@ -2,16 +2,23 @@
 
 import os
 from collections.abc import Mapping
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 from coca_jax.observe.progress import Progress
-from coca_jax.observe.writers import MetricWriter
+from coca_jax.observe.writers.metric_writer import MetricWriter, Section
 
 
 class Recorder:
     """Metrics and progress together, of the one process of a run that is not silent."""
 
-    def __init__(self, workdir: str | os.PathLike, steps: int, done: int, silent: bool = False):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        steps: int,
+        done: int,
+        silent: bool = False,
+        config: Section | None = None,
+    ):
         """Opens the files and shows the first progress.
 
         Args:
@@ -19,14 +26,20 @@ class Recorder:
           steps: the number of steps of the whole run.
           done: the step that the run goes on from; metrics of later steps are dropped.
           silent: whether no call does anything.
+          config: `config.metrics`; None: its defaults.
         """
-        self._writer = None if silent else MetricWriter(workdir, resume_step=done)
+        self._writer = None if silent else MetricWriter(workdir, done, config)
         self._progress = None if silent else Progress(steps, done)
 
     def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Writes scalars under their names."""
         if self._writer is not None:
             self._writer.write(step, values)
+
+    def write_samples(self, step: int, artifacts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Hands what evaluations drew to the writers that show images."""
+        if self._writer is not None:
+            self._writer.write_samples(step, artifacts)
 
     def update(self, step: int, values: Mapping[str, SupportsFloat] | None) -> None:
         """Shows that `step` steps are done, at a log point with its metrics."""

@@ -1,6 +1,5 @@
 """The evaluations of a run, on the parameters of its state."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from coca_jax.evaluate.metrics.undefined import defined
 from coca_jax.evaluate.results import format_table, read_step, write_results
 from coca_jax.evaluate.runner import evaluate, missing_evals
 from coca_jax.inference import LoadedModel
+from coca_jax.observe.recorder import Recorder
 from coca_jax.train.best import require_metric
 from coca_jax.train.experiment import Experiment
 from coca_jax.train.state import TrainState
@@ -32,7 +32,7 @@ class Evaluator:
         self,
         step: int,
         state: TrainState,
-        report: Callable[[str], None],
+        recorder: Recorder,
         evaluations: ConfigDict | None = None,
     ) -> dict[str, Any]:
         """Runs evaluations and writes their files.
@@ -40,7 +40,7 @@ class Evaluator:
         Args:
           step: the state's.
           state: its average of the parameters is evaluated, if it has one.
-          report: called with a table of the metrics.
+          recorder: shows a table of the metrics, and what the evaluations drew.
           evaluations: those to run; None: all that are configured.
 
         Returns:
@@ -54,7 +54,8 @@ class Evaluator:
         metrics = results.metrics
         if metrics and jax.process_index() == 0:
             write_results(self._experiment.workdir, step, metrics, results.artifacts)
-            report(format_table(metrics))
+            recorder.print(format_table(metrics))
+            recorder.write_samples(step, results.artifacts)
         results.raise_failures()
         require_metric(self._experiment.config, metrics)
         return {

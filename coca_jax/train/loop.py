@@ -150,7 +150,7 @@ class _Attempt:
         profiler = Profiler(workdir, config.profile.start, config.profile.steps)
         with (
             contextlib.closing(profiler),
-            Recorder(workdir, self.steps, done, silent=not self.is_first) as recorder,
+            Recorder(workdir, self.steps, done, not self.is_first, config.metrics) as recorder,
             Watchdog(**config.watchdog) as watchdog,
         ):
             self.meter.restart()
@@ -172,7 +172,7 @@ class _Attempt:
                     self._stop(step)
                 if config.eval and due(config.train.evaluate_every):
                     with watchdog.paused(), self.goodput.spent("evaluation"):
-                        recorder.write(step, self.evaluator.run(step, state, recorder.print))
+                        recorder.write(step, self.evaluator.run(step, state, recorder))
                     self.meter.restart()
                 if step < self.steps:
                     with self.meter.waiting(), self.goodput.spent("data"):
@@ -247,6 +247,6 @@ class _Attempt:
         """Runs evaluations that the run was stopped before, or that its configuration gained."""
         if evaluations := self.evaluator.missing(step):
             workdir, silent = self.experiment.workdir, not self.is_first
-            with Recorder(workdir, self.steps, step, silent) as recorder:
-                values = self.evaluator.run(step, state, recorder.print, evaluations)
+            with Recorder(workdir, self.steps, step, silent, self.config.metrics) as recorder:
+                values = self.evaluator.run(step, state, recorder, evaluations)
                 recorder.write(step, values)

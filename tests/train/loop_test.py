@@ -23,6 +23,7 @@ from coca_jax.evaluate import runner
 from coca_jax.inference import find_checkpoint
 from coca_jax.io.locks import locked
 from coca_jax.observe.progress import Progress
+from coca_jax.observe.recorder import Recorder
 from coca_jax.observe.writers import read_metrics
 from coca_jax.train import experiment, loop, resume
 from coca_jax.train.evaluation import Evaluator
@@ -220,7 +221,8 @@ def test_a_run_leaves_out_evaluations_of_what_it_does_not_train(
         ),
     )
     assert list(evaluator.missing(3)) == ["zero_shot"]
-    metrics = evaluator.run(3, built.program.factory.abstract, print)
+    silent = Recorder(tmp_path, 3, 3, silent=True)
+    metrics = evaluator.run(3, built.program.factory.abstract, silent)
     assert metrics == {"eval/zero_shot/top1": 0.5}
     assert "eval.captioning is left out" in capsys.readouterr().err
     assert json.loads((tmp_path / "eval/3.json").read_text()).keys() == {"zero_shot"}

@@ -8,8 +8,8 @@ import pytest
 import stores
 
 from coca_jax.io import folders
-from coca_jax.observe import writers
-from coca_jax.observe.writers import MetricWriter, read_metrics
+from coca_jax.observe.writers import MetricWriter, files, read_metrics, writers
+from coca_jax.observe.writers.tensorboard import TensorBoardWriter
 
 
 def lines(workdir):
@@ -75,7 +75,7 @@ def test_tensorboard_reads_one_value_a_step_after_a_resume(tmp_path):
 
 
 def test_a_store_gets_parts_and_a_run_goes_on_in_the_last(monkeypatch, tmp_path):
-    monkeypatch.setattr(writers, "PART_BYTES", 60)
+    monkeypatch.setattr(files, "PART_BYTES", 60)
     with stores.gcs_store():
         workdir = f"gs://{stores.BUCKET}/run"
         write_steps(workdir, [1, 2, 3])  # two lines are a part
@@ -95,10 +95,10 @@ def test_a_missing_part_costs_only_its_own_lines(tmp_path):
 
 
 def test_a_registered_writer_gets_every_metric(tmp_path, monkeypatch):
-    monkeypatch.setattr(writers.writers, "_added", {})
+    monkeypatch.setattr(writers, "_added", {})
     calls = []
 
-    @writers.writers.register("mine")
+    @writers.register("mine")
     class Mine:
         def __init__(self, workdir, resume_step):
             calls.append((workdir, resume_step))
@@ -115,7 +115,7 @@ def test_a_registered_writer_gets_every_metric(tmp_path, monkeypatch):
 
 
 def test_the_end_of_tensorboards_thread_blocks_nothing(tmp_path, monkeypatch):
-    writer = writers.TensorBoardWriter(tmp_path)
+    writer = TensorBoardWriter(tmp_path)
     worker = writer._board.file_writer.event_writer._worker
     worker.stop()
     monkeypatch.setattr(worker, "is_alive", lambda: True)  # ends while values are added

@@ -1,0 +1,129 @@
+import pathlib
+import threading
+import time
+
+import pytest
+
+from coca_jax.errors import UserError
+from coca_jax.observe.writers import MetricWriter, background, writers
+from coca_jax.observe.writers.background import BackgroundWriter, described
+
+
+class Listed:
+    """Keeps its calls; those in `broken` raise an exception, those in `stuck` wait."""
+
+    def __init__(self, broken=(), error=None, stuck=None):
+        self.calls, self.broken, self.error, self.stuck = [], broken, error, stuck
+
+    def write(self, step, values):
+        if self.stuck:
+            self.stuck.wait(20)
+        if step in self.broken:
+            raise self.error
+        self.calls.append((step, values))
+
+    def close(self):
+        self.calls.append("closed")
+
+
+def test_calls_are_made_in_order_and_old_writers_show_no_samples():
+    inner = Listed()
+    writer = BackgroundWriter("mine", lambda: inner)
+    for step in range(5):
+        writer.write(step, {"a": 1.0})
+        writer.write_samples(step, {})
+    writer.close()
+    assert inner.calls == [*((step, {"a": 1.0}) for step in range(5)), "closed"]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("gone"), SystemExit("gone")])
+def test_a_call_that_fails_is_reported_once_and_the_next_is_made(error, capfd):
+    inner = Listed(broken=(1, 2), error=error)
+    writer = BackgroundWriter("mine", lambda: inner)
+    for step in range(4):
+        writer.write(step, {})
+    writer.close()
+    assert inner.calls == [(0, {}), (3, {}), "closed"]
+    first, last = capfd.readouterr().err.splitlines()
+    name = type(error).__name__
+    assert first.startswith(f"metrics do not reach mine: {name}: gone (background_test.py:")
+    assert last == "2 log points are missing in mine"
+
+
+def test_one_that_cannot_be_opened_is_tried_again_and_nothing_is_lost(monkeypatch, capfd):
+    monkeypatch.setattr(background, "RETRY_SECONDS", 0.01)
+    inner, attempts, opened = Listed(), iter([OSError("down"), SystemExit("no key")]), []
+
+    def make():
+        if error := next(attempts, None):
+            raise error
+        opened.append(True)
+        return inner
+
+    writer = BackgroundWriter("mine", make)
+    writer.write(1, {})
+    while not opened:
+        time.sleep(0.01)
+    writer.close()
+    assert inner.calls == [(1, {}), "closed"]
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_one_that_never_opens_costs_no_time(capfd):
+    def make():
+        raise OSError("no such server")
+
+    writer, begin = BackgroundWriter("mine", make), time.monotonic()
+    writer.write(1, {})
+    writer.close()
+    assert time.monotonic() - begin < 5
+    assert "1 log point is missing in mine" in capfd.readouterr().err
+
+
+def test_one_that_hangs_delays_no_step_and_the_end_only_shortly(monkeypatch, capfd):
+    monkeypatch.setattr(background, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(background, "WAITING", 3)
+    release = threading.Event()
+    inner = Listed(stuck=release)
+    writer, begin = BackgroundWriter("mine", lambda: inner), time.monotonic()
+    for step in range(100):
+        writer.write(step, {})
+    writer.close()
+    assert time.monotonic() - begin < 5
+    [line] = capfd.readouterr().err.splitlines()
+    assert "mine: 3 log points wait for it, and no more are kept; the run goes on" in line
+    release.set()  # what it then does is harmless
+    writer._thread.join(20)
+    assert inner.calls[-1] == "closed" and len(inner.calls) <= 5
+
+
+def test_the_record_still_stops_a_run_when_its_disk_is_full(tmp_path):
+    writer = MetricWriter(tmp_path, None, {"writers": ("jsonl",), "options": {}})
+    writer._writers[0]._file.close()
+    writer._writers[0]._file = pathlib.Path("/dev/full").open("w")  # noqa: SIM115
+    with pytest.raises(UserError, match="/dev/full cannot be written: No space left"):
+        writer.write(1, {"a": 1.0})
+    writer.close()
+
+
+def test_only_the_named_writers_write_and_options_arrive(tmp_path, monkeypatch):
+    monkeypatch.setattr(writers, "_added", {})
+    made = []
+
+    @writers.register("mine")
+    class Mine(Listed):
+        def __init__(self, workdir, resume_step):
+            super().__init__()
+            made.append(self)
+
+    MetricWriter(tmp_path / "a", None, {"writers": ("jsonl",), "options": {}}).close()
+    assert not made and [path.name for path in (tmp_path / "a").iterdir()] == ["metrics.jsonl"]
+    MetricWriter(tmp_path / "b", None, {"writers": ("mine",), "options": {}}).close()
+    assert made[0].calls == ["closed"]
+
+
+def test_errors_are_short_and_show_no_secret(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    error = ValueError(f"http://me:pass@host/api refused\n{'k' * 40} {'x' * 1000}")
+    line = described(error)
+    assert line.startswith("ValueError: http://***@host/api refused *** xxx") and len(line) < 330
