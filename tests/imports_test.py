@@ -37,6 +37,9 @@ ALLOWED = {
         *("models", "data", "config", "distributed", "checkpoints", "inference"),
         *("interop", "validation"),
     },
+    "interop.average": {  # folders of one model made of several
+        *("data", "config", "checkpoints", "inference", "interop", "interop.convert"),
+    },
     "interop.tokenizer_files": {"data"},
     "interop.model_card": {
         *("models", "config", "losses", "evaluate", "inference", "planning", "interop"),

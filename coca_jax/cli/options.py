@@ -133,13 +133,42 @@ def cosine(text: str) -> float:
     Raises:
       ArgumentTypeError: the text is none.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not -1 <= value <= 1:
+    if not -1 <= (value := _number(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} should be a number from -1 to 1")
     return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1.
+
+    Raises:
+      ArgumentTypeError: the text is none.
+    """
+    if not 0 <= (value := _number(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a number from 0 to 1")
+    return value
+
+
+def weight_list(text: str) -> list[float]:
+    """Weights with commas between.
+
+    Raises:
+      ArgumentTypeError: one of them is no number of at least 0, or all are 0.
+    """
+    weights = [_number(part) for part in text.split(",")]
+    if not all(0 <= weight < math.inf for weight in weights) or not sum(weights):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} should be numbers of at least 0, not all 0, with commas between"
+        )
+    return weights
+
+
+def _number(text: str) -> float:
+    """The number that a text is; not a number if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def threads(text: str) -> int:

@@ -20,7 +20,9 @@ from coca_jax.cli.options import (
     count,
     path,
     shard,
+    share,
     step,
+    weight_list,
 )
 
 Add = Callable[..., argparse.ArgumentParser]  # `_add`, bound to a group of subcommands
@@ -46,6 +48,7 @@ HELP = {
     "data_answer_vocab": "Write the common answers in tables of questions, as classes for a head.",
     "data_deduplicate": "List the training images that look like an image of an evaluation.",
     "convert": "Convert weights from or to another project.",
+    "average": "Average the parameters of several models or checkpoints.",
     "push": "Upload a model's folder to the Hugging Face hub.",
     "export": "Write a model's functions as StableHLO or ONNX, for use without coca_jax.",
     "score": "Score a file of captions or answers as the COCO and VQA servers do.",
@@ -254,6 +257,44 @@ def _add_data_conversions(add: Add) -> None:
     )
 
 
+def _add_average(add: Add) -> None:
+    command = add("average", conversions.average)
+    weights = command.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--weights",
+        type=weight_list,
+        metavar="W,W,...",
+        help="weight of each model, with commas between; default: equal weights",
+    )
+    weights.add_argument(
+        "--alpha",
+        type=share,
+        metavar="A",
+        help="(1 - A) of the first and A of the second of two models (WiSE-FT)",
+    )
+    weights.add_argument(
+        "--ema",
+        type=share,
+        metavar="DECAY",
+        help="moving average of the steps of one run, in their order",
+    )
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="type that the weights are stored as",
+    )
+    command.add_argument(
+        "models",
+        nargs="+",
+        type=path,
+        metavar="MODEL",
+        help="a workdir, its checkpoints/STEP or checkpoints/best, a converted model, or "
+        "hf-hub:ORG/NAME; a single workdir: all of its steps",
+    )
+    command.add_argument("output", type=path, metavar="OUT", help="folder to write")
+
+
 def _add_conversions(add: Add) -> None:
     command = add("convert", conversions.convert)
     direction = command.add_mutually_exclusive_group(required=True)
@@ -286,6 +327,7 @@ def _add_conversions(add: Add) -> None:
     command.add_argument(
         "output", type=path, metavar="OUT", help="what to write; of --to a .safetensors or a folder"
     )
+    _add_average(add)
     command = add("push", conversions.push)
     command.add_argument(
         "--private",

@@ -47,6 +47,26 @@ def _export(options: argparse.Namespace) -> None:
     print(options.output)
 
 
+def average(options: argparse.Namespace) -> None:
+    """Writes a model whose parameters are a weighted mean of those of several models."""
+    from coca_jax.interop.average import average, ema, find_models, uniform
+
+    paths, in_order = options.models, options.ema is not None
+    models = find_models(paths, in_order=in_order)
+    weights = options.weights or (ema(options.ema) if in_order else uniform)(len(models))
+    if options.alpha is not None:
+        weights = [1 - options.alpha, options.alpha]
+    if len(weights) != len(models):
+        option = "--weights" if options.weights else "--alpha"
+        raise UserError(f"{option} is of {len(weights)} models, and there are {len(models)}")
+    total = sum(weights)
+    weights = [weight / total for weight in weights]
+    for model, weight in zip(models, weights, strict=True):
+        print(f"{weight:8.4f}  {model.title}")
+    count = average(models, weights, options.output, options.dtype)
+    print(f"{options.output}: {count:,} parameters, the mean of {len(models)} models")
+
+
 def push(options: argparse.Namespace) -> None:
     """Uploads a model's folder to the Hugging Face hub."""
     from coca_jax.interop.publish import push

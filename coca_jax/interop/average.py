@@ -1,0 +1,206 @@
+"""`coca average`: one model whose parameters are a weighted mean of those of several models.
+
+Uniform and weighted means are model soups (arXiv 2203.05482), a mean of two models that one was
+fine-tuned from is WiSE-FT (arXiv 2109.01903), and an exponential moving average of the steps of a
+run is what `optimizer.ema_decay` keeps during training, of fewer steps.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from coca_jax.checkpoints import CheckpointStore
+from coca_jax.checkpoints.metadata import sha256, steps_in
+from coca_jax.config import differences, to_json, write_config
+from coca_jax.config.record import resumable
+from coca_jax.data.tokenizers import tokenizers
+from coca_jax.errors import UserError
+from coca_jax.inference import find_checkpoint
+from coca_jax.inference.sources import Checkpoint, Source
+from coca_jax.interop import hub
+from coca_jax.interop.convert import empty_folder, new_folder, stored_as
+from coca_jax.io.files import write_whole
+from coca_jax.io.paths import as_path
+
+PART_BYTES = 2**30  # of a model's parameters that are read at a time
+SHOWN = 8  # differences that are named
+Weigh = Callable[[int], Sequence[float]]
+"""From a number of models to their weights, whose sum is 1."""
+
+
+def uniform(count: int) -> list[float]:
+    """Equal weights."""
+    return [1 / count] * count
+
+
+def ema(decay: float) -> Weigh:
+    """The weights of a moving average: `a_1 = x_1`, `a_n = decay * a_{n-1} + (1 - decay) * x_n`."""
+
+    def weigh(count: int) -> list[float]:
+        rest = [(1 - decay) * decay ** (count - n) for n in range(2, count + 1)]
+        return [decay ** (count - 1), *rest]
+
+    return weigh
+
+
+def find_models(paths: Sequence[str], *, in_order: bool = False) -> list[Source]:
+    """The models at some paths.
+
+    Args:
+      paths: as of `coca_jax.load`; a single workdir stands for all of its steps.
+      in_order: whether they must be steps of one run, which are sorted.
+
+    Raises:
+      UserError: there are fewer than two, one is damaged, or they are not of one run.
+    """
+    models = [model for path in paths for model in _found(path, alone=len(paths) == 1)]
+    if len(models) < 2:
+        raise UserError(f"{', '.join(paths)}: an average is of two or more models or steps")
+    if not in_order:
+        return models
+    folders = {m.folder if isinstance(m, Checkpoint) else m.title for m in models}
+    if len(folders) > 1:
+        raise UserError(f"--ema is of the steps of one run, and these are {len(folders)} models")
+    return sorted(models, key=lambda model: model.step)
+
+
+def _found(path: str, alone: bool) -> Iterator[Source]:
+    """The model at a path; of a workdir that stands alone one for each step."""
+    if not alone or hub.is_hub_name(path) or not (steps := steps_in(as_path(path) / "checkpoints")):
+        yield find_checkpoint(path)
+        return
+    yield from (find_checkpoint(path, step) for step in reversed(steps))
+
+
+def average(
+    models: Sequence[Source],
+    weights: Sequence[float],
+    directory: str | os.PathLike,
+    dtype: str = "float32",
+) -> int:
+    """Writes a directory that `coca_jax.load` reads: the mean as step 0, and `config.json`.
+
+    It is computed in float64, `PART_BYTES` of the parameters at a time, so that memory holds the
+    result and a few such parts, however many models there are. Of a run with a moving average of
+    its parameters, that is taken. Configuration and tokenizer are the first model's.
+
+    Args:
+      models: of one architecture, with one tokenizer.
+      weights: of each model; their sum is 1.
+      directory: new or empty; exists afterwards only if all was written.
+      dtype: type that the parameters are stored as, one of `convert.FLOATS`.
+
+    Returns:
+      The number of parameters.
+
+    Raises:
+      UserError: the models do not fit each other, or a file cannot be read or written.
+    """
+    directory = empty_folder(directory, "the average")
+    for model in models[1:]:
+        _require_same(models[0], model)
+    first = models[0]
+    params = stored_as(_mean(models, weights), dtype)
+    parts = [
+        {"model": model.title, "identity": model.identity, "weight": weight}
+        for model, weight in zip(models, weights, strict=True)
+    ]
+    config = _config(first.config)
+    metadata = {"examples_seen": 0, "config": to_json(config), "average": parts}
+    with new_folder(directory) as folder:
+        if first.tokenizer_file:
+            name = tokenizers[config.data.tokenizer.kind].file_name
+            write_whole(folder / name, content := _tokenizer(first))
+            metadata["files"] = {name: sha256(content)}
+        with CheckpointStore(folder / "checkpoints") as store:
+            tree = traverse_util.unflatten_dict(params, sep="/")
+            store.save(0, {"params": jax.tree.map(jax.numpy.asarray, tree)}, metadata)
+        write_config(folder, config, source=f"average of {len(models)} models")
+    return sum(value.size for value in params.values())
+
+
+def _config(config: ConfigDict) -> ConfigDict:
+    """The configuration of an average, which has neither a moving average nor evaluated steps."""
+    config = ConfigDict(config.to_dict())
+    config.optimizer.ema_decay = 0.0
+    config.checkpoint.update(keep_best="", best_mode="")
+    return config
+
+
+def _mean(
+    models: Sequence[Source], weights: Sequence[float]
+) -> dict[str, Float[np.ndarray, "..."]]:
+    """The weighted mean of each parameter by its path, float32."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    means = {}
+    for part in _parts(models[0].shapes(models[0].item(True))):
+        target = {
+            name: jax.ShapeDtypeStruct(leaf.shape, np.float32, sharding=device)
+            for name, leaf in part.items()
+        }
+        sums = {name: np.zeros(leaf.shape, np.float64) for name, leaf in part.items()}
+        for model, weight in zip(models, weights, strict=True):
+            tree = traverse_util.unflatten_dict(target, sep="/")
+            values = model.restore(model.item(True), tree, partial=True)
+            for name, value in traverse_util.flatten_dict(values, sep="/").items():
+                sums[name] += weight * np.asarray(value, np.float64)
+        means |= {name: total.astype(np.float32) for name, total in sums.items()}
+    return means
+
+
+def _parts(shapes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The parameters in parts of at most `PART_BYTES` (a larger parameter is one by itself)."""
+    part, size = {}, 0
+    for name, leaf in shapes.items():
+        own = 4 * leaf.size
+        if part and size + own > PART_BYTES:
+            yield part
+            part, size = {}, 0
+        part[name], size = leaf, size + own
+    yield part
+
+
+def _require_same(first: Source, other: Source) -> None:
+    """Makes sure that a mean of two models makes sense.
+
+    Raises:
+      UserError: names what differs in architecture, classes, parameters and tokenizer.
+    """
+    sections = [
+        {"model": c["model"], "head": {"classes": c["head"]["classes"]}, "data": _tokens(c)}
+        for c in (to_json(first.config), to_json(other.config))
+    ]
+    lines = differences(*sections, free=resumable())
+    shapes = [model.shapes(model.item(True)) for model in (first, other)]
+    names = [
+        name for name in shapes[0] | shapes[1] if _shape(shapes[0], name) != _shape(shapes[1], name)
+    ]
+    lines += [
+        f"{name}: {_shape(shapes[0], name)} there, {_shape(shapes[1], name)} here" for name in names
+    ]
+    if not lines and _tokenizer(first) != _tokenizer(other):
+        lines = [f"{other.tokenizer_file}: another tokenizer than {first.tokenizer_file}"]
+    if lines:
+        more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+        text = "\n  ".join([*lines[:SHOWN], *more])
+        raise UserError(f"{other.title} cannot be averaged with {first.title}:\n  {text}")
+
+
+def _tokens(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"tokenizer": {"kind": config["data"]["tokenizer"]["kind"]}}
+
+
+def _shape(shapes: Mapping[str, Any], name: str) -> str:
+    return str(list(shapes[name].shape)) if name in shapes else "absent"
+
+
+def _tokenizer(model: Source) -> bytes:
+    """The content of a model's tokenizer file as every folder has it; empty: it needs none."""
+    kind = tokenizers[model.config.data.tokenizer.kind]
+    return kind.standalone_file(model.tokenizer_file) if model.tokenizer_file else b""
