@@ -15,7 +15,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     url_infos = None  # TFDS downloads nothing; its look-up needs a package that it does not require
 
     def __init__(self, **kwargs: Any):
-        super().__init__(file_format="array_record", **kwargs)
+        super().__init__(**{"file_format": "array_record"} | kwargs)  # `tfds.data_source` gives it
 
     @abc.abstractmethod
     def features(self) -> dict[str, Any]:

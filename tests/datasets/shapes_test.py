@@ -4,6 +4,7 @@ import re
 import cv2
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from coca_jax.datasets import shapes
 from coca_jax.datasets.shapes import CLASS_NAMES, COLORS, KINDS, NOVEL, SEEN, Shape
@@ -233,3 +234,7 @@ def test_version_1_1_draws_what_version_1_0_drew():
     shapes.questions(scene, rng)
     image = shapes.render(scene, rng)
     assert (int(image.sum()), image[16, 8].tolist()) == (710967, [246, 224, 231])
+
+
+def test_tfds_opens_it_as_any_data_set(prepared):
+    assert tfds.data_source("shapes", split="test", data_dir=prepared)[0]["image"].ndim == 3
