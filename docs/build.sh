@@ -6,7 +6,9 @@ cd "$(dirname "$0")/.."
 if ! .venv/bin/python -c "import furo, myst_nb, sphinx_copybutton" 2> /dev/null; then
   EXTRAS=docs source launch/setup.sh
 fi
-rm -rf docs/build
-JAX_PLATFORMS=cpu PATH="$PWD/.venv/bin:$PATH" \
-  .venv/bin/python -m sphinx --builder html --nitpicky --fail-on-warning --quiet docs docs/build/html
+rm -rf docs/build/html docs/notebooks/runs  # the notebooks begin from nothing but the data set
+export TFDS_DATA_DIR="${TFDS_DATA_DIR:-$PWD/docs/build/tfds}" JAX_PLATFORMS=cpu
+export PATH="$PWD/.venv/bin:$PATH" PYTHONPATH="$PWD"
+python -m sphinx --builder html --nitpicky --fail-on-warning --quiet --show-traceback \
+  docs docs/build/html
 echo "docs/build/html/index.html"

@@ -18,9 +18,10 @@ extensions = [
     "source_signatures",
     "reference_coverage",
     "repository_links",
+    "notebook_outputs",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["build", "examples", "extensions"]
+exclude_patterns = ["build", "examples", "extensions", "notebooks/runs"]
 smartquotes = False  # options begin with two dashes
 myst_heading_anchors = 4  # links to headings, as on the repository's own pages
 
@@ -33,7 +34,11 @@ default_role = "py:obj"  # `name` in a docstring links to what has this name
 nitpick_ignore_regex = [("py:(obj|class|exc)", r"(?!coca_jax\.).*")]
 maximum_signature_line_length = 88
 nb_execution_mode = os.environ.get("NOTEBOOKS", "force")
-nb_execution_in_temp = True
+# The kernel, which is not started then, says in which language cells are.
+suppress_warnings = ["myst-nb.lexer"] if nb_execution_mode == "off" else []
+nb_merge_streams = True
+nb_execution_show_tb = True
+nb_output_stderr = "remove"  # progress bars, and what libraries warn of
 nb_execution_timeout = 300  # seconds a cell
 nb_execution_raise_on_error = True
 
