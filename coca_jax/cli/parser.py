@@ -7,6 +7,7 @@ from typing import Any
 
 from coca_jax.cli import model_parser
 from coca_jax.cli.commands import (
+    checkpoints,
     conversions,
     data,
     packaged,
@@ -49,6 +50,7 @@ HELP = {
     "data_deduplicate": "List the training images that look like an image of an evaluation.",
     "convert": "Convert weights from or to another project.",
     "average": "Average the parameters of several models or checkpoints.",
+    "checkpoints": "List the checkpoints of a run with their metrics; say which are damaged.",
     "push": "Upload a model's folder to the Hugging Face hub.",
     "export": "Write a model's functions as StableHLO or ONNX, for use without coca_jax.",
     "score": "Score a file of captions or answers as the COCO and VQA servers do.",
@@ -118,6 +120,14 @@ def _add_runs(add: Add) -> None:
         type=step,
         help="step of the checkpoint, or best, the one that checkpoint.keep_best keeps; default: "
         "the newest",
+    )
+    command = add("checkpoints", checkpoints.checkpoints)
+    command.add_argument("folder", type=path, metavar="WORKDIR", help="folder of the run")
+    command.add_argument("--json", type=path, metavar="FILE", help="write the result as JSON, too")
+    command.add_argument(
+        "--sizes-only",
+        action="store_true",
+        help="compare the sizes of files, and read none to compare checksums",
     )
     command = add("compare", runs.compare, "config", "workdir")
     command.add_argument(
