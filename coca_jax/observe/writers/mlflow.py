@@ -1,6 +1,7 @@
 """MLflow (extra `mlflow`)."""
 
 import base64
+import contextlib
 import dataclasses
 import html
 import os
@@ -10,12 +11,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import requests
+
 from coca_jax.fields import Kind, field, row, several, text
 from coca_jax.io.paths import as_path
 from coca_jax.observe.writers.record import configuration, group_of, recorded, run_id
 from coca_jax.observe.writers.samples import Sample
 from coca_jax.trees import flatten
 
+ANSWER_SECONDS = 10.0
 ID_TAG = "coca_jax.run_id"
 _NAME = re.compile(r"[^\w\-./ ]", re.ASCII)  # what MLflow takes in no name
 _PASSWORD = re.compile(r"://[^/@]+@")
@@ -67,9 +71,11 @@ class MlflowWriter:
 
     def __init__(self, workdir: str | os.PathLike, resume_step: int | None, options: MlflowOptions):
         """Starts or resumes the run, and sends what it lacks of earlier steps."""
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient, get_tracking_uri
 
-        self._client = MlflowClient(options.tracking_uri or None)
+        uri = options.tracking_uri or get_tracking_uri()
+        _require_answer(uri)
+        self._client = MlflowClient(uri)
         run = self._find_or_create(workdir, options)
         self._id = run.info.run_id
         self._client.update_run(self._id, "RUNNING")
@@ -135,6 +141,13 @@ class MlflowWriter:
     def close(self) -> None:
         """Ends the run."""
         self._client.set_terminated(self._id)
+
+
+def _require_answer(uri: str) -> None:
+    """Raises what `requests` does if a server does not answer; MLflow would try for minutes."""
+    if uri.startswith(("http://", "https://")):
+        with contextlib.suppress(requests.exceptions.SSLError):  # MLflow has options for it
+            requests.head(uri, timeout=ANSWER_SECONDS)
 
 
 def _named(name: str) -> str:

@@ -2,6 +2,7 @@ import json
 import math
 import threading
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -72,6 +73,24 @@ def test_tensorboard_reads_one_value_a_step_after_a_resume(tmp_path):
     events.Reload()
     scalars = events.Scalars("train/loss")
     assert [(event.step, event.value) for event in scalars] == [(10, 10), (20, 20), (30, 30)]
+
+
+def test_tensorboard_shows_samples_and_the_configuration(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    (tmp_path / "config.json").write_text('{"config": {"seed": 7}}')
+    image = cv2.imencode(".jpg", np.full((8, 16, 3), 200, np.uint8))[1].tobytes()
+    sample = {"image": image, "caption": "a <cat> | dog", "references": []}
+    with MetricWriter(tmp_path, 0) as writer:
+        writer.write_samples(5, {"captioning": {"samples": [sample]}})
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    [drawn] = events.Images("eval/captioning/captions/00")
+    assert (drawn.step, drawn.width, drawn.height) == (5, 16, 8)
+    texts = {tag: events.Tensors(tag)[0] for tag in events.Tags()["tensors"]}
+    texts = {tag: event.tensor_proto.string_val[0].decode() for tag, event in texts.items()}
+    assert '"seed": 7' in texts["config/text_summary"]
+    table = texts["eval/captioning/captions/text_summary"]
+    assert table.endswith("| 00 | a &lt;cat&gt; \\| dog |")
 
 
 def test_a_store_gets_parts_and_a_run_goes_on_in_the_last(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from coca_jax.config import default_config, write_config
-from coca_jax.observe.writers import MetricWriter
+from coca_jax.observe.writers import MetricWriter, read_metrics
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 LOSSES = {step: step / 2 for step in range(1, 7)}
@@ -168,3 +168,25 @@ def test_mlflow_goes_on_in_one_run_after_a_kill(tmp_path, store):
     assert len(client.list_artifacts(run.info.run_id, folder)) == 3
     page = client.download_artifacts(run.info.run_id, f"{folder}/00000006.html", str(tmp_path))
     assert "a &lt;cat&gt;\nreference: a dog" in pathlib.Path(page).read_text()
+
+
+@pytest.mark.parametrize(
+    ("writer", "reason"),
+    [
+        ("mlflow", "ConnectionError: .*Connection refused"),
+        ("wandb", "UserError: there is no key: `wandb login`, or set WANDB_API_KEY"),
+    ],
+)
+def test_what_a_tracker_lacks_is_said_and_the_run_goes_on(
+    tmp_path, monkeypatch, capfd, wandb, writer, reason
+):
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    begin = time.monotonic()
+    attempt(tmp_path / "run", configured(tmp_path / "run", writer), (1, 2), 0)
+    assert time.monotonic() - begin < 10
+    lines = capfd.readouterr().err
+    assert re.search(f"metrics do not reach {writer}: {reason}.*; the run goes on\n", lines)
+    assert f"2 log points are missing in {writer}" in lines
+    assert len(read_metrics(tmp_path / "run")) == 2
