@@ -39,7 +39,7 @@ class BuildPy(build_py):
 
 
 # The light MLflow, which writes to servers, and what it needs for a database in a file.
-MLFLOW = ["mlflow-skinny>=3.11,<4", "sqlalchemy>=2,<3", "alembic>=1.13,<2"]
+MLFLOW = ["mlflow-skinny>=3.11.1,<4", "sqlalchemy>=2,<3", "alembic>=1.13,<2"]
 
 setup(
     name="coca_jax",
@@ -89,6 +89,7 @@ setup(
         "safetensors>=0.5,<1",
         "sentencepiece>=0.2.1,<0.3",
         "protobuf>=6.31.1",  # a SentencePiece model is stored so; tensorflow-metadata needs 6.31.1
+        "packaging>=24",
         "fsspec>=2024.6",
         "requests>=2.31,<3",
         "braceexpand>=0.1.7,<0.2",
@@ -112,7 +113,7 @@ setup(
         "hub": ["huggingface_hub>=0.36,<3"],  # models at hf-hub:ORG/NAME
         "serve": SERVE,
         "onnx": ["onnx>=1.19,<2"],  # coca export --format onnx
-        "wandb": ["wandb>=0.28,<1"],
+        "wandb": ["wandb>=0.30,<1"],
         "mlflow": MLFLOW,
         "gcs": ["gcsfs>=2024.10"],  # data and workdirs at gs://
         "s3": ["s3fs>=2024.10"],
@@ -128,7 +129,7 @@ setup(
             "huggingface_hub>=0.36,<3",
             "onnx>=1.19,<2",
             "onnxruntime>=1.20,<2",
-            "wandb>=0.28,<1",
+            "wandb>=0.30,<1",
             *MLFLOW,
             "gcsfs>=2024.10",
             "s3fs[boto3]>=2024.10",  # the boto3 that fits, for moto

@@ -23,6 +23,7 @@ ALLOWED = {
     "data_tools": {"data", "datasets"},
     "distributed": set(),
     "checkpoints": set(),
+    "doctor": {"distributed"},
     "observe": {"observe.writers"},
     "observe.writers": set(),  # names that the configuration chooses among, and their options
     "config": {

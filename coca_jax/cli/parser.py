@@ -10,6 +10,7 @@ from coca_jax.cli.commands import (
     checkpoints,
     conversions,
     data,
+    doctor,
     packaged,
     plans,
     runs,
@@ -38,6 +39,7 @@ HELP = {
     "score_pairs": "Compute the similarity of each image of a data set and its captions.",
     "search": "Find the images that match a text or an image best.",
     "serve": "Serve a model over HTTP, with a page to try it.",
+    "doctor": "Examine this machine: devices, versions, disks, decoders; say how to mend it.",
     "configs": "List the configurations that come with coca_jax, or print the file of one.",
     "params": "Print the parameters and FLOPs of each part of the model.",
     "plan": "Compile the train step for devices that need not be here; print memory and time.",
@@ -84,6 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_conversions(add)
     model_parser.add_export(add)
     add("report", runs.report, "workdir")
+    _add_doctor(add)
     return parser
 
 
@@ -137,6 +140,19 @@ def _add_runs(add: Add) -> None:
         metavar="K/N",
         help="train the K-th of N parts of the runs; 0/N: none, only make the tables",
     )
+
+
+def _add_doctor(add: Add) -> None:
+    command = add("doctor", doctor.doctor)
+    command.add_argument(
+        "--workdir",
+        type=path,
+        dest="folder",  # nothing is written to it
+        default=".",
+        metavar="WORKDIR",
+        help="folder of runs that are to be; default: the current one",
+    )
+    command.add_argument("--json", type=path, metavar="FILE", help="write the result as JSON, too")
 
 
 def _add_plans(add: Add) -> None:

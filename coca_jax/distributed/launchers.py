@@ -65,6 +65,24 @@ def find(environment: Mapping[str, str], start_seconds: int) -> Found | None:
     return _detected(name, environment, start_seconds)
 
 
+def describe(environment: Mapping[str, str]) -> str:
+    """The launcher and its variables; empty if this process is alone. Contacts nothing.
+
+    Raises:
+      UserError: the variables do not fit together; says which, and what to do.
+    """
+    environment = {key: value.strip() for key, value in environment.items() if value.strip()}
+    if any(key in environment for key in EXPLICIT):
+        keys: tuple[str, ...] = EXPLICIT if _explicit(environment) else ()
+    elif name := launcher(environment):
+        _check(name, environment)
+        row = LAUNCHERS[name]
+        keys = (row.count, row.place, *row.numbers, *row.texts, "TPU_WORKER_HOSTNAMES")
+    else:
+        keys = ()
+    return ", ".join(f"{key}={environment[key]}" for key in keys if key in environment)
+
+
 def split(address: str) -> tuple[str, int]:
     """Host and port of `host:port`, or of `[v6 address]:port`."""
     host, _, port = address.rpartition(":")

@@ -1,0 +1,36 @@
+"""One line of an examination."""
+
+import enum
+from typing import NamedTuple
+
+
+class State(enum.StrEnum):
+    """How a thing is."""
+
+    OK = "ok"
+    OFF = "off"  # not there, and not needed
+    PROBLEM = "problem"
+
+
+class Finding(NamedTuple):
+    """A thing, how it is, and what to do about it."""
+
+    name: str
+    state: State
+    text: str
+    mend: str = ""
+
+
+def ok(name: str, text: str, mend: str = "") -> Finding:
+    """A thing that works."""
+    return Finding(name, State.OK, text, mend)
+
+
+def off(name: str, text: str, mend: str = "") -> Finding:
+    """A thing that is not there, and that only some need."""
+    return Finding(name, State.OFF, text, mend)
+
+
+def problem(name: str, text: str, mend: str = "") -> Finding:
+    """A thing that is broken."""
+    return Finding(name, State.PROBLEM, text, mend)

@@ -1,0 +1,155 @@
+"""`coca doctor` in environments that are broken for real."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from coca_jax.doctor import State, devices, environment, examination, images, packages, places
+
+
+@contextlib.contextmanager
+def within(seconds):
+    begin = time.monotonic()
+    yield
+    assert time.monotonic() - begin < seconds
+
+
+def only(findings):
+    [finding] = findings
+    return finding
+
+
+def fake_java(folder, body):
+    (folder / "java").write_text(f"#!/bin/sh\n{body}\n")
+    (folder / "java").chmod(0o755)
+
+
+def test_a_broken_environment_is_described_and_the_exit_code_is_2(tmp_path):
+    (tmp_path / "file").touch()
+    fake_java(tmp_path, "exit 3")
+    variables = {
+        **{"JAX_PLATFORMS": "abacus", "SLURM_STEP_NODELIST": "node1", "SLURM_NTASKS": "4"},
+        **{"AWS_ACCESS_KEY_ID": "secret-id", "AWS_SECRET_ACCESS_KEY": "secret-key"},
+        **{"GOOGLE_APPLICATION_CREDENTIALS": "/no/key.json"},
+        **{"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)},
+    }
+    command = [sys.executable, "-m", "coca_jax", "doctor", "--workdir", str(tmp_path / "file/run")]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "out.json")],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    rows = json.loads((tmp_path / "out.json").read_text())["findings"]
+    broken = {row["name"]: row for row in rows if row["state"] == "problem"}
+    expected = ["devices", "workdir", "compiled programs", "processes", "java", "gs://"]
+    assert [name for name in broken if name != "memory"] == expected
+    assert done.stderr.startswith("coca doctor: something is broken: ")
+    assert "abacus" in broken["devices"]["text"]
+    assert "JAX_PLATFORMS=abacus" in broken["devices"]["mend"]
+    assert "cannot be written: Not a directory" in broken["workdir"]["text"]
+    assert "SLURM_PROCID" in broken["processes"]["text"]
+    assert broken["java"]["text"].endswith("ends with 3")
+    assert "credentials in AWS_ACCESS_KEY_ID" in done.stdout and "secret" not in done.stdout
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines if "->" not in line] == [r["state"] for r in rows]
+
+
+def test_devices_that_work(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "3")
+    finding = only(devices.devices())
+    assert finding.state == State.OK and finding.text == "3 x cpu (cpu); a matmul is right"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ('[1, "cpu", "cpu", true, 0]', "there is a GPU, which JAX does not see"),
+        ('[1, "gpu", "H200", false, 8589934592]', "8 GiB for programs): a matmul gives a wrong"),
+    ],
+)
+def test_devices_that_work_badly(monkeypatch, tmp_path, answer, words):
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setattr(devices, "GPUS", (f"{tmp_path}/nvidia[0-9]*",))
+    monkeypatch.setattr(devices, "_CODE", f"print('''{answer}''')")
+    finding = only(devices.devices())
+    assert finding.state == State.PROBLEM and words in finding.text
+
+
+def test_devices_that_another_process_holds(monkeypatch, tmp_path):
+    code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))"
+    monkeypatch.setattr(devices, "_CODE", f"{code}; time.sleep(100)")
+    monkeypatch.setattr(devices, "SECONDS", 1.0)
+    with within(20):
+        finding = only(devices.devices())
+    assert finding.state == State.PROBLEM and "does not answer within 1 seconds" in finding.text
+    assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text()}")
+
+
+def test_a_check_that_hangs_or_raises_is_a_problem():
+    with within(5):
+        hanging = only(examination._bounded("disk", lambda: time.sleep(60), 0.1))
+    assert hanging.state == State.PROBLEM and "does not answer" in hanging.text
+
+    def broken():
+        raise OSError("no\nroom")
+
+    assert only(examination._bounded("disk", broken, 5.0)).text == "OSError: no room"
+
+
+def test_packages_that_are_hidden(monkeypatch):
+    requires = ["optax>=0.2", "no_such_package>=3", "numpy<1", 'wandb-none>=1; extra == "wandb"']
+    monkeypatch.setattr(packages.importlib.metadata, "requires", lambda name: requires)
+    finding = next(f for f in packages.versions() if f.name == "packages")
+    assert finding.state == State.PROBLEM and "optax" not in finding.text
+    assert "no_such_package is missing; numpy" in finding.text and "is not <1" in finding.text
+    assert finding.mend == 'pip install "no_such_package>=3" "numpy<1"'
+    extra = next(f for f in packages.extras() if f.name == "extra wandb")
+    assert extra.state == State.OFF and extra.mend == 'pip install "coca_jax[wandb]"'
+
+
+def test_decoders(monkeypatch):
+    assert [f.state for f in images.decoders()] == [State.OK] * 3
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    monkeypatch.setattr(images, "_pillow", lambda data: images._opencv(data)[..., ::-1])
+    assert [f.state for f in images.decoders()] == [State.PROBLEM, State.OK, State.PROBLEM]
+
+
+def test_java(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert only(environment.java()).state == State.OFF
+    fake_java(tmp_path, "echo 'version 17' >&2")
+    assert only(environment.java()).text == "version 17, for METEOR"
+    fake_java(tmp_path, "exec /bin/sleep 100")
+    monkeypatch.setattr(environment, "JAVA_SECONDS", 0.2)
+    with within(10):
+        assert "does not answer" in only(environment.java()).text
+
+
+def test_places(monkeypatch, tmp_path):
+    finding = only(places._place("workdir", str(tmp_path / "a/b"), 1))
+    assert finding.state == State.OK and "a/b (not made yet)" in finding.text
+    assert not any(tmp_path.iterdir())
+    finding = only(places._place("temporary files", str(tmp_path), 1 << 60))
+    assert finding.state == State.PROBLEM and finding.mend.endswith("set TMPDIR")
+    assert only(places._place("workdir", "gs://bucket/run", 1)).state == State.OFF
+
+
+def test_processes(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("COCA_", "SLURM_", "OMPI_", "PMI_", "TPU_", "MEGASCALE_")):
+            monkeypatch.delenv(name)
+    assert only(environment.launcher()).text == "this process is alone"
+    monkeypatch.setenv("COCA_COORDINATOR", "node0:8476")
+    assert only(environment.launcher()).state == State.PROBLEM
+    monkeypatch.setenv("COCA_PROCESSES", "2")
+    monkeypatch.setenv("COCA_PROCESS", "1")
+    words = "COCA_COORDINATOR=node0:8476, COCA_PROCESSES=2, COCA_PROCESS=1"
+    assert only(environment.launcher()).text == words
