@@ -12,7 +12,8 @@ from coca_jax.config.tree import default_config, field_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SITE = [*(ROOT / "docs/api").glob("*.md"), *(ROOT / "docs/notebooks").glob("*.md")]
+FENCED = re.compile(r"^```([\w{}-]*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILE = re.compile(
     r"\b(?:coca_jax|tests|configs|benchmarks|launch)/[\w/]+\.(?:py|sh|yaml|json|npz)\b"
 )
@@ -46,7 +47,7 @@ def commands(page):
             yield line.replace("K/", "1/")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *SITE], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)]+)\)", prose(page)):
         if link.startswith("https://"):
