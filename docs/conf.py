@@ -22,7 +22,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["build", "examples", "extensions", "notebooks/runs"]
-smartquotes = False  # options begin with two dashes
+smartquotes_action = "D"  # dashes alone: quotes may be parts of code
 myst_heading_anchors = 4  # links to headings, as on the repository's own pages
 
 html_theme = "furo"

@@ -47,7 +47,16 @@ def signature(
     is_bound = what == "class" or (what == "method" and not is_static(node))
     if is_bound:
         (spec.posonlyargs or spec.args).pop(0)
-    return f"({ast.unparse(spec)})", ast.unparse(node.returns) if node.returns else None
+    for each in ast.walk(spec):
+        if isinstance(each, ast.arg) and each.annotation:
+            each.annotation = unquoted(each.annotation)
+    return f"({ast.unparse(spec)})", ast.unparse(unquoted(node.returns)) if node.returns else None
+
+
+def unquoted(annotation: ast.expr) -> ast.expr:
+    """An annotation that is a text, since its class is defined below, as that class's name."""
+    is_text = isinstance(annotation, ast.Constant) and isinstance(annotation.value, str)
+    return ast.parse(annotation.value, mode="eval").body if is_text else annotation
 
 
 def is_static(node: ast.FunctionDef) -> bool:
@@ -82,9 +91,14 @@ def fields(cls: type) -> Iterator[Row]:
         if base.__module__.startswith("coca_jax") and (node := definition(base)):
             lines = textwrap.dedent(inspect.getsource(base)).splitlines()
             for each in node.body:
-                if isinstance(each, ast.AnnAssign) and not each.target.id.startswith("_"):
+                if isinstance(each, ast.AnnAssign) and is_field(each):
                     rows[each.target.id] = row(cls, each, lines)
     yield from rows.values()
+
+
+def is_field(node: ast.AnnAssign) -> bool:
+    """Whether an annotated name of a class is a public field."""
+    return not (node.target.id.startswith("_") or "ClassVar" in ast.unparse(node.annotation))
 
 
 def row(cls: type, node: ast.AnnAssign, lines: list[str]) -> Row:
