@@ -142,10 +142,16 @@ def _programs_once():
 
     programs, compiled, states = {}, {}, {}
     compile_step, create = TrainProgram.compile, StateFactory.create
-    sections = ("seed", "model", "loss", "head", "optimizer", "train", "sharding")
+    sections = ("seed", "model", "loss", "head", "optimizer", "sharding")
+    of_loop = {"epochs", "evaluate_every", "log_every"}  # which no program depends on
 
     def make_once(config, partitioner):
-        described = {name: to_json(config)[name] for name in sections}
+        tree = to_json(config)
+        described = {name: tree[name] for name in sections}
+        # `length_test` makes sure, by NumPy, that these schedules do not depend on the length.
+        left_out = {"steps"} if config.optimizer.schedule in ("rsqrt", "constant") else set()
+        left_out |= of_loop
+        described["train"] = {k: v for k, v in tree["train"].items() if k not in left_out}
         key = json.dumps([described, dict(partitioner.mesh.shape)])
         if key not in programs:
             programs[key] = make_program(config, partitioner)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import stores
 
+from coca_jax import cli
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.best import Best
+from coca_jax.config import default_config, to_json, write_config
 from coca_jax.errors import UserError
 from coca_jax.io import files, folders
 
@@ -57,6 +59,7 @@ def test_saved_and_restored(folder, cache):
     assert folders.children(cache) == []  # no local copy is left
 
 
+@pytest.mark.parametrize("folder", ["gs"], indirect=True)
 def test_the_best_stays_next_to_the_newest(folder, cache):
     workdir = folder.removesuffix("/checkpoints")
     best = Best(workdir, "held_out/loss", "min")
@@ -68,6 +71,32 @@ def test_the_best_stays_next_to_the_newest(folder, cache):
             files.write_whole(f"{workdir}/eval/{step}.json", content.encode())
         assert store.best_step(best) == 2
     assert [path.name for path in folders.children(folder)] == ["2", "3"]
+
+
+@pytest.mark.parametrize("folder", ["s3"], indirect=True)
+def test_listed_and_averaged(folder, cache, capsys):
+    workdir, config = folder.removesuffix("/checkpoints"), default_config()
+    config.data.tokenizer.kind = "byte"
+    with CheckpointStore(folder) as store:
+        for step in (1, 2):
+            items = jax.tree.map(lambda x, factor=float(step): x * factor, ITEMS)
+            store.save(step, items, {"config": to_json(config)})
+    write_config(workdir, config)
+    files.write_whole(f"{workdir}/eval/2.json", b'{"held_out": {"loss": 1.5}}')
+    assert cli.main(["checkpoints", workdir]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[3:] == ["valid", "-"]
+    assert lines[2].split()[3:] == ["valid", "newest", "1.5000"]
+    out = f"{workdir} averaged"
+    assert cli.main(["average", "--ema=0.25", workdir, out]) == 0
+    with CheckpointStore(f"{out}/checkpoints") as store:
+        restored = store.restore(0, ITEMS)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 1.75 * b), restored, ITEMS)
+    files.write_whole(f"{folder}/1/layout.json", b"{}")
+    assert cli.main(["checkpoints", workdir]) == 5
+    assert "step 1: layout.json: truncated" in capsys.readouterr().out
+    assert cli.main(["average", workdir, f"{workdir} again"]) == 2
+    assert folders.children(f"{workdir} again") == []
 
 
 def test_the_one_before_a_damaged_step_is_used(folder, cache):

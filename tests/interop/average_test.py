@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,12 +88,13 @@ def assert_mean(folder, seeds, weights):
         np.testing.assert_array_equal(value, expected[name].astype(np.float32), err_msg=name)
 
 
-@pytest.fixture
-def runs(tmp_path):
-    return [make_run(tmp_path / f"run{seed}", seed) for seed in (1, 2, 3)]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return [make_run(folder / f"run{seed}", seed) for seed in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("part_bytes", [1, 100, 2**30])
+@pytest.mark.parametrize("part_bytes", [1, 2**30])
 def test_a_soup_is_the_mean(runs, tmp_path, monkeypatch, part_bytes):
     monkeypatch.setattr(module, "PART_BYTES", part_bytes)
     assert average(find_models(runs), uniform(3), tmp_path / "out") == 26
@@ -188,9 +190,10 @@ def test_a_folder_that_holds_something_stays(runs, tmp_path):
 
 
 def test_a_damaged_model_is_named(runs, tmp_path):
-    (tmp_path / "run2/checkpoints/200/layout.json").write_text("{}")
+    damaged = shutil.copytree(runs[1], tmp_path / "damaged")
+    (damaged / "checkpoints/200/layout.json").write_text("{}")
     with pytest.raises(UserError, match=r"checkpoints/200 is not valid: layout.json"):
-        find_models([*runs[:1], f"{runs[1]}/checkpoints/200"])
+        find_models([runs[0], f"{damaged}/checkpoints/200"])
 
 
 KILLED = """

@@ -10,7 +10,7 @@ import pytest
 from small_run import STEPS, losses, make_config
 
 from coca_jax.checkpoints import CheckpointStore
-from coca_jax.config import build, default_config, to_json
+from coca_jax.config import build, default_config, to_json, write_config
 from coca_jax.errors import UserError
 from coca_jax.observe.writers import read_metrics
 from coca_jax.train import experiment, loop, resume
@@ -72,50 +72,53 @@ def test_changes_are_kept_and_the_same_length_is_none():
 
 
 @pytest.fixture(scope="module")
-def extended(prepared, tmp_path_factory):
-    """The workdirs of a run of 4 steps that was extended from 2, and of one that was not."""
-    folder = tmp_path_factory.mktemp("extended")
-    rates = {"optimizer.schedule": "rsqrt", "optimizer.warmup_steps": 1}
-    for name, lengths in (("in_two", (2, 4)), ("at_once", (4,))):
-        for steps in lengths:
-            changes = rates | {"train.steps": steps}
-            loop.train(make_config(prepared, (), **changes), folder / name)
-    return folder / "in_two", folder / "at_once"
+def extended(small_run, prepared, tmp_path_factory):
+    """The workdirs of a run that was extended from 3 steps, and of one that was not."""
+    workdir = tmp_path_factory.mktemp("extended") / "run"
+    for steps in (3, STEPS):
+        loop.train(make_config(prepared, (), **{"train.steps": steps}), workdir)
+    return workdir, small_run
 
 
 def test_rsqrt_extended_is_a_run_of_that_length_to_the_bit(extended):
     in_two, at_once = extended
-    assert losses(in_two) == losses(at_once) and list(losses(in_two)) == [1, 2, 3, 4]
+    assert losses(in_two) == losses(at_once) and list(losses(in_two)) == [1, 2, 3, 4, 5, 6]
     restored = []
     for workdir in extended:
         with CheckpointStore(workdir / "checkpoints") as store:
-            assert store.latest_valid() == 4
-            items = {name: store.shapes(4, name) for name in ("params", "optimizer", "ema")}
-            restored.append(store.restore(4, _nested(items)))
+            assert store.latest_valid() == STEPS
+            items = {name: store.shapes(STEPS, name) for name in ("params", "optimizer", "ema")}
+            restored.append(store.restore(STEPS, _nested(items)))
     jax.tree.map(np.testing.assert_array_equal, *restored)
-    rates = [r["train/learning_rate"] for r in read_metrics(in_two)]
-    by_numpy = [0, *(1e-3 * np.sqrt(1 / count) for count in (1, 2, 3))]
+    rates = [r["train/learning_rate"] for r in read_metrics(in_two) if "train/learning_rate" in r]
+    by_numpy = 1e-3 * np.array([0, 0.5, *(np.sqrt(2 / count) for count in (2, 3, 4, 5))])
     np.testing.assert_allclose(rates, by_numpy, rtol=1e-6)
 
 
 def test_what_an_extended_run_was_is_on_record(extended):
-    in_two, _ = extended
-    for step, changes in ((2, []), (4, [{"step": 2, "from": 2, "to": 4}])):
-        stored = json.loads((in_two / f"checkpoints/{step}/metadata.json").read_text())
+    workdir, _ = extended
+    change = {"step": 3, "from": 3, "to": STEPS}
+    for step, changes in ((3, []), (4, [change]), (STEPS, [change])):
+        stored = json.loads((workdir / f"checkpoints/{step}/metadata.json").read_text())
         assert stored["length_changes"] == changes
-    configs = [json.loads((w / "config.json").read_text())["config"] for w in extended]
-    assert configs[0] == configs[1]
+    assert json.loads((workdir / "config.json").read_text())["config"]["train"]["steps"] == STEPS
 
 
 def test_a_linear_run_goes_on_with_its_optimizer_and_another_rate(
     small_run, prepared, tmp_path, capsys
 ):
     workdir = shutil.copytree(small_run, tmp_path / "run")
-    built = experiment.build(make_config(prepared, **{"train.steps": 3 * STEPS}), workdir)
+    linear = {"optimizer.schedule": "linear"}
+    config = make_config(prepared, **linear, **{"train.steps": 3 * STEPS})
+    built = experiment.build(config, workdir)
     peak, warmup = built.config.optimizer.learning_rate, built.config.optimizer.warmup_steps
     counts = np.arange(STEPS, 3 * STEPS)
     falling = peak * (1 - (counts - warmup) / (3 * STEPS - warmup))
     np.testing.assert_allclose(jax.vmap(built.program.factory.schedule)(counts), falling, rtol=1e-5)
+    # The length in epochs, of 60 examples in batches of 16.
+    epochs = make_config(prepared, **linear, **{"train.epochs": 4.8})
+    assert to_json(experiment.build(epochs, workdir).config) == to_json(built.config)
+    write_config(workdir, built.config)  # what a process that was killed right now would leave
     with CheckpointStore(workdir / "checkpoints") as store:
         assert resume.find_step(built, store) == STEPS
         assert resume.history(built, store, STEPS)["length_changes"] == [
