@@ -75,7 +75,7 @@ class MlflowWriter:
 
         uri = options.tracking_uri or get_tracking_uri()
         _require_answer(uri)
-        self._client = MlflowClient(uri)
+        self._client, self._in_folder = MlflowClient(uri), _is_folder(uri)
         run = self._find_or_create(workdir, options)
         self._id = run.info.run_id
         self._client.update_run(self._id, "RUNNING")
@@ -120,12 +120,19 @@ class MlflowWriter:
 
         now = int(time.time() * 1000)
         metrics = [
-            Metric(_named(name), value, now, step)
+            Metric(self._metric(name), value, now, step)
             for name, value in values.items()
             if step > self._before.get(group_of(_named(name)), -1)
         ]
         if metrics:
             self._client.log_batch(self._id, metrics=metrics)
+
+    def _metric(self, name: str) -> str:
+        """The name of a metric. In a folder it is a file's, and none can be a folder as well."""
+        if not self._in_folder:
+            return _named(name)
+        words = _named(name).split("/", 2 if name.startswith("eval/") else 1)
+        return "/".join([*words[:-1], words[-1].replace("/", ".")])
 
     def write_samples(self, step: int, samples: Mapping[str, Sequence[Sample]]) -> None:
         """Writes images by step, and a page of them with their texts."""
@@ -141,6 +148,10 @@ class MlflowWriter:
     def close(self) -> None:
         """Ends the run."""
         self._client.set_terminated(self._id)
+
+
+def _is_folder(uri: str) -> bool:
+    return uri.startswith("file:") or (":" not in uri and not uri.startswith("databricks"))
 
 
 def _require_answer(uri: str) -> None:

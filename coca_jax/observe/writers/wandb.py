@@ -87,7 +87,7 @@ class WandbWriter:
         )
         self._before = _latest(offline, self._steps_of_the_service())
         where = f"offline; `wandb sync {self._run.settings.sync_dir}` uploads it"
-        print(f"wandb: {where if mode == 'offline' else self._run.url}", file=sys.stderr)
+        print(f"wandb: {where if mode == 'offline' else self._run.url or mode}", file=sys.stderr)
         for step, values in recorded(workdir, resume_step):
             self.write(step, values)
 

@@ -10,9 +10,11 @@ import time
 import cv2
 import numpy as np
 import pytest
+from small_run import STEPS, make_config
 
 from coca_jax.config import default_config, write_config
 from coca_jax.observe.writers import MetricWriter, read_metrics
+from coca_jax.train import loop
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 LOSSES = {step: step / 2 for step in range(1, 7)}
@@ -34,7 +36,8 @@ def attempt(workdir, config, steps, resume_step, evaluated=()):
     sample = {"image": image, "caption": "a <cat>", "references": ["a dog"]}
     with MetricWriter(workdir, resume_step, config.metrics) as writer:
         for step in steps:
-            writer.write(step, {"train/loss": LOSSES[step], "goodput/share": 0.5})
+            parts = {"train/norm": 2.0, "train/norm/decoder": 1.0, "goodput/share": 0.5}
+            writer.write(step, {"train/loss": LOSSES[step]} | parts)
             if step in evaluated:
                 writer.write_samples(step, {"captioning": {"samples": [sample]}})
                 writer.write(step, {"eval/captioning/cider": step / 10})
@@ -99,7 +102,7 @@ def wandb():
 def test_wandb_goes_on_in_one_run_after_a_kill(tmp_path, wandb):
     workdir = tmp_path / "run"
     config = configured(workdir, "wandb", mode="offline", project="coca", tags=("a", "b"))
-    attempt(workdir, config, (1, 2, 3, 4), 0, evaluated=(2, 4))
+    attempt(workdir, config, (1, 2, 3, 4, 5), 0, evaluated=(2, 4))
     [first] = wandb_files(workdir, 1)
     content = first.read_bytes()
     first.write_bytes(content[: content.rindex(b"train/loss")])  # the last row is lost
@@ -109,11 +112,12 @@ def test_wandb_goes_on_in_one_run_after_a_kill(tmp_path, wandb):
     assert len({file.name for file in files}) == 1  # one run
     rows = history(files)
     assert {step: row["train/loss"] for step, row in rows.items()} == LOSSES
-    evaluated = {r["eval/captioning/step"]: r for r in rows.values() if "eval/captioning/step" in r}
-    assert {s: r["eval/captioning/cider"] for s, r in evaluated.items()} == {2: 0.2, 4: 0.4, 6: 0.6}
+    evaluated = [row for row in rows.values() if "eval/captioning/step" in row]
+    points = [(row["eval/captioning/step"], row["eval/captioning/cider"]) for row in evaluated]
+    assert sorted(points) == [(2, 0.2), (4, 0.4), (6, 0.6)]
     image = "eval/captioning/captions"
-    assert evaluated[6][f"{image}/captions"] == ["a <cat>\nreference: a dog"]
-    [name] = evaluated[6][f"{image}/filenames"]
+    assert evaluated[-1][f"{image}/captions"] == ["a <cat>\nreference: a dog"]
+    [name] = evaluated[-1][f"{image}/filenames"]
     assert cv2.imread(str(files[1].parent / "files" / name)).shape == (8, 8, 3)
     run = next(record.run for record in logged(files[1]) if record.HasField("run"))
     assert (run.project, run.display_name, list(run.tags)) == ("coca", "run", ["a", "b"])
@@ -158,6 +162,8 @@ def test_mlflow_goes_on_in_one_run_after_a_kill(tmp_path, store):
     }.items():
         points = client.get_metric_history(run.info.run_id, name)
         assert [(p.step, p.value) for p in points] == list(values.items())
+    name = "train/norm.decoder" if store == "file" else "train/norm/decoder"
+    assert run.data.metrics[name] == 1.0
     assert run.data.params["train.log_every"] == "10"  # the first, since MLflow changes none
     file = client.download_artifacts(run.info.run_id, "config.json", str(tmp_path))
     assert json.loads(pathlib.Path(file).read_text())["config"]["train"]["log_every"] == 7
@@ -190,3 +196,27 @@ def test_what_a_tracker_lacks_is_said_and_the_run_goes_on(
     assert re.search(f"metrics do not reach {writer}: {reason}.*; the run goes on\n", lines)
     assert f"2 log points are missing in {writer}" in lines
     assert len(read_metrics(tmp_path / "run")) == 2
+
+
+@pytest.mark.slow
+def test_a_trained_run_is_in_both_with_its_captions(
+    tmp_path, prepared, compiled_once, programs_once, wandb
+):
+    mlflow = pytest.importorskip("mlflow")
+    config = make_config(prepared, ("captioning",))
+    config.metrics.writers = ("jsonl", "wandb", "mlflow")
+    config.metrics.options.wandb.mode = "offline"
+    config.metrics.options.mlflow.tracking_uri = f"file:{tmp_path}/mlruns"
+    loop.train(config, tmp_path / "run")
+    wanted = {
+        r["step"]: r["train/loss"] for r in read_metrics(tmp_path / "run") if "train/loss" in r
+    }
+    rows = history(wandb_files(tmp_path / "run", 1))
+    assert {step: row["train/loss"] for step, row in rows.items()} == wanted
+    assert rows[STEPS]["eval/captioning/captions/count"] > 1
+    client = mlflow.MlflowClient(f"file:{tmp_path}/mlruns")
+    [run] = client.search_runs([client.get_experiment_by_name("coca_jax").experiment_id])
+    points = client.get_metric_history(run.info.run_id, "train/loss")
+    assert {point.step: point.value for point in points} == wanted
+    assert run.data.params["train.steps"] == str(STEPS) and "versions.jax" in run.data.params
+    assert len(client.list_artifacts(run.info.run_id, "eval/captioning/captions")) == 1
