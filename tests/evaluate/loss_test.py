@@ -1,6 +1,7 @@
 """The losses of held-out examples: exact against NumPy in float64, on one device and on many."""
 
 import functools
+import json
 import pathlib
 
 import flax.linen as nn
@@ -8,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from coca_jax.config import build, load_config, model_config
+from coca_jax.config import build, load_config, model_config, to_json
+from coca_jax.config.record import parse_record
 from coca_jax.data.tokenizers import make_tokenizer
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
@@ -38,21 +40,27 @@ def config():
     return config
 
 
-@pytest.fixture(scope="module")
-def load(config):
-    """A function that makes the model, with random parameters, on a mesh of these sizes."""
+@functools.cache
+def loaded_once(config_json, sizes):
+    config = parse_record({"config": json.loads(config_json)})
     model = make_model(model_config(config))
     shapes = nn.meta.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(x.dtype), shapes)
-    params["logit_scale"] = np.float32(2.0)
+    if "logit_scale" in params:
+        params["logit_scale"] = np.float32(2.0)
+    mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
+    return LoadedModel(model, params, make_tokenizer("byte", None), Partitioner(mesh))
 
-    @functools.cache
-    def load(*sizes):
-        mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
-        return LoadedModel(model, params, make_tokenizer("byte", None), Partitioner(mesh))
 
-    return load
+def loaded(config, sizes):
+    """The model of a configuration, with random parameters, on a mesh of these sizes."""
+    return loaded_once(json.dumps(to_json(config)), sizes)
+
+
+@pytest.fixture(scope="module")
+def load(config):
+    return lambda *sizes: loaded(config, sizes)
 
 
 def images(count):
@@ -167,3 +175,32 @@ def test_its_options():
     assert evaluation == HeldOutLoss(name="a", split="b")
     with pytest.raises(UserError, match=r"eval.a.batch_size=0 should be"):
         parse_evals({"a": {"kind": "loss", "name": "a", "split": "b", "batch_size": 0}})
+
+
+def test_a_head_has_the_loss_of_its_labeled_examples(config):
+    config = config.copy_and_resolve_references()
+    losses = {"contrastive": 0.0, "captioning": 0.0, "classification": 2.0}
+    changes = {f"loss.{name}.weight": weight for name, weight in losses.items()}
+    config.update_from_flattened_dict(changes | {"data.train.captions": "none"})
+    config.head.classes = ("one", "two", "three")
+    model = loaded(config, (2, 1, 1))
+    labels = np.array([0, 2, 1, -1, 2, 0, 9, 1, 1, 2, 0])  # no label; one that no class has
+
+    class Labeled(Data):
+        def batches(self):
+            rows = range(len(labels))
+            yield {
+                "image": images(len(labels)),
+                **{"captions": [[]] * len(labels), "labels": [[]] * len(labels)},
+                **{"label": labels, "fields": [{}] * len(labels), "index": list(rows)},
+            }
+
+    evaluation = HeldOutLoss(name="things", split="test", num_images=1)
+    data = Labeled(model, config, evaluation.examples, pathlib.Path())
+    metrics, _ = evaluation.run(model, data)
+    real = (labels >= 0) & (labels < 3)
+    logits = model.classify(images(len(labels))[real]).astype(float)
+    nats = cross_entropy(logits, labels[real]).mean()
+    assert metrics["classification_loss"] == pytest.approx(nats, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(2 * nats, rel=1e-5)
+    assert (metrics["count"], metrics["without_text"]) == (10, 1)
