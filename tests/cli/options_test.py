@@ -24,3 +24,10 @@ def test_a_part_of_results_is_one_of_those_there_are():
     for text in ("0/8", "9/8", "1/0", "2", "a/b"):
         with pytest.raises(argparse.ArgumentTypeError, match=text):
             options.task(text)
+
+
+def test_a_step_is_a_number_or_the_best():
+    assert options.step("100") == 100 and options.step("best") == "best"
+    for text in ("newest", "-1", "1.5", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="should be a step, or best"):
+            options.step(text)
