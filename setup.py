@@ -86,7 +86,7 @@ setup(
         "opencv-python-headless>=4.11,<6",
         "pillow>=13,<14",  # 12 resizes tall images in another order, to slightly other pixels
         "simplejpeg>=1.8,<2",
-        "safetensors>=0.5,<1",
+        "safetensors>=0.6,<1",
         "sentencepiece>=0.2.1,<0.3",
         "protobuf>=6.31.1",  # a SentencePiece model is stored so; tensorflow-metadata needs 6.31.1
         "packaging>=24",
@@ -110,7 +110,7 @@ setup(
         "plan-cuda": ["jax[cuda13]>=0.10,<0.13"],  # 4.4 GB; compiles for GPUs without one
         "quantization": ["qwix>=0.1.8,<0.2"],
         "search": ["faiss-cpu>=1.9,<2"],
-        "hub": ["huggingface_hub>=0.36,<3"],  # models at hf-hub:ORG/NAME
+        "hub": ["huggingface_hub>=1,<3"],  # models at hf-hub:ORG/NAME
         "serve": SERVE,
         "onnx": ["onnx>=1.19,<2"],  # coca export --format onnx
         "wandb": ["wandb>=0.30,<1"],
@@ -126,14 +126,14 @@ setup(
             "tensorboard>=2.20,<3",
             "qwix>=0.1.8,<0.2",
             "faiss-cpu>=1.9,<2",
-            "huggingface_hub>=0.36,<3",
+            "huggingface_hub>=1,<3",
             "onnx>=1.19,<2",
             "onnxruntime>=1.20,<2",
             "wandb>=0.30,<1",
             *MLFLOW,
             "gcsfs>=2024.10",
             "s3fs[boto3]>=2024.10",  # the boto3 that fits, for moto
-            "gcp-storage-emulator>=2024.8.3",  # object stores on loopback
+            "gcp-storage-emulator>=2026.7",  # object stores on loopback
             "moto[s3]>=5.1,<6",
             "flask>=3,<4",  # for the servers of moto
             "flask-cors>=5,<7",
