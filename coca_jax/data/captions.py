@@ -1,5 +1,6 @@
 """Captions: make the one text that an image is trained with of what its record says."""
 
+import json
 import operator
 import string
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ class Text(NamedTuple):
     text: str
     question: str  # the beginning of the text, which a head may read; empty: all of it
     answer: str | int | None  # name or number of a class; None: unknown
+    group: str | None = None  # pairs of one group match each other; None: a group of its own
 
 
 class CaptionMaker:
@@ -50,6 +52,8 @@ class CaptionMaker:
         not hold, or that lack its field, are left out.
       questions: names of the fields with the questions and with their answers.
       use_labels: whether a head learns from the answer or the label.
+      group: what pairs of a group have in common: "caption", "label" or the name of a field; empty:
+        each pair is a group of its own.
 
     Raises:
       UserError: an option has another value.
@@ -66,12 +70,14 @@ class CaptionMaker:
         filters: Sequence[Sequence[Any]] = (),
         questions: Sequence[str] = ("questions", "answers"),
         use_labels: bool = True,
+        group: str = "",
     ):
         if errors := caption_option_errors(captions, template, prompts, filters, questions):
             raise UserError("\n".join(errors))
         self._captions, self._template, self._prompts = captions, template, tuple(prompts)
         self._least, self._most = min_characters, max_characters
         self._questions, self._use_labels = tuple(questions), use_labels
+        self.group = group
         self._filters = [(field, name, value) for field, name, value in filters]
 
     def __call__(self, record: Record, epoch: int, rng: np.random.Generator) -> Text:
@@ -89,20 +95,40 @@ class CaptionMaker:
         for row in self._filters:
             _apply_filter(fields, *row)
         if self._captions == "none":
-            return self._text("", "", _label(record))
+            return self._text("", "", _label(record), self._group(record, ""))
         if self._captions == "questions":
             question, answer = _question(fields, *self._questions, rng)
-            return self._text(self._checked(f"{question} {answer}"), question, answer)
+            text = self._checked(f"{question} {answer}")
+            return self._text(text, question, answer, self._group(record, text))
         text = self._choose(record, epoch, rng)
+        group = self._group(record, text)
         if self._template:
             try:
                 text = self._template.format_map(_Fields(fields, text))
             except (LookupError, ValueError, TypeError, AttributeError) as error:
                 raise BadExample("bad_text", f"{self._template!r} lacks {error}") from error
-        return self._text(self._checked(text), "", _label(record))
+        return self._text(self._checked(text), "", _label(record), group)
 
-    def _text(self, text: str, question: str, answer: str | int) -> Text:
-        return Text(text, question, answer if self._use_labels else None)
+    def _text(self, text: str, question: str, answer: str | int, group: str | None) -> Text:
+        return Text(text, question, answer if self._use_labels else None, group)
+
+    def _group(self, record: Record, caption: str) -> str | None:
+        """What the pairs of the record's group have in common; None: it is a group of its own.
+
+        Raises:
+          BadExample: the record lacks the label or the field.
+        """
+        if not self.group:
+            return None
+        if self.group == "caption":
+            return caption.strip()
+        if self.group == "label":
+            values = sorted(record["labels"]) or ([record["label"]] if record["label"] >= 0 else [])
+        else:
+            values = listed(record["fields"].get(self.group))
+        if not values:
+            raise BadExample("bad_record", f"it has no {self.group!r}, which group=... names")
+        return json.dumps(values, default=str)
 
     def _checked(self, text: str) -> str:
         text = text.strip()

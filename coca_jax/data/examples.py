@@ -1,5 +1,6 @@
 """Examples: makes of records what the model trains on."""
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -70,6 +71,7 @@ class BatchMaker:
         self._image_size, self._text_length = image_size, text_length
         self._classes = {name: number for number, name in enumerate(classes)}
         self._names = tuple(classes)
+        self._grouped = any(each.make_caption.group for each in data_sets)
         self._repeated = {name for name in classes if self._names.count(name) > 1}
 
     def __call__(
@@ -79,7 +81,7 @@ class BatchMaker:
 
         If num_images > 1, "image" is [b, num_images, h, w, 3]. For a head there are also int32 [b]
         "label" (-1: none of the classes) and "prefix_length", the number of ids of the text that
-        the head may read.
+        the head may read. Where a data set has groups, there is "group", int32 [b, 2].
 
         An unusable record is replaced by one of the same data set, drawn by the `rng` of its row.
         The kinds count how many were; "errors" is a tuple with a `DataError` for each.
@@ -102,7 +104,15 @@ class BatchMaker:
                 counts[error.kind][row] += 1
         if self._blank:
             image[:] = multi_image.GRAY
-        return {"image": image, **self.text_inputs(texts), **counts, "errors": tuple(errors)}
+        inputs = {"image": image, **self.text_inputs(texts), **counts, "errors": tuple(errors)}
+        if self._grouped:
+            # Random where a pair is a group of its own: 64 bits that no other pair has.
+            keys = [
+                rng.bytes(8) if text.group is None else text.group
+                for text, rng in zip(texts, rngs, strict=True)
+            ]
+            inputs["group"] = group_ids(keys)
+        return inputs
 
     def text_inputs(self, texts: Sequence[Text]) -> dict[str, np.ndarray]:
         """Makes {"text": int32 [b, l]} of texts, and for a head "label" and "prefix_length".
@@ -199,6 +209,15 @@ class BatchMaker:
         may_flip = not _SIDED.search(f"{text.text} {answer}")
         selected = multi_image.select_images(data, self._num_images)
         return multi_image.stacked(data_set.augment.alike(selected, rng, may_flip))
+
+
+def group_ids(keys: Sequence[str | bytes]) -> Int32[np.ndarray, "b 2"]:
+    """64 bits that stand for each key, as two numbers; bytes are these bits already."""
+    parts = [
+        hashlib.blake2b(key.encode(), digest_size=8).digest() if isinstance(key, str) else key
+        for key in keys
+    ]
+    return np.frombuffer(b"".join(parts), np.int32).reshape(-1, 2)
 
 
 def lengths(ids: Int32[np.ndarray, "b l"], tokenizer: Tokenizer) -> Int[np.ndarray, " b"]:

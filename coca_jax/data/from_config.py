@@ -21,7 +21,7 @@ from coca_jax.errors import UserError
 
 CAPTION_OPTIONS = (
     *("captions", "template", "prompts", "min_characters", "max_characters", "filters"),
-    *("questions", "use_labels"),
+    *("questions", "use_labels", "group"),
 )
 AUGMENT_OPTIONS = ("min_crop_area", "flip", "color_jitter", "randaugment")
 
@@ -170,7 +170,7 @@ def make_held_out_captions(data: Any) -> CaptionMaker:
       data: `config.data`, as options or as a section of the configuration.
     """
     train = data_config(data).train
-    options = _values(train, ("template", "prompts", "questions", "use_labels"))
+    options = _values(train, ("template", "prompts", "questions", "use_labels", "group"))
     several = train.captions in ("sampled", "all")
     return CaptionMaker(captions="first" if several else train.captions, **options)
 

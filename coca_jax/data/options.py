@@ -85,6 +85,13 @@ class TrainDataConfig(SourceConfig):
     use_labels: bool = field(
         True, "Whether a head learns from its answers or labels.", fields.flag()
     )
+    group: str = field(
+        "",
+        "What the pairs of a group have in common, `caption`, `label` or the name of a field: in "
+        "the contrastive loss every image of a group matches every text of it. Empty: an image "
+        "matches its own text only.",
+        fields.text(),
+    )
     template: str = field(
         "",
         "What the caption becomes, such as `{title}. {caption}`, of any fields of the record. "

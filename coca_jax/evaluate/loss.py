@@ -9,7 +9,7 @@ import numpy as np
 from coca_jax.config import build
 from coca_jax.data.captions import Text
 from coca_jax.data.errors import BadExample
-from coca_jax.data.examples import BatchMaker
+from coca_jax.data.examples import BatchMaker, group_ids
 from coca_jax.data.from_config import make_held_out_captions
 from coca_jax.errors import UserError
 from coca_jax.evaluate.base import Evaluation, Model, Results
@@ -95,7 +95,10 @@ class _Examples(Iterable[Arrays]):
             self.count += len(pairs)
             if pairs:
                 rows, texts = zip(*pairs, strict=True)
-                yield {"image": batch["image"][list(rows)], **self._maker.text_inputs(texts)}
+                inputs = {"image": batch["image"][list(rows)], **self._maker.text_inputs(texts)}
+                if self._make_caption.group:
+                    inputs["group"] = group_ids([text.group for text in texts])
+                yield inputs
 
     def _texts(self, batch: dict[str, Any]) -> Iterator[Text | None]:
         """The text of each example; None: it has none."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from coca_jax.fields import choice, field, integer, number
 from coca_jax.losses.base import WEIGHT, Loss, LossAndMetrics, Values
@@ -35,12 +35,16 @@ from coca_jax.losses.collectives import (
 )
 
 CHUNK = 1024  # rows
+Groups = Int[Array, "n 2"]  # 64 bits, which stand for a label or a caption, as two of 32
 LossAndAccuracy = tuple[Float[Array, ""], Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveLoss(Loss):
-    """Each image against all texts of the batch, and each text against all images."""
+    """Each image against all texts of the batch, and each text against all images.
+
+    With `group` in the batch, every image of a group matches every text of it.
+    """
 
     weight: float = field(1.0, WEIGHT, number())
     kind: str = field("softmax", "softmax or, as in SigLIP, sigmoid.", choice("softmax", "sigmoid"))
@@ -73,10 +77,14 @@ class ContrastiveLoss(Loss):
     def __call__(self, output: Any, batch: Values) -> LossAndMetrics:
         """The loss per pair, the share of partners that are the most similar, the temperature."""
         images, texts, scale = output.image_embeddings, output.text_embeddings, output.logit_scale
+        groups = batch.get("group")
         if self.kind == "sigmoid":
-            loss, accuracy = sigmoid_loss(images, texts, scale, output.logit_bias, self.chunk_size)
+            bias = output.logit_bias
+            loss, accuracy = sigmoid_loss(images, texts, scale, bias, self.chunk_size, groups)
         else:
-            loss, accuracy = softmax_loss(images, texts, scale, self.reduction, self.chunk_size)
+            loss, accuracy = softmax_loss(
+                images, texts, scale, self.reduction, self.chunk_size, groups
+            )
         return loss, {"contrastive_accuracy": accuracy, "temperature": 1 / scale}
 
     def constrain(self, params: Any) -> Any:
@@ -91,10 +99,13 @@ def softmax_loss(
     scale: Float[Array, ""],
     reduction: str = "sum",
     chunk_size: int = CHUNK,
+    groups: Groups | None = None,
 ) -> LossAndAccuracy:
     """Cross-entropy of each image among all texts, and of each text among all images.
 
     -(1/N) sum_i [log softmax_j(s x_i.y_j)_i + log softmax_j(s y_i.x_j)_i], arXiv 2205.01917, eq. 4.
+    With groups, the mean of the terms over all partners of the same group takes the place of each
+    term of the partner itself (arXiv 2204.03610, eq. 2 and 3).
 
     Args:
       images: unit-length embeddings; row i matches row i of `texts`.
@@ -102,15 +113,15 @@ def softmax_loss(
       scale: 1 / temperature, above 0.
       reduction: `sum` of both directions as in the paper, or their `mean` as in CLIP.
       chunk_size: number of rows of the similarity matrix that a device holds at a time.
+      groups: every image of a group matches every text of it; None: each only its own.
 
     Returns:
-      The loss; and the share of the batch whose partner is the most similar of all, mean of both
-      directions, which has no gradient.
+      The loss; and the share of the batch whose most similar partner of all is one that matches,
+      mean of both directions, which has no gradient.
     """
     weight = 1.0 if reduction == "sum" else 0.5
-    return _loss(
-        images, texts, scale, jnp.float32(0), "softmax", weight, chunk_size, current_layout()
-    )
+    bias, layout = jnp.float32(0), current_layout()
+    return _loss(images, texts, scale, bias, groups, "softmax", weight, chunk_size, layout)
 
 
 def sigmoid_loss(
@@ -119,37 +130,56 @@ def sigmoid_loss(
     scale: Float[Array, ""],
     bias: Float[Array, ""],
     chunk_size: int = CHUNK,
+    groups: Groups | None = None,
 ) -> LossAndAccuracy:
     """Binary cross-entropy of every pair, summed over pairs and divided by N (arXiv 2303.15343).
 
-    -(1/N) sum_ij log sigmoid(z_ij (s x_i.y_j + b)), with z_ij = 1 on the diagonal and -1 elsewhere.
-    Arguments and results are those of `softmax_loss`.
+    -(1/N) sum_ij log sigmoid(z_ij (s x_i.y_j + b)), with z_ij = 1 where image i matches text j, on
+    the diagonal or within a group, and -1 elsewhere. Arguments and results are those of
+    `softmax_loss`.
     """
-    return _loss(images, texts, scale, bias, "sigmoid", 1.0, chunk_size, current_layout())
+    layout = current_layout()
+    return _loss(images, texts, scale, bias, groups, "sigmoid", 1.0, chunk_size, layout)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
-def _loss(images, texts, scale, bias, kind: str, weight: float, chunk_size: int, layout: Layout):
-    return _run(images, texts, scale, bias, kind, weight, chunk_size, layout, False)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8))
+def _loss(
+    images, texts, scale, bias, groups, kind: str, weight: float, chunk_size: int, layout: Layout
+):
+    return _run(images, texts, scale, bias, groups, kind, weight, chunk_size, layout, False)
 
 
-def _forward(images, texts, scale, bias, kind: str, weight: float, chunk_size: int, layout: Layout):
+def _forward(
+    images, texts, scale, bias, groups, kind: str, weight: float, chunk_size: int, layout: Layout
+):
     loss, accuracy, *gradients = _run(
-        images, texts, scale, bias, kind, weight, chunk_size, layout, True
+        images, texts, scale, bias, groups, kind, weight, chunk_size, layout, True
     )
     return (loss, accuracy), gradients
 
 
 def _backward(kind, weight, chunk_size, layout, gradients: Any, cotangents: Any):
-    return tuple(cotangents[0] * g for g in gradients)
+    return *(cotangents[0] * g for g in gradients), None  # groups have no gradient
 
 
 _loss.defvjp(_forward, _backward)
 
 
-def _run(images, texts, scale, bias, kind, weight, chunk_size, layout: Layout, differentiate: bool):
-    """The loss and accuracy; with `differentiate` its gradients by the four arrays, too."""
-    specs = (spec(layout.rows, ()), spec(layout.rows, ()), spec(), spec())
+def _run(
+    images,
+    texts,
+    scale,
+    bias,
+    groups,
+    kind,
+    weight,
+    chunk_size,
+    layout: Layout,
+    differentiate: bool,
+):
+    """The loss and accuracy; with `differentiate` its gradients by the first four arrays, too."""
+    rows = spec(layout.rows, ())
+    specs = (rows, rows, spec(), spec())
     on_device = functools.partial(
         _own_rows,
         kind=kind,
@@ -159,14 +189,16 @@ def _run(images, texts, scale, bias, kind, weight, chunk_size, layout: Layout, d
         gradients=differentiate,
     )
     outputs = (spec(), spec(), *specs[: 4 * differentiate])
-    return shard_map(on_device, layout, specs, outputs)(images, texts, scale, bias)
+    inputs = (*specs, None if groups is None else rows)
+    return shard_map(on_device, layout, inputs, outputs)(images, texts, scale, bias, groups)
 
 
 class _Rows(NamedTuple):
     """A chunk of one device's rows of the similarity matrix."""
 
     images: Array  # [c, e]
-    partner: Array  # [c], the column that matches; -1 where there is no row but padding
+    partner: Array  # [c], the column of its own text; -1 where there is no row but padding
+    group: Array | None  # [c, 2]; None: only its own text matches
 
 
 class _Columns(NamedTuple):
@@ -177,28 +209,44 @@ class _Columns(NamedTuple):
     norm: Array  # [n], sum of exp(scale (similarity - peak))
 
 
+class _Texts(NamedTuple):
+    """All texts of the batch, the columns of the similarity matrix."""
+
+    embeddings: Array  # [n, e]
+    group: Array | None  # [n, 2]
+
+    def matches(self, rows: _Rows, softmax: bool) -> Array:
+        """The target of each pair [c, n]: 1 where they match; softmax: 1 over their number."""
+        if rows.group is None:
+            columns = jnp.arange(len(self.embeddings), dtype=jnp.int32)
+            return (columns[None] == rows.partner[:, None]).astype(jnp.float32)
+        equal = jnp.all(rows.group[:, None] == self.group[None], axis=-1).astype(jnp.float32)
+        return equal / jnp.sum(equal, axis=1, keepdims=True) if softmax else equal
+
+
 def _own_rows(
-    images, texts, scale, bias, kind, weight, chunk_size, layout: Layout, gradients: bool
+    images, texts, scale, bias, groups, kind, weight, chunk_size, layout: Layout, gradients: bool
 ):
     """`_run` on one device, for its own images."""
-    every, count = all_gather(texts, layout.rows), len(images)
+    count = len(images)
+    every = _Texts(*(None if x is None else all_gather(x, layout.rows) for x in (texts, groups)))
+    total = len(every.embeddings)
     # Counted from 1 while they are cut: padding is 0.
     partners = count * axis_index(layout.rows) + jnp.arange(count, dtype=jnp.int32) + 1
-    images_cut, partners = in_chunks((images, partners), chunk_size)
-    pieces = _Rows(images_cut, partners - 1)
+    pieces = _Rows(*in_chunks((images, partners, groups), chunk_size))
+    pieces = pieces._replace(partner=pieces.partner - 1)
     loss, hits, normalizers = _compare(pieces, every, scale, bias, kind, layout)
-    matching = scale * jnp.sum(images * texts, axis=-1) + bias
-    directions = 2 if kind == "softmax" else 1  # in which a pair matches
-    loss = weight * (loss - directions * psum(jnp.sum(matching), layout.rows)) / len(every)
+    if groups is None:
+        matching = scale * jnp.sum(images * texts, axis=-1) + bias
+        loss -= (1 + (kind == "softmax")) * psum(jnp.sum(matching), layout.rows)
+    loss = weight * loss / total
     if not gradients:
-        return loss, hits / (2 * len(every))
-    sums, by_image = _slopes(
-        pieces, every, scale, bias, normalizers, (directions, weight / len(every))
-    )
+        return loss, hits / (2 * total)
+    sums, by_image = _slopes(pieces, every, scale, bias, normalizers, weight / total)
     by_text, by_scale, by_bias = sums
     return (
         loss,
-        hits / (2 * len(every)),
+        hits / (2 * total),
         joined(by_image, count),
         psum_scatter(by_text, layout.rows),
         psum(by_scale, layout.rows),
@@ -206,27 +254,33 @@ def _own_rows(
     )
 
 
-def _compare(rows: _Rows, texts, scale, bias, kind: str, layout: Layout):
-    """The first pass: sum of the loss without matches, hits, and for the softmax its normalizers.
+def _compare(rows: _Rows, texts: _Texts, scale, bias, kind: str, layout: Layout):
+    """The first pass: the sum of the loss, hits, and for the softmax its normalizers.
+
+    Without groups, the matches are not in the sum yet: they need no similarity matrix.
 
     These are log sum exp over all texts of each row [chunks, c], and over all images of each text.
     """
-    softmax, count = kind == "softmax", len(texts)
+    softmax, count = kind == "softmax", len(texts.embeddings)
     columns = jnp.arange(count, dtype=jnp.int32)
 
     def step(carry, piece: _Rows):
         loss, hits, stats = carry
         real = piece.partner >= 0
-        similar = _matmul("ie,je->ij", piece.images, texts)
+        similar = _matmul("ie,je->ij", piece.images, texts.embeddings)
         peak = jnp.max(similar, axis=1)
         first = jnp.min(jnp.where(similar == peak[:, None], columns[None], count), axis=1)
-        hits += jnp.sum(real & (first == piece.partner), dtype=jnp.int32)
+        hits += jnp.sum(real & _same(piece, first, texts), dtype=jnp.int32)
         if softmax:
             norm = jnp.sum(jnp.exp(scale * (similar - peak[:, None])), axis=1)
             nats = scale * peak + jnp.log(norm)
         else:
             nats = jnp.sum(jax.nn.softplus(scale * similar + bias), axis=1)
-        loss += jnp.sum(jnp.where(real, nats, 0))
+        matching = 0.0
+        if piece.group is not None:
+            targets = texts.matches(piece, softmax)
+            matching = (1 + softmax) * jnp.sum(targets * (scale * similar + bias), axis=1)
+        loss += jnp.sum(jnp.where(real, nats - matching, 0))
         stats = _with_rows(stats, similar, piece.partner, scale, softmax)
         return (loss, hits, stats), nats if softmax else None
 
@@ -240,12 +294,21 @@ def _compare(rows: _Rows, texts, scale, bias, kind: str, layout: Layout):
     loss, hits = psum((loss, hits), layout.rows)
     peak = pmax(stats.peak, layout.rows)
     first = pmin(jnp.where(stats.peak == peak, stats.first, count), layout.rows)
-    hits += jnp.sum(first == columns, dtype=jnp.int32)
+    groups = texts.group
+    found = first == columns if groups is None else jnp.all(groups[first] == groups, axis=-1)
+    hits += jnp.sum(found, dtype=jnp.int32)
     if not softmax:
         return loss, hits, None
     norm = psum(stats.norm * jnp.exp(scale * (stats.peak - peak)), layout.rows)
     of_texts = scale * peak + jnp.log(norm)
     return loss + jnp.sum(of_texts), hits, (nats, of_texts)
+
+
+def _same(rows: _Rows, column: Array, texts: _Texts) -> Array:
+    """Whether each row matches the text of its column [c]."""
+    if rows.group is None:
+        return column == rows.partner
+    return jnp.all(texts.group[column] == rows.group, axis=-1)
 
 
 def _with_rows(stats: _Columns, similar, partner, scale, softmax: bool) -> _Columns:
@@ -262,7 +325,7 @@ def _with_rows(stats: _Columns, similar, partner, scale, softmax: bool) -> _Colu
     return _Columns(peak, jnp.where(here > stats.peak, first, stats.first), norm)
 
 
-def _slopes(rows: _Rows, texts, scale, bias, normalizers, factors: tuple[int, float]):
+def _slopes(rows: _Rows, texts: _Texts, scale, bias, normalizers, factor: float):
     """The second pass: this device's share of the gradients.
 
     Args:
@@ -271,32 +334,30 @@ def _slopes(rows: _Rows, texts, scale, bias, normalizers, factors: tuple[int, fl
       scale: of the similarities.
       bias: added to them.
       normalizers: from `_compare`.
-      factors: directions in which a pair matches, and the factor of the sum over pairs.
+      factor: of the sum over pairs.
 
     Returns:
       Those by texts, scale and bias, to be added up over devices; and by images [chunks, c, e].
     """
-    directions, factor = factors
+    softmax = normalizers is not None
 
     def step(sums, piece):
         piece, nats = piece
-        similar = _matmul("ie,je->ij", piece.images, texts)
-        if normalizers:
+        similar = _matmul("ie,je->ij", piece.images, texts.embeddings)
+        if softmax:
             logits = scale * similar
             by_logits = jnp.exp(logits - nats[:, None]) + jnp.exp(logits - normalizers[1][None])
         else:
             by_logits = jax.nn.sigmoid(scale * similar + bias)
-        partner = piece.partner[:, None]
-        matches = jnp.arange(len(texts), dtype=jnp.int32)[None] == partner
-        by_logits = by_logits - directions * matches.astype(by_logits.dtype)
-        by_logits = factor * jnp.where(partner < 0, 0, by_logits)
+        by_logits = by_logits - (1 + softmax) * texts.matches(piece, softmax)
+        by_logits = factor * jnp.where(piece.partner[:, None] < 0, 0, by_logits)
         by_text = scale * _matmul("ij,ie->je", by_logits, piece.images)
         by_scale = jnp.sum(jnp.sum(by_logits * similar, axis=1))
         by_bias = jnp.sum(jnp.sum(by_logits, axis=1))
         sums = jax.tree.map(jnp.add, sums, (by_text, by_scale, by_bias))
-        return sums, scale * _matmul("ij,je->ie", by_logits, texts)
+        return sums, scale * _matmul("ij,je->ie", by_logits, texts.embeddings)
 
-    start = jnp.zeros(texts.shape, jnp.float32), jnp.float32(0), jnp.float32(0)
+    start = jnp.zeros(texts.embeddings.shape, jnp.float32), jnp.float32(0), jnp.float32(0)
     return scan(step, start, (rows, normalizers and normalizers[0]))
 
 

@@ -14,10 +14,11 @@ from coca_jax.models import CoCa, CoCaOutput, normalize_pixels
 from coca_jax.models.coca import PER_EXAMPLE
 
 # image: uint8 [n, h, w, 3], or [n, images, h, w, 3]; text: int32 [n, t]; for a head label and
-# prefix_length (the tokens that it may read): int32 [n]; counters of replaced examples: int32 [n]
+# prefix_length (the tokens that it may read): int32 [n]; group (64 bits, the same for pairs that
+# match each other): int32 [n, 2]; counters of replaced examples: int32 [n]
 Batch = dict[str, jax.Array]
 Metrics = dict[str, Array]
-INPUTS = ("image", "text", "label", "prefix_length")
+INPUTS = ("image", "text", "label", "prefix_length", "group")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,6 +44,22 @@ def test_a_question_is_drawn_with_its_answer():
     assert kind(record(questions=["a", "b"], answers=["c"]), captions="questions") == "bad_text"
 
 
+def test_the_group_is_a_caption_a_label_or_a_field():
+    def group(found, **options):
+        return CaptionMaker(**options)(found, 0, np.random.default_rng(0)).group
+
+    found = record([" a cat "], ["pet", "cat"], product=7, sizes=[])
+    assert group(found) is None
+    assert group(found, group="caption", template="{caption}, {product}") == "a cat"
+    assert group(found, group="label") == group(record(["other"], ["cat", "pet"]), group="label")
+    assert group(found, group="label") != group(record(["other"], ["cat"]), group="label")
+    assert group(found | {"labels": [], "label": 3}, group="label") == "[3]"
+    assert group(found, group="product") == "[7]"
+    for name in ("sizes", "absent"):
+        assert kind(found, group=name) == "bad_record"
+    assert kind(record(["a"]), group="label") == "bad_record"
+
+
 def test_blank_captions_are_not_drawn():
     assert {make(record(["", " a\n", "  "]), seed=seed) for seed in range(20)} == {"a"}
 
@@ -148,18 +164,18 @@ def test_wrong_options_are_named_all_at_once():
 def test_questions_are_kept_apart_from_their_answers():
     asked = record([], questions="how many?", answers="two")  # TFDS gives lists of one like this
     maker = CaptionMaker(captions="questions")
-    assert maker(asked, 0, np.random.default_rng(0)) == ("how many? two", "how many?", "two")
+    assert maker(asked, 0, np.random.default_rng(0))[:3] == ("how many? two", "how many?", "two")
     other = record([], hypotheses=["a cat"], judgements=[["neutral"]])
     maker = CaptionMaker(captions="questions", questions=("hypotheses", "judgements"))
-    assert maker(other, 0, np.random.default_rng(0)) == ("a cat neutral", "a cat", "neutral")
+    assert maker(other, 0, np.random.default_rng(0))[:3] == ("a cat neutral", "a cat", "neutral")
 
 
 def test_labels_are_answers_unless_they_are_not_to_be_known():
     found = record(["a cat"]) | {"label": 3}
     rng = np.random.default_rng(0)
-    assert CaptionMaker()(found, 0, rng) == ("a cat", "", 3)
-    assert CaptionMaker(use_labels=False)(found, 0, rng) == ("a cat", "", None)
-    assert CaptionMaker(captions="none")(record([]) | {"label": 3}, 0, rng) == ("", "", 3)
+    assert CaptionMaker()(found, 0, rng)[:3] == ("a cat", "", 3)
+    assert CaptionMaker(use_labels=False)(found, 0, rng)[:3] == ("a cat", "", None)
+    assert CaptionMaker(captions="none")(record([]) | {"label": 3}, 0, rng)[:3] == ("", "", 3)
 
 
 def test_options_that_do_not_go_together():

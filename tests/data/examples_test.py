@@ -49,6 +49,25 @@ def text(example):
     return TOKENIZER.decode(example["text"][None])[0]
 
 
+def test_pairs_of_a_group_have_the_same_64_bits():
+    image = png(two_sided())
+    labeled = part([record(image, [text], product=i) for i, text in enumerate("aab")])
+    labeled = labeled._replace(make_caption=CaptionMaker(group="caption"))
+    make = batch_maker(labeled, part([record(image, ["a"])]))
+    picks = [RecordRef(0, 0, 0), RecordRef(0, 1, 0), RecordRef(0, 2, 0), RecordRef(1, 0, 0)]
+    batch = make([*picks, picks[-1]], [np.random.default_rng(seed) for seed in range(5)])
+    groups = batch["group"]
+    assert groups.shape == (5, 2) and groups.dtype == np.int32
+    same = (groups[:, None] == groups[None]).all(axis=-1)
+    # The last two are one record of a data set without groups, drawn twice.
+    assert np.argwhere(same & ~np.eye(5, dtype=bool)).tolist() == [[0, 1], [1, 0]]
+    alone = make(picks[1:2], [np.random.default_rng(9)])
+    np.testing.assert_array_equal(alone["group"], groups[1:2])
+    assert "group" not in batch_maker(part([record(image, ["a"])]))(
+        picks[:1], [np.random.default_rng(0)]
+    )
+
+
 def test_a_row_of_a_batch_does_not_depend_on_the_others(plain_source):
     noise = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
     good = record(png(noise), ["one", "another", "a third"])

@@ -90,6 +90,61 @@ def test_sigmoid_loss_is_the_formula_on_every_mesh(mesh):
     check(loss, sigmoid_reference, (x, y, 10.0, -3.0), mesh)
 
 
+GROUPS = [7, 3, 7, 5, 3, 7, 0, 9]  # 0: as padding has
+
+
+def soft_reference(x, y, scale):
+    """Equations 2 and 3 of UniCL: the mean over all partners of the group, in each direction."""
+    total = 0.0
+    for i, group in enumerate(GROUPS):
+        same = [j for j, other in enumerate(GROUPS) if other == group]
+        for a, b in ((x, y), (y, x)):
+            norm = sum(np.exp(scale * a[i] @ other) for other in b)
+            total -= np.mean([np.log(np.exp(scale * a[i] @ b[j]) / norm) for j in same])
+    return total / len(x)
+
+
+def grouped_sigmoid_reference(x, y, scale, bias):
+    total = 0.0
+    for i, group in enumerate(GROUPS):
+        for j, other in enumerate(GROUPS):
+            sign = 1 if group == other else -1
+            total -= np.log(1 / (1 + np.exp(-sign * (scale * x[i] @ y[j] + bias))))
+    return total / len(x)
+
+
+def group_rows():
+    """The groups as two numbers each, of which either may be the same in two groups."""
+    return jnp.array([[group % 2, group] for group in GROUPS], jnp.int32)
+
+
+@pytest.mark.parametrize(("mesh", "chunk_size"), CASES)
+def test_every_image_of_a_group_matches_every_text_of_it(mesh, chunk_size):
+    x, y = embeddings(8, 3)
+    loss = functools.partial(softmax_loss, chunk_size=chunk_size, groups=group_rows())
+    accuracy = check(loss, soft_reference, (x, y, 14.3), mesh)
+    groups = np.array(GROUPS)
+    hits = [(groups[np.argmax(x @ y.T, axis=axis)] == groups).mean() for axis in (0, 1)]
+    np.testing.assert_allclose(accuracy, np.mean(hits))
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])
+def test_the_sigmoid_loss_has_groups_too(mesh):
+    x, y = embeddings(8, 3)
+    loss = functools.partial(sigmoid_loss, chunk_size=3, groups=group_rows())
+    check(loss, grouped_sigmoid_reference, (x, y, 10.0, -3.0), mesh)
+
+
+@pytest.mark.parametrize(
+    "loss", [softmax_loss, functools.partial(sigmoid_loss, bias=jnp.float32(-3))]
+)
+def test_groups_of_one_are_no_groups(loss):
+    x, y = (jnp.float32(a) for a in embeddings(5, 4))
+    alone = jnp.array([[i, 0] for i in range(5)], jnp.int32)
+    values = [loss(x, y, jnp.float32(7), groups=groups) for groups in (None, alone)]
+    np.testing.assert_allclose(*values, rtol=1e-6)
+
+
 def test_the_mean_of_both_directions_is_half_the_sum_and_gradients_scale():
     x, y = (jnp.float32(a) for a in embeddings(5, 4))
     scale = jnp.float32(7)
