@@ -16,7 +16,8 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
-from coca_jax.checkpoints.metadata import sha256, steps_in
+from coca_jax.checkpoints.listing import list_steps
+from coca_jax.checkpoints.metadata import sha256
 from coca_jax.config import differences, to_json, write_config
 from coca_jax.config.record import resumable
 from coca_jax.data.tokenizers import tokenizers
@@ -72,10 +73,11 @@ def find_models(paths: Sequence[str], *, in_order: bool = False) -> list[Source]
 
 def _found(path: str, alone: bool) -> Iterator[Source]:
     """The model at a path; of a workdir that stands alone one for each step."""
-    if not alone or hub.is_hub_name(path) or not (steps := steps_in(as_path(path) / "checkpoints")):
-        yield find_checkpoint(path)
-        return
-    yield from (find_checkpoint(path, step) for step in reversed(steps))
+    listed = []
+    if alone and not hub.is_hub_name(path):
+        listed = list_steps(as_path(path) / "checkpoints", contents=False)
+    steps = [step.step for step in listed if step.state != "unfinished"]
+    yield from (find_checkpoint(path, step) for step in steps or [None])
 
 
 def average(

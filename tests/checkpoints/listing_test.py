@@ -62,6 +62,11 @@ def test_the_table_and_the_json(workdir, tmp_path, capsys):
     assert step["state"] == "valid" and step["problems"] == []
 
 
+def test_the_report_names_the_best(workdir):
+    assert cli.main(["report", "--workdir", str(workdir)]) == 0
+    assert "step 10, held_out/loss 1.5 (min)" in (workdir / "report.html").read_text()
+
+
 def test_what_is_damaged_is_named_and_neither_newest_nor_best(workdir, capsys):
     flipped = largest(workdir / "checkpoints/20")
     content = bytearray(flipped.read_bytes())

@@ -138,6 +138,7 @@ def test_a_moving_average_of_the_steps_of_a_run(tmp_path):
 
 def test_a_single_workdir_is_all_of_its_steps(tmp_path):
     run = make_run(tmp_path / "run", 1, 2)
+    (tmp_path / "run/checkpoints/300").mkdir()  # a save under way
     assert [model.step for model in find_models([run])] == [100, 200]
     with pytest.raises(UserError, match="of two or more models"):
         find_models([f"{run}/checkpoints/200"])
