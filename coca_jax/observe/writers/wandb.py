@@ -66,7 +66,7 @@ class WandbWriter:
         import wandb
 
         self._wandb, self._defined = wandb, set[str]()
-        mode = options.mode or os.environ.get("WANDB_MODE", "online")
+        self._mode = mode = options.mode or os.environ.get("WANDB_MODE", "online")
         if mode == "online" and not wandb.login(prompt=False):
             raise UserError("there is no key: `wandb login`, or set WANDB_API_KEY")
         folder, name = _folder(workdir, options.dir), run_id(workdir)
@@ -127,6 +127,8 @@ class WandbWriter:
     def close(self) -> None:
         """Waits for the upload, and ends the run."""
         self._run.finish()
+        if self._mode == "offline":  # else the file may be empty yet, and this process resume
+            self._wandb.teardown()
 
 
 def _folder(workdir: str | os.PathLike, folder: str) -> str:
