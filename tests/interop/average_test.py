@@ -206,6 +206,7 @@ module.average(module.find_models(sys.argv[1:3]), [0.5, 0.5], sys.argv[3])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_no_model(runs, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     out = tmp_path / "out"
