@@ -1,9 +1,13 @@
 """The outputs of notebooks, as the pages show them."""
 
+import re
+
 import myst_nb.core.render
 from docutils import nodes
 from nbformat import NotebookNode
 from sphinx.application import Sphinx
+
+COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -28,10 +32,11 @@ def join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def shorten(app: Sphinx, doctree: nodes.document) -> None:
-    """Makes the paths of this machine relative that commands have printed."""
+    """Makes the paths of this machine relative that commands have printed; leaves out colors."""
     folders = f"{app.srcdir}/notebooks/", f"{app.srcdir.parent}/"
     for node in doctree.findall(nodes.literal_block):
-        text = shortened = node.astext()
+        text = node.astext()
+        shortened = COLORS.sub("", text)
         for folder in folders:
             shortened = shortened.replace(folder, "")
         if shortened != text:
