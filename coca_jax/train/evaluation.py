@@ -35,20 +35,20 @@ class Evaluator:
         recorder: Recorder,
         evaluations: ConfigDict | None = None,
     ) -> dict[str, Any]:
-        """Runs evaluations and writes their files.
+        """Runs evaluations, writes their files and records their metrics.
 
         Args:
           step: the state's.
           state: its average of the parameters is evaluated, if it has one.
-          recorder: shows a table of the metrics, and what the evaluations drew.
+          recorder: gets the metrics, shows a table of them, and what the evaluations drew.
           evaluations: those to run; None: all that are configured.
 
         Returns:
           The metrics, by names such as `eval/zero_shot/top1`.
 
         Raises:
-          UserError: evaluations failed on their data, and the results of the rest are written; or
-            none has the metric of `checkpoint.keep_best`.
+          UserError: evaluations failed on their data, or none has the metric of
+            `checkpoint.keep_best`; the results that there are have been written and recorded.
         """
         results = evaluate(self._with(state), self._experiment.config, evaluations)
         metrics = results.metrics
@@ -56,13 +56,16 @@ class Evaluator:
             write_results(self._experiment.workdir, step, metrics, results.artifacts)
             recorder.print(format_table(metrics))
             recorder.write_samples(step, results.artifacts)
-        results.raise_failures()
-        require_metric(self._experiment.config, metrics)
-        return {
+        scalars = {
             f"eval/{name}/{metric}": value
             for name, values in metrics.items()
             for metric, value in defined(values).items()
         }
+        # Before any error: results in eval/<step>.json are not computed again.
+        recorder.write(step, scalars)
+        results.raise_failures()
+        require_metric(self._experiment.config, metrics)
+        return scalars
 
     def _with(self, state: TrainState) -> LoadedModel:
         params = state.params if state.ema is None else state.ema

@@ -172,7 +172,7 @@ class _Attempt:
                     self._stop(step)
                 if config.eval and due(config.train.evaluate_every):
                     with watchdog.paused(), self.goodput.spent("evaluation"):
-                        recorder.write(step, self.evaluator.run(step, state, recorder))
+                        self.evaluator.run(step, state, recorder)
                     self.meter.restart()
                 if step < self.steps:
                     with self.meter.waiting(), self.goodput.spent("data"):
@@ -248,5 +248,4 @@ class _Attempt:
         if evaluations := self.evaluator.missing(step):
             workdir, silent = self.experiment.workdir, not self.is_first
             with Recorder(workdir, self.steps, step, silent, self.config.metrics) as recorder:
-                values = self.evaluator.run(step, state, recorder, evaluations)
-                recorder.write(step, values)
+                self.evaluator.run(step, state, recorder, evaluations)

@@ -222,9 +222,13 @@ def test_a_run_leaves_out_evaluations_of_what_it_does_not_train(
     )
     assert list(evaluator.missing(3)) == ["zero_shot"]
     config.checkpoint.keep_best = "zero_shot/top3"
+    with (
+        Recorder(tmp_path, 3, 3, silent=False) as recorder,
+        pytest.raises(UserError, match=r"keep_best=zero_shot/top3: .* are top1; the"),
+    ):
+        evaluator.run(3, built.program.factory.abstract, recorder)
+    assert read_metrics(tmp_path)[-1]["eval/zero_shot/top1"] == 0.5
     silent = Recorder(tmp_path, 3, 3, silent=True)
-    with pytest.raises(UserError, match=r"keep_best=zero_shot/top3: .* are top1; the"):
-        evaluator.run(3, built.program.factory.abstract, silent)
     config.checkpoint.keep_best = ""
     metrics = evaluator.run(3, built.program.factory.abstract, silent)
     assert metrics == {"eval/zero_shot/top1": 0.5}
