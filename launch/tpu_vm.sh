@@ -10,7 +10,7 @@
 # Ctrl-C ends them. FOLDER names another folder on the workers, GCLOUD another gcloud.
 set -eu
 if [ "$#" -lt 3 ]; then
-    echo "usage: launch/tpu_vm.sh NAME ZONE train --config FILE --workdir DIR" >&2
+    echo "usage: launch/tpu_vm.sh NAME ZONE train --config NAME --workdir DIR" >&2
     exit 2
 fi
 name=$1

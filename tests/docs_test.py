@@ -43,7 +43,7 @@ def commands(page):
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     inline = re.findall(r"`(coca [^`]*--config [^`]+)`", prose(page))
     for line in [*lines, *inline]:
-        if line.startswith("coca ") and "..." not in line:
+        if re.match(r"coca (?!--)", line) and "..." not in line:
             yield line.replace("K/", "1/")
 
 

@@ -49,7 +49,7 @@ def _place(name: str, path: str, least: int) -> Iterator[Finding]:
         yield problem(name, f"{folder} cannot be written: {reason}", _mend(name))
         return
     text = f"{folder}{' (not made yet)' * (there != folder)}: {free / 2**30:,.1f} GiB are free"
-    if free < least:
+    if free <= least:
         yield problem(name, text, f"free {least >> 20:,} MiB or more, or {_mend(name)}")
     else:
         yield ok(name, text)
