@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from coca_jax.io.stored import Damaged, read_json
 from coca_jax.observe.writers.jsonl import read_metrics
 
 ID_FILE = "tracker.json"
+_ONE_AT_A_TIME = threading.Lock()  # each tracker asks for the id in a thread of its own
 
 
 class Configuration(NamedTuple):
@@ -46,15 +48,16 @@ def configuration(workdir: str | os.PathLike) -> Configuration:
 def run_id(workdir: str | os.PathLike) -> str:
     """The id by which trackers know a run: it is made once, and kept in the workdir."""
     path = as_path(workdir) / ID_FILE
-    try:
-        stored = read_json(path).get("id")
-    except (FileNotFoundError, Damaged):
-        stored = None
-    if isinstance(stored, str) and stored.isalnum():
-        return stored
-    new = uuid.uuid4().hex[:16]
-    write_whole(path, json.dumps({"id": new}).encode())
-    return new
+    with _ONE_AT_A_TIME:
+        try:
+            stored = read_json(path).get("id")
+        except (FileNotFoundError, Damaged):
+            stored = None
+        if isinstance(stored, str) and stored.isalnum():
+            return stored
+        new = uuid.uuid4().hex[:16]
+        write_whole(path, json.dumps({"id": new}).encode())
+        return new
 
 
 def recorded(
