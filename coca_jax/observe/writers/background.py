@@ -26,7 +26,8 @@ class BackgroundWriter:
     """Opens a writer, writes and closes it in one thread; the first failure is reported.
 
     A writer that cannot be opened is tried again every `RETRY_SECONDS`, while what it is to write
-    waits. A call that fails is lost, and the next one is made.
+    waits, and once more at the end of a short run. A call that fails is lost, and the next one is
+    made.
     """
 
     def __init__(self, name: str, make: Callable[[], Writer]):
@@ -38,7 +39,9 @@ class BackgroundWriter:
         """
         self._name, self._make = name, make
         self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
-        self._closing, self._warned, self._lost = threading.Event(), False, 0
+        self._closing, self._warned = threading.Event(), False
+        self._handed = 0  # log points; only the caller's thread counts them,
+        self._arrived = 0  # and only the writer's thread these
         # A daemon, so that the program can end while it hangs.
         self._thread = threading.Thread(target=self._work, name=f"metrics-{name}", daemon=True)
         self._thread.start()
@@ -64,14 +67,14 @@ class BackgroundWriter:
         self._thread.join(max(0.0, self._deadline - time.monotonic()))
         if self._thread.is_alive():
             self._warn(f"it does not end within {CLOSE_SECONDS:g} seconds")
-        elif self._lost:
-            self._say(f"{counted(self._lost, 'log points are missing')} in {self._name}")
+        if missing := self._handed - self._arrived:
+            self._say(f"{counted(missing, 'log points are missing')} in {self._name}")
 
     def _put(self, method: str, *arguments: Any) -> None:
+        self._handed += 1
         if self._calls.qsize() < WAITING:
             self._calls.put((method, arguments))
         else:
-            self._lost += 1
             self._warn(f"{WAITING:,} log points wait for it, and no more are kept")
 
     def _work(self) -> None:
@@ -79,26 +82,27 @@ class BackgroundWriter:
         while method != "close":
             method, arguments = self._calls.get()
             try:
-                self._call(writer, method, arguments)
+                if writer is not None:
+                    self._call(writer, method, arguments)
             except BaseException as error:  # a library may exit, too
-                self._lost += method != "close"
                 self._warn(described(error))
 
-    def _call(self, writer: Writer | None, method: str, arguments: tuple[Any, ...]) -> None:
-        if writer is None:
-            self._lost += method != "close"
-        elif call := getattr(writer, method, None):  # most show no samples
+    def _call(self, writer: Writer, method: str, arguments: tuple[Any, ...]) -> None:
+        if call := getattr(writer, method, None):  # most show no samples
             call(*arguments)
+        self._arrived += method != "close"
 
     def _open(self) -> Writer | None:
-        """The open writer; None if the run ended before it could be opened."""
+        """The open writer; None if it could not be opened until the run ended, nor then."""
         while True:
+            is_last = self._closing.is_set()
             try:
                 return self._make()
             except BaseException as error:  # a library may exit, too
                 self._warn(described(error))
-            if self._closing.wait(RETRY_SECONDS):
+            if is_last:
                 return None
+            self._closing.wait(RETRY_SECONDS)
 
     def _warn(self, reason: str) -> None:
         if not self._warned:

@@ -90,11 +90,50 @@ def test_one_that_hangs_delays_no_step_and_the_end_only_shortly(monkeypatch, cap
         writer.write(step, {})
     writer.close()
     assert time.monotonic() - begin < 5
-    [line] = capfd.readouterr().err.splitlines()
-    assert "mine: 3 log points wait for it, and no more are kept; the run goes on" in line
+    first, last = capfd.readouterr().err.splitlines()
+    assert "mine: 3 log points wait for it, and no more are kept; the run goes on" in first
+    assert last == "100 log points are missing in mine"
     release.set()  # what it then does is harmless
     writer._thread.join(20)
     assert inner.calls[-1] == "closed" and len(inner.calls) <= 5
+
+
+def test_what_waits_at_the_end_is_counted_after_an_earlier_failure(monkeypatch, capfd):
+    monkeypatch.setattr(background, "CLOSE_SECONDS", 0.2)
+    release = threading.Event()
+
+    class Hanging(Listed):
+        def write(self, step, values):
+            if step == 3:
+                release.wait(20)
+            super().write(step, values)
+
+    writer = BackgroundWriter("mine", lambda: Hanging(broken=(1,), error=OSError("gone")))
+    for step in range(8):
+        writer.write(step, {})
+    writer.close()
+    first, last = capfd.readouterr().err.splitlines()
+    assert "OSError: gone" in first  # of step 1
+    assert last == "6 log points are missing in mine"  # 1, 3 and those after it
+    release.set()
+    writer._thread.join(20)
+
+
+def test_one_that_was_down_at_the_start_of_a_short_run_is_tried_at_its_end(capfd):
+    inner, attempts, failed = Listed(), iter([OSError("down")]), threading.Event()
+
+    def make():
+        if error := next(attempts, None):
+            failed.set()
+            raise error
+        return inner
+
+    writer = BackgroundWriter("mine", make)
+    writer.write(1, {})
+    failed.wait(20)
+    writer.close()
+    assert inner.calls == [(1, {}), "closed"]
+    assert "missing" not in capfd.readouterr().err
 
 
 def test_the_record_still_stops_a_run_when_its_disk_is_full(tmp_path):
