@@ -20,6 +20,7 @@ CLOSE_SECONDS = 30.0  # for the rest, at the end of a run
 SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _PASSWORD = re.compile(r"(?<=://)[^\s/@]+(?=@)")  # and the user before it
 _SHOWN = 300  # characters of an error
+Point = tuple[int, Mapping[str, float]]  # a step and its scalars
 
 
 class BackgroundWriter:
@@ -30,18 +31,19 @@ class BackgroundWriter:
     made.
     """
 
-    def __init__(self, name: str, make: Callable[[], Writer]):
+    def __init__(self, name: str, make: Callable[[], Writer], backlog: Sequence[Point] = ()):
         """Begins to open it.
 
         Args:
           name: the writer's, for messages.
           make: opens it; called in the thread.
+          backlog: steps with scalars that it gets first.
         """
-        self._name, self._make = name, make
+        self._name, self._make, self._backlog = name, make, backlog
         self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
         self._closing, self._warned = threading.Event(), False
         self._handed = 0  # log points; only the caller's thread counts them,
-        self._arrived = 0  # and only the writer's thread these
+        self._arrived = 0  # and only the writer's thread these, less what fails of the backlog
         # A daemon, so that the program can end while it hangs.
         self._thread = threading.Thread(target=self._work, name=f"metrics-{name}", daemon=True)
         self._thread.start()
@@ -79,18 +81,21 @@ class BackgroundWriter:
 
     def _work(self) -> None:
         writer, method = self._open(), ""
+        for point in self._backlog if writer is not None else ():
+            self._arrived -= not self._call(writer, "write", point)
         while method != "close":
             method, arguments = self._calls.get()
-            try:
-                if writer is not None:
-                    self._call(writer, method, arguments)
-            except BaseException as error:  # a library may exit, too
-                self._warn(described(error))
+            self._arrived += self._call(writer, method, arguments) and method != "close"
 
-    def _call(self, writer: Writer, method: str, arguments: tuple[Any, ...]) -> None:
-        if call := getattr(writer, method, None):  # most show no samples
-            call(*arguments)
-        self._arrived += method != "close"
+    def _call(self, writer: Writer | None, method: str, arguments: tuple[Any, ...]) -> bool:
+        """Whether the call succeeds."""
+        try:
+            if writer is not None and (call := getattr(writer, method, None)):
+                call(*arguments)  # most have no method for samples
+        except BaseException as error:  # a library may exit, too
+            self._warn(described(error))
+            return False
+        return writer is not None
 
     def _open(self) -> Writer | None:
         """The open writer; None if it could not be opened until the run ended, nor then."""

@@ -9,11 +9,12 @@ from typing import Any, SupportsFloat
 from ml_collections import ConfigDict
 
 from coca_jax.observe.writers.background import BackgroundWriter
+from coca_jax.observe.writers.record import recorded
 from coca_jax.observe.writers.registry import Writer, default_writers, options_of, writers
 from coca_jax.observe.writers.samples import samples_of
 
 Section = Mapping[str, Any] | ConfigDict
-RECORD = "jsonl"  # the one that a run cannot do without
+RECORD = "jsonl"  # the one whose failure stops a run
 
 
 class MetricWriter:
@@ -35,10 +36,18 @@ class MetricWriter:
         """
         names = default_writers() if config is None else config["writers"]
         options = {} if config is None else config["options"]
+        make = {
+            name: functools.partial(_open, name, workdir, resume_step, options.get(name, {}))
+            for name in names
+        }
         self._writers: list[Writer | BackgroundWriter] = []
-        for name in sorted(names, key=lambda name: name != RECORD):
-            make = functools.partial(_open, name, workdir, resume_step, options.get(name, {}))
-            self._writers.append(make() if name == RECORD else BackgroundWriter(name, make))
+        if RECORD in make:
+            self._writers.append(make.pop(RECORD)())
+        # Read before anything is written: a tracker that opens late would get that twice.
+        late = {name for name in make if getattr(writers[name], "takes_backlog", False)}
+        backlog = recorded(workdir, resume_step) if late else []
+        for name, opening in make.items():
+            self._writers.append(BackgroundWriter(name, opening, backlog if name in late else ()))
 
     def write(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Writes scalars (Python, NumPy or JAX) under their names, such as train/loss.

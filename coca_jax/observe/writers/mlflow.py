@@ -15,7 +15,7 @@ import requests
 
 from coca_jax.fields import Kind, field, row, several, text
 from coca_jax.io.paths import as_path
-from coca_jax.observe.writers.record import configuration, group_of, recorded, run_id
+from coca_jax.observe.writers.record import configuration, group_of, run_id
 from coca_jax.observe.writers.samples import Sample
 from coca_jax.trees import flatten
 
@@ -68,9 +68,10 @@ class MlflowWriter:
     """
 
     options = MlflowOptions
+    takes_backlog = True
 
     def __init__(self, workdir: str | os.PathLike, resume_step: int | None, options: MlflowOptions):
-        """Starts or resumes the run, and sends what it lacks of earlier steps."""
+        """Starts or resumes the run."""
         from mlflow import MlflowClient, get_tracking_uri
 
         uri = options.tracking_uri or get_tracking_uri()
@@ -86,8 +87,6 @@ class MlflowWriter:
         self._log_configuration(workdir, run.data.params)
         where = f"run {self._id} of experiment {run.info.experiment_id}"
         print(f"mlflow: {where}", file=sys.stderr)
-        for step, values in recorded(workdir, resume_step):
-            self.write(step, values)
 
     def _find_or_create(self, workdir: str | os.PathLike, options: MlflowOptions) -> Any:
         name = options.experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "coca_jax"

@@ -4,7 +4,6 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from coca_jax.io.files import write_whole
@@ -62,11 +61,11 @@ def run_id(workdir: str | os.PathLike) -> str:
 
 def recorded(
     workdir: str | os.PathLike, resume_step: int | None
-) -> Iterator[tuple[int, dict[str, float]]]:
+) -> list[tuple[int, dict[str, float]]]:
     """The metrics in metrics.jsonl up to a step, for a tracker that may lack the last of them."""
-    for values in read_metrics(workdir) if resume_step else ():
-        if (step := values.pop("step")) <= resume_step:
-            yield step, values
+    records = read_metrics(workdir) if resume_step else []
+    points = [(record.pop("step"), record) for record in records]
+    return [(step, values) for step, values in points if step <= resume_step]
 
 
 def group_of(name: str) -> str:

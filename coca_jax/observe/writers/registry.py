@@ -21,7 +21,8 @@ class Writer(Protocol):
 
     A class with an attribute `options`, a frozen dataclass whose fields are made by
     `coca_jax.fields.field`, has them as the section `config.metrics.options.<name>`, and is given
-    one of it as third argument.
+    one of it as third argument. One with a true attribute `takes_backlog` first gets all that
+    metrics.jsonl holds up to the step that a run goes on from, and leaves out what it has.
     """
 
     def __init__(self, workdir: str | os.PathLike, resume_step: int | None): ...

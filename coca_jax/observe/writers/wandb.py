@@ -13,7 +13,7 @@ from coca_jax.errors import UserError
 from coca_jax.fields import choice, field, path, several, text
 from coca_jax.io.paths import as_path, is_url
 from coca_jax.observe.writers.background import CLOSE_SECONDS
-from coca_jax.observe.writers.record import configuration, group_of, recorded, run_id
+from coca_jax.observe.writers.record import configuration, group_of, run_id
 from coca_jax.observe.writers.samples import Sample
 
 _BLOCK, _WHOLE, _LAST = 32768, 1, 4  # bytes of a block in a log, and kinds of parts
@@ -60,9 +60,10 @@ class WandbWriter:
     """
 
     options = WandbOptions
+    takes_backlog = True
 
     def __init__(self, workdir: str | os.PathLike, resume_step: int | None, options: WandbOptions):
-        """Starts or resumes the run, and sends what it lacks of earlier steps."""
+        """Starts or resumes the run."""
         import wandb
 
         self._wandb, self._defined = wandb, set[str]()
@@ -88,8 +89,6 @@ class WandbWriter:
         self._before = _latest(offline, self._steps_of_the_service())
         where = f"offline; `wandb sync {self._run.settings.sync_dir}` uploads it"
         print(f"wandb: {where if mode == 'offline' else self._run.url or mode}", file=sys.stderr)
-        for step, values in recorded(workdir, resume_step):
-            self.write(step, values)
 
     def _steps_of_the_service(self) -> dict[str, int]:
         """The last step of each group of metrics that the service has."""

@@ -136,6 +136,30 @@ def test_one_that_was_down_at_the_start_of_a_short_run_is_tried_at_its_end(capfd
     assert "missing" not in capfd.readouterr().err
 
 
+def test_one_that_opens_late_gets_the_backlog_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(writers, "_added", {})
+    may_open, made = threading.Event(), []
+    config = {"writers": ("jsonl", "mine"), "options": {}}
+
+    @writers.register("mine")
+    class Mine(Listed):
+        takes_backlog = True
+
+        def __init__(self, workdir, resume_step):
+            may_open.wait(20)
+            super().__init__(broken=(1,), error=OSError("gone"))
+            made.append(self)
+
+    with MetricWriter(tmp_path, None, {"writers": ("jsonl",), "options": {}}) as writer:
+        for step in (1, 2, 3, 4):
+            writer.write(step, {"train/loss": 1.0})
+    with MetricWriter(tmp_path, 3, config) as writer:
+        writer.write(3, {"eval/a/b": 2.0})  # an evaluation that the last attempt had not made
+        may_open.set()
+    points = [(2, {"train/loss": 1.0}), (3, {"train/loss": 1.0}), (3, {"eval/a/b": 2.0})]
+    assert made[0].calls == [*points, "closed"]
+
+
 def test_the_record_still_stops_a_run_when_its_disk_is_full(tmp_path):
     writer = MetricWriter(tmp_path, None, {"writers": ("jsonl",), "options": {}})
     writer._writers[0]._file.close()
