@@ -55,8 +55,9 @@ class WandbWriter:
     """A run whose id is the workdir's, so that a resumed run goes on in it.
 
     The service takes no step below its last one. What a run trains again after a kill is left out,
-    therefore, as are evaluations that it repeats. An evaluation of a lower step is not: its x axis
-    is `eval/<name>/step`.
+    therefore, as are evaluations that it repeats. An evaluation of a lower step is not: it gets
+    the next step, and its x axis is `eval/<name>/step`. With `log_every=1`, what is trained from
+    then on is a step further right.
     """
 
     options = WandbOptions
@@ -87,6 +88,8 @@ class WandbWriter:
             ),
         )
         self._before = _latest(offline, self._steps_of_the_service())
+        self._trained = self._before.get("train", -1)  # the last step
+        self._row = max(self._trained, self._run.starting_step - 1)  # in which it is
         where = f"offline; `wandb sync {self._run.settings.sync_dir}` uploads it"
         print(f"wandb: {where if mode == 'offline' else self._run.url or mode}", file=sys.stderr)
 
@@ -94,9 +97,9 @@ class WandbWriter:
         """The last step of each group of metrics that the service has."""
         if not self._run.starting_step:  # a new run
             return {}
-        summary = dict(self._run.summary)
-        steps = {name.removesuffix("/step"): v for name, v in summary.items() if _is_axis(name)}
-        return steps | {"train": self._run.starting_step - 1}
+        summary = {"train/step": self._run.starting_step - 1} | dict(self._run.summary)
+        names = (name for name in summary if _is_axis(name) or name == "train/step")
+        return {name.removesuffix("/step"): summary[name] for name in names}
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes scalars, but for those that an earlier attempt has written."""
@@ -115,13 +118,21 @@ class WandbWriter:
     def _log(self, step: int, group: str, values: dict[str, Any]) -> None:
         if step <= self._before.get(group, -1):
             return
+        if group == "train":
+            self._log_training(step, values)
+            return
+        if group not in self._defined:
+            self._run.define_metric(f"{group}/*", step_metric=f"{group}/step")
+            self._defined.add(group)
         at = max(step, self._run.step, self._before.get("train", -1) + 1)
-        if group != "train":
-            if group not in self._defined:
-                self._run.define_metric(f"{group}/*", step_metric=f"{group}/step")
-                self._defined.add(group)
-            values = values | {f"{group}/step": step}
-        self._run.log(values, step=at)
+        self._run.log(values | {f"{group}/step": step}, step=at)
+
+    def _log_training(self, step: int, values: dict[str, Any]) -> None:
+        """Writes to the row of this step, or to a later one if an evaluation has that already."""
+        self._row = max(step, self._run.step, self._row + (step != self._trained))
+        self._trained = step
+        self._run.log(values, step=self._row)
+        self._run.summary["train/step"] = step  # the service's last row may be an evaluation's
 
     def close(self) -> None:
         """Waits for the upload, and ends the run."""
