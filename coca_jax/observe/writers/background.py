@@ -2,7 +2,6 @@
 
 import os
 import queue
-import re
 import sys
 import threading
 import time
@@ -11,14 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from coca_jax.io.messages import counted
+from coca_jax.observe.writers.passwords import hidden
 from coca_jax.observe.writers.registry import Writer
 from coca_jax.observe.writers.samples import Sample
 
 WAITING = 1000  # calls that wait for a slow writer; further ones are lost
 RETRY_SECONDS = 60.0  # between two attempts to open one
 CLOSE_SECONDS = 30.0  # for the rest, at the end of a run
-SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-_PASSWORD = re.compile(r"(?<=://)[^\s/@]+(?=@)")  # and the user before it
 _SHOWN = 300  # characters of an error
 Point = tuple[int, Mapping[str, float]]  # a step and its scalars
 
@@ -120,10 +118,7 @@ class BackgroundWriter:
 
 def described(error: BaseException) -> str:
     """An error on one line: its type, its message without secrets, and where it was raised."""
-    text = " ".join(str(error).split())
-    for secret in filter(None, map(os.environ.get, SECRETS)):
-        text = text.replace(secret, "***")
-    text = _PASSWORD.sub("***", text)
+    text = hidden(" ".join(str(error).split()))
     text = text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
     place = traceback.extract_tb(error.__traceback__)[-1:]
     where = "".join(f" ({os.path.basename(frame.filename)}:{frame.lineno})" for frame in place)

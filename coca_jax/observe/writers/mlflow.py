@@ -15,6 +15,7 @@ import requests
 
 from coca_jax.fields import Kind, field, row, several, text
 from coca_jax.io.paths import as_path
+from coca_jax.observe.writers.passwords import has_password
 from coca_jax.observe.writers.record import configuration, group_of, run_id
 from coca_jax.observe.writers.samples import Sample
 from coca_jax.trees import flatten
@@ -22,7 +23,6 @@ from coca_jax.trees import flatten
 ANSWER_SECONDS = 10.0
 ID_TAG = "coca_jax.run_id"
 _NAME = re.compile(r"[^\w\-./ ]", re.ASCII)  # what MLflow takes in no name
-_PASSWORD = re.compile(r"://[^/@]+@")
 _BATCH, _LONGEST = 100, 6000  # parameters in one call, and characters of one
 
 
@@ -33,7 +33,7 @@ def _tracking_uri() -> Kind:
         "a URI without user and password, which MLFLOW_TRACKING_USERNAME and "
         "MLFLOW_TRACKING_PASSWORD are for, or MLFLOW_TRACKING_URI for a database's"
     )
-    return Kind(wanted, (str,), lambda v: kind.holds(v) and not _PASSWORD.search(v))
+    return Kind(wanted, (str,), lambda v: kind.holds(v) and not has_password(v))
 
 
 @dataclasses.dataclass(frozen=True)
