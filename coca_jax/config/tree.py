@@ -25,6 +25,7 @@ from coca_jax.fields import (
 )
 from coca_jax.trees import flatten, items
 
+_TRAINED_WITH = ("dropout", "stochastic_depth", "image.patch_dropout", "dtype")
 _OF_A_SOURCE = re.compile(r"^data\.sources\.[^.]+\.")
 
 
@@ -157,6 +158,15 @@ def resumable_keys() -> tuple[str, ...]:
     They say where and how fast it computes, not what.
     """
     return ("eval", *(key for key, field in keys().items() if field.resumable))
+
+
+def function_free_keys() -> tuple[str, ...]:
+    """Keys and sections that do not change which function a model's parameters stand for.
+
+    They are those that may change between attempts of one run, and the keys of `model` that say
+    what is dropped in training and how exactly it computes.
+    """
+    return (*resumable_keys(), *(f"model.{key}" for key in _TRAINED_WITH))
 
 
 def to_json(config: ConfigDict) -> dict:

@@ -19,7 +19,7 @@ from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.listing import list_steps
 from coca_jax.checkpoints.metadata import sha256
 from coca_jax.config import differences, to_json, write_config
-from coca_jax.config.record import resumable
+from coca_jax.config.tree import function_free_keys
 from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint
@@ -178,7 +178,7 @@ def _require_same(first: Source, other: Source) -> None:
         {"model": c["model"], "head": {"classes": c["head"]["classes"]}, "data": _tokens(c)}
         for c in (to_json(first.config), to_json(other.config))
     ]
-    lines = differences(*sections, free=resumable())
+    lines = differences(*sections, free=function_free_keys())
     shapes = [model.shapes(model.item(True)) for model in (first, other)]
     names = [
         name for name in shapes[0] | shapes[1] if _shape(shapes[0], name) != _shape(shapes[1], name)

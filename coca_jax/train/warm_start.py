@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import differences, model_config, to_json
+from coca_jax.config.tree import function_free_keys
 from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint
@@ -342,8 +343,7 @@ def _settings(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Settings of model and losses that differ: parameters may fit and yet mean something else."""
     sections = ("model", "loss")
     old, new = ({k: to_json(config)[k] for k in sections} for config in (old, new))
-    remat = ("model.remat", "model.image.remat", "model.text.remat")
-    return differences(old, new, (*remat, "model.scan_unroll", "model.dtype"))
+    return differences(old, new, function_free_keys())
 
 
 def _folded(names: tuple[str, ...]) -> str:

@@ -144,6 +144,15 @@ def test_a_single_workdir_is_all_of_its_steps(tmp_path):
         find_models([f"{run}/checkpoints/200"])
 
 
+def test_models_that_were_trained_in_different_ways_are_averaged(runs, tmp_path):
+    changes = {"dropout": 0.25, "stochastic_depth": 0.5, "image.patch_dropout": 0.5}
+    changes |= {"dtype": "bfloat16", "remat": "full", "attention": "auto"}
+    other = make_run(tmp_path / "other", 2, **{f"model.{k}": v for k, v in changes.items()})
+    average(find_models([runs[0], other]), uniform(2), tmp_path / "out")
+    assert_mean(tmp_path / "out", (1, 2), (0.5, 0.5))
+    assert read_config(tmp_path / "out").model.dropout == 0.0  # the first one's
+
+
 def test_what_does_not_fit_is_named_in_one_message(runs, tmp_path):
     other = make_run(
         *(tmp_path / "other", 1),
