@@ -14,7 +14,7 @@ class Listed(NamedTuple):
 
     step: int
     size: int  # bytes
-    state: str  # valid, damaged, or unfinished: its save was interrupted, or is under way
+    state: str  # valid, damaged, or unfinished: it is being saved or removed, or that was stopped
     problems: Sequence[str]  # lines; none for valid steps
 
 
@@ -32,8 +32,10 @@ def _listed(directory: str | os.PathLike, step: int, contents: bool) -> Listed:
     folder = as_path(directory) / str(step)
     files = folders.tree(folder)
     size = sum(info.size for info in files.values())
-    if manifest.NAME not in files:
-        problem = f"no {manifest.NAME}: its save was interrupted, or is under way"
+    problems = []
+    if manifest.NAME in files:
+        problems = manifest.problems(folder, contents) or metadata.problems(folder)
+    if manifest.NAME not in files or (problems and not (folder / manifest.NAME).exists()):
+        problem = f"no {manifest.NAME}: its save was interrupted, or it is being saved or removed"
         return Listed(step, size, "unfinished", [problem])
-    problems = manifest.problems(folder, contents) or metadata.problems(folder)
     return Listed(step, size, "damaged" if problems else "valid", problems)

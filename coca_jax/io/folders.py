@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,11 +46,13 @@ def tree(folder: str | os.PathLike) -> dict[str, FileInfo]:
             if path and info["type"] == "file"
         }
     paths = sorted(os.path.join(at, name) for at, _, names in os.walk(root) for name in names)
-    return {
-        os.path.relpath(path, root): FileInfo(os.stat(path).st_size, "")
-        for path in paths
-        if os.path.isfile(path)
-    }
+    infos = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # another process may have removed it
+            status = os.stat(path)
+            if stat.S_ISREG(status.st_mode):
+                infos[os.path.relpath(path, root)] = FileInfo(status.st_size, "")
+    return infos
 
 
 def _checksum(info: dict) -> str:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import pytest
 
 from coca_jax import cli
-from coca_jax.checkpoints import CheckpointStore
+from coca_jax.checkpoints import CheckpointStore, listing
 from coca_jax.checkpoints.listing import list_steps
 from coca_jax.config import default_config, to_json, write_config
-from coca_jax.errors import ExitCode
+from coca_jax.errors import ExitCode, UserError
 
 BEST = {"keep_best": "held_out/loss", "best_mode": "min"}
 
@@ -89,6 +89,31 @@ def test_what_is_damaged_is_named_and_neither_newest_nor_best(workdir, capsys):
     # Sizes alone do not tell that a bit is another.
     states = [step.state for step in list_steps(workdir / "checkpoints", contents=False)]
     assert states == ["valid", "damaged", "valid", "unfinished"]
+
+
+def test_a_step_that_is_removed_meanwhile_is_not_damaged(workdir, monkeypatch):
+    tree, removed = listing.folders.tree, workdir / "checkpoints/5"
+
+    def tree_of_before(folder):
+        files = tree(folder)
+        shutil.rmtree(removed, ignore_errors=True)
+        return files
+
+    monkeypatch.setattr(listing.folders, "tree", tree_of_before)
+    states = [step.state for step in list_steps(workdir / "checkpoints")]
+    assert states == ["unfinished", "valid", "valid"]
+
+
+def test_a_removal_begins_with_the_manifest(workdir, monkeypatch):
+    def stopped(folder):
+        assert [step.state for step in list_steps(workdir / "checkpoints")][0] == "unfinished"
+        raise OSError("stopped")
+
+    with CheckpointStore(workdir / "checkpoints", keep=3) as store:
+        monkeypatch.setattr(listing.folders, "remove_tree", stopped)
+        store.save(30, {"params": {"x": jnp.ones(9)}}, {})
+        with pytest.raises(UserError, match="stopped"):
+            store.wait()
 
 
 def test_an_interrupted_save_alone_is_no_failure(workdir, capsys):
