@@ -46,6 +46,18 @@ def steps_in(directory: str | os.PathLike) -> list[int]:
     return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
 
 
+def whole_steps(directory: str | os.PathLike) -> list[int]:
+    """The steps that look whole, the newest first; the best checkpoint is one of them.
+
+    Only file sizes are compared: to read the contents after every save would take too long.
+
+    Args:
+      directory: the `checkpoints` of a run.
+    """
+    root = as_path(directory)
+    return [step for step in steps_in(root) if not manifest.problems(root / str(step), False)]
+
+
 def problems(folder: os.PathLike) -> list[str]:
     """Says what in the two files of a step is not as they are written, a line each."""
     errors = []

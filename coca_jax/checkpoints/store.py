@@ -287,28 +287,25 @@ class CheckpointStore(contextlib.AbstractContextManager):
 
         The best of those before `step`, which is not evaluated yet, stays, too.
         """
-        whole = {older: folder for older, folder in self._whole().items() if older < step}
-        kept = [*whole][: self.keep - 1]
+        whole = [older for older in metadata.whole_steps(self.directory) if older < step]
+        kept = whole[: self.keep - 1]
         if self._best and (best := self._best.step(whole)) is not None:
             kept.append(best)
         for older, folder in self._folders():
-            if older < step and folder not in [whole[number] for number in kept]:
+            if older < step and folder not in [self._folder(number) for number in kept]:
                 # First the mark of a save that was finished: the rest is never seen as damaged.
                 (folder / manifest.NAME).unlink(missing_ok=True)
                 folders.remove_tree(folder)
 
     def best_step(self, best: Best) -> int | None:
         """The best of the steps that look whole, looked for by one process for all; None: none."""
-        step = by_first(lambda: -1 if (found := best.step(self._whole())) is None else found)
+
+        def look() -> int:
+            step = best.step(metadata.whole_steps(self.directory))
+            return -1 if step is None else step
+
+        step = by_first(look)
         return None if step < 0 else step
-
-    def _whole(self) -> dict[int, epath.Path]:
-        """The folders of the steps that look whole, the newest first.
-
-        Only file sizes are compared: to read the contents after every save would take too long.
-        """
-        pairs = self._folders()
-        return {step: folder for step, folder in pairs if not manifest.problems(folder, False)}
 
     def _prepare(self) -> None:
         """Makes the directory, without what saves that were interrupted left there."""

@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.best import Best
-from coca_jax.checkpoints.metadata import Saved, require_files
+from coca_jax.checkpoints.metadata import Saved, newest, require_files
 from coca_jax.config import model_config, read_config
 from coca_jax.config.record import stored_config
 from coca_jax.config.resolve import unregistered_losses
@@ -112,7 +112,8 @@ def _best(workdir: epath.Path, store: CheckpointStore) -> int:
     Raises:
       UserError: the run keeps none, or no step that is saved has the metric.
     """
-    best = Best.of(workdir, read_config(workdir))
+    saved = newest(store.directory)
+    best = Best.of(workdir, stored_config(workdir, *saved) if saved else read_config(workdir))
     if best is None:
         raise UserError(
             f"{workdir} keeps no best checkpoint: config.checkpoint.keep_best is empty; coca "

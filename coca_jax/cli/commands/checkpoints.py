@@ -1,12 +1,16 @@
 """The subcommand that lists the checkpoints of a run."""
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coca_jax.errors import Incomplete, UserError
 
 if TYPE_CHECKING:
+    from etils import epath
+
+    from coca_jax.checkpoints.best import Best
     from coca_jax.checkpoints.listing import Listed
 
 PROBLEMS = 3  # of a step that are printed
@@ -16,10 +20,8 @@ Metrics = Mapping[int, Mapping[str, Mapping[str, Any]]]
 
 def checkpoints(options: argparse.Namespace) -> None:
     """Lists the checkpoints of a run: size, state, metrics, and which are the newest and best."""
-    from coca_jax.checkpoints.best import Best
     from coca_jax.checkpoints.listing import list_steps
-    from coca_jax.checkpoints.metadata import newest
-    from coca_jax.config.record import stored_config
+    from coca_jax.checkpoints.metadata import whole_steps
     from coca_jax.evaluate.results import read_step, write_json
     from coca_jax.io.paths import as_path
 
@@ -29,10 +31,10 @@ def checkpoints(options: argparse.Namespace) -> None:
         raise UserError(
             f"{workdir / 'checkpoints'} holds no checkpoint; is it the workdir of a run?"
         )
-    saved = newest(workdir / "checkpoints")
-    best = saved and Best.of(workdir, stored_config(workdir, *saved, restore=False))
+    best = _best_of(workdir)
     valid = [listed.step for listed in steps if listed.state == "valid"]
-    marks = {"newest": max(valid, default=None), "best": best.step(valid) if best else None}
+    whole = whole_steps(workdir / "checkpoints") if best else []
+    marks = {"newest": max(valid, default=None), "best": best.step(whole) if best else None}
     metrics = {listed.step: read_step(workdir, listed.step) for listed in steps}
     print(_table(steps, metrics, marks, best.metric if best else ""))
     if options.json:
@@ -46,6 +48,20 @@ def checkpoints(options: argparse.Namespace) -> None:
     damaged = [listed for listed in steps if listed.state == "damaged"]
     if damaged:
         raise Incomplete(f"{len(damaged)} of {len(steps)} checkpoints are damaged")
+
+
+def _best_of(workdir: "epath.Path") -> "Best | None":
+    """How the run chooses its best checkpoint; None: it keeps none, or nothing here can say."""
+    from coca_jax.checkpoints.best import Best
+    from coca_jax.checkpoints.metadata import newest
+    from coca_jax.config.record import stored_config
+
+    saved = newest(workdir / "checkpoints")
+    try:
+        return saved and Best.of(workdir, stored_config(workdir, *saved, restore=False))
+    except UserError as error:  # such as of another version of coca_jax
+        print(f"warning: no step is named the best: {error}", file=sys.stderr)
+        return None
 
 
 def _table(

@@ -73,7 +73,7 @@ def evaluate(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """Writes `report.html` of a run or a sweep."""
     from coca_jax.checkpoints.best import Best
-    from coca_jax.checkpoints.metadata import newest, require_files, steps_in
+    from coca_jax.checkpoints.metadata import newest, require_files, whole_steps
     from coca_jax.config.record import stored_config
     from coca_jax.io.paths import as_path
     from coca_jax.observe.report import write_report
@@ -84,7 +84,7 @@ def report(options: argparse.Namespace) -> None:
         require_files(workdir, saved)
         config = stored_config(workdir, *saved)  # restores a config.json that is damaged
         best = Best.of(workdir, config)
-        if best and (step := best.step(steps_in(workdir / "checkpoints"))) is not None:
+        if best and (step := best.step(whole_steps(workdir / "checkpoints"))) is not None:
             facts["best checkpoint"] = best.described(step)
     print(write_report(workdir, saved and saved.metadata.get("config"), facts))
 
