@@ -23,7 +23,7 @@ ALLOWED = {
     "data_tools": {"data", "datasets"},
     "distributed": set(),
     "checkpoints": set(),
-    "doctor": {"distributed"},
+    "doctor": {"distributed", "train.compile_cache"},
     "observe": {"observe.writers"},
     "observe.writers": set(),  # names that the configuration chooses among, and their options
     "config": {
@@ -66,14 +66,15 @@ ALLOWED = {
     "train": {
         *("models", "losses", "data", "distributed", "checkpoints", "config", "interop"),
         *("evaluate", "inference", "observe", "planning", "train.optimizers", "validation"),
-        "observe.writers",
+        *("observe.writers", "train.compile_cache"),
     },
+    "train.compile_cache": set(),
     "train.optimizers": set(),  # names that the configuration chooses among
     "planning.aot": {"models", "data", "distributed", "config", "planning", "train", "validation"},
     "planning.search": {"config", "distributed", "planning", "planning.aot"},
     "sweep": {
         *("data", "config", "evaluate", "observe", "observe.writers", "planning", "train"),
-        "validation",
+        *("train.compile_cache", "validation"),
     },
 }
 

@@ -8,32 +8,46 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
 from coca_jax.doctor.finding import Finding, off, ok, problem
-from coca_jax.io.files import cache_folder
-from coca_jax.io.paths import as_path, is_url
+from coca_jax.errors import UserError
+from coca_jax.io.files import cache_folder as user_cache
+from coca_jax.io.paths import is_url
 
 LEAST = 1 << 30  # bytes
+SHARED = "/dev/shm"  # missing where a system has none
 LEAST_SHARED = 64 << 20  # Docker's default, too small for data.workers
 
 
 def checks(workdir: str | os.PathLike) -> list[tuple[str, Callable[[], Iterable[Finding]]]]:
     """A check for each place, by its name."""
-    cache = cache_folder("").parent
-    compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR") or as_path(workdir).parent
-    places = {
-        "workdir": (workdir, LEAST),
-        "compiled programs": (compiled, LEAST),
-        "cache": (cache, LEAST),
-        "data sets": (os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", LEAST),
-        "temporary files": (tempfile.gettempdir(), LEAST),
-        "shared memory": ("/dev/shm", LEAST_SHARED),
+    places: dict[str, Callable[[], str | os.PathLike]] = {
+        "workdir": lambda: workdir,
+        "compiled programs": functools.partial(_compiled, workdir),
+        "cache": lambda: user_cache("").parent,
+        "data sets": lambda: os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets",
+        "temporary files": tempfile.gettempdir,
     }
-    return [
-        (name, functools.partial(_place, name, os.fspath(path), least))
-        for name, (path, least) in places.items()
-    ]
+    checks = [(name, functools.partial(_place, name, at, LEAST)) for name, at in places.items()]
+    if os.path.isdir(SHARED):
+        shared = functools.partial(_place, "shared memory", lambda: SHARED, LEAST_SHARED)
+        checks.append(("shared memory", shared))
+    return checks
 
 
-def _place(name: str, path: str, least: int) -> Iterator[Finding]:
+def _compiled(workdir: str | os.PathLike) -> str:
+    """The folder of compiled programs, on one device."""
+    from coca_jax.train.compile_cache import cache_folder  # imports JAX, which may be broken
+
+    own = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    return own or cache_folder("auto", workdir, platform="", devices=1)
+
+
+def _place(name: str, where: Callable[[], str | os.PathLike], least: int) -> Iterator[Finding]:
+    """Whether a folder can be written, and has more than `least` bytes free."""
+    try:
+        path = os.fspath(where())
+    except UserError as error:
+        yield problem(name, str(error), _mend(name))
+        return
     if is_url(path):
         yield off(name, f"{path} is at a URL, which is not asked")
         return
@@ -50,7 +64,7 @@ def _place(name: str, path: str, least: int) -> Iterator[Finding]:
         return
     text = f"{folder}{' (not made yet)' * (there != folder)}: {free / 2**30:,.1f} GiB are free"
     if free <= least:
-        yield problem(name, text, f"free {least >> 20:,} MiB or more, or {_mend(name)}")
+        yield problem(name, text, f"free more than {least >> 20:,} MiB, or {_mend(name)}")
     else:
         yield ok(name, text)
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -134,12 +135,40 @@ def test_java(monkeypatch, tmp_path):
 
 
 def test_places(monkeypatch, tmp_path):
-    finding = only(places._place("workdir", str(tmp_path / "a/b"), 1))
+    finding = only(places._place("workdir", lambda: tmp_path / "a/b", 1))
     assert finding.state == State.OK and "a/b (not made yet)" in finding.text
     assert not any(tmp_path.iterdir())
-    finding = only(places._place("temporary files", str(tmp_path), 1 << 60))
+    finding = only(places._place("temporary files", lambda: tmp_path, 1 << 60))
     assert finding.state == State.PROBLEM and finding.mend.endswith("set TMPDIR")
-    assert only(places._place("workdir", "gs://bucket/run", 1)).state == State.OFF
+    assert only(places._place("workdir", lambda: "gs://bucket/run", 1)).state == State.OFF
+
+
+def test_places_of_a_broken_or_small_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "gs://x")
+    monkeypatch.setattr(places, "SHARED", str(tmp_path / "shm"))
+    checks = dict(places.checks(tmp_path / "runs/a"))
+    assert "shared memory" not in checks
+    cache = only(checks["cache"]())
+    assert cache.text == "gs://x/coca_jax/: a cache must be a local folder"
+    assert (cache.state, cache.mend) == (State.PROBLEM, "set XDG_CACHE_HOME")
+    (tmp_path / "shm").mkdir()
+    usage = types.SimpleNamespace(free=64 << 20)  # Docker's default
+    monkeypatch.setattr(places.shutil, "disk_usage", lambda folder: usage)
+    shared = only(dict(places.checks(tmp_path))["shared memory"]())
+    assert shared.state == State.PROBLEM and "--shm-size" in shared.mend
+
+
+def test_the_folder_of_compiled_programs_is_the_one_that_a_run_uses(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def examined(workdir):
+        return only(dict(places.checks(workdir))["compiled programs"]()).text
+
+    assert examined(tmp_path / "runs/a").startswith(f"{tmp_path}/runs/.compile_cache (not made")
+    assert examined("gs://bucket/a").startswith(f"{tmp_path}/coca_jax/compiled (not made")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "own"))
+    assert examined("gs://bucket/a").startswith(f"{tmp_path}/own (not made")
 
 
 def test_processes(monkeypatch):
