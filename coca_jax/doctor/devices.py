@@ -14,6 +14,7 @@ from coca_jax.doctor.finding import Finding, ok, problem
 SECONDS = 60.0
 GPUS, TPUS = ("/dev/nvidia[0-9]*",), ("/dev/accel*", "/dev/vfio/[0-9]*")
 _SHOWN = 300  # characters of an error
+_children = set[subprocess.Popen]()  # each in a session of its own, which Ctrl-C does not reach
 _CODE = """
 import json, jax, jax.numpy as jnp
 devices = jax.local_devices()
@@ -53,6 +54,13 @@ def devices() -> Iterator[Finding]:
         yield ok("devices", f"{text}; a matmul is right")
 
 
+def stop() -> None:
+    """Kills the child process, if there is one."""
+    for child in list(_children):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
 def _unused() -> tuple[str, str] | None:
     for name, extra, patterns in (("GPU", "cuda", GPUS), ("TPU", "tpu", TPUS)):
         if any(map(glob.glob, patterns)):
@@ -78,12 +86,15 @@ def _child(code: str) -> tuple[int | None, str, str]:
         errors="replace",
         start_new_session=True,
     )
+    _children.add(child)
     try:
         output, errors = child.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
+        stop()
         with contextlib.suppress(subprocess.TimeoutExpired):  # one that a driver holds stays
             child.wait(1.0)
         return None, "", ""
+    finally:
+        _children.discard(child)
     lines = [line for line in errors.splitlines() if line.strip()]
     return child.returncode, output.strip().rpartition("\n")[2], (lines or [""])[-1][:_SHOWN]

@@ -13,11 +13,18 @@ Check = Callable[[], Iterable[Finding]]
 
 
 def examine(workdir: str | os.PathLike) -> list[Finding]:
-    """The findings of all checks.
+    """The findings of all checks; no process that they started is left, also after Ctrl-C.
 
     Args:
       workdir: the folder in which runs are to be, or are already.
     """
+    try:
+        return _examined(workdir)
+    finally:
+        devices.stop()
+
+
+def _examined(workdir: str | os.PathLike) -> list[Finding]:
     findings: list[Finding] = []
     for name, seconds, check in (
         ("versions", SECONDS, packages.versions),

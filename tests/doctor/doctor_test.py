@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -92,6 +94,25 @@ def test_devices_that_another_process_holds(monkeypatch, tmp_path):
         finding = only(devices.devices())
     assert finding.state == State.PROBLEM and "does not answer within 1 seconds" in finding.text
     assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text()}")
+
+
+def test_an_interrupted_examination_leaves_no_process(monkeypatch, tmp_path):
+    file = tmp_path / "pid"
+    code = f"import os, time; open({str(file)!r}, 'w').write(str(os.getpid())); time.sleep(100)"
+    monkeypatch.setattr(devices, "_CODE", code)
+
+    def interrupt():
+        while not (file.exists() and file.read_text()):
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with within(20), pytest.raises(KeyboardInterrupt):
+        examination.examine(tmp_path)
+    end = time.monotonic() + 5
+    while os.path.exists(f"/proc/{file.read_text()}"):
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_a_check_that_hangs_or_raises_is_a_problem():
