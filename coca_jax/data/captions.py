@@ -54,6 +54,8 @@ class CaptionMaker:
       use_labels: whether a head learns from the answer or the label.
       group: what pairs of a group have in common: "caption", "label" or the name of a field; empty:
         each pair is a group of its own.
+      data_set: name of the data set within a mixture. Numbers of classes and values of fields make
+        groups within it; captions and names of classes make groups of the whole mixture.
 
     Raises:
       UserError: an option has another value.
@@ -71,13 +73,14 @@ class CaptionMaker:
         questions: Sequence[str] = ("questions", "answers"),
         use_labels: bool = True,
         group: str = "",
+        data_set: str = "",
     ):
         if errors := caption_option_errors(captions, template, prompts, filters, questions):
             raise UserError("\n".join(errors))
         self._captions, self._template, self._prompts = captions, template, tuple(prompts)
         self._least, self._most = min_characters, max_characters
         self._questions, self._use_labels = tuple(questions), use_labels
-        self.group = group
+        self.group, self._data_set = group, data_set
         self._filters = [(field, name, value) for field, name, value in filters]
 
     def __call__(self, record: Record, epoch: int, rng: np.random.Generator) -> Text:
@@ -122,13 +125,15 @@ class CaptionMaker:
             return None
         if self.group == "caption":
             return caption.strip()
+        named = self.group == "label" and bool(record["labels"])
         if self.group == "label":
             values = sorted(record["labels"]) or ([record["label"]] if record["label"] >= 0 else [])
         else:
             values = listed(record["fields"].get(self.group))
         if not values:
             raise BadExample("bad_record", f"it has no {self.group!r}, which group=... names")
-        return json.dumps(values, default=str)
+        key = json.dumps(values, default=str)
+        return key if named or not self._data_set else f"{self._data_set}: {key}"
 
     def _checked(self, text: str) -> str:
         text = text.strip()

@@ -1,5 +1,6 @@
 """The training stream, and its parts, as the section `data` of a configuration describes them."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -154,7 +155,7 @@ def make_data_sets(
                 raise UserError(f"config.{section_key(name)}.exclude_list: {error}") from error
         data_sets[name] = DataSet(
             source,
-            CaptionMaker(**_values(options, CAPTION_OPTIONS)),
+            CaptionMaker(**_values(options, CAPTION_OPTIONS), data_set=name),
             Augment(image_size, **_values(options, AUGMENT_OPTIONS), resizing=resizing),
             excluded,
         )
@@ -162,9 +163,9 @@ def make_data_sets(
 
 
 def make_held_out_captions(data: Any) -> CaptionMaker:
-    """What makes the texts of held-out examples: as those of `data.train`, with nothing filtered.
+    """The maker of the texts of held-out examples: as those of `data.train`, with nothing filtered.
 
-    Of several captions of an image it takes the first.
+    Of several captions of an image it takes the first, however short or long.
 
     Args:
       data: `config.data`, as options or as a section of the configuration.
@@ -172,7 +173,8 @@ def make_held_out_captions(data: Any) -> CaptionMaker:
     train = data_config(data).train
     options = _values(train, ("template", "prompts", "questions", "use_labels", "group"))
     several = train.captions in ("sampled", "all")
-    return CaptionMaker(captions="first" if several else train.captions, **options)
+    captions = "first" if several else train.captions
+    return CaptionMaker(captions=captions, max_characters=sys.maxsize, **options)
 
 
 def make_train_stream(

@@ -76,7 +76,8 @@ class Compiled:
         Args:
           params: the model's.
           losses: `coca_jax.losses.Loss` objects by name.
-          batch: the whole batch: `image` and `text`, and for a head `label` and `prefix_length`.
+          batch: the whole batch: `image` and `text`, for a head `label` and `prefix_length`, and
+            with groups of pairs `group`.
 
         Returns:
           For each loss its value `NAME_loss` with its metrics, and the number of things that these

@@ -257,9 +257,8 @@ def _own_rows(
 def _compare(rows: _Rows, texts: _Texts, scale, bias, kind: str, layout: Layout):
     """The first pass: the sum of the loss, hits, and for the softmax its normalizers.
 
-    Without groups, the matches are not in the sum yet: they need no similarity matrix.
-
-    These are log sum exp over all texts of each row [chunks, c], and over all images of each text.
+    The normalizers are log sum exp over all texts of each row [chunks, c], and over all images of
+    each text. Without groups, the matches are not in the sum yet: they need no similarity matrix.
     """
     softmax, count = kind == "softmax", len(texts.embeddings)
     columns = jnp.arange(count, dtype=jnp.int32)
@@ -295,8 +294,8 @@ def _compare(rows: _Rows, texts: _Texts, scale, bias, kind: str, layout: Layout)
     peak = pmax(stats.peak, layout.rows)
     first = pmin(jnp.where(stats.peak == peak, stats.first, count), layout.rows)
     groups = texts.group
-    found = first == columns if groups is None else jnp.all(groups[first] == groups, axis=-1)
-    hits += jnp.sum(found, dtype=jnp.int32)
+    is_hit = first == columns if groups is None else jnp.all(groups[first] == groups, axis=-1)
+    hits += jnp.sum(is_hit, dtype=jnp.int32)
     if not softmax:
         return loss, hits, None
     norm = psum(stats.norm * jnp.exp(scale * (stats.peak - peak)), layout.rows)

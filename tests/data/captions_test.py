@@ -60,6 +60,19 @@ def test_the_group_is_a_caption_a_label_or_a_field():
     assert kind(record(["a"]), group="label") == "bad_record"
 
 
+def test_groups_of_a_mixture_are_shared_where_they_mean_the_same():
+    def groups(found, name):
+        makers = [CaptionMaker(group=name, data_set=data_set) for data_set in ("a", "b", "a")]
+        return [make(found, 0, np.random.default_rng(0)).group for make in makers]
+
+    numbered = record(["a cat"], [], product=7) | {"label": 3}
+    for name in ("label", "product"):
+        first, second, again = groups(numbered, name)
+        assert first == again != second
+    for found, name in ((numbered, "caption"), (record(["a cat"], ["cat"]), "label")):
+        assert len(set(groups(found, name))) == 1
+
+
 def test_blank_captions_are_not_drawn():
     assert {make(record(["", " a\n", "  "]), seed=seed) for seed in range(20)} == {"a"}
 

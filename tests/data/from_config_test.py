@@ -124,3 +124,11 @@ def test_texts_of_held_out_examples_are_the_first_as_training_writes_them(data):
         make_caption = make_held_out_captions(data)
         texts = {make_caption(record, 1, np.random.default_rng(i)).text for i in range(8)}
         assert texts == {"T: one"}
+
+
+def test_a_held_out_text_may_have_any_length(data):
+    data.train.update(min_characters=9, max_characters=10)
+    make_caption = make_held_out_captions(data)
+    for text in ("a", "a" * 5000):
+        record = {"captions": [text], "labels": [], "label": -1, "fields": {}}
+        assert make_caption(record, 0, np.random.default_rng(0)).text == text
