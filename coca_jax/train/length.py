@@ -3,6 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
 from coca_jax.checkpoints.metadata import Saved
 from coca_jax.config import Config
 from coca_jax.errors import UserError
@@ -57,13 +62,21 @@ def _explained(config: Config, step: int, before: int) -> str:
     old, new = make_schedule(optimizer, before), make_schedule(optimizer, steps)
     # Step n is the update of the optimizer's count n - 1.
     last, due, rate = float(old(step - 1)), float(old(step)), float(new(step))
-    if rate == due:
+    if _equal_after(step, old, new, steps):
         return f"{text}: the {optimizer.schedule} schedule goes on, learning rate {rate:.4g}"
+    text = f"{text}: the {optimizer.schedule} schedule is now that of {steps:,} steps, and the"
+    if rate == due:
+        return f"{text} learning rate, {rate:.4g} at step {step + 1:,} as before, differs later"
     return (
-        f"{text}: the {optimizer.schedule} schedule is now that of {steps:,} steps, and the "
-        f"learning rate jumps: {last:.4g} at step {step:,}, {rate:.4g} at step {step + 1:,} "
+        f"{text} learning rate jumps: {last:.4g} at step {step:,}, {rate:.4g} at step {step + 1:,} "
         f"(before: {due:.4g})"
     )
+
+
+def _equal_after(step: int, old: optax.Schedule, new: optax.Schedule, steps: int) -> bool:
+    """Whether the schedules agree from a step on, at up to 10,000 steps of the new length."""
+    counts = np.unique(np.linspace(step, max(step, steps - 1), 10_000, dtype=np.int32))
+    return bool(jnp.all(jax.vmap(old)(counts) == jax.vmap(new)(counts)))
 
 
 def stored_length(metadata: Mapping[str, Any]) -> int | None:

@@ -61,6 +61,20 @@ def test_the_line_has_the_learning_rates(schedule, before, step, after):
     np.testing.assert_allclose([float(n) for n in numbers], by_numpy, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "end"),
+    [
+        ("cosine", "is now that of 250 steps, and the learning rate, 0.2 at step 5 as before, di"),
+        ("linear", "is now that of 250 steps, and the learning rate, 0.2 at step 5 as before, di"),
+        ("rsqrt", "goes on, learning rate 0.2"),
+    ],
+)
+def test_a_change_within_the_warm_up_tells_of_what_follows(schedule, end):
+    stored, lines = {"config": to_json(configured(schedule, 100))}, []
+    length_changes(stored, 4, build(configured(schedule, 250)), lines.append)
+    assert f"the {schedule} schedule {end}" in lines[0]
+
+
 def test_changes_are_kept_and_the_same_length_is_none():
     earlier = [{"step": 3, "from": 5, "to": 100}]
     stored = {"config": to_json(configured("linear", 100)), "length_changes": earlier}
