@@ -79,12 +79,13 @@ def _is_module(name: str) -> bool:
     if not all(word.isidentifier() for word in name.split(".")):
         return False
     try:
-        found = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        return False
-    except Exception as error:  # of a package's own code
+        spec = importlib.util.find_spec(name)
+    except (Exception, SystemExit) as error:  # of a package's own code
+        # A name that is absent itself, and not what a package on the way to it imports.
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            return False
         raise UserError(f"{name} cannot be used: {type(error).__name__}: {error}") from error
-    return found is not None and found.origin is not None  # a folder without code has no origin
+    return spec is not None and spec.origin is not None  # a folder without code has no origin
 
 
 def _from_module(name: str) -> Callable:

@@ -61,9 +61,27 @@ def test_a_module_may_import_its_neighbors(tmp_path, monkeypatch):
         run_file("lab_of_a_test.experiments.broken:smoke")
     with pytest.raises(UserError, match=r"lab_of_a_test: it should define get_config"):
         run_file("lab_of_a_test")
-    (package.parent / "__init__.py").write_text("raise SystemExit(3)")
-    with pytest.raises(UserError, match=r"\.absent' is no file, no module and none of"):
-        run_file("lab_of_a_test.experiments.absent")
+    for name in ("experiments.absent", "experiments.first.absent", "absent"):
+        with pytest.raises(UserError, match=r"absent' is no file, no module and none of"):
+            run_file(f"lab_of_a_test.{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("lab_that_exits", "raise SystemExit(3)", "cannot be used: SystemExit: 3"),
+        ("lab_that_lacks", "import absent_module", "cannot be used: .* named 'absent_module'"),
+        ("lab_that_fails", "1 / 0", "cannot be used: ZeroDivisionError"),
+    ],
+)
+def test_a_package_that_cannot_be_imported(tmp_path, monkeypatch, name, content, message):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text(content)
+    (tmp_path / name / "first.py").write_text(SAYS_ARGUMENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    for spec in (f"{name}.first", f"{name}.first:smoke"):
+        with pytest.raises(UserError, match=rf"{name}\.first {message}"):
+            run_file(spec)
 
 
 @pytest.mark.parametrize(
