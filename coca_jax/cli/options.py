@@ -153,12 +153,13 @@ def weight_list(text: str) -> list[float]:
     """Weights with commas between.
 
     Raises:
-      ArgumentTypeError: one of them is no number of at least 0, or all are 0.
+      ArgumentTypeError: one of them is no number of at least 0, or their sum is 0 or infinite.
     """
     weights = [_number(part) for part in text.split(",")]
-    if not all(0 <= weight < math.inf for weight in weights) or not sum(weights):
+    if not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
         raise argparse.ArgumentTypeError(
-            f"{text!r} should be numbers of at least 0, not all 0, with commas between"
+            f"{text!r} should be numbers of at least 0, not all 0 and with a finite sum, with "
+            "commas between"
         )
     return weights
 

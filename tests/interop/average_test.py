@@ -184,7 +184,9 @@ def test_options_that_do_not_fit(runs, tmp_path, capsys, arguments, message):
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", ["--weights=1,x", "--weights=0,0", "--alpha=2", "--ema=nan"])
+@pytest.mark.parametrize(
+    "option", ["--weights=1,x", "--weights=0,0", "--weights=1e308,1e308", "--alpha=2", "--ema=nan"]
+)
 def test_values_that_are_not_allowed(option, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["average", option, "a", "b", "out"])
