@@ -18,6 +18,16 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """The versions of this package, of Python and of `PACKAGES`; imports none of them."""
-    of_packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    """The versions of this package, of Python and of `PACKAGES`; imports none of them.
+
+    A package that is not there is "missing".
+    """
+    of_packages = {name: _version(name) for name in PACKAGES}
     return {"coca_jax": __version__, "python": platform.python_version()} | of_packages
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"

@@ -1,8 +1,10 @@
 """`coca doctor` in environments that are broken for real."""
 
+import ast
 import contextlib
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -135,6 +137,18 @@ def test_packages_that_are_hidden(monkeypatch):
     assert finding.mend == 'pip install "no_such_package>=3" "numpy<1"'
     extra = next(f for f in packages.extras() if f.name == "extra wandb")
     assert extra.state == State.OFF and extra.mend == 'pip install "coca_jax[wandb]"'
+
+
+def test_every_extra_of_users_is_examined():
+    tree = ast.parse(pathlib.Path(__file__).parents[2].joinpath("setup.py").read_text())
+    named = next(n.value for n in tree.body if isinstance(n, ast.Assign) and "EXTRAS" in names(n))
+    given = next(n.value for n in ast.walk(tree) if getattr(n, "arg", "") == "extras_require")
+    extras = {key.value for node in (named, given) for key in node.keys if key}
+    assert extras - {"dev", "docs"} == packages.EXTRAS.keys()
+
+
+def names(assignment):
+    return [target.id for target in assignment.targets]
 
 
 def test_decoders(monkeypatch):
