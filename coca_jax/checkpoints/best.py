@@ -1,7 +1,8 @@
 """The best checkpoint of a run: of the steps that are saved, the one with the best metric.
 
-It is a function of what is in the workdir: the steps in `checkpoints`, and the metrics of each in
-`eval/<step>.json`, which evaluations write. So it is the same for every process, and after a kill.
+It is a function of what is in the workdir: the steps in `checkpoints`, and of each the metrics in
+`eval/<step>.json` and the evaluations' options in `eval/<step>/options.json`, which evaluations
+write. So it is the same for every process, and after a kill.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from coca_jax.io.paths import join
-from coca_jax.io.stored import Damaged, are_metrics, is_number, read_json
+from coca_jax.io.stored import EVAL_OPTIONS, Damaged, are_metrics, is_number, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +44,25 @@ class Best:
         return float(value) if is_number(value) else None
 
     def step(self, steps: Iterable[int]) -> int | None:
-        """The best of `steps`, the first of equal ones; None: no step has the metric."""
+        """The best of `steps`, the first of equal ones; None: no step has the metric.
+
+        Values are compared with those that were measured as the newest was, by equal options: 100
+        examples have another loss than all.
+        """
         sign = 1 if self.mode == "min" else -1
         values = {step: self.value(step) for step in sorted(steps)}
         values = {step: sign * value for step, value in values.items() if value is not None}
-        return min(values, key=lambda step: values[step], default=None)
+        options = {step: self._options(step) for step in values}
+        alike = [step for step in values if options[step] == options[max(values)]]
+        return min(alike, key=lambda step: values[step], default=None)
+
+    def _options(self, step: int) -> Any:
+        """The options of the evaluation whose metric it is; None: they are not stored."""
+        try:
+            sections = read_json(join(self.workdir, "eval", str(step), EVAL_OPTIONS))
+        except (FileNotFoundError, Damaged):
+            return None
+        return sections.get(self.metric.partition("/")[0])
 
     def described(self, step: int) -> str:
         """A step and its metric in words."""

@@ -15,7 +15,7 @@ from coca_jax.io.files import read_bytes, write_whole
 from coca_jax.io.folders import children
 from coca_jax.io.locks import locked
 from coca_jax.io.paths import as_path
-from coca_jax.io.stored import Damaged, are_metrics, fits, left_out, read_json
+from coca_jax.io.stored import EVAL_OPTIONS, Damaged, are_metrics, fits, left_out, read_json
 
 LOCK_TIMEOUT_S = 60.0  # seconds for another process that evaluates the same step
 
@@ -60,8 +60,12 @@ def write_results(
     step: int,
     metrics: Mapping[str, Mapping[str, float]],
     artifacts: Mapping[str, Any],
+    options: Mapping[str, Any] | None = None,
 ) -> epath.Path:
     """Writes `eval/<step>.json` and, for the report, `eval/<step>/artifacts.json` with images.
+
+    The evaluations' options, `config.eval`, are kept in `eval/<step>/options.json`: of two steps
+    the values can be compared if they are equal.
 
     What other evaluations have left there of this step stays. A number that is not finite becomes
     null; the evaluation's `notes` say why a metric is undefined, by the metric's name. A
@@ -74,6 +78,9 @@ def write_results(
     """
     folder = as_path(workdir) / "eval" / str(step)
     with locked(folder, "written", LOCK_TIMEOUT_S):
+        used = {name: section for name, section in (options or {}).items() if name in metrics}
+        if used:
+            write_json(_read(folder / EVAL_OPTIONS, dict) | used, folder / EVAL_OPTIONS)
         return _write(folder, metrics, artifacts)
 
 
@@ -82,7 +89,8 @@ def _write(
 ) -> epath.Path:
     for evaluation, found in artifacts.items():
         for old in children(folder):
-            if old.name.startswith(f"{evaluation}.") and old.name.endswith(".json"):
+            of_it = old.name.startswith(f"{evaluation}.") and old.name.endswith(".json")
+            if of_it and old.name != EVAL_OPTIONS:
                 old.unlink()
         for name, content in found.get("files", {}).items():
             write_json(content, folder / f"{evaluation}.{name}.json")

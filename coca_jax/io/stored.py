@@ -8,6 +8,8 @@ from typing import Any
 
 from coca_jax.io import files
 
+EVAL_OPTIONS = "options.json"  # in eval/<step>: evaluation -> its options
+
 
 class Damaged(ValueError):
     """A file is not what was written; says how."""

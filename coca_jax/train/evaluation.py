@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from coca_jax.config import to_json
 from coca_jax.evaluate.metrics.undefined import defined
 from coca_jax.evaluate.results import format_table, read_step, write_results
 from coca_jax.evaluate.runner import evaluate, missing_evals
@@ -53,7 +54,8 @@ class Evaluator:
         results = evaluate(self._with(state), self._experiment.config, evaluations)
         metrics = results.metrics
         if metrics and jax.process_index() == 0:
-            write_results(self._experiment.workdir, step, metrics, results.artifacts)
+            options = to_json(self._experiment.config.eval)
+            write_results(self._experiment.workdir, step, metrics, results.artifacts, options)
             recorder.print(format_table(metrics))
             recorder.write_samples(step, results.artifacts)
         scalars = {

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.best import Best
 from coca_jax.config import default_config
+from coca_jax.evaluate.results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,6 +62,23 @@ def test_the_first_of_equal_ones_is_the_best(tmp_path):
         evaluate(tmp_path, step, loss=0.5)
     assert best_of(tmp_path).step([3, 2, 1]) == best_of(tmp_path, mode="max").step([1, 2, 3]) == 1
     assert best_of(tmp_path).described(1) == "step 1, held_out/loss 0.5 (min)"
+
+
+def test_values_of_other_options_are_not_compared(tmp_path):
+    def measure(step, loss, name="held_out", **options):
+        write_results(tmp_path, step, {name: {"loss": loss}}, {}, {name: options, "other": {}})
+
+    measure(1, 1.0, limit=100)
+    measure(2, 0.9, limit=100)
+    assert best_of(tmp_path).step([1, 2]) == 2
+    measure(2, 0.1, name="second", limit=0)  # another evaluation of a step changes nothing
+    assert best_of(tmp_path).step([1, 2]) == 2
+    measure(3, 1.3, limit=0)
+    measure(4, 1.2, limit=0)
+    measure(5, 1.4, limit=0)
+    assert best_of(tmp_path).step([1, 2, 3, 4, 5]) == 4
+    measure(2, 1.1, limit=0)  # evaluated again
+    assert best_of(tmp_path).step([1, 2, 3, 4, 5]) == 2
 
 
 def test_one_that_is_truncated_is_not_kept(tmp_path):

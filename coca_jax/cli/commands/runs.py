@@ -50,6 +50,7 @@ def evaluate(options: argparse.Namespace) -> None:
     _join(config)
     import jax
 
+    from coca_jax.config import to_json
     from coca_jax.evaluate.results import format_table, write_results
     from coca_jax.evaluate.runner import evaluate, require_runnable
     from coca_jax.inference import load
@@ -65,7 +66,9 @@ def evaluate(options: argparse.Namespace) -> None:
     validate(config, reads=("eval",))
     results = evaluate(model, config)
     if results.metrics and jax.process_index() == 0:
-        path = write_results(options.workdir, model.step, results.metrics, results.artifacts)
+        path = write_results(
+            *(options.workdir, model.step, results.metrics, results.artifacts), to_json(config.eval)
+        )
         print(f"{format_table(results.metrics)}\n{path}")
     results.raise_failures()
 
