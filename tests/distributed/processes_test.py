@@ -33,7 +33,8 @@ try:
     processes.assert_same_on_all("config", config)
     import jax, jax.numpy as jnp
     from jax.experimental.multihost_utils import process_allgather
-    print("sum", process_allgather(jnp.float32(10 ** jax.process_index())).sum(), flush=True)
+    total = process_allgather(jnp.float32(10 ** jax.process_index())).sum()
+    print(f"sum {total}", flush=True)  # in one write: Gloo's own lines come between two
     print("ready", jax.process_count(), jax.device_count(), flush=True)
     if code == 7:
         raise ValueError("the sky fell")
