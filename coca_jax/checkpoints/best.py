@@ -6,6 +6,7 @@ write. So it is the same for every process, and after a kill.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +22,7 @@ class Best:
     workdir: str | os.PathLike
     metric: str  # "evaluation/metric"
     mode: str  # min or max
+    options: Any = None  # of the evaluation, as JSON; None: values of any options count
 
     @classmethod
     def of(cls, workdir: str | os.PathLike, config: Any) -> "Best | None":
@@ -30,8 +32,12 @@ class Best:
           workdir: the run's folder.
           config: the whole configuration.
         """
-        options = config.checkpoint
-        return cls(workdir, options.keep_best, options.best_mode) if options.keep_best else None
+        metric, mode = config.checkpoint.keep_best, config.checkpoint.best_mode
+        if not metric:
+            return None
+        section = config.eval.get(metric.partition("/")[0])
+        options = None if section is None else json.loads(section.to_json())
+        return cls(workdir, metric, mode, options)
 
     def value(self, step: int) -> float | None:
         """The metric of a step; None: it has none, or one that is undefined or damaged."""
@@ -46,23 +52,23 @@ class Best:
     def step(self, steps: Iterable[int]) -> int | None:
         """The best of `steps`, the first of equal ones; None: no step has the metric.
 
-        Values are compared with those that were measured as the newest was, by equal options: 100
-        examples have another loss than all.
+        Only values that were measured with the run's own options count: 100 examples have another
+        loss than all.
         """
         sign = 1 if self.mode == "min" else -1
         values = {step: self.value(step) for step in sorted(steps)}
         values = {step: sign * value for step, value in values.items() if value is not None}
-        options = {step: self._options(step) for step in values}
-        alike = [step for step in values if options[step] == options[max(values)]]
+        alike = [step for step in values if self._has_options(step)]
         return min(alike, key=lambda step: values[step], default=None)
 
-    def _options(self, step: int) -> Any:
-        """The options of the evaluation whose metric it is; None: they are not stored."""
+    def _has_options(self, step: int) -> bool:
+        """Whether the step was evaluated with the run's options, or it is not known with which."""
         try:
             sections = read_json(join(self.workdir, "eval", str(step), EVAL_OPTIONS))
         except (FileNotFoundError, Damaged):
-            return None
-        return sections.get(self.metric.partition("/")[0])
+            return True
+        stored = sections.get(self.metric.partition("/")[0])
+        return self.options is None or stored in (None, self.options)
 
     def described(self, step: int) -> str:
         """A step and its metric in words."""

@@ -17,8 +17,8 @@ from coca_jax.evaluate.results import write_results
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def best_of(workdir, metric="held_out/loss", mode="min"):
-    return Best(workdir, metric, mode)
+def best_of(workdir, metric="held_out/loss", mode="min", options=None):
+    return Best(workdir, metric, mode, options)
 
 
 def evaluate(workdir, step, **metrics):
@@ -68,17 +68,19 @@ def test_values_of_other_options_are_not_compared(tmp_path):
     def measure(step, loss, name="held_out", **options):
         write_results(tmp_path, step, {name: {"loss": loss}}, {}, {name: options, "other": {}})
 
+    some, every = (best_of(tmp_path, options={"limit": limit}) for limit in (100, 0))
     measure(1, 1.0, limit=100)
     measure(2, 0.9, limit=100)
-    assert best_of(tmp_path).step([1, 2]) == 2
     measure(2, 0.1, name="second", limit=0)  # another evaluation of a step changes nothing
-    assert best_of(tmp_path).step([1, 2]) == 2
+    assert some.step([1, 2]) == 2 and every.step([1, 2]) is None
     measure(3, 1.3, limit=0)
     measure(4, 1.2, limit=0)
-    measure(5, 1.4, limit=0)
-    assert best_of(tmp_path).step([1, 2, 3, 4, 5]) == 4
+    measure(5, 0.1, limit=50)  # by hand, with options that the run never has
+    assert some.step(range(1, 6)) == 2 and every.step(range(1, 6)) == 4
     measure(2, 1.1, limit=0)  # evaluated again
-    assert best_of(tmp_path).step([1, 2, 3, 4, 5]) == 2
+    assert some.step(range(1, 6)) == 1 and every.step(range(1, 6)) == 2
+    evaluate(tmp_path, 6, loss=0.5)  # without a note of its options
+    assert every.step(range(1, 7)) == 6
 
 
 def test_one_that_is_truncated_is_not_kept(tmp_path):
@@ -96,6 +98,9 @@ def test_a_configuration_says_which_is_the_best(tmp_path):
     assert Best.of(tmp_path, config) is None
     config.checkpoint.update(keep_best="held_out/loss", best_mode="min")
     assert Best.of(tmp_path, config) == best_of(tmp_path)
+    config.eval.held_out = {"kind": "loss", "limit": 3, "templates": ("a", "b")}
+    options = {"kind": "loss", "limit": 3, "templates": ["a", "b"]}
+    assert Best.of(tmp_path, config) == best_of(tmp_path, options=options)
 
 
 KILLED = """
