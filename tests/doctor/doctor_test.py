@@ -108,9 +108,14 @@ def test_an_interrupted_examination_leaves_no_process(monkeypatch, tmp_path):
             time.sleep(0.01)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    with within(20), pytest.raises(KeyboardInterrupt):
-        examination.examine(tmp_path)
+    # A shell starts what runs in its background with this signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with within(20), pytest.raises(KeyboardInterrupt):
+            examination.examine(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     end = time.monotonic() + 5
     while os.path.exists(f"/proc/{file.read_text()}"):
         assert time.monotonic() < end
