@@ -44,8 +44,13 @@ def init_or_check_workdir(
 
     Raises:
       UserError: the folder belongs to a run with another configuration or tokenizer, or one that
-        has done more steps, or what it holds of one is damaged.
+        has done more steps, or what it holds of one is damaged; or it holds a model and no run.
     """
+    if saved and saved.step == 0:  # a run saves no step 0
+        raise UserError(
+            f"{workdir} holds a converted or averaged model, which has no optimizer: choose "
+            f"another --workdir, and start from the model by --config.init.path={workdir}"
+        )
     if saved or (workdir / NAME).exists():
         step, metadata = saved or (None, {})
         stored = stored_config(workdir, step, metadata, restore=False)

@@ -62,6 +62,14 @@ def test_the_checkpoint_says_whose_the_folder_is(workdir, config, tokenizer):
         init_or_check_workdir(workdir, config, tokenizer, saved_of(other))
 
 
+def test_a_model_is_no_run_to_go_on_with(workdir, config, tokenizer):
+    """Nothing of it would be used: step 0 is that of a new run."""
+    converted = saved_of(config)._replace(step=0)
+    with pytest.raises(UserError, match=rf"has no optimizer: .* --config\.init\.path={workdir}"):
+        init_or_check_workdir(workdir, config, tokenizer, converted)
+    assert not workdir.exists()
+
+
 def test_data_may_move_where_their_fingerprint_is_known(workdir, config, tokenizer):
     config.data.train.path = "/old/*.tar"
     config.data.sources = {"a": {"path": "/old/a"}}
