@@ -304,12 +304,7 @@ def _add_average(add: Add) -> None:
         metavar="DECAY",
         help="moving average of the steps of one run, in their order",
     )
-    command.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="type that the weights are stored as",
-    )
+    _add_dtype(command)
     command.add_argument(
         "models",
         nargs="+",
@@ -319,6 +314,15 @@ def _add_average(add: Add) -> None:
         "hf-hub:ORG/NAME; a single workdir: all of its steps",
     )
     command.add_argument("output", type=path, metavar="OUT", help="folder to write")
+
+
+def _add_dtype(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="type that the weights are stored as",
+    )
 
 
 def _add_conversions(add: Add) -> None:
@@ -336,12 +340,7 @@ def _add_conversions(add: Add) -> None:
         help="mask of [CLS] in training: that of OpenCLIP's released weights, or the correct one; "
         "default: what IN says, else released",
     )
-    command.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="type that the weights are stored as",
-    )
+    _add_dtype(command)
     command.add_argument(
         "input", type=path, metavar="IN", help="weights or model to read, or hf-hub:ORG/NAME"
     )
