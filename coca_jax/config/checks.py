@@ -19,6 +19,7 @@ from coca_jax.losses.registry import outputs_read, trained_losses
 from coca_jax.models.coca import CoCaOutput
 from coca_jax.trees import items
 
+BY_NAME = ("eval", "data.sources")  # sections whose names a configuration chooses
 ADDED = ("loss", "metrics.options")  # sections to which a registered class adds one
 Check = Callable[[Config], Iterable[str]]
 """A function from a configuration, in which each value is allowed by itself, to messages."""
@@ -61,7 +62,7 @@ def _key_errors(
         names = f" with {', '.join(keys)}" if keys else ""
         yield key, f"config{key and '.'}{key}={shown(tree)} should be a section{names}"
         return
-    of_others = key in ("eval", "data.sources") or (stored and key in ADDED)
+    of_others = key in BY_NAME or (stored and key in ADDED)
     for name in () if of_others else values:
         if name not in keys:
             yield (

@@ -21,8 +21,8 @@ def run_file(spec: str) -> ConfigDict:
     """The configuration that `get_config` of a Python file or module returns.
 
     Args:
-      spec: `NAME` or `NAME:argument`. The longest beginning counts that is a file; if there is
-        none, that is a packaged configuration (`packaged.names`); if there is none, a module.
+      spec: `NAME` or `NAME:argument`, where NAME is the longest beginning of it that is a file,
+        else a packaged configuration (`packaged.names`), else a module.
 
     Raises:
       UserError: there is no such file or module, or it does not return a configuration.

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from coca_jax.config.checks import errors
+from coca_jax.config.checks import ADDED, BY_NAME, errors
 from coca_jax.config.tree import default_config, differences, keys, resumable_keys, to_json
 from coca_jax.errors import UserError
 from coca_jax.io import files
@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 MISSING = "is missing"
 OTHER_VERSION = "was written by another version of coca_jax"
 COMMIT = re.compile(rb"[0-9a-f]{40,64}(-dirty)?")
-OF_OTHERS = ("eval.", "loss.", "data.sources.", "metrics.options.")  # keys may be unknown
+OF_OTHERS = tuple(f"{section}." for section in (*BY_NAME, *ADDED))  # their keys may be unknown
 SHOWN = 3  # differences or errors that are named
 
 # Paths of data: they may change if a fingerprint of the data is kept.

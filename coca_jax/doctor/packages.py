@@ -1,15 +1,13 @@
 """The installed packages: versions, those that are missing, and extras."""
 
 import importlib.metadata
-import platform
 from collections.abc import Iterator
 
 from packaging.requirements import Requirement
 
-from coca_jax import __version__
 from coca_jax.doctor.finding import Finding, off, ok, problem
+from coca_jax.versions import versions as results_depend_on
 
-SHOWN = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin", "libtpu")
 EXTRAS = {
     "tpu": "TPUs",
@@ -30,9 +28,10 @@ EXTRAS = {
 
 def versions() -> Iterator[Finding]:
     """The versions that matter, and whether every package that is needed is there."""
-    found = {name: _version(name) for name in (*SHOWN, *PLUGINS)}
-    text = ", ".join(f"{name} {version}" for name, version in found.items() if version)
-    yield ok("versions", f"Python {platform.python_version()}, coca_jax {__version__}, {text}")
+    numbers = results_depend_on() | {name: _version(name) for name in PLUGINS}
+    yield ok(
+        "versions", ", ".join(f"{name} {number}" for name, number in numbers.items() if number)
+    )
     try:
         needed = [r for r in _requirements() if r.marker is None or r.marker.evaluate()]
     except importlib.metadata.PackageNotFoundError:
