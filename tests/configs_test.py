@@ -12,7 +12,7 @@ from models.random_params import random_params
 import coca_jax
 from coca_jax.config import load_config, model_config
 from coca_jax.data_tools.prepare import prepare
-from coca_jax.datasets import ShapesClips, ShapesPairs
+from coca_jax.datasets import ShapesClips, ShapesPairs, ShapesRelations
 from coca_jax.distributed import make_mesh
 from coca_jax.evaluate.metrics.undefined import defined, reasons
 from coca_jax.evaluate.runner import evaluate, runnable_evals
@@ -86,17 +86,17 @@ def test_a_frozen_model_learns_its_head_only(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def all_shapes(prepared):
-    """The folder with the three built-in data sets of shapes, small."""
+    """The folder with the built-in data sets of shapes, small."""
     counts = {"train": 40, "test": 16, "test_novel": 8}
     with pytest.MonkeyPatch.context() as patch:
-        for module in (ShapesPairs, ShapesClips):
+        for module in (ShapesPairs, ShapesClips, ShapesRelations):
             patch.setattr(module, "counts", counts)
-        prepare("shapes_pairs", prepared)
-        prepare("shapes_clips", prepared)
+        for name in ("shapes_pairs", "shapes_clips", "shapes_relations"):
+            prepare(name, prepared)
     return prepared
 
 
-SHAPES = ("pairs", "entailment", "clips", "vqa", "captioning", "lit", "classification")
+SHAPES = ("pairs", "entailment", "clips", "vqa", "captioning", "lit", "classification", "relations")
 PUBLISHED = ("vqav2", "snli_ve", "imagenet", "coco_captioning")
 
 

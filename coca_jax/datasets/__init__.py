@@ -5,6 +5,7 @@ from coca_jax.datasets.fashion_mnist import FashionMnist
 from coca_jax.datasets.shapes import Shapes
 from coca_jax.datasets.shapes_clips import ShapesClips
 from coca_jax.datasets.shapes_pairs import ShapesPairs
+from coca_jax.datasets.shapes_relations import ShapesRelations
 
 BUILDERS = {
     "emoji": Emoji,
@@ -12,4 +13,5 @@ BUILDERS = {
     "shapes": Shapes,
     "shapes_clips": ShapesClips,
     "shapes_pairs": ShapesPairs,
+    "shapes_relations": ShapesRelations,
 }
