@@ -250,26 +250,36 @@ def figures(scene: Scene, rng: np.random.Generator) -> list[Figure]:
         row, column = divmod(shape.place, 2)
         center = IMAGE_SIZE * (np.array([column, row]) + 0.5) / 2
         center = center + POSITION_JITTER * rng.uniform(-1, 1, 2)
-        color = np.array(list(COLORS.values())[shape.color])
-        color = np.clip(color + rng.integers(-COLOR_JITTER, COLOR_JITTER + 1, 3), 0, 255)
-        drawn.append(Figure(center, radius, color.tolist(), list(KINDS.values())[shape.kind]))
+        color = jittered(list(COLORS.values())[shape.color], rng)
+        drawn.append(Figure(center, radius, color, list(KINDS.values())[shape.kind]))
     return drawn
 
 
-def background(rng: np.random.Generator) -> UInt8[np.ndarray, "s s 3"]:
-    """An empty image, SUPERSAMPLING times as large as the final one."""
+def jittered(color: tuple[int, ...], rng: np.random.Generator) -> list[int]:
+    """The color with a small random deviation of each channel."""
+    shift = rng.integers(-COLOR_JITTER, COLOR_JITTER + 1, 3)
+    return np.clip(np.array(color) + shift, 0, 255).tolist()
+
+
+def background(
+    rng: np.random.Generator, height: int = IMAGE_SIZE, width: int = IMAGE_SIZE
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """An empty image of this size in pixels, drawn SUPERSAMPLING times as large."""
     corners = rng.integers(*BACKGROUND, size=(2, 2, 3), endpoint=True).astype(np.uint8)
-    side = IMAGE_SIZE * SUPERSAMPLING
-    return cv2.resize(corners, (side, side), interpolation=cv2.INTER_LINEAR)
+    size = width * SUPERSAMPLING, height * SUPERSAMPLING
+    return cv2.resize(corners, size, interpolation=cv2.INTER_LINEAR)
 
 
-def draw(empty: UInt8[np.ndarray, "s s 3"], drawn: Iterable[Figure]) -> UInt8[np.ndarray, "h w 3"]:
-    """Draws figures on a background, RGB."""
+def draw(
+    empty: UInt8[np.ndarray, "h2 w2 3"], drawn: Iterable[Figure]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws figures on a background, RGB, and averages it down to its final size."""
     image = empty.copy()
     for center, radius, color, outlines in drawn:
         points = [np.rint(SUPERSAMPLING * (center + radius * o)).astype(np.int32) for o in outlines]
         cv2.fillPoly(image, points, color)
-    return cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
+    height, width = (side // SUPERSAMPLING for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def render(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
