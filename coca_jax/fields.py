@@ -241,11 +241,11 @@ def _is_encodable(value: str, escaped: bool = False) -> bool:
     return True
 
 
-def pattern() -> Kind:
-    """A regular expression."""
+def pattern(*, empty: bool = True) -> Kind:
+    """A regular expression; with `empty=False` not of blanks alone."""
 
     def holds(value: Any) -> bool:
-        if not isinstance(value, str) or not _is_encodable(value):
+        if not isinstance(value, str) or not (value.strip() or empty) or not _is_encodable(value):
             return False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is odd about it, it would do all the same

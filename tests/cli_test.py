@@ -26,6 +26,15 @@ def test_params_of_a_model_with_one_loss(capsys):
     assert "caption_pooler" not in capsys.readouterr().out
 
 
+def test_params_of_a_run_with_lora_says_how_many_are_trained(tmp_path, capsys):
+    file, rank = tmp_path / "params.json", 4
+    words = [f"--config.lora.rank={rank}", "--config.init.path=runs/base", "--json", str(file)]
+    layers = "--config.lora.layers=('image_encoder/.*/up/kernel',)"
+    assert cli.main(["params", "--config", BASE, *words, layers]) == 0
+    assert json.loads(file.read_text())["trained"] == 12 * rank * (768 + 3072)
+    assert "184,320   0.0%, by LoRA of rank 4" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -142,7 +142,7 @@ def _programs_once():
 
     programs, compiled, states = {}, {}, {}
     compile_step, create = TrainProgram.compile, StateFactory.create
-    sections = ("seed", "model", "loss", "head", "optimizer", "sharding")
+    sections = ("seed", "model", "loss", "head", "lora", "optimizer", "sharding")
     of_loop = {"epochs", "evaluate_every", "log_every"}  # which no program depends on
 
     def make_once(config, partitioner):

@@ -150,7 +150,21 @@ def _between_keys(config: Config) -> Iterator[str]:
         )
     if config.init.only != ".*" and not config.init.path:
         yield f"config.init.only={shown(config.init.only)} has no effect without config.init.path"
+    yield from _lora(config)
     yield from _model(config)
+
+
+def _lora(config: Config) -> Iterator[str]:
+    """Errors of LoRA, which needs a trained model, and has settings that do not go with it."""
+    key, init = f"config.lora.rank={config.lora.rank}", config.init
+    if not config.lora.rank:
+        return
+    if not init.path:
+        yield f"{key} needs the trained model that the frozen parameters are of: config.init.path"
+    if init.path and init.only != ".*":
+        yield f"{key} takes all parameters of that model: config.init.only should be '.*'"
+    if config.train.quantization:
+        yield f"{key} and config.train.quantization={config.train.quantization} exclude each other"
 
 
 def _trains_head(config: Config) -> bool:

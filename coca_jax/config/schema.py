@@ -88,6 +88,37 @@ class InitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """LoRA (arXiv 2106.09685): the model in `init.path` stays as it is; small factors are trained.
+
+    Checkpoints hold the factors alone; loading merges them into that model, which must stay there.
+    A table of `optimizer` takes a factor by the name of its kernel.
+    """
+
+    rank: int = field(0, "Rank of the factors; 0: no LoRA.", integer(0, 2**16))
+    alpha: float = field(
+        16.0,
+        "A kernel changes by the product of its factors times alpha / rank.",
+        number(above=True),
+    )
+    layers: tuple[str, ...] = field(
+        (r".*/(query|key|value|out|up|down)/kernel",),
+        "Patterns of the names of kernels that get factors.",
+        several(pattern(empty=False), least=1),
+    )
+    full: tuple[str, ...] = field(
+        (),
+        "Patterns of the names of parameters that are trained and saved in full; a head always is.",
+        several(pattern(empty=False)),
+    )
+
+    @property
+    def scale(self) -> float:
+        """The number that the product of two factors is multiplied by."""
+        return self.alpha / self.rank if self.rank else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """The optimizer; by default the paper's, with a learning rate for small batches."""
 
@@ -275,6 +306,7 @@ class Config:
     loss: Sections = dataclasses.field(default_factory=_loss_sections)
     head: ClassifierConfig = ClassifierConfig()
     init: InitConfig = InitConfig()
+    lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

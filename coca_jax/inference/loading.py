@@ -4,7 +4,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from coca_jax.config.record import stored_config
 from coca_jax.config.resolve import unregistered_losses
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
+from coca_jax.inference import adapted
 from coca_jax.inference.model import LoadedModel
 from coca_jax.inference.sources import Checkpoint, OpenClipWeights, Source
 from coca_jax.interop import hub
@@ -103,7 +104,41 @@ def find_checkpoint(path: str | os.PathLike, step: int | str | None = None) -> S
     saved = Saved(step, store.metadata(step))
     config = stored_config(path, *saved)
     require_files(path, saved)
-    return Checkpoint(path, step, config, store)
+    if adapted.KEY not in saved.metadata:
+        return Checkpoint(path, step, config, store)
+    record = saved.metadata[adapted.KEY]
+    try:
+        base = find_base(record, config.init.path)
+    except UserError as error:
+        raise UserError(
+            f"{path}, step {step}, holds the factors of LoRA alone, and the model that they belong "
+            f"to is missing: {error}; put it back, or name the folder that it is in now as "
+            f"config.init.path in {path}/config.json"
+        ) from error
+    return adapted.Adapted(path, step, config, store, base, record["item"])
+
+
+def find_base(record: Mapping[str, Any], path: str) -> Source:
+    """The model that the factors of a run with LoRA belong to.
+
+    Args:
+      record: of `adapted.base_record`.
+      path: where it is looked for first, before the place in the record; `init.path` of the run.
+
+    Raises:
+      UserError: it is in neither place; of another model in its place, too.
+    """
+    errors = []
+    for place in dict.fromkeys(filter(None, (path, record["path"]))):
+        try:
+            base = find_checkpoint(place, record["step"])
+        except UserError as error:
+            errors.append(str(error))
+            continue
+        if base.identity == record["identity"]:
+            return base
+        errors.append(f"{base.title}, is another model: its checksum differs")
+    raise UserError("; ".join(dict.fromkeys(errors)))
 
 
 def _best(workdir: epath.Path, store: CheckpointStore) -> int:

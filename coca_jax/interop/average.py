@@ -128,8 +128,9 @@ def average(
 
 
 def _config(config: ConfigDict) -> ConfigDict:
-    """The configuration of an average, which has neither a moving average nor evaluated steps."""
+    """The configuration of an average, which has no factors, moving average or evaluated steps."""
     config = ConfigDict(config.to_dict())
+    config.lora.rank = 0
     config.optimizer.ema_decay = 0.0
     config.checkpoint.update(keep_best="", best_mode="")
     return config

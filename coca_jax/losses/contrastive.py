@@ -89,6 +89,8 @@ class ContrastiveLoss(Loss):
 
     def constrain(self, params: Any) -> Any:
         """Projects the temperature back to at least its floor, as CLIP does."""
+        if "logit_scale" not in params:  # it is frozen
+            return params
         limit = math.log(1 / self.temperature_floor)
         return params | {"logit_scale": jnp.minimum(params["logit_scale"], limit)}
 

@@ -60,14 +60,23 @@ class Dense(nn.Module):
         )
         last_axis = ((x.ndim - 1,), (0,)), ((), ())
         y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), last_axis)
+        factors = self.get_variable("lora", "kernel")  # see `models.lora`
+        if factors is not None:
+            y = y + _low_rank(x, factors, self.dtype)
         if not self.use_bias:
             return y
         zeros = partitioned(nn.initializers.zeros, self.axes[1])
         bias = self.param("bias", zeros, (self.features,), jnp.float32)
         if shift is not None:
             bias = bias + jnp.sum(shift.astype(jnp.float32)[:, None] * kernel, axis=0)
+            if factors is not None:
+                bias = bias + _low_rank(shift, factors, jnp.dtype("float32"))
         bias = bias.astype(self.dtype)
         return (y, bias) if self.separate_bias else y + jnp.broadcast_to(bias, y.shape)
+
+
+def _low_rank(x: Array, factors: dict[str, Array], dtype: jnp.dtype) -> Array:
+    return x.astype(dtype) @ factors["a"].astype(dtype) @ factors["b"].astype(dtype)
 
 
 class LayerNorm(nn.Module):

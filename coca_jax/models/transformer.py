@@ -139,8 +139,8 @@ class Transformer(nn.Module):
     def _scan(self, block: type[nn.Module], x: Array, cache: LayerCache | None, *shared):
         scanned = nn.scan(
             block,
-            # What `attention_maps` has the layers keep; empty in all other calls.
-            variable_axes={"params": 0, "intermediates": 0},
+            # The factors of LoRA, and what `attention_maps` has the layers keep; else empty.
+            variable_axes={"params": 0, "lora": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.num_layers,

@@ -19,7 +19,7 @@ from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.distributed.mesh import mesh_shape
 from coca_jax.distributed.sharding import bytes_per_device
 from coca_jax.errors import UserError
-from coca_jax.models import CoCa
+from coca_jax.models import CoCa, lora
 from coca_jax.planning import estimate
 from coca_jax.planning.collectives import collectives
 from coca_jax.planning.flops import hardware_flops
@@ -90,6 +90,7 @@ def estimate_ahead(config: ConfigDict, mesh: Mesh) -> Step:
         config.model.attention = "xla"  # cuDNN's cannot be traced without its library
     traced, model, size = _trace(config, mesh), model_config(config), config.train.batch_size
     grad_accum_steps, params = config.train.grad_accum_steps, traced.state.params
+    params = lora.model_params(traced.state.frozen, params)  # factors are next to nothing
     shards = traced.partitioner.batch_shards
     split = estimate.split_of(params, size, grad_accum_steps, shards, model.num_images)
     jaxpr, arguments = traced.program.jaxpr, sum(traced.bytes_by_part.values())
@@ -118,7 +119,7 @@ def _trace(config: ConfigDict, mesh: Mesh) -> _Traced:
     state = program.factory.abstract
     batch = abstract_batch(config, program.model, program.partitioner)
     parts = {
-        "parameters": state.params,
+        "parameters": (state.params, state.frozen),
         "optimizer": state.optimizer,
         "average": state.ema,
         "batch": batch,

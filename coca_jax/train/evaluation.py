@@ -71,7 +71,8 @@ class Evaluator:
 
     def _with(self, state: TrainState) -> LoadedModel:
         params = state.params if state.ema is None else state.ema
+        program, tokenizer = self._experiment.program, self._experiment.tokenizer
+        params = program.merged(state.frozen, params)
         if self._model is None:
-            program, tokenizer = self._experiment.program, self._experiment.tokenizer
             self._model = LoadedModel(program.model, params, tokenizer, program.partitioner)
         return self._model.with_params(params)

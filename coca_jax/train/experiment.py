@@ -19,12 +19,14 @@ from coca_jax.data.transforms.images import Resizing
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.evaluate.runner import runnable_evals
+from coca_jax.inference import adapted
+from coca_jax.inference.sources import Source
 from coca_jax.io.paths import as_path
-from coca_jax.models import CoCaConfig
+from coca_jax.models import CoCaConfig, lora
 from coca_jax.train.best import require_evaluation
 from coca_jax.train.data_changes import require_same_data, stored_steps
 from coca_jax.train.program import TrainProgram, make_program
-from coca_jax.train.warm_start import WarmStart, find_source, plan
+from coca_jax.train.warm_start import TowerFile, WarmStart, find_frozen, find_source, plan
 from coca_jax.validation import validate
 
 
@@ -40,7 +42,7 @@ class Experiment:
     stream: TrainStream
     data: Fingerprint  # of what the stream reads
     saved: Saved | None  # the newest checkpoint's description of itself; None: a new run
-    warm_start: WarmStart | None  # None: random parameters, or the workdir's own
+    warm_start: WarmStart | None  # None: random parameters, or all are the workdir's own
 
     @property
     def steps(self) -> int:
@@ -64,7 +66,11 @@ def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:
     """
     validate(config, jax.devices(), reads=("train", "eval"))
     workdir = as_path(workdir)
-    source = find_source(config.init.path, workdir)
+    saved = newest(workdir / "checkpoints")
+    if config.lora.rank and saved and adapted.KEY in saved.metadata:
+        source = find_frozen(config, workdir, saved)
+    else:
+        source = find_source(config.init.path, workdir)
     tokenizer, model = make_tokenizer_from(config.data), model_config(config)
     _check_tokenizer(config, tokenizer)
     require_evaluation(config, runnable_evals(config, model))
@@ -72,11 +78,21 @@ def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:
     stream = _make_stream(config, model, partitioner)
     data = fingerprint(config.data, stream.make_batch.data_sets)
     require_same_data(data)
-    saved = newest(workdir / "checkpoints")
     config = _resolve_epochs(config, stream.mixture.size, stored_steps(saved, data))
     program, file = make_program(config, partitioner), tokenizer_file(config.data)
-    warm_start = source and plan(source, config, program.factory.abstract.params, file)
+    warm_start = source and _warm_start(source, config, program, file)
     return Experiment(config, workdir, program, tokenizer, file, stream, data, saved, warm_start)
+
+
+def _warm_start(
+    source: Source | TowerFile, config: ConfigDict, program: TrainProgram, tokenizer_file: str
+) -> WarmStart:
+    state = program.factory.abstract
+    params = lora.model_params(state.frozen, state.params)
+    warm_start = plan(source, config, params, tokenizer_file)
+    if state.frozen is not None:
+        warm_start.require_frozen(state.frozen)
+    return warm_start
 
 
 def _make_stream(config: ConfigDict, model: CoCaConfig, partitioner: Partitioner) -> TrainStream:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from coca_jax.losses import Loss, outputs_read, weighted_sum
-from coca_jax.models import CoCa, CoCaOutput, normalize_pixels
+from coca_jax.models import CoCa, CoCaOutput, lora, normalize_pixels
 from coca_jax.models.coca import PER_EXAMPLE
 
 # image: uint8 [n, h, w, 3], or [n, images, h, w, 3]; text: int32 [n, t]; for a head label and
@@ -28,6 +28,8 @@ class Objective:
     model: CoCa
     losses: Mapping[str, Loss]
     trained: Any = None  # tree like the parameters: False stops the gradient; None: all are trained
+    lora_scale: float = 0.0
+    frozen: Any = None  # parameters that it is no function of, with LoRA
 
     def forward(self, params: Any, batch: Batch, key: jax.Array) -> CoCaOutput:
         """The model's outputs for a batch; `key` is for dropout."""
@@ -37,7 +39,8 @@ class Objective:
             params = jax.tree.map(_trained_only, params, self.trained)
         prefix = () if self.model.config.head is None else (batch["prefix_length"],)
         rngs = {"dropout": key}
-        return self.model.apply({"params": params}, pixels, batch["text"], *prefix, rngs=rngs)
+        variables = lora.variables(self.frozen, params, self.lora_scale)
+        return self.model.apply(variables, pixels, batch["text"], *prefix, rngs=rngs)
 
     def with_mask(self, batch: Batch) -> Batch:
         """The batch with `text_mask` [n, t], False at padding, which losses read."""

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from coca_jax.errors import UserError
+from coca_jax.models import lora
 from coca_jax.train.optimizers import optimizers, schedules
 
 Table = Sequence[tuple[str, float]]
@@ -98,24 +99,28 @@ def layer_factors(params: Any, decay: float) -> Any:
     Returns:
       A tree like `params` of numbers, and of arrays [layers, 1, ...] for stacked layers.
     """
-    layers = params["image_encoder"]["transformer"]["layers"]
-    count = jax.tree.leaves(layers)[0].shape[0]
+    names, stacked = parameter_names(params), "image_encoder/transformer/layers/"
+    pairs = zip(jax.tree.leaves(names), jax.tree.leaves(params), strict=True)
+    count = next(leaf.shape[0] for name, leaf in pairs if name.startswith(stacked))
 
     def factor(name: str, leaf: Any) -> Any:
-        if name.startswith("image_encoder/transformer/layers/"):
+        if name.startswith(stacked):
             each = decay ** np.arange(count, 0, -1, dtype=np.float32)
             return each.reshape(-1, *[1] * (leaf.ndim - 1))
         below = name.startswith("image_encoder/") and not name.startswith("image_encoder/norm/")
         return decay ** (count + 1) if below else 1.0
 
-    return jax.tree.map(factor, parameter_names(params), params)
+    return jax.tree.map(factor, names, params)
 
 
 def parameter_names(params: Any) -> Any:
-    """A tree like `params` with each leaf's path as its name."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
-    )
+    """A tree like `params` with each leaf's path as its name; of factors the changed kernel's."""
+
+    def name(path: Any, leaf: Any) -> str:
+        del leaf
+        return lora.name_of(jax.tree_util.keystr(path, simple=True, separator="/"))
+
+    return jax.tree_util.tree_map_with_path(name, params)
 
 
 def read_table(key: str, table: Table, names: Any, errors: list[str]) -> Any:
@@ -130,7 +135,7 @@ def read_table(key: str, table: Table, names: Any, errors: list[str]) -> Any:
             rows.append((re.compile(pattern), value))
         except re.error as error:
             errors.append(f"{key}: {pattern!r} is not a regular expression: {error}")
-    leaves = jax.tree.leaves(names)
+    leaves = list(dict.fromkeys(jax.tree.leaves(names)))
     for pattern, _ in rows:
         if not any(pattern.fullmatch(name) for name in leaves):
             errors.append(f"{key}: {pattern.pattern!r} matches none of {', '.join(leaves)}")

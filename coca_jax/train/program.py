@@ -9,10 +9,11 @@ from ml_collections import ConfigDict
 
 from coca_jax.accelerators import compiler_options
 from coca_jax.config import build, model_config
+from coca_jax.config.schema import LoraConfig
 from coca_jax.distributed import Partitioner
 from coca_jax.errors import UserError
 from coca_jax.losses import trained_losses
-from coca_jax.models import CoCa, make_model
+from coca_jax.models import CoCa, lora, make_model
 from coca_jax.train.gradient import Objective
 from coca_jax.train.optimizer import make_optimizer, trained_parameters
 from coca_jax.train.quantization import quantized
@@ -28,6 +29,7 @@ class TrainProgram:
     partitioner: Partitioner
     factory: StateFactory
     step: StepFunction
+    lora_scale: float = 0.0
 
     def trace(self, state: Any, batch: Any) -> Any:
         """Traces the step, which gives up the state that goes in for the one that comes out.
@@ -43,6 +45,20 @@ class TrainProgram:
         jitted = jax.jit(self.step, donate_argnums=0, out_shardings=outputs)
         with self.partitioner.context():
             return jitted.trace(state, batch)
+
+    def merged(self, frozen: Any, params: Any) -> Any:
+        """The model's parameters, of those that a state of this program has.
+
+        Args:
+          frozen: of the state; None: `params` are all of them.
+          params: of the state, or their moving average.
+        """
+        if frozen is None:
+            return params
+        out = jax.tree.map(lambda x: x.sharding, lora.model_params(frozen, params))
+        return jax.jit(lora.merged, static_argnums=2, out_shardings=out)(
+            frozen, params, self.lora_scale
+        )
 
     def compile(
         self, state: Any, batch: Any, options: Sequence[tuple[str, Any]] = ()
@@ -70,11 +86,13 @@ def make_program(config: ConfigDict, partitioner: Partitioner) -> TrainProgram:
         partitioner,
         ema=options.optimizer.ema_decay > 0,
         optimizer_rules=options.sharding.optimizer_rules,
+        **_split(options.lora),
     )
     objective = Objective(
         quantized(model, options.train.quantization),
         trained_losses(options.loss),
         trained_parameters(factory.abstract.params, options.optimizer.learning_rates),
+        lora_scale=options.lora.scale,
     )
     step = make_train_step(
         objective,
@@ -84,7 +102,15 @@ def make_program(config: ConfigDict, partitioner: Partitioner) -> TrainProgram:
         grad_accum_steps=options.train.grad_accum_steps,
         ema_decay=options.optimizer.ema_decay,
     )
-    return TrainProgram(model, partitioner, factory, step)
+    return TrainProgram(model, partitioner, factory, step, options.lora.scale)
+
+
+def _split(options: LoraConfig) -> dict[str, Any]:
+    """What splits the parameters of a run with LoRA; of others nothing does."""
+    if not options.rank:
+        return {}
+    patterns = options.layers, options.full
+    return {"split": lambda params, key: lora.split(params, options.rank, *patterns, key)}
 
 
 def compile_traced(

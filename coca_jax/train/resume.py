@@ -10,6 +10,7 @@ from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.processes import say
 from coca_jax.config import build, to_json
 from coca_jax.errors import UserError
+from coca_jax.inference import adapted
 from coca_jax.train.data_changes import check_data
 from coca_jax.train.experiment import Experiment
 from coca_jax.train.length import length_changes
@@ -38,7 +39,8 @@ def make_state(experiment: Experiment, store: CheckpointStore, step: int) -> Tra
         items = store.restore(step, saved_items(factory.abstract))
         replicated = experiment.program.partitioner.replicated
         count = jax.make_array_from_callback((), replicated, lambda _: np.asarray(step, np.int32))
-        return TrainState(count, items["params"], items["optimizer"], items.get("ema"))
+        frozen = warm_start.frozen(factory.abstract.frozen) if experiment.config.lora.rank else None
+        return TrainState(count, items["params"], items["optimizer"], items.get("ema"), frozen)
     state = factory.create(experiment.config.seed)
     if warm_start is None:
         return state
@@ -81,10 +83,15 @@ def metadata(
       changes: of the run since it began; see `history`.
       checksums: of the files in the workdir that the model needs, by name.
     """
+    base = {}
+    if experiment.config.lora.rank:
+        start = experiment.warm_start
+        base = {adapted.KEY: adapted.base_record(start.source, start.item)}
     return {
         "examples_seen": experiment.examples_seen(step),
         "config": to_json(experiment.config),
         "data": experiment.data,
         **changes,
+        **base,
         "files": checksums,
     }

@@ -24,6 +24,7 @@ class TrainState:
     params: Any
     optimizer: optax.OptState
     ema: Any  # moving average of the parameters; None if there is none
+    frozen: Any = None  # with LoRA, the parameters that are not in `params`: see `models.lora`
 
 
 class StateFactory:
@@ -36,6 +37,7 @@ class StateFactory:
         partitioner: Partitioner,
         ema: bool = False,
         optimizer_rules: Rules = (),
+        split: Callable[[Any, jax.Array], tuple[Any, Any]] = lambda params, key: (params, None),
     ):
         """Traces the model once; nothing is computed.
 
@@ -45,17 +47,18 @@ class StateFactory:
           partitioner: mesh and rules.
           ema: whether an average of the parameters is kept.
           optimizer_rules: read before the partitioner's for the optimizer's state and the average.
+          split: from new parameters and a key to those that are trained and those that are frozen.
 
         Raises:
           UserError: the mesh does not divide a parameter.
         """
-        self._model, self._partitioner, self._ema = model, partitioner, ema
+        self._model, self._partitioner, self._ema, self._split = model, partitioner, ema, split
         with partitioner.context():
             # Nothing is computed here, not even a key: the mesh may be of devices that are not.
-            boxed = jax.eval_shape(lambda: self._init_params(jax.random.key(0)))
-            params = partitioner.abstract(boxed)
+            boxed, frozen = jax.eval_shape(lambda: self._init_params(jax.random.key(0)))
+            params, frozen = partitioner.abstract(boxed), partitioner.abstract(frozen)
             self.optimizer, self.schedule = make_optimizer(params)
-            shapes = jax.eval_shape(self._state_of, params)
+            shapes = jax.eval_shape(self._state_of, params, frozen)
         rules = (*optimizer_rules, *partitioner.rules)
         kept = Partitioner(partitioner.mesh, rules).abstract(boxed)
         self.shardings = TrainState(
@@ -63,6 +66,7 @@ class StateFactory:
             params=jax.tree.map(lambda x: x.sharding, params),
             optimizer=_optimizer_shardings(shapes.optimizer, kept, partitioner),
             ema=jax.tree.map(lambda x: x.sharding, kept) if ema else None,
+            frozen=jax.tree.map(lambda x: x.sharding, frozen),
         )
         if problems := undivided(shapes, self.shardings):
             raise UserError("the mesh does not divide these arrays:\n" + "\n".join(problems))
@@ -75,15 +79,15 @@ class StateFactory:
         with self._partitioner.context():
             return jax.jit(self._init, out_shardings=self.shardings)(jax.random.key(seed))
 
-    def _init_params(self, key: jax.Array) -> Any:
-        return init_params(self._model, key, self._partitioner.batch_shards)
+    def _init_params(self, key: jax.Array) -> tuple[Any, Any]:
+        return self._split(init_params(self._model, key, self._partitioner.batch_shards), key)
 
     def _init(self, key: jax.Array) -> TrainState:
-        return self._state_of(nn.meta.unbox(self._init_params(key)))
+        return self._state_of(*nn.meta.unbox(self._init_params(key)))
 
-    def _state_of(self, params: Any) -> TrainState:
-        ema = jax.tree.map(jnp.copy, params) if self._ema else None
-        return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params), ema)
+    def _state_of(self, params: Any, frozen: Any) -> TrainState:
+        ema, step = jax.tree.map(jnp.copy, params) if self._ema else None, jnp.zeros((), jnp.int32)
+        return TrainState(step, params, self.optimizer.init(params), ema, frozen)
 
 
 def _optimizer_shardings(optimizer: Any, params: Any, partitioner: Partitioner) -> Any:

@@ -1,5 +1,6 @@
 """One step of training, a pure function of state and batch."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +44,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradients, metrics = compute(objective, state.params, batch, key)
+        of_trained = dataclasses.replace(objective, frozen=state.frozen)
+        gradients, metrics = compute(of_trained, state.params, batch, key)
         with jax.named_scope("optimizer"):
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
             params = optax.apply_updates(state.params, updates)
@@ -54,7 +56,7 @@ def make_train_step(
         ema = state.ema
         if ema is not None:
             ema = jax.tree.map(lambda a, p: ema_decay * a + (1 - ema_decay) * p, ema, params)
-        return TrainState(state.step + 1, params, optimizer_state, ema), metrics
+        return TrainState(state.step + 1, params, optimizer_state, ema, state.frozen), metrics
 
     return train_step
 

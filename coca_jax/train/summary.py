@@ -44,6 +44,7 @@ def describe(
         "computing": _computing(config, model, device),
         "mesh": axes,
         "parameters": f"{sum(counts.values()):,} ({_parts(counts)})",
+        **({} if state.frozen is None else {"trained": _trained(state, counts)}),
         "data": _data(config, experiment.stream),
         **({"classes": _classes(config.head.classes)} if config.head.classes else {}),
         "batch": f"{config.train.batch_size} pairs a step, {config.train.steps:,} steps",
@@ -83,6 +84,12 @@ def _data(config: ConfigDict, stream: TrainStream) -> str:
 
 def _parts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count > 1)
+
+
+def _trained(state: TrainState, counts: dict[str, int]) -> str:
+    """The number of parameters that a run with LoRA trains, and the share of them that it saves."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return f"{count:,} ({count / sum(counts.values()):.1%} of them), saved without the others"
 
 
 def _temporary(compiled: Any) -> str:

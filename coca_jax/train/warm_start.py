@@ -25,16 +25,18 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
+from coca_jax.checkpoints.metadata import Saved
 from coca_jax.config import differences, model_config, to_json
 from coca_jax.config.tree import function_free_keys
 from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
-from coca_jax.inference import find_checkpoint
+from coca_jax.inference import adapted, find_checkpoint
+from coca_jax.inference.loading import find_base
 from coca_jax.inference.sources import Source, placed
 from coca_jax.interop import hub
 from coca_jax.interop.towers import Towers, is_tower_file, read_towers
 from coca_jax.io.paths import as_path
-from coca_jax.models import CoCaConfig
+from coca_jax.models import CoCaConfig, lora
 from coca_jax.models.resampling import resample_positions
 from coca_jax.train.state import TrainState
 
@@ -102,7 +104,7 @@ class WarmStart:
         Raises:
           UserError: the source's files have been damaged since the plan was made.
         """
-        own = traverse_util.flatten_dict(state.params, sep="/")
+        own = traverse_util.flatten_dict(lora.model_params(state.frozen, state.params), sep="/")
         kept = {TEXT_POSITIONS} if self.resized else set()
         replaced = [own[name] for name in self.reads if name not in kept]
         for array in replaced + jax.tree.leaves(state.ema):
@@ -110,12 +112,45 @@ class WarmStart:
         target = traverse_util.unflatten_dict(self.reads, sep="/")
         arrays = self.source.restore(self.item, target, partial=True)
         arrays = traverse_util.flatten_dict(arrays, sep="/")
-        params = traverse_util.unflatten_dict(own | arrays | self._changed(arrays, own), sep="/")
+        taken = own | arrays | self._changed(arrays, own)
+        frozen, params = _replaced(state.frozen, taken), _replaced(state.params, taken)
+        state = state.replace(frozen=frozen)
         if state.ema is None:
             return state.replace(params=params)
         shardings = jax.tree.map(lambda x: x.sharding, params)
         copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
         return state.replace(params=params, ema=copy(params))
+
+    def require_frozen(self, frozen: Any) -> None:
+        """Makes sure that the source has all parameters that are not trained, as they are here.
+
+        Args:
+          frozen: a tree of them.
+
+        Raises:
+          UserError: names those that it does not have, and what mends it.
+        """
+        changed = [POSITIONS] * self.resampled + [TEXT_POSITIONS] * self.resized
+        names = traverse_util.flatten_dict(frozen, sep="/")
+        if isinstance(self.source, _TowerSource):
+            raise UserError(f"config.lora.rank: {self.source.title} is no CoCa, which LoRA needs")
+        if lacking := [name for name in names if name in self.new or name in changed]:
+            raise UserError(
+                f"config.lora.full should match the parameters that {self.source.title} does "
+                f"not have as they are here, since only those it has can be frozen: "
+                f"{_folded(tuple(lacking))}"
+            )
+
+    def frozen(self, target: Any) -> Any:
+        """The parameters that a run with LoRA leaves as they are.
+
+        Args:
+          target: their shapes with shardings.
+
+        Raises:
+          UserError: the source's files have been damaged since the plan was made.
+        """
+        return self.source.restore(self.item, target, partial=True)
 
     def _changed(self, arrays: Arrays, own: Arrays) -> dict[str, jax.Array]:
         """The parameters that are not taken over as they are."""
@@ -170,6 +205,14 @@ class WarmStart:
         return "\n".join(lines)
 
 
+def _replaced(tree: Any, values: Mapping[str, Any]) -> Any:
+    """A tree with these values by path in place of its own."""
+    if tree is None:
+        return None
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return traverse_util.unflatten_dict({n: values.get(n, x) for n, x in flat.items()}, sep="/")
+
+
 def find_source(path: str, workdir: epath.Path) -> Source | TowerFile | None:
     """The model that `init.path` names; None without one, or where a run has a checkpoint already.
 
@@ -183,6 +226,30 @@ def find_source(path: str, workdir: epath.Path) -> Source | TowerFile | None:
         return TowerFile(local, path) if is_tower_file(local) else find_checkpoint(path)
     except UserError as error:
         raise UserError(f"config.init.path={path!r}: {error}") from error
+
+
+def find_frozen(config: ConfigDict, workdir: epath.Path, saved: Saved) -> Source:
+    """The model that a run with LoRA began with, which its checkpoints do not hold.
+
+    Args:
+      config: the run's.
+      workdir: the run's.
+      saved: what its newest checkpoint says of itself.
+
+    Raises:
+      UserError: `init.path` names another model, or none.
+    """
+    record, path, use_ema = saved.metadata[adapted.KEY], config.init.path, config.init.use_ema
+    try:
+        source = find_base(record, path)
+    except UserError as error:
+        raise UserError(
+            f"config.init.path={path!r} should be the model that {workdir} began with, since its "
+            f"checkpoints do not hold the frozen parameters: {error}"
+        ) from error
+    if source.item(use_ema) != record["item"]:
+        raise UserError(f"config.init.use_ema={use_ema}: {workdir} began with the other value")
+    return source
 
 
 def plan(

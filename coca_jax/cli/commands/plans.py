@@ -11,17 +11,21 @@ from coca_jax.cli.options import require_compiler
 def params(options: argparse.Namespace) -> None:
     """Prints the parameters and FLOPs of each part of the model."""
     from coca_jax.config import model_config
-    from coca_jax.planning import forward_flops, parameter_counts, training_flops
+    from coca_jax.planning import forward_flops, parameter_counts, trained_count, training_flops
     from coca_jax.planning.flops import RULE
 
     config = checked_config(options, reads_data=False)
     model = model_config(config)
     counts, flops = parameter_counts(model), forward_flops(model)
+    lora, trained = config.lora, {}
+    if lora.rank:
+        trained = {"trained": trained_count(model, lora.rank, lora.layers, lora.full)}
     if options.json:
         from coca_jax.evaluate.results import write_json
 
         result = counts | {
             "total": sum(counts.values()),
+            **trained,
             "flops_per_example": training_flops(model),
             "forward_flops": flops,
             "rule": RULE,
@@ -31,6 +35,9 @@ def params(options: argparse.Namespace) -> None:
     for part, count in counts.items():
         print(f"{part:<20}{count:>16,}{flops.get(part, 0) / 1e9:>24,.3f}")
     print(f"{'total':<20}{sum(counts.values()):>16,}{sum(flops.values()) / 1e9:>24,.3f}")
+    for name, count in trained.items():
+        share = count / sum(counts.values())
+        print(f"{name:<20}{count:>16,}   {share:.1%}, by LoRA of rank {lora.rank}")
     print(f"\ntraining: {training_flops(model) / 1e9:,.3f} GFLOP a pair ({RULE})")
 
 

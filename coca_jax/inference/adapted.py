@@ -1,0 +1,72 @@
+"""The model of a run with LoRA: its factors, merged into the model that they were trained on."""
+
+import dataclasses
+import os
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
+
+from coca_jax.config import build, model_config
+from coca_jax.inference.sources import Checkpoint, Source
+from coca_jax.models import init_params, lora, make_model
+
+KEY = "base"  # of a checkpoint's metadata, with what `base_record` returns
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted(Checkpoint):
+    """A saved step of a run with LoRA, of which `store` has only what was trained."""
+
+    base: Source
+    base_item: str
+
+    def shapes(self, item: str) -> dict[str, jax.ShapeDtypeStruct]:
+        """See `Source.shapes`."""
+        model = make_model(model_config(self.config))
+        abstract = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+        flat = traverse_util.flatten_dict(nn.meta.unbox(abstract), sep="/")
+        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in flat.items()}
+
+    def restore(self, item: str, target: Any, partial: bool = False) -> Any:
+        """See `Source.restore`."""
+        own = self.store.shapes(self.step, item)
+        wanted = traverse_util.flatten_dict(target, sep="/")
+        whole = {name: leaf for name, leaf in wanted.items() if name in own}
+        frozen = {name: leaf for name, leaf in wanted.items() if name not in own}
+        factors = {
+            name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=_whole(frozen[kernel]))
+            for name, leaf in own.items()
+            if name.startswith(f"{lora.FACTORS}/")
+            if (kernel := lora.name_of(name)) in frozen
+        }
+        tree = traverse_util.unflatten_dict(whole | factors, sep="/")
+        trained = self.store.restore(self.step, {item: tree}, partial=True)[item]
+        tree = traverse_util.unflatten_dict(frozen, sep="/")
+        base = self.base.restore(self.base_item, tree, partial=True)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
+        merge = jax.jit(
+            lora.merged, static_argnames="scale", donate_argnums=0, out_shardings=shardings
+        )
+        return merge(base, trained, scale=build(self.config).lora.scale)
+
+
+def base_record(base: Source, item: str) -> dict[str, Any]:
+    """What finds the model that factors belong to, and tells it from another one.
+
+    Args:
+      base: the model.
+      item: that its parameters are taken from.
+    """
+    place = os.fspath(base.folder.absolute()) if isinstance(base, Checkpoint) else base.title
+    return {"path": place, "step": base.step, "item": item, "identity": base.identity}
+
+
+def _whole(kernel: Any) -> Any:
+    """The sharding of a factor: a whole copy on each device that has a part of the kernel."""
+    if isinstance(kernel.sharding, NamedSharding):
+        return NamedSharding(kernel.sharding.mesh, PartitionSpec())
+    return kernel.sharding
