@@ -104,7 +104,14 @@ def _batch_errors(config: Config, shape: dict[str, int]) -> Iterator[str]:
     axes = rules["batch"] or ()
     shards = math.prod(shape[axis] for axis in ([axes] if isinstance(axes, str) else axes))
     parts = shards * config.train.grad_accum_steps
-    if batch_size % parts:
+    texts = config.data.packing.texts_per_row
+    if texts > 1 and batch_size % (parts * texts):
+        yield (
+            f"config.train.batch_size={batch_size}: should be divisible by {parts * texts} "
+            f"({shards} data shards x {config.train.grad_accum_steps} micro-batches x "
+            f"config.data.packing.texts_per_row={texts})"
+        )
+    elif batch_size % parts:
         lower = batch_size // parts * parts
         nearest = f"{lower} or {lower + parts}" if lower else f"{parts}"
         yield (

@@ -31,7 +31,7 @@ ALLOWED = {
         *("train.optimizers", "evaluate.registry", "observe.writers"),
     },
     "evaluate.registry": set(),  # names that the configuration chooses among
-    "planning": {"models"},
+    "planning": {"models", "data"},
     "generate": {"models"},
     "interop": {"models", "config"},  # weights of other projects
     "interop.convert": {  # folders of them, made of our models or made into these

@@ -195,6 +195,23 @@ def test_a_loss_of_ones_own_trains_a_head_or_names_what_it_cannot_read(monkeypat
     assert "num_images=2 is for a head alone: config.loss.own.weight=1.0" in str(caught.value)
 
 
+PACKED = {"data.packing.texts_per_row": 4, "data.packing.row_length": 40}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.batch_size": 80}, "packs 32 examples at a time (8 rows), which should divide"),
+        ({"train.grad_accum_steps": 4}, "divisible by 128 (8 data shards x 4 micro-batches x"),
+        (ALONE | HEAD, "a head reads one text in a row; texts_per_row should be 1"),
+        ({"model.text.shifted_cls_mask": True}, "needs config.model.text.shifted_cls_mask=False"),
+    ],
+)
+def test_packing_that_cannot_be(changes, message):
+    changes = PACKED | {"train.batch_size": 64} | changes
+    assert any(message in line for line in problems(**changes))
+
+
 EVALS = {"held_out": {"kind": "loss", "name": "shapes", "split": "test"}}
 BEST = {"checkpoint.best_mode": "min", "checkpoint.every": 50, "train.evaluate_every": 100}
 

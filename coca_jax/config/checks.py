@@ -13,6 +13,7 @@ from coca_jax.config.kinds import NAME
 from coca_jax.config.schema import Config
 from coca_jax.config.tree import build
 from coca_jax.data.options import MixtureConfig
+from coca_jax.data.packing import packing_errors
 from coca_jax.fields import Kind, Sections, fields_of, is_section, is_sequence, members, near, shown
 from coca_jax.io.messages import duplicates
 from coca_jax.losses.registry import outputs_read, trained_losses
@@ -152,6 +153,21 @@ def _between_keys(config: Config) -> Iterator[str]:
         yield f"config.init.only={shown(config.init.only)} has no effect without config.init.path"
     yield from _lora(config)
     yield from _model(config)
+    yield from _packing(config)
+
+
+def _packing(config: Config) -> Iterator[str]:
+    """Errors of packed texts."""
+    packing, text = config.data.packing, config.model.text
+    yield from packing_errors(packing, text.context_length, config.train.batch_size)
+    key = f"config.data.packing.texts_per_row={packing.texts_per_row}"
+    if packing.texts_per_row > 1 and _trains_head(config):
+        yield f"{key}: a head reads one text in a row; texts_per_row should be 1"
+    if packing.texts_per_row > 1 and text.shifted_cls_mask:
+        yield (
+            f"{key} needs config.model.text.shifted_cls_mask=False: OpenCLIP's mask looks beyond "
+            "the end of a text"
+        )
 
 
 def _lora(config: Config) -> Iterator[str]:

@@ -5,6 +5,7 @@ BAD_KINDS = ("bad_record", "bad_image", "bad_text")
 # Examples that the configuration leaves out, which do not.
 FILTERED_KINDS = ("filtered_length", "filtered_field", "filtered_duplicate")
 ERROR_KINDS = BAD_KINDS + FILTERED_KINDS
+CUT_TEXT = "cut_text"  # counts packed texts that lost their ends; they are trained on
 
 
 class BadExample(Exception):

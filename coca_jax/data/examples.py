@@ -11,9 +11,10 @@ from jaxtyping import Int, Int32
 
 from coca_jax.data.answer_normalization import normalized
 from coca_jax.data.captions import CaptionMaker, Text
-from coca_jax.data.errors import ERROR_KINDS, BadExample
+from coca_jax.data.errors import CUT_TEXT, ERROR_KINDS, BadExample
 from coca_jax.data.exclude_list import contains
 from coca_jax.data.mixture import RecordRef
+from coca_jax.data.packing import PackingConfig, pack
 from coca_jax.data.sources import Record, Source
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import multi_image
@@ -53,6 +54,7 @@ class BatchMaker:
       num_images: images of an example.
       classes: names of a head's classes; none: there is no head.
       blank_images: whether all images are gray.
+      packing: how texts share rows.
     """
 
     def __init__(
@@ -65,9 +67,10 @@ class BatchMaker:
         num_images: int = 1,
         classes: Sequence[str] = (),
         blank_images: bool = False,
+        packing: PackingConfig = PackingConfig(),
     ):
         self.data_sets, self.tokenizer = data_sets, tokenizer
-        self._num_images, self._blank = num_images, blank_images
+        self._num_images, self._blank, self._packing = num_images, blank_images, packing
         self._image_size, self._text_length = image_size, text_length
         self._classes = {name: number for number, name in enumerate(classes)}
         self._names = tuple(classes)
@@ -82,6 +85,10 @@ class BatchMaker:
         If num_images > 1, "image" is [b, num_images, h, w, 3]. For a head there are also int32 [b]
         "label" (-1: none of the classes) and "prefix_length", the number of ids of the text that
         the head may read. Where a data set has groups, there is "group", int32 [b, 2].
+
+        Packed texts are int32 [rows, t], and there is "text_segment_ids" [rows, t], the number of
+        each token's text in its row, 0 at padding; and the count "cut_text" [rows]. All else is in
+        the order of the texts, row by row.
 
         An unusable record is replaced by one of the same data set, drawn by the `rng` of its row.
         The kinds count how many were; "errors" is a tuple with a `DataError` for each.
@@ -112,7 +119,12 @@ class BatchMaker:
                 for text, rng in zip(texts, rngs, strict=True)
             ]
             inputs["group"] = group_ids(keys)
-        return inputs
+        return inputs if self._packing.texts_per_row == 1 else self._packed(inputs)
+
+    def _packed(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        order, text, segments, cut = pack(inputs["text"], self.tokenizer.pad_id, self._packing)
+        inputs = {k: x[order] if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
+        return inputs | {"text": text, "text_segment_ids": segments, CUT_TEXT: cut}
 
     def text_inputs(self, texts: Sequence[Text]) -> dict[str, np.ndarray]:
         """Makes {"text": int32 [b, l]} of texts, and for a head "label" and "prefix_length".

@@ -11,6 +11,7 @@ from coca_jax.data.examples import BatchMaker, DataSet
 from coca_jax.data.exclude_list import read_list
 from coca_jax.data.mixture import Mixture
 from coca_jax.data.options import DataConfig, TrainDataConfig, data_config, section_key
+from coca_jax.data.packing import packing_errors
 from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.results import Results
 from coca_jax.data.sources import Context, Source, open_source, warn_of_lost
@@ -203,8 +204,8 @@ def make_train_stream(
       process_count: the number of processes, which share the batch equally.
 
     Raises:
-      UserError: a data set or the tokenizer cannot be opened, the weights make no mixture, or there
-        are more processes than examples.
+      UserError: a data set or the tokenizer cannot be opened, the weights make no mixture, there
+        are more processes than examples, or packing does not fit a process's batch.
     """
     data = data_config(data)
     data_sets = make_data_sets(data, image_size, resizing)
@@ -216,6 +217,10 @@ def make_train_stream(
             f"config.data: {mixture.size} examples are fewer than the {process_count} processes "
             "that would share them; start fewer processes"
         )
+    for message in packing_errors(
+        data.packing, text_length, batch_size // process_count, "a process"
+    ):
+        raise UserError(message)
     return TrainStream(
         mixture,
         BatchMaker(
@@ -225,6 +230,7 @@ def make_train_stream(
             text_length=text_length,
             num_images=data.num_images,
             blank_images=data.blank_images,
+            packing=data.packing,
             classes=classes,
         ),
         batch_size=batch_size,

@@ -6,6 +6,7 @@ from typing import Any
 
 from coca_jax import fields
 from coca_jax.data.captions import CHOICES, OPERATORS
+from coca_jax.data.packing import PackingConfig
 from coca_jax.data.sources import SourceConfig, missing_option
 from coca_jax.data.tokenizers import tokenizers
 from coca_jax.fields import Sections, field
@@ -188,6 +189,7 @@ class DataConfig:
     )
     tokenizer: TokenizerConfig = TokenizerConfig()
     train: TrainDataConfig = TrainDataConfig()
+    packing: PackingConfig = PackingConfig()
     num_images: int = field(
         1,
         "Images of an example: frames of a clip, evenly spaced, or a pair.",
@@ -237,12 +239,17 @@ def data_config(section: Any) -> DataConfig:
         return section
     values = section.to_dict()
     tokenizer, train = TokenizerConfig(**values.pop("tokenizer")), values.pop("train")
+    packing = PackingConfig(**values.pop("packing"))
     mixture = {
         name: MixtureConfig(**train | dict(changes))
         for name, changes in values.pop("sources").items()
     }
     return DataConfig(
-        **values, tokenizer=tokenizer, train=TrainDataConfig(**train), sources=Sections(mixture)
+        **values,
+        tokenizer=tokenizer,
+        train=TrainDataConfig(**train),
+        packing=packing,
+        sources=Sections(mixture),
     )
 
 

@@ -1,6 +1,7 @@
 """`coca data inspect`: statistics of the training data, and a sheet of sample images."""
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import math
@@ -18,6 +19,7 @@ from coca_jax.data.errors import BAD_KINDS, BadExample
 from coca_jax.data.from_config import make_train_stream, weights
 from coca_jax.data.mixture import describe
 from coca_jax.data.options import DataConfig, data_config
+from coca_jax.data.packing import PackingConfig, shared_out
 from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import multi_image
@@ -30,6 +32,7 @@ STAGES = ("read", "caption", "decode", "augment", "tokenize")
 BATCH = 32
 SHEET_IMAGES = 24
 BARS = 10  # of the histogram
+PACKED = (2, 4, 8)  # captions in a row
 CLASSES_SHOWN = 8
 LONGEST = 2**14  # tokens; longer captions count as this long
 
@@ -70,7 +73,8 @@ def inspect(
     """
     if examples < 1:
         raise UserError(f"the number of examples to inspect should be positive, not {examples}")
-    data = data_config(data)
+    # Packing changes the order within a batch, and no example.
+    data = dataclasses.replace(data_config(data), packing=PackingConfig())
     stream = make_train_stream(
         data,
         image_size=image_size,
@@ -198,8 +202,9 @@ def lengths(captions: Sequence[str], tokenizer: Tokenizer, text_length: int) -> 
 
     Returns:
       "count", "characters" and "tokens" (medians and 95th percentiles), "histogram" (rows of first
-      token count, token count it stays below, captions), "truncated" (share of captions), and
-      "unknown" (share of tokens).
+      token count, token count it stays below, captions), "truncated" (share of captions),
+      "unknown" (share of tokens), and "packing" (rows of texts in a row, length of the fullest row,
+      share of padding; the first is without packing).
     """
     if not captions:
         return {"count": 0}
@@ -218,8 +223,23 @@ def lengths(captions: Sequence[str], tokenizer: Tokenizer, text_length: int) -> 
             for low, high, n in zip(edges[:-1], edges[1:], counts, strict=True)
         ],
         "truncated": float((tokens > text_length).mean()),
+        "packing": _packing(np.minimum(tokens, text_length), text_length),
         "unknown": float(np.isin(ids, list(tokenizer.unknown_ids)).mean()) if len(ids) else 0.0,
     }
+
+
+def _packing(tokens: np.ndarray, text_length: int) -> list[tuple[int, int, float]]:
+    """The padding of texts in rows of their own, and of several in a row."""
+    rows = [(1, text_length, float(1 - tokens.mean() / text_length))]
+    for count in PACKED:
+        block = PackingConfig(count).examples_per_block
+        starts = range(0, len(tokens) - block + 1, block)
+        blocks = [tokens[start : start + block] for start in starts]
+        totals = [part[row].sum() for part in blocks for row in shared_out(part, count)]
+        if totals:
+            length = int(max(totals))
+            rows.append((count, length, float(1 - np.mean(totals) / length)))
+    return rows
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
@@ -276,6 +296,10 @@ def format_inspection(result: dict[str, Any], text_length: int) -> str:
         most = max(count for _, _, count in captions["histogram"])
         for low, high, count in captions["histogram"]:
             lines.append(f"{low:>6} to {high - 1:<6}{count:>8,}  {'█' * round(40 * count / most)}")
+        lines += [
+            f"{texts} of these captions in a row of {length} tokens: {padding:.0%} padding"
+            for texts, length, padding in captions["packing"]
+        ]
     if classes := result["classes"]:
         lines.append(f"\n{_classes(classes)}")
     replaced = result["replaced"]

@@ -55,7 +55,7 @@ class Loss(abc.ABC):
 
     def count(self, batch: Values) -> Int[Array, ""]:
         """The number of things that the value is a mean over; by default the examples."""
-        return jnp.int32(len(batch["text"]))
+        return jnp.int32(len(batch["image"]))
 
     def constrain(self, params: Any) -> Any:
         """Projects the updated parameters to the values that the loss allows; by default all."""

@@ -199,6 +199,49 @@ def causal_mask_with_cls(
     return causal_mask(length) & (visible[:, None, None, :] | ~is_cls)
 
 
+def segment_mask(segments: Int[Array, "b t"], count: int) -> Bool[Array, "b 1 t1 t1"]:
+    """The unimodal half's mask for rows of packed texts, each row with `count` [CLS] at its end.
+
+    A token attends to itself and to the tokens before it of its own text; the [CLS] of a text to
+    itself and to all tokens of that text.
+
+    Args:
+      segments: the number of each token's text in its row, from 1 on; 0 at padding.
+      count: texts of a row that have a [CLS]; 0 makes the multimodal half's mask.
+    """
+    cls = jnp.broadcast_to(jnp.arange(1, count + 1)[None], (segments.shape[0], count))
+    segments = jnp.concatenate([segments, cls], axis=1)
+    same = segments[:, :, None] == segments[:, None, :]
+    return same[:, None] & causal_mask(segments.shape[1])
+
+
+def segment_context_mask(
+    segments: Int[Array, "b t"], count: int, length: int
+) -> Bool[Array, "b 1 t s"]:
+    """Which token of packed texts reads which image: those of its own text.
+
+    Args:
+      segments: as in `segment_mask`. Padding reads the first image, and nothing reads padding.
+      count: images of a row, as many as it has texts.
+      length: tokens of an image.
+    """
+    images = jnp.repeat(jnp.arange(1, count + 1), length)
+    return jnp.maximum(segments, 1)[:, None, :, None] == images[None, None, None]
+
+
+def segment_positions(segments: Int[Array, "b t"]) -> Int[Array, "b t"]:
+    """The position of each token in its own text, from 0 on."""
+    index = jnp.arange(segments.shape[1], dtype=jnp.int32)[None]
+    starts = jnp.where(segment_starts(segments), index, 0)
+    return index - jax.lax.cummax(starts, axis=1)
+
+
+def segment_starts(segments: Int[Array, "b t"]) -> Bool[Array, "b t"]:
+    """Where a text or the padding of a row begins."""
+    before = jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    return segments != before
+
+
 def cached_mask(position: Int[Array, ""], queries: int, length: int) -> Bool[Array, "1 1 t s"]:
     """Causal mask of `queries` positions from `position` on, over a cache of `length` rows."""
     rows = position + jnp.arange(queries)[:, None]

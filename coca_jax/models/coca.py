@@ -86,33 +86,58 @@ class CoCa(nn.Module):
                 self.logit_bias = self.param("logit_bias", bias, (), jnp.float32)
         self.decoder = TextDecoder(config, dtype)
 
-    def __call__(self, pixels: Float[Array, "b h w c"], ids: Int[Array, "b t"]) -> CoCaOutput:
-        """One pass over image-text pairs, computing all that the trained losses need."""
-        return self._output(self.image_encoder(pixels), ids)
+    def __call__(
+        self,
+        pixels: Float[Array, "b h w c"],
+        ids: Int[Array, "rows t"],
+        segments: Int[Array, "rows t"] | None = None,
+    ) -> CoCaOutput:
+        """One pass over image-text pairs, computing all that the trained losses need.
 
-    def _output(self, tokens: Float[Array, "images n c"], ids: Int[Array, "b t"]) -> CoCaOutput:
+        Args:
+          pixels: an image for each text.
+          ids: a text in each row; or, packed, b / rows texts in each row, one after the other, in
+            the order of their images.
+          segments: of packed texts, the number of each token's text in its row, from 1 on; 0 at
+            padding.
+        """
+        return self._output(self.image_encoder(pixels), ids, segments)
+
+    def _output(
+        self,
+        tokens: Float[Array, "images n c"],
+        ids: Int[Array, "b t"],
+        segments: Int[Array, "b t"] | None = None,
+    ) -> CoCaOutput:
         config = self.config
         image_embeddings = text_embeddings = unembedding = scale = bias = None
         if not config.reads_text:
             return CoCaOutput(None, None, None, None, None, None)
         context = self._context(tokens) if config.multimodal else None
-        features, cls = self.decoder.unimodal_features(ids)
+        texts_per_row = 1 if segments is None else len(tokens) // len(ids)
+        features, cls = self.decoder.unimodal_features(ids, segments, texts_per_row)
         if config.has_cls:
             image_embeddings = self._image_embedding(tokens, context)
             text_embeddings = self._text_embedding(cls)
             scale = jnp.exp(self.logit_scale)
             bias = self.logit_bias if config.contrastive == "sigmoid" else None
-        features = self._multimodal_features(features, context) if config.multimodal else None
+        if config.multimodal:
+            features = self._multimodal_features(features, context, segments)
+        else:
+            features = None
         unembedding = self.decoder.unembedding() if config.captioning else None
         return CoCaOutput(image_embeddings, text_embeddings, features, unembedding, scale, bias)
 
     def _multimodal_features(
-        self, features: Float[Array, "b t d"], context: Float[Array, "images n d2"]
-    ) -> Float[Array, "images t d"]:
+        self,
+        features: Float[Array, "b t d"],
+        context: Float[Array, "images n d2"],
+        segments: Int[Array, "b t"] | None = None,
+    ) -> Float[Array, "rows t d"]:
         """The decoder's outputs; `images / b` consecutive images belong to one text."""
         if self.config.num_images > 1:
             features = jnp.repeat(features, self.config.num_images, axis=0)
-        return self.decoder.multimodal_features(features, context)
+        return self.decoder.multimodal_features(features, context, segments)
 
     def encode_image(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b e"]:
         """Image embeddings of unit length, float32."""

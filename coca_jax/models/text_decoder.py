@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from coca_jax.models.attention import cached_mask, causal_mask, causal_mask_with_cls
+from coca_jax.models.attention import (
+    cached_mask,
+    causal_mask,
+    causal_mask_with_cls,
+    segment_context_mask,
+    segment_mask,
+    segment_positions,
+)
 from coca_jax.models.config import CoCaConfig
 from coca_jax.models.layers import ACTIVATION, LayerNorm, constrain, partitioned
 from coca_jax.models.transformer import LayerCache, Transformer
@@ -87,19 +94,38 @@ class TextDecoder(nn.Module):
             )
 
     def unimodal_features(
-        self, ids: Int[Array, "b t"]
-    ) -> tuple[Float[Array, "b t d"], Float[Array, "b d"] | None]:
-        """The unimodal half: features of each token and, if there is a [CLS], its own."""
-        x = self._embed(ids) + self.positions[None, : ids.shape[1]].astype(self.dtype)
+        self,
+        ids: Int[Array, "b t"],
+        segments: Int[Array, "b t"] | None = None,
+        texts_per_row: int = 1,
+    ) -> tuple[Float[Array, "b t d"], Float[Array, "texts d"] | None]:
+        """The unimodal half: features of each token and, if there is a [CLS], each text's own.
+
+        Args:
+          ids: a text in each row, or several in a row, one after the other.
+          segments: the number of each token's text in its row, from 1 on; 0 at padding. None: each
+            row has one text.
+          texts_per_row: texts of a row, the same in each.
+        """
+        length, text = ids.shape[1], self.config.text
+        if segments is None:
+            positions = self.positions[None, :length]
+        else:
+            positions = self.positions[segment_positions(segments)]
+        x = self._embed(ids) + positions.astype(self.dtype)
         if not self.config.has_cls:
-            x, _ = self.unimodal(constrain(x, ACTIVATION), causal_mask(ids.shape[1]))
+            mask = causal_mask(length) if segments is None else segment_mask(segments, 0)
+            x, _ = self.unimodal(constrain(x, ACTIVATION), mask)
             return x, None
         cls = (self.cls + self.positions[-1]).astype(self.dtype)
-        cls = jnp.broadcast_to(cls, (ids.shape[0], 1, cls.shape[0]))
+        cls = jnp.broadcast_to(cls, (ids.shape[0], texts_per_row, cls.shape[0]))
         x = constrain(jnp.concatenate([x, cls], axis=1), ACTIVATION)
-        text = self.config.text
-        x, _ = self.unimodal(x, causal_mask_with_cls(ids != text.pad_id, text.shifted_cls_mask))
-        return x[:, :-1], self.cls_norm(x[:, -1])
+        if segments is None:
+            mask = causal_mask_with_cls(ids != text.pad_id, text.shifted_cls_mask)
+        else:
+            mask = segment_mask(segments, texts_per_row)
+        x, _ = self.unimodal(x, mask)
+        return x[:, :length], self.cls_norm(x[:, length:].reshape(-1, x.shape[-1]))
 
     def caption_logits(
         self, features: Float[Array, "b t d"], context: Float[Array, "images n c"]
@@ -111,10 +137,22 @@ class TextDecoder(nn.Module):
         return logits(self.multimodal_features(features, context), self.unembedding())
 
     def multimodal_features(
-        self, features: Float[Array, "b t d"], context: Float[Array, "images n c"]
+        self,
+        features: Float[Array, "b t d"],
+        context: Float[Array, "images n c"],
+        segments: Int[Array, "b t"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """The multimodal half up to its last norm; times `unembedding` they are logits."""
-        x, _ = self.multimodal(features, causal_mask(features.shape[1]), context)
+        """The multimodal half up to its last norm; times `unembedding` they are logits.
+
+        With `segments`, each row has images / b texts, whose images follow each other.
+        """
+        if segments is None:
+            x, _ = self.multimodal(features, causal_mask(features.shape[1]), context)
+            return self.norm(x)
+        rows, count, length = len(features), len(context) // len(features), context.shape[1]
+        context = context.reshape(rows, count * length, -1)
+        context_mask = segment_context_mask(segments, count, length)
+        x, _ = self.multimodal(features, segment_mask(segments, 0), context, context_mask)
         return self.norm(x)
 
     def unembedding(self) -> Float[Array, "d v"]:
@@ -137,8 +175,8 @@ class TextDecoder(nn.Module):
         rows = jax.lax.dynamic_slice_in_dim(self.positions, position, ids.shape[1])
         x = self._embed(ids) + rows[None].astype(self.dtype)
         mask = cached_mask(position, ids.shape[1], cache.length)
-        x, unimodal = self.unimodal(x, mask, None, cache.unimodal, position)
-        x, multimodal = self.multimodal(x, mask, context, cache.multimodal, position)
+        x, unimodal = self.unimodal(x, mask, cache=cache.unimodal, position=position)
+        x, multimodal = self.multimodal(x, mask, context, cache=cache.multimodal, position=position)
         return logits(self.norm(x), self.unembedding()), DecoderCache(unimodal, multimodal)
 
     def empty_cache(self, batch: int, length: int) -> DecoderCache:

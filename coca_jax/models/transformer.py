@@ -44,6 +44,7 @@ class Block(nn.Module):
         per_layer: tuple[Float[Array, ""], LayerCache | None],
         mask: Bool[Array, "#b 1 t s"] | None,
         context: Float[Array, "images n c"] | None,
+        context_mask: Bool[Array, "b 1 #t n"] | None,
         position: Int[Array, ""] | None,
     ) -> tuple[Float[Array, "b t d"], LayerCache | None]:
         """One layer, in the form that `nn.scan` wants: (carry, scanned, broadcast...)."""
@@ -66,7 +67,7 @@ class Block(nn.Module):
         if self.cross:
             y = norm("cross_attention_norm")(x)
             image_cache = cache.image if cache is not None and context is None else None
-            y, image = attention(name="cross_attention")(y, context, None, image_cache)
+            y, image = attention(name="cross_attention")(y, context, context_mask, image_cache)
             x = residual(x, y, depth_rate)
         y = Mlp(self.mlp_dim, self.dtype, name="mlp")(norm("mlp_norm")(x))
         x = residual(x, y, depth_rate)
@@ -103,6 +104,7 @@ class Transformer(nn.Module):
         x: Float[Array, "b t d"],
         mask: Bool[Array, "#b 1 t s"] | None = None,
         context: Float[Array, "images n c"] | None = None,
+        context_mask: Bool[Array, "b 1 #t n"] | None = None,
         cache: LayerCache | tuple[LayerCache, ...] | None = None,
         position: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t d"], LayerCache | tuple[LayerCache, ...] | None]:
@@ -113,6 +115,8 @@ class Transformer(nn.Module):
           mask: True where a position may attend to another in self-attention.
           context: what cross-attention reads; None takes it from `cache`. Of b rows of `x`,
             b / images in a row share one.
+          context_mask: True where a position may read a row of `context`; all by default. It needs
+            as many images as rows of `x`.
           cache: leaves have a leading `layers` axis (apart: one cache for each layer); None means
             that nothing is kept.
           position: first row of the cache that `x` stands for.
@@ -129,7 +133,7 @@ class Transformer(nn.Module):
         # Outside of a loop, XLA would find what is computed twice, and keep it.
         block = _rematerialized(block, self.remat, prevent_cse=not self.stacked or self.unroll > 1)
         run = self._scan if self.stacked else self._loop
-        x, new_cache = run(block, x, cache, mask, context, position)
+        x, new_cache = run(block, x, cache, mask, context, context_mask, position)
         if cache is not None and context is None:
             new_cache = jax.tree.map(
                 lambda new, old: new.replace(image=old.image), new_cache, cache, is_leaf=_is_cache
@@ -142,7 +146,7 @@ class Transformer(nn.Module):
             # The factors of LoRA, and what `attention_maps` has the layers keep; else empty.
             variable_axes={"params": 0, "lora": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, *[nn.broadcast] * len(shared)),
             length=self.num_layers,
             unroll=max(1, min(self.unroll, self.num_layers)),
             metadata_params={nn.PARTITION_NAME: "layers"},

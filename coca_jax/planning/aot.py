@@ -131,15 +131,20 @@ def _trace(config: ConfigDict, mesh: Mesh) -> _Traced:
 def abstract_batch(
     config: ConfigDict, model: CoCa, partitioner: Partitioner
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch: uint8 images [b, h, w, 3], int32 texts [b, t], counters [b]."""
-    rows = config.train.batch_size
+    """Shapes of a training batch: uint8 images [b, h, w, 3], int32 texts, counters [b].
 
-    def array(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
+    Texts are [b, t], or packed [rows, t].
+    """
+    rows, packing = config.train.batch_size, config.data.packing
+
+    def array(dtype: type, *shape: int, rows: int = rows) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=partitioner.batch)
 
-    batch = {
-        "image": array(np.uint8, *model.config.pixels),
-        "text": array(np.int32, config.model.text.context_length),
-    }
+    batch = {"image": array(np.uint8, *model.config.pixels)}
+    if packing.texts_per_row == 1:
+        batch["text"] = array(np.int32, config.model.text.context_length)
+    else:
+        text = array(np.int32, packing.row_length, rows=rows // packing.texts_per_row)
+        batch |= {"text": text, "text_segment_ids": text}
     of_head = {name: array(np.int32) for name in ("label", "prefix_length") if model.config.head}
     return batch | of_head | {kind: array(np.int32) for kind in ERROR_KINDS}

@@ -9,19 +9,23 @@ rematerialization is not counted.
 import math
 from typing import Any
 
+from coca_jax.data.packing import PackingConfig
 from coca_jax.models import CoCaConfig
 
 RULE = "matmuls only, causal attention at half, training = 3 x forward, no remat"
 
 
-def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, int]:
-    """FLOPs of one example's forward pass, by part; the text is of full length.
+def forward_flops(
+    config: CoCaConfig, patch_dropout: float = 0.0, packing: PackingConfig = PackingConfig()
+) -> dict[str, int]:
+    """FLOPs of one example's forward pass, by part; a text, or a packed row, is of full length.
 
     With several images, the encoder, the pooler and the decoder's second half run for each.
 
     Args:
       config: the model.
       patch_dropout: share of the image's tokens that are left out after their embedding.
+      packing: how texts share rows.
     """
     image, text, pooler = config.image, config.text, config.pooler
     tokens = max(1, round(image.patches * (1 - patch_dropout))) + image.class_token
@@ -47,23 +51,26 @@ def forward_flops(config: CoCaConfig, patch_dropout: float = 0.0) -> dict[str, i
         parts = {"image_encoder": parts["image_encoder"]}
     parts = {name: config.num_images * flops for name, flops in parts.items()}
     if config.reads_text:
-        parts["decoder"] = _decoder(config, context)
+        parts["decoder"] = _decoder(config, context, packing)
     return parts if config.head is None else parts | {"head": _head(config, tokens)}
 
 
-def _decoder(config: CoCaConfig, context: tuple[int, int]) -> int:
+def _decoder(config: CoCaConfig, context: tuple[int, int], packing: PackingConfig) -> int:
     """Both halves: the unimodal half runs once, the multimodal half once for each image."""
-    text, contrastive = config.text, config.has_cls
+    text, texts = config.text, packing.texts_per_row
+    length = packing.row_length if texts > 1 else text.context_length
     unimodal = text.unimodal_layers * _layer(
-        text.context_length + contrastive, text.width, text.mlp_dim, causal=True
+        length + texts * config.has_cls, text.width, text.mlp_dim, causal=True
     )
     if not config.multimodal:
-        return unimodal
-    layer = _layer(text.context_length, text.width, text.mlp_dim, causal=True)
-    layer += _cross(text.context_length, text.width, *context)
-    layer += _mlp(text.context_length, text.width, text.mlp_dim) * text.interleaved
-    vocabulary = 2 * text.context_length * text.width * text.vocab_size * config.captioning
-    return unimodal + config.num_images * (text.multimodal_layers * layer + vocabulary)
+        return unimodal // texts
+    keys, key_width = context
+    layer = _layer(length, text.width, text.mlp_dim, causal=True)
+    layer += _cross(length, text.width, texts * keys, key_width)
+    layer += _mlp(length, text.width, text.mlp_dim) * text.interleaved
+    vocabulary = 2 * length * text.width * text.vocab_size * config.captioning
+    row = unimodal + config.num_images * (text.multimodal_layers * layer + vocabulary)
+    return row // texts
 
 
 def _head(config: CoCaConfig, tokens: int) -> int:
@@ -77,9 +84,9 @@ def _head(config: CoCaConfig, tokens: int) -> int:
     return groups * (_cross(1, width, keys, width) + 2 * width * head.classes)
 
 
-def training_flops(config: CoCaConfig) -> int:
+def training_flops(config: CoCaConfig, packing: PackingConfig = PackingConfig()) -> int:
     """FLOPs of one image-text pair's forward and backward pass."""
-    return 3 * sum(forward_flops(config, config.image.patch_dropout).values())
+    return 3 * sum(forward_flops(config, config.image.patch_dropout, packing).values())
 
 
 def hardware_flops(jaxpr: Any) -> int:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from coca_jax.data.packing import PackingConfig
 from coca_jax.errors import UserError
 from coca_jax.models import CoCaConfig
 from coca_jax.planning.chips import GIB, GPUS
@@ -35,7 +36,12 @@ class Step(NamedTuple):
 
 
 def plan(
-    model: CoCaConfig, topology: Topology, step: Step, batch_size: int, steps: int
+    model: CoCaConfig,
+    topology: Topology,
+    step: Step,
+    batch_size: int,
+    steps: int,
+    packing: PackingConfig = PackingConfig(),
 ) -> dict[str, Any]:
     """The plan as `coca plan --json` writes it.
 
@@ -45,13 +51,16 @@ def plan(
       step: compiled or estimated for them.
       batch_size: examples in a step.
       steps: of the whole run.
+      packing: how texts share rows.
 
     Returns:
       Bytes of each device, FLOPs, collectives, and a roofline of the step:
       `step_seconds`, `mfu` and `days` if its terms overlap fully; `..._without_overlap` if not;
       of a compiled step its `kernels`, and of one for GPUs their sum, `predicted_step_seconds`.
     """
-    flops, peak = batch_size * training_flops(model), step.arguments + step.temp_bytes
+    of_example = training_flops(model, packing)
+    flops = batch_size * of_example
+    peak = step.arguments + step.temp_bytes
     terms, collectives = roofline(
         step.hardware_flops, step.hbm_bytes, step.collectives, topology, step.devices
     )
@@ -76,7 +85,7 @@ def plan(
             "padding": step.arguments - sum(step.bytes_by_part.values()),
         },
         "estimated": step.estimated,
-        "flops_per_example": training_flops(model),
+        "flops_per_example": of_example,
         "flops_per_step": flops,
         "hardware_flops_per_step": step.hardware_flops,
         "rule": RULE,

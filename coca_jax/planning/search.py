@@ -75,7 +75,14 @@ def plan_run(
     needed = step.arguments + step.temp_bytes
     if (topology.switched or step.estimated) and needed > topology.generation.limit:
         raise OutOfMemory(needed, topology)
-    return plan(model_config(config), topology, step, config.train.batch_size, config.train.steps)
+    return plan(
+        model_config(config),
+        topology,
+        step,
+        config.train.batch_size,
+        config.train.steps,
+        config.data.packing,
+    )
 
 
 def plan_or_advise(

@@ -136,9 +136,10 @@ def _measured(config: ConfigDict, stages: Sequence[Stage]) -> dict[str, Any]:
         evaluation, _, metric = path.partition("/")
         values[title] = evaluated[name].get(evaluation, {}).get(metric)
     records = [r for r in read_metrics(stages[0].workdir) if "train/loss" in r]
+    first = stages[0].config
     seconds = [r["train/step_seconds"] for r in records if "train/step_seconds" in r]
     return values | {
         # The first has what comes before the first step, too.
         "step_seconds": statistics.median(seconds[1:] or seconds) if seconds else None,
-        "flops": training_flops(model_config(stages[0].config)),
+        "flops": training_flops(model_config(first), first.data.packing),
     }

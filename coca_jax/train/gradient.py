@@ -11,14 +11,17 @@ from jaxtyping import Array
 
 from coca_jax.losses import Loss, outputs_read, weighted_sum
 from coca_jax.models import CoCa, CoCaOutput, lora, normalize_pixels
+from coca_jax.models.attention import segment_starts
 from coca_jax.models.coca import PER_EXAMPLE
 
-# image: uint8 [n, h, w, 3], or [n, images, h, w, 3]; text: int32 [n, t]; for a head label and
-# prefix_length (the tokens that it may read): int32 [n]; group (64 bits, the same for pairs that
-# match each other): int32 [n, 2]; counters of replaced examples: int32 [n]
+# image: uint8 [n, h, w, 3], or [n, images, h, w, 3]; text: int32 [n, t], or packed [rows, t], with
+# text_segment_ids of the same shape; for a head label and prefix_length (the tokens that it may
+# read): int32 [n]; group (64 bits, the same for pairs that match each other): int32 [n, 2];
+# counters of replaced examples: int32 [n]
 Batch = dict[str, jax.Array]
 Metrics = dict[str, Array]
-INPUTS = ("image", "text", "label", "prefix_length", "group")
+SEGMENTS = "text_segment_ids"
+INPUTS = ("image", "text", SEGMENTS, "label", "prefix_length", "group")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +40,21 @@ class Objective:
         pixels = normalize_pixels(batch["image"], image.mean, image.std)
         if self.trained is not None:
             params = jax.tree.map(_trained_only, params, self.trained)
-        prefix = () if self.model.config.head is None else (batch["prefix_length"],)
+        has_head = self.model.config.head is not None
+        more = batch["prefix_length"] if has_head else batch.get(SEGMENTS)
         rngs = {"dropout": key}
         variables = lora.variables(self.frozen, params, self.lora_scale)
-        return self.model.apply(variables, pixels, batch["text"], *prefix, rngs=rngs)
+        return self.model.apply(variables, pixels, batch["text"], more, rngs=rngs)
 
     def with_mask(self, batch: Batch) -> Batch:
-        """The batch with `text_mask` [n, t], False at padding, which losses read."""
-        return batch | {"text_mask": batch["text"] != self.model.config.text.pad_id}
+        """The batch with `text_mask` [n, t], which losses read.
+
+        It is False at padding, and at the begin of each packed text, which no token predicts.
+        """
+        mask = batch["text"] != self.model.config.text.pad_id
+        if SEGMENTS in batch:
+            mask &= (batch[SEGMENTS] > 0) & ~segment_starts(batch[SEGMENTS])
+        return batch | {"text_mask": mask}
 
 
 def gradient(
@@ -78,7 +88,8 @@ def accumulated_gradient(
     of the micro-batch's share of all other losses.
     """
     batch = objective.with_mask({name: batch[name] for name in INPUTS if name in batch})
-    pieces = jax.tree.map(lambda x: _split(x, count), batch), jax.random.split(key, count)
+    rows = len(batch["text"])
+    pieces = jax.tree.map(lambda x: _split(x, count, rows), batch), jax.random.split(key, count)
     whole = {name: loss for name, loss in objective.losses.items() if loss.whole_batch}
     means = {name: loss for name, loss in objective.losses.items() if not loss.whole_batch}
     reads = outputs_read(whole)
@@ -137,9 +148,15 @@ def _trained_only(param: jax.Array, trained: bool) -> jax.Array:
     return param if trained else jax.lax.stop_gradient(param)
 
 
-def _split(x: jax.Array, count: int) -> jax.Array:
-    """Micro-batches on a new leading axis; each takes rows of every shard, so that none move."""
-    x = x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
+def _split(x: jax.Array, count: int, rows: int) -> jax.Array:
+    """Micro-batches on a new leading axis; each takes rows of every shard, so that none move.
+
+    What belongs to one of the `rows` of the batch's text, such as the images of packed texts, stays
+    together.
+    """
+    together, micro = len(x) // rows, len(x) // count
+    x = x.reshape(rows // count, count, together, *x.shape[1:]).swapaxes(0, 1)
+    x = x.reshape(count, micro, *x.shape[3:])
     return nn.with_logical_constraint(x, (None, "batch") + (None,) * (x.ndim - 2))
 
 

@@ -234,7 +234,7 @@ class _Attempt:
         self.meter = MetricAccumulator(
             self.config.train.batch_size,
             self.config.data.max_bad_share,
-            training_flops(program.model.config),
+            training_flops(program.model.config, self.config.data.packing),
             peak,
             self.experiment.stream.worst_shards,
             sum(note.count for d in data_sets for note in d.source.notes if note.lost),

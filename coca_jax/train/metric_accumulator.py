@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from coca_jax.data.errors import BAD_KINDS, ERROR_KINDS
+from coca_jax.data.errors import BAD_KINDS, CUT_TEXT, ERROR_KINDS
 from coca_jax.errors import UserError
 from coca_jax.train.gradient import Metrics
 from coca_jax.train.step import STOP
@@ -88,6 +88,8 @@ class MetricAccumulator:
             if kind in values
         }
         self._check_share(replaced, len(fetched) * self._batch_size)
+        if CUT_TEXT in values:
+            values[CUT_TEXT] = float(sum(metrics[CUT_TEXT] for _, metrics in fetched))
         values |= replaced | {
             "examples_per_second": rate,
             "step_seconds": seconds / self._steps,

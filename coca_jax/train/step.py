@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from coca_jax.data.errors import ERROR_KINDS
+from coca_jax.data.errors import CUT_TEXT, ERROR_KINDS
 from coca_jax.train.gradient import Batch, Metrics, Objective, accumulated_gradient, gradient
 from coca_jax.train.state import TrainState
 
@@ -65,7 +65,7 @@ def _counters(batch: Batch) -> Metrics:
     """Counts of replaced examples and requests to stop, and the share of labeled examples."""
     counts = {
         kind: jnp.sum(batch[kind], dtype=jnp.int32)
-        for kind in (*ERROR_KINDS, STOP)
+        for kind in (*ERROR_KINDS, CUT_TEXT, STOP)
         if kind in batch
     }
     if "label" in batch:

@@ -36,6 +36,7 @@ def describe(
     model = experiment.program.model.config
     done = int(state.step)
     device = jax.devices()[0]
+    flops = training_flops(model, config.data.packing)
     counts = parameter_counts(model)
     axes = " x ".join(f"{name}={size}" for name, size in mesh.shape.items())
     rows = {
@@ -51,7 +52,7 @@ def describe(
         "memory": f"{bytes_per_device(state) / GIB:.3f} GiB of state, "
         f"{_temporary(compiled)} a device",
         "compiled": f"in {seconds:.1f} s",
-        "mfu": f"{training_flops(model) / 1e9:.3g} GFLOP a pair ({RULE}), against {peak}",
+        "mfu": f"{flops / 1e9:.3g} GFLOP a pair ({RULE}), against {peak}",
     }
     return "\n".join(f"{name:>10}  {text}" for name, text in rows.items())
 

@@ -32,6 +32,9 @@ def test_what_is_seen_is_what_is_there(tmp_path):
     # "picture 10" to "picture 23" are 10 bytes and two ends; longer ones are cut.
     longer = [text for text in ("a PNG named jpg",) if len(text) > 10]
     assert captions["truncated"] == pytest.approx(len(longer) / captions["count"])
+    alone, *packed = captions["packing"]
+    assert alone[:2] == (1, 12) and 0 < alone[2] < 1
+    assert [row[0] for row in packed] == [2] and packed[0][1] <= 24
     assert sum(count for _, _, count in captions["histogram"]) == captions["count"]
     assert result["lost"] and [*result["notes"]["train"]] == ["without_text"]
     assert result["replaced"]["bad_image"] >= 3 and "broken.tar" in result["worst_shards"]

@@ -12,6 +12,9 @@ from coca_jax.models.attention import (
     cached_mask,
     causal_mask,
     causal_mask_with_cls,
+    segment_context_mask,
+    segment_mask,
+    segment_positions,
     with_even_lengths,
 )
 from coca_jax.models.transformer import Transformer, pad_to_even_length
@@ -40,6 +43,20 @@ def test_the_shifted_mask_is_one_place_beside():
     mask = causal_mask_with_cls(valid, shifted=True)[:, 0]
     np.testing.assert_array_equal(mask[0], [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0]])
     np.testing.assert_array_equal(mask[1], [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
+
+
+def test_packed_texts_do_not_see_each_other():
+    segments = jnp.array([[1, 1, 2, 0]])
+    np.testing.assert_array_equal(segment_positions(segments)[0], [0, 1, 0, 0])
+    tokens = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    np.testing.assert_array_equal(segment_mask(segments, 0)[0, 0], tokens)
+    with_cls = segment_mask(segments, 2)[0, 0]
+    np.testing.assert_array_equal(with_cls[:4, :4], tokens)
+    assert not with_cls[:4, 4:].any()
+    np.testing.assert_array_equal(with_cls[4:], [[1, 1, 0, 0, 1, 0], [0, 0, 1, 0, 0, 1]])
+    # Two images of two tokens each; padding reads the first.
+    images = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0]]
+    np.testing.assert_array_equal(segment_context_mask(segments, 2, 2)[0, 0], images)
 
 
 def test_cached_mask_sees_what_is_written_up_to_each_query():

@@ -74,6 +74,26 @@ def test_forward_equals_float64_reference(config):
         np.testing.assert_allclose(output.logits[i][real], logits[real], atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [TINY, variant(pooler={"caption_queries": 0}), variant(contrastive="none")],
+    ids=["both", "no_queries", "captioning_only"],
+)
+def test_packed_texts_are_as_those_in_rows_of_their_own(config):
+    pixels, ids = batch(real=(12, 7, 3, 5))
+    apart = forward(config)(pixels, ids)
+    rows = [[ids[0], ids[1, :7], ids[0, :1] * 0], [ids[2, :3], ids[3, :5], ids[0] * 0]]
+    packed_ids = jnp.stack([jnp.concatenate(row) for row in rows])
+    segments = jnp.array([[1] * 12 + [2] * 7 + [0], [1] * 3 + [2] * 5 + [0] * 12])
+    packed = forward(config)(pixels, packed_ids, segments)
+    for name in ("image_embeddings", "text_embeddings"):
+        if getattr(apart, name) is not None:
+            np.testing.assert_allclose(getattr(packed, name), getattr(apart, name), atol=2e-6)
+    for row, segment, text in [(0, 1, 0), (0, 2, 1), (1, 1, 2), (1, 2, 3)]:
+        found = packed.logits[row][segments[row] == segment]
+        np.testing.assert_allclose(found, apart.logits[text][ids[text] > 0], atol=2e-5)
+
+
 def test_padding_changes_neither_embedding_nor_logits():
     pixels, ids = batch()
     short, long = forward(TINY)(pixels, ids[:, :8]), run(TINY)

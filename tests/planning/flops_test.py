@@ -7,6 +7,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as fused
 from jax.experimental import pallas as pl
 
+from coca_jax.data.packing import PackingConfig
 from coca_jax.models import (
     PRESETS,
     CoCaConfig,
@@ -66,6 +67,22 @@ def test_formula_counts_what_the_program_multiplies(changes):
     assert sum(forward_flops(config).values()) + masked == hardware_flops(program)
     assert forward_flops(config, 0.5)["image_encoder"] < forward_flops(config)["image_encoder"]
     assert training_flops(config) == 3 * sum(forward_flops(config).values())
+
+
+def test_packed_rows_are_counted_as_the_program_multiplies_them():
+    packing, text = PackingConfig(2, 16), TINY.text
+    model = make_model(TINY)
+    params = nn.meta.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+    pixels, ids = jnp.zeros((2, *TINY.image.pixels, 3)), jnp.zeros((1, 16), jnp.int32)
+
+    def everything(*inputs):
+        output = model.apply(*inputs)
+        return output, output.logits
+
+    program = jax.make_jaxpr(everything)({"params": params}, pixels, ids, ids)
+    masked = text.unimodal_layers * 18**2 + text.multimodal_layers * 16**2
+    counted = 2 * sum(forward_flops(TINY, packing=packing).values())
+    assert counted + 2 * masked * text.width == hardware_flops(program)
 
 
 def test_executed_products_count_as_often_as_they_run():

@@ -13,6 +13,7 @@ import pytest
 from models.random_params import random_params
 
 from coca_jax.config import build, default_config, model_config
+from coca_jax.data.packing import pack
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.losses import Loss, trained_losses
@@ -57,6 +58,8 @@ CHANGES = {
     "all": ALL,
     "contrastive": {"loss.captioning.weight": 0.0},
     "captioning": {"loss.contrastive.weight": 0.0},
+    "two_losses": {},
+    "packed": {"data.packing.texts_per_row": 2, "data.packing.row_length": 24},
     "pairs": PAIRS,
     "clips": CLIPS,
     "remat": ALL
@@ -249,11 +252,23 @@ def gradients(name, sizes, count=1):
     batch = make_batch(0, config.data.num_images)
     if name in GROUPED:
         batch["group"] = np.random.default_rng(1).integers(0, 2, (16, 2), np.int32)
+    if config.data.packing.texts_per_row > 1:
+        batch = packed(batch, build(config).data.packing)
     batch = partitioner.put_batch(batch)
     with partitioner.context():
         more = {"alignment": Alignment()} if name not in ("captioning", *HEADS_ALONE) else {}
         compute = jax.jit(gradient_of(config, count=count, more=more))
         return jax.device_get(compute(params, batch, jax.random.key(0)))
+
+
+def packed(batch, packing):
+    order, text, segments, _ = pack(batch["text"], 0, packing)
+    batch = {name: array[order] for name, array in batch.items()}
+    return batch | {"text": text, "text_segment_ids": segments}
+
+
+def test_packing_changes_no_gradient():
+    assert_same(gradients("packed", MANY, 2), gradients("two_losses", ONE))
 
 
 def assert_same(found, expected):

@@ -16,7 +16,8 @@ def params(options: argparse.Namespace) -> None:
 
     config = checked_config(options, reads_data=False)
     model = model_config(config)
-    counts, flops = parameter_counts(model), forward_flops(model)
+    counts, packing = parameter_counts(model), config.data.packing
+    flops, training = forward_flops(model, packing=packing), training_flops(model, packing)
     lora, trained = config.lora, {}
     if lora.rank:
         trained = {"trained": trained_count(model, lora.rank, lora.layers, lora.full)}
@@ -26,7 +27,7 @@ def params(options: argparse.Namespace) -> None:
         result = counts | {
             "total": sum(counts.values()),
             **trained,
-            "flops_per_example": training_flops(model),
+            "flops_per_example": training,
             "forward_flops": flops,
             "rule": RULE,
         }
@@ -38,7 +39,7 @@ def params(options: argparse.Namespace) -> None:
     for name, count in trained.items():
         share = count / sum(counts.values())
         print(f"{name:<20}{count:>16,}   {share:.1%}, by LoRA of rank {lora.rank}")
-    print(f"\ntraining: {training_flops(model) / 1e9:,.3f} GFLOP a pair ({RULE})")
+    print(f"\ntraining: {training / 1e9:,.3f} GFLOP a pair ({RULE})")
 
 
 def plan(options: argparse.Namespace) -> None:
