@@ -50,7 +50,7 @@ HELP = {
     "data_convert_annotations": "Convert published annotation files to a table to train on.",
     "data_answer_vocab": "Write the common answers in tables of questions, as classes for a head.",
     "data_deduplicate": "List the training images that look like an image of an evaluation.",
-    "convert": "Convert weights from or to another project.",
+    "convert": "Convert weights from or to another project, or to another type.",
     "average": "Average the parameters of several models or checkpoints.",
     "checkpoints": "List the checkpoints of a run with their metrics; say which are damaged.",
     "push": "Upload a model's folder to the Hugging Face hub.",
@@ -316,12 +316,12 @@ def _add_average(add: Add) -> None:
     command.add_argument("output", type=path, metavar="OUT", help="folder to write")
 
 
-def _add_dtype(command: argparse.ArgumentParser) -> None:
+def _add_dtype(command: argparse.ArgumentParser, *more: str, help: str = "") -> None:
     command.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16"),
+        choices=("float32", "bfloat16", "float16", *more),
         default="float32",
-        help="type that the weights are stored as",
+        help=f"type that the weights are stored as{help}",
     )
 
 
@@ -329,7 +329,12 @@ def _add_conversions(add: Add) -> None:
     command = add("convert", conversions.convert)
     direction = command.add_mutually_exclusive_group(required=True)
     direction.add_argument("--from", dest="origin", choices=("open_clip",), help="read its weights")
-    direction.add_argument("--to", choices=("open_clip",), help="write its weights")
+    direction.add_argument(
+        "--to",
+        choices=("open_clip", "coca"),
+        help="write its weights; coca: a folder of this project's, without the run, average or "
+        "factors that IN has",
+    )
     command.add_argument(
         "--variant",
         help="model of the weights: open_clip_vit_b_32, ..., or a JSON file; default: IN's own",
@@ -340,7 +345,7 @@ def _add_conversions(add: Add) -> None:
         help="mask of [CLS] in training: that of OpenCLIP's released weights, or the correct one; "
         "default: what IN says, else released",
     )
-    _add_dtype(command)
+    _add_dtype(command, "int8", help="; int8 (with --to coca): matrices, a scale a column")
     command.add_argument(
         "input", type=path, metavar="IN", help="weights or model to read, or hf-hub:ORG/NAME"
     )

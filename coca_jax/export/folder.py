@@ -26,6 +26,7 @@ from coca_jax.inference import LoadedModel
 from coca_jax.io import files
 from coca_jax.io.messages import cause
 from coca_jax.io.paths import is_url, normalize
+from coca_jax.models.int8 import dequantized
 
 DESCRIPTION, WEIGHTS = "export.json", "weights.safetensors"
 FORMATS = ("stablehlo", "onnx")
@@ -57,7 +58,7 @@ def export_model(
     require_writable(folder)
     require_settings(file_format, dtype, platforms)
     require_functions(model)
-    weights = weights_of(model.params, dtype)
+    weights = weights_of(dequantized(model.params), dtype)
     traced = trace_functions(exported_config(model.config, dtype), weights)
     settings = {"format": file_format, "dtype": dtype, "weights": WEIGHTS}
     if file_format == "stablehlo":

@@ -6,12 +6,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
-from jax.sharding import NamedSharding, PartitionSpec
 
 from coca_jax.config import build, model_config
-from coca_jax.inference.sources import Checkpoint, Source
+from coca_jax.inference.sources import Checkpoint, Source, whole_sharding
 from coca_jax.models import init_params, lora, make_model
 
 KEY = "base"  # of a checkpoint's metadata, with what `base_record` returns
@@ -38,7 +37,7 @@ class Adapted(Checkpoint):
         whole = {name: leaf for name, leaf in wanted.items() if name in own}
         frozen = {name: leaf for name, leaf in wanted.items() if name not in own}
         factors = {
-            name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=_whole(frozen[kernel]))
+            name: _factor(leaf, frozen[kernel])
             for name, leaf in own.items()
             if name.startswith(f"{lora.FACTORS}/")
             if (kernel := lora.name_of(name)) in frozen
@@ -54,6 +53,11 @@ class Adapted(Checkpoint):
         return merge(base, trained, scale=build(self.config).lora.scale)
 
 
+def _factor(leaf: jax.ShapeDtypeStruct, kernel: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    sharding = whole_sharding(kernel.sharding)
+    return jax.ShapeDtypeStruct(leaf.shape, np.float32, sharding=sharding)
+
+
 def base_record(base: Source, item: str) -> dict[str, Any]:
     """What finds the model that factors belong to, and tells it from another one.
 
@@ -63,10 +67,3 @@ def base_record(base: Source, item: str) -> dict[str, Any]:
     """
     place = os.fspath(base.folder.absolute()) if isinstance(base, Checkpoint) else base.title
     return {"path": place, "step": base.step, "item": item, "identity": base.identity}
-
-
-def _whole(kernel: Any) -> Any:
-    """The sharding of a factor: a whole copy on each device that has a part of the kernel."""
-    if isinstance(kernel.sharding, NamedSharding):
-        return NamedSharding(kernel.sharding.mesh, PartitionSpec())
-    return kernel.sharding

@@ -15,6 +15,7 @@ from coca_jax.distributed.sharding import Rules
 from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, Generated, Method, Prompt, generate, score
 from coca_jax.models import CoCa, attention_maps, normalize_pixels
+from coca_jax.models.int8 import dequantized
 
 STATIC = {
     "caption": ("decoding", "method"),
@@ -118,11 +119,23 @@ def _jitted(model: CoCa, mesh: Mesh, rules: Rules) -> dict[str, Callable]:
     replicated, functions = Partitioner(mesh, rules).replicated, _Functions(model)
     return {
         name: jax.jit(
-            getattr(functions, name), out_shardings=replicated, static_argnames=STATIC.get(name)
+            _of_floats(getattr(functions, name)),
+            out_shardings=replicated,
+            static_argnames=STATIC.get(name),
         )
         for name in vars(_Functions)
         if not name.startswith("_")
     }
+
+
+def _of_floats(function: Callable) -> Callable:
+    """A function of parameters that may be int8; it computes with floats."""
+
+    @functools.wraps(function)
+    def call(params: Any, *args: Any, **options: Any) -> Any:
+        return function(dequantized(params), *args, **options)
+
+    return call
 
 
 class _Functions:

@@ -21,13 +21,13 @@ from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.inference import adapted
 from coca_jax.inference.model import LoadedModel
-from coca_jax.inference.sources import Checkpoint, OpenClipWeights, Source
+from coca_jax.inference.sources import Checkpoint, OpenClipWeights, QuantizedCheckpoint, Source
 from coca_jax.interop import hub
 from coca_jax.interop.open_clip_model import is_open_clip, open_model
 from coca_jax.interop.shards import ENDS
 from coca_jax.io.folders import children
 from coca_jax.io.paths import as_path
-from coca_jax.models import init_params, make_model
+from coca_jax.models import init_params, int8, make_model
 from coca_jax.models.transformer import unstack
 
 BEST = "best"
@@ -64,7 +64,7 @@ def load_from(
     config, tokenizer = source.config, source.tokenizer()
     devices = jax.local_devices() if devices is None else devices
     partitioner = Partitioner(make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices))
-    params = restore_params(source, partitioner, use_ema)
+    params = restore_params(source, partitioner, use_ema, as_stored=True)
     # Unstacked: for a single image or caption, slicing the layers would take most of the time.
     model = make_model(dataclasses.replace(model_config(config), stacked=False))
     params = jax.jit(unstack, out_shardings=partitioner.replicated)(params)
@@ -104,6 +104,8 @@ def find_checkpoint(path: str | os.PathLike, step: int | str | None = None) -> S
     saved = Saved(step, store.metadata(step))
     config = stored_config(path, *saved)
     require_files(path, saved)
+    if saved.metadata.get(int8.KEY):
+        return QuantizedCheckpoint(path, step, config, store)
     if adapted.KEY not in saved.metadata:
         return Checkpoint(path, step, config, store)
     record = saved.metadata[adapted.KEY]
@@ -177,8 +179,16 @@ def _refuse_foreign(path: epath.Path) -> None:
         )
 
 
-def restore_params(source: Source, partitioner: Partitioner, use_ema: bool = True) -> Any:
-    """The source's parameters as they are stored, stacked layers and all.
+def restore_params(
+    source: Source, partitioner: Partitioner, use_ema: bool = True, *, as_stored: bool = False
+) -> Any:
+    """The source's parameters, stacked layers and all.
+
+    Args:
+      source: of `find_checkpoint`.
+      partitioner: says where they go.
+      use_ema: as of `load`.
+      as_stored: whether matrices that are stored as int8 stay so; else they are floats.
 
     Raises:
       UserError: its files are damaged, or a loss that it was trained with is not registered.
@@ -195,4 +205,4 @@ def restore_params(source: Source, partitioner: Partitioner, use_ema: bool = Tru
             "registered in this process: evaluate with the configuration file that registers it, "
             "or import that file before coca_jax.load"
         )
-    return source.restore(item, target)
+    return source.restore_as_stored(item, target) if as_stored else source.restore(item, target)

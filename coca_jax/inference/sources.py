@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import sys
+from collections.abc import Container
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 from etils import epath
 from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
@@ -20,7 +22,7 @@ from coca_jax.data.tokenizers import Tokenizer, make_tokenizer, tokenizers
 from coca_jax.errors import UserError
 from coca_jax.interop.open_clip_model import OpenClipModel
 from coca_jax.io.files import cache_folder
-from coca_jax.models import init_params, make_model
+from coca_jax.models import init_params, int8, make_model
 
 
 class Source(abc.ABC):
@@ -69,6 +71,10 @@ class Source(abc.ABC):
         Raises:
           UserError: files are damaged, or the target is not what is stored.
         """
+
+    def restore_as_stored(self, item: str, target: Any) -> Any:
+        """Like `restore`, but matrices that are stored as int8 stay so; see `models.int8`."""
+        return self.restore(item, target)
 
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer.
@@ -121,6 +127,63 @@ class Checkpoint(Source):
     def restore(self, item: str, target: Any, partial: bool = False) -> Any:
         """See `Source.restore`."""
         return self.store.restore(self.step, {item: target}, partial)[item]
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizedCheckpoint(Checkpoint):
+    """A converted model whose matrices are stored as int8; see `models.int8`."""
+
+    def shapes(self, item: str) -> dict[str, jax.ShapeDtypeStruct]:
+        """See `Source.shapes`; those of the floats."""
+        stored = super().shapes(item)
+        floats = {name.removesuffix(f"/{int8.VALUES}"): leaf for name, leaf in stored.items()}
+        return {
+            name: jax.ShapeDtypeStruct(leaf.shape, np.float32)
+            for name, leaf in floats.items()
+            if not self._is_scale(name, stored)
+        }
+
+    def restore(self, item: str, target: Any, partial: bool = False) -> Any:
+        """See `Source.restore`; floats are made of the int8."""
+        stored = self._restored(item, target, partial)
+
+        def floats(stored: Any) -> Any:
+            return jax.tree.map(lambda x, t: x.astype(t.dtype), int8.dequantized(stored), target)
+
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
+        return jax.jit(floats, out_shardings=shardings)(stored)
+
+    def restore_as_stored(self, item: str, target: Any) -> Any:
+        """See `Source.restore_as_stored`."""
+        return self._restored(item, target, partial=False)
+
+    def _restored(self, item: str, target: Any, partial: bool) -> Any:
+        stored = super().shapes(item)
+
+        def parts(path: Any, leaf: jax.ShapeDtypeStruct) -> Any:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            if f"{name}/{int8.VALUES}" not in stored:
+                return leaf
+            scale, whole = stored[f"{name}/{int8.SCALE}"], whole_sharding(leaf.sharding)
+            return {
+                int8.VALUES: jax.ShapeDtypeStruct(leaf.shape, np.int8, sharding=leaf.sharding),
+                int8.SCALE: jax.ShapeDtypeStruct(scale.shape, np.float32, sharding=whole),
+            }
+
+        tree = jax.tree_util.tree_map_with_path(parts, target)
+        return super().restore(item, tree, partial)
+
+    @staticmethod
+    def _is_scale(name: str, stored: Container[str]) -> bool:
+        matrix, _, last = name.rpartition("/")
+        return last == int8.SCALE and f"{matrix}/{int8.VALUES}" in stored
+
+
+def whole_sharding(sharding: Any) -> Any:
+    """The sharding of a small array that goes with one of this sharding: a copy on each device."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    return sharding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,20 +13,15 @@ import jax
 import numpy as np
 from flax import traverse_util
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
-from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.listing import list_steps
-from coca_jax.checkpoints.metadata import sha256
-from coca_jax.config import differences, to_json, write_config
+from coca_jax.config import differences, to_json
 from coca_jax.config.tree import function_free_keys
-from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint
 from coca_jax.inference.sources import Checkpoint, Source
 from coca_jax.interop import hub
-from coca_jax.interop.convert import empty_folder, new_folder, stored_as
-from coca_jax.io.files import write_whole
+from coca_jax.interop.convert import empty_folder, stored_as, tokenizer_content, write_model
 from coca_jax.io.paths import as_path
 
 PART_BYTES = 2**30  # of a model's parameters that are read at a time
@@ -113,27 +108,9 @@ def average(
         {"model": model.title, "identity": model.identity, "weight": weight}
         for model, weight in zip(models, weights, strict=True)
     ]
-    config = _config(first.config)
-    metadata = {"examples_seen": 0, "config": to_json(config), "average": parts}
-    with new_folder(directory) as folder:
-        if first.tokenizer_file:
-            name = tokenizers[config.data.tokenizer.kind].file_name
-            write_whole(folder / name, content := _tokenizer(first))
-            metadata["files"] = {name: sha256(content)}
-        with CheckpointStore(folder / "checkpoints") as store:
-            tree = traverse_util.unflatten_dict(params, sep="/")
-            store.save(0, {"params": jax.tree.map(jax.numpy.asarray, tree)}, metadata)
-        write_config(folder, config, source=f"average of {len(models)} models")
+    tree, origin = traverse_util.unflatten_dict(params, sep="/"), f"average of {len(models)} models"
+    write_model(directory, tree, first, origin, {"average": parts})
     return sum(value.size for value in params.values())
-
-
-def _config(config: ConfigDict) -> ConfigDict:
-    """The configuration of an average, which has no factors, moving average or evaluated steps."""
-    config = ConfigDict(config.to_dict())
-    config.lora.rank = 0
-    config.optimizer.ema_decay = 0.0
-    config.checkpoint.update(keep_best="", best_mode="")
-    return config
 
 
 def _mean(
@@ -187,7 +164,7 @@ def _require_same(first: Source, other: Source) -> None:
     lines += [
         f"{name}: {_shape(shapes[0], name)} there, {_shape(shapes[1], name)} here" for name in names
     ]
-    if not lines and _tokenizer(first) != _tokenizer(other):
+    if not lines and tokenizer_content(first) != tokenizer_content(other):
         lines = [f"{other.tokenizer_file}: another tokenizer than {first.tokenizer_file}"]
     if lines:
         more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
@@ -201,9 +178,3 @@ def _tokens(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shape(shapes: Mapping[str, Any], name: str) -> str:
     return str(list(shapes[name].shape)) if name in shapes else "absent"
-
-
-def _tokenizer(model: Source) -> bytes:
-    """The content of a model's tokenizer file as every folder has it; empty: it needs none."""
-    kind = tokenizers[model.config.data.tokenizer.kind]
-    return kind.standalone_file(model.tokenizer_file) if model.tokenizer_file else b""

@@ -1,15 +1,17 @@
-"""`coca convert`: whole models, with tokenizer and preprocessing, from and to other projects."""
+"""`coca convert`: whole models, with tokenizer and preprocessing, also of other projects."""
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
+from coca_jax.checkpoints.metadata import sha256
 from coca_jax.config import model_config as model_of
 from coca_jax.config import to_json, write_config
 from coca_jax.data.tokenizers import tokenizers
@@ -23,10 +25,11 @@ from coca_jax.interop.weights import write_tensors
 from coca_jax.io.files import atomic, write_whole
 from coca_jax.io.folders import children, remove_tree
 from coca_jax.io.paths import as_path, is_url
-from coca_jax.models import CoCaConfig
+from coca_jax.models import CoCaConfig, int8
 from coca_jax.validation import validate
 
 FLOATS = ("float32", "bfloat16", "float16")  # types that weights are stored as
+INT8 = "int8"  # of the matrices
 
 
 def import_open_clip(
@@ -72,6 +75,67 @@ def import_open_clip(
         origin, what = hub.public_name(source), hub.public_name(variant or hub.SETTINGS)
         write_config(folder, config, source=f"{origin} (OpenCLIP, {what})")
     return sum(x.size for x in jax.tree.leaves(params))
+
+
+def write_own(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "float32") -> int:
+    """Writes a directory that `coca_jax.load` reads: one set of parameters, without a run.
+
+    Args:
+      path: as of `coca_jax.load`. Of a run with a moving average of its parameters, it is the
+        average that is written; of one with LoRA the merged parameters.
+      directory: new or empty; exists afterwards only if all was written.
+      dtype: type that the parameters are stored as, one of `FLOATS`, or int8: see `models.int8`.
+
+    Returns:
+      The number of parameters.
+
+    Raises:
+      UserError: there is no such model, or a file cannot be read or written.
+    """
+    directory = empty_folder(directory, "the model")
+    source = find_checkpoint(path)
+    params = restore_params(source, Partitioner(make_mesh({"data": 1, "fsdp": 1, "tensor": 1})))
+    params = jax.tree.map(np.asarray, params)
+    count = sum(x.size for x in jax.tree.leaves(params))
+    if dtype == INT8:
+        params, metadata = int8.quantize(params), {int8.KEY: INT8}
+    else:
+        params, metadata = stored_as(params, dtype), {}
+    write_model(directory, params, source, f"{source.title} as {dtype}", metadata)
+    return count
+
+
+def write_model(
+    directory: epath.Path, params: Any, source: Source, origin: str, metadata: Mapping[str, Any]
+) -> None:
+    """Writes parameters as step 0 of a new folder, with a model's configuration and tokenizer.
+
+    Args:
+      directory: new or empty; exists afterwards only if all was written.
+      params: a tree of arrays.
+      source: the model whose configuration and tokenizer it has.
+      origin: where the parameters come from, in words.
+      metadata: more for `metadata.json`.
+    """
+    config = ConfigDict(source.config.to_dict())
+    # It has no factors, moving average or evaluated steps.
+    config.lora.rank, config.optimizer.ema_decay = 0, 0.0
+    config.checkpoint.update(keep_best="", best_mode="")
+    metadata = {"examples_seen": 0, "config": to_json(config), **metadata}
+    with new_folder(directory) as folder:
+        if content := tokenizer_content(source):
+            name = tokenizers[config.data.tokenizer.kind].file_name
+            write_whole(folder / name, content)
+            metadata["files"] = {name: sha256(content)}
+        with CheckpointStore(folder / "checkpoints") as store:
+            store.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)}, metadata)
+        write_config(folder, config, source=origin)
+
+
+def tokenizer_content(model: Source) -> bytes:
+    """The content of a model's tokenizer file as every folder has it; empty: it needs none."""
+    kind = tokenizers[model.config.data.tokenizer.kind]
+    return kind.standalone_file(model.tokenizer_file) if model.tokenizer_file else b""
 
 
 def stored_as(params: Any, dtype: str) -> Any:

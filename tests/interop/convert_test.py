@@ -209,3 +209,55 @@ def test_errors(folder, square, tmp_path, capsys):
         assert cli.main(["convert", *map(str, words)]) == 2, said
         assert said in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def as_int8(folder):
+    """The converted model, with matrices as int8."""
+    out = folder / "int8"
+    words = ["convert", "--to", "coca", "--dtype", "int8", str(folder / "model"), str(out)]
+    assert cli.main(words) == 0
+    return out
+
+
+def test_matrices_as_int8_stay_so_in_memory_and_change_little(as_int8, model, square):
+    loaded = load(as_int8)
+    leaves = jax.tree.leaves(loaded.params)
+    assert {str(leaf.dtype) for leaf in leaves} == {"int8", "float32"}
+    sizes = [sum(x.nbytes for x in jax.tree.leaves(m.params)) for m in (loaded, model)]
+    assert sizes[0] < 0.5 * sizes[1]
+    pixels, ids = square.outputs["pixels"], square.outputs["ids"].astype(np.int32)
+    for found, expected in (
+        (loaded.encode_image(pixels), model.encode_image(pixels)),
+        (loaded.encode_text(ids), model.encode_text(ids)),
+    ):
+        cosines = np.sum(found * expected, axis=1)
+        assert np.all(cosines > 0.995) and not np.array_equal(found, expected)
+    logits, expected = (m.caption_logits(pixels, ids) for m in (loaded, model))
+    assert np.abs(logits - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_floats_are_made_of_int8_for_other_commands(as_int8, folder, square, tmp_path):
+    file = tmp_path / "a.safetensors"
+    assert cli.main(["convert", "--to", "open_clip", str(as_int8), str(file)]) == 0
+    for name, tensor in load_file(file).items():
+        wanted = square.tensors[name]
+        assert tensor.dtype == wanted.dtype
+        np.testing.assert_allclose(tensor, wanted, rtol=0, atol=np.abs(wanted).max() / 250)
+    assert cli.main(["convert", "--to", "coca", str(as_int8), str(tmp_path / "floats")]) == 0
+    assert {str(x.dtype) for x in jax.tree.leaves(load(tmp_path / "floats").params)} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "open_clip", "--dtype", "int8"], "--dtype int8 is for --to coca"),
+        (["--from", "open_clip", "--dtype", "int8"], "--dtype int8 is for --to coca"),
+        (["--to", "coca", "--license", "mit"], "--license is for models of other projects"),
+        (["--to", "coca", "--cls-mask", "correct"], "--cls-mask is for models of other projects"),
+    ],
+)
+def test_options_of_another_direction_are_refused(words, message, folder, tmp_path, capsys):
+    assert cli.main(["convert", *words, str(folder / "model"), str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

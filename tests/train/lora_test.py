@@ -11,6 +11,7 @@ from flax import traverse_util
 from small_run import make_config as make_run_config
 from train.step_test import make_batch, make_config, partitioner_of
 
+from coca_jax import cli
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
@@ -145,6 +146,14 @@ def test_a_checkpoint_has_the_factors_and_loads_as_the_whole_model(base, run):
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
     before = stored(base, 6, "ema")
     assert sum(np.abs(params[name] - before[name]).max() > 1e-3 for name in params) > 10
+
+
+def test_it_can_be_written_as_a_model_without_a_base(base, run, tmp_path):
+    assert cli.main(["convert", "--to", "coca", str(run), str(tmp_path / "out")]) == 0
+    params = params_of(tmp_path / "out")
+    for name, value in params_of(run).items():
+        np.testing.assert_array_equal(params[name], value, err_msg=name)
+    assert not (tmp_path / "out/checkpoints/0/optimizer").exists()
 
 
 def test_an_average_with_the_base_is_of_merged_models(base, run, tmp_path):

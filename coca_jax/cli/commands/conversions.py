@@ -9,9 +9,14 @@ from coca_jax.errors import UserError
 
 
 def convert(options: argparse.Namespace) -> None:
-    """Converts weights from or to another project."""
-    from coca_jax.interop.convert import import_open_clip
+    """Converts weights from or to another project, or to another type."""
+    from coca_jax.interop.convert import INT8, import_open_clip
 
+    if options.to == "coca":
+        _write_own(options)
+        return
+    if options.dtype == INT8:
+        raise UserError("--dtype int8 is for --to coca; another project has no such weights")
     if options.to:
         _export(options)
         return
@@ -23,6 +28,17 @@ def convert(options: argparse.Namespace) -> None:
         options.input, options.variant, options.output, shifted, report, options.dtype
     )
     print(f"{options.output}: {count:,} parameters")
+
+
+def _write_own(options: argparse.Namespace) -> None:
+    """Writes a model of this project as a folder of its own."""
+    from coca_jax.interop.convert import write_own
+
+    for name in ("variant", "cls_mask", "license"):
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')} is for models of other projects")
+    count = write_own(options.input, options.output, options.dtype)
+    print(f"{options.output}: {count:,} parameters as {options.dtype}")
 
 
 def _export(options: argparse.Namespace) -> None:
