@@ -70,7 +70,9 @@ ALLOWED = {
     },
     "train.compile_cache": set(),
     "train.optimizers": set(),  # names that the configuration chooses among
-    "planning.aot": {"models", "data", "distributed", "config", "planning", "train", "validation"},
+    "planning.aot": {
+        *("models", "losses", "data", "distributed", "config", "planning", "train", "validation"),
+    },
     "planning.search": {"config", "distributed", "planning", "planning.aot"},
     "sweep": {
         *("data", "config", "evaluate", "observe", "observe.writers", "planning", "train"),

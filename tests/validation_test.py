@@ -195,6 +195,12 @@ def test_a_loss_of_ones_own_trains_a_head_or_names_what_it_cannot_read(monkeypat
     assert "num_images=2 is for a head alone: config.loss.own.weight=1.0" in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "value"), [("weight", 1.0), ("teacher", "runs/a")])
+def test_distillation_needs_a_weight_and_a_teacher(name, value):
+    (line,) = problems(**{f"loss.distillation.{name}": value})
+    assert "distillation needs both" in line
+
+
 PACKED = {"data.packing.texts_per_row": 4, "data.packing.row_length": 40}
 
 

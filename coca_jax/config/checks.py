@@ -154,6 +154,12 @@ def _between_keys(config: Config) -> Iterator[str]:
     yield from _lora(config)
     yield from _model(config)
     yield from _packing(config)
+    distillation = config.loss["distillation"]
+    if bool(distillation.weight) != bool(distillation.teacher):
+        yield (
+            f"config.loss.distillation.teacher={shown(distillation.teacher)} and "
+            f"config.loss.distillation.weight={distillation.weight}: distillation needs both"
+        )
 
 
 def _packing(config: Config) -> Iterator[str]:

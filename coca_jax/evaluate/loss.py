@@ -24,6 +24,8 @@ Arrays = dict[str, np.ndarray]
 class HeldOutLoss(Evaluation):
     """The configured losses, as the train step computes them, without augmentation and dropout.
 
+    Losses that need more than held-out examples have, such as a teacher, are left out.
+
     Batches are consecutive examples of the data set. A loss that compares the examples of a batch
     with each other depends on its size: it is comparable to that of training where both have one
     size. The last batch may be smaller; it is computed by itself. Each mean is over the whole data
@@ -49,7 +51,8 @@ class HeldOutLoss(Evaluation):
           UserError: no example has a text, or the model lacks what a configured loss needs.
         """
         config = build(data.config)
-        losses = trained_losses(config.loss)
+        trained = trained_losses(config.loss)
+        losses = {name: loss for name, loss in trained.items() if not loss.training_only}
         examples = _Examples(model, data)
         totals: dict[str, dict[str, float]] = {name: {} for name in losses}
         counts = dict.fromkeys(losses, 0)

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ class Loss(abc.ABC):
     micro-batches are weighted by it. If every example is compared with every other,
     `whole_batch` is True: the outputs that it reads are then computed for the whole batch first.
     """
+
+    training_only: ClassVar[bool] = False  # its value is not computed of held-out examples
 
     weight: float = field(1.0, WEIGHT, number())
 

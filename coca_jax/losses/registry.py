@@ -11,6 +11,7 @@ losses: Registry[type[Loss]] = Registry(
     {
         "contrastive": "coca_jax.losses.contrastive:ContrastiveLoss",
         "captioning": "coca_jax.losses.captioning:CaptioningLoss",
+        "distillation": "coca_jax.losses.distillation:DistillationLoss",
         "classification": "coca_jax.losses.classification:ClassificationLoss",
     },
 )

@@ -19,6 +19,7 @@ from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.distributed.mesh import mesh_shape
 from coca_jax.distributed.sharding import bytes_per_device
 from coca_jax.errors import UserError
+from coca_jax.losses.distillation import TEACHER_IMAGES, TEACHER_TEXTS
 from coca_jax.models import CoCa, lora
 from coca_jax.planning import estimate
 from coca_jax.planning.collectives import collectives
@@ -146,5 +147,8 @@ def abstract_batch(
     else:
         text = array(np.int32, packing.row_length, rows=rows // packing.texts_per_row)
         batch |= {"text": text, "text_segment_ids": text}
+    if config.loss.distillation.weight:  # whose embeddings may be of another size than the model's
+        embedding = array(np.float32, model.config.embed_dim or model.config.text.width)
+        batch |= {TEACHER_IMAGES: embedding, TEACHER_TEXTS: embedding}
     of_head = {name: array(np.int32) for name in ("label", "prefix_length") if model.config.head}
     return batch | of_head | {kind: array(np.int32) for kind in ERROR_KINDS}

@@ -26,6 +26,7 @@ from coca_jax.models import CoCaConfig, lora
 from coca_jax.train.best import require_evaluation
 from coca_jax.train.data_changes import require_same_data, stored_steps
 from coca_jax.train.program import TrainProgram, make_program
+from coca_jax.train.teacher import find_teacher
 from coca_jax.train.warm_start import TowerFile, WarmStart, find_frozen, find_source, plan
 from coca_jax.validation import validate
 
@@ -43,6 +44,7 @@ class Experiment:
     data: Fingerprint  # of what the stream reads
     saved: Saved | None  # the newest checkpoint's description of itself; None: a new run
     warm_start: WarmStart | None  # None: random parameters, or all are the workdir's own
+    teacher: Source | None = None  # of `loss.distillation`
 
     @property
     def steps(self) -> int:
@@ -81,7 +83,10 @@ def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:
     config = _resolve_epochs(config, stream.mixture.size, stored_steps(saved, data))
     program, file = make_program(config, partitioner), tokenizer_file(config.data)
     warm_start = source and _warm_start(source, config, program, file)
-    return Experiment(config, workdir, program, tokenizer, file, stream, data, saved, warm_start)
+    teacher = find_teacher(config, file)
+    return Experiment(
+        config, workdir, program, tokenizer, file, stream, data, saved, warm_start, teacher
+    )
 
 
 def _warm_start(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from coca_jax.losses import Loss, outputs_read, weighted_sum
+from coca_jax.losses.distillation import TEACHER_IMAGES, TEACHER_TEXTS
 from coca_jax.models import CoCa, CoCaOutput, lora, normalize_pixels
 from coca_jax.models.attention import segment_starts
 from coca_jax.models.coca import PER_EXAMPLE
@@ -17,11 +18,14 @@ from coca_jax.models.coca import PER_EXAMPLE
 # image: uint8 [n, h, w, 3], or [n, images, h, w, 3]; text: int32 [n, t], or packed [rows, t], with
 # text_segment_ids of the same shape; for a head label and prefix_length (the tokens that it may
 # read): int32 [n]; group (64 bits, the same for pairs that match each other): int32 [n, 2];
-# counters of replaced examples: int32 [n]
+# teacher_images, teacher_texts: float32 [n, k]; counters of replaced examples: int32 [n]
 Batch = dict[str, jax.Array]
 Metrics = dict[str, Array]
 SEGMENTS = "text_segment_ids"
-INPUTS = ("image", "text", SEGMENTS, "label", "prefix_length", "group")
+INPUTS = (
+    *("image", "text", SEGMENTS, "label", "prefix_length", "group"),
+    *(TEACHER_IMAGES, TEACHER_TEXTS),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +93,7 @@ def accumulated_gradient(
     """
     batch = objective.with_mask({name: batch[name] for name in INPUTS if name in batch})
     rows = len(batch["text"])
-    pieces = jax.tree.map(lambda x: _split(x, count, rows), batch), jax.random.split(key, count)
+    pieces = jax.tree.map(lambda x: split(x, count, rows), batch), jax.random.split(key, count)
     whole = {name: loss for name, loss in objective.losses.items() if loss.whole_batch}
     means = {name: loss for name, loss in objective.losses.items() if not loss.whole_batch}
     reads = outputs_read(whole)
@@ -123,7 +127,7 @@ def _whole_batch(
 ) -> tuple[jax.Array, CoCaOutput, Metrics]:
     """Losses of the whole batch, their gradient by the stacked outputs, and their metrics."""
     value, pullback, metrics = jax.vjp(
-        lambda o: weighted_sum(losses, _joined(o, len(batch["text"])), batch),
+        lambda o: weighted_sum(losses, joined(o, len(batch["text"])), batch),
         outputs,
         has_aux=True,
     )
@@ -148,7 +152,7 @@ def _trained_only(param: jax.Array, trained: bool) -> jax.Array:
     return param if trained else jax.lax.stop_gradient(param)
 
 
-def _split(x: jax.Array, count: int, rows: int) -> jax.Array:
+def split(x: jax.Array, count: int, rows: int) -> jax.Array:
     """Micro-batches on a new leading axis; each takes rows of every shard, so that none move.
 
     What belongs to one of the `rows` of the batch's text, such as the images of packed texts, stays
@@ -160,7 +164,7 @@ def _split(x: jax.Array, count: int, rows: int) -> jax.Array:
     return nn.with_logical_constraint(x, (None, "batch") + (None,) * (x.ndim - 2))
 
 
-def _joined(outputs: CoCaOutput, examples: int) -> CoCaOutput:
+def joined(outputs: CoCaOutput, examples: int) -> CoCaOutput:
     """Outputs of all micro-batches as those of one batch; what has no rows is the same in each."""
 
     def rows(x: jax.Array) -> jax.Array:

@@ -31,6 +31,7 @@ from coca_jax.train.gradient import Batch
 from coca_jax.train.metric_accumulator import MetricAccumulator
 from coca_jax.train.state import TrainState
 from coca_jax.train.step import STOP, StepFunction
+from coca_jax.train.teacher import Teacher
 from coca_jax.train.workdir import init_or_check_workdir
 
 LOCK_TIMEOUT_S = 120.0  # for an earlier attempt to save, or for the lock of its node to expire
@@ -215,12 +216,15 @@ class _Attempt:
         raise Preempted(f"stopped by {cause} after saving step {step}")
 
     def _batches(self, done: int) -> Iterator[Batch]:
-        seen = self.experiment.examples_seen(done)
+        seen, partitioner = self.experiment.examples_seen(done), self.experiment.program.partitioner
+        teach = lambda batch: batch  # noqa: E731
+        if source := self.experiment.teacher:
+            teach = Teacher(source, partitioner, self.config.train.grad_accum_steps)
         with contextlib.closing(self.experiment.stream.batches(seen)) as batches:
             for batch in batches:
                 if self.has_peers:
                     batch[STOP] = np.full(len(batch["text"]), bool(self.stop), np.int32)
-                yield self.experiment.program.partitioner.put_batch(batch)
+                yield teach(partitioner.put_batch(batch))
 
     def _compile(self, state: TrainState, batch: Batch) -> Any:
         """Compiles the step, and says what is computed on what."""

@@ -274,7 +274,7 @@ def plan(
     stored = _chosen(source.shapes(item), config)
     stored = {n: leaf for n, leaf in stored.items() if not _of_another_head(n, source, config)}
     reads = {name: _read_as(name, leaf, *models) for name, leaf in wanted.items() if name in stored}
-    problems = _tokenizer_problems(source, config, tokenizer_file)
+    problems = tokenizer_problems(source, config, tokenizer_file)
     problems += _shape_problems(stored, reads, wanted)
     settings = _settings(source.config, config)
     if problems:
@@ -390,7 +390,7 @@ def _resized_in_words(old: CoCaConfig, new: CoCaConfig) -> str:
     return ", ".join(changes)
 
 
-def _tokenizer_problems(source: Source, config: ConfigDict, file: str) -> list[str]:
+def tokenizer_problems(source: Source, config: ConfigDict, file: str) -> list[str]:
     """The reasons why token ids would change their meaning; none if they keep it."""
     old, new = source.config.data.tokenizer.kind, config.data.tokenizer.kind
     if old != new:
