@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 from tqdm import tqdm
 
 from coca_jax.batch_inference.data import Part
@@ -29,6 +28,7 @@ from coca_jax.io import files
 from coca_jax.io.messages import counted
 from coca_jax.io.origins import is_network_error
 from coca_jax.io.visible import visible
+from coca_jax.patches import Images, Target, stack
 
 READ_AHEAD = 256  # records that are read before they are needed
 CHUNK = 16  # records that a thread reads at a time: passing one on takes as long as reading it
@@ -49,7 +49,7 @@ class _Row(NamedTuple):
 
     index: int  # in its shard
     record: Record  # without its image
-    pixels: UInt8[np.ndarray, "h w 3"] | None
+    pixels: Images | None
     reason: str  # why it has no result; empty: it is usable
 
     @property
@@ -69,7 +69,7 @@ def run(
     parts: Sequence[Part],
     task: Task,
     output: Output,
-    image_size: tuple[int, int],
+    image_size: Target,
     *,
     resizing: images.Resizing = images.COVERING,
     batch_size: int = 64,
@@ -87,7 +87,7 @@ def run(
       parts: this process's share of `data.split`.
       task: what is computed.
       output: the folder, after `open`.
-      image_size: height and width in pixels of the model's images.
+      image_size: height and width in pixels of the model's images, or a budget of patches.
       resizing: of images to that size.
       batch_size: images of a batch.
       threads: that read and decode.
@@ -153,9 +153,7 @@ class _Files:
 class _Loader:
     """Reads records and decodes their images."""
 
-    def __init__(
-        self, source: Source, image_size: tuple[int, int], resizing: images.Resizing, task: Task
-    ):
+    def __init__(self, source: Source, image_size: Target, resizing: images.Resizing, task: Task):
         self._source, self._size, self._task = source, image_size, task
         self._resizing = resizing
 
@@ -166,7 +164,7 @@ class _Loader:
             record = dict(self._source[number])
             record |= to_captions(record["captions"])
             image = multi_image.decode_images(record.pop("image"))[0]
-            pixels = images.resize_for_evaluation(image, self._size, self._resizing)
+            pixels = images.prepare(image, self._size, self._resizing)
         except Exception as error:  # whatever a reader raises for a damaged record
             if self._is_of_environment(error, number):
                 raise
@@ -239,7 +237,7 @@ def _computed(
 def _compute(task: Task, batch: _Batch) -> Columns:
     if not batch.rows:
         return {}
-    pixels = np.stack([row.pixels for row in batch.rows])
+    pixels = stack([row.pixels for row in batch.rows])
     place = f"{batch.part.shard.name}:{batch.rows[0].index}"
     return task(pixels, [row.record for row in batch.rows], place)
 

@@ -7,11 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow
-from jaxtyping import UInt8
 
 from coca_jax.data.sources import Record
 from coca_jax.errors import UserError
 from coca_jax.inference import LoadedModel
+from coca_jax.patches import Images
 
 Column = Sequence[Any] | np.ndarray  # a value, or a row, for each record
 Columns = dict[str, Column]
@@ -34,9 +34,7 @@ class Task(Protocol):
     def why_unusable(self, record: Record) -> str:
         """The reason why a record with a readable image has no result; empty: it has one."""
 
-    def __call__(
-        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], place: str
-    ) -> Columns:
+    def __call__(self, pixels: Images, records: Sequence[Record], place: str) -> Columns:
         """Computes the columns of a batch; `place` is the shard and number of its first record."""
 
 
@@ -67,9 +65,7 @@ class CaptionTask:
         del record
         return ""
 
-    def __call__(
-        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], place: str
-    ) -> Columns:
+    def __call__(self, pixels: Images, records: Sequence[Record], place: str) -> Columns:
         """Captions and their log-probabilities; samples depend on the place of the batch."""
         del records
         seed = (self.settings.get("seed", 0) + zlib.crc32(place.encode("utf-8", "replace"))) % 2**32
@@ -110,9 +106,7 @@ class EmbedTask:
         del record
         return ""
 
-    def __call__(
-        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], place: str
-    ) -> Columns:
+    def __call__(self, pixels: Images, records: Sequence[Record], place: str) -> Columns:
         """The column `embedding`, an array [b, e]."""
         del records, place
         return {"embedding": self.model.encode_image(pixels).astype(self.dtype)}
@@ -136,9 +130,7 @@ class ScoreTask:
         """A record needs a caption."""
         return "" if record["captions"] else record.get("no_text") or "no caption"
 
-    def __call__(
-        self, pixels: UInt8[np.ndarray, "b h w 3"], records: Sequence[Record], place: str
-    ) -> Columns:
+    def __call__(self, pixels: Images, records: Sequence[Record], place: str) -> Columns:
         """Each pair's `similarity`, the highest of its captions', which are in `similarities`."""
         del place
         images = self.model.encode_image(pixels)

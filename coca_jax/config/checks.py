@@ -223,6 +223,8 @@ def _model(config: Config) -> Iterator[str]:
             f"config.model.image.size={image.size} should be a multiple of "
             f"config.model.image.patch={image.patch}"
         )
+    if image.sequence_lengths:
+        yield from _native_aspect(config)
     for part, of_width in (("image", "image"), ("text", "text"), ("pooler", "text")):
         yield from _head_size(config, part, of_width)
     if model.attention == "cudnn" and model.dtype == "float32":
@@ -233,6 +235,23 @@ def _model(config: Config) -> Iterator[str]:
         yield (
             f"config.model.{part}.width={width}, which config.head.input={input_} pools, "
             f"should be a multiple of config.model.pooler.num_heads={count}"
+        )
+
+
+def _native_aspect(config: Config) -> Iterator[str]:
+    """Errors of what does not go with images that have grids of patches of their own."""
+    key = f"config.model.image.sequence_lengths={[*config.model.image.sequence_lengths]}"
+    if config.data.num_images > 1:
+        yield (
+            f"{key} takes one image an example, and config.data.num_images="
+            f"{config.data.num_images}; empty lengths take several of one size"
+        )
+    reads = outputs_read(trained_losses(config.loss))
+    decodes = reads & {"features", "unembedding"} or config.head.input == "text"
+    if decodes and not config.model.pooler.caption_queries:
+        yield (
+            f"{key} pads images, and with config.model.pooler.caption_queries=0 the decoder would "
+            "read the padding; set 1 or more queries"
         )
 
 

@@ -1,5 +1,6 @@
 """Examples: makes of records what the model trains on."""
 
+import dataclasses
 import hashlib
 import re
 from collections import Counter
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32
 
+from coca_jax import patches
 from coca_jax.data.answer_normalization import normalized
 from coca_jax.data.captions import CaptionMaker, Text
 from coca_jax.data.errors import CUT_TEXT, ERROR_KINDS, BadExample
@@ -20,6 +22,7 @@ from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import multi_image
 from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError
+from coca_jax.patches import Target
 
 # For one row. Of a data set of which 98% is unusable, one row in 600 million needs more.
 MAX_SUBSTITUTES = 1000
@@ -49,7 +52,7 @@ class BatchMaker:
     Args:
       data_sets: those that a `RecordRef` refers to.
       tokenizer: makes the text's ids.
-      image_size: height and width in pixels.
+      image_size: height and width in pixels, or a budget of patches.
       text_length: ids of a text, bos and eos included.
       num_images: images of an example.
       classes: names of a head's classes; none: there is no head.
@@ -62,7 +65,7 @@ class BatchMaker:
         data_sets: Sequence[DataSet],
         tokenizer: Tokenizer,
         *,
-        image_size: tuple[int, int],
+        image_size: Target,
         text_length: int,
         num_images: int = 1,
         classes: Sequence[str] = (),
@@ -78,11 +81,15 @@ class BatchMaker:
         self._repeated = {name for name in classes if self._names.count(name) > 1}
 
     def __call__(
-        self, refs: Sequence[RecordRef], rngs: Sequence[np.random.Generator]
+        self,
+        refs: Sequence[RecordRef],
+        rngs: Sequence[np.random.Generator],
+        length: int | None = None,
     ) -> dict[str, Any]:
         """Makes {"image": uint8 [b, h, w, 3], "text": int32 [b, l], each error kind: int32 [b]}.
 
-        If num_images > 1, "image" is [b, num_images, h, w, 3]. For a head there are also int32 [b]
+        If num_images > 1, "image" is [b, num_images, h, w, 3]; of a budget of patches it is
+        `Patches`, of at most `length` of them if that is given. For a head there are also int32 [b]
         "label" (-1: none of the classes) and "prefix_length", the number of ids of the text that
         the head may read. Where a data set has groups, there is "group", int32 [b, 2].
 
@@ -98,19 +105,22 @@ class BatchMaker:
         """
         # One step for all rows, then the next one: its data stay in the CPU's caches.
         pairs = [self._read(ref, rng) for ref, rng in zip(refs, rngs, strict=True)]
-        images_of_row = (self._num_images,) if self._num_images > 1 else ()
-        image = np.empty((len(pairs), *images_of_row, *self._image_size, 3), np.uint8)
+        target = self._image_size
+        if length is not None:
+            target = dataclasses.replace(target, length=length)
+        image = patches.room(len(pairs), target, self._num_images)
         counts = {kind: np.zeros(len(pairs), np.int32) for kind in ERROR_KINDS}
         errors: list[DataError] = []
         texts: list[Text] = []
         for row, (ref, rng, pair) in enumerate(zip(refs, rngs, pairs, strict=True)):
-            image[row], text, replaced = self._usable(ref, rng, pair)
+            pixels, text, replaced = self._usable(ref, rng, pair, target)
+            patches.put(image, row, pixels)
             texts.append(text)
             errors += replaced
             for error in replaced:
                 counts[error.kind][row] += 1
         if self._blank:
-            image[:] = multi_image.GRAY
+            image = patches.filled(image, multi_image.GRAY)
         inputs = {"image": image, **self.text_inputs(texts), **counts, "errors": tuple(errors)}
         if self._grouped:
             # Random where a pair is a group of its own: 64 bits that no other pair has.
@@ -123,7 +133,7 @@ class BatchMaker:
 
     def _packed(self, inputs: dict[str, Any]) -> dict[str, Any]:
         order, text, segments, cut = pack(inputs["text"], self.tokenizer.pad_id, self._packing)
-        inputs = {k: x[order] if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
+        inputs = {k: x[order] if isinstance(x, patches.Images) else x for k, x in inputs.items()}
         return inputs | {"text": text, "text_segment_ids": segments, CUT_TEXT: cut}
 
     def text_inputs(self, texts: Sequence[Text]) -> dict[str, np.ndarray]:
@@ -136,7 +146,11 @@ class BatchMaker:
         return {"text": ids} | (self._head_inputs(texts, ids) if self._classes else {})
 
     def _usable(
-        self, ref: RecordRef, rng: np.random.Generator, pair: tuple[Any, Text] | BadExample
+        self,
+        ref: RecordRef,
+        rng: np.random.Generator,
+        pair: tuple[Any, Text] | BadExample,
+        target: Target,
     ) -> tuple[np.ndarray, Text, list[DataError]]:
         """The image and the text of a record or its substitute, and why others were not used."""
         data_set, errors = self.data_sets[ref.source], []
@@ -145,7 +159,7 @@ class BatchMaker:
             try:
                 if isinstance(pair, BadExample):
                     raise pair
-                return self._image(data_set, *pair, rng), pair[1], errors
+                return self._image(data_set, *pair, rng, target), pair[1], errors
             except BadExample as error:
                 last = error
                 # The substitute does not depend on when the image was seen to be bad.
@@ -214,13 +228,16 @@ class BatchMaker:
             return BadExample("bad_record", error)
 
     def _image(
-        self, data_set: DataSet, data: Any, text: Text, rng: np.random.Generator
+        self, data_set: DataSet, data: Any, text: Text, rng: np.random.Generator, target: Target
     ) -> np.ndarray:
         named = isinstance(text.answer, int) and 0 <= text.answer < len(self._names)
         answer = self._names[text.answer] if named else text.answer
         may_flip = not _SIDED.search(f"{text.text} {answer}")
         selected = multi_image.select_images(data, self._num_images)
-        return multi_image.stacked(data_set.augment.alike(selected, rng, may_flip))
+        augment = data_set.augment
+        if augment.image_size != target:
+            augment = dataclasses.replace(augment, image_size=target)
+        return multi_image.stacked(augment.alike(selected, rng, may_flip))
 
 
 def group_ids(keys: Sequence[str | bytes]) -> Int32[np.ndarray, "b 2"]:

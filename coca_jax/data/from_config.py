@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from coca_jax.data.batch_sizes import BatchSizes
 from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.examples import BatchMaker, DataSet
 from coca_jax.data.exclude_list import read_list
@@ -20,6 +21,7 @@ from coca_jax.data.tokenizers import Tokenizer, make_tokenizer, tokenizers
 from coca_jax.data.transforms.augment import Augment
 from coca_jax.data.transforms.images import COVERING, Resizing
 from coca_jax.errors import UserError
+from coca_jax.patches import Target
 
 CAPTION_OPTIONS = (
     *("captions", "template", "prompts", "min_characters", "max_characters", "filters"),
@@ -138,7 +140,7 @@ def caption_texts(data: Any, most: int) -> tuple[Iterator[str], int]:
 
 
 def make_data_sets(
-    data: DataConfig, image_size: tuple[int, int], resizing: Resizing = COVERING
+    data: DataConfig, image_size: Target, resizing: Resizing = COVERING
 ) -> dict[str, DataSet]:
     """Opens the data sets of the mixture, with what becomes of their records; by name.
 
@@ -181,10 +183,11 @@ def make_held_out_captions(data: Any) -> CaptionMaker:
 def make_train_stream(
     data: Any,
     *,
-    image_size: tuple[int, int],
+    image_size: Target,
     text_length: int,
     batch_size: int,
     seed: int,
+    sequence_lengths: Sequence[int] = (),
     classes: Sequence[str] = (),
     resizing: Resizing = COVERING,
     process_index: int = 0,
@@ -194,10 +197,12 @@ def make_train_stream(
 
     Args:
       data: `config.data`, as options or as a section of the configuration.
-      image_size: height and width in pixels.
+      image_size: height and width in pixels, or a budget of patches.
       text_length: ids of a text, bos and eos included.
-      batch_size: examples of the global batch, of all processes together.
+      batch_size: examples of the global batch, of all processes together; with several
+        `sequence_lengths`, of a step of the longest.
       seed: of the order and of all random draws.
+      sequence_lengths: most patches of an image, of which each step has one; see `BatchSizes`.
       classes: names of a head's classes; none: there is no head.
       resizing: of images that are not cropped at random.
       process_index: whose rows of the global batch to make.
@@ -233,7 +238,7 @@ def make_train_stream(
             packing=data.packing,
             classes=classes,
         ),
-        batch_size=batch_size,
+        batch_sizes=BatchSizes(batch_size, tuple(sequence_lengths), seed),
         seed=seed,
         process_index=process_index,
         process_count=process_count,

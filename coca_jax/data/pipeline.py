@@ -15,14 +15,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from coca_jax import patches
+from coca_jax.data.batch_sizes import BatchSizes
 from coca_jax.data.errors import BAD_KINDS
 from coca_jax.data.examples import DataError
-from coca_jax.data.mixture import Mixture, RecordRef
+from coca_jax.data.mixture import Mixture
 from coca_jax.data.sources import Source
 from coca_jax.data.texts import to_captions
 from coca_jax.data.transforms import images, multi_image
 from coca_jax.errors import UserError
 from coca_jax.io.parent import end_with_parent
+from coca_jax.patches import Target
 
 Example = dict[str, Any]
 Batch = dict[str, Any]
@@ -33,9 +36,9 @@ class TrainStream:
 
     Args:
       mixture: says which record has which index in the stream.
-      make_batch: makes a batch of records, given a random generator for each; its "errors" are
-        counted here, the rest is yielded.
-      batch_size: examples of the global batch, of all processes together.
+      make_batch: makes a batch of records, given a random generator for each and the step's length
+        of patches; its "errors" are counted here, the rest is yielded.
+      batch_sizes: examples of each step's global batch, of all processes together.
       seed: of the generators.
       process_index: whose rows of the global batch to make.
       process_count: the number of processes, which share the batch equally.
@@ -49,22 +52,20 @@ class TrainStream:
     def __init__(
         self,
         mixture: Mixture,
-        make_batch: Callable[[Sequence[RecordRef], Sequence[np.random.Generator]], Batch],
+        make_batch: Callable[..., Batch],
         *,
-        batch_size: int,
+        batch_sizes: BatchSizes,
         seed: int,
         process_index: int = 0,
         process_count: int = 1,
         threads: int = 16,
         workers: int = 0,
     ):
-        if batch_size % process_count:
-            raise UserError(
-                f"batch size {batch_size} is not divisible by the {process_count} processes"
-            )
+        if (size := batch_sizes.batch_size) % process_count:
+            raise UserError(f"batch size {size} is not divisible by the {process_count} processes")
         self.mixture, self.make_batch, self._seed = mixture, make_batch, seed
-        self._batch_size, self._local_size = batch_size, batch_size // process_count
-        self._process_index, self._threads, self._workers = process_index, threads, workers
+        self.batch_sizes, self._share = batch_sizes, (process_index, process_count)
+        self._threads, self._workers = threads, workers
         self.errors: Counter[DataError] = Counter()
 
     def batches(self, examples_seen: int = 0) -> Iterator[Batch]:
@@ -72,15 +73,14 @@ class TrainStream:
         import grain
 
         numbers = grain.MapDataset.range(sys.maxsize)
-        first = examples_seen + self._local_size * self._process_index
         batches = numbers.map(
             _LocalBatch(
                 self.mixture,
                 self.make_batch,
                 self._seed,
-                first,
-                self._batch_size,
-                self._local_size,
+                self.batch_sizes,
+                examples_seen,
+                *self._share,
             )
         ).to_iter_dataset(_read_options(self._threads, self._threads))
         if self._workers:
@@ -108,17 +108,24 @@ class _LocalBatch(NamedTuple):
     """Makes one process's rows of a batch, by its number; pickled for the worker processes."""
 
     mixture: Mixture
-    make_batch: Callable[[Sequence[RecordRef], Sequence[np.random.Generator]], Batch]
+    make_batch: Callable[..., Batch]
     seed: int
-    first: int  # index in the stream of the first row of batch 0
-    batch_size: int
-    local_size: int
+    batch_sizes: BatchSizes
+    examples_seen: int  # before batch 0
+    process_index: int
+    process_count: int
 
     def __call__(self, number: int) -> Batch:
-        start = self.first + number * self.batch_size
-        indices = range(start, start + self.local_size)
+        sizes = self.batch_sizes
+        first = sizes.steps(self.examples_seen)
+        step = first + number
+        start = self.examples_seen + sizes.examples_seen(step) - sizes.examples_seen(first)
+        size = sizes.size(step) // self.process_count
+        start += size * self.process_index
+        indices = range(start, start + size)
         rngs = [np.random.default_rng((self.seed, index)) for index in indices]
-        return self.make_batch([self.mixture[index] for index in indices], rngs)
+        refs, length = [self.mixture[index] for index in indices], sizes.length(step)
+        return self.make_batch(refs, rngs, *(() if length is None else (length,)))
 
 
 def _obey_parent(index: int, count: int) -> None:
@@ -139,7 +146,7 @@ def _parse_flags() -> None:
 
 def evaluation_batches(
     source: Source,
-    image_size: tuple[int, int],
+    image_size: Target,
     batch_size: int,
     limit: int | None = None,
     threads: int = 16,
@@ -153,7 +160,7 @@ def evaluation_batches(
 
     Args:
       source: of the records.
-      image_size: height and width in pixels.
+      image_size: height and width in pixels, or a budget of patches.
       batch_size: records of a batch.
       limit: only this many of the first records are read; None: all.
       threads: that read and decode.
@@ -161,9 +168,9 @@ def evaluation_batches(
       resizing: of images to that size.
 
     Yields:
-      "image" uint8 [b, h, w, 3], or [b, num_images, h, w, 3] if `num_images` > 1; "label" int64
-      [b]; "bad_image", a count; and lists: "captions", "labels", "fields", "index" (numbers of the
-      records) and "digest" (hashes of the image files' bytes).
+      "image" uint8 [b, h, w, 3], or [b, num_images, h, w, 3] if `num_images` > 1, or `Patches`;
+      "label" int64 [b]; "bad_image", a count; and lists: "captions", "labels", "fields", "index"
+      (numbers of the records) and "digest" (hashes of the image files' bytes).
 
     Raises:
       UserError: no image could be read.
@@ -196,7 +203,7 @@ class _Loader:
     def __init__(
         self,
         source: Source,
-        image_size: tuple[int, int],
+        image_size: Target,
         num_images: int,
         resizing: images.Resizing,
     ):
@@ -210,9 +217,7 @@ class _Loader:
         try:
             record = self._source[index]
             decoded = multi_image.decode_images(record["image"], self._num_images)
-            image = [
-                images.resize_for_evaluation(one, self._size, self._resizing) for one in decoded
-            ]
+            image = [images.prepare(one, self._size, self._resizing) for one in decoded]
         except Exception as error:  # whatever a reader raises for a damaged record
             self.bad_images.append(f"record {index} of {self._source.shard(index)}: {error}")
             return None
@@ -246,7 +251,7 @@ def _digest(image: bytes | Sequence[bytes]) -> bytes:
 
 def _collate(rows: list[Example], bad: int) -> Batch:
     batch: Batch = {key: [row[key] for row in rows] for key in rows[0]}
-    image, label = np.stack(batch["image"]), np.array(batch["label"], np.int64)
+    image, label = patches.stack(batch["image"]), np.array(batch["label"], np.int64)
     return batch | {"image": image, "label": label, "bad_image": bad}
 
 

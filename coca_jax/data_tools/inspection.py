@@ -27,6 +27,7 @@ from coca_jax.data.transforms.images import COVERING, Resizing
 from coca_jax.errors import UserError
 from coca_jax.io.files import write_whole
 from coca_jax.io.visible import visible
+from coca_jax.patches import Patches, Target, join
 
 STAGES = ("read", "caption", "decode", "augment", "tokenize")
 BATCH = 32
@@ -40,7 +41,7 @@ LONGEST = 2**14  # tokens; longer captions count as this long
 def inspect(
     data: Any,
     *,
-    image_size: tuple[int, int],
+    image_size: Target,
     text_length: int,
     seed: int,
     examples: int,
@@ -52,7 +53,7 @@ def inspect(
 
     Args:
       data: `config.data`, as options or as a section of the configuration.
-      image_size: height and width in pixels.
+      image_size: height and width in pixels, or a budget of patches.
       text_length: the number of ids in a text, with bos and eos.
       seed: the seed of the stream.
       examples: the number of examples to read.
@@ -95,10 +96,12 @@ def inspect(
     is_bad = any(result["replaced"].get(kind) for kind in BAD_KINDS)
     result["lost"] = is_bad or any(note["lost"] for note in notes)
     if sheet is not None:
-        image = np.concatenate([batch["image"] for batch in first_batches])[:SHEET_IMAGES]
+        image = join([batch["image"] for batch in first_batches])[:SHEET_IMAGES]
         ids = np.concatenate([batch["text"] for batch in first_batches])[:SHEET_IMAGES]
         texts = stream.make_batch.tokenizer.decode(ids)
-        draw_sheet(multi_image.side_by_side(image), texts, sheet)
+        native = isinstance(image, Patches)
+        drawn = [one.whole() for one in image] if native else multi_image.side_by_side(image)
+        draw_sheet(drawn, texts, sheet)
     return result
 
 
@@ -255,7 +258,7 @@ def _classes(counts: dict[str, int]) -> str:
 
 
 def draw_sheet(
-    image: UInt8[np.ndarray, "n h w 3"], texts: Sequence[str], path: str | os.PathLike
+    image: Sequence[UInt8[np.ndarray, "h w 3"]], texts: Sequence[str], path: str | os.PathLike
 ) -> None:
     """Draws the images in a grid, each above its text, as a PNG."""
     from matplotlib.figure import Figure

@@ -10,11 +10,12 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from coca_jax.data.sources import SourceConfig
 from coca_jax.fields import either, field, integer, nothing, path, several
+from coca_jax.patches import Patches
 
 if TYPE_CHECKING:
     from coca_jax.evaluate.data import EvaluationData
 
-Pixels = UInt8[np.ndarray, "b *several h w 3"] | Float32[np.ndarray, "b *several h w 3"]
+Pixels = UInt8[np.ndarray, "b *several h w 3"] | Float32[np.ndarray, "b *several h w 3"] | Patches
 Results = tuple[dict[str, float], dict[str, Any]]
 """Metrics by name, the headline first; and the artifacts that the report draws, where images are
 the bytes of JPEG files and `files` holds JSON files of the evaluation's own."""
@@ -56,6 +57,9 @@ class Evaluation(Examples, abc.ABC):
     """Whether an example may have several images."""
     reads_text: ClassVar[bool] = False
     """Whether a head is asked about texts, if the evaluation requires one."""
+
+    one_size: ClassVar[bool] = False
+    """Whether it needs a model whose images have one size, and so one number of tokens."""
 
     @property
     def examples(self) -> Examples:

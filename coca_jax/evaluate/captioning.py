@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
 from coca_jax.errors import UserError
 from coca_jax.evaluate.base import Caption, Model, Results
@@ -15,6 +15,7 @@ from coca_jax.evaluate.image_ids import UniqueImages
 from coca_jax.evaluate.metrics.coco import caption_metrics, is_exact
 from coca_jax.evaluate.samples import EvenlySpaced, thumbnail
 from coca_jax.fields import field, text
+from coca_jax.patches import Images, copied, stack
 
 SAMPLES = 16
 
@@ -57,7 +58,7 @@ def caption_images(model: Model, batches: Iterable[dict[str, Any]], **options: A
             number = len(captions)
             captions.append(caption)
             if _with_words(images.captions[number]):
-                samples.offer(lambda image=image, number=number: (np.array(image), number))
+                samples.offer(lambda image=image, number=number: (copied(image), number))
     images.ids.check()
     references = [_with_words(texts) for texts in images.captions]
     scored = [number for number, texts in enumerate(references) if texts]
@@ -94,10 +95,10 @@ def _ranked(caption: Caption) -> list[dict[str, Any]]:
 
 
 def _drawn(
-    model: Model, samples: Sequence[tuple[UInt8[np.ndarray, "h w 3"], Caption, list[str]]]
+    model: Model, samples: Sequence[tuple[Images, Caption, list[str]]]
 ) -> list[dict[str, Any]]:
     """The report's samples, each with where the model looked for each of its words."""
-    pixels, texts = np.stack([image for image, *_ in samples]), [c.text for _, c, _ in samples]
+    pixels, texts = stack([image for image, *_ in samples]), [c.text for _, c, _ in samples]
     return [
         {
             "image": thumbnail(image, 256),

@@ -20,6 +20,7 @@ from coca_jax.evaluate.base import Evaluation, Examples
 from coca_jax.evaluate.embed import EmbeddedExamples, embed_examples
 from coca_jax.evaluate.features import Features, read_features
 from coca_jax.io.files import cache_folder
+from coca_jax.patches import filled
 
 BATCH_SIZE = 256
 T = TypeVar("T")
@@ -57,7 +58,8 @@ class EvaluationData:
     def batches(self) -> Iterable[Batch]:
         """Every example once, in order, in batches of one or more examples.
 
-        Each batch is `image`, uint8 [b, h, w, 3] (of several images [b, n, h, w, 3]); `captions`,
+        Each batch is `image`, uint8 [b, h, w, 3] (of several images [b, n, h, w, 3]; images as they
+        are, `Patches`); `captions`,
         the texts of each example; `label` [b], a number, negative where there is none; `labels`,
         the names of each example's classes; `fields`, what else the data set has of each;
         `index` and `digest`; and `bad_image`, how many more could not be read.
@@ -65,7 +67,7 @@ class EvaluationData:
         num_images = self.examples.num_images
         batches = evaluation_batches(
             self._source,
-            self.model.config.image.pixels,
+            self.model.config.image.target,
             max(1, BATCH_SIZE // num_images),
             self.examples.limit,
             self.config.data.threads,
@@ -165,4 +167,4 @@ def numbered_labels(
 
 
 def _blank(batch: Batch) -> Batch:
-    return batch | {"image": np.full_like(batch["image"], multi_image.GRAY)}
+    return batch | {"image": filled(batch["image"], multi_image.GRAY)}

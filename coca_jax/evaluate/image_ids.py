@@ -7,10 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
 from coca_jax.errors import UserError
+from coca_jax.patches import Images, stack
 
 # Of a record, the first that is there: names of an image's id, in COCO's and Karpathy's files, in
 # TFDS and in files of questions. `id` and `key` are as often those of the record.
@@ -108,7 +106,7 @@ class UniqueImages:
         self._batches = batches
         self.ids, self.captions, self.bad_images = ImageIds(), [], 0
 
-    def __iter__(self) -> Iterator[UInt8[np.ndarray, "b *several h w 3"]]:
+    def __iter__(self) -> Iterator[Images]:
         """The pixels, in batches as large as the first one."""
         size, kept = 0, []
         for batch in self._batches:
@@ -121,10 +119,10 @@ class UniqueImages:
                     kept.append(image)
                 self.captions[number] += texts
             while len(kept) >= size:
-                yield np.stack(kept[:size])
+                yield stack(kept[:size])
                 kept = kept[size:]
         if kept:
-            yield np.stack(kept)
+            yield stack(kept)
 
 
 def id_of(fields: dict[str, Any]) -> int | str | None:

@@ -16,8 +16,9 @@ from coca_jax.evaluate.base import Evaluation, Model, Results
 from coca_jax.evaluate.data import EvaluationData
 from coca_jax.fields import either, field, integer, nothing
 from coca_jax.losses import trained_losses
+from coca_jax.patches import Images, join
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Images]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,4 +135,4 @@ def _in_batches(parts: Iterable[Arrays], size: int) -> Iterator[Arrays]:
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return join(parts)

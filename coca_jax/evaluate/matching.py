@@ -18,6 +18,7 @@ from coca_jax.evaluate.embed import embed_texts
 from coca_jax.evaluate.questions import FIELDS, required_text
 from coca_jax.evaluate.samples import EvenlySpaced, thumbnail
 from coca_jax.fields import choice, field
+from coca_jax.patches import Images
 
 SAMPLES = 24
 ROWS = 256  # pairs at a time, where each is scored with its image
@@ -92,7 +93,7 @@ class Matching(Evaluation):
     def _scores(
         self,
         model: Model,
-        pixels: np.ndarray,
+        pixels: Images,
         images: Sequence[int],
         pairs: Sequence[tuple[str, str]],
     ) -> Float[np.ndarray, "n 2"]:
@@ -106,7 +107,7 @@ class Matching(Evaluation):
         return np.einsum("ne,nte->nt", images, embedded.reshape(len(pairs), 2, -1))
 
 
-def _sample(image: np.ndarray, right: str, wrong: str, won: bool) -> dict[str, Any]:
+def _sample(image: Images, right: str, wrong: str, won: bool) -> dict[str, Any]:
     return {
         "image": thumbnail(image, 128),
         "question": f"{right} / {wrong}",

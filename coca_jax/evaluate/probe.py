@@ -52,6 +52,8 @@ class Probe(Evaluation):
     The data that it learns from are the evaluation's own but for what the `train_` options say.
     """
 
+    one_size = True
+
     train_split: str = field("", "The split to learn from.", text())
     train_path: str | Sequence[str] = field("", "The files to learn from.", PATHS)
     train_limit: int | None = field(

@@ -14,6 +14,7 @@ from coca_jax.evaluate.base import Model
 from coca_jax.evaluate.metrics.vqa_accuracy import text_only_upper_bound
 from coca_jax.evaluate.samples import EvenlySpaced, thumbnail
 from coca_jax.fields import row, text
+from coca_jax.patches import Images, stack
 
 ROWS = 256  # questions at a time
 SAMPLES = 24
@@ -24,7 +25,7 @@ FIELDS = row(text(empty=False), text(empty=False), wanted="the names of two fiel
 class Question(NamedTuple):
     """A question about an image and the answers that people gave."""
 
-    image: Any  # uint8 [h, w, 3], or of several images
+    image: Any  # uint8 [h, w, 3], or of several images, or `Patches`
     text: str
     given: tuple[str, ...]  # none where nobody has answered, as in a test split
     number: Any = None  # its id in the data set
@@ -78,15 +79,15 @@ def required_text(name: str, value: Any) -> str:
 
 def in_parts(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
     """Yields as many questions at a time as have ROWS images."""
-    several = questions and questions[0].image.ndim == 4
+    several = questions and getattr(questions[0].image, "ndim", 3) == 4
     size = max(1, ROWS // (len(questions[0].image) if several else 1))
     for start in range(0, len(questions), size):
         yield questions[start : start + size]
 
 
-def images_and_texts(questions: Sequence[Question]) -> tuple[np.ndarray, list[str]]:
+def images_and_texts(questions: Sequence[Question]) -> tuple[Images, list[str]]:
     """The questions' images, stacked, and their texts."""
-    return np.stack([question.image for question in questions]), [q.text for q in questions]
+    return stack([question.image for question in questions]), [q.text for q in questions]
 
 
 def head_scores(model: Model, questions: Sequence[Question]) -> Float[np.ndarray, "n c"]:

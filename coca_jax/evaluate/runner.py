@@ -36,13 +36,16 @@ def runnable_evals(config: ConfigDict, model: CoCaConfig) -> ConfigDict:
     """Returns the evaluations of `config.eval` that need no part the model was not trained with.
 
     Raises:
-      UserError: one of them needs a head, and the model has none or another.
+      UserError: one of them needs a head, and the model has none or another; or images of one
+        size, and the model takes images as they are.
     """
     absent = {"contrastive": not model.has_cls, "captioning": not model.captioning}
     parsed = parse_evals(config.eval)
     for name, evaluation in parsed.items():
         if evaluation.requires == "classification":
             _require_head(name, evaluation, config, model)
+        if model.image.sequence_lengths:
+            _require_any_size(name, evaluation, config, model)
     return ConfigDict({n: s for n, s in config.eval.items() if not absent.get(parsed[n].requires)})
 
 
@@ -91,6 +94,24 @@ def _require_head(name: str, evaluation: Evaluation, config: ConfigDict, model: 
     else:
         return
     raise UserError(f"config.eval.{name}: {wrong}")
+
+
+def _require_any_size(
+    name: str, evaluation: Evaluation, config: ConfigDict, model: CoCaConfig
+) -> None:
+    """Raises a UserError if the evaluation needs images of one size."""
+    num_images = max(examples.num_images for examples in examples_of(evaluation, config))
+    if num_images > 1:
+        wrong = f"has {num_images} images of an example"
+    elif evaluation.one_size:
+        wrong = "reads as many tokens of every image"
+    else:
+        return
+    lengths = [*model.image.sequence_lengths]
+    raise UserError(
+        f"config.eval.{name}: {wrong}, and with model.image.sequence_lengths={lengths} images "
+        "differ in size"
+    )
 
 
 def check_eval_data(config: ConfigDict) -> None:

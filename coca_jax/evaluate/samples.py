@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from coca_jax.data.transforms.multi_image import evenly_spaced, side_by_side
+from coca_jax.patches import Patches
 
 STRIP = 4  # images that are drawn of an example that has many
 
@@ -37,11 +38,13 @@ class EvenlySpaced:
         return [self._kept[i * count // taken] for i in range(taken)]
 
 
-def thumbnail(image: UInt8[np.ndarray, "*several h w 3"], side: int) -> bytes:
+def thumbnail(image: UInt8[np.ndarray, "*several h w 3"] | Patches, side: int) -> bytes:
     """Returns a JPEG file of the image, shrunk if its longer side exceeds `side` pixels.
 
     Several images become a strip of at most STRIP of them, each of at most half of that size.
     """
+    if isinstance(image, Patches):
+        image = image.whole()
     if image.ndim == 4:
         chosen = image[evenly_spaced(len(image), min(STRIP, len(image)))]
         image, side = side_by_side(chosen[None])[0], side * len(chosen) // 2

@@ -78,11 +78,16 @@ def export_model(
 
 
 def require_functions(model: LoadedModel) -> None:
-    """Refuses a model that has nothing to export.
+    """Refuses a model that has nothing to export, or whose images have no size of the model's.
 
     Raises:
-      UserError: it was trained with neither of the two losses.
+      UserError: it was trained with neither of the two losses, or takes images as they are.
     """
+    if lengths := model.config.image.sequence_lengths:
+        raise UserError(
+            f"this model takes images as they are (model.image.sequence_lengths={[*lengths]}), and "
+            "an exported model takes images of one size"
+        )
     if not model.config.has_cls and not model.config.captioning:
         raise UserError(
             "this model was trained without the contrastive and the captioning loss: it has no "

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from coca_jax.errors import UserError
 from coca_jax.models import CoCa
 from coca_jax.models.text_decoder import DecoderCache
+from coca_jax.patches import Patches
 
 FLOAT32 = np.finfo(np.float32)
 
@@ -113,7 +114,7 @@ class _Loop:
 def generate(
     model: CoCa,
     params: Any,
-    pixels: Float[Array, "images h w c"],
+    pixels: Float[Array, "images h w c"] | Patches,
     decoding: Decoding,
     method: Method,
     prompt: Prompt | None = None,
@@ -140,7 +141,7 @@ def generate(
       UserError: the length exceeds the model's, or the prompt leaves no room.
     """
     if prompt is None:
-        prompt = Prompt(jnp.full((pixels.shape[0], 1), decoding.bos_id, jnp.int32))
+        prompt = Prompt(jnp.full((len(pixels), 1), decoding.bos_id, jnp.int32))
     prompt_lengths = _checked_lengths(model, decoding, prompt)
     start = method.start(len(prompt_lengths), decoding)
     advance = functools.partial(_advance, decoding, method, prompt_lengths, key, start)
@@ -225,13 +226,13 @@ def restrict(
 def read_prompt(
     model: CoCa,
     params: Any,
-    pixels: Float[Array, "images h w c"],
+    pixels: Float[Array, "images h w c"] | Patches,
     ids: Int[Array, "images p"],
     length: int,
 ) -> tuple[Float[Array, "images p v"], DecoderCache]:
     """Encodes the images and runs their prompts: logits after each token, and the cache."""
     context = apply(model, params, "image_context", pixels)
-    empty = apply(model, params, "empty_cache", pixels.shape[0], length)
+    empty = apply(model, params, "empty_cache", len(pixels), length)
     return apply(model, params, "decode_step", ids, jnp.int32(0), empty, context)
 
 

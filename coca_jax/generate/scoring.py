@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from coca_jax.generate.decoding import Prompt, apply, read_prompt, require
 from coca_jax.models import CoCa
 from coca_jax.models.text_decoder import DecoderCache
+from coca_jax.patches import Patches
 
 
 @struct.dataclass
@@ -25,7 +26,7 @@ class Scores:
 def score(
     model: CoCa,
     params: Any,
-    pixels: Float[Array, "images h w c"],
+    pixels: Float[Array, "images h w c"] | Patches,
     prompt: Prompt,
     candidates: Int[Array, "images k t"] | Int[Array, "k t"],
     lengths: Int[Array, "images k"] | Int[Array, " k"],
@@ -50,7 +51,7 @@ def score(
     Raises:
       UserError: the texts are longer than the model's, or `chunk_size` is less than 1.
     """
-    images, (count, size) = pixels.shape[0], candidates.shape[-2:]
+    images, (count, size) = len(pixels), candidates.shape[-2:]
     require(chunk_size >= 1, "chunk_size", chunk_size, "at least 1")
     total, most = prompt.ids.shape[1] + size, model.config.text.context_length
     require(total <= most, "length of prompt and candidate", total, f"at most the model's, {most}")

@@ -16,6 +16,7 @@ from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, Generated, Method, Prompt, generate, score
 from coca_jax.models import CoCa, attention_maps, normalize_pixels
 from coca_jax.models.int8 import dequantized
+from coca_jax.patches import Patches
 
 STATIC = {
     "caption": ("decoding", "method"),
@@ -60,7 +61,11 @@ class Compiled:
         if len(set(sizes)) > 1 or not sizes[0]:
             raise UserError(f"images and texts should be as many, and at least one; are {sizes}")
         size, padded = sizes[0], self.padded_size(sizes[0])
-        grown = [np.concatenate([a, np.repeat(a[:1], padded - size, axis=0)]) for a in batch]
+
+        def grow(array: np.ndarray) -> np.ndarray:
+            return np.concatenate([array, np.repeat(array[:1], padded - size, axis=0)])
+
+        grown = jax.tree.map(grow, list(batch))  # `Patches` are two arrays
         with self._partitioner.context():
             arrays = self._partitioner.put_whole(grown)
             result = self._functions[name](params, *arrays, *whole, **static)
@@ -215,8 +220,8 @@ class _Functions:
     def _apply(self, method: str, params: Any, *args: Array) -> Array:
         return self._model.apply({"params": params}, *args, method=method)
 
-    def _normalized(self, pixels: Array) -> Array:
-        if pixels.dtype != jnp.uint8:
+    def _normalized(self, pixels: Array | Patches) -> Array | Patches:
+        if jax.tree.leaves(pixels)[0].dtype != jnp.uint8:
             return pixels
         image = self._model.config.image
         return normalize_pixels(pixels, image.mean, image.std)

@@ -24,10 +24,13 @@ from coca_jax.inference.image_files import read_image
 from coca_jax.inference.sources import Source
 from coca_jax.inference.words import mean_by_word
 from coca_jax.models import CoCa, normalize_pixels
+from coca_jax.patches import Patches, of_grid, room, stack
 
 SCORING_BYTES = 2**28  # bytes of logits at a time
 ROUND = 8  # candidates are padded to a multiple of this many tokens, so that few sizes compile
-Pixels = UInt8[np.ndarray, "b *num_images h w 3"] | Float32[np.ndarray, "b *num_images h w 3"]
+Pixels = (
+    UInt8[np.ndarray, "b *num_images h w 3"] | Float32[np.ndarray, "b *num_images h w 3"] | Patches
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,8 @@ class LoadedModel:
     """Model, parameters, tokenizer and preprocessing; takes batches of any size.
 
     Batches are split over the mesh, padded to a power of two per shard so that few sizes compile.
-    Images are uint8 [b, h, w, 3] or normalized float32, as `preprocess` returns them.
+    Images are uint8 [b, h, w, 3] or normalized float32, as `preprocess` returns them; those of a
+    model that takes images as they are, `Patches` of either type.
     """
 
     def __init__(
@@ -72,8 +76,11 @@ class LoadedModel:
 
     def preprocess(
         self, paths: Sequence[str | pathlib.Path], num_frames: int = 1
-    ) -> Float32[np.ndarray, "b *num_frames h w 3"]:
+    ) -> Float32[np.ndarray, "b *num_frames h w 3"] | Patches:
         """Reads image files: resized as the model's configuration says, normalized.
+
+        With `model.image.sequence_lengths` each image has a grid of patches of its own, at most the
+        longest sequence, and they come as `Patches`.
 
         Args:
           paths: of images; or of videos, or folders of their frames.
@@ -89,7 +96,7 @@ class LoadedModel:
 
     def read_images(
         self, paths: Sequence[str | pathlib.Path], num_frames: int = 1
-    ) -> tuple[Float32[np.ndarray, "b *num_frames h w 3"], list[UserError | None]]:
+    ) -> tuple[Float32[np.ndarray, "b *num_frames h w 3"] | Patches, list[UserError | None]]:
         """Reads image files as `preprocess` does, and leaves out those that cannot be read.
 
         Args:
@@ -99,8 +106,16 @@ class LoadedModel:
         Returns:
           The images that could be read, and for each path None, or why it could not; the cause of
           that is an OSError if it was not the content.
+
+        Raises:
+          UserError: several frames, of a model that takes images as they are.
         """
-        size, resizing = self.config.image.pixels, images.Resizing.of(self.config.image)
+        target, resizing = self.config.image.target, images.Resizing.of(self.config.image)
+        if num_frames > 1 and self.config.image.sequence_lengths:
+            raise UserError(
+                f"num_frames={num_frames}: this model takes images as they are, each of its own "
+                "size, and no clips of several frames"
+            )
         rows, errors = [], []
         for path in paths:
             try:
@@ -108,15 +123,13 @@ class LoadedModel:
             except UserError as error:
                 errors.append(error)
                 continue
-            sized = [images.resize_for_evaluation(image, size, resizing) for image in decoded]
+            sized = [images.prepare(image, target, resizing) for image in decoded]
             rows.append(multi_image.stacked(sized))
             errors.append(None)
-        axes = (num_frames,) if num_frames > 1 else ()
-        pixels = np.stack(rows) if rows else np.zeros((0, *axes, *size, 3), np.uint8)
-        normalized = normalize_pixels(
-            jnp.asarray(pixels), self.config.image.mean, self.config.image.std
-        )
-        return np.asarray(normalized), errors
+        pixels = stack(rows) if rows else room(0, target, num_frames)
+        pixels = jax.tree.map(jnp.asarray, pixels)
+        normalized = normalize_pixels(pixels, self.config.image.mean, self.config.image.std)
+        return jax.tree.map(np.asarray, normalized), errors
 
     def tokenize(self, texts: Sequence[str]) -> Int32[np.ndarray, "b l"]:
         """Token ids, padded or cut to the model's text length.
@@ -137,14 +150,14 @@ class LoadedModel:
           UserError: the model was trained without a contrastive loss.
         """
         self._require("contrastive", self.config.has_cls)
+        if isinstance(pixels, Patches) or pixels.ndim == 4:
+            return self._run("encode_image", (pixels,))
         embeddings = self._run("encode_image", (pixels.reshape(-1, *pixels.shape[-3:]),))
-        if pixels.ndim == 4:
-            return embeddings
         means = embeddings.reshape(*pixels.shape[:2], -1).mean(axis=1)
         return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
 
     def image_tokens(self, pixels: Pixels) -> Float32[np.ndarray, "b t d"]:
-        """The image encoder's output: every token of every image."""
+        """The image encoder's output: every token of every image, that of padding included."""
         return self._run("image_tokens", (pixels,))
 
     def encode_text(self, ids: Int[np.ndarray, "b l"]) -> Float32[np.ndarray, "b e"]:
@@ -240,7 +253,8 @@ class LoadedModel:
           UserError: the model has no head, or there are not as many images or texts as it reads.
         """
         self._require("classification", self.config.head is not None)
-        head, num_images = self.config.head, pixels.shape[1] if pixels.ndim == 5 else 1
+        several = not isinstance(pixels, Patches) and pixels.ndim == 5
+        head, num_images = self.config.head, pixels.shape[1] if several else 1
         if num_images != head.num_images:
             raise UserError(
                 f"the model's head reads {head.num_images} images of an example, and these have "
@@ -333,6 +347,8 @@ class LoadedModel:
         self._require("captioning", self.config.captioning)
         ids = self.tokenize(texts)
         maps = self._run("attention_maps", (pixels, ids))
+        if isinstance(pixels, Patches):
+            maps = [of_grid(row, grid) for row, grid in zip(maps, pixels.grid, strict=True)]
         return [mean_by_word(self.tokenizer, *row) for row in zip(ids, maps, strict=True)]
 
     def forget_programs(self) -> None:

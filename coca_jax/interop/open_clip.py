@@ -76,6 +76,7 @@ def require_open_clip(config: CoCaConfig) -> None:
     needed = {
         "model.image.class_token": (config.image.class_token, True),
         "model.image.patch_bias": (config.image.patch_bias, False),
+        "model.image.sequence_lengths": (config.image.sequence_lengths, ()),
         "model.image.pre_norm": (config.image.pre_norm, True),
         "model.text.interleaved": (config.text.interleaved, True),
         "model.text.tie_embeddings": (config.text.tie_embeddings, False),

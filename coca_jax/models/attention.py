@@ -38,7 +38,7 @@ class Attention(nn.Module):
         self,
         x: Float[Array, "b t d"],
         source: Float[Array, "n s c"] | None,
-        mask: Bool[Array, "#b 1 t k"] | None = None,
+        mask: Bool[Array, "#b 1 #t k"] | None = None,
         cache: KeyValues | None = None,
         position: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t w"], KeyValues]:
@@ -104,7 +104,7 @@ def dot_product_attention(
     query: Float[Array, "b t h k"],
     keys: Float[Array, "b s h k"],
     values: Float[Array, "b s h k"],
-    mask: Bool[Array, "#b 1 t s"] | None,
+    mask: Bool[Array, "#b 1 #t s"] | None,
     implementation: str = "xla",
 ) -> Float[Array, "b t h k"]:
     """Dot-product attention by this implementation: `xla`, `cudnn` or `pallas`."""
@@ -119,7 +119,7 @@ def with_even_lengths(
     query: Float[Array, "b t h k"],
     keys: Float[Array, "b s h k"],
     values: Float[Array, "b s h k"],
-    mask: Bool[Array, "#b 1 t s"] | None,
+    mask: Bool[Array, "#b 1 #t s"] | None,
     implementation: str,
 ) -> Float[Array, "b t h k"]:
     """Attention with lengths padded to even numbers, which cuDNN's gradient requires."""
@@ -131,6 +131,7 @@ def with_even_lengths(
 
     lengths = None
     if mask is not None:
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], queries, length))
         mask = jnp.pad(mask, ((0, 0), (0, 0), (0, more), (0, behind)))
     elif behind:
         lengths = jnp.full((batch,), length, jnp.int32)
@@ -158,7 +159,7 @@ def _written(cache: KeyValues, new: KeyValues, position: Int[Array, ""]) -> KeyV
 
 
 def _attend(
-    query: Float[Array, "b t h k"], key_values: KeyValues, mask: Bool[Array, "#b 1 t s"] | None
+    query: Float[Array, "b t h k"], key_values: KeyValues, mask: Bool[Array, "#b 1 #t s"] | None
 ) -> Float[Array, "b t h k"]:
     """Attention of few queries: the cache is read as it lies, and not transposed at every step."""
     size = query.shape[-1]

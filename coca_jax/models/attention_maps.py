@@ -6,16 +6,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from coca_jax.models.coca import CoCa
+from coca_jax.models.config import CoCaConfig
+from coca_jax.models.image_encoder import Pixels
+from coca_jax.patches import Patches
 
 READ = re.compile(r"(cross_attention|pooler/attention)/(query|key)$")  # modules' paths
 
 
 def attention_maps(
-    model: CoCa, params: Any, pixels: Float[Array, "b h w c"], ids: Int[Array, "b t"]
-) -> Float[Array, "b t rows columns"]:
+    model: CoCa, params: Any, pixels: Pixels, ids: Int[Array, "b t"]
+) -> Float[Array, "b t rows columns"] | Float[Array, "b t n"]:
     """Attention from each position of a text to the patches of its image; each map sums to 1.
 
     It is the decoder's cross-attention to the caption pooler's queries, the mean of its heads and
@@ -34,6 +37,10 @@ def attention_maps(
       params: its parameters.
       pixels: normalized images.
       ids: a text for each image; position t predicts token t + 1.
+
+    Returns:
+      Maps of the model's grid; of images with grids of their own, of each patch in row order, 0 at
+      padding.
     """
     kept = {"capture_intermediates": _is_read, "mutable": ["intermediates"]}
     _, state = model.apply({"params": params}, pixels, ids, method="caption_logits", **kept)
@@ -46,11 +53,21 @@ def attention_maps(
     weights = jnp.mean(looks, axis=0)[:, : ids.shape[1]]  # without padding to an even length
     if config.pooler.caption_queries:
         pooler = intermediates["pooler" if config.pooler.kind == "shared" else "caption_pooler"]
-        pooled = _weights(pooler["attention"], config.pooler.num_heads)
+        pooled = _weights(pooler["attention"], config.pooler.num_heads, _mask(pixels, config))
         weights = jnp.einsum("btq,bqn->btn", weights, pooled)
     weights = weights[..., int(config.image.class_token) :]
     weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
-    return weights.reshape(*ids.shape, *config.image.grid)
+    return (
+        weights if isinstance(pixels, Patches) else weights.reshape(*ids.shape, *config.image.grid)
+    )
+
+
+def _mask(pixels: Pixels, config: CoCaConfig) -> Bool[Array, "b n"] | None:
+    """Which of the encoder's tokens are no padding; None: all."""
+    if not isinstance(pixels, Patches):
+        return None
+    first = int(config.image.class_token)
+    return jnp.pad(pixels.mask, ((0, 0), (first, 0)), constant_values=True)
 
 
 def _is_read(module: nn.Module, method: str) -> bool:
@@ -58,7 +75,9 @@ def _is_read(module: nn.Module, method: str) -> bool:
     return method == "__call__" and bool(READ.search("/".join(module.path)))
 
 
-def _weights(attention: dict[str, dict[str, Any]], heads: int) -> Float[Array, "b t s"]:
+def _weights(
+    attention: dict[str, dict[str, Any]], heads: int, mask: Bool[Array, "b s"] | None = None
+) -> Float[Array, "b t s"]:
     """The mean of the heads' attention weights, of an attention layer's captured projections."""
 
     def of_heads(name: str) -> Float[Array, "b s h k"]:
@@ -68,4 +87,7 @@ def _weights(attention: dict[str, dict[str, Any]], heads: int) -> Float[Array, "
 
     query, keys = of_heads("query"), of_heads("key")
     logits = jnp.einsum("bthk,bshk->bhts", query, keys, preferred_element_type=jnp.float32)
-    return jnp.mean(jax.nn.softmax(logits / jnp.sqrt(jnp.float32(query.shape[-1]))), axis=1)
+    logits = logits / jnp.sqrt(jnp.float32(query.shape[-1]))
+    if mask is not None:
+        logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
+    return jnp.mean(jax.nn.softmax(logits), axis=1)

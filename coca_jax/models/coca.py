@@ -12,10 +12,11 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from coca_jax.models.config import CoCaConfig
-from coca_jax.models.image_encoder import ImageEncoder
+from coca_jax.models.image_encoder import ImageEncoder, ImageTokens, Pixels
 from coca_jax.models.layers import partitioned
 from coca_jax.models.poolers import AttentionalPooler
 from coca_jax.models.text_decoder import DecoderCache, TextDecoder, logits
+from coca_jax.patches import Patches
 
 SIGMOID_INITIAL_BIAS = -10.0  # arXiv 2303.15343, section 3.2
 
@@ -88,7 +89,7 @@ class CoCa(nn.Module):
 
     def __call__(
         self,
-        pixels: Float[Array, "b h w c"],
+        pixels: Pixels,
         ids: Int[Array, "rows t"],
         segments: Int[Array, "rows t"] | None = None,
     ) -> CoCaOutput:
@@ -105,7 +106,7 @@ class CoCa(nn.Module):
 
     def _output(
         self,
-        tokens: Float[Array, "images n c"],
+        tokens: ImageTokens,
         ids: Int[Array, "b t"],
         segments: Int[Array, "b t"] | None = None,
     ) -> CoCaOutput:
@@ -139,28 +140,28 @@ class CoCa(nn.Module):
             features = jnp.repeat(features, self.config.num_images, axis=0)
         return self.decoder.multimodal_features(features, context, segments)
 
-    def encode_image(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b e"]:
+    def encode_image(self, pixels: Pixels) -> Float[Array, "b e"]:
         """Image embeddings of unit length, float32."""
         return self._image_embedding(self.image_encoder(pixels))
 
     def embedding_and_context(
-        self, pixels: Float[Array, "b h w c"]
+        self, pixels: Pixels
     ) -> tuple[Float[Array, "b e"], Float[Array, "b n d"]]:
         """What `encode_image` and `image_context` return, by one pass of the encoder."""
         tokens = self.image_encoder(pixels)
         context = self._context(tokens)
         return self._image_embedding(tokens, context), context
 
-    def image_tokens(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b n c2"]:
-        """The tokens of an image that the poolers read, float32."""
-        return self.image_encoder(pixels).astype(jnp.float32)
+    def image_tokens(self, pixels: Pixels) -> Float[Array, "b n c2"]:
+        """The tokens of an image that the poolers read, padding included, float32."""
+        return self.image_encoder(pixels).values.astype(jnp.float32)
 
     def encode_text(self, ids: Int[Array, "b t"]) -> Float[Array, "b e"]:
         """Text embeddings of unit length, float32."""
         return self._text_embedding(self.decoder.unimodal_features(ids)[1])
 
     def caption_logits(
-        self, pixels: Float[Array, "images h w c"], ids: Int[Array, "b t"]
+        self, pixels: Float[Array, "images h w c"] | Patches, ids: Int[Array, "b t"]
     ) -> Float[Array, "b t v"]:
         """Logits over the vocabulary, float32; position t predicts token t + 1.
 
@@ -170,7 +171,7 @@ class CoCa(nn.Module):
             self.decoder.unimodal_features(ids)[0], self.image_context(pixels)
         )
 
-    def image_context(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
+    def image_context(self, pixels: Pixels) -> Float[Array, "b n d"]:
         """The tokens of an image that the decoder's cross-attention reads."""
         return self._context(self.image_encoder(pixels))
 
@@ -188,24 +189,25 @@ class CoCa(nn.Module):
         """A cache for `batch` captions of at most `length` tokens."""
         return self.decoder.empty_cache(batch, length)
 
-    def _context(self, tokens: Float[Array, "b n c"]) -> Float[Array, "b q d"]:
+    def _context(self, tokens: ImageTokens) -> Float[Array, "b q d"]:
         pooler = self.config.pooler
         if not pooler.caption_queries:
-            return tokens
+            return tokens.values
         if pooler.kind == "shared":
-            return self.pooler(tokens, slice(int(self.config.has_cls), None))
-        return self.caption_pooler(tokens)
+            queries = slice(int(self.config.has_cls), None)
+            return self.pooler(tokens.values, queries, mask=tokens.mask)
+        return self.caption_pooler(tokens.values, mask=tokens.mask)
 
     def _image_embedding(
-        self, tokens: Float[Array, "b n c"], context: Float[Array, "b q d"] | None = None
+        self, tokens: ImageTokens, context: Float[Array, "b q d"] | None = None
     ) -> Float[Array, "b e"]:
         kind = self.config.pooler.kind
         if kind == "shared":
-            pooled = self.pooler(tokens, slice(1))
+            pooled = self.pooler(tokens.values, slice(1), mask=tokens.mask)
         elif kind == "cascade" and self.config.multimodal:
             pooled = self.contrastive_pooler(self._context(tokens) if context is None else context)
         else:
-            pooled = self.contrastive_pooler(tokens)
+            pooled = self.contrastive_pooler(tokens.values, mask=tokens.mask)
         embedding = pooled[:, 0]
         if self.config.embed_dim:
             embedding = embedding @ self.image_projection.astype(embedding.dtype)

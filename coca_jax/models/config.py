@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from coca_jax.fields import choice, field, flag, integer, number, row
+from coca_jax.fields import choice, field, flag, integer, number, row, several
+from coca_jax.patches import PatchBudget, Target
 
 PIXELS = integer(1, 2**16)
 WIDTH, LAYERS, HEADS = integer(1, 2**20), integer(1, 10_000), integer(1, 2**16)
@@ -23,10 +24,21 @@ class ImageConfig:
     """The image encoder: a pre-LayerNorm ViT."""
 
     size: int = field(
-        288, "Height of an image in pixels, and its width unless `grid_width` is set.", PIXELS
+        288,
+        "Height of an image in pixels, and its width unless `grid_width` is set. With "
+        "`sequence_lengths`: of the image whose patches have the learned positions.",
+        PIXELS,
     )
     patch: int = field(18, "Height and width of a patch in pixels.", PIXELS)
     grid_width: int = field(0, "Patches across an image; 0: as many as down.", integer(0, 2**16))
+    sequence_lengths: tuple[int, ...] = field(
+        (),
+        "Patches of an image at most; the image keeps its aspect ratio (NaFlex, arXiv 2502.14786). "
+        "Of several lengths each step takes one, at random but equally often, with as many times "
+        "`train.batch_size` images as fit into the longest; evaluations take the longest. Empty: "
+        "all images have one size.",
+        several(integer(1, 2**16)),
+    )
     width: int = field(768, "Size of a token's activations.", WIDTH)
     num_layers: int = field(12, "Transformer layers.", LAYERS)
     num_heads: int = field(12, "Attention heads; they divide `width`.", HEADS)
@@ -75,14 +87,26 @@ class ImageConfig:
         return self.size, self.grid[1] * self.patch if self.grid_width else self.size
 
     @property
+    def target(self) -> Target:
+        """What images are resized to: one size, or at most the longest sequence of patches."""
+        if self.sequence_lengths:
+            return PatchBudget(self.patch, max(self.sequence_lengths))
+        return self.pixels
+
+    @property
     def patches(self) -> int:
-        """Number of patches of an image."""
-        return self.grid[0] * self.grid[1]
+        """Number of patches of an image, padding included; with several lengths, the most."""
+        return max(self.sequence_lengths, default=self.grid[0] * self.grid[1])
 
     @property
     def tokens(self) -> int:
         """Number of tokens of an image: its patches and, if there is one, the class token."""
         return self.patches + self.class_token
+
+    @property
+    def positions(self) -> int:
+        """Number of learned positions: those of `grid` and, if there is one, the class token's."""
+        return self.grid[0] * self.grid[1] + self.class_token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +241,14 @@ class CoCaConfig:
     def pixels(self) -> tuple[int, ...]:
         """Shape of an example's image, [h, w, 3], or of its images, [num_images, h, w, 3]."""
         return (*[self.num_images] * (self.num_images > 1), *self.image.pixels, 3)
+
+    def with_sequence_length(self, length: int | None) -> "CoCaConfig":
+        """The model as it is for images of at most this many patches; None: of one size."""
+        if length is None:
+            return self
+        return dataclasses.replace(
+            self, image=dataclasses.replace(self.image, sequence_lengths=(length,))
+        )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], **derived: Any) -> "CoCaConfig":

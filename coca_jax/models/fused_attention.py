@@ -33,7 +33,7 @@ def fused_attention(
     query: Float[Array, "b t h k"],
     keys: Float[Array, "b s h k"],
     values: Float[Array, "b s h k"],
-    mask: Bool[Array, "#b 1 t s"] | None = None,
+    mask: Bool[Array, "#b 1 #t s"] | None = None,
     interpret: bool = False,
 ) -> Float[Array, "b t h k"]:
     """Multi-head attention as `jax.nn.dot_product_attention` computes it; needs a TPU.
@@ -99,7 +99,7 @@ def _call(kernel, arrays, masks, heads, results, matmuls, interpret: bool) -> Se
     Args:
       kernel: called with `size` of a head and the references of masks, arrays and results.
       arrays: [b, length, width] each.
-      masks: none, or one of [b or 1, 1, t, s].
+      masks: none, or one of [b or 1, 1, t or 1, s].
       heads: how many the width holds.
       results: arrays shaped as the results.
       matmuls: how many of [t, k] x [k, s] the kernel does for each head.

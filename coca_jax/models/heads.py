@@ -6,7 +6,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from coca_jax.models.coca import CoCa, CoCaOutput
 from coca_jax.models.config import CoCaConfig
+from coca_jax.models.image_encoder import ImageTokens
 from coca_jax.models.poolers import AttentionalPooler
+from coca_jax.patches import Patches
 
 
 class PooledClassifier(nn.Module):
@@ -67,7 +69,7 @@ class CoCaClassifier(CoCa):
 
     def __call__(
         self,
-        pixels: Float[Array, "b *num h w c"],
+        pixels: Float[Array, "b *num h w c"] | Patches,
         ids: Int[Array, "b t"],
         prefix_length: Int[Array, " b"] | None = None,
     ) -> CoCaOutput:
@@ -86,7 +88,7 @@ class CoCaClassifier(CoCa):
 
     def classify(
         self,
-        pixels: Float[Array, "b *num h w c"],
+        pixels: Float[Array, "b *num h w c"] | Patches,
         ids: Int[Array, "b t"],
         prefix_length: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b classes"]:
@@ -98,22 +100,26 @@ class CoCaClassifier(CoCa):
             )
         return self._classify(tokens, features, ids, prefix_length)
 
-    def _tokens(self, pixels: Float[Array, "b *num h w c"]) -> Float[Array, "images n c2"]:
-        return self.image_encoder(pixels.reshape(-1, *pixels.shape[-3:]))
+    def _tokens(self, pixels: Float[Array, "b *num h w c"] | Patches) -> ImageTokens:
+        if not isinstance(pixels, Patches):
+            pixels = pixels.reshape(-1, *pixels.shape[-3:])
+        return self.image_encoder(pixels)
 
     def _classify(
         self,
-        tokens: Float[Array, "images n c"],
+        tokens: ImageTokens,
         features: Float[Array, "images t d"] | None,
         ids: Int[Array, "b t"],
         prefix_length: Int[Array, " b"] | None,
     ) -> Float[Array, "b classes"]:
         images = self.config.num_images
         if self.config.head.input == "image":
-            tokens = tokens.reshape(-1, images, *tokens.shape[1:])
+            values, mask = tokens.values, tokens.mask
+            values = values.reshape(-1, images, *values.shape[1:])
             if images > 1:
-                tokens = tokens + self.head_image_positions[None, :, None].astype(tokens.dtype)
-            return self.head(tokens.reshape(tokens.shape[0], 1, -1, tokens.shape[-1]))
+                values = values + self.head_image_positions[None, :, None].astype(values.dtype)
+            values = values.reshape(values.shape[0], 1, -1, values.shape[-1])
+            return self.head(values, None if mask is None else mask[:, None])
         if prefix_length is None:
             mask = ids != self.config.text.pad_id
         else:

@@ -1,8 +1,10 @@
-"""Position embeddings of images at another grid of patches."""
+"""Position embeddings of images at other grids of patches."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from coca_jax.patches import places
 
 Grid = tuple[int, int]  # rows and columns of patches
 
@@ -30,3 +32,36 @@ def resample_positions(
     grid = table[first:].astype(jnp.float32).reshape(*old_grid, width)
     grid = jax.image.resize(grid, (*new_grid, width), "cubic", antialias=True)
     return jnp.concatenate([table[:first], grid.reshape(-1, width).astype(table.dtype)])
+
+
+def positions_at(
+    table: Float[Array, "old d"], base: Grid, grids: Int[Array, "b 2"], length: int
+) -> Float[Array, "b n d"]:
+    """Position embeddings of images with a grid each, interpolated bilinearly from the table.
+
+    An axis that shrinks is smoothed first (antialiasing), as in SigLIP 2 (arXiv 2502.14786, section
+    2.4.2): `jax.image.resize` by "linear", for grids that are known when the program runs. Computed
+    in float32; a grid like the table's takes its embeddings as they are.
+
+    Args:
+      table: an embedding for each patch of the base grid, in row order.
+      base: the table's grid.
+      grids: rows and columns of each image.
+      length: number of patches of an image, in row order; what is behind its grid is padding.
+    """
+    row, column = places(grids, length)
+    by_row = _shares(row, grids[:, :1], base[0])
+    by_column = _shares(column, grids[:, 1:], base[1])
+    shares = (by_row[..., :, None] * by_column[..., None, :]).reshape(*row.shape, -1)
+    return jnp.einsum(
+        "bno,od->bnd", shares, table.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
+    )
+
+
+def _shares(place: Int[Array, "b n"], size: Int[Array, "b 1"], old: int) -> Float[Array, "b n old"]:
+    """What each of `old` places adds to one of `size` places; the kernel is widened to shrink."""
+    scale = old / size.astype(jnp.float32)
+    center = (place + 0.5) * scale - 0.5
+    distance = jnp.abs(center[..., None] - jnp.arange(old, dtype=jnp.float32)[None, None])
+    kernel = jnp.maximum(0.0, 1 - distance / jnp.maximum(scale, 1.0)[..., None])
+    return kernel / jnp.sum(kernel, axis=-1, keepdims=True)

@@ -42,7 +42,7 @@ class Block(nn.Module):
         self,
         x: Float[Array, "b t d"],
         per_layer: tuple[Float[Array, ""], LayerCache | None],
-        mask: Bool[Array, "#b 1 t s"] | None,
+        mask: Bool[Array, "#b 1 #t s"] | None,
         context: Float[Array, "images n c"] | None,
         context_mask: Bool[Array, "b 1 #t n"] | None,
         position: Int[Array, ""] | None,
@@ -102,7 +102,7 @@ class Transformer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        mask: Bool[Array, "#b 1 t s"] | None = None,
+        mask: Bool[Array, "#b 1 #t s"] | None = None,
         context: Float[Array, "images n c"] | None = None,
         context_mask: Bool[Array, "b 1 #t n"] | None = None,
         cache: LayerCache | tuple[LayerCache, ...] | None = None,
@@ -224,8 +224,8 @@ def _cut_out(variables: dict[str, Any], dtype: jnp.dtype) -> dict[str, Any]:
 
 
 def pad_to_even_length(
-    x: Float[Array, "b t d"], mask: Bool[Array, "#b 1 t t"] | None
-) -> tuple[Float[Array, "b t2 d"], Bool[Array, "#b 1 t2 t2"] | None]:
+    x: Float[Array, "b t d"], mask: Bool[Array, "#b 1 #t t"] | None
+) -> tuple[Float[Array, "b t2 d"], Bool[Array, "#b 1 #t2 t2"] | None]:
     """A stream of odd length with one more position, which no other attends to.
 
     cuDNN's attention takes even lengths only, and padding once costs less than in every layer.
@@ -235,6 +235,7 @@ def pad_to_even_length(
         return x, mask
     if mask is None:
         mask = jnp.ones((1, 1, length, length), bool)
+    mask = jnp.broadcast_to(mask, (*mask.shape[:2], length, length))
     last_query, last_key = ((0, 0), (0, 0), (0, 1), (0, 0)), ((0, 0), (0, 0), (0, 0), (0, 1))
     mask = jnp.pad(jnp.pad(mask, last_key), last_query, constant_values=True)
     return jnp.pad(x, ((0, 0), (0, 1), (0, 0))), mask

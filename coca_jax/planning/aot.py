@@ -21,6 +21,7 @@ from coca_jax.distributed.sharding import bytes_per_device
 from coca_jax.errors import UserError
 from coca_jax.losses.distillation import TEACHER_IMAGES, TEACHER_TEXTS
 from coca_jax.models import CoCa, lora
+from coca_jax.patches import PatchBudget, Patches
 from coca_jax.planning import estimate
 from coca_jax.planning.collectives import collectives
 from coca_jax.planning.flops import hardware_flops
@@ -134,7 +135,8 @@ def abstract_batch(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a training batch: uint8 images [b, h, w, 3], int32 texts, counters [b].
 
-    Texts are [b, t], or packed [rows, t].
+    Texts are [b, t], or packed [rows, t]. Images with grids of their own are `Patches`, of the
+    longest sequences.
     """
     rows, packing = config.train.batch_size, config.data.packing
 
@@ -142,6 +144,9 @@ def abstract_batch(
         return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=partitioner.batch)
 
     batch = {"image": array(np.uint8, *model.config.pixels)}
+    if isinstance(target := model.config.image.target, PatchBudget):
+        pixels = array(np.uint8, target.length, target.patch**2 * 3)
+        batch["image"] = Patches(pixels, array(np.int32, 2))
     if packing.texts_per_row == 1:
         batch["text"] = array(np.int32, config.model.text.context_length)
     else:

@@ -222,7 +222,7 @@ def _model_info(service: Service) -> dict[str, Any]:
         "name": served.name,
         "step": served.model.step,
         "image_size": list(config.image.pixels),
-        "resize_mode": config.image.resize_mode,
+        "resize_mode": "native" if config.image.sequence_lengths else config.image.resize_mode,
         "abilities": {name: not missing for name, missing in served.abilities.items()},
         "captioning": PAGE_CAPTIONS,
         "indexed": served.indexed,

@@ -13,10 +13,11 @@ from coca_jax.evaluate.questions import text_behind
 from coca_jax.evaluate.zero_shot import class_embeddings, class_prompts
 from coca_jax.image_search import ImageIndex
 from coca_jax.inference import Caption, LoadedModel
+from coca_jax.patches import Patches, stack
 
 CACHED_LABELS = 64  # sets of labels whose embeddings are kept
 MAX_PROGRAMS = 256  # compiled for options of requests; then all are dropped
-Pixels = UInt8[np.ndarray, "h w 3"]
+Pixels = UInt8[np.ndarray, "h w 3"] | Patches
 
 
 class Key(NamedTuple):
@@ -49,7 +50,7 @@ class Operations:
 
     def embed_image(self, rows: Sequence[Pixels]) -> Float32[np.ndarray, "n e"]:
         """Embeddings of unit length."""
-        return self._model.encode_image(np.stack(rows))
+        return self._model.encode_image(stack(rows))
 
     def embed_text(self, rows: Sequence[str]) -> Float32[np.ndarray, "n e"]:
         """Embeddings of unit length."""
@@ -69,14 +70,14 @@ class Operations:
         elif seed is not None:
             options["seed"] = seed
         self._note("caption", len(rows), prompts, method, options)
-        return self._model.caption(np.stack(pixels), method, prompt=prompts, **options)
+        return self._model.caption(stack(pixels), method, prompt=prompts, **options)
 
     def attention_maps(
         self, rows: Sequence[tuple[Pixels, str]]
     ) -> list[list[tuple[str, Float32[np.ndarray, "r c"]]]]:
         """Maps of the attention for each word of each image's text."""
         pixels, texts = zip(*rows, strict=True)
-        return self._model.attention_maps(np.stack(pixels), texts)
+        return self._model.attention_maps(stack(pixels), texts)
 
     def class_embeddings(
         self, rows: Sequence[None], labels: tuple[str, ...], templates: tuple[str, ...]
@@ -91,7 +92,7 @@ class Operations:
         texts = class_prompts(labels, templates)
         padded = texts + texts[:1] * (_power_of_two(len(texts)) - len(texts))
         self._note("score", len(rows), texts, len(padded))
-        nats = self._model.log_probabilities(np.stack(rows), padded)[:, : len(texts)]
+        nats = self._model.log_probabilities(stack(rows), padded)[:, : len(texts)]
         nats = nats.reshape(len(rows), len(labels), len(templates))
         return np.logaddexp.reduce(nats, axis=-1)
 
@@ -100,7 +101,7 @@ class Operations:
     ) -> Float32[np.ndarray, "n classes"]:
         """The head's logits of its answers."""
         pixels, questions = zip(*rows, strict=True)
-        return self._model.classify(np.stack(pixels), questions)
+        return self._model.classify(stack(pixels), questions)
 
     def answer_by_text(self, rows: Sequence[tuple[Pixels, str]]) -> list[Caption]:
         """The texts that the decoder writes after the questions, with their log-probabilities."""

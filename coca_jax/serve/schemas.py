@@ -234,7 +234,10 @@ class ModelInfo(BaseModel):
     name: str
     step: int | None
     image_size: list[int] = Field(description="Height and width that images are resized to.")
-    resize_mode: str = Field(description="shortest: cut to the center; longest; squash.")
+    resize_mode: str = Field(
+        description="shortest: cut to the center; longest; squash; native: each keeps its aspect "
+        "ratio, within as many patches."
+    )
     abilities: dict[str, bool] = Field(description="By endpoint, such as caption.")
     captioning: dict[str, dict[str, float]] = Field(
         description="Options by method, as the page captions with; programs for them are ready."

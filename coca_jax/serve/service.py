@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
-from coca_jax.data.transforms.images import Resizing, resize_for_evaluation
+from coca_jax.data.transforms.images import Resizing, prepare
 from coca_jax.errors import UserError
 from coca_jax.image_search import ImageIndex
 from coca_jax.inference import LoadedModel
+from coca_jax.patches import Images
 from coca_jax.serve import images
 from coca_jax.serve.batching import Batcher
 from coca_jax.serve.errors import RequestError
@@ -100,7 +100,9 @@ class Service:
     def warm_up(self, report: Callable[[str], None] = lambda line: None) -> None:
         """Compiles programs for all sizes of batches, and for one image what the page asks for."""
         abilities, most = self.served.abilities, self.limits.max_batch
-        image = np.zeros((*self.served.model.config.image.pixels, 3), np.uint8)
+        config = self.served.model.config.image
+        blank = np.zeros((*config.pixels, 3), np.uint8)
+        image = prepare(blank, config.target, Resizing.of(config))
         for size in (*(2**i for i in range((most - 1).bit_length())), most):
             report(f"compiling for batches of {size}")
             if not abilities["embed"]:
@@ -142,7 +144,7 @@ class Service:
                 422, f"a request has at most {self.limits.max_batch} {what}, not {len(rows)}"
             )
 
-    async def pixels(self, sources: Sequence[str | bytes]) -> list[UInt8[np.ndarray, "h w 3"]]:
+    async def pixels(self, sources: Sequence[str | bytes]) -> list[Images]:
         """The images of a request as the model reads them.
 
         Raises:
@@ -159,7 +161,7 @@ class Service:
             raise errors.exceptions[0] from errors
         return [task.result() for task in tasks]
 
-    async def _pixels(self, source: str | bytes, what: str) -> UInt8[np.ndarray, "h w 3"]:
+    async def _pixels(self, source: str | bytes, what: str) -> Images:
         if images.is_url(source):
             if not self.limits.allow_urls:
                 raise RequestError(422, f"{what}: this server takes no URLs; send the file")
@@ -179,11 +181,11 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._decoders, function, *args)
 
-    def _prepare(self, source: str | bytes, what: str) -> UInt8[np.ndarray, "h w 3"]:
+    def _prepare(self, source: str | bytes, what: str) -> Images:
         data = images.from_base64(source, what) if isinstance(source, str) else source
         image = images.decode(data, what, self.limits.max_pixels)
         config = self.served.model.config.image
-        return resize_for_evaluation(image, config.pixels, Resizing.of(config))
+        return prepare(image, config.target, Resizing.of(config))
 
     def close(self) -> None:
         """Finishes what was submitted and ends the threads."""

@@ -53,7 +53,7 @@ class Experiment:
 
     def examples_seen(self, step: int) -> int:
         """The number of examples that the first `step` steps train with."""
-        return step * self.config.train.batch_size
+        return self.stream.batch_sizes.examples_seen(step)
 
 
 def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:
@@ -80,7 +80,7 @@ def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:
     stream = _make_stream(config, model, partitioner)
     data = fingerprint(config.data, stream.make_batch.data_sets)
     require_same_data(data)
-    config = _resolve_epochs(config, stream.mixture.size, stored_steps(saved, data))
+    config = _resolve_epochs(config, stream, stored_steps(saved, data))
     program, file = make_program(config, partitioner), tokenizer_file(config.data)
     warm_start = source and _warm_start(source, config, program, file)
     teacher = find_teacher(config, file)
@@ -104,7 +104,8 @@ def _make_stream(config: ConfigDict, model: CoCaConfig, partitioner: Partitioner
     shard, shards = partitioner.share()
     return make_train_stream(
         config.data,
-        image_size=model.image.pixels,
+        image_size=model.image.target,
+        sequence_lengths=model.image.sequence_lengths,
         resizing=Resizing.of(model.image),
         text_length=config.model.text.context_length,
         batch_size=config.train.batch_size,
@@ -115,12 +116,13 @@ def _make_stream(config: ConfigDict, model: CoCaConfig, partitioner: Partitioner
     )
 
 
-def _resolve_epochs(config: ConfigDict, size: int, steps: int | None) -> ConfigDict:
+def _resolve_epochs(config: ConfigDict, stream: TrainStream, steps: int | None) -> ConfigDict:
     """The configuration with the steps of `train.epochs`, or with `steps` if they are given."""
     if not config.train.epochs:
         return config
     resolved, epochs = ConfigDict(config.to_dict()), config.train.epochs
-    resolved.train.steps = steps or math.ceil(epochs * size / config.train.batch_size)
+    examples = math.ceil(epochs * stream.mixture.size)
+    resolved.train.steps = steps or stream.batch_sizes.steps(examples)
     if steps:
         say(
             f"config.train.epochs={epochs}: the data changed since the run began, so that its "

@@ -6,7 +6,6 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -120,6 +119,7 @@ class _Attempt:
         self.config, self.steps = self.experiment.config, self.experiment.steps
         self.evaluator = Evaluator(self.experiment)
         self.is_first, self.has_peers = jax.process_index() == 0, jax.process_count() > 1
+        self.compiled: dict[tuple, StepFunction] = {}  # by the shapes of a batch
 
     def run(self) -> None:
         """Trains to the last step."""
@@ -135,14 +135,13 @@ class _Attempt:
         with contextlib.closing(self._batches(done)) as batches:
             batch = next(batches)
             self.goodput.start(done)
-            train_step = self._compile(state, batch)
-            self._loop(state, done, train_step, batch, batches)
+            self._start(state, batch)
+            self._loop(state, done, batch, batches)
 
     def _loop(
         self,
         state: TrainState,
         done: int,
-        train_step: StepFunction,
         batch: Batch,
         batches: Iterator[Batch],
     ) -> None:
@@ -158,7 +157,7 @@ class _Attempt:
             for step in range(done + 1, self.steps + 1):
                 due = functools.partial(self._is_due, step)
                 profiler.step(step, metrics)
-                state, metrics = train_step(state, batch)
+                state, metrics = self._step_for(state, batch, watchdog)(state, batch)
                 self.meter.add(step, metrics)
                 watchdog.beat()
                 stopping = self.meter.stopping if self.has_peers else bool(self.stop)
@@ -226,19 +225,38 @@ class _Attempt:
                     batch[STOP] = np.full(len(batch["text"]), bool(self.stop), np.int32)
                 yield teach(partitioner.put_batch(batch))
 
-    def _compile(self, state: TrainState, batch: Batch) -> Any:
-        """Compiles the step, and says what is computed on what."""
-        program, begin = self.experiment.program, time.perf_counter()
+    def _step_for(self, state: TrainState, batch: Batch, watchdog: Watchdog) -> StepFunction:
+        """The step compiled for the shapes of a batch: one for each length of sequences."""
+        if _shapes(batch) not in self.compiled:
+            with self.meter.paused(), watchdog.paused():
+                self._compile(state, batch)
+        return self.compiled[_shapes(batch)]
+
+    def _compile(self, state: TrainState, batch: Batch) -> StepFunction:
+        """Compiles the step for the shapes of a batch."""
         say("compiling the train step")  # minutes for unrolled layers of a large model
         with self.goodput.spent("compile"):
-            compiled = program.compile(state, batch, self.config.compiler_options)
+            compiled = self.experiment.program.compile(state, batch, self.config.compiler_options)
+        self.compiled[_shapes(batch)] = compiled
+        return compiled
+
+    def _work(self, step: int) -> tuple[int, int]:
+        """Examples of a step by its number, and the FLOPs of training with them."""
+        sizes, model = self.experiment.stream.batch_sizes, self.experiment.program.model.config
+        size, length = sizes.size(step - 1), sizes.length(step - 1)
+        model = model.with_sequence_length(length)
+        return size, size * training_flops(model, self.config.data.packing)
+
+    def _start(self, state: TrainState, batch: Batch) -> None:
+        """Compiles the first step, and says what is computed on what."""
+        program, begin = self.experiment.program, time.perf_counter()
+        compiled = self._compile(state, batch)
         seconds = time.perf_counter() - begin
         peak, rule = peak_flops(program.partitioner.mesh.size)
         data_sets = self.experiment.stream.make_batch.data_sets
         self.meter = MetricAccumulator(
-            self.config.train.batch_size,
+            self._work,
             self.config.data.max_bad_share,
-            training_flops(program.model.config, self.config.data.packing),
             peak,
             self.experiment.stream.worst_shards,
             sum(note.count for d in data_sets for note in d.source.notes if note.lost),
@@ -253,3 +271,8 @@ class _Attempt:
             workdir, silent = self.experiment.workdir, not self.is_first
             with Recorder(workdir, self.steps, step, silent, self.config.metrics) as recorder:
                 self.evaluator.run(step, state, recorder, evaluations)
+
+
+def _shapes(batch: Batch) -> tuple[tuple[int, ...], ...]:
+    """What a step is compiled for."""
+    return tuple(array.shape for array in jax.tree.leaves(batch))

@@ -21,9 +21,8 @@ class MetricAccumulator:
 
     def __init__(
         self,
-        batch_size: int,
+        work: Callable[[int], tuple[int, int]],
         max_bad_share: float,
-        flops_per_example: int,
         peak_flops: float,
         worst_shards: Callable[[], str] = str,
         left_out: int = 0,
@@ -31,23 +30,29 @@ class MetricAccumulator:
         """Sets what the measurements are relative to.
 
         Args:
-          batch_size: examples a step.
+          work: the examples of a step, and the FLOPs of training with them, by its number.
           max_bad_share: of the examples between two log points that may have been bad.
-          flops_per_example: of training.
           peak_flops: FLOP/s that could be done.
           worst_shards: says where most bad examples were.
           left_out: samples and files of the data sets that are in no record.
         """
-        self._batch_size, self._max_bad_share = batch_size, max_bad_share
+        self._work, self._max_bad_share, self._peak = work, max_bad_share, peak_flops
         self._worst_shards, self._left_out = worst_shards, left_out
-        self._utilization = flops_per_example / peak_flops
         self.stopping = False  # whether a process was asked to stop, in a step that is done
         self._pending: list[tuple[int, Metrics]] = []
         self.restart()
 
     def restart(self) -> None:
         """Restarts the clock, after work that is not training."""
-        self._begin, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        self._begin, self._waited = time.perf_counter(), 0.0
+        self._steps = self._examples = self._flops = 0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context whose time is not training."""
+        begin = time.perf_counter()
+        yield
+        self._begin += time.perf_counter() - begin
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -63,7 +68,10 @@ class MetricAccumulator:
         that was asked for, and let the progress run ahead of the device.
         """
         self._pending.append((step, metrics))
+        examples, flops = self._work(step)
         self._steps += 1
+        self._examples += examples
+        self._flops += flops
         if len(self._pending) > AHEAD:
             self._look(jax.block_until_ready(self._pending[-1 - AHEAD][1]))
 
@@ -80,21 +88,20 @@ class MetricAccumulator:
             _check_finite(step, metrics)
             self._look(metrics)
         seconds = time.perf_counter() - self._begin
-        rate = self._steps * self._batch_size / seconds
         values = {name: float(value) for name, value in fetched[-1][1].items() if name != STOP}
         replaced = {
             kind: float(sum(metrics[kind] for _, metrics in fetched))
             for kind in ERROR_KINDS
             if kind in values
         }
-        self._check_share(replaced, len(fetched) * self._batch_size)
+        self._check_share(replaced, sum(self._work(step)[0] for step, _ in fetched))
         if CUT_TEXT in values:
             values[CUT_TEXT] = float(sum(metrics[CUT_TEXT] for _, metrics in fetched))
         values |= replaced | {
-            "examples_per_second": rate,
+            "examples_per_second": self._examples / seconds,
             "step_seconds": seconds / self._steps,
             "data_wait_share": self._waited / seconds,
-            "mfu": rate * self._utilization,
+            "mfu": self._flops / seconds / self._peak,
         }
         if self._left_out:
             values["left_out"] = float(self._left_out)

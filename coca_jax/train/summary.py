@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from coca_jax.accelerators import compiler_options
+from coca_jax.data.batch_sizes import BatchSizes
 from coca_jax.data.from_config import sections
 from coca_jax.data.pipeline import TrainStream
 from coca_jax.distributed.sharding import bytes_per_device
@@ -48,7 +49,8 @@ def describe(
         **({} if state.frozen is None else {"trained": _trained(state, counts)}),
         "data": _data(config, experiment.stream),
         **({"classes": _classes(config.head.classes)} if config.head.classes else {}),
-        "batch": f"{config.train.batch_size} pairs a step, {config.train.steps:,} steps",
+        "batch": f"{_pairs(experiment.stream.batch_sizes)} pairs a step, "
+        f"{config.train.steps:,} steps",
         "memory": f"{bytes_per_device(state) / GIB:.3f} GiB of state, "
         f"{_temporary(compiled)} a device",
         "compiled": f"in {seconds:.1f} s",
@@ -72,10 +74,20 @@ def _classes(names: Sequence[str]) -> str:
     return "; ".join([f"{len(names):,}", *twice])
 
 
+def _pairs(sizes: BatchSizes) -> str:
+    """The pairs of a step; of several lengths of sequences, of each."""
+    if not sizes.lengths:
+        return str(sizes.batch_size)
+    of_length = {sizes.length(step): sizes.size(step) for step in range(len(sizes.lengths))}
+    return ", ".join(
+        f"{size} ({length} patches)" for length, size in sorted(of_length.items(), reverse=True)
+    )
+
+
 def _data(config: ConfigDict, stream: TrainStream) -> str:
     """The data sets and their sizes, and below them the notes of their readers."""
     train, size = config.data.train, stream.mixture.size
-    epochs = config.train.steps * config.train.batch_size / size
+    epochs = stream.batch_sizes.examples_seen(config.train.steps) / size
     names = ", ".join(config.data.sources) or train.path or f"{train.name}/{train.split}"
     lines = [f"{names}, {size:,} examples, {epochs:.1f} epochs"]
     for name, part in zip(sections(config.data), stream.make_batch.data_sets, strict=True):

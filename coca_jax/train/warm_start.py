@@ -363,7 +363,7 @@ def _read_as(
     """A parameter as it has to be stored to be of use."""
     shape = wanted.shape
     if name == POSITIONS and old.image.class_token == new.image.class_token:
-        shape = (old.image.tokens, *shape[1:])
+        shape = (old.image.positions, *shape[1:])
     if name == TEXT_POSITIONS:
         shape = (old.text.context_length + old.has_cls, *shape[1:])
     return jax.ShapeDtypeStruct(shape, wanted.dtype, sharding=wanted.sharding)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from memory_source import MemorySource, record
 
+from coca_jax.data.batch_sizes import BatchSizes
 from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.examples import BatchMaker, DataError, DataSet
 from coca_jax.data.mixture import Mixture
@@ -36,7 +37,9 @@ def draw(refs, rngs):
 def stream(batch_size=4, seed=0, make_batch=draw, sizes=ALONE, **options):
     mixture = Mixture(sizes, {name: float(len(sizes) > 1) for name in sizes}, seed)
     options = {"threads": 2} | options
-    return TrainStream(mixture, make_batch, batch_size=batch_size, seed=seed, **options)
+    return TrainStream(
+        mixture, make_batch, batch_sizes=BatchSizes(batch_size), seed=seed, **options
+    )
 
 
 def take(batches, count):
@@ -112,7 +115,7 @@ def slow(refs, rngs):
 if __name__ == "__main__":
     os.setpgrp()
     mixture = Mixture({"": 4000}, {"": 0.0}, 0)
-    stream = TrainStream(mixture, slow, batch_size=4, seed=0, threads=1, workers=2)
+    stream = TrainStream(mixture, slow, batch_sizes=BatchSizes(4), seed=0, threads=1, workers=2)
     batches = stream.batches()
     workers = {int(next(batches)["worker"][0]) for _ in range(2)}
     for number in (signal.SIGINT, signal.SIGTERM):

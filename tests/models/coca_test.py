@@ -213,13 +213,14 @@ def test_patch_dropout_keeps_the_class_token():
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     tokens, params = jax.jit(encoder.init_with_output)(rngs, pixels)
     params = nn.meta.unbox(params)
-    assert tokens.shape == (1, 1 + 4, 32)
-    assert encoder.apply(params, pixels).shape == (1, 1 + 8, 32)
+    assert tokens.values.shape == (1, 1 + 4, 32)
+    assert encoder.apply(params, pixels).values.shape == (1, 1 + 8, 32)
 
     @jax.jit
     def used(params, key):
         """Which rows of the positions have a part in the result."""
-        total = lambda p: jnp.sum(jnp.sin(encoder.apply(p, pixels, rngs={"dropout": key})))  # noqa: E731
+        encode = functools.partial(encoder.apply, rngs={"dropout": key})
+        total = lambda p: jnp.sum(jnp.sin(encode(p, pixels).values))  # noqa: E731
         return jnp.any(jax.grad(total)(params)["params"]["positions"] != 0, axis=1)
 
     rows = np.stack([used(params, jax.random.key(seed)) for seed in range(5)])

@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 
 from coca_jax.inference import LoadedModel
+from coca_jax.models import ImageConfig
 from coca_jax.serve import connections
 from coca_jax.serve import server as serving
 from coca_jax.serve.app import make_app
@@ -24,7 +25,7 @@ from coca_jax.serve.service import Served, Service
 class Model(LoadedModel):
     """Embeds texts, once `ready` is set."""
 
-    image = types.SimpleNamespace(pixels=(32, 32), resize_mode="shortest")
+    image = ImageConfig(size=32, patch=16)
     config = types.SimpleNamespace(has_cls=True, captioning=False, head=None, image=image)
     step, classes, params = 0, (), {"logit_scale": np.zeros(())}
 

@@ -21,12 +21,13 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 SERVER = """
 import time, types
 import numpy as np
+from coca_jax.models import ImageConfig
 from coca_jax.serve import server, service
 from coca_jax.serve.limits import Limits
 from coca_jax.serve.service import Served, Service
 
 class Model:
-    image = types.SimpleNamespace(pixels=(32, 32), resize_mode="shortest")
+    image = ImageConfig(size=32, patch=16)
     config = types.SimpleNamespace(has_cls=True, captioning=False, head=None, image=image)
     step, classes, params = 0, (), {"logit_scale": np.zeros(())}
     def tokenize(self, texts):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from coca_jax.config import default_config
+from coca_jax.data.batch_sizes import BatchSizes
 from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.sources import Note
 from coca_jax.train.metric_accumulator import MetricAccumulator
@@ -20,6 +21,7 @@ def test_what_readers_noted_is_said_below_the_data(names):
     config.data.sources = {name: {"weight": 1.0} for name in names}
     parts = [types.SimpleNamespace(source=types.SimpleNamespace(notes=NOTES))] * max(1, len(names))
     stream = mock.Mock(spec=TrainStream)
+    stream.batch_sizes = BatchSizes(10)
     stream.mixture = types.SimpleNamespace(size=1000)
     stream.make_batch = types.SimpleNamespace(data_sets=parts)
     first, *lines = _data(config, stream).split("\n")
@@ -30,6 +32,6 @@ def test_what_readers_noted_is_said_below_the_data(names):
 
 @pytest.mark.parametrize("left_out", [0, 7])
 def test_what_readers_left_out_is_a_metric(left_out):
-    meter = MetricAccumulator(8, 0.2, 1, 1.0, left_out=left_out)
+    meter = MetricAccumulator(lambda step: (8, 8), 0.2, 1.0, left_out=left_out)
     meter.add(1, {"loss": jnp.float32(1.0)})
     assert meter.read().get("train/left_out", 0) == left_out

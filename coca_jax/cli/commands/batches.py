@@ -99,7 +99,7 @@ def _compute(options: argparse.Namespace, source: Any, parts: list, task: Any, o
                 parts,
                 task,
                 output,
-                image.pixels,
+                image.target,
                 resizing=Resizing.of(image),
                 batch_size=options.batch_size,
                 threads=options.threads or min(16, os.cpu_count() or 1),

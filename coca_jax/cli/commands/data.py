@@ -23,7 +23,7 @@ def data_inspect(options: argparse.Namespace) -> None:
     model = model_config(config)
     result = inspect(
         config.data,
-        image_size=model.image.pixels,
+        image_size=model.image.target,
         resizing=Resizing.of(model.image),
         text_length=model.text.context_length,
         seed=config.seed,

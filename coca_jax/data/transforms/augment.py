@@ -15,6 +15,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from coca_jax.data.transforms import crops, images, multi_image
 from coca_jax.errors import UserError
+from coca_jax.patches import PatchBudget, Target
 
 MAX_MAGNITUDE = 30  # of RandAugment
 GRAY = (128, 128, 128)  # fills what an operation moves into the image
@@ -31,7 +32,8 @@ class Augment:
     Crop, flip, color jitter and RandAugment, in this order; steps that are off draw nothing.
 
     Attributes:
-      image_size: height and width in pixels.
+      image_size: height and width in pixels, or a budget of patches, by which each image has a size
+        of its own.
       min_crop_area: least share of the image in a random crop; 1.0 crops as in evaluation.
       flip: whether half of the images are mirrored.
       color_jitter: of brightness, contrast, saturation (x: a factor in [max(0, 1 - x), 1 + x]) and
@@ -46,7 +48,7 @@ class Augment:
       UserError: an option has another value.
     """
 
-    image_size: tuple[int, int]
+    image_size: Target
     min_crop_area: float = 1.0
     flip: bool = False
     color_jitter: Sequence[Number] = (0.0, 0.0, 0.0, 0.0)
@@ -60,7 +62,7 @@ class Augment:
     @property
     def least_side(self) -> int | None:
         """The shorter side to which an image may be reduced such that no crop is enlarged."""
-        if self.min_crop_area >= 1:
+        if self.min_crop_area >= 1 or isinstance(self.image_size, PatchBudget):
             return None
         height, width = self.image_size
         # The flattest crop of the smallest area is 4/3 times as wide for its height as the target.

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from coca_jax.data.transforms import images, jpeg
+from coca_jax.patches import PatchBudget, Target, size_of
 
 FACTORS = (8, 4, 2)  # by which JPEGs can be reduced
 
@@ -31,21 +32,21 @@ class Crop(NamedTuple):
 
 def decode_random_crop(
     data: bytes,
-    size: tuple[int, int],
+    target: Target,
     min_area: float,
     rng: np.random.Generator,
     least_side: int | None = None,
-) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
+) -> UInt8[np.ndarray, "h2 w2 3"]:
     """A random crop of an image file, as `random_resized_crop` makes it of the decoded image.
 
     Of most JPEGs only what the crop needs is decoded: no rows below it, and at 1/2, 1/4 or 1/8 of
-    its size if the crop is still at least as large as `size`. The pixels are the same, unless the
-    crop is reduced: then it is made of means of squares of 2, 4 or 8 pixels, and its edges are
+    its size if the crop is still at least as large as its target. The pixels are the same, unless
+    the crop is reduced: then it is made of means of squares of 2, 4 or 8 pixels, and its edges are
     rounded to whole squares.
 
     Args:
       data: the file.
-      size: height and width in pixels.
+      target: height and width in pixels, or a budget of patches.
       min_area: the least share of the image's area.
       rng: gives every random draw.
       least_side: of other files, which are decoded whole; see `images.decode`.
@@ -55,8 +56,9 @@ def decode_random_crop(
     """
     header = _plain_header(data)
     if header is None:
-        return random_resized_crop(images.decode(data, least_side), size, min_area, rng)
-    crop = random_crop((header.height, header.width), size, min_area, rng)
+        return random_resized_crop(images.decode(data, least_side), target, min_area, rng)
+    crop = random_crop((header.height, header.width), target, min_area, rng)
+    size = size_of(target, crop.height, crop.width)
     factor = reduction(crop, size)
     pixels = jpeg.decode_rows(data, header, crop.top + crop.height, factor)
     if pixels is None:
@@ -66,34 +68,35 @@ def decode_random_crop(
 
 def random_resized_crop(
     image: UInt8[np.ndarray, "h w 3"],
-    size: tuple[int, int],
+    target: Target,
     min_area: float,
     rng: np.random.Generator,
-) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
-    """A random part of at least about `min_area` of the image, stretched to `size` (height, width).
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """A random part of at least about `min_area` of the image, stretched to its target size.
 
     See `random_crop` for which part it is.
     """
-    height, width, _ = image.shape
-    return _resize(image, random_crop((height, width), size, min_area, rng), size)
+    crop = random_crop(image.shape[:2], target, min_area, rng)
+    return _resize(image, crop, size_of(target, crop.height, crop.width))
 
 
 def random_crop(
-    shape: tuple[int, int], size: tuple[int, int], min_area: float, rng: np.random.Generator
+    shape: tuple[int, int], target: Target, min_area: float, rng: np.random.Generator
 ) -> Crop:
     """Draws a part of an image.
 
     The area is uniform in [min_area, 1] and the aspect ratio log-uniform in [3/4, 4/3] times that
-    of `size`, as in Szegedy et al. 2014 (https://arxiv.org/abs/1409.4842) for squares; sides too
-    long are cut to the image's.
+    of the target, as in Szegedy et al. 2014 (https://arxiv.org/abs/1409.4842) for squares; sides
+    too long are cut to the image's. A budget of patches has the image's own aspect ratio.
 
     Args:
       shape: height and width of the image.
-      size: height and width to which the part will be stretched.
+      target: height and width to which the part will be stretched, or a budget of patches.
       min_area: the least share of the image's area.
       rng: gives every random draw.
     """
     height, width = shape
+    size = shape if isinstance(target, PatchBudget) else target
     side = math.sqrt(height * width * rng.uniform(min_area, 1))
     stretch = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)) / 2)
     stretch *= math.sqrt(size[1] / size[0])

@@ -23,6 +23,7 @@ from coca_jax.data.transforms.image_headers import (
     orientation,
     read_png,
 )
+from coca_jax.patches import Images, PatchBudget, Target, ready, size_of
 
 # Callers decode in threads of their own; OpenCV's pool would compete with these.
 cv2.setNumThreads(0)
@@ -131,15 +132,18 @@ def read_size(data: bytes) -> tuple[int, int]:
 
 
 def resize_for_evaluation(
-    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], resizing: Resizing = COVERING
-) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
-    """The image at the model's size (height, width), scaled by Pillow.
+    image: UInt8[np.ndarray, "h w 3"], target: Target, resizing: Resizing = COVERING
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The image at the model's size, scaled by Pillow.
 
     The same pixels as OpenCLIP's evaluation: torchvision's `Resize` and `CenterCrop`, and
-    OpenCLIP's `ResizeKeepRatio` and `CenterCropOrPad`, which round instead of cutting off.
+    OpenCLIP's `ResizeKeepRatio` and `CenterCropOrPad`, which round instead of cutting off. A size
+    of the image's own, of whole patches, is as near to its aspect ratio as it can be: the image is
+    stretched to it, whatever the mode.
     """
+    size = size_of(target, *image.shape[:2])
     resample = _FILTERS[resizing.interpolation]
-    if resizing.mode == "squash":
+    if resizing.mode == "squash" or isinstance(target, PatchBudget):
         return np.array(Image.fromarray(image).resize(size[::-1], resample))
     if resizing.mode == "longest":
         return _fitted(image, size, resample, resizing.fill_color)
@@ -155,6 +159,13 @@ def resize_for_evaluation(
     top, left = (round((r - s) / 2) for r, s in zip(resized, size, strict=True))
     scaled = Image.fromarray(image).resize(resized[::-1], resample)
     return np.array(scaled.crop((left, top, left + size[1], top + size[0])))
+
+
+def prepare(
+    image: UInt8[np.ndarray, "h w 3"], target: Target, resizing: Resizing = COVERING
+) -> Images:
+    """The image as a model reads it: resized, and cut into patches if it has a size of its own."""
+    return ready(resize_for_evaluation(image, target, resizing), target)
 
 
 def _fitted(

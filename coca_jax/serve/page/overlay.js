@@ -5,7 +5,7 @@ const SHADE = 0.8; // of what gets no attention
 
 // The part of an image that the model sees, in pixels of the image.
 export function seen(width, height, { image_size: [rows, columns], resize_mode: mode }) {
-  if (mode === "squash") return { x: 0, y: 0, width, height };
+  if (mode === "squash" || mode === "native") return { x: 0, y: 0, width, height };
   const pick = mode === "longest" ? Math.max : Math.min;
   const scale = pick(width / columns, height / rows);
   const size = { width: columns * scale, height: rows * scale };
