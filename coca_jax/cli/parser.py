@@ -49,6 +49,7 @@ HELP = {
     "data_convert": "Convert Parquet files to a TFDS data set, which allows random access.",
     "data_convert_annotations": "Convert published annotation files to a table to train on.",
     "data_answer_vocab": "Write the common answers in tables of questions, as classes for a head.",
+    "data_neighborhoods": "Order training records so that similar images are drawn together.",
     "data_deduplicate": "List the training images that look like an image of an evaluation.",
     "convert": "Convert weights from or to another project, or to another type.",
     "average": "Average the parameters of several models or checkpoints.",
@@ -216,6 +217,18 @@ def _add_data(add: Add) -> None:
         "--examples", type=int, default=10_000_000, help="read at most this many captions"
     )
     command.add_argument("output", type=path, metavar="OUT.model", help="file to write")
+    command = add("neighborhoods", data.data_neighborhoods, "config")
+    command.add_argument(
+        "--source", default="", help="data set in data.sources; default: data.train"
+    )
+    command.add_argument(
+        "--embeddings",
+        type=path,
+        required=True,
+        metavar="DIR",
+        help="folder that coca embed wrote of the data set",
+    )
+    command.add_argument("output", type=path, metavar="OUT.npy", help="file to write")
     command = add("deduplicate", data.data_deduplicate, "config")
     command.add_argument(
         "--source", default="", help="data set in data.sources; default: data.train"

@@ -32,7 +32,14 @@ SHOWN = 3  # differences or errors that are named
 # Paths of data: they may change if a fingerprint of the data is kept.
 PLACES = tuple(
     f"data.train.{name}"
-    for name in ("path", "class_names", "exclude_list", "captions_from", "fields_from")
+    for name in (
+        "path",
+        "class_names",
+        "exclude_list",
+        "captions_from",
+        "fields_from",
+        "neighborhoods",
+    )
 )
 
 

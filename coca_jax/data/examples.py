@@ -37,6 +37,7 @@ class DataSet(NamedTuple):
     make_caption: CaptionMaker
     augment: Augment
     excluded: Any = ()  # int64 [n], sorted: records that are never used
+    order: Any = ()  # int64 [n], all records, neighbors next to each other; empty: there is none
 
 
 class DataError(NamedTuple):
@@ -213,7 +214,7 @@ class BatchMaker:
 
         Whatever a reader raises for a damaged record makes it a bad example.
         """
-        source, make_caption, _, excluded = self.data_sets[ref.source]
+        source, make_caption, _, excluded, _ = self.data_sets[ref.source]
         try:
             if len(excluded) and contains(excluded, ref.index):
                 return BadExample("filtered_duplicate")

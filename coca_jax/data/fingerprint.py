@@ -72,11 +72,15 @@ def _other_parts(data_set: DataSet) -> Iterator[Shard]:
         yield Shard("names of classes", len(text), len(names), f"{zlib.crc32(text):08x}")
     if isinstance(data_set.source, JoinedSource):
         yield from data_set.source.joined_parts()
-    if len(data_set.excluded):
-        content = np.asarray(data_set.excluded, np.int64).tobytes()
-        yield Shard(
-            "exclude_list", len(content), len(data_set.excluded), f"{zlib.crc32(content):08x}"
-        )
+    yield from _list("exclude_list", data_set.excluded)
+    yield from _list("neighborhoods", data_set.order)
+
+
+def _list(name: str, numbers: Any) -> Iterator[Shard]:
+    """A list of record numbers as a shard; none if it is empty."""
+    if len(numbers):
+        content = np.asarray(numbers, np.int64).tobytes()
+        yield Shard(name, len(content), len(numbers), f"{zlib.crc32(content):08x}")
 
 
 def _differences(old: Sequence[Shard], new: Sequence[Shard]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.examples import BatchMaker, DataSet
 from coca_jax.data.exclude_list import read_list
 from coca_jax.data.mixture import Mixture
+from coca_jax.data.neighborhoods import read_order
 from coca_jax.data.options import DataConfig, TrainDataConfig, data_config, section_key
 from coca_jax.data.packing import packing_errors
 from coca_jax.data.pipeline import TrainStream
@@ -145,22 +146,24 @@ def make_data_sets(
     """Opens the data sets of the mixture, with what becomes of their records; by name.
 
     Raises:
-      UserError: names the one that cannot be opened, or whose `exclude_list` cannot be read.
+      UserError: names the one that cannot be opened, or whose `exclude_list` or `neighborhoods`
+        cannot be read.
     """
     data_sets = {}
     sources = open_sources(data)
     for name, options in data.data_sets().items():
-        source, excluded = sources[name], ()
-        if options.exclude_list:
+        source, lists = sources[name], {"exclude_list": (), "neighborhoods": ()}
+        for key, read in (("exclude_list", read_list), ("neighborhoods", read_order)):
             try:
-                excluded = read_list(options.exclude_list, len(source))
+                if path := getattr(options, key):
+                    lists[key] = read(path, len(source))
             except UserError as error:
-                raise UserError(f"config.{section_key(name)}.exclude_list: {error}") from error
+                raise UserError(f"config.{section_key(name)}.{key}: {error}") from error
         data_sets[name] = DataSet(
             source,
             CaptionMaker(**_values(options, CAPTION_OPTIONS), data_set=name),
             Augment(image_size, **_values(options, AUGMENT_OPTIONS), resizing=resizing),
-            excluded,
+            *lists.values(),
         )
     return data_sets
 
@@ -216,7 +219,12 @@ def make_train_stream(
     data_sets = make_data_sets(data, image_size, resizing)
     _check_classes(data, data_sets, classes)
     sizes = {name: len(data_set.source) for name, data_set in data_sets.items()}
-    mixture = Mixture(sizes, weights(data), seed)
+    orders = {
+        name: (data_set.order, data.data_sets()[name].neighborhood_size)
+        for name, data_set in data_sets.items()
+        if len(data_set.order)
+    }
+    mixture = Mixture(sizes, weights(data), seed, orders)
     if mixture.size < process_count:
         raise UserError(
             f"config.data: {mixture.size} examples are fewer than the {process_count} processes "

@@ -12,10 +12,12 @@ data set, and does not give a record's epoch, which captions in turn need.
 import math
 import zlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from coca_jax.data.neighborhoods import NeighborhoodOrder
 from coca_jax.errors import UserError
 
 PERIOD = 1000  # consecutive indices among which every data set has exactly its share
@@ -40,20 +42,31 @@ class Mixture:
       sizes: numbers of records, by name of the data set.
       weights: of the data sets, by name; all of them 0: by their sizes.
       seed: of the order.
+      neighborhoods: (order, size) of data sets whose records are drawn with their neighbors, by
+        name; see `coca_jax.data.neighborhoods`.
 
     Raises:
       UserError: a data set is empty, or its share is less than half a thousandth.
     """
 
-    def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float], seed: int):
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        weights: Mapping[str, float],
+        seed: int,
+        neighborhoods: Mapping[str, tuple[np.ndarray, int]] = MappingProxyType({}),
+    ):
         import grain
 
         if empty := [name for name, size in sizes.items() if size < 1]:
             raise UserError(f"data set {empty[0]!r} has no records")
         self.size = sum(sizes.values())
         # A single data set has the name "": its order is that of the seed alone.
+        seeds = {name: (seed + zlib.crc32(name.encode())) % 2**32 for name in sizes}
         self._orders = [
-            grain.MapDataset.range(size).seed((seed + zlib.crc32(name.encode())) % 2**32).shuffle()
+            NeighborhoodOrder(*neighborhoods[name], seeds[name])
+            if name in neighborhoods
+            else grain.MapDataset.range(size).seed(seeds[name]).shuffle()
             for name, size in sizes.items()
         ]
         self._sizes = list(sizes.values())

@@ -140,6 +140,16 @@ class TrainDataConfig(SourceConfig):
         fields.path(),
         resumable=True,
     )
+    neighborhoods: str = field(
+        "",
+        "An order of the records that `coca data neighborhoods` wrote: records whose images look "
+        "alike are drawn together, as hard negatives of each other. Empty: at random.",
+        fields.path(),
+        resumable=True,
+    )
+    neighborhood_size: int = field(
+        8, "Records of a neighborhood, which are drawn together.", fields.integer(2, 2**20)
+    )
     min_crop_area: float = field(
         1.0,
         "The smallest share of an image that a random crop keeps. 1: images are resized and "

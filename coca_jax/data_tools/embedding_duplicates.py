@@ -50,7 +50,7 @@ def deduplicate_by_embeddings(
     tables = [_whole(results) for results in others]
     rows, compared = [], 0
     rows_at_a_time = max(1, BLOCK_BYTES // (4 * max(1, *(len(table) for _, table in tables))))
-    for numbers, vectors in _of_source(source, train, rows_at_a_time):
+    for numbers, vectors in of_source(source, train, rows_at_a_time):
         compared += len(numbers)
         for results, (indices, table) in zip(others, tables, strict=True):
             rows += _near(numbers, vectors, results.folder, indices, table, similarity)
@@ -71,7 +71,7 @@ def _whole(results: Results) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarra
     return np.concatenate([n for n, _ in parts]), np.concatenate([e for _, e in parts])
 
 
-def _of_source(
+def of_source(
     source: Source, results: Results, size: int
 ) -> Iterator[tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, "n e"]]]:
     """Yields embeddings and the numbers of their records in the source, up to `size` rows."""

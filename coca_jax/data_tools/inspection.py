@@ -154,7 +154,7 @@ def _of_stages(
     clock, captions, reasons = _Clock(), [], {}
     for number in range(examples):
         ref, rng = stream.mixture[number], np.random.default_rng((seed, number))
-        source, make_caption, augment, _ = stream.make_batch.data_sets[ref.source]
+        source, make_caption, augment, *_ = stream.make_batch.data_sets[ref.source]
         try:
             with clock.measure("read"):
                 record = source[ref.index]

@@ -87,6 +87,15 @@ def data_answer_vocab(options: argparse.Namespace) -> None:
     )
 
 
+def data_neighborhoods(options: argparse.Namespace) -> None:
+    """Writes an order of the training records in which similar images are next to each other."""
+    from coca_jax.config import build
+    from coca_jax.data_tools.neighborhoods import write_neighborhoods
+
+    config = build(checked_config(options))
+    print(write_neighborhoods(config.data, options.source, options.embeddings, options.output))
+
+
 def data_deduplicate(options: argparse.Namespace) -> None:
     """Writes a list of the training images that look like an image of an evaluation."""
     from coca_jax.config import build
