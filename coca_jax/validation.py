@@ -103,7 +103,8 @@ def _batch_errors(config: Config, shape: dict[str, int]) -> Iterator[str]:
         return
     axes = rules["batch"] or ()
     shards = math.prod(shape[axis] for axis in ([axes] if isinstance(axes, str) else axes))
-    parts = shards * config.train.grad_accum_steps
+    block = config.loss.matching.block_size if config.loss.matching.weight else 1
+    parts = shards * config.train.grad_accum_steps * block
     texts = config.data.packing.texts_per_row
     if texts > 1 and batch_size % (parts * texts):
         yield (
@@ -113,8 +114,9 @@ def _batch_errors(config: Config, shape: dict[str, int]) -> Iterator[str]:
         )
     elif batch_size % parts:
         lower = batch_size // parts * parts
+        of_blocks = f" x config.loss.matching.block_size={block}" if block > 1 else ""
         nearest = f"{lower} or {lower + parts}" if lower else f"{parts}"
         yield (
             f"config.train.batch_size={batch_size}: should be divisible by {parts} ({shards} data "
-            f"shards x {config.train.grad_accum_steps} micro-batches), such as {nearest}"
+            f"shards x {config.train.grad_accum_steps} micro-batches{of_blocks}), such as {nearest}"
         )

@@ -4,8 +4,9 @@
     coca train --config shapes_relations --workdir runs/relations
 
 `matching` asks which of two texts of the same words is about the image: of relations, counts and
-negations, by embeddings and by the decoder's probability of the texts. `:smoke` runs a few steps
-of a smaller model.
+negations, by embeddings and by the decoder's probability of the texts. `:negatives` trains
+with the wrong captions that the data give, `:matching` with a matching head; `:smoke` runs a few
+steps of a smaller model.
 """
 
 from coca_jax.config import finish
@@ -15,9 +16,13 @@ NAME = "shapes_relations"
 
 
 def get_config(argument=None):
-    """The experiment; `argument` is None or `smoke`."""
+    """The experiment; `argument` is None, `negatives`, `matching` or `smoke`."""
     config = shapes_training(steps=1500)
     config.data.train.name = NAME
+    if argument == "negatives":
+        config.data.train.negatives, argument = "negatives", None
+    elif argument == "matching":
+        config.loss.matching.weight, argument = 1.0, None
     config.model.text.context_length = 18  # of the longest caption, begin and end included
     config.eval = {
         "retrieval": {
@@ -42,6 +47,7 @@ def get_config(argument=None):
                 "kind": "matching",
                 "name": NAME,
                 "split": split,
+                "limit": 1000,
                 "texts": (f"{kind}_texts", f"{kind}_foils"),
                 "scoring": scoring,
             }

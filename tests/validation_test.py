@@ -74,6 +74,14 @@ def test_fused_attention_that_cannot_be():
     ]
 
 
+def test_a_batch_has_whole_blocks_of_hard_negatives_in_each_part():
+    blocks = {"loss.matching.weight": 0.5, "loss.matching.block_size": 16}
+    assert problems(**blocks, **{"train.batch_size": 192}) == [
+        "config.train.batch_size=192: should be divisible by 128 (8 data shards x 1 "
+        "micro-batches x config.loss.matching.block_size=16), such as 128 or 256"
+    ]
+
+
 def test_batch_that_the_mesh_cannot_divide_names_the_nearest():
     assert problems(**{"train.batch_size": 100, "train.grad_accum_steps": 2}) == [
         "config.train.batch_size=100: should be divisible by 16 (8 data shards x 2 "
@@ -137,6 +145,27 @@ def test_a_head_that_is_right():
     ("changes", "message"),
     [
         ({"head.classes": ("a", "b")}, "has no effect: config.loss.classification.weight=0.0"),
+        (
+            {"model.text.cross_attention_every": 3},
+            "config.model.text.multimodal_layers=2 should be a multiple of "
+            "config.model.text.cross_attention_every=3",
+        ),
+        (
+            {"loss.matching.weight": 1.0, "data.packing.texts_per_row": 2},
+            "config.data.packing.texts_per_row=2: config.loss.matching.weight needs a row for each",
+        ),
+        (
+            {"loss.matching.weight": 1.0, "loss.contrastive.weight": 0.0},
+            "config.loss.matching draws hard negatives by similarity, and",
+        ),
+        (
+            {"data.train.negatives": "wrong", "loss.contrastive.weight": 0.0},
+            "config.data.train.negatives has no effect: config.loss.contrastive.weight=0.0",
+        ),
+        (
+            {"data.train.negatives": "wrong", "data.train.captions": "questions"},
+            "config.data.train.negatives='wrong' is for captions, and captions=questions",
+        ),
         (
             HEAD | {"head.classes": ("a",)},
             "classes=['a'] should be the names of two or more classes",

@@ -143,6 +143,7 @@ def _between_keys(config: Config) -> Iterator[str]:
                 f"config.loss.{name} reads {', '.join(unknown)}, and the model has the outputs "
                 f"{', '.join(outputs)}"
             )
+    yield from _negatives(config)
     yield from _head(config)
     warmup, steps = config.optimizer.warmup_steps, config.train.steps
     if not config.train.epochs and warmup >= steps:  # the steps of epochs depend on the data
@@ -160,6 +161,27 @@ def _between_keys(config: Config) -> Iterator[str]:
             f"config.loss.distillation.teacher={shown(distillation.teacher)} and "
             f"config.loss.distillation.weight={distillation.weight}: distillation needs both"
         )
+
+
+def _negatives(config: Config) -> Iterator[str]:
+    """Errors of wrong captions and of a matching head."""
+    given, matching = config.data.has_negatives, config.loss.matching.weight > 0
+    if given and not config.loss.contrastive.weight:
+        yield "config.data.train.negatives has no effect: config.loss.contrastive.weight=0.0"
+    if matching and not config.loss.contrastive.weight:
+        yield (
+            "config.loss.matching draws hard negatives by similarity, and "
+            "config.loss.contrastive.weight=0.0 trains none"
+        )
+    if matching and config.model.image.sequence_lengths:
+        yield (
+            "config.loss.matching takes batches of one size, and "
+            "config.model.image.sequence_lengths makes several"
+        )
+    if config.data.packing.texts_per_row > 1 and (given or matching):
+        name = "config.loss.matching.weight" if matching else "config.data.train.negatives"
+        key = f"config.data.packing.texts_per_row={config.data.packing.texts_per_row}"
+        yield f"{key}: {name} needs a row for each text; texts_per_row should be 1"
 
 
 def _packing(config: Config) -> Iterator[str]:
@@ -225,6 +247,12 @@ def _model(config: Config) -> Iterator[str]:
         )
     if image.sequence_lengths:
         yield from _native_aspect(config)
+    layers, every = model.text.multimodal_layers, model.text.cross_attention_every
+    if layers % every:
+        yield (
+            f"config.model.text.multimodal_layers={layers} should be a multiple of "
+            f"config.model.text.cross_attention_every={every}"
+        )
     for part, of_width in (("image", "image"), ("text", "text"), ("pooler", "text")):
         yield from _head_size(config, part, of_width)
     if model.attention == "cudnn" and model.dtype == "float32":

@@ -34,6 +34,8 @@ def model_config(config: Config | ConfigDict, device: Any = None) -> CoCaConfig:
         captioning=bool(reads & {"features", "unembedding"}),
         initial_temperature=config.loss.contrastive.initial_temperature,
         head=head,
+        matching_block=config.loss.matching.block_size * ("matching_logits" in reads),
+        negatives=contrastive != "none" and config.data.has_negatives,
     )
     return _resolve(model, jax.local_devices()[0] if device is None else device)
 

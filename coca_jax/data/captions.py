@@ -33,6 +33,7 @@ class Text(NamedTuple):
     question: str  # the beginning of the text, which a head may read; empty: all of it
     answer: str | int | None  # name or number of a class; None: unknown
     group: str | None = None  # pairs of one group match each other; None: a group of its own
+    negative: str | None = None  # a wrong caption; None: there is none
 
 
 class CaptionMaker:
@@ -54,6 +55,7 @@ class CaptionMaker:
       use_labels: whether a head learns from the answer or the label.
       group: what pairs of a group have in common: "caption", "label" or the name of a field; empty:
         each pair is a group of its own.
+      negatives: name of the field with a wrong caption for each caption; empty: there is none.
       data_set: name of the data set within a mixture. Numbers of classes and values of fields make
         groups within it; captions and names of classes make groups of the whole mixture.
 
@@ -73,6 +75,7 @@ class CaptionMaker:
         questions: Sequence[str] = ("questions", "answers"),
         use_labels: bool = True,
         group: str = "",
+        negatives: str = "",
         data_set: str = "",
     ):
         if errors := caption_option_errors(captions, template, prompts, filters, questions):
@@ -81,6 +84,7 @@ class CaptionMaker:
         self._least, self._most = min_characters, max_characters
         self._questions, self._use_labels = tuple(questions), use_labels
         self.group, self._data_set = group, data_set
+        self.negatives = negatives
         self._filters = [(field, name, value) for field, name, value in filters]
 
     def __call__(self, record: Record, epoch: int, rng: np.random.Generator) -> Text:
@@ -103,17 +107,26 @@ class CaptionMaker:
             question, answer = _question(fields, *self._questions, rng)
             text = self._checked(f"{question} {answer}")
             return self._text(text, question, answer, self._group(record, text))
-        text = self._choose(record, epoch, rng)
+        text, negative = self._choose(record, epoch, rng)
         group = self._group(record, text)
-        if self._template:
-            try:
-                text = self._template.format_map(_Fields(fields, text))
-            except (LookupError, ValueError, TypeError, AttributeError) as error:
-                raise BadExample("bad_text", f"{self._template!r} lacks {error}") from error
-        return self._text(self._checked(text), "", _label(record), group)
+        text = self._checked(self._in_template(fields, text))
+        made = self._text(text, "", _label(record), group)
+        if is_missing(negative):
+            return made
+        if reason := why_unreadable(negative):
+            raise BadExample("bad_text", f"{self.negatives}: {reason}")
+        return made._replace(negative=self._in_template(fields, negative).strip())
 
     def _text(self, text: str, question: str, answer: str | int, group: str | None) -> Text:
         return Text(text, question, answer if self._use_labels else None, group)
+
+    def _in_template(self, fields: dict[str, Any], text: str) -> str:
+        if not self._template:
+            return text
+        try:
+            return self._template.format_map(_Fields(fields, text))
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            raise BadExample("bad_text", f"{self._template!r} lacks {error}") from error
 
     def _group(self, record: Record, caption: str) -> str | None:
         """What the pairs of the record's group have in common; None: it is a group of its own.
@@ -145,18 +158,33 @@ class CaptionMaker:
             raise BadExample("filtered_length", f"a caption of {len(text)} characters")
         return text
 
-    def _choose(self, record: Record, epoch: int, rng: np.random.Generator) -> str:
+    def _choose(self, record: Record, epoch: int, rng: np.random.Generator) -> tuple[str, Any]:
+        """The caption, and the wrong one that the record has for it; None: it has none."""
         if reason := record.get("no_text"):
             raise BadExample("bad_text", reason)
-        captions = [text for text in record["captions"] if text.strip()]
-        if not captions and self._prompts and record["labels"]:
+        pairs = zip(record["captions"], self._negatives_of(record), strict=True)
+        pairs = [(text, negative) for text, negative in pairs if text.strip()]
+        if not pairs and self._prompts and record["labels"]:
             labels = [record["labels"][i] for i in rng.permutation(len(record["labels"]))]
             prompt = self._prompts[rng.integers(len(self._prompts))]
-            return prompt.replace("{}", ", ".join(labels))
-        captions = captions or [""]
+            return prompt.replace("{}", ", ".join(labels)), None
+        pairs = pairs or [("", None)]
         if self._captions == "sampled":
-            return captions[rng.integers(len(captions))]
-        return captions[epoch % len(captions) if self._captions == "all" else 0]
+            return pairs[rng.integers(len(pairs))]
+        return pairs[epoch % len(pairs) if self._captions == "all" else 0]
+
+    def _negatives_of(self, record: Record) -> list[Any]:
+        """The wrong caption of each caption of a record; None: there is none.
+
+        Raises:
+          BadExample: there are not as many of both.
+        """
+        captions = record["captions"]
+        negatives = listed(record["fields"].get(self.negatives)) if self.negatives else []
+        if negatives and len(negatives) != len(captions):
+            counts = f"{len(negatives)} {self.negatives} for {len(captions)} captions"
+            raise BadExample("bad_text", counts)
+        return negatives or [None] * len(captions)
 
 
 def _label(record: Record) -> str | int:

@@ -59,6 +59,7 @@ class BatchMaker:
       classes: names of a head's classes; none: there is no head.
       blank_images: whether all images are gray.
       packing: how texts share rows.
+      negatives: whether a data set gives wrong captions.
     """
 
     def __init__(
@@ -72,9 +73,11 @@ class BatchMaker:
         classes: Sequence[str] = (),
         blank_images: bool = False,
         packing: PackingConfig = PackingConfig(),
+        negatives: bool = False,
     ):
         self.data_sets, self.tokenizer = data_sets, tokenizer
         self._num_images, self._blank, self._packing = num_images, blank_images, packing
+        self._negatives = negatives
         self._image_size, self._text_length = image_size, text_length
         self._classes = {name: number for number, name in enumerate(classes)}
         self._names = tuple(classes)
@@ -92,7 +95,9 @@ class BatchMaker:
         If num_images > 1, "image" is [b, num_images, h, w, 3]; of a budget of patches it is
         `Patches`, of at most `length` of them if that is given. For a head there are also int32 [b]
         "label" (-1: none of the classes) and "prefix_length", the number of ids of the text that
-        the head may read. Where a data set has groups, there is "group", int32 [b, 2].
+        the head may read. Where a data set has groups, there is "group", int32 [b, 2]; where one
+        gives wrong captions, there is "negative_text", int32 [b, l], only padding for texts that
+        have none.
 
         Packed texts are int32 [rows, t], and there is "text_segment_ids" [rows, t], the number of
         each token's text in its row, 0 at padding; and the count "cut_text" [rows]. All else is in
@@ -138,13 +143,23 @@ class BatchMaker:
         return inputs | {"text": text, "text_segment_ids": segments, CUT_TEXT: cut}
 
     def text_inputs(self, texts: Sequence[Text]) -> dict[str, np.ndarray]:
-        """Makes {"text": int32 [b, l]} of texts, and for a head "label" and "prefix_length".
+        """Makes {"text": int32 [b, l]} of texts, and what else there is of each.
+
+        That is "negative_text", and for a head "label" and "prefix_length"; see `__call__`.
 
         Raises:
           BadExample: a label is none that the head can have.
         """
         ids = self.tokenizer.encode([text.text for text in texts], self._text_length)
-        return {"text": ids} | (self._head_inputs(texts, ids) if self._classes else {})
+        inputs = {"text": ids}
+        if self._negatives:
+            negatives = [text.negative for text in texts]
+            ids_of_negatives = self.tokenizer.encode(
+                [n or "" for n in negatives], self._text_length
+            )
+            ids_of_negatives[[n is None for n in negatives]] = self.tokenizer.pad_id
+            inputs["negative_text"] = ids_of_negatives
+        return inputs | (self._head_inputs(texts, ids) if self._classes else {})
 
     def _usable(
         self,
@@ -233,7 +248,7 @@ class BatchMaker:
     ) -> np.ndarray:
         named = isinstance(text.answer, int) and 0 <= text.answer < len(self._names)
         answer = self._names[text.answer] if named else text.answer
-        may_flip = not _SIDED.search(f"{text.text} {answer}")
+        may_flip = not _SIDED.search(f"{text.text} {answer} {text.negative or ''}")
         selected = multi_image.select_images(data, self._num_images)
         augment = data_set.augment
         if augment.image_size != target:

@@ -26,7 +26,7 @@ from coca_jax.patches import Target
 
 CAPTION_OPTIONS = (
     *("captions", "template", "prompts", "min_characters", "max_characters", "filters"),
-    *("questions", "use_labels", "group"),
+    *("questions", "use_labels", "group", "negatives"),
 )
 AUGMENT_OPTIONS = ("min_crop_area", "flip", "color_jitter", "randaugment")
 
@@ -177,7 +177,8 @@ def make_held_out_captions(data: Any) -> CaptionMaker:
       data: `config.data`, as options or as a section of the configuration.
     """
     train = data_config(data).train
-    options = _values(train, ("template", "prompts", "questions", "use_labels", "group"))
+    names = ("template", "prompts", "questions", "use_labels", "group", "negatives")
+    options = _values(train, names)
     several = train.captions in ("sampled", "all")
     captions = "first" if several else train.captions
     return CaptionMaker(captions=captions, max_characters=sys.maxsize, **options)
@@ -245,6 +246,7 @@ def make_train_stream(
             blank_images=data.blank_images,
             packing=data.packing,
             classes=classes,
+            negatives=data.has_negatives,
         ),
         batch_sizes=BatchSizes(batch_size, tuple(sequence_lengths), seed),
         seed=seed,

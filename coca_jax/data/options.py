@@ -93,6 +93,13 @@ class TrainDataConfig(SourceConfig):
         "matches its own text only.",
         fields.text(),
     )
+    negatives: str = field(
+        "",
+        "The field that holds a wrong caption for each caption, in the same order: in the "
+        "contrastive loss every image is compared with the wrong captions of all, too. Empty: "
+        "there are none.",
+        fields.text(),
+    )
     template: str = field(
         "",
         "What the caption becomes, such as `{title}. {caption}`, of any fields of the record. "
@@ -242,6 +249,11 @@ class DataConfig:
         """The data sets of the mixture by name; `data.train` alone has the empty name."""
         return self.sources or {"": self.train}
 
+    @property
+    def has_negatives(self) -> bool:
+        """Whether any data set gives wrong captions."""
+        return any(data_set.negatives for data_set in self.data_sets().values())
+
 
 def data_config(section: Any) -> DataConfig:
     """The section `data` of a configuration, whose values are allowed, as typed options."""
@@ -300,3 +312,5 @@ def _option_errors(options: TrainDataConfig) -> Iterator[str]:
         yield f"min_characters={least} should be at most max_characters={most}"
     if options.template and options.captions in ("none", "questions"):
         yield f"template={options.template!r} is for captions, and captions={options.captions}"
+    if options.negatives and options.captions in ("none", "questions"):
+        yield f"negatives={options.negatives!r} is for captions, and captions={options.captions}"

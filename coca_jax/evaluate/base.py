@@ -20,7 +20,7 @@ Results = tuple[dict[str, float], dict[str, Any]]
 """Metrics by name, the headline first; and the artifacts that the report draws, where images are
 the bytes of JPEG files and `files` holds JSON files of the evaluation's own."""
 
-LOSSES = ("contrastive", "captioning", "classification")
+LOSSES = ("contrastive", "captioning", "classification", "matching")
 PATHS = either(path(), several(path(empty=False), least=1))
 LIMIT = either(nothing(), integer(1))
 
@@ -139,6 +139,12 @@ class Model(Protocol):
 
         The prompt is one for all images, or one for each.
         """
+        ...
+
+    def matching_logits(
+        self, pixels: Pixels, texts: Sequence[str] | Sequence[Sequence[str]]
+    ) -> Float[np.ndarray | Array, "b k"]:
+        """Returns the matching head's logit of each text for each image."""
         ...
 
     def losses(

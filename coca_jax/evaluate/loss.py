@@ -89,6 +89,7 @@ class _Examples(Iterable[Arrays]):
             image_size=image.pixels,
             text_length=text.context_length,
             classes=data.head_classes if self._has_head else (),
+            negatives=bool(self._make_caption.negatives),
         )
 
     def __iter__(self) -> Iterator[Arrays]:

@@ -16,6 +16,7 @@ from coca_jax.evaluate.base import Evaluation, Model, Results
 from coca_jax.evaluate.data import EvaluationData
 from coca_jax.evaluate.embed import embed_texts
 from coca_jax.evaluate.questions import FIELDS, required_text
+from coca_jax.evaluate.rerank import LOSS_OF_SCORING, scorer
 from coca_jax.evaluate.samples import EvenlySpaced, thumbnail
 from coca_jax.fields import choice, field
 from coca_jax.patches import Images
@@ -30,8 +31,9 @@ class Matching(Evaluation):
 
     scoring: str = field(
         "embeddings",
-        "By the similarity of embeddings, or by the decoder's probability of the texts.",
-        choice("embeddings", "captions"),
+        "By the similarity of embeddings, by the decoder's probability of the texts (captions), or "
+        "by the matching head (matching).",
+        choice("embeddings", "captions", "matching"),
     )
     texts: Sequence[str] = field(
         ("texts", "foils"),
@@ -42,7 +44,7 @@ class Matching(Evaluation):
     @property
     def requires(self) -> str:
         """The loss that trains what scores."""
-        return "captioning" if self.scoring == "captions" else "contrastive"
+        return LOSS_OF_SCORING[self.scoring]
 
     @property
     def several_images(self) -> bool:
@@ -98,10 +100,11 @@ class Matching(Evaluation):
         pairs: Sequence[tuple[str, str]],
     ) -> Float[np.ndarray, "n 2"]:
         """Scores of each pair for the image of this number."""
-        if self.scoring == "captions":
+        if self.scoring != "embeddings":
+            score = scorer(model, self.scoring)
             parts = [slice(i, i + ROWS) for i in range(0, len(pairs), ROWS)]
-            nats = [model.log_probabilities(pixels[images[part]], pairs[part]) for part in parts]
-            return np.concatenate([np.asarray(part) for part in nats])
+            scores = [score(pixels[images[part]], pairs[part]) for part in parts]
+            return np.concatenate([np.asarray(part) for part in scores])
         images = np.asarray(model.encode_image(pixels), np.float32)[images]
         embedded = embed_texts(model, [text for pair in pairs for text in pair])
         return np.einsum("ne,nte->nt", images, embedded.reshape(len(pairs), 2, -1))

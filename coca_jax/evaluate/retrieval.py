@@ -2,11 +2,12 @@
 
 Records of one image are one image (`image_ids`) and identical captions are one text; an (image,
 text) pair is right if the text is among the image's captions. A query is a hit at k if any of its
-right items is among the k best.
+right items is among the k best. With `rerank` the decoder scores the best ones again, each with its
+query.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,15 @@ from coca_jax.evaluate.base import Evaluation, Model, Results
 from coca_jax.evaluate.data import EvaluationData
 from coca_jax.evaluate.embed import EmbeddedExamples, embed_texts
 from coca_jax.evaluate.image_ids import grouped
-from coca_jax.evaluate.metrics.recall import recalls
-from coca_jax.fields import choice, field
+from coca_jax.evaluate.metrics.recall import CUTOFFS, recalls
+from coca_jax.evaluate.rerank import (
+    LOSS_OF_SCORING,
+    candidates,
+    pair_scores,
+    reranked_recalls,
+    scorer,
+)
+from coca_jax.fields import choice, field, integer
 
 GRID_QUERIES = 6
 GRID_ITEMS = 5
@@ -28,16 +36,114 @@ GRID_ITEMS = 5
 class Retrieval(Evaluation):
     """Searches images by text and texts by image, over the whole data set."""
 
-    requires = "contrastive"
-    several_images = True
-
     captions: str = field(
         "all", "Whether all captions of an image are used, or its first.", choice("all", "first")
     )
+    rerank: int = field(
+        0,
+        "Candidates of each query that the decoder, which sees image and text, orders again; "
+        "recalls of this order are `reranked_...`. 0: none.",
+        integer(0, 10_000),
+    )
+    rerank_by: str = field(
+        "matching",
+        "Score of that order: of the matching head, or the decoder's probability of the text "
+        "(captions).",
+        choice("matching", "captions"),
+    )
+
+    @property
+    def requires(self) -> str:
+        """The loss that trains what scores."""
+        return LOSS_OF_SCORING[self.rerank_by if self.rerank else "embeddings"]
+
+    @property
+    def several_images(self) -> bool:
+        """Embeddings of several images are averaged; the decoder reads one image."""
+        return not self.rerank
 
     def run(self, model: Model, data: EvaluationData) -> Results:
-        """Returns what `search` does of the embedded examples."""
-        return search(model, data.embedded(), self.captions)
+        """Searches, and with `rerank` orders the best items of each query again.
+
+        Returns:
+          What `search` returns; with `rerank` also both recalls of the new order, at the same k as
+          far as there are candidates.
+        """
+        examples = data.embedded()
+        gallery = Gallery.of(model, examples, self.captions)
+        metrics, artifacts = gallery.search()
+        if self.rerank:
+            metrics |= self._reranked(model, data, examples, gallery)
+        return metrics, artifacts
+
+    def _reranked(
+        self, model: Model, data: EvaluationData, examples: EmbeddedExamples, gallery: "Gallery"
+    ) -> dict[str, float]:
+        texts_of = candidates(gallery.images, gallery.embedded_texts, self.rerank)
+        images_of = candidates(gallery.embedded_texts, gallery.images, self.rerank)
+        wanted = [set(row) for row in texts_of.tolist()]
+        for text, row in enumerate(images_of.tolist()):
+            for image in row:
+                wanted[image].add(text)
+        scores = pair_scores(
+            scorer(model, self.rerank_by),
+            _numbered(data.batches(), examples.numbers, gallery.records),
+            gallery.texts,
+            wanted,
+            self.rerank,
+        )
+        to_text = reranked_recalls(texts_of, gallery.pairs, lambda i, t: scores[i, t], CUTOFFS)
+        pairs = gallery.pairs[:, ::-1]
+        to_image = reranked_recalls(images_of, pairs, lambda t, i: scores[i, t], CUTOFFS)
+        metrics = {f"reranked_image_to_text_{name}": value for name, value in to_text.items()}
+        return metrics | {f"reranked_text_to_image_{n}": value for n, value in to_image.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """The images and texts of a data set, embedded."""
+
+    images: Float[np.ndarray, "n e"]
+    embedded_texts: Float[np.ndarray, "m e"]
+    texts: list[str]
+    pairs: Int[np.ndarray, "p 2"]  # (image, text) that belong together
+    records: Int[np.ndarray, " n"]  # the first record of each image
+    thumbnails: list[bytes]
+    bad_images: int
+
+    @classmethod
+    def of(cls, model: Model, examples: EmbeddedExamples, captions: str = "all") -> "Gallery":
+        """Embeds the texts of examples.
+
+        Args:
+          model: encodes the texts.
+          examples: the images, embedded, with their captions.
+          captions: "all", or "first" to use each image's first caption only.
+
+        Raises:
+          UserError: no example has a caption, or all have the same image id.
+        """
+        examples.image_ids.check()
+        _, first = np.unique(examples.numbers, return_index=True)
+        of_image = grouped(examples.captions, examples.numbers)
+        of_image = [texts[:1] if captions == "first" else texts for texts in of_image]
+        texts, pairs = unique_texts(of_image)
+        if not texts:
+            raise UserError("retrieval needs captions, and no example has one")
+        thumbnails = [examples.thumbnails[i] for i in first]
+        embeddings = examples.images[first], embed_texts(model, texts)
+        return cls(*embeddings, texts, pairs, first, thumbnails, examples.bad_images)
+
+    def search(self) -> Results:
+        """Ranks all images for each text, and all texts for each image; see `search`."""
+        to_text = recalls(self.images, self.embedded_texts, self.pairs)
+        to_image = recalls(self.embedded_texts, self.images, self.pairs[:, ::-1])
+        metrics = {f"image_to_text_{name}": value for name, value in to_text.items()}
+        metrics |= {f"text_to_image_{name}": value for name, value in to_image.items()}
+        metrics |= {"images": float(len(self.images)), "texts": float(len(self.texts))}
+        metrics |= {"bad_images": float(self.bad_images)}
+        grid = _grid(self.images, self.thumbnails, self.embedded_texts, self.texts, self.pairs)
+        return metrics, grid
 
 
 def search(model: Model, examples: EmbeddedExamples, captions: str = "all") -> Results:
@@ -55,22 +161,18 @@ def search(model: Model, examples: EmbeddedExamples, captions: str = "all") -> R
     Raises:
       UserError: no example has a caption, or all have the same image id.
     """
-    examples.image_ids.check()
-    _, first = np.unique(examples.numbers, return_index=True)
-    of_image = grouped(examples.captions, examples.numbers)
-    of_image = [texts[:1] if captions == "first" else texts for texts in of_image]
-    texts, pairs = unique_texts(of_image)
-    if not texts:
-        raise UserError("retrieval needs captions, and no example has one")
-    images, embedded = examples.images[first], embed_texts(model, texts)
-    to_text = recalls(images, embedded, pairs)
-    to_image = recalls(embedded, images, pairs[:, ::-1])
-    metrics = {f"image_to_text_{name}": value for name, value in to_text.items()}
-    metrics |= {f"text_to_image_{name}": value for name, value in to_image.items()}
-    metrics |= {"images": float(len(images)), "texts": float(len(texts))}
-    metrics |= {"bad_images": float(examples.bad_images)}
-    thumbnails = [examples.thumbnails[i] for i in first]
-    return metrics, _grid(images, thumbnails, embedded, texts, pairs)
+    return Gallery.of(model, examples, captions).search()
+
+
+def _numbered(
+    batches: Iterable[dict[str, Any]], numbers: Sequence[int], records: Int[np.ndarray, " n"]
+) -> Iterator[tuple[Any, list[int]]]:
+    """The images of batches with their numbers; -1 for all but an image's first record."""
+    start = 0
+    for batch in batches:
+        rows = range(start, start + len(batch["image"]))
+        yield batch["image"], [numbers[r] if records[numbers[r]] == r else -1 for r in rows]
+        start += len(rows)
 
 
 def unique_texts(

@@ -40,6 +40,7 @@ def runnable_evals(config: ConfigDict, model: CoCaConfig) -> ConfigDict:
         size, and the model takes images as they are.
     """
     absent = {"contrastive": not model.has_cls, "captioning": not model.captioning}
+    absent["matching"] = not model.matching_block
     parsed = parse_evals(config.eval)
     for name, evaluation in parsed.items():
         if evaluation.requires == "classification":

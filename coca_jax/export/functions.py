@@ -157,7 +157,9 @@ class _Functions:
         image_values: Float[Array, "b cross heads n size"],
     ) -> dict[str, Array]:
         text, first = _layers(text_keys, text_values), self._config.text.unimodal_layers
-        multimodal = zip(text[first:], _layers(image_keys, image_values), strict=True)
+        images, every = _layers(image_keys, image_values), self._config.text.cross_attention_every
+        seen = [images[i // every] if i % every == 0 else None for i in range(len(text) - first)]
+        multimodal = zip(text[first:], seen, strict=True)
         cache = DecoderCache(
             tuple(LayerCache(layer) for layer in text[:first]),
             tuple(LayerCache(layer, image) for layer, image in multimodal),
@@ -177,7 +179,8 @@ class _Functions:
         )
         ids = jnp.zeros((batch, 1), jnp.int32)
         _, cache = self._apply(weights, "decode_step", ids, jnp.int32(0), empty, context)
-        return _stacked("image", [layer.image for layer in cache.multimodal])
+        layers = [layer.image for layer in cache.multimodal if layer.image is not None]
+        return _stacked("image", layers)
 
     def _apply(self, weights: dict[str, Array], method: str, *args: Any) -> Any:
         params = traverse_util.unflatten_dict(weights, sep="/")

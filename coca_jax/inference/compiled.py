@@ -15,6 +15,7 @@ from coca_jax.distributed.sharding import Rules
 from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, Generated, Method, Prompt, generate, score
 from coca_jax.models import CoCa, attention_maps, normalize_pixels
+from coca_jax.models.inputs import call_inputs, with_masks
 from coca_jax.models.int8 import dequantized
 from coca_jax.patches import Patches
 
@@ -83,7 +84,7 @@ class Compiled:
           params: the model's.
           losses: `coca_jax.losses.Loss` objects by name.
           batch: the whole batch: `image` and `text`, for a head `label` and `prefix_length`, and
-            with groups of pairs `group`.
+            with groups of pairs `group`, with wrong captions `negative_text`.
 
         Returns:
           For each loss its value `NAME_loss` with its metrics, and the number of things that these
@@ -164,6 +165,11 @@ class _Functions:
     def caption_logits(self, params: Any, pixels: Array, ids: Array) -> Array:
         return self._apply("caption_logits", params, self._normalized(pixels), ids)
 
+    def match(self, params: Any, pixels: Array, ids: Array) -> Array:
+        texts = ids.reshape(-1, ids.shape[-1])  # [b, k, l]: k of each image
+        logits = self._apply("match", params, self._normalized(pixels), texts)
+        return logits.reshape(ids.shape[:2])
+
     def attention_maps(self, params: Any, pixels: Array, ids: Array) -> Array:
         return attention_maps(self._model, params, self._normalized(pixels), ids)
 
@@ -202,10 +208,10 @@ class _Functions:
     def losses(
         self, params: Any, batch: dict[str, Array], *, losses: tuple[tuple[str, Any], ...]
     ) -> dict[str, tuple[dict[str, Array], Array]]:
-        prefix = () if self._model.config.head is None else (batch["prefix_length"],)
-        pixels, text = self._normalized(batch["image"]), batch["text"]
-        output = self._model.apply({"params": params}, pixels, text, *prefix)
-        batch = batch | {"text_mask": text != self._model.config.text.pad_id}
+        config, pixels = self._model.config, self._normalized(batch["image"])
+        batch = with_masks(config, batch)
+        inputs = call_inputs(config, batch)
+        output = self._model.apply({"params": params}, pixels, batch["text"], **inputs)
         results = {}
         for name, loss in losses:
             if any(getattr(output, part) is None for part in loss.reads):

@@ -304,12 +304,35 @@ class LoadedModel:
             chunk_size=self._chunk_size(candidates, len(pixels)),
         )
 
+    def matching_logits(
+        self, pixels: Pixels, texts: Sequence[str] | Sequence[Sequence[str]]
+    ) -> Float32[np.ndarray, "b k"]:
+        """Logits of the matching head: above 0, an image and a text belong together.
+
+        An image is encoded once for all of its texts.
+
+        Args:
+          pixels: b images.
+          texts: k texts for all images, or k for each.
+
+        Raises:
+          UserError: there are no texts, or not as many for each image; or a model trained without a
+            matching loss.
+        """
+        self._require("matching", self.config.matching_block > 0)
+        shared = all(isinstance(text, str) for text in texts)
+        rows = [texts] * len(pixels) if shared else texts
+        if len(rows) != len(pixels):
+            raise UserError(f"there are texts for {len(rows)} images, and {len(pixels)} images")
+        _require_texts(rows)
+        ids = self.tokenize([text for row in rows for text in row])
+        return self._run("match", (pixels, ids.reshape(len(rows), -1, ids.shape[-1])))
+
     def _candidates(
         self, texts: Sequence[Sequence[str]], prompt_size: int
     ) -> tuple[Int32[np.ndarray, "n k t"], Int32[np.ndarray, "n k"]]:
         """The ids of texts that follow prompts of up to `prompt_size` tokens, and their number."""
-        if not len(texts) or {len(row) for row in texts} != {len(texts[0]) or 1}:
-            raise UserError("each image needs as many texts as the others, and at least one")
+        _require_texts(texts)
         room = self.config.text.context_length - prompt_size
         # Without the begin token, which the prompt has.
         ids = [[row[1:] for row in self._ids(row_texts, room + 1)] for row_texts in texts]
@@ -397,6 +420,11 @@ class LoadedModel:
     def _require(self, loss: str, trained: bool) -> None:
         if not trained:
             raise UserError(f"this model was trained without the {loss} loss and lacks that part")
+
+
+def _require_texts(texts: Sequence[Sequence[str]]) -> None:
+    if not len(texts) or {len(row) for row in texts} != {len(texts[0]) or 1}:
+        raise UserError("each image needs as many texts as the others, and at least one")
 
 
 def _key(seed: int) -> jax.Array:

@@ -78,6 +78,7 @@ def require_open_clip(config: CoCaConfig) -> None:
         "model.image.patch_bias": (config.image.patch_bias, False),
         "model.image.sequence_lengths": (config.image.sequence_lengths, ()),
         "model.image.pre_norm": (config.image.pre_norm, True),
+        "model.text.cross_attention_every": (config.text.cross_attention_every, 1),
         "model.text.interleaved": (config.text.interleaved, True),
         "model.text.tie_embeddings": (config.text.tie_embeddings, False),
         "model.pooler.kind": (config.pooler.kind, "shared"),

@@ -38,6 +38,11 @@ class Loss(abc.ABC):
         """Fields of `coca_jax.models.CoCaOutput`; the parts of the model that make them exist."""
 
     @property
+    def reads_if_there(self) -> tuple[str, ...]:
+        """Further fields, which only some batches make exist."""
+        return ()
+
+    @property
     def whole_batch(self) -> bool:
         """Whether the value is not a mean over parts of single examples."""
         return False
@@ -48,7 +53,8 @@ class Loss(abc.ABC):
 
         Args:
           output: the model's, a `CoCaOutput`.
-          batch: its arrays, such as `text`, `text_mask` (False at padding) and `label`.
+          batch: its arrays, such as `text`, `text_mask` (False at padding), `label` and
+            `negative_mask` (False where an example has no wrong caption).
 
         Returns:
           The unweighted value, which is written as `train/NAME_loss`; and metrics by name, each

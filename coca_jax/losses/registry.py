@@ -12,14 +12,15 @@ losses: Registry[type[Loss]] = Registry(
         "contrastive": "coca_jax.losses.contrastive:ContrastiveLoss",
         "captioning": "coca_jax.losses.captioning:CaptioningLoss",
         "distillation": "coca_jax.losses.distillation:DistillationLoss",
+        "matching": "coca_jax.losses.matching:MatchingLoss",
         "classification": "coca_jax.losses.classification:ClassificationLoss",
     },
 )
 
 
 def outputs_read(losses: Mapping[str, Loss]) -> set[str]:
-    """The fields of the model's output that any of these losses reads."""
-    return {name for loss in losses.values() for name in loss.reads}
+    """The fields of the model's output that any of these losses reads, where they exist."""
+    return {name for loss in losses.values() for name in (*loss.reads, *loss.reads_if_there)}
 
 
 def trained_losses(sections: Mapping[str, Any]) -> dict[str, Loss]:

@@ -45,7 +45,11 @@ def attention_maps(
     kept = {"capture_intermediates": _is_read, "mutable": ["intermediates"]}
     _, state = model.apply({"params": params}, pixels, ids, method="caption_logits", **kept)
     intermediates, config = state["intermediates"], model.config
-    layers = [layer["cross_attention"] for layer in intermediates["decoder"]["multimodal"].values()]
+    layers = intermediates["decoder"]["multimodal"]
+    layers = layers["layers"] if config.stacked else layers
+    if config.stacked and config.text.cross_attention_every == 1:
+        layers = {"": layers}
+    layers = [layer["cross_attention"] for layer in layers.values() if "cross_attention" in layer]
     if config.stacked:
         looks = jax.lax.map(lambda layer: _weights(layer, config.text.num_heads), layers[0])
     else:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from coca_jax.models.config import CoCaConfig
 from coca_jax.models.image_encoder import ImageEncoder, ImageTokens, Pixels
 from coca_jax.models.layers import partitioned
+from coca_jax.models.matching import Texts, end_of_text, wrong_pairs
 from coca_jax.models.poolers import AttentionalPooler
 from coca_jax.models.text_decoder import DecoderCache, TextDecoder, logits
 from coca_jax.patches import Patches
@@ -22,7 +23,10 @@ SIGMOID_INITIAL_BIAS = -10.0  # arXiv 2303.15343, section 3.2
 
 
 # The fields of `CoCaOutput` that have rows for each example.
-PER_EXAMPLE = ("image_embeddings", "text_embeddings", "features", "class_logits")
+PER_EXAMPLE = (
+    *("image_embeddings", "text_embeddings", "negative_embeddings"),
+    *("features", "class_logits", "matching_logits", "matching_mask"),
+)
 
 
 @struct.dataclass
@@ -38,6 +42,12 @@ class CoCaOutput:
     logit_scale: Any  # [], 1 / temperature
     logit_bias: Any  # [], of the sigmoid loss
     class_logits: Any = None  # [b, classes], of a head
+    negative_embeddings: Any = None  # [b, e], unit length; of the data's wrong captions
+    # [b, n], of the matching head: each pair, its image with a hard negative text, its text with a
+    # hard negative image, and, where the data give them, its image with its wrong caption; the mask
+    # is False where there is none.
+    matching_logits: Any = None
+    matching_mask: Any = None
 
     @property
     def logits(self) -> Any:
@@ -86,12 +96,16 @@ class CoCa(nn.Module):
                 bias = nn.initializers.constant(SIGMOID_INITIAL_BIAS)
                 self.logit_bias = self.param("logit_bias", bias, (), jnp.float32)
         self.decoder = TextDecoder(config, dtype)
+        if config.matching_block:
+            self.matching_head = nn.Dense(1)
 
     def __call__(
         self,
         pixels: Pixels,
         ids: Int[Array, "rows t"],
         segments: Int[Array, "rows t"] | None = None,
+        negative_ids: Int[Array, "b t"] | None = None,
+        matching_draws: Float[Array, "drawn two g"] | None = None,
     ) -> CoCaOutput:
         """One pass over image-text pairs, computing all that the trained losses need.
 
@@ -101,14 +115,19 @@ class CoCa(nn.Module):
             the order of their images.
           segments: of packed texts, the number of each token's text in its row, from 1 on; 0 at
             padding.
+          negative_ids: wrong captions, only padding where a pair has none.
+          matching_draws: of hard negatives, see `models.matching`; for a matching head.
         """
-        return self._output(self.image_encoder(pixels), ids, segments)
+        tokens = self.image_encoder(pixels)
+        return self._output(tokens, ids, segments, negative_ids, matching_draws)
 
     def _output(
         self,
         tokens: ImageTokens,
         ids: Int[Array, "b t"],
         segments: Int[Array, "b t"] | None = None,
+        negative_ids: Int[Array, "images t"] | None = None,
+        matching_draws: Float[Array, "drawn two g"] | None = None,
     ) -> CoCaOutput:
         config = self.config
         image_embeddings = text_embeddings = unembedding = scale = bias = None
@@ -122,12 +141,54 @@ class CoCa(nn.Module):
             text_embeddings = self._text_embedding(cls)
             scale = jnp.exp(self.logit_scale)
             bias = self.logit_bias if config.contrastive == "sigmoid" else None
+        unimodal = features
         if config.multimodal:
             features = self._multimodal_features(features, context, segments)
         else:
             features = None
         unembedding = self.decoder.unembedding() if config.captioning else None
-        return CoCaOutput(image_embeddings, text_embeddings, features, unembedding, scale, bias)
+        output = CoCaOutput(image_embeddings, text_embeddings, features, unembedding, scale, bias)
+        negative = None
+        if negative_ids is not None:
+            negative, cls = self.decoder.unimodal_features(negative_ids)
+            output = output.replace(negative_embeddings=self._text_embedding(cls))
+        if config.matching_block and (matching_draws is not None or self.is_initializing()):
+            texts, wrong = Texts(unimodal, ids), Texts(negative, negative_ids)
+            output = self._matched(output, texts, wrong, context, matching_draws)
+        return output
+
+    def _matched(
+        self,
+        output: CoCaOutput,
+        texts: Texts,
+        wrong: Texts,
+        context: Float[Array, "b n d"],
+        draws: Float[Array, "rows two g"] | None,
+    ) -> CoCaOutput:
+        """The output with the matching head's logits of right and wrong pairs."""
+        right = end_of_text(output.features, texts.ids, self.config.text.pad_id)
+        if draws is None:  # parameters are made by one pair
+            return output.replace(matching_logits=self.matching_head(right))
+        pairs = wrong_pairs(output, texts, wrong, context, draws, self.config.text.pad_id)
+        judged = self.decoder.multimodal_features(pairs.features, pairs.context)
+        judged = end_of_text(judged, pairs.ids, self.config.text.pad_id)
+        judged = jnp.concatenate(
+            [right[:, None], judged.reshape(len(right), -1, right.shape[-1])], axis=1
+        )
+        logits, exist = self.matching_head(judged)[..., 0], jnp.ones((len(right), 1), bool)
+        exist = jnp.concatenate([exist, pairs.exist], axis=1)
+        return output.replace(matching_logits=logits, matching_mask=exist)
+
+    def match(
+        self, pixels: Float[Array, "images h w c"] | Patches, ids: Int[Array, "b t"]
+    ) -> Float[Array, " b"]:
+        """The matching head's logits, float32: above 0, an image and a text belong together.
+
+        `b / images` consecutive texts are about one image.
+        """
+        features, _ = self.decoder.unimodal_features(ids)
+        features = self.decoder.multimodal_features(features, self.image_context(pixels))
+        return self.matching_head(end_of_text(features, ids, self.config.text.pad_id))[:, 0]
 
     def _multimodal_features(
         self,

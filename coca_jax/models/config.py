@@ -126,6 +126,12 @@ class TextConfig:
     remat: str = field(
         "", "`model.remat` for the decoder; empty: the model's.", choice("", *REMAT), resumable=True
     )
+    cross_attention_every: int = field(
+        1,
+        "Layers of the second half of which the first has cross-attention; 1: all have it. It "
+        "divides `multimodal_layers`.",
+        LAYERS,
+    )
     interleaved: bool = field(
         False, "Give cross-attention layers of its own, each with its own MLP.", flag()
     )
@@ -216,6 +222,8 @@ class CoCaConfig:
     captioning: bool = True
     initial_temperature: float = 0.07  # of the contrastive softmax (sigmoid: 0.1 in SigLIP)
     head: HeadConfig | None = None
+    matching_block: int = 0  # pairs among which hard negatives are drawn; 0: no matching head
+    negatives: bool = False  # whether the data give wrong captions, whose embeddings are compared
 
     @property
     def has_cls(self) -> bool:
@@ -225,7 +233,8 @@ class CoCaConfig:
     @property
     def multimodal(self) -> bool:
         """Whether the decoder's second half is there: to caption, or for a head that reads it."""
-        return self.captioning or (self.head is not None and self.head.input == "text")
+        reads_text = self.head is not None and self.head.input == "text"
+        return self.captioning or self.matching_block > 0 or reads_text
 
     @property
     def reads_text(self) -> bool:

@@ -72,6 +72,8 @@ class CoCaClassifier(CoCa):
         pixels: Float[Array, "b *num h w c"] | Patches,
         ids: Int[Array, "b t"],
         prefix_length: Int[Array, " b"] | None = None,
+        negative_ids: Int[Array, "b t"] | None = None,
+        matching_draws: Float[Array, "rows two g"] | None = None,
     ) -> CoCaOutput:
         """One pass over examples: what the trained losses need.
 
@@ -79,9 +81,11 @@ class CoCaClassifier(CoCa):
           pixels: of one image, or of `head.num_images` images.
           ids: texts.
           prefix_length: how many tokens of its text the head may read; None: all but padding.
+          negative_ids: as of `CoCa`.
+          matching_draws: as of `CoCa`.
         """
         tokens = self._tokens(pixels)
-        output = self._output(tokens, ids)
+        output = self._output(tokens, ids, negative_ids=negative_ids, matching_draws=matching_draws)
         return output.replace(
             class_logits=self._classify(tokens, output.features, ids, prefix_length)
         )

@@ -66,7 +66,7 @@ def split(params: Any, rank: int, layers: Sequence[str], full: Sequence[str], ke
 
 
 def _of_head(name: str) -> bool:
-    return name.startswith("head")
+    return name.startswith(("head", "matching_head"))
 
 
 def _matching(key: str, patterns: Sequence[str], names: Sequence[str]) -> list[str]:

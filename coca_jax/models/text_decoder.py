@@ -194,6 +194,7 @@ class TextDecoder(nn.Module):
             text.num_heads,
             text.mlp_dim,
             cross=cross,
+            cross_every=text.cross_attention_every if cross else 1,
             interleaved=cross and text.interleaved,
             dropout=self.config.dropout,
             stochastic_depth=self.config.stochastic_depth,

@@ -1,6 +1,7 @@
 """Pre-LayerNorm transformer layers, stacked and scanned, or apart."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +20,9 @@ class LayerCache:
 
     text: KeyValues
     image: KeyValues | None = None
+
+
+Cache = LayerCache | tuple[LayerCache, ...]
 
 
 class Block(nn.Module):
@@ -76,19 +80,43 @@ class Block(nn.Module):
         return x, None if cache is None else LayerCache(text, new_image)
 
 
+class Group(nn.Module):
+    """Consecutive blocks that are one layer of a scan: the first has cross-attention alone."""
+
+    block: Callable[..., nn.Module]
+    settings: tuple[tuple[Any, ...], ...]  # of each block
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        per_layer: tuple[Float[Array, " n"], tuple[LayerCache, ...] | None],
+        *shared: Any,
+    ) -> tuple[Float[Array, "b t d"], tuple[LayerCache, ...] | None]:
+        """All blocks, in the form that `nn.scan` wants: (carry, scanned, broadcast...)."""
+        rates, caches = per_layer
+        new_caches = []
+        for i, settings in enumerate(self.settings):
+            layer = self.block(*settings, name=f"layer_{i}")
+            x, new = layer(x, (rates[i], caches and caches[i]), *shared)
+            new_caches.append(new)
+        return x, caches and tuple(new_caches)
+
+
 class Transformer(nn.Module):
     """A number of blocks.
 
     Stacked, each parameter has a leading `layers` axis, and `unroll` layers are compiled, whatever
     their number. Apart (`layer_0`, `layer_1`, ...), nothing needs to be cut out of the stack before
     it is used, which is what decoding would spend most of its time with: `unstack` makes the
-    parameters.
+    parameters. Where only every n-th block has cross-attention, n in a row are stacked together.
     """
 
     num_layers: int
     num_heads: int
     mlp_dim: int
     cross: bool = False
+    cross_every: int = 1  # of this many blocks in a row, the first has cross-attention
     interleaved: bool = False
     dropout: float = 0.0
     stochastic_depth: float = 0.0
@@ -105,9 +133,9 @@ class Transformer(nn.Module):
         mask: Bool[Array, "#b 1 #t s"] | None = None,
         context: Float[Array, "images n c"] | None = None,
         context_mask: Bool[Array, "b 1 #t n"] | None = None,
-        cache: LayerCache | tuple[LayerCache, ...] | None = None,
+        cache: Cache | None = None,
         position: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b t d"], LayerCache | tuple[LayerCache, ...] | None]:
+    ) -> tuple[Float[Array, "b t d"], Cache | None]:
         """Runs all layers.
 
         Args:
@@ -117,8 +145,8 @@ class Transformer(nn.Module):
             b / images in a row share one.
           context_mask: True where a position may read a row of `context`; all by default. It needs
             as many images as rows of `x`.
-          cache: leaves have a leading `layers` axis (apart: one cache for each layer); None means
-            that nothing is kept.
+          cache: leaves have a leading `layers` axis (apart: one cache for each layer; of groups of
+            blocks: one for each block of a group); None means that nothing is kept.
           position: first row of the cache that `x` stands for.
 
         Returns:
@@ -127,11 +155,10 @@ class Transformer(nn.Module):
         length = x.shape[1]
         if self.attention == "cudnn" and cache is None:
             x, mask = pad_to_even_length(x, mask)
-        block = Block
-        if self.stacked and 1 < self.num_layers <= self.unroll and not self.is_initializing():
-            block = nn.map_variables(block, "params", functools.partial(_cut_out, dtype=self.dtype))
         # Outside of a loop, XLA would find what is computed twice, and keep it.
-        block = _rematerialized(block, self.remat, prevent_cse=not self.stacked or self.unroll > 1)
+        block = _rematerialized(
+            self._cutting(Block), self.remat, prevent_cse=not self.stacked or self.unroll > 1
+        )
         run = self._scan if self.stacked else self._loop
         x, new_cache = run(block, x, cache, mask, context, context_mask, position)
         if cache is not None and context is None:
@@ -140,18 +167,31 @@ class Transformer(nn.Module):
             )
         return x[:, :length], new_cache
 
-    def _scan(self, block: type[nn.Module], x: Array, cache: LayerCache | None, *shared):
+    def _cutting(self, block: type[nn.Module]) -> type[nn.Module]:
+        """The block, which cuts its parameters out of their stacks where layers are unrolled."""
+        steps = self.num_layers // self.cross_every
+        if not self.stacked or not 1 < steps <= self.unroll or self.is_initializing():
+            return block
+        return nn.map_variables(block, "params", functools.partial(_cut_out, dtype=self.dtype))
+
+    def _scan(self, block: type[nn.Module], x: Array, cache: Cache | None, *shared):
+        steps, rates = self.num_layers // self.cross_every, self._depth_rates()
+        settings = [self._settings(i) for i in range(self.cross_every)]
+        if grouped := self.cross_every > 1:
+            settings, rates = [block, tuple(settings)], rates.reshape(steps, -1)
+        else:
+            settings = settings[0]
         scanned = nn.scan(
-            block,
+            Group if grouped else block,
             # The factors of LoRA, and what `attention_maps` has the layers keep; else empty.
             variable_axes={"params": 0, "lora": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, *[nn.broadcast] * len(shared)),
-            length=self.num_layers,
-            unroll=max(1, min(self.unroll, self.num_layers)),
+            length=steps,
+            unroll=max(1, min(self.unroll, steps)),
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return self._block(scanned, "layers")(x, (self._depth_rates(), cache), *shared)
+        return scanned(*settings, name="layers")(x, (rates, cache), *shared)
 
     def _loop(
         self, block: type[nn.Module], x: Array, cache: tuple[LayerCache, ...] | None, *shared
@@ -159,29 +199,28 @@ class Transformer(nn.Module):
         caches = (None,) * self.num_layers if cache is None else cache
         new_caches = []
         for i, per_layer in enumerate(zip(self._depth_rates(), caches, strict=True)):
-            x, new = self._block(block, f"layer_{i}")(x, per_layer, *shared)
+            x, new = block(*self._settings(i), name=f"layer_{i}")(x, per_layer, *shared)
             new_caches.append(new)
         return x, None if cache is None else tuple(new_caches)
 
     def _depth_rates(self) -> Float[Array, " layers"]:
         return jnp.linspace(0, self.stochastic_depth, self.num_layers, dtype=jnp.float32)
 
-    def _block(self, block: type[nn.Module], name: str) -> nn.Module:
-        return block(
+    def _settings(self, layer: int) -> tuple[Any, ...]:
+        """The arguments of a layer's block."""
+        cross = self.cross and layer % self.cross_every == 0
+        return (
             self.num_heads,
             self.mlp_dim,
-            self.cross,
-            self.interleaved,
+            cross,
+            self.interleaved and cross,
             self.dropout,
             self.stochastic_depth > 0,
             self.dtype,
             self.attention,
-            name=name,
         )
 
-    def empty_cache(
-        self, batch: int, length: int, width: int
-    ) -> LayerCache | tuple[LayerCache, ...]:
+    def empty_cache(self, batch: int, length: int, width: int) -> Cache:
         """Room for `length` positions of text, with no image yet."""
 
         def room(*shape: int) -> LayerCache:
@@ -189,9 +228,10 @@ class Transformer(nn.Module):
             keys = jnp.zeros((*shape, self.num_heads, size, length), self.dtype)
             return LayerCache(KeyValues(keys, keys.swapaxes(-1, -2)))
 
-        if self.stacked:
-            return room(self.num_layers, batch)
-        return tuple(room(batch) for _ in range(self.num_layers))
+        if not self.stacked:
+            return tuple(room(batch) for _ in range(self.num_layers))
+        stack = room(self.num_layers // self.cross_every, batch)
+        return stack if self.cross_every == 1 else (stack,) * self.cross_every
 
 
 def unstack(params: dict[str, Any]) -> dict[str, Any]:
@@ -199,8 +239,11 @@ def unstack(params: dict[str, Any]) -> dict[str, Any]:
     result = {}
     for name, value in params.items():
         if name == "layers":
-            for i in range(len(jax.tree.leaves(value)[0])):
-                result[f"layer_{i}"] = jax.tree.map(lambda x, i=i: x[i], value)
+            # Of groups of blocks, each block of a group is a stack of its own.
+            stacks = [v for k, v in value.items() if k.startswith("layer_")] or [value]
+            for i in range(len(stacks) * len(jax.tree.leaves(value)[0])):
+                step, stack = divmod(i, len(stacks))
+                result[f"layer_{i}"] = jax.tree.map(lambda x, i=step: x[i], stacks[stack])
         else:
             result[name] = unstack(value) if isinstance(value, dict) else value
     return result

@@ -155,5 +155,7 @@ def abstract_batch(
     if config.loss.distillation.weight:  # whose embeddings may be of another size than the model's
         embedding = array(np.float32, model.config.embed_dim or model.config.text.width)
         batch |= {TEACHER_IMAGES: embedding, TEACHER_TEXTS: embedding}
+    if model.config.negatives:
+        batch["negative_text"] = batch["text"]
     of_head = {name: array(np.int32) for name in ("label", "prefix_length") if model.config.head}
     return batch | of_head | {kind: array(np.int32) for kind in ERROR_KINDS}

@@ -134,7 +134,8 @@ def _activations(model: CoCaConfig, rows: int) -> Iterator[tuple[int, int]]:
     if model.reads_text:
         yield words, 2 * text.unimodal_layers
     if model.multimodal:
-        yield num_images * words, 3 * text.multimodal_layers
+        cross = text.multimodal_layers // text.cross_attention_every
+        yield num_images * words, 2 * text.multimodal_layers + cross
 
 
 def _first_group(mesh: Mesh, axes: tuple[str, ...]) -> tuple[int, ...]:

@@ -46,7 +46,8 @@ def forward_flops(
             parts["contrastive_pooler"] = _cross(1, text.width, *source)
     if contrastive and config.embed_dim:
         projection = 2 * text.width * config.embed_dim
-        parts |= {"image_projection": projection, "text_projection": projection}
+        parts |= {"image_projection": projection}
+        parts |= {"text_projection": projection * (1 + config.negatives)}
     if not config.reads_text:
         parts = {"image_encoder": parts["image_encoder"]}
     parts = {name: config.num_images * flops for name, flops in parts.items()}
@@ -62,14 +63,19 @@ def _decoder(config: CoCaConfig, context: tuple[int, int], packing: PackingConfi
     unimodal = text.unimodal_layers * _layer(
         length + texts * config.has_cls, text.width, text.mlp_dim, causal=True
     )
+    unimodal *= 1 + config.negatives  # wrong captions
     if not config.multimodal:
         return unimodal // texts
     keys, key_width = context
-    layer = _layer(length, text.width, text.mlp_dim, causal=True)
-    layer += _cross(length, text.width, texts * keys, key_width)
-    layer += _mlp(length, text.width, text.mlp_dim) * text.interleaved
+    cross = _cross(length, text.width, texts * keys, key_width)
+    cross += _mlp(length, text.width, text.mlp_dim) * text.interleaved
+    second_half = text.multimodal_layers * _layer(length, text.width, text.mlp_dim, causal=True)
+    second_half += text.multimodal_layers // text.cross_attention_every * cross
     vocabulary = 2 * length * text.width * text.vocab_size * config.captioning
-    row = unimodal + config.num_images * (text.multimodal_layers * layer + vocabulary)
+    judged = (2 + config.negatives) * (config.matching_block > 0)  # wrong pairs
+    second_half *= 1 + judged
+    matching_head = 2 * text.width * (1 + judged) * (config.matching_block > 0)
+    row = unimodal + config.num_images * (second_half + vocabulary) + matching_head
     return row // texts
 
 

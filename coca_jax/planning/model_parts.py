@@ -12,6 +12,7 @@ TOWERS = (
     (r"/unimodal\b|unimodal_features", "text decoder, unimodal"),
     (r"/multimodal\b|multimodal_features", "text decoder, multimodal"),
     (r"/head\b", "head"),
+    (r"/matching_head\b", "matching head"),
     (r"\b([a-z]\w*)_loss\b", r"\1 loss"),
     (r"\bCoCa\b", "model"),
     (r"\boptimizer\b", "optimizer"),

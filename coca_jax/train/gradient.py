@@ -12,18 +12,19 @@ from jaxtyping import Array
 from coca_jax.losses import Loss, outputs_read, weighted_sum
 from coca_jax.losses.distillation import TEACHER_IMAGES, TEACHER_TEXTS
 from coca_jax.models import CoCa, CoCaOutput, lora, normalize_pixels
-from coca_jax.models.attention import segment_starts
 from coca_jax.models.coca import PER_EXAMPLE
+from coca_jax.models.inputs import SEGMENTS, call_inputs, with_masks
 
 # image: uint8 [n, h, w, 3], or [n, images, h, w, 3]; text: int32 [n, t], or packed [rows, t], with
 # text_segment_ids of the same shape; for a head label and prefix_length (the tokens that it may
 # read): int32 [n]; group (64 bits, the same for pairs that match each other): int32 [n, 2];
-# teacher_images, teacher_texts: float32 [n, k]; counters of replaced examples: int32 [n]
+# negative_text (wrong captions; only padding: none): int32 [n, t]; teacher_images, teacher_texts:
+# float32 [n, k]; counters of replaced examples: int32 [n]
 Batch = dict[str, jax.Array]
 Metrics = dict[str, Array]
-SEGMENTS = "text_segment_ids"
+NEGATIVES = 1  # folded into a step's key for the draw of hard negatives
 INPUTS = (
-    *("image", "text", SEGMENTS, "label", "prefix_length", "group"),
+    *("image", "text", SEGMENTS, "label", "prefix_length", "group", "negative_text"),
     *(TEACHER_IMAGES, TEACHER_TEXTS),
 )
 
@@ -44,21 +45,23 @@ class Objective:
         pixels = normalize_pixels(batch["image"], image.mean, image.std)
         if self.trained is not None:
             params = jax.tree.map(_trained_only, params, self.trained)
-        has_head = self.model.config.head is not None
-        more = batch["prefix_length"] if has_head else batch.get(SEGMENTS)
-        rngs = {"dropout": key}
+        inputs, rngs = call_inputs(self.model.config, batch), {"dropout": key}
         variables = lora.variables(self.frozen, params, self.lora_scale)
-        return self.model.apply(variables, pixels, batch["text"], more, rngs=rngs)
+        return self.model.apply(variables, pixels, batch["text"], **inputs, rngs=rngs)
 
-    def with_mask(self, batch: Batch) -> Batch:
-        """The batch with `text_mask` [n, t], which losses read.
+    def with_masks(self, batch: Batch, key: Any) -> Batch:
+        """The global batch with what is computed of it for the model and the losses.
 
-        It is False at padding, and at the begin of each packed text, which no token predicts.
+        Args:
+          batch: its arrays.
+          key: of hard negatives.
         """
-        mask = batch["text"] != self.model.config.text.pad_id
-        if SEGMENTS in batch:
-            mask &= (batch[SEGMENTS] > 0) & ~segment_starts(batch[SEGMENTS])
-        return batch | {"text_mask": mask}
+        return with_masks(self.model.config, batch, key)
+
+    @property
+    def together(self) -> int:
+        """Consecutive texts that are in one micro-batch: a block of hard negatives."""
+        return max(1, self.model.config.matching_block)
 
 
 def gradient(
@@ -72,7 +75,7 @@ def gradient(
       batch: the global batch.
       key: for dropout.
     """
-    batch = objective.with_mask(batch)
+    batch = objective.with_masks(batch, jax.random.fold_in(key, NEGATIVES))
 
     def total(params: Any) -> tuple[jax.Array, Metrics]:
         return weighted_sum(objective.losses, objective.forward(params, batch, key), batch)
@@ -91,8 +94,9 @@ def accumulated_gradient(
     each micro-batch again and carries this gradient back to the parameters, together with that
     of the micro-batch's share of all other losses.
     """
-    batch = objective.with_mask({name: batch[name] for name in INPUTS if name in batch})
-    rows = len(batch["text"])
+    batch = {name: batch[name] for name in INPUTS if name in batch}
+    batch = objective.with_masks(batch, jax.random.fold_in(key, NEGATIVES))
+    rows = len(batch["text"]) // objective.together
     pieces = jax.tree.map(lambda x: split(x, count, rows), batch), jax.random.split(key, count)
     whole = {name: loss for name, loss in objective.losses.items() if loss.whole_batch}
     means = {name: loss for name, loss in objective.losses.items() if not loss.whole_batch}
@@ -101,7 +105,8 @@ def accumulated_gradient(
     def read(_, piece):
         return None, objective.forward(params, *piece).only(reads)
 
-    value, cotangents, metrics = _whole_batch(whole, jax.lax.scan(read, None, pieces)[1], batch)
+    outputs = jax.lax.scan(read, None, pieces)[1]
+    value, cotangents, metrics = _whole_batch(whole, outputs, batch, rows)
     counts = {name: loss.count(batch) for name, loss in means.items()}
 
     def carry_back(total: Any, piece):
@@ -123,11 +128,11 @@ def accumulated_gradient(
 
 
 def _whole_batch(
-    losses: Mapping[str, Loss], outputs: CoCaOutput, batch: Batch
+    losses: Mapping[str, Loss], outputs: CoCaOutput, batch: Batch, rows: int
 ) -> tuple[jax.Array, CoCaOutput, Metrics]:
     """Losses of the whole batch, their gradient by the stacked outputs, and their metrics."""
     value, pullback, metrics = jax.vjp(
-        lambda o: weighted_sum(losses, joined(o, len(batch["text"])), batch),
+        lambda o: weighted_sum(losses, joined(o, rows), batch),
         outputs,
         has_aux=True,
     )
@@ -155,8 +160,8 @@ def _trained_only(param: jax.Array, trained: bool) -> jax.Array:
 def split(x: jax.Array, count: int, rows: int) -> jax.Array:
     """Micro-batches on a new leading axis; each takes rows of every shard, so that none move.
 
-    What belongs to one of the `rows` of the batch's text, such as the images of packed texts, stays
-    together.
+    What belongs to one of the `rows`, such as the images of packed texts or the pairs of a block of
+    hard negatives, stays together.
     """
     together, micro = len(x) // rows, len(x) // count
     x = x.reshape(rows // count, count, together, *x.shape[1:]).swapaxes(0, 1)
@@ -164,17 +169,17 @@ def split(x: jax.Array, count: int, rows: int) -> jax.Array:
     return nn.with_logical_constraint(x, (None, "batch") + (None,) * (x.ndim - 2))
 
 
-def joined(outputs: CoCaOutput, examples: int) -> CoCaOutput:
+def joined(outputs: CoCaOutput, rows: int) -> CoCaOutput:
     """Outputs of all micro-batches as those of one batch; what has no rows is the same in each."""
 
-    def rows(x: jax.Array) -> jax.Array:
+    def in_order(x: jax.Array) -> jax.Array:
         count = x.shape[0]
-        x = x.reshape(count, examples // count, -1, *x.shape[2:]).swapaxes(0, 1)
+        x = x.reshape(count, rows // count, -1, *x.shape[2:]).swapaxes(0, 1)
         x = x.reshape(-1, *x.shape[3:])
         return nn.with_logical_constraint(x, ("batch",) + (None,) * (x.ndim - 1))
 
     def join(name: str, x: Any) -> Any:
-        return rows(x) if name in PER_EXAMPLE else jnp.mean(x, axis=0)
+        return in_order(x) if name in PER_EXAMPLE else jnp.mean(x, axis=0)
 
     values = {field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)}
     return outputs.replace(**{k: join(k, x) for k, x in values.items() if x is not None})

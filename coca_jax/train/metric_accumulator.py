@@ -13,6 +13,7 @@ from coca_jax.errors import UserError
 from coca_jax.train.gradient import Metrics
 from coca_jax.train.step import STOP
 
+NEGATIVES = 256  # pairs, of which at least one should have a wrong caption where data give them
 AHEAD = 2  # steps that may be under way
 
 
@@ -80,7 +81,8 @@ class MetricAccumulator:
 
         Raises:
           UserError: a step's loss, gradient or new parameters were not finite (names the step
-            and the parts), or more than the allowed share of examples was bad.
+            and the parts), more than the allowed share of examples was bad, or no example had the
+            wrong caption that the data should give.
         """
         fetched = jax.device_get(self._pending)
         self._pending = []
@@ -97,6 +99,7 @@ class MetricAccumulator:
         self._check_share(replaced, sum(self._work(step)[0] for step, _ in fetched))
         if CUT_TEXT in values:
             values[CUT_TEXT] = float(sum(metrics[CUT_TEXT] for _, metrics in fetched))
+        self._check_negatives([metrics.get("negative_share") for _, metrics in fetched])
         values |= replaced | {
             "examples_per_second": self._examples / seconds,
             "step_seconds": seconds / self._steps,
@@ -121,6 +124,16 @@ class MetricAccumulator:
                 f"{share:.0%} of the last examples drawn were bad ({bad}), and "
                 f"config.data.max_bad_share={self._max_bad_share} are allowed; `train/bad_*` in "
                 "metrics.jsonl shows since when" + (f"; most were in {worst}" if worst else "")
+            )
+
+    def _check_negatives(self, shares: list[Any]) -> None:
+        if None in shares or any(shares):
+            return
+        if (pairs := len(shares) * self._batch_size) >= NEGATIVES:
+            raise UserError(
+                f"none of the last {pairs:,} pairs had a wrong caption: no record of the data sets "
+                "has the field that config.data.train.negatives names; "
+                "config.data.train.negatives='' trains without them"
             )
 
 

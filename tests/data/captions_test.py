@@ -73,6 +73,24 @@ def test_groups_of_a_mixture_are_shared_where_they_mean_the_same():
         assert len(set(groups(found, name))) == 1
 
 
+def test_a_wrong_caption_is_that_of_the_caption_that_is_drawn():
+    def pair(found, seed=0, **options):
+        text = CaptionMaker(**options)(found, 0, np.random.default_rng(seed))
+        return text.text, text.negative
+
+    found = record(["a", " ", "b"], wrong=["not a", "x", None], title="T")
+    drawn = {pair(found, seed, negatives="wrong") for seed in range(40)}
+    assert drawn == {("a", "not a"), ("b", None)}
+    options = {"captions": "first", "negatives": "wrong"}
+    assert pair(found, template="{title}: {caption}", **options) == ("T: a", "T: not a")
+    assert pair(found)[1] is None and pair(record(["a"]), **options) == ("a", None)
+    # TFDS gives the only value of a list by itself.
+    assert pair(record(["a"], wrong="not a"), **options) == ("a", "not a")
+    assert pair(record([], ["cat"]), prompts=("a {}",), **options) == ("a cat", None)
+    for wrong in (["x"], ["x", "y", "z", "u"], [3, "x", "y"]):
+        assert kind(record(["a", "b", "c"], wrong=wrong), **options) == "bad_text"
+
+
 def test_blank_captions_are_not_drawn():
     assert {make(record(["", " a\n", "  "]), seed=seed) for seed in range(20)} == {"a"}
 

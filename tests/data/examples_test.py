@@ -68,6 +68,25 @@ def test_pairs_of_a_group_have_the_same_64_bits():
     )
 
 
+def test_wrong_captions_are_a_text_of_their_own_and_padding_where_there_is_none():
+    records = [record(png(two_sided()), ["a"], wrong=["b"]), record(png(two_sided()), ["c"])]
+    data_set = part(records, {"negatives": "wrong"})
+    make = BatchMaker([data_set], TOKENIZER, image_size=SIZE, text_length=24, negatives=True)
+    rngs = [np.random.default_rng(seed) for seed in range(2)]
+    batch = make([RecordRef(0, 0, 0), RecordRef(0, 1, 0)], rngs)
+    assert TOKENIZER.decode(batch["negative_text"][:1]) == ["b"]
+    assert TOKENIZER.decode(batch["text"]) == ["a", "c"]
+    assert (batch["negative_text"][1] == TOKENIZER.pad_id).all()
+
+
+def test_an_image_whose_wrong_caption_says_left_is_not_flipped():
+    data = record(png(two_sided()), ["up"], wrong=["left"])
+    for options, flipped in (({"negatives": "wrong"}, False), ({}, True)):
+        make = batch_maker(part([data], options, flip=True))
+        rows = [make([RecordRef(0, 0, 0)], [np.random.default_rng(s)]) for s in range(20)]
+        assert any(row["image"][0, 0, 0, 0] for row in rows) == flipped
+
+
 def test_a_row_of_a_batch_does_not_depend_on_the_others(plain_source):
     noise = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
     good = record(png(noise), ["one", "another", "a third"])

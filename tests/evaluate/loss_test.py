@@ -1,5 +1,6 @@
 """The losses of held-out examples: exact against NumPy in float64, on one device and on many."""
 
+import copy
 import functools
 import json
 import pathlib
@@ -136,6 +137,36 @@ def test_losses_are_those_of_numpy_in_float64(load, config, sizes, size):
     np.testing.assert_allclose(values, list(expected.values()), rtol=2e-5)
 
 
+def test_wrong_captions_are_compared_as_in_training(load, config):
+    """More texts for each image make the loss larger, by as much as NumPy says."""
+
+    class WithNegatives(Data):
+        def batches(self):
+            for batch in super().batches():
+                # Of the second caption, which is not read, nothing is.
+                wrong = [{"wrong": [TEXTS[(i + 1) % 6], ""]} for i in batch["index"]]
+                yield batch | {"fields": wrong}
+
+    config, model = copy.deepcopy(config), load(1, 1, 1)
+    config.data.train.negatives = "wrong"
+    evaluation = HeldOutLoss(name="things", split="test", num_images=1, batch_size=64)
+    data = WithNegatives(model, config, evaluation.examples, pathlib.Path())
+    metrics = evaluation.run(model, data)[0]
+    numbers = [i for i in range(COUNT + 4) if i % 6]
+    texts, wrong = (
+        model.encode_text(model.tokenize([TEXTS[(i + more) % 6] for i in numbers])).astype(float)
+        for more in (0, 1)
+    )
+    scale = np.exp(float(model.params["logit_scale"]))
+    images_of = model.encode_image(images(COUNT + 4)[numbers]).astype(float)
+    there = np.array([i % 6 != 5 for i in numbers])  # the text after the last one is empty
+    logits = scale * images_of @ np.concatenate([texts, wrong[there]]).T
+    target = np.arange(len(texts))
+    nats = cross_entropy(logits, target) + cross_entropy(logits.T[: len(texts)], target)
+    np.testing.assert_allclose(metrics["contrastive_loss"], nats.mean(), rtol=2e-5)
+    assert metrics["negative_share"] == pytest.approx(there.mean())
+
+
 def test_two_evaluations_agree_to_the_bit(load, config):
     first, second = (evaluated(load(1, 1, 1), config)[0] for _ in range(2))
     assert first == second
@@ -155,7 +186,7 @@ def test_the_loss_is_that_of_a_train_step(load, config):
     @jax.jit
     def step(params, batch):
         output = objective.forward(params, batch, jax.random.key(0))
-        return weighted_sum(objective.losses, output, objective.with_mask(batch))[1]
+        return weighted_sum(objective.losses, output, objective.with_masks(batch, None))[1]
 
     metrics = step(model.params, batch)
     both = values["contrastive"][0] | values["captioning"][0]

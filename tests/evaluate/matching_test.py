@@ -23,7 +23,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("scoring", ["embeddings", "captions"])
+@pytest.mark.parametrize("scoring", ["embeddings", "captions", "matching"])
 def test_the_right_text_scores_higher(fake_model, fake_data, batches, scoring, monkeypatch):
     model = fake_model({0: [1, 0], 1: [3, 1], 2: [1, 0], 3: [0, 1]}, TEXTS)
     if scoring == "captions":  # of the fake's, whose texts are for all images
@@ -33,6 +33,9 @@ def test_the_right_text_scores_higher(fake_model, fake_data, batches, scoring, m
             return np.einsum("be,bke->bk", self.encode_image(pixels), np.stack(rows))
 
         monkeypatch.setattr(fake_model, "log_probabilities", each)
+    if scoring == "matching":  # undo the fake's sign
+        each = fake_model.matching_logits
+        monkeypatch.setattr(fake_model, "matching_logits", lambda *args: -each(*args) / 3)
     evaluation = matching.Matching(scoring=scoring)
     metrics, artifacts = evaluation.run(model, fake_data(made(batches, ROWS)))
     # Of image 1, "a cat" beats "a dog", and, being closer to (3, 1), also "both".

@@ -92,3 +92,40 @@ def test_no_captions_is_an_error_of_the_user(fake_model, batches):
     examples = embed_examples(model, batches([[]] * 3, [0] * 3, [3]))
     with pytest.raises(UserError, match="no example has one"):
         retrieval.search(model, examples)
+
+
+def test_candidates_are_ordered_again_by_the_head(fake_model, fake_data, batches):
+    """By a head that prefers the least similar of the candidates, which makes all wrong right."""
+    model = planted(fake_model)
+    data = fake_data(list(batches(CAPTIONS, [-1] * 3, [2, 1])), model=model)
+    metrics = retrieval.Retrieval(rerank=2).run(model, data)[0]
+    plain = retrieval.search(model, data.embedded())[0]
+    assert plain.items() <= metrics.items() and metrics.keys() - plain.keys() == {
+        "reranked_image_to_text_r1",
+        "reranked_text_to_image_r1",
+    }
+    # Image 0's candidates are "a blue ball" and "a red ball", its own, now the first; image 1's are
+    # both its own; image 2's are "a cube", now the last, and "a red ball".
+    assert metrics["reranked_image_to_text_r1"] == pytest.approx(2 / 3)
+    # "a red ball" finds image 0 and then 2; "a blue ball" 0 and then 1, its own; "a ball" has both
+    # of its own; "a cube" finds 2, and then one of the others with similarity 0.
+    assert metrics["reranked_text_to_image_r1"] == pytest.approx(2 / 4)
+
+
+def test_reranking_reads_each_image_once_and_ties_count_as_wrong(fake_model, fake_data, batches):
+    model = planted(fake_model)
+    made = list(batches([*CAPTIONS, ["a red ball"]], [-1] * 4, [4]))
+    made[0] |= {"image": made[0]["image"] % 3, "fields": [{"image_id": i % 3} for i in range(4)]}
+    data = fake_data(made, model=model)
+    scored = []
+
+    def log_probabilities(pixels, texts):
+        scored.extend(pixels[:, 0, 0, 0].tolist())
+        return np.zeros((len(texts), len(texts[0])))
+
+    model.log_probabilities = log_probabilities
+    metrics = retrieval.Retrieval(rerank=10, rerank_by="captions").run(model, data)[0]
+    assert sorted(scored) == [0, 1, 2]  # all texts of an image fit into one row
+    assert metrics["reranked_image_to_text_r1"] == metrics["reranked_text_to_image_r1"] == 0
+    # Of four texts and three images, all are candidates.
+    assert metrics.keys() >= {"image_to_text_r10"}

@@ -10,6 +10,7 @@ import pytest
 
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.losses import sigmoid_loss, softmax_loss
+from coca_jax.losses.contrastive import Negatives
 
 # The mesh, and rows of a chunk: one, a number that divides nothing, more than there are.
 CASES = [((1, 1, 1), 3), ((8, 1, 1), 1024), ((2, 2, 2), 1)]
@@ -133,6 +134,59 @@ def test_the_sigmoid_loss_has_groups_too(mesh):
     x, y = embeddings(8, 3)
     loss = functools.partial(sigmoid_loss, chunk_size=3, groups=group_rows())
     check(loss, grouped_sigmoid_reference, (x, y, 10.0, -3.0), mesh)
+
+
+NEGATIVES = np.array([1, 1, 0, 1, 0, 1, 1, 1], bool)  # which pairs have a wrong caption
+
+
+def negative_reference(x, y, scale, z):
+    """Equation 3 of the NegCLIP paper: wrong captions are further texts for each image."""
+    total, wrong = 0.0, z[NEGATIVES]
+    for i in range(len(x)):
+        texts = sum(np.exp(scale * x[i] @ t) for t in (*y, *wrong))
+        total -= np.log(np.exp(scale * x[i] @ y[i]) / texts)
+        total -= np.log(np.exp(scale * y[i] @ x[i]) / sum(np.exp(scale * y[i] @ t) for t in x))
+    return total / len(x)
+
+
+def grouped_negative_reference(x, y, scale, bias, z):
+    total = grouped_sigmoid_reference(x, y, scale, bias)
+    logits = scale * x @ z[NEGATIVES].T + bias
+    return total + np.log(1 + np.exp(logits)).sum() / len(x)
+
+
+def with_negatives(loss):
+    """A loss as a function of the embeddings of wrong captions, too, which come last."""
+
+    def function(*arrays):
+        return loss(*arrays[:-1], negatives=Negatives(arrays[-1], jnp.array(NEGATIVES)))
+
+    return function
+
+
+@pytest.mark.parametrize(("mesh", "chunk_size"), [CASES[0], CASES[2]])
+def test_each_image_is_compared_with_all_wrong_captions(mesh, chunk_size):
+    x, y = embeddings(8, 3)
+    z = np.where(NEGATIVES[:, None], np.roll(x, 3, axis=0) @ np.diag([1, 1, -1]), x)
+    loss = with_negatives(functools.partial(softmax_loss, chunk_size=chunk_size))
+    accuracy = check(loss, negative_reference, (x, y, 14.3, z), mesh)
+    own, texts = np.arange(8), np.concatenate([y, z[NEGATIVES]])
+    hits = (np.argmax(x @ texts.T, axis=1) == own), (np.argmax(y @ x.T, axis=1) == own)
+    np.testing.assert_allclose(accuracy, np.mean(hits))
+
+
+def test_the_sigmoid_loss_has_wrong_captions_too_with_groups():
+    x, y = embeddings(8, 3)
+    loss = functools.partial(sigmoid_loss, chunk_size=3, groups=group_rows())
+    arrays = x, y, 10.0, -3.0, np.roll(x, 3, axis=0)
+    check(with_negatives(loss), grouped_negative_reference, arrays, (2, 2, 2))
+
+
+def test_a_wrong_caption_that_is_the_most_similar_is_no_hit_of_a_group():
+    x = jnp.float32(np.eye(8))
+    groups, negatives = group_rows(), Negatives(2 * x, jnp.ones(8, bool))
+    hits = softmax_loss(x, x, jnp.float32(1), groups=groups, negatives=negatives)[1]
+    assert hits == 0.5  # all of text to image
 
 
 @pytest.mark.parametrize(

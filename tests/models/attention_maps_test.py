@@ -27,7 +27,11 @@ CHANGES = {
     "parallel": {"pooler": {"kind": "parallel"}},
     "shared": {"pooler": {"kind": "shared"}, "remat": "full"},
     "shared, captions only": {"pooler": {"kind": "shared"}, "contrastive": "none"},
-    "no queries": {"pooler": {"caption_queries": 0}, "image": {"class_token": True}},
+    "no queries": {
+        "pooler": {"caption_queries": 0},
+        "image": {"class_token": True},
+        "text": {"multimodal_layers": 4, "cross_attention_every": 2},
+    },
     "open_clip": OPEN_CLIP,
 }
 
@@ -81,6 +85,7 @@ def inputs(config, params, pixels, ids):
         return norms, apply(method="image_tokens"), apply(method="image_context")
 
     norms, tokens, context = run(params)
+    norms = {name: found for name, found in norms.items() if "cross_attention_norm" in found}
     queries = [found["cross_attention_norm"]["__call__"][0] for found in norms.values()]
     if config.text.interleaved:
         return queries, [found["context_norm"]["__call__"][0] for found in norms.values()], tokens
@@ -91,7 +96,8 @@ def expected(config, params, pixels, ids):
     """By the formula, from what stands in front of the attention layers."""
     pooler = config.pooler
     queries, contexts, tokens = inputs(config, params, pixels, ids)
-    layers = [layer["cross_attention"] for layer in params["decoder"]["multimodal"].values()]
+    layers = params["decoder"]["multimodal"].values()
+    layers = [layer["cross_attention"] for layer in layers if "cross_attention" in layer]
     result = []
     for i in range(len(ids)):
         read = zip(queries, contexts, layers, strict=True)

@@ -25,6 +25,13 @@ def variant(**changes):
     return config
 
 
+# Cross-attention to all tokens, in the first and the third layer.
+EVERY_SECOND = variant(
+    pooler={"caption_queries": 0},
+    text={"tie_embeddings": True, "multimodal_layers": 4, "cross_attention_every": 2},
+)
+
+
 @functools.cache
 def model_and_params(config):
     model = CoCa(config)
@@ -58,9 +65,9 @@ def run(config):
     [
         TINY,
         variant(pooler={"kind": "parallel"}),
-        variant(pooler={"caption_queries": 0}, text={"tie_embeddings": True}),
+        EVERY_SECOND,
     ],
-    ids=["cascade", "parallel", "no_queries_tied"],
+    ids=["cascade", "parallel", "no_queries_tied_every_second"],
 )
 def test_forward_equals_float64_reference(config):
     output = run(config)
@@ -158,11 +165,16 @@ def test_parts_of_untrained_losses_do_not_exist(changes, absent, present):
     assert (output.image_embeddings is None) == (not config.has_cls)
 
 
-def test_extending_with_a_cache_equals_one_pass():
-    model, params = model_and_params(TINY)
+@pytest.mark.parametrize(
+    ("config", "stacked"), [(TINY, True), (EVERY_SECOND, True), (EVERY_SECOND, False)]
+)
+def test_extending_with_a_cache_equals_one_pass(config, stacked):
+    model, params = model_and_params(config)
+    if not stacked:
+        model, params = CoCa(dataclasses.replace(config, stacked=False)), unstack(params)
     pixels, ids = batch()
     apply = jax.jit(functools.partial(model.apply, {"params": params}), static_argnames="method")
-    whole = run(TINY).logits
+    whole = run(config).logits
     cache = model.apply({"params": params}, 3, 12, method="empty_cache")
     context = apply(pixels, method="image_context")
     first, cache = apply(ids[:, :4], jnp.int32(0), cache, context, method="decode_step")

@@ -8,12 +8,19 @@ from coca_jax.models.transformer import Transformer
 SIZES = {"num_layers": 2, "num_heads": 2, "mlp_dim": 8}
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_unrolled_layers_compute_what_a_scan_does(remat):
+@pytest.mark.parametrize(
+    ("remat", "dtype", "changes"),
+    [
+        ("none", "bfloat16", {}),
+        ("full", "bfloat16", {}),
+        ("full", "float32", {"num_layers": 4, "cross_every": 2}),
+    ],
+)
+def test_unrolled_layers_compute_what_a_scan_does(remat, dtype, changes):
     """In bfloat16, where unrolled layers cast their kernels as they cut them out of the stacks."""
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.bfloat16)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), dtype)
     layers = [
-        Transformer(**SIZES, unroll=unroll, remat=remat, dtype=jnp.dtype("bfloat16"))
+        Transformer(**SIZES | changes, unroll=unroll, remat=remat, dtype=jnp.dtype(dtype))
         for unroll in (1, 2)
     ]
     params = layers[0].init(jax.random.key(0), x)

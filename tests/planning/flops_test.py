@@ -16,11 +16,13 @@ from coca_jax.models import (
     init_params,
     make_model,
 )
+from coca_jax.models.inputs import call_inputs, with_masks
 from coca_jax.models.presets import open_clip
 from coca_jax.planning import forward_flops, training_flops
 from coca_jax.planning.flops import hardware_flops
 
 TINY = PRESETS["tiny"]
+EVERY_SECOND = dataclasses.asdict(TINY.text) | {"cross_attention_every": 2}
 OPEN_CLIP = dataclasses.asdict(
     open_clip(
         dataclasses.replace(TINY.image, grid_width=3),
@@ -41,8 +43,13 @@ OPEN_CLIP = dataclasses.asdict(
         {"contrastive": "none", "captioning": False, "head": HeadConfig(5, num_images=3)},
         {"contrastive": "none", "captioning": False, "head": HeadConfig(5, "text", 2)},
         {"contrastive": "none", "head": HeadConfig(5, "text")},
+        {"negatives": True, "embed_dim": 24, "matching_block": 4},
+        {"captioning": False, "matching_block": 4, "text": EVERY_SECOND},
     ],
-    ids=["both", "contrastive_only", "captioning_only", "open_clip", "clips", "pairs", "questions"],
+    ids=[
+        *("both", "contrastive_only", "captioning_only", "open_clip", "clips", "pairs"),
+        *("questions", "negatives", "matching"),
+    ],
 )
 def test_formula_counts_what_the_program_multiplies(changes):
     config = CoCaConfig.from_dict(dataclasses.asdict(TINY) | changes)
@@ -52,7 +59,10 @@ def test_formula_counts_what_the_program_multiplies(changes):
     pixels = jnp.zeros((1, *[head.num_images] * (head.num_images > 1), *config.image.pixels, 3))
 
     def everything(*inputs):
-        output = model.apply(*inputs)
+        batch = {"text": ids, "prefix_length": None} | (
+            {"negative_text": ids + 1} if config.negatives else {}
+        )
+        output = model.apply(*inputs, **call_inputs(config, with_masks(config, batch)))
         return output, output.logits
 
     ids = jnp.zeros((1, text.context_length), jnp.int32)
@@ -60,10 +70,14 @@ def test_formula_counts_what_the_program_multiplies(changes):
     # The program computes masked attention in full, the rule counts half of it.
     halved = lambda layers, length: layers * 2 * length**2 * text.width  # noqa: E731
     masked = halved(text.unimodal_layers, text.context_length + (config.has_cls))
+    masked *= 1 + config.negatives
     masked *= config.multimodal or config.has_cls
-    masked += (
-        halved(text.multimodal_layers, text.context_length) * config.multimodal * head.num_images
+    passes = 1 + (2 + config.negatives) * (config.matching_block > 0)
+    masked += halved(text.multimodal_layers, text.context_length) * (
+        config.multimodal * head.num_images * passes
     )
+    # One block, of one pair and padding: the similarities by which hard negatives are drawn.
+    masked += 2 * config.matching_block**2 * (config.embed_dim or text.width)
     assert sum(forward_flops(config).values()) + masked == hardware_flops(program)
     assert forward_flops(config, 0.5)["image_encoder"] < forward_flops(config)["image_encoder"]
     assert training_flops(config) == 3 * sum(forward_flops(config).values())

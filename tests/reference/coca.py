@@ -34,16 +34,22 @@ def attend(x, source, p, heads, visible=None):
 
 
 def blocks(x, layers, heads, visible=None, context=None):
-    for i in range(len(layers["mlp_norm"]["scale"])):
-        p = pick(layers, i)
+    for p in each(layers):
         y = layer_norm(x, p["self_attention_norm"])
         x = x + attend(y, y, p["self_attention"], heads, visible)
-        if context is not None:
+        if "cross_attention" in p:
             y = layer_norm(x, p["cross_attention_norm"])
             x = x + attend(y, context, p["cross_attention"], heads)
         y = layer_norm(x, p["mlp_norm"])
         x = x + dense(gelu(dense(y, p["mlp"]["up"])), p["mlp"]["down"])
     return x
+
+
+def each(layers):
+    """The parameters of each layer; of groups of layers, each layer of a group is a stack."""
+    stacks = [layers[name] for name in sorted(layers) if name.startswith("layer_")] or [layers]
+    for i in range(len(stacks[0]["mlp_norm"]["scale"])):
+        yield from (pick(stack, i) for stack in stacks)
 
 
 def pick(tree, i):

@@ -50,7 +50,11 @@ HEAD = {
     "head.classes": ("a", "b", "c"),
     "head.input": "text",
 }
-ALL = HEAD | {"loss.contrastive.kind": "sigmoid"}
+ALL = HEAD | {
+    "loss.contrastive.kind": "sigmoid",
+    "loss.matching.weight": 1.0,
+    "loss.matching.block_size": 2,
+}
 HEAD_ONLY = HEAD | {"loss.contrastive.weight": 0.0, "loss.captioning.weight": 0.0}
 PAIRS = HEAD_ONLY | {"data.num_images": 2}
 CLIPS = PAIRS | {"head.input": "image", "optimizer.learning_rates": ((r"head.*", 1.0), (".*", 0.0))}
@@ -252,6 +256,8 @@ def gradients(name, sizes, count=1):
     batch = make_batch(0, config.data.num_images)
     if name in GROUPED:
         batch["group"] = np.random.default_rng(1).integers(0, 2, (16, 2), np.int32)
+        # A third of the pairs have no wrong caption.
+        batch["negative_text"] = np.where(np.arange(16)[:, None] % 3, make_batch(2)["text"], 0)
     if config.data.packing.texts_per_row > 1:
         batch = packed(batch, build(config).data.packing)
     batch = partitioner.put_batch(batch)
@@ -282,7 +288,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize(
     ("name", "sizes", "count"),
     [
-        ("remat", MANY, 4),
+        ("remat", MANY, 2),
         ("clips", MANY, 1),
         pytest.param("dots", MANY, 1, marks=SLOW),
         pytest.param("pairs", MANY, 4, marks=SLOW),
@@ -298,6 +304,8 @@ def test_a_mesh_micro_batches_and_remat_change_no_gradient(name, sizes, count):
     assert frozen == ({"image_encoder"} if name == "clips" else set())
     if name not in ("contrastive", "captioning"):
         assert one[1]["classification_loss"] > 0
+    if name in ("remat", "dots"):
+        assert one[1]["matching_loss"] > 0
 
 
 def test_rematerialization_is_chosen_for_each_tower():

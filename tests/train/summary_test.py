@@ -8,6 +8,7 @@ from coca_jax.config import default_config
 from coca_jax.data.batch_sizes import BatchSizes
 from coca_jax.data.pipeline import TrainStream
 from coca_jax.data.sources import Note
+from coca_jax.errors import UserError
 from coca_jax.train.metric_accumulator import MetricAccumulator
 from coca_jax.train.summary import _data
 
@@ -35,3 +36,16 @@ def test_what_readers_left_out_is_a_metric(left_out):
     meter = MetricAccumulator(lambda step: (8, 8), 0.2, 1.0, left_out=left_out)
     meter.add(1, {"loss": jnp.float32(1.0)})
     assert meter.read().get("train/left_out", 0) == left_out
+
+
+def test_wrong_captions_that_no_pair_has_end_the_run():
+    def read(*shares):
+        meter = MetricAccumulator(128, 0.2, 1, 1.0)
+        for share in shares:
+            meter.add(1, {"loss": jnp.float32(1.0), "negative_share": jnp.float32(share)})
+        return meter.read()
+
+    assert read(0.0)["train/negative_share"] == 0  # too few to tell
+    assert read(0.0, 0.1)["train/negative_share"] == pytest.approx(0.1)
+    with pytest.raises(UserError, match=r"none of the last 256 pairs .*data\.train\.negatives"):
+        read(0.0, 0.0)
