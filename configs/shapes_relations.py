@@ -4,45 +4,42 @@
     coca train --config shapes_relations --workdir runs/relations
 
 `matching` asks which of two texts of the same words is about the image: of relations, counts and
-negations, by embeddings and by the decoder's probability of the texts. `:negatives` trains
-with the wrong captions that the data give, `:matching` with a matching head; `:smoke` runs a few
-steps of a smaller model.
+negations, by embeddings, by the decoder's probability of the texts, and by a matching head if there
+is one. `:negatives` trains with the wrong captions that the data give, `:matching` with a matching
+head, `:both` with both; `:smoke` runs a few steps of a smaller model with both.
 """
 
 from coca_jax.config import finish
 from coca_jax.config.recipes import SHAPES_SMOKE, shapes_training
 
 NAME = "shapes_relations"
+KINDS = {"relation": "test", "relation_novel": "test_novel", "count": "test", "negation": "test"}
 
 
 def get_config(argument=None):
-    """The experiment; `argument` is None, `negatives`, `matching` or `smoke`."""
+    """The experiment; `argument` is None, `negatives`, `matching`, `both` or `smoke`."""
     config = shapes_training(steps=1500)
     config.data.train.name = NAME
-    if argument == "negatives":
-        config.data.train.negatives, argument = "negatives", None
-    elif argument == "matching":
-        config.loss.matching.weight, argument = 1.0, None
     config.model.text.context_length = 18  # of the longest caption, begin and end included
+    if argument in ("negatives", "both", "smoke"):
+        config.data.train.negatives = "negatives"
+    if has_head := argument in ("matching", "both", "smoke"):
+        config.loss.matching.weight = 1.0
+    examples = {"name": NAME, "split": "test"}
     config.eval = {
         "retrieval": {
             "kind": "retrieval",
-            "name": NAME,
-            "split": "test",
+            **examples,
             "limit": 1000,
             "captions": "first",
+            "rerank": 16,
+            "rerank_by": "matching" if has_head else "captions",
         },
-        "captioning": {"kind": "captioning", "name": NAME, "split": "test", "limit": 500},
+        "captioning": {"kind": "captioning", **examples, "limit": 500},
     }
-    kinds = {
-        "relation": "test",
-        "relation_novel": "test_novel",
-        "count": "test",
-        "negation": "test",
-    }
-    for name, split in kinds.items():
+    for name, split in KINDS.items():
         kind = name.removesuffix("_novel")
-        for scoring in ("embeddings", "captions"):
+        for scoring in ("embeddings", "captions", "matching")[: 2 + has_head]:
             config.eval[f"{name}_by_{scoring}"] = {
                 "kind": "matching",
                 "name": NAME,
@@ -51,4 +48,7 @@ def get_config(argument=None):
                 "texts": (f"{kind}_texts", f"{kind}_foils"),
                 "scoring": scoring,
             }
-    return finish(config, argument, SHAPES_SMOKE | {f"eval.{n}.limit": 16 for n in config.eval})
+    smoke = SHAPES_SMOKE | {"loss.matching.block_size": 16}
+    smoke |= {f"eval.{name}.limit": 16 for name in config.eval}
+    known = argument in ("negatives", "matching", "both")
+    return finish(config, None if known else argument, smoke)

@@ -167,6 +167,30 @@ def test_wrong_captions_are_compared_as_in_training(load, config):
     assert metrics["negative_share"] == pytest.approx(there.mean())
 
 
+def test_a_matching_head_judges_the_most_similar_wrong_pairs(config):
+    """Of 19 pairs in blocks of 4, of which the last one has 3; equal texts are no wrong pairs."""
+    config = copy.deepcopy(config)
+    config.loss.matching.update({"weight": 1.0, "block_size": 4})
+    model = loaded(config, (1, 1, 1))
+    metrics = evaluated(model, config, batch_size=64)[0]
+    numbers = [i for i in range(COUNT + 4) if i % 6]
+    texts, pixels = [TEXTS[i % 6] for i in numbers], images(COUNT + 4)[numbers]
+    pairs = model.matching_logits(pixels, texts).astype(float)  # of each image and each text
+    similar = model.encode_image(pixels) @ model.encode_text(model.tokenize(texts)).T
+    nats = []
+    for i in range(len(texts)):
+        block = range(i // 4 * 4, min(len(texts), i // 4 * 4 + 4))
+        others = [j for j in block if texts[j] != texts[i]]
+        text, image = (
+            max(others, key=lambda j: similar[i, j]),
+            max(others, key=lambda j: similar[j, i]),
+        )
+        wrong = pairs[i, text], pairs[image, i]
+        nats.append(np.mean([np.log1p(np.exp(-pairs[i, i])), *np.log1p(np.exp(wrong))]))
+    assert np.ptp(nats) > 1e-3
+    np.testing.assert_allclose(metrics["matching_loss"], np.mean(nats), rtol=2e-5)
+
+
 def test_two_evaluations_agree_to_the_bit(load, config):
     first, second = (evaluated(load(1, 1, 1), config)[0] for _ in range(2))
     assert first == second

@@ -8,6 +8,7 @@ OPEN_CLIP = (
     "--config.model.image.patch_bias=False",
     "--config.model.image.pre_norm=True",
     "--config.model.text.interleaved=True",
+    "--config.model.text.cross_attention_every=2",  # which OpenCLIP's does not have
     "--config.model.text.shifted_cls_mask=True",
     "--config.model.text.tie_embeddings=True",
     "--config.model.embed_dim=24",

@@ -182,3 +182,6 @@ def test_models_that_open_clip_lacks_are_refused(square):
     assert "model.image.class_token: False, not True" in str(error.value)
     assert "model.pooler.kind: cascade, not shared" in str(error.value)
     open_clip.require_open_clip(square.config())
+    text = dataclasses.replace(square.config().text, cross_attention_every=2)
+    with pytest.raises(UserError, match=r"model\.text\.cross_attention_every: 2, not 1"):
+        open_clip.require_open_clip(dataclasses.replace(square.config(), text=text))
