@@ -11,6 +11,8 @@ from flax import traverse_util
 
 from coca_jax.config import build, model_config
 from coca_jax.inference.sources import Checkpoint, Source, whole_sharding
+from coca_jax.interop import hub
+from coca_jax.io.paths import as_path
 from coca_jax.models import init_params, lora, make_model
 
 KEY = "base"  # of a checkpoint's metadata, with what `base_record` returns
@@ -65,5 +67,7 @@ def base_record(base: Source, item: str) -> dict[str, Any]:
       base: the model.
       item: that its parameters are taken from.
     """
-    place = os.fspath(base.folder.absolute()) if isinstance(base, Checkpoint) else base.title
+    place = base.folder if isinstance(base, Checkpoint) else base.title
+    if not hub.is_hub_name(place):
+        place = os.fspath(as_path(place).absolute())
     return {"path": place, "step": base.step, "item": item, "identity": base.identity}
