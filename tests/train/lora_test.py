@@ -80,6 +80,7 @@ def test_steps_on_a_mesh_by_micro_batches_are_those_of_one_device(one_device):
     assert tuple(up["b"].sharding.spec) == (None, None, "tensor")
 
 
+@pytest.mark.slow
 def test_no_gradient_of_a_kernel_is_computed():
     flops = []
     for changes in ({}, LORA):
