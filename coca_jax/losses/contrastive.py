@@ -25,14 +25,12 @@ from coca_jax.losses.collectives import (
     current_layout,
     in_chunks,
     joined,
-    pmax,
-    pmin,
     psum,
     psum_scatter,
-    scan,
     shard_map,
     spec,
 )
+from coca_jax.losses.similarities import Rows, Texts, compare, slopes_by
 
 CHUNK = 1024  # rows
 Groups = Int[Array, "n 2"]  # 64 bits, which stand for a label or a caption, as two of 32
@@ -229,57 +227,15 @@ def _run(inputs: _Inputs, labels: _Labels, options: _Options, differentiate: boo
     return shard_map(on_device, options.layout, (specs, of_labels), outputs)(inputs, labels)
 
 
-class _Rows(NamedTuple):
-    """A chunk of one device's rows of the similarity matrix."""
-
-    images: Array  # [c, e]
-    partner: Array  # [c], the column of its own text; -1 where there is no row but padding
-    group: Array | None  # [c, 2]; None: only its own text matches
-
-
-class _Columns(NamedTuple):
-    """Statistics of each text over the images that it was compared with so far."""
-
-    peak: Array  # [n], its largest similarity
-    first: Array  # [n], the first image that has it
-    norm: Array  # [n], sum of exp(scale (similarity - peak))
-
-
-class _Texts(NamedTuple):
-    """All texts of the batch, the columns of the similarity matrix; negatives are the last ones."""
-
-    embeddings: Array  # [m, e]
-    count: int  # those that are no negatives
-    group: Array | None  # [count, 2]
-    there: Array | None  # [m], False where a column is no text; None: all are
-
-    def matches(self, rows: _Rows, softmax: bool) -> Array:
-        """The target of each pair [c, count]: 1 where they match; softmax: 1 over their number."""
-        if rows.group is None:
-            columns = jnp.arange(self.count, dtype=jnp.int32)
-            return (columns[None] == rows.partner[:, None]).astype(jnp.float32)
-        equal = jnp.all(rows.group[:, None] == self.group[None], axis=-1).astype(jnp.float32)
-        return equal / jnp.sum(equal, axis=1, keepdims=True) if softmax else equal
-
-    def masked(self, values: Array, absent: float) -> Array:
-        """Values [c, m] of pairs, with another where a column is no text."""
-        return values if self.there is None else jnp.where(self.there[None], values, absent)
-
-    def widened(self, values: Array) -> Array:
-        """Values [c, count] of pairs, with 0 for negatives [c, m]."""
-        more = len(self.embeddings) - self.count
-        return jnp.pad(values, ((0, 0), (0, more))) if more else values
-
-
-def _all_texts(inputs: _Inputs, labels: _Labels, axes: tuple[str, ...]) -> _Texts:
+def _all_texts(inputs: _Inputs, labels: _Labels, axes: tuple[str, ...]) -> Texts:
     texts, groups, negatives, mask = (
         None if x is None else all_gather(x, axes)
         for x in (inputs.texts, labels.groups, inputs.negatives, labels.negative_mask)
     )
     if negatives is None:
-        return _Texts(texts, len(texts), groups, None)
+        return Texts(texts, len(texts), groups, None)
     there = jnp.concatenate([jnp.ones(len(texts), bool), mask])
-    return _Texts(jnp.concatenate([texts, negatives]), len(texts), groups, there)
+    return Texts(jnp.concatenate([texts, negatives]), len(texts), groups, there)
 
 
 def _own_rows(inputs: _Inputs, labels: _Labels, options: _Options, gradients: bool):
@@ -290,16 +246,16 @@ def _own_rows(inputs: _Inputs, labels: _Labels, options: _Options, gradients: bo
     total = every.count
     # Counted from 1 while they are cut: padding is 0.
     partners = count * axis_index(layout.rows) + jnp.arange(count, dtype=jnp.int32) + 1
-    pieces = _Rows(*in_chunks((images, partners, labels.groups), chunk_size))
+    pieces = Rows(*in_chunks((images, partners, labels.groups), chunk_size))
     pieces = pieces._replace(partner=pieces.partner - 1)
-    loss, hits, normalizers = _compare(pieces, every, scale, bias, kind, layout)
+    loss, hits, normalizers = compare(pieces, every, scale, bias, kind, layout)
     if labels.groups is None:
         matching = scale * jnp.sum(images * texts, axis=-1) + bias
         loss -= (1 + (kind == "softmax")) * psum(jnp.sum(matching), layout.rows)
     loss = weight * loss / total
     if not gradients:
         return loss, hits / (2 * total)
-    sums, by_image = _slopes(pieces, every, scale, bias, normalizers, weight / total)
+    sums, by_image = slopes_by(pieces, every, scale, bias, normalizers, weight / total)
     by_text, by_scale, by_bias = sums
     slopes = _Inputs(
         joined(by_image, count),
@@ -309,119 +265,3 @@ def _own_rows(inputs: _Inputs, labels: _Labels, options: _Options, gradients: bo
         None if negatives is None else psum_scatter(by_text[total:], layout.rows),
     )
     return loss, hits / (2 * total), slopes
-
-
-def _compare(rows: _Rows, texts: _Texts, scale, bias, kind: str, layout: Layout):
-    """The first pass: the sum of the loss, hits, and for the softmax its normalizers.
-
-    The normalizers are log sum exp over all texts of each row [chunks, c], and over all images of
-    each text. Without groups, the matches are not in the sum yet: they need no similarity matrix.
-    """
-    softmax, count = kind == "softmax", texts.count
-    columns = jnp.arange(len(texts.embeddings), dtype=jnp.int32)
-
-    def step(carry, piece: _Rows):
-        loss, hits, stats = carry
-        real = piece.partner >= 0
-        similar = _matmul("ie,je->ij", piece.images, texts.embeddings)
-        similar = texts.masked(similar, -jnp.inf)
-        peak = jnp.max(similar, axis=1)
-        first = jnp.min(jnp.where(similar == peak[:, None], columns[None], len(columns)), axis=1)
-        hits += jnp.sum(real & _same(piece, first, texts), dtype=jnp.int32)
-        if softmax:
-            norm = jnp.sum(jnp.exp(scale * (similar - peak[:, None])), axis=1)
-            nats = scale * peak + jnp.log(norm)
-        else:
-            nats = jnp.sum(jax.nn.softplus(scale * similar + bias), axis=1)
-        matching = 0.0
-        if piece.group is not None:
-            targets = texts.matches(piece, softmax)
-            logits = scale * similar[:, :count] + bias
-            matching = (1 + softmax) * jnp.sum(targets * logits, axis=1)
-        loss += jnp.sum(jnp.where(real, nats - matching, 0))
-        stats = _with_rows(stats, similar[:, :count], piece.partner, scale, softmax)
-        return (loss, hits, stats), nats if softmax else None
-
-    unknown = _Columns(
-        peak=jnp.full(count, -jnp.inf, jnp.float32),
-        first=jnp.full(count, count, jnp.int32),
-        norm=jnp.zeros(count, jnp.float32),
-    )
-    start = jnp.float32(0), jnp.int32(0), unknown
-    (loss, hits, stats), nats = scan(step, start, rows)
-    loss, hits = psum((loss, hits), layout.rows)
-    peak = pmax(stats.peak, layout.rows)
-    first = pmin(jnp.where(stats.peak == peak, stats.first, count), layout.rows)
-    groups = texts.group
-    is_hit = (
-        first == columns[:count] if groups is None else jnp.all(groups[first] == groups, axis=-1)
-    )
-    hits += jnp.sum(is_hit, dtype=jnp.int32)
-    if not softmax:
-        return loss, hits, None
-    norm = psum(stats.norm * jnp.exp(scale * (stats.peak - peak)), layout.rows)
-    of_texts = scale * peak + jnp.log(norm)
-    return loss + jnp.sum(of_texts), hits, (nats, of_texts)
-
-
-def _same(rows: _Rows, column: Array, texts: _Texts) -> Array:
-    """Whether each row matches the text of its column [c]."""
-    if rows.group is None:
-        return column == rows.partner
-    return (column < texts.count) & jnp.all(texts.group[column] == rows.group, axis=-1)
-
-
-def _with_rows(stats: _Columns, similar, partner, scale, softmax: bool) -> _Columns:
-    """The statistics of the columns with a chunk's rows added."""
-    similar = jnp.where(partner[:, None] < 0, -jnp.inf, similar)
-    here = jnp.max(similar, axis=0)
-    missing = len(similar[0])
-    first = jnp.min(jnp.where(similar == here[None], partner[:, None], missing), axis=0)
-    peak = jnp.maximum(stats.peak, here)
-    norm = stats.norm
-    if softmax:
-        norm = norm * jnp.exp(scale * (stats.peak - peak))
-        norm += jnp.sum(jnp.exp(scale * (similar - peak[None])), axis=0)
-    return _Columns(peak, jnp.where(here > stats.peak, first, stats.first), norm)
-
-
-def _slopes(rows: _Rows, texts: _Texts, scale, bias, normalizers, factor: float):
-    """The second pass: this device's share of the gradients.
-
-    Args:
-      rows: of this device, in chunks.
-      texts: all of them.
-      scale: of the similarities.
-      bias: added to them.
-      normalizers: from `_compare`.
-      factor: of the sum over pairs.
-
-    Returns:
-      Those by texts, scale and bias, to be added up over devices; and by images [chunks, c, e].
-    """
-    softmax = normalizers is not None
-
-    def step(sums, piece):
-        piece, nats = piece
-        similar = _matmul("ie,je->ij", piece.images, texts.embeddings)
-        if softmax:
-            logits = scale * similar
-            of_texts = jnp.exp(logits[:, : texts.count] - normalizers[1][None])
-            by_logits = jnp.exp(logits - nats[:, None]) + texts.widened(of_texts)
-        else:
-            by_logits = jax.nn.sigmoid(scale * similar + bias)
-        by_logits -= (1 + softmax) * texts.widened(texts.matches(piece, softmax))
-        by_logits = texts.masked(jnp.where(piece.partner[:, None] < 0, 0, by_logits), 0.0) * factor
-        by_text = scale * _matmul("ij,ie->je", by_logits, piece.images)
-        by_scale = jnp.sum(jnp.sum(by_logits * similar, axis=1))
-        by_bias = jnp.sum(jnp.sum(by_logits, axis=1))
-        sums = jax.tree.map(jnp.add, sums, (by_text, by_scale, by_bias))
-        return sums, scale * _matmul("ij,je->ie", by_logits, texts.embeddings)
-
-    start = jnp.zeros(texts.embeddings.shape, jnp.float32), jnp.float32(0), jnp.float32(0)
-    return scan(step, start, (rows, normalizers and normalizers[0]))
-
-
-def _matmul(terms: str, a: Array, b: Array) -> Array:
-    """In full float32."""
-    return jnp.einsum(terms, a, b, precision=jax.lax.Precision.HIGHEST)

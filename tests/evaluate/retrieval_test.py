@@ -129,3 +129,14 @@ def test_reranking_reads_each_image_once_and_ties_count_as_wrong(fake_model, fak
     assert metrics["reranked_image_to_text_r1"] == metrics["reranked_text_to_image_r1"] == 0
     # Of four texts and three images, all are candidates.
     assert metrics.keys() >= {"image_to_text_r10"}
+
+
+def test_reranking_needs_what_scores_and_takes_one_image():
+    plain, head = retrieval.Retrieval(), retrieval.Retrieval(rerank=5)
+    captions = retrieval.Retrieval(rerank=5, rerank_by="captions")
+    assert [each.requires for each in (plain, head, captions)] == [
+        "contrastive",
+        "matching",
+        "captioning",
+    ]
+    assert plain.several_images and not head.several_images
