@@ -133,6 +133,22 @@ HEAD = {"loss.classification.weight": 1.0, "head.classes": ("a", "b")}
 ALONE = {"loss.contrastive.weight": 0.0, "loss.captioning.weight": 0.0}
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"data.num_images": 2}, "[64] takes one image an example, and config.data.num_images=2"),
+        (
+            {"model.pooler.caption_queries": 0},
+            "[64] pads images, and with config.model.pooler.caption_queries=0",
+        ),
+        ({"model.image.sequence_lengths": (0,)}, "(0,) should be any number of: a whole number"),
+    ],
+)
+def test_what_images_as_they_are_do_not_go_with(changes, message):
+    lines = problems(**{"model.image.sequence_lengths": (64,)} | changes)
+    assert any(f"config.model.image.sequence_lengths={message}" in line for line in lines)
+
+
 def test_a_head_that_is_right():
     config = default_config()
     config.update_from_flattened_dict(HEAD | ALONE | {"data.train.captions": "none"})

@@ -17,7 +17,7 @@ from coca_jax.datasets.shapes import CLASS_NAMES, COLORS, KINDS, Figure, listed,
 
 AREA_SIDE = 64  # pixels: the side of the square whose area all pages have
 MAX_ASPECT = 6.0  # length by breadth
-COUNTS = (3, 5)  # least and most shapes of a page
+COUNTS = (2, 4)  # least and most shapes of a page
 RADIUS = 5.0  # pixels
 RADIUS_JITTER = 0.1  # relative, either way
 MARGIN = 6.5  # least pixels between a shape's center and the edge
@@ -73,7 +73,7 @@ def render(page: Page, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
 
 
 class ShapesPages(Drawn):
-    """Wide and tall pages with three to five small shapes, each with a caption that lists them."""
+    """Wide and tall pages with two to four small shapes, each with a caption that lists them."""
 
     VERSION = tfds.core.Version("1.0.0")
     size_mib = 47

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from coca_jax.data.sources import SourceConfig
 from coca_jax.fields import either, field, integer, nothing, path, several
-from coca_jax.patches import Patches
+from coca_jax.patches import Images, Patches
 
 if TYPE_CHECKING:
     from coca_jax.evaluate.data import EvaluationData
@@ -148,7 +148,7 @@ class Model(Protocol):
         ...
 
     def losses(
-        self, losses: Mapping[str, Any], batch: Mapping[str, np.ndarray]
+        self, losses: Mapping[str, Any], batch: Mapping[str, Images]
     ) -> dict[str, tuple[dict[str, float], int]]:
         """Returns each loss's value and metrics for a batch, and what they are means over."""
         ...

@@ -17,8 +17,9 @@ from coca_jax.generate import Decoding, Generated, Method, Prompt, generate, sco
 from coca_jax.models import CoCa, attention_maps, normalize_pixels
 from coca_jax.models.inputs import call_inputs, with_masks
 from coca_jax.models.int8 import dequantized
-from coca_jax.patches import Patches
+from coca_jax.patches import Images, Patches
 
+Pixels = Array | Patches
 STATIC = {
     "caption": ("decoding", "method"),
     "losses": ("losses",),
@@ -42,7 +43,7 @@ class Compiled:
         self,
         name: str,
         params: Any,
-        batch: Sequence[np.ndarray],
+        batch: Sequence[Images],
         whole: Sequence[Any] = (),
         **static: Any,
     ) -> Any:
@@ -73,7 +74,7 @@ class Compiled:
         return jax.tree.map(lambda x: np.asarray(x)[:size], result)
 
     def losses(
-        self, params: Any, losses: Mapping[str, Any], batch: Mapping[str, np.ndarray]
+        self, params: Any, losses: Mapping[str, Any], batch: Mapping[str, Images]
     ) -> dict[str, tuple[dict[str, float], int]]:
         """Losses of one batch, as a train step without dropout computes them.
 
@@ -150,33 +151,33 @@ class _Functions:
     def __init__(self, model: CoCa):
         self._model = model
 
-    def encode_image(self, params: Any, pixels: Array) -> Array:
+    def encode_image(self, params: Any, pixels: Pixels) -> Array:
         return self._apply("encode_image", params, self._normalized(pixels))
 
-    def image_tokens(self, params: Any, pixels: Array) -> Array:
+    def image_tokens(self, params: Any, pixels: Pixels) -> Array:
         return self._apply("image_tokens", params, self._normalized(pixels))
 
-    def classify(self, params: Any, pixels: Array, ids: Array, prefix_length: Array) -> Array:
+    def classify(self, params: Any, pixels: Pixels, ids: Array, prefix_length: Array) -> Array:
         return self._apply("classify", params, self._normalized(pixels), ids, prefix_length)
 
     def encode_text(self, params: Any, ids: Array) -> Array:
         return self._apply("encode_text", params, ids)
 
-    def caption_logits(self, params: Any, pixels: Array, ids: Array) -> Array:
+    def caption_logits(self, params: Any, pixels: Pixels, ids: Array) -> Array:
         return self._apply("caption_logits", params, self._normalized(pixels), ids)
 
-    def match(self, params: Any, pixels: Array, ids: Array) -> Array:
+    def match(self, params: Any, pixels: Pixels, ids: Array) -> Array:
         texts = ids.reshape(-1, ids.shape[-1])  # [b, k, l]: k of each image
         logits = self._apply("match", params, self._normalized(pixels), texts)
         return logits.reshape(ids.shape[:2])
 
-    def attention_maps(self, params: Any, pixels: Array, ids: Array) -> Array:
+    def attention_maps(self, params: Any, pixels: Pixels, ids: Array) -> Array:
         return attention_maps(self._model, params, self._normalized(pixels), ids)
 
     def caption(
         self,
         params: Any,
-        pixels: Array,
+        pixels: Pixels,
         ids: Array,
         lengths: Array,
         key: Array,
@@ -190,7 +191,7 @@ class _Functions:
     def score(
         self,
         params: Any,
-        pixels: Array,
+        pixels: Pixels,
         ids: Array,
         lengths: Array,
         candidates: Array,
@@ -206,7 +207,7 @@ class _Functions:
         return scores.log_probabilities
 
     def losses(
-        self, params: Any, batch: dict[str, Array], *, losses: tuple[tuple[str, Any], ...]
+        self, params: Any, batch: dict[str, Any], *, losses: tuple[tuple[str, Any], ...]
     ) -> dict[str, tuple[dict[str, Array], Array]]:
         config, pixels = self._model.config, self._normalized(batch["image"])
         batch = with_masks(config, batch)
@@ -223,10 +224,10 @@ class _Functions:
             results[name] = {f"{name}_loss": value} | metrics, loss.count(batch)
         return results
 
-    def _apply(self, method: str, params: Any, *args: Array) -> Array:
+    def _apply(self, method: str, params: Any, *args: Pixels) -> Array:
         return self._model.apply({"params": params}, *args, method=method)
 
-    def _normalized(self, pixels: Array | Patches) -> Array | Patches:
+    def _normalized(self, pixels: Pixels) -> Pixels:
         if jax.tree.leaves(pixels)[0].dtype != jnp.uint8:
             return pixels
         image = self._model.config.image

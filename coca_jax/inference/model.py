@@ -24,7 +24,7 @@ from coca_jax.inference.image_files import read_image
 from coca_jax.inference.sources import Source
 from coca_jax.inference.words import mean_by_word
 from coca_jax.models import CoCa, normalize_pixels
-from coca_jax.patches import Patches, of_grid, room, stack
+from coca_jax.patches import Images, Patches, of_grid, room, stack
 
 SCORING_BYTES = 2**28  # bytes of logits at a time
 ROUND = 8  # candidates are padded to a multiple of this many tokens, so that few sizes compile
@@ -347,7 +347,7 @@ class LoadedModel:
         return min(count, max(1, fitting))
 
     def losses(
-        self, losses: Mapping[str, Any], batch: Mapping[str, np.ndarray]
+        self, losses: Mapping[str, Any], batch: Mapping[str, Images]
     ) -> dict[str, tuple[dict[str, float], int]]:
         """Losses of one batch, as a train step computes them; see `Compiled.losses`."""
         return self._compiled.losses(self.params, losses, batch)
@@ -407,7 +407,7 @@ class LoadedModel:
         ends = [len(row) - row[::-1].index(self.tokenizer.eos_id) for row in rows]
         return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
-    def _run(self, name: str, batch: Sequence[np.ndarray], *whole: Any, **static: Any) -> Any:
+    def _run(self, name: str, batch: Sequence[Images], *whole: Any, **static: Any) -> Any:
         return self._compiled.run(name, self.params, batch, *whole, **static)
 
     def _require_vocabulary(self) -> None:

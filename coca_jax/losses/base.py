@@ -14,7 +14,7 @@ from coca_jax.fields import field, number
 WEIGHT = (
     "Factor in the sum of losses that is minimized; 0: the loss is left out, with its parameters."
 )
-Values = dict[str, Array]
+Values = dict[str, Any]  # arrays, and images that may be `Patches`
 LossAndMetrics = tuple[Float[Array, ""], Values]
 
 

@@ -34,7 +34,8 @@ def normalize_pixels(
 ) -> Float[Array, "*b h w c"] | Patches:
     """Bytes to float32: ((x / 255) - mean) / std, channel by channel. Runs on the device."""
     if isinstance(images, Patches):
-        channels = images.patches.reshape(*images.patches.shape[:-1], -1, 3)
+        *shape, size = images.patches.shape
+        channels = images.patches.reshape(*shape, size // 3, 3)
         normal = normalize_pixels(channels, mean, std)
         return Patches(normal.reshape(images.patches.shape), images.grid)
     mean, std = (

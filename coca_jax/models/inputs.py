@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from coca_jax.models.attention import segment_starts
 from coca_jax.models.config import CoCaConfig
@@ -13,7 +12,7 @@ from coca_jax.models.matching import draws
 SEGMENTS = "text_segment_ids"
 
 
-def call_inputs(config: CoCaConfig, batch: Mapping[str, Array]) -> dict[str, Any]:
+def call_inputs(config: CoCaConfig, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a model's call that are neither images nor texts, by name.
 
     Args:
@@ -32,7 +31,7 @@ def call_inputs(config: CoCaConfig, batch: Mapping[str, Array]) -> dict[str, Any
     return inputs
 
 
-def with_masks(config: CoCaConfig, batch: Mapping[str, Array], key: Any = None) -> dict[str, Array]:
+def with_masks(config: CoCaConfig, batch: Mapping[str, Any], key: Any = None) -> dict[str, Any]:
     """The global batch with the masks that losses read, and the draws of a matching head.
 
     `text_mask` [b, t] is False at padding, and at the begin of each packed text, which no token

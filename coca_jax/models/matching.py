@@ -39,9 +39,7 @@ class HardNegatives(NamedTuple):
     exist: Bool[Array, "b two"]  # False where all examples of the block have the same text
 
 
-def draws(
-    batch: Mapping[str, Array], block_size: int, key: Any = None
-) -> Float[Array, "rows two g"]:
+def draws(batch: Mapping[str, Any], block_size: int, key: Any = None) -> Float[Array, "rows two g"]:
     """What is added to the logits of a draw: -inf where a pair is no wrong one.
 
     Args:

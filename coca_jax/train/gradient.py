@@ -15,12 +15,12 @@ from coca_jax.models import CoCa, CoCaOutput, lora, normalize_pixels
 from coca_jax.models.coca import PER_EXAMPLE
 from coca_jax.models.inputs import SEGMENTS, call_inputs, with_masks
 
-# image: uint8 [n, h, w, 3], or [n, images, h, w, 3]; text: int32 [n, t], or packed [rows, t], with
-# text_segment_ids of the same shape; for a head label and prefix_length (the tokens that it may
-# read): int32 [n]; group (64 bits, the same for pairs that match each other): int32 [n, 2];
-# negative_text (wrong captions; only padding: none): int32 [n, t]; teacher_images, teacher_texts:
-# float32 [n, k]; counters of replaced examples: int32 [n]
-Batch = dict[str, jax.Array]
+# image: uint8 [n, h, w, 3], or [n, images, h, w, 3], or `Patches`; text: int32 [n, t], or packed
+# [rows, t], with text_segment_ids of the same shape; for a head label and prefix_length (the tokens
+# that it may read): int32 [n]; group (64 bits, the same for pairs that match each other):
+# int32 [n, 2]; negative_text (wrong captions; only padding: none): int32 [n, t]; teacher_images,
+# teacher_texts: float32 [n, k]; counters of replaced examples: int32 [n]
+Batch = dict[str, Any]
 Metrics = dict[str, Array]
 NEGATIVES = 1  # folded into a step's key for the draw of hard negatives
 INPUTS = (

@@ -96,10 +96,11 @@ class MetricAccumulator:
             for kind in ERROR_KINDS
             if kind in values
         }
-        self._check_share(replaced, sum(self._work(step)[0] for step, _ in fetched))
+        examples = sum(self._work(step)[0] for step, _ in fetched)
+        self._check_share(replaced, examples)
         if CUT_TEXT in values:
             values[CUT_TEXT] = float(sum(metrics[CUT_TEXT] for _, metrics in fetched))
-        self._check_negatives([metrics.get("negative_share") for _, metrics in fetched])
+        self._check_negatives([m.get("negative_share") for _, m in fetched], examples)
         values |= replaced | {
             "examples_per_second": self._examples / seconds,
             "step_seconds": seconds / self._steps,
@@ -126,12 +127,12 @@ class MetricAccumulator:
                 "metrics.jsonl shows since when" + (f"; most were in {worst}" if worst else "")
             )
 
-    def _check_negatives(self, shares: list[Any]) -> None:
+    def _check_negatives(self, shares: list[Any], examples: int) -> None:
         if None in shares or any(shares):
             return
-        if (pairs := len(shares) * self._batch_size) >= NEGATIVES:
+        if examples >= NEGATIVES:
             raise UserError(
-                f"none of the last {pairs:,} pairs had a wrong caption: no record of the data sets "
+                f"none of the last {examples:,} pairs had a wrong caption: no record of the data sets "
                 "has the field that config.data.train.negatives names; "
                 "config.data.train.negatives='' trains without them"
             )

@@ -14,6 +14,7 @@ from coca_jax.inference.loading import find_checkpoint, restore_params
 from coca_jax.inference.sources import Source
 from coca_jax.losses.distillation import TEACHER_IMAGES, TEACHER_TEXTS
 from coca_jax.models import make_model, normalize_pixels
+from coca_jax.patches import PatchBudget, Target
 from coca_jax.train.gradient import SEGMENTS, Batch, joined, split
 from coca_jax.train.warm_start import tokenizer_problems
 
@@ -35,10 +36,9 @@ def find_teacher(config: ConfigDict, tokenizer_file: str) -> Source | None:
     problems = tokenizer_problems(source, config, tokenizer_file)
     if teacher.contrastive == "none":
         problems.append("it has no embeddings: it was trained without a contrastive loss")
-    if teacher.image.pixels != student.image.pixels:
-        problems.append(
-            f"its images have {teacher.image.pixels} pixels, and this run's {student.image.pixels}"
-        )
+    if teacher.image.target != student.image.target:
+        sizes = (_size(model.image.target) for model in (teacher, student))
+        problems.append("its images have {}, and this run's {}".format(*sizes))
     if teacher.text.context_length < student.text.context_length:
         problems.append(
             f"its texts have {teacher.text.context_length} tokens at most, and this run's "
@@ -50,6 +50,12 @@ def find_teacher(config: ConfigDict, tokenizer_file: str) -> Source | None:
             + "\n".join(problems)
         )
     return source
+
+
+def _size(target: Target) -> str:
+    if isinstance(target, PatchBudget):
+        return f"at most {target.length} patches of {target.patch} pixels"
+    return f"{target} pixels"
 
 
 class Teacher:

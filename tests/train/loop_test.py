@@ -396,3 +396,22 @@ def test_a_full_disk_costs_neither_the_last_good_checkpoint_nor_a_traceback(
     assert sorted(steps) == ["2", "4"]
     loop.train(make_config(prepared, ()), workdir)
     assert losses(workdir) == losses(whole)
+
+
+@pytest.mark.slow
+def test_a_run_of_several_lengths_goes_on_to_the_bit_and_is_evaluated(
+    prepared, tmp_path, monkeypatch
+):
+    lengths = {"model.image.sequence_lengths": (64, 16), "train.batch_size": 8}
+    config = make_config(prepared, ("zero_shot",), **lengths)
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=3)
+        with pytest.raises(Preempted, match="after saving step 4"):
+            loop.train(config, tmp_path / "interrupted")
+    loop.train(config, tmp_path / "interrupted")
+    loop.train(config, tmp_path / "whole")
+    assert losses(tmp_path / "interrupted") == losses(tmp_path / "whole")
+    seen = [r["train/examples_seen"] for r in read_metrics(tmp_path / "whole") if "train/loss" in r]
+    assert sorted(np.diff([0, *seen])[:2].tolist()) == [8, 32] and seen[5] == 3 * 40
+    results = json.loads((tmp_path / f"whole/eval/{STEPS}.json").read_text())
+    assert results["zero_shot"]["count"] > 0

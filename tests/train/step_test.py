@@ -19,6 +19,7 @@ from coca_jax.errors import UserError
 from coca_jax.losses import Loss, trained_losses
 from coca_jax.losses.contrastive import ContrastiveLoss
 from coca_jax.models import CoCa, make_model, preset
+from coca_jax.patches import Patches
 from coca_jax.planning.flops import hardware_flops
 from coca_jax.train.gradient import Objective, accumulated_gradient, gradient
 from coca_jax.train.optimizer import trained_parameters
@@ -64,6 +65,12 @@ CHANGES = {
     "captioning": {"loss.contrastive.weight": 0.0},
     "two_losses": {},
     "packed": {"data.packing.texts_per_row": 2, "data.packing.row_length": 24},
+    "native": {"model.image.sequence_lengths": (7,)},
+    "native_packed": {
+        "model.image.sequence_lengths": (7,),
+        "data.packing.texts_per_row": 2,
+        "data.packing.row_length": 24,
+    },
     "pairs": PAIRS,
     "clips": CLIPS,
     "remat": ALL
@@ -258,6 +265,8 @@ def gradients(name, sizes, count=1):
         batch["group"] = np.random.default_rng(1).integers(0, 2, (16, 2), np.int32)
         # A third of the pairs have no wrong caption.
         batch["negative_text"] = np.where(np.arange(16)[:, None] % 3, make_batch(2)["text"], 0)
+    if lengths := config.model.image.sequence_lengths:
+        batch["image"] = native_images(*lengths, config.model.image.patch)
     if config.data.packing.texts_per_row > 1:
         batch = packed(batch, build(config).data.packing)
     batch = partitioner.put_batch(batch)
@@ -271,6 +280,18 @@ def packed(batch, packing):
     order, text, segments, _ = pack(batch["text"], 0, packing)
     batch = {name: array[order] for name, array in batch.items()}
     return batch | {"text": text, "text_segment_ids": segments}
+
+
+def native_images(length, patch):
+    """Images with grids of their own, and bytes of no image in the padding."""
+    rng = np.random.default_rng(5)
+    patches = rng.integers(0, 256, (16, length, patch**2 * 3)).astype(np.uint8)
+    grids = [(rows, int(rng.integers(1, length // rows + 1))) for rows in rng.integers(1, 8, 16)]
+    return Patches(patches, np.array(grids, np.int32))
+
+
+def test_images_as_they_are_on_a_mesh_and_packed_have_the_same_gradient():
+    assert_same(gradients("native_packed", MANY, 2), gradients("native", ONE))
 
 
 def test_packing_changes_no_gradient():

@@ -61,6 +61,10 @@ def test_a_run_imitates_its_teacher(small_run, prepared, tmp_path):
     ("changes", "message"),
     [
         ({"model.image.size": 64}, r"its images have \(32, 32\) pixels, and this run's \(64, 64\)"),
+        (
+            {"model.image.sequence_lengths": (64,)},
+            r"\(32, 32\) pixels, and this run's at most 64 patches of",
+        ),
         ({"model.text.context_length": 30}, "its texts have 28 tokens at most, and this run's 30"),
         ({"data.tokenizer.kind": "byte"}, "its tokenizer is of another kind"),
         ({"loss.distillation.teacher": "nowhere"}, "nowhere"),

@@ -117,6 +117,14 @@ def test_all_is_restored_and_positions_are_resampled(full, changes, grid):
     assert "new" not in text and "left out" not in text
 
 
+def test_images_as_they_are_begin_with_the_positions_of_one_size(full):
+    config = make_config(**{"model.image.sequence_lengths": (9, 4)})
+    warm_start, state, _ = start(config, full[0])
+    jax.tree.map(np.testing.assert_array_equal, flat(state.params), full[1]["ema"])
+    assert not warm_start.resampled
+    assert "config.model.image.sequence_lengths: [] there, [9, 4] now" in warm_start.summary()
+
+
 def test_the_average_begins_as_a_copy_and_the_optimizer_is_left_alone(full):
     config = make_config(**{"init.use_ema": False})
     _, state, _ = start(config, full[0])

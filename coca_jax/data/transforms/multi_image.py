@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.transforms import images
+from coca_jax.patches import Patches
 
 _IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
 GRAY = 128  # of a blank image
@@ -78,8 +79,8 @@ def is_video(data: bytes) -> bool:
     return avi or data.startswith((b"\x1a\x45\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3"))
 
 
-def stacked(rows: Sequence[RGB]) -> UInt8[np.ndarray, "..."]:
-    """One image as it is, [h, w, 3]; several of one size as [images, h, w, 3]."""
+def stacked(rows: Sequence[RGB | Patches]) -> UInt8[np.ndarray, "..."] | Patches:
+    """One image as it is, [h, w, 3] or `Patches`; several of one size as [images, h, w, 3]."""
     return rows[0] if len(rows) == 1 else np.stack(rows)
 
 
