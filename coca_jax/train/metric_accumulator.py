@@ -132,8 +132,8 @@ class MetricAccumulator:
             return
         if examples >= NEGATIVES:
             raise UserError(
-                f"none of the last {examples:,} pairs had a wrong caption: no record of the data sets "
-                "has the field that config.data.train.negatives names; "
+                f"none of the last {examples:,} pairs had a wrong caption: no record of the data "
+                "sets has the field that config.data.train.negatives names; "
                 "config.data.train.negatives='' trains without them"
             )
 

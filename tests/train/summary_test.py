@@ -40,7 +40,7 @@ def test_what_readers_left_out_is_a_metric(left_out):
 
 def test_wrong_captions_that_no_pair_has_end_the_run():
     def read(*shares):
-        meter = MetricAccumulator(128, 0.2, 1, 1.0)
+        meter = MetricAccumulator(lambda step: (128, 128), 0.2, 1.0)
         for share in shares:
             meter.add(1, {"loss": jnp.float32(1.0), "negative_share": jnp.float32(share)})
         return meter.read()
