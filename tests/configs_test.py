@@ -28,10 +28,13 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 count_parameters = functools.cache(lambda model: sum(parameter_counts(model).values()))
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-FILES = [file for file in sorted(CONFIGS.glob("*.py")) if not file.stem.startswith("compare")]
-COMPARISONS = [
-    f"{file}{of}" for file in sorted(CONFIGS.glob("compare*.py")) for of in ("", ":smoke")
-]
+SWEEPS = {
+    "compare": ("", ":smoke"),
+    "compare_fashion_mnist": ("", ":smoke"),
+    "directions": ("", ":smoke", ":emoji", ":fashion_mnist"),
+}
+FILES = [file for file in sorted(CONFIGS.glob("*.py")) if file.stem not in SWEEPS]
+COMPARISONS = [f"{CONFIGS / name}.py{of}" for name, arguments in SWEEPS.items() for of in arguments]
 CLASSES = {"vqav2": 3129, "imagenet": 1000}  # whose names are in a file of the user's
 
 
