@@ -65,7 +65,7 @@ def test_cached_mask_sees_what_is_written_up_to_each_query():
     )
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", ["no", "yes", "keys"])
 @pytest.mark.parametrize(("queries", "keys"), [(1, 6), (5, 5), (6, 6), (4, 7)])
 def test_padding_to_even_lengths_changes_nothing(queries, keys, masked):
     rng = np.random.default_rng(0)
@@ -73,7 +73,8 @@ def test_padding_to_even_lengths_changes_nothing(queries, keys, masked):
         jnp.asarray(rng.standard_normal((2, length, 2, 8)), jnp.float32)
         for length in (queries, keys, keys)
     )
-    mask = jnp.asarray(rng.random((2, 1, queries, keys)) < 0.7) if masked else None
+    rows = 1 if masked == "keys" else queries
+    mask = None if masked == "no" else jnp.asarray(rng.random((2, 1, rows, keys)) < 0.7)
     mask = mask if mask is None else mask.at[..., 0].set(True)
 
     def total(padded, *arrays):
@@ -126,11 +127,12 @@ def test_every_attention_of_more_than_one_query_is_fused_on_tpus():
     assert {match[1] for match in SOFTMAX.finditer(fused)} == {"1x"}  # the contrastive pooler's
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", ["no", "causal", "keys"])
 def test_a_stream_of_even_length_has_the_same_first_positions(masked, monkeypatch):
     layers = Transformer(1, num_heads=2, mlp_dim=8, dtype=jnp.dtype("float32"))
     x = jnp.float32(np.random.default_rng(0).standard_normal((2, 5, 4)))
-    mask = causal_mask(5) if masked else None
+    keys = jnp.arange(5)[None] < jnp.array([[5], [3]])
+    mask = {"no": None, "causal": causal_mask(5), "keys": keys[:, None, None]}[masked]
     params = layers.init(jax.random.key(0), x)
     even, even_mask = pad_to_even_length(x, mask)
     assert even.shape == (2, 6, 4)

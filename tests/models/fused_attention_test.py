@@ -57,12 +57,14 @@ def some_mask(rows):
 
 
 @pytest.mark.parametrize(
-    ("size", "rows"),
-    [(64, 0), (64, 2), (24, 1)],
-    ids=["groups of two heads", "a mask for each example", "all heads at once, one mask"],
+    ("size", "mask"),
+    [(64, None), (64, some_mask(2)), (24, some_mask(1)), (24, some_mask(2)[:, :, 1:2])],
+    ids=[
+        *("groups of two heads", "a mask for each example", "all heads at once, one mask"),
+        "a mask of keys for each example",
+    ],
 )
-def test_the_kernels_compute_attention_and_its_gradients(size, rows):
-    mask = some_mask(rows) if rows else None
+def test_the_kernels_compute_attention_and_its_gradients(size, mask):
     inputs = arrays(size)
     attend = functools.partial(
         fused_attention, mask=None if mask is None else jnp.asarray(mask), interpret=True
