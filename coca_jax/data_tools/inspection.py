@@ -258,7 +258,9 @@ def _classes(counts: dict[str, int]) -> str:
 
 
 def draw_sheet(
-    image: Sequence[UInt8[np.ndarray, "h w 3"]], texts: Sequence[str], path: str | os.PathLike
+    image: UInt8[np.ndarray, "n h w 3"] | Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    texts: Sequence[str],
+    path: str | os.PathLike,
 ) -> None:
     """Draws the images in a grid, each above its text, as a PNG."""
     from matplotlib.figure import Figure
