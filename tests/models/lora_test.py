@@ -97,6 +97,16 @@ def test_a_new_factor_changes_nothing(parts):
     np.testing.assert_allclose(np.mean(stds), 1, atol=0.1)
 
 
+def test_heads_are_trained_in_full():
+    matrix = np.ones((4, 3), np.float32)
+    heads = {"head": {"pooler": {"out": {"kernel": matrix}}}, "matching_head": {"kernel": matrix}}
+    params = heads | {"decoder": {"lm_head": matrix, "up": {"kernel": matrix}}}
+    trained, frozen = lora.split(params, RANK, (".*",), (), jax.random.key(0))
+    assert {n for n in flat(trained) if not n.startswith("lora/")} == flat(heads).keys()
+    assert flat(trained["lora"]).keys() == {f"decoder/up/kernel/{part}" for part in "ab"}
+    assert flat(frozen).keys() == {"decoder/lm_head", "decoder/up/kernel"}
+
+
 @pytest.mark.parametrize(
     ("layers", "full", "message"),
     [
