@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.best import Best
@@ -104,11 +105,19 @@ def find_checkpoint(path: str | os.PathLike, step: int | str | None = None) -> S
     saved = Saved(step, store.metadata(step))
     config = stored_config(path, *saved)
     require_files(path, saved)
-    if saved.metadata.get(int8.KEY):
+    return _checkpoint(path, saved, config, store)
+
+
+def _checkpoint(
+    path: epath.Path, saved: Saved, config: ConfigDict, store: CheckpointStore
+) -> Checkpoint:
+    """A step of a run, by the way in which its parameters are stored."""
+    step, metadata = saved
+    if metadata.get(int8.KEY):
         return QuantizedCheckpoint(path, step, config, store)
-    if adapted.KEY not in saved.metadata:
+    if adapted.KEY not in metadata:
         return Checkpoint(path, step, config, store)
-    record = saved.metadata[adapted.KEY]
+    record = metadata[adapted.KEY]
     try:
         base = find_base(record, config.init.path)
     except UserError as error:

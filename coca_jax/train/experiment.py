@@ -25,9 +25,10 @@ from coca_jax.io.paths import as_path
 from coca_jax.models import CoCaConfig, lora
 from coca_jax.train.best import require_evaluation
 from coca_jax.train.data_changes import require_same_data, stored_steps
+from coca_jax.train.frozen import find_frozen
 from coca_jax.train.program import TrainProgram, make_program
 from coca_jax.train.teacher import find_teacher
-from coca_jax.train.warm_start import TowerFile, WarmStart, find_frozen, find_source, plan
+from coca_jax.train.warm_start import TowerFile, WarmStart, find_source, plan
 from coca_jax.validation import validate
 
 

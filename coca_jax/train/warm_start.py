@@ -25,13 +25,11 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
-from coca_jax.checkpoints.metadata import Saved
 from coca_jax.config import differences, model_config, to_json
 from coca_jax.config.tree import function_free_keys
 from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
-from coca_jax.inference import adapted, find_checkpoint
-from coca_jax.inference.loading import find_base
+from coca_jax.inference import find_checkpoint
 from coca_jax.inference.sources import Source, placed
 from coca_jax.interop import hub
 from coca_jax.interop.towers import Towers, is_tower_file, read_towers
@@ -226,30 +224,6 @@ def find_source(path: str, workdir: epath.Path) -> Source | TowerFile | None:
         return TowerFile(local, path) if is_tower_file(local) else find_checkpoint(path)
     except UserError as error:
         raise UserError(f"config.init.path={path!r}: {error}") from error
-
-
-def find_frozen(config: ConfigDict, workdir: epath.Path, saved: Saved) -> Source:
-    """The model that a run with LoRA began with, which its checkpoints do not hold.
-
-    Args:
-      config: the run's.
-      workdir: the run's.
-      saved: what its newest checkpoint says of itself.
-
-    Raises:
-      UserError: `init.path` names another model, or none.
-    """
-    record, path, use_ema = saved.metadata[adapted.KEY], config.init.path, config.init.use_ema
-    try:
-        source = find_base(record, path)
-    except UserError as error:
-        raise UserError(
-            f"config.init.path={path!r} should be the model that {workdir} began with, since its "
-            f"checkpoints do not hold the frozen parameters: {error}"
-        ) from error
-    if source.item(use_ema) != record["item"]:
-        raise UserError(f"config.init.use_ema={use_ema}: {workdir} began with the other value")
-    return source
 
 
 def plan(
