@@ -43,23 +43,27 @@ CHANGED = {  # in those rows
     "emoji": {},
     "fashion_mnist": {"groups": (("pretraining.data.train.group", "label"),)},
 }
+RETRIEVAL = (
+    ("image to text R@1", "pretraining", "retrieval/image_to_text_r1"),
+    ("text to image R@1", "pretraining", "retrieval/text_to_image_r1"),
+    ("re-ranked i2t R@1", "pretraining", "retrieval/reranked_image_to_text_r1"),
+    ("re-ranked t2i R@1", "pretraining", "retrieval/reranked_text_to_image_r1"),
+)
 METRICS = (
     ("relations", "pretraining", "relation_by_embeddings/accuracy"),
     ("held-out relations", "pretraining", "relation_novel_by_embeddings/accuracy"),
     ("counts", "pretraining", "count_by_embeddings/accuracy"),
     ("negations", "pretraining", "negation_by_embeddings/accuracy"),
     ("relations by captions", "pretraining", "relation_by_captions/accuracy"),
+    ("relations by the head", "pretraining", "relation_by_matching/accuracy"),
     ("zero-shot", "pretraining", "zero_shot/top1"),
     ("zero-shot, novel", "pretraining", "zero_shot_novel/top1"),
-    ("image to text R@1", "pretraining", "retrieval/image_to_text_r1"),
-    ("text to image R@1", "pretraining", "retrieval/text_to_image_r1"),
-    ("re-ranked i2t R@1", "pretraining", "retrieval/reranked_image_to_text_r1"),
-    ("re-ranked t2i R@1", "pretraining", "retrieval/reranked_text_to_image_r1"),
+    *RETRIEVAL,
     ("captions exact", "pretraining", "captioning/exact_match"),
     ("VQA", "questions", "vqa/accuracy"),
 )
 METRICS_OF_OTHERS = {
-    "emoji": (*METRICS[7:11], ("CIDEr", "pretraining", "captioning/cider")),
+    "emoji": (*RETRIEVAL, ("CIDEr", "pretraining", "captioning/cider")),
     "fashion_mnist": (
         ("zero-shot by embeddings", "pretraining", "zero_shot/top1"),
         ("zero-shot by captions", "pretraining", "captions/top1"),
@@ -101,6 +105,11 @@ def get_config(argument=None):
 def _of_shapes(argument):
     """Pretraining on relations, then questions."""
     pretraining = load_config(f"shapes_relations{argument}")
+    pretraining.data.train.negatives, pretraining.loss.matching.weight = "", 0.0  # of `:smoke`
+    of_head = {"scoring": "matching"}  # left out where no head is trained
+    pretraining.eval.relation_by_matching = ConfigDict(
+        pretraining.eval.relation_by_captions.to_dict() | of_head
+    )
     questions = load_config("shapes_vqa")
     pretraining.loss.matching.block_size = min(32, pretraining.train.batch_size)
     questions.optimizer.learning_rate = 1e-3
@@ -116,7 +125,7 @@ def _of_shapes(argument):
         pretraining.eval[name] = zero_shot[name]
     pretraining.eval.retrieval.update({"rerank": 10, "rerank_by": "captions"})
     questions.model = ConfigDict(pretraining.model.to_dict())
-    questions.model.text.context_length = 28  # for any question with answer
+    questions.model.text.context_length = 32  # for any question with answer
     questions.eval = {"vqa": questions.eval.vqa}
     questions.loss.classification.weight = 0.0  # answers are written
     questions.head.classes = ()

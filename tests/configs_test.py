@@ -19,6 +19,7 @@ from coca_jax.evaluate.runner import evaluate, runnable_evals
 from coca_jax.inference import LoadedModel
 from coca_jax.planning import parameter_counts, training_flops
 from coca_jax.planning.aot import estimate_ahead
+from coca_jax.sweep.runs import planned_runs, stages_of
 from coca_jax.sweep.validation import sweep_errors
 from coca_jax.train import experiment, loop
 from coca_jax.validation import validate
@@ -56,6 +57,22 @@ def test_is_valid_at_both_sizes(file, tmp_path):
 @pytest.mark.parametrize("name", COMPARISONS, ids=lambda name: pathlib.Path(name).name)
 def test_a_sweep_is_valid(name):
     assert sweep_errors(load_config(name), 1) == []
+
+
+@pytest.mark.parametrize("argument", ["", ":smoke", ":emoji", ":fashion_mnist"])
+def test_rows_of_equal_flops_train_for_as_many_flops(argument):
+    config = load_config(f"{CONFIGS / 'directions.py'}{argument}")
+    runs, totals = planned_runs(config), {}
+    for run in runs:
+        stage = stages_of(config, run, "nowhere")[0].config
+        flops = training_flops(model_config(stage), stage.data.packing)
+        totals[run.name] = stage.train.steps * flops
+    names = [name for name, _ in dict(config.tables)["equal FLOPs"]]
+    assert len(names) > 1
+    for name in names:
+        assert totals[name] == pytest.approx(totals["coca"], rel=0.1 if argument else 1e-2)
+    costs = {name: totals[name] for name, _ in dict(config.tables)["equal steps"]}
+    assert len(set(costs.values())) >= len(names) - 1
 
 
 @pytest.mark.parametrize("table", ["objectives", "training", "architecture"])

@@ -254,7 +254,7 @@ PACKED = {"data.packing.texts_per_row": 4, "data.packing.row_length": 40}
     [
         ({"train.batch_size": 80}, "packs 32 examples at a time (8 rows), which should divide"),
         ({"train.grad_accum_steps": 4}, "divisible by 128 (8 data shards x 4 micro-batches x"),
-        (ALONE | HEAD, "a head reads one text in a row; texts_per_row should be 1"),
+        (ALONE | HEAD, "a head needs a row for each text; texts_per_row should be 1"),
         ({"model.text.shifted_cls_mask": True}, "needs config.model.text.shifted_cls_mask=False"),
     ],
 )

@@ -190,7 +190,7 @@ def _packing(config: Config) -> Iterator[str]:
     yield from packing_errors(packing, text.context_length, config.train.batch_size)
     key = f"config.data.packing.texts_per_row={packing.texts_per_row}"
     if packing.texts_per_row > 1 and _trains_head(config):
-        yield f"{key}: a head reads one text in a row; texts_per_row should be 1"
+        yield f"{key}: a head needs a row for each text; texts_per_row should be 1"
     if packing.texts_per_row > 1 and text.shifted_cls_mask:
         yield (
             f"{key} needs config.model.text.shifted_cls_mask=False: OpenCLIP's mask looks beyond "

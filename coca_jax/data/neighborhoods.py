@@ -74,16 +74,19 @@ def read_order(path: str | os.PathLike, size: int) -> Int64[np.ndarray, " n"]:
             order = np.load(io.BytesIO(file.read()), allow_pickle=False)
     except OSError as error:
         raise UserError(f"no order can be read from {path}: {cause(error, path)}") from error
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise UserError(f"{path} is no .npy file: {error}") from error
+    if not isinstance(order, np.ndarray):
+        raise UserError(f"{path} is no .npy file: it holds several arrays")
     if order.ndim != 1 or order.dtype.kind not in "iu" or len(order) != size:
         raise UserError(
             f"{path} has {order.dtype} of shape {order.shape}, and the data set {size:,} records: "
             "coca data neighborhoods writes the number of each"
         )
     seen = np.zeros(size, bool)
-    if size and (order.min() < 0 or order.max() >= size):
-        raise UserError(f"{path} has the record {order.max()}, and the data set has {size:,}")
+    outside = order[(order < 0) | (order >= size)]
+    if len(outside):
+        raise UserError(f"{path} has the record {outside[0]}, and the data set has {size:,}")
     seen[order] = True
     if not seen.all():
         raise UserError(f"{path} lacks the record {int(np.argmin(seen))}, and has another twice")

@@ -34,7 +34,7 @@ class PackingConfig:
     row_length: int = field(
         0,
         "Tokens of a shared row. If its texts have more, the longest are cut, and counted as "
-        f"`train/{CUT_TEXT}`; `coca data inspect` shows how many would be.",
+        f"`train/{CUT_TEXT}`. `coca data inspect` shows a length that cuts none of what it reads.",
         fields.integer(),
         resumable=True,
     )
@@ -48,7 +48,7 @@ class PackingConfig:
 class Packed(NamedTuple):
     """Packed texts, and the order of their examples."""
 
-    order: Int[np.ndarray, " b"]  # row r holds the texts of this order's part r
+    order: Int[np.ndarray, " b"]  # of the examples, row by row
     text: Int32[np.ndarray, "rows t"]
     segments: Int32[np.ndarray, "rows t"]  # the number of each token's text, from 1; 0: padding
     cut: Int32[np.ndarray, " rows"]  # texts that lost their ends
@@ -130,5 +130,5 @@ def packing_errors(
     if batch_size % block:
         yield (
             f"config.data.packing.texts_per_row={count} packs {block} examples at a time "
-            f"({ROWS_PER_BLOCK} rows), which should divide the {batch_size} of {part}"
+            f"({ROWS_PER_BLOCK} rows), which should divide the {batch_size} examples of {part}"
         )

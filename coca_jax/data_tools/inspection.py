@@ -302,7 +302,7 @@ def format_inspection(result: dict[str, Any], text_length: int) -> str:
         for low, high, count in captions["histogram"]:
             lines.append(f"{low:>6} to {high - 1:<6}{count:>8,}  {'█' * round(40 * count / most)}")
         lines += [
-            f"{texts} of these captions in a row of {length} tokens: {padding:.0%} padding"
+            f"{texts} to a row of {length} tokens: {padding:.0%} padding"
             for texts, length, padding in captions["packing"]
         ]
     if classes := result["classes"]:

@@ -21,7 +21,7 @@ BLOCK = 2**14  # rows that are read at a time
 
 
 def write_neighborhoods(
-    data: Any, name: str, embeddings: str, output: str | os.PathLike, seed: int = 0
+    data: Any, name: str, embeddings: str, output: str | os.PathLike, seed: int
 ) -> str:
     """Writes an order of the training records, for `data.train.neighborhoods`.
 
@@ -42,8 +42,8 @@ def write_neighborhoods(
     parts = list(of_source(source, Results(embeddings), BLOCK))
     if not sum(len(numbers) for numbers, _ in parts):
         raise UserError(f"{embeddings} has embeddings of no record of {key}")
-    numbers = np.concatenate([numbers for numbers, _ in parts])
-    vectors = np.concatenate([vectors for _, vectors in parts])
+    numbers, vectors = (np.concatenate(column) for column in zip(*parts, strict=True))
+    del parts
     order = numbers[neighborhoods(vectors)]
     missing = np.setdiff1d(np.arange(len(source)), numbers)
     np.random.default_rng(seed).shuffle(missing)
@@ -69,7 +69,8 @@ def neighborhoods(vectors: Float[np.ndarray, "n e"]) -> Int64[np.ndarray, " n"]:
             order[start : start + len(part)] = part
             start += len(part)
             continue
-        places = vectors[part] @ _direction(vectors[part])
+        rows = vectors[part]
+        places = rows @ _direction(rows)
         half = len(part) // 2 // LEAF * LEAF or LEAF  # whole leaves, so that few are small
         split = np.argpartition(places, half - 1)
         waiting += [part[split[half:]], part[split[:half]]]

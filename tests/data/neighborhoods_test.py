@@ -55,6 +55,7 @@ def test_an_order_is_read_as_it_was_written(tmp_path):
         (ORDER.astype(float), "has float64 of shape (22,)"),
         (np.where(ORDER == 5, 6, ORDER), "lacks the record 5, and has another twice"),
         (ORDER + 1, "has the record 22, and the data set has 22"),
+        (ORDER - 1, "has the record -1, and the data set has 22"),
     ],
 )
 def test_what_is_no_order_of_the_records_is_refused(order, message, tmp_path):
@@ -68,5 +69,8 @@ def test_what_is_no_file_of_numbers_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no order can be read from .*nowhere\.npy"):
         read_order(str(tmp_path / "nowhere.npy"), 22)
     (tmp_path / "text.npy").write_text("1 2 3")
-    with pytest.raises(UserError, match=r"text\.npy is no \.npy file"):
-        read_order(str(tmp_path / "text.npy"), 22)
+    (tmp_path / "empty.npy").touch()
+    np.savez(tmp_path / "several.npz", ORDER)
+    for name in ("text.npy", "empty.npy", "several.npz"):
+        with pytest.raises(UserError, match=r"is no \.npy file"):
+            read_order(str(tmp_path / name), 22)

@@ -30,7 +30,7 @@ def test_records_without_an_embedding_come_last(tmp_path, capsys):
     embed(tmp_path / "embedded", tmp_path / "a.tar", vectors, without=(4, 9), most=12)
     data = default_config().data
     data.train.update({"format": "webdataset", "path": str(tmp_path / "a.tar")})
-    said = write_neighborhoods(data, "", str(tmp_path / "embedded"), tmp_path / "order.npy")
+    said = write_neighborhoods(data, "", str(tmp_path / "embedded"), tmp_path / "order.npy", 0)
     assert "30 training records" in said and "2 have none" in said
     assert said.endswith(f"--config.data.train.neighborhoods={tmp_path / 'order.npy'}")
     order = read_order(str(tmp_path / "order.npy"), 30)
@@ -40,7 +40,7 @@ def test_records_without_an_embedding_come_last(tmp_path, capsys):
     broken_data.write_tar(tmp_path / "b.tar", [{"jpg": b"i", "txt": b"t"}] * 3)
     data.train.path = str(tmp_path / "b.tar")
     with pytest.raises(UserError, match=r"has embeddings of no record of config\.data\.train"):
-        write_neighborhoods(data, "", str(tmp_path / "embedded"), tmp_path / "other.npy")
+        write_neighborhoods(data, "", str(tmp_path / "embedded"), tmp_path / "other.npy", 0)
 
 
 def test_the_command_needs_embeddings(capsys):

@@ -93,7 +93,8 @@ def data_neighborhoods(options: argparse.Namespace) -> None:
     from coca_jax.data_tools.neighborhoods import write_neighborhoods
 
     config = build(checked_config(options))
-    print(write_neighborhoods(config.data, options.source, options.embeddings, options.output))
+    of_data_set = config.data, options.source, options.embeddings
+    print(write_neighborhoods(*of_data_set, options.output, config.seed))
 
 
 def data_deduplicate(options: argparse.Namespace) -> None:
