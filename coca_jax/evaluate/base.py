@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, UInt8
+from ml_collections import ConfigDict
 
 from coca_jax.data.sources import SourceConfig
 from coca_jax.fields import either, field, integer, nothing, path, several
@@ -50,9 +51,9 @@ class Evaluation(Examples, abc.ABC):
     `kind`.
     """
 
-    requires: ClassVar[str] = ""
-    """The loss that a model must have been trained with, one of LOSSES; empty: any. It may be a
-    property, where it depends on the options."""
+    requires: ClassVar[str | tuple[str, ...]] = ""
+    """The loss that a model must have been trained with, one of LOSSES, or a tuple of several;
+    empty: any. It may be a property, where it depends on the options."""
     several_images: ClassVar[bool] = False
     """Whether an example may have several images."""
     reads_text: ClassVar[bool] = False
@@ -60,6 +61,12 @@ class Evaluation(Examples, abc.ABC):
 
     one_size: ClassVar[bool] = False
     """Whether it needs a model whose images have one size, and so one number of tokens."""
+
+    @property
+    def required_losses(self) -> tuple[str, ...]:
+        """The losses that `requires` names."""
+        names = self.requires
+        return tuple(name for name in ([names] if isinstance(names, str) else names) if name)
 
     @property
     def examples(self) -> Examples:
@@ -73,6 +80,10 @@ class Evaluation(Examples, abc.ABC):
 
     def errors(self) -> Iterable[str]:
         """Messages about options that do not go together; each begins with an option's name."""
+        return ()
+
+    def conflicts(self, config: ConfigDict) -> Iterable[str]:
+        """Messages about options that do not go with the rest of a whole, valid configuration."""
         return ()
 
     @abc.abstractmethod

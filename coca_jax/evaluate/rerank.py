@@ -58,18 +58,19 @@ def pair_scores(
       batches: pixels [b, ...] with the number of each image; negative: it is left out.
       texts: all of them.
       wanted: for each image the numbers of the texts to score it with.
-      count: texts of an image that are scored at a time.
+      count: texts of an image that are scored at a time, PAIRS at most.
 
     Returns:
       The score of each (image, text).
     """
     scores: Scores = {}
+    count = min(count, PAIRS)
     for pixels, numbers in batches:
         rows = []
         for row, number in enumerate(numbers):
             of_image = sorted(wanted[number]) if number >= 0 else []
             rows += [(row, number, of_image[i : i + count]) for i in range(0, len(of_image), count)]
-        images = max(1, PAIRS // count)
+        images = PAIRS // count
         for part in (rows[i : i + images] for i in range(0, len(rows), images)):
             # Rows of one length: the last text again, whose score is the same.
             padded = [chosen + chosen[-1:] * (count - len(chosen)) for _, _, chosen in part]
@@ -90,8 +91,8 @@ def reranked_recalls(
     """Recall of queries whose candidates are ordered by another score.
 
     A query is a hit at k if one of its right items is among the k best. A wrong candidate with the
-    same score counts as a better one. Right items that are no candidates are not found: recall at
-    the number of candidates is that of the search.
+    same score counts as a better one. Right items that are no candidates are not found: without
+    ties in either score, recall at the number of candidates is that of the search.
 
     Args:
       found: the candidates of each query.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from ml_collections import ConfigDict
 
 from coca_jax.errors import UserError
 from coca_jax.evaluate.base import Evaluation, Model, Results
@@ -46,21 +47,32 @@ class Retrieval(Evaluation):
         integer(0, 10_000),
     )
     rerank_by: str = field(
-        "matching",
-        "Score of that order: of the matching head, or the decoder's probability of the text "
-        "(captions).",
-        choice("matching", "captions"),
+        "captions",
+        "Score of that order: the decoder's probability of the text (captions), or that of the "
+        "matching head (matching).",
+        choice("captions", "matching"),
     )
 
     @property
-    def requires(self) -> str:
-        """The loss that trains what scores."""
-        return LOSS_OF_SCORING[self.rerank_by if self.rerank else "embeddings"]
+    def requires(self) -> tuple[str, ...]:
+        """The losses that train the embeddings and what orders the candidates again."""
+        scorings = ("embeddings", self.rerank_by) if self.rerank else ("embeddings",)
+        return tuple(LOSS_OF_SCORING[scoring] for scoring in scorings)
 
     @property
     def several_images(self) -> bool:
         """Embeddings of several images are averaged; the decoder reads one image."""
         return not self.rerank
+
+    def conflicts(self, config: ConfigDict) -> Iterator[str]:
+        """A message if `rerank` would reduce examples of several images to their first."""
+        num_images = config.data.num_images
+        if self.rerank and self.num_images is None and num_images > 1:
+            yield (
+                f"rerank={self.rerank}: the decoder reads one image of an example, and "
+                f"config.data.num_images={num_images}; set rerank=0, or num_images=1 to search by "
+                "the first image alone"
+            )
 
     def run(self, model: Model, data: EvaluationData) -> Results:
         """Searches, and with `rerank` orders the best items of each query again.

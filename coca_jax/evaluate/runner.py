@@ -37,17 +37,25 @@ def runnable_evals(config: ConfigDict, model: CoCaConfig) -> ConfigDict:
 
     Raises:
       UserError: one of them needs a head, and the model has none or another; or images of one
-        size, and the model takes images as they are.
+        size, and the model takes images as they are; or does not go with the configuration.
     """
     absent = {"contrastive": not model.has_cls, "captioning": not model.captioning}
     absent["matching"] = not model.matching_block
     parsed = parse_evals(config.eval)
     for name, evaluation in parsed.items():
-        if evaluation.requires == "classification":
+        for message in evaluation.conflicts(config):
+            raise UserError(f"config.eval.{name}.{message}")
+        if "classification" in evaluation.required_losses:
             _require_head(name, evaluation, config, model)
         if model.image.sequence_lengths:
             _require_any_size(name, evaluation, config, model)
-    return ConfigDict({n: s for n, s in config.eval.items() if not absent.get(parsed[n].requires)})
+    return ConfigDict(
+        {
+            name: section
+            for name, section in config.eval.items()
+            if not any(absent.get(loss) for loss in parsed[name].required_losses)
+        }
+    )
 
 
 def require_runnable(config: ConfigDict, model: CoCaConfig) -> None:
@@ -58,7 +66,8 @@ def require_runnable(config: ConfigDict, model: CoCaConfig) -> None:
     """
     if not runnable_evals(config, model):
         lines = [
-            f"config.eval.{name} needs a model that was trained with the {e.requires} loss"
+            f"config.eval.{name} needs a model that was trained with the "
+            f"{' and '.join(e.required_losses)} loss{'es' * (len(e.required_losses) > 1)}"
             for name, e in parse_evals(config.eval).items()
         ]
         raise UserError("\n".join(lines))

@@ -244,6 +244,21 @@ def test_what_no_evaluation_can_do_with_a_model_is_said(config):
         runner.require_runnable(config, model)
 
 
+def test_an_evaluation_may_need_several_losses(config):
+    """Re-ranking needs embeddings, too, which a model of captions alone has not."""
+    config = ConfigDict(config.to_dict())
+    config.eval = {"mine": {"kind": "retrieval", "name": "a", "split": "test", "rerank": 4}}
+    runner.require_runnable(config, model_config(config))
+    for change in ({"contrastive": "none"}, {"captioning": False}):
+        model = dataclasses.replace(model_config(config), **change)
+        assert not runner.runnable_evals(config, model)
+        with pytest.raises(UserError, match="with the contrastive and captioning losses"):
+            runner.require_runnable(config, model)
+    config.data.num_images = 2
+    with pytest.raises(UserError, match=r"eval\.mine\.rerank=4: .* config\.data\.num_images=2"):
+        runner.runnable_evals(config, model)
+
+
 def test_a_head_that_is_not_there_is_said(config, model):
     with pytest.raises(UserError, match=r"eval\.mine: needs a head, and the model has none"):
         evaluate(model, with_head(config))

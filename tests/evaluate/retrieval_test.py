@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from coca_jax.errors import UserError
-from coca_jax.evaluate import retrieval
+from coca_jax.evaluate import rerank, retrieval
 from coca_jax.evaluate.embed import embed_examples
 
 
@@ -98,7 +99,7 @@ def test_candidates_are_ordered_again_by_the_head(fake_model, fake_data, batches
     """By a head that prefers the least similar of the candidates, which makes all wrong right."""
     model = planted(fake_model)
     data = fake_data(list(batches(CAPTIONS, [-1] * 3, [2, 1])), model=model)
-    metrics = retrieval.Retrieval(rerank=2).run(model, data)[0]
+    metrics = retrieval.Retrieval(rerank=2, rerank_by="matching").run(model, data)[0]
     plain = retrieval.search(model, data.embedded())[0]
     assert plain.items() <= metrics.items() and metrics.keys() - plain.keys() == {
         "reranked_image_to_text_r1",
@@ -131,12 +132,39 @@ def test_reranking_reads_each_image_once_and_ties_count_as_wrong(fake_model, fak
     assert metrics.keys() >= {"image_to_text_r10"}
 
 
+def test_at_most_so_many_pairs_are_scored_at_a_time(monkeypatch):
+    monkeypatch.setattr(rerank, "PAIRS", 4)
+    calls = []
+
+    def score(pixels, texts):
+        calls.append((len(pixels), len(texts[0])))
+        return [
+            [10 * image + int(text) for text in row]
+            for image, row in zip(pixels, texts, strict=True)
+        ]
+
+    texts = [str(i) for i in range(6)]
+    for count in (6, 3):
+        scores = rerank.pair_scores(score, [(np.arange(2), [0, 1])], texts, [range(6)] * 2, count)
+        assert scores == {(i, t): 10 * i + t for i in range(2) for t in range(6)}
+    assert all(images * of_image <= 4 for images, of_image in calls)
+
+
 def test_reranking_needs_what_scores_and_takes_one_image():
-    plain, head = retrieval.Retrieval(), retrieval.Retrieval(rerank=5)
-    captions = retrieval.Retrieval(rerank=5, rerank_by="captions")
-    assert [each.requires for each in (plain, head, captions)] == [
-        "contrastive",
-        "matching",
-        "captioning",
+    plain, captions = retrieval.Retrieval(), retrieval.Retrieval(rerank=5)
+    head = retrieval.Retrieval(rerank=5, rerank_by="matching")
+    assert [each.required_losses for each in (plain, head, captions)] == [
+        ("contrastive",),
+        ("contrastive", "matching"),
+        ("contrastive", "captioning"),
     ]
     assert plain.several_images and not head.several_images
+
+
+def test_reranking_does_not_reduce_examples_of_several_images_to_one():
+    config = ConfigDict({"data": {"num_images": 3}})
+    (message,) = retrieval.Retrieval(rerank=5).conflicts(config)
+    assert message.startswith("rerank=5: ") and "config.data.num_images=3" in message
+    assert not [*retrieval.Retrieval().conflicts(config)]
+    assert not [*retrieval.Retrieval(rerank=5, num_images=1).conflicts(config)]
+    assert not [*retrieval.Retrieval(rerank=5).conflicts(ConfigDict({"data": {"num_images": 1}}))]

@@ -118,7 +118,7 @@ def test_errors_come_all_at_once():
         "classification, matching, probe, loss",
         "config.eval.b.captions='some' should be one of all, first",
         "config.eval.b.templates=[] is unknown; there are format, name, split, path, "
-        "image_keys, text_keys, class_names, limit, num_images, captions",
+        "image_keys, text_keys, class_names, limit, num_images, captions, rerank, rerank_by",
         "config.eval.c.templates=['a photo'] should be texts with {} for the class name, "
         "or a file of them, or imagenet",
         "config.eval.c.split='': format 'tfds' needs a split",
@@ -204,7 +204,8 @@ def test_which_evaluations_require_what_and_take_several_images():
         ("probe", {"train_split": "train"}, "", False),
     ]:
         (evaluation,) = parse_evals(evaluations(mine={"kind": kind, **options})).values()
-        assert (evaluation.requires, evaluation.several_images) == (requires, several), kind
+        required = (requires,) if requires else ()
+        assert (evaluation.required_losses, evaluation.several_images) == (required, several), kind
 
 
 def test_templates_are_next_to_data_that_are_a_folder_only(fake_model, fake_data, batches):
