@@ -99,9 +99,11 @@ def results(config: ConfigDict, measured: dict[Run, dict[str, Any]]) -> dict[str
     """The content of `compare.json`, from which the tables and plots are made.
 
     `rows`: name -> `changes`, and `seeds`: seed -> metric's title -> value (None: not evaluated),
-    with `step_seconds`, the median of the first stage's log points, and `flops`, of one example in
-    its training. `tables`: title -> names of rows; costs are relative to the first. `metrics`:
-    titles of the columns. `steps`: stage -> steps of training.
+    with `step_seconds`, the median of the first stage's log points; `flops`, of one example in its
+    training, and `training_flops`, of all of them; and `steps`, what each stage was trained for,
+    which a row may change. `tables`: title -> names of rows; costs are relative to the first.
+    `metrics`: titles of the columns. `steps`: stage -> steps of training, if a row does not change
+    them.
     """
     rows: dict[str, Any] = {}
     for run, values in measured.items():
@@ -129,17 +131,21 @@ def _require_metrics(config: ConfigDict, runs: Sequence[Sequence[Stage]]) -> Non
 
 
 def _measured(config: ConfigDict, stages: Sequence[Stage]) -> dict[str, Any]:
-    """A run's metrics by their titles, its step time and its FLOPs."""
+    """A run's metrics by their titles, its steps, its step time and its FLOPs."""
     evaluated = {stage.name: read_newest(stage.workdir) for stage in stages}
     values: dict[str, Any] = {}
     for title, name, path in config.metrics:
         evaluation, _, metric = path.partition("/")
         values[title] = evaluated[name].get(evaluation, {}).get(metric)
-    records = [r for r in read_metrics(stages[0].workdir) if "train/loss" in r]
-    first = stages[0].config
+    logged = [[r for r in read_metrics(s.workdir) if "train/loss" in r] for s in stages]
+    records, first = logged[0], stages[0].config
+    flops = training_flops(model_config(first), first.data.packing)
+    examples = records[-1].get("train/examples_seen", 0.0) if records else 0.0
     seconds = [r["train/step_seconds"] for r in records if "train/step_seconds" in r]
     return values | {
         # The first has what comes before the first step, too.
         "step_seconds": statistics.median(seconds[1:] or seconds) if seconds else None,
-        "flops": training_flops(model_config(first), first.data.packing),
+        "flops": flops,
+        "training_flops": flops * int(examples) if examples > 0 else None,
+        "steps": {s.name: r[-1]["step"] for s, r in zip(stages, logged, strict=True) if r},
     }

@@ -64,6 +64,7 @@ class Trained:
         seconds = 0.2 if config.loss.captioning.weight else 0.1
         lines = [{"step": i, "train/loss": 1.0, "train/step_seconds": seconds} for i in (2, 3, 4)]
         lines[0]["train/step_seconds"] = 99.0  # with what a first step has to do
+        lines[-1] |= {"step": config.train.steps, "train/examples_seen": 8 * config.train.steps}
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
 
 
@@ -81,6 +82,8 @@ def test_all_rows_of_a_seed_and_all_stages_in_their_order(tmp_path, monkeypatch)
     values = found["rows"]["contrastive"]["seeds"]["1"]
     assert values["zero-shot"] == 0.75 and values["VQA"] == 0.25 and values["CIDEr"] is None
     assert values["step_seconds"] == 0.1
+    assert values["steps"] == found["steps"] == {"first": 4, "again": 4}
+    assert values["training_flops"] == values["flops"] * 32
     assert values["flops"] < found["rows"]["coca"]["seeds"]["1"]["flops"]
     stored = json.loads((tmp_path / "compare.json").read_text())
     assert stored == json.loads(json.dumps(found))
@@ -193,11 +196,22 @@ def test_an_evaluation_that_comes_later_is_made_up(tmp_path, monkeypatch):
 def test_printed_numbers_are_means_and_deviations(tmp_path, monkeypatch):
     Trained(monkeypatch)
     lines = format_sweep(compare.compare(make_config(), tmp_path)).splitlines()
-    assert " ".join(lines[0].split()) == "objectives zero-shot CIDEr VQA step time step FLOPs"
+    assert (
+        " ".join(lines[0].split())
+        == "objectives zero-shot CIDEr VQA step time step FLOPs training FLOPs"
+    )
     contrastive, coca = lines[2].split(), lines[3].split()
     assert contrastive[:5] == ["contrastive", "0.625", "±0.177", "—", "0.250"]  # 0.5 and 0.75
     assert coca[:7] == ["coca", "0.625", "±0.177", "2.000", "±0.000", "0.250", "±0.000"]
     assert contrastive[6:8] == ["1.000", "±0.000"] and coca[7:9] == ["2.000", "±0.000"]
+
+
+def test_rows_of_more_steps_cost_more(tmp_path, monkeypatch):
+    Trained(monkeypatch)
+    rows = (("coca", ()), ("longer", (("first.train.steps", 6),)))
+    found = compare.compare(make_config(rows, seeds=(0,)), tmp_path)
+    assert found["rows"]["longer"]["seeds"]["0"]["steps"] == {"first": 6, "again": 4}
+    assert format_sweep(found).splitlines()[-1].split()[-3:] == ["1.000", "1.000", "1.500"]
 
 
 def test_a_row_in_two_tables_is_trained_once():

@@ -12,7 +12,11 @@ from coca_jax.observe.report.charts import DotChart, dot_chart
 from coca_jax.observe.report.formats import label
 
 FILE = "compare.json"
-COSTS = {"step time": "step_seconds", "step FLOPs": "flops"}  # relative to the first row's
+COSTS = {  # relative to the first row's
+    "step time": "step_seconds",
+    "step FLOPs": "flops",
+    "training FLOPs": "training_flops",
+}
 
 Columns = dict[str, dict[str, list[float]]]
 """Metric -> row -> its values, one for each seed that has one."""
@@ -49,7 +53,17 @@ def sweep_page(workdir: epath.Path) -> dict[str, Any]:
     except Damaged as error:
         raise UserError(f"{workdir / FILE} {error}; `coca compare` writes it anew") from error
     tables = [_table(results, title, names) for title, names in results["tables"].items()]
-    return {"name": workdir.name, "steps": results["steps"], "tables": tables}
+    return {"name": workdir.name, "steps": _steps(results), "tables": tables}
+
+
+def _steps(results: dict[str, Any]) -> dict[str, str]:
+    """Stage -> its steps; from the fewest to the most, where rows differ."""
+    runs = [run for row in results["rows"].values() for run in row["seeds"].values()]
+    texts = {}
+    for stage, count in results["steps"].items():
+        counts = {run.get("steps", {}).get(stage, count) for run in runs} or {count}
+        texts[stage] = " to ".join(f"{n:,}" for n in sorted({min(counts), max(counts)}))
+    return texts
 
 
 def format_sweep(results: dict[str, Any]) -> str:
@@ -79,7 +93,8 @@ def are_results(content: Any) -> bool:
     if any(not names or not set(names) <= rows.keys() for names in tables):
         return False
     values = {name: (float, None) for name in content["metrics"]}
-    values |= {"step_seconds": (float, None), "flops": float}
+    values |= {"step_seconds": (float, None), "flops": float, "training_flops?": (float, None)}
+    values |= {"steps?": lambda steps: fits(steps, dict) and fits([*steps.values()], [is_step])}
     runs = [run for row in rows.values() for run in row["seeds"].values()]
     pairs = [change for row in rows.values() for change in row["changes"]]
     return fits(runs, [values]) and all(fits(pair, list) and len(pair) == 2 for pair in pairs)
@@ -119,7 +134,7 @@ def _columns(results: dict[str, Any], names: Sequence[str]) -> Columns:
             name: [
                 row[key] / first[s][key]
                 for s, row in seeds[name].items()
-                if row[key] is not None and s in first and first[s][key]
+                if row.get(key) is not None and s in first and first[s].get(key)
             ]
             for name in names
         }

@@ -56,7 +56,12 @@ RESULTS = {
     "rows": {
         "one": {
             "changes": [["seed", 1]],
-            "seeds": {"0": {"r1": 0.5, "step_seconds": 0.1, "flops": 3}},
+            "seeds": {
+                "0": {
+                    **{"r1": 0.5, "step_seconds": 0.1, "flops": 3, "training_flops": 9},
+                    "steps": {"s": 5},
+                }
+            },
         }
     },
 }

@@ -1,5 +1,6 @@
 """A sweep's page."""
 
+import copy
 import json
 import re
 
@@ -29,8 +30,8 @@ def test_the_page_has_every_number(tmp_path):
     (tmp_path / "compare.json").write_text(json.dumps(RESULTS))
     text = write_report(tmp_path).read_text()
     assert re.findall("<td>(.*?)</td>", text) == [
-        *("0.600 ±0.141", "—", "1.000 ±0.000", "1.000 ±0.000"),
-        *("0.900", "1.500", "1.200", "1.300"),
+        *("0.600 ±0.141", "—", "1.000 ±0.000", "1.000 ±0.000", "—"),
+        *("0.900", "1.500", "1.200", "1.300", "—"),  # of before total FLOPs were written
     ]
     assert re.findall('<th title="(.*?)">(.*?)</th>', text) == [
         ("loss.captioning.weight=0.0", "one"),
@@ -41,3 +42,14 @@ def test_the_page_has_every_number(tmp_path):
     assert "<title>one: 0.5000, 0.7000</title>" in text
     assert text.count('class="dots"') == 4 and text.count("<circle") == 10
     assert "<b>" not in text and "http" not in text
+
+
+def test_rows_may_differ_in_steps_and_in_what_their_training_costs(tmp_path):
+    results = copy.deepcopy(RESULTS)
+    for name, steps in (("one", 500), ("a_<b>", 400)):
+        for run in results["rows"][name]["seeds"].values():
+            run |= {"training_flops": run["flops"] * steps * 8, "steps": {"pretraining": steps}}
+    (tmp_path / "compare.json").write_text(json.dumps(results))
+    text = write_report(tmp_path).read_text()
+    assert "400 to 500 steps of pretraining, then 250 steps of questions" in text
+    assert re.findall("<td>(.*?)</td>", text)[8:] == ["1.300", "1.040"]
