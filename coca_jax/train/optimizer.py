@@ -98,10 +98,19 @@ def layer_factors(params: Any, decay: float) -> Any:
 
     Returns:
       A tree like `params` of numbers, and of arrays [layers, 1, ...] for stacked layers.
+
+    Raises:
+      UserError: none of the parameters is in a layer of the image encoder, as with LoRA of others.
     """
     names, stacked = parameter_names(params), "image_encoder/transformer/layers/"
     pairs = zip(jax.tree.leaves(names), jax.tree.leaves(params), strict=True)
-    count = next(leaf.shape[0] for name, leaf in pairs if name.startswith(stacked))
+    count = next((leaf.shape[0] for name, leaf in pairs if name.startswith(stacked)), 0)
+    if not count:
+        raise UserError(
+            f"config.optimizer.layer_decay={decay} has no effect on what is trained: nothing in "
+            "the layers of the image encoder; config.optimizer.layer_decay=1 goes with any "
+            "parameters, and config.lora.layers chooses others"
+        )
 
     def factor(name: str, leaf: Any) -> Any:
         if name.startswith(stacked):

@@ -160,3 +160,8 @@ def test_layers_of_the_image_encoder_learn_slower_toward_the_pixels():
     updates, _ = optimizer.update(ones, optimizer.init(params), params)
     expected = jax.tree.map(lambda x, f: -0.1 * f * x, ones, factors)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, expected)
+
+
+def test_layer_decay_of_other_parameters_is_refused():
+    with pytest.raises(UserError, match=r"layer_decay=0\.5 has no effect on what is trained"):
+        make_optimizer(config(layer_decay=0.5), 10, PARAMS)
