@@ -21,8 +21,9 @@ class Evaluator:
 
     def __init__(self, experiment: Experiment):
         """Takes the run; nothing is computed."""
-        self._experiment = experiment
-        self._model: LoadedModel | None = None
+        self._experiment, program = experiment, experiment.program
+        # Without parameters, which would stay in memory between evaluations.
+        self._model = LoadedModel(program.model, None, experiment.tokenizer, program.partitioner)
 
     def missing(self, step: int) -> ConfigDict:
         """The evaluations that the model can do and that have no results of this step."""
@@ -71,8 +72,4 @@ class Evaluator:
 
     def _with(self, state: TrainState) -> LoadedModel:
         params = state.params if state.ema is None else state.ema
-        program, tokenizer = self._experiment.program, self._experiment.tokenizer
-        params = program.merged(state.frozen, params)
-        if self._model is None:
-            self._model = LoadedModel(program.model, params, tokenizer, program.partitioner)
-        return self._model.with_params(params)
+        return self._model.with_params(self._experiment.program.merged(state.frozen, params))
