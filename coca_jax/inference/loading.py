@@ -122,8 +122,8 @@ def _checkpoint(
         base = find_base(record, config.init.path)
     except UserError as error:
         raise UserError(
-            f"{path}, step {step}, holds the factors of LoRA alone, and the model that they belong "
-            f"to is missing: {error}; put it back, or name the folder that it is in now as "
+            f"{path}, step {step}, holds only what LoRA trained, and the model that it began with "
+            f"is missing: {error}; put it back, or name the folder that it is in now as "
             f"config.init.path in {path}/config.json"
         ) from error
     return adapted.Adapted(path, step, config, store, base, record["item"])
@@ -137,7 +137,7 @@ def find_base(record: Mapping[str, Any], path: str) -> Source:
       path: where it is looked for first, before the place in the record; `init.path` of the run.
 
     Raises:
-      UserError: it is in neither place; of another model in its place, too.
+      UserError: it is in neither place, or another model is there.
     """
     errors = []
     for place in dict.fromkeys(filter(None, (path, record["path"]))):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from typing import Any
 
 import jax
 from etils import epath
@@ -46,6 +47,7 @@ class Experiment:
     saved: Saved | None  # the newest checkpoint's description of itself; None: a new run
     warm_start: WarmStart | None  # None: random parameters, or all are the workdir's own
     teacher: Source | None = None  # of `loss.distillation`
+    base: dict[str, Any] | None = None  # of a run with LoRA, see `adapted.base_record`
 
     @property
     def steps(self) -> int:
@@ -84,9 +86,21 @@ def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:
     config = _resolve_epochs(config, stream, stored_steps(saved, data))
     program, file = make_program(config, partitioner), tokenizer_file(config.data)
     warm_start = source and _warm_start(source, config, program, file)
-    teacher = find_teacher(config, file)
+    base = None
+    if config.lora.rank and warm_start:  # now, since a run that goes on may remove the step
+        base = adapted.base_record(warm_start.source, warm_start.item)
     return Experiment(
-        config, workdir, program, tokenizer, file, stream, data, saved, warm_start, teacher
+        config,
+        workdir,
+        program,
+        tokenizer,
+        file,
+        stream,
+        data,
+        saved,
+        warm_start,
+        teacher=find_teacher(config, file),
+        base=base,
     )
 
 

@@ -83,10 +83,7 @@ def metadata(
       changes: of the run since it began; see `history`.
       checksums: of the files in the workdir that the model needs, by name.
     """
-    base = {}
-    if experiment.config.lora.rank:
-        start = experiment.warm_start
-        base = {adapted.KEY: adapted.base_record(start.source, start.item)}
+    base = {adapted.KEY: experiment.base} if experiment.base else {}
     return {
         "examples_seen": experiment.examples_seen(step),
         "config": to_json(experiment.config),

@@ -16,10 +16,10 @@ from coca_jax.checkpoints import CheckpointStore
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.evaluate.results import read_step
-from coca_jax.inference import find_checkpoint, restore_params
+from coca_jax.inference import adapted, find_checkpoint, restore_params
 from coca_jax.interop.average import average, find_models
 from coca_jax.planning.flops import hardware_flops
-from coca_jax.train import loop
+from coca_jax.train import loop, resume
 from coca_jax.train.experiment import build
 from coca_jax.train.program import make_program
 
@@ -196,7 +196,7 @@ def test_another_base_is_refused(prepared, base, run, tmp_path):
     assert metadata["base"]["path"] == str(base)
     shutil.move(base / "checkpoints", base / "gone")
     try:
-        with pytest.raises(UserError, match="holds the factors of LoRA alone") as caught:
+        with pytest.raises(UserError, match="holds only what LoRA trained") as caught:
             find_checkpoint(workdir)
         assert "is another model: its checksum differs" in str(caught.value)
         assert f"init.path in {workdir}/config.json" in str(caught.value)
@@ -226,3 +226,13 @@ def test_changed_positions_can_be_trained_in_full(prepared, base, tmp_path):
     state = build(lora_config(prepared, base, **changes), tmp_path).program.factory.abstract
     assert state.params["decoder"]["positions"].shape[0] == 25
     assert "positions" not in state.frozen["decoder"]
+
+
+def test_a_base_that_goes_on_may_remove_its_step(prepared, base, tmp_path):
+    experiment = build(lora_config(prepared, base), tmp_path)
+    shutil.move(base / "checkpoints", base / "gone")
+    try:
+        record = resume.metadata(experiment, 1, {}, {})["base"]
+    finally:
+        shutil.move(base / "gone", base / "checkpoints")
+    assert record == adapted.base_record(find_checkpoint(base), "ema")
