@@ -13,7 +13,7 @@ from coca_jax.errors import UserError
 from coca_jax.train.gradient import Metrics
 from coca_jax.train.step import STOP
 
-NEGATIVES = 256  # pairs, of which at least one should have a wrong caption where data give them
+NEGATIVES = 1024  # pairs, of which at least one should have a wrong caption where data give them
 AHEAD = 2  # steps that may be under way
 
 
@@ -41,6 +41,7 @@ class MetricAccumulator:
         self._worst_shards, self._left_out = worst_shards, left_out
         self.stopping = False  # whether a process was asked to stop, in a step that is done
         self._pending: list[tuple[int, Metrics]] = []
+        self._without_negatives: int | None = 0  # pairs; None: one had a wrong caption
         self.restart()
 
     def restart(self) -> None:
@@ -81,8 +82,8 @@ class MetricAccumulator:
 
         Raises:
           UserError: a step's loss, gradient or new parameters were not finite (names the step
-            and the parts), more than the allowed share of examples was bad, or no example had the
-            wrong caption that the data should give.
+            and the parts), more than the allowed share of examples was bad, or none of the first
+            `NEGATIVES` pairs had the wrong caption that the data should give.
         """
         fetched = jax.device_get(self._pending)
         self._pending = []
@@ -128,12 +129,13 @@ class MetricAccumulator:
             )
 
     def _check_negatives(self, shares: list[Any], examples: int) -> None:
-        if None in shares or any(shares):
+        if self._without_negatives is None or None in shares:
             return
-        if examples >= NEGATIVES:
+        self._without_negatives = None if any(shares) else self._without_negatives + examples
+        if (self._without_negatives or 0) >= NEGATIVES:
             raise UserError(
-                f"none of the last {examples:,} pairs had a wrong caption: no record of the data "
-                "sets has the field that config.data.train.negatives names; "
+                f"none of the first {self._without_negatives:,} pairs had a wrong caption: no "
+                "record of the data sets has the field that config.data.train.negatives names; "
                 "config.data.train.negatives='' trains without them"
             )
 

@@ -39,13 +39,14 @@ def test_what_readers_left_out_is_a_metric(left_out):
 
 
 def test_wrong_captions_that_no_pair_has_end_the_run():
-    def read(*shares):
-        meter = MetricAccumulator(lambda step: (128, 128), 0.2, 1.0)
+    def read(meter, *shares):
         for share in shares:
             meter.add(1, {"loss": jnp.float32(1.0), "negative_share": jnp.float32(share)})
-        return meter.read()
+        return meter.read()["train/negative_share"]
 
-    assert read(0.0)["train/negative_share"] == 0  # too few to tell
-    assert read(0.0, 0.1)["train/negative_share"] == pytest.approx(0.1)
-    with pytest.raises(UserError, match=r"none of the last 256 pairs .*data\.train\.negatives"):
-        read(0.0, 0.0)
+    meters = [MetricAccumulator(lambda step: (512, 512), 0.2, 1.0) for _ in range(2)]
+    assert [read(meter, 0.0) for meter in meters] == [0, 0]  # too few to tell
+    with pytest.raises(UserError, match=r"of the first 1,024 pairs .*data\.train\.negatives"):
+        read(meters[0], 0.0)
+    assert read(meters[1], 0.1, 0.0) == 0
+    assert read(meters[1], *[0.0] * 3) == 0  # there are some, though few
