@@ -4,16 +4,15 @@ import dataclasses
 import os
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from flax import traverse_util
 
-from coca_jax.config import build, model_config
-from coca_jax.inference.sources import Checkpoint, Source, whole_sharding
+from coca_jax.config import build
+from coca_jax.inference.sources import Checkpoint, Source, model_shapes, whole_sharding
 from coca_jax.interop import hub
 from coca_jax.io.paths import as_path
-from coca_jax.models import init_params, lora, make_model
+from coca_jax.models import lora
 
 KEY = "base"  # of a checkpoint's metadata, with what `base_record` returns
 
@@ -27,10 +26,7 @@ class Adapted(Checkpoint):
 
     def shapes(self, item: str) -> dict[str, jax.ShapeDtypeStruct]:
         """See `Source.shapes`."""
-        model = make_model(model_config(self.config))
-        abstract = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-        flat = traverse_util.flatten_dict(nn.meta.unbox(abstract), sep="/")
-        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in flat.items()}
+        return model_shapes(self.config)
 
     def restore(self, item: str, target: Any, partial: bool = False) -> Any:
         """See `Source.restore`."""

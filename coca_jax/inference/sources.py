@@ -220,10 +220,7 @@ class OpenClipWeights(Source):
 
     def shapes(self, item: str) -> dict[str, jax.ShapeDtypeStruct]:
         """See `Source.shapes`."""
-        model = make_model(model_config(self.config))
-        abstract = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-        flat = traverse_util.flatten_dict(nn.meta.unbox(abstract), sep="/")
-        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in flat.items()}
+        return model_shapes(self.config)
 
     def restore(self, item: str, target: Any, partial: bool = False) -> Any:
         """See `Source.restore`."""
@@ -243,6 +240,18 @@ class OpenClipWeights(Source):
                 f"{tokenizer.pad_id}, and the model's padding is {pad_id}"
             )
         return tokenizer
+
+
+def model_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a model's parameters by path.
+
+    Args:
+      config: the whole configuration.
+    """
+    model = make_model(model_config(config))
+    abstract = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    flat = traverse_util.flatten_dict(nn.meta.unbox(abstract), sep="/")
+    return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in flat.items()}
 
 
 def placed(values: dict[str, np.ndarray], target: Any) -> Any:
