@@ -1,5 +1,7 @@
 """Matrices as int8: against literal ones, and the bound on what rounding changes."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from flax import traverse_util
 from models.random_params import random_params
 
 from coca_jax.models import PRESETS, int8, make_model
+from coca_jax.models.transformer import unstack
 
 
 def flat(tree):
@@ -35,7 +38,10 @@ def test_a_literal_embedding_has_a_scale_for_each_row():
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.tree.map(np.asarray, random_params(make_model(PRESETS["tiny"])))
+    """Of a model with groups of layers."""
+    text = dataclasses.replace(PRESETS["tiny"].text, multimodal_layers=4, cross_attention_every=2)
+    model = make_model(dataclasses.replace(PRESETS["tiny"], text=text))
+    return jax.tree.map(np.asarray, random_params(model))
 
 
 def test_no_value_is_off_by_more_than_half_a_step(params):
@@ -64,3 +70,12 @@ def test_what_is_stored_takes_little_more_than_a_quarter(params):
 def test_parameters_without_int8_are_left_alone(params):
     leaves = zip(jax.tree.leaves(int8.dequantized(params)), jax.tree.leaves(params), strict=True)
     assert all(after is before for after, before in leaves)
+
+
+def test_layers_apart_have_the_rounded_values_of_their_stacks(params):
+    tree = int8.quantize(params)
+    expected, values = flat(unstack(int8.dequantized(tree))), flat(int8.dequantized(unstack(tree)))
+    assert expected.keys() == values.keys()
+    assert "decoder/multimodal/layer_3/mlp/up/kernel" in values
+    for name, value in values.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)

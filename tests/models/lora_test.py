@@ -23,8 +23,10 @@ def flat(tree):
 
 @pytest.fixture(scope="module")
 def parts():
-    """A model, and random trained and frozen parameters, the factors among them."""
-    model = make_model(PRESETS["tiny"])
+    """A model with groups of layers; random trained and frozen parameters, factors among them."""
+    tiny = PRESETS["tiny"]
+    text = dataclasses.replace(tiny.text, multimodal_layers=4, cross_attention_every=2)
+    model = make_model(dataclasses.replace(tiny, text=text))
     boxed = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     split = jax.eval_shape(
         lambda p: lora.split(p, RANK, LAYERS, (".*norm.*", "logit_scale"), jax.random.key(0)), boxed
