@@ -91,7 +91,7 @@ class InitConfig:
 class LoraConfig:
     """LoRA (arXiv 2106.09685): the model in `init.path` stays as it is; small factors are trained.
 
-    Checkpoints hold the factors alone; loading merges them into that model, which must stay there.
+    Checkpoints hold only what is trained; loading merges it into that model, which must stay there.
     A table of `optimizer` takes a factor by the name of its kernel.
     """
 

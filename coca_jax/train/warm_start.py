@@ -131,7 +131,9 @@ class WarmStart:
         changed = [POSITIONS] * self.resampled + [TEXT_POSITIONS] * self.resized
         names = traverse_util.flatten_dict(frozen, sep="/")
         if isinstance(self.source, _TowerSource):
-            raise UserError(f"config.lora.rank: {self.source.title} is no CoCa, which LoRA needs")
+            raise UserError(
+                f"config.lora.rank: {self.source.title} is not a CoCa model; LoRA needs one"
+            )
         if lacking := [name for name in names if name in self.new or name in changed]:
             raise UserError(
                 f"config.lora.full should match the parameters that {self.source.title} does "
