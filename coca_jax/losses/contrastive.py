@@ -33,6 +33,7 @@ from coca_jax.losses.collectives import (
 from coca_jax.losses.similarities import Rows, Texts, compare, slopes_by
 
 CHUNK = 1024  # rows
+TEMPERATURE_FLOOR = 0.01
 Groups = Int[Array, "n 2"]  # 64 bits, which stand for a label or a caption, as two of 32
 
 
@@ -66,7 +67,7 @@ class ContrastiveLoss(Loss):
         0.07, "Trained from this value; SigLIP starts at 0.1.", number(1e-6, 1e6)
     )
     temperature_floor: float = field(
-        0.01, "The temperature is kept at this value or above.", number(1e-6, 1e6)
+        TEMPERATURE_FLOOR, "The temperature is kept at this value or above.", number(1e-6, 1e6)
     )
     chunk_size: int = field(
         CHUNK, "Rows of the similarity matrix that a device holds.", integer(1), resumable=True
@@ -105,10 +106,15 @@ class ContrastiveLoss(Loss):
 
     def constrain(self, params: Any) -> Any:
         """Projects the temperature back to at least its floor, as CLIP does."""
-        if "logit_scale" not in params:  # it is frozen
-            return params
-        limit = math.log(1 / self.temperature_floor)
-        return params | {"logit_scale": jnp.minimum(params["logit_scale"], limit)}
+        return with_temperature_floor(params, self.temperature_floor)
+
+
+def with_temperature_floor(params: Any, floor: float) -> Any:
+    """Parameters whose temperature is at least `floor`; those of a frozen one as they are."""
+    if "logit_scale" not in params:
+        return params
+    limit = math.log(1 / floor)
+    return params | {"logit_scale": jnp.minimum(params["logit_scale"], limit)}
 
 
 def softmax_loss(

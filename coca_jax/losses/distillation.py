@@ -27,8 +27,9 @@ from coca_jax.losses.collectives import (
     shard_map,
     spec,
 )
+from coca_jax.losses.contrastive import CHUNK, TEMPERATURE_FLOOR, with_temperature_floor
+from coca_jax.losses.similarities import matmul
 
-CHUNK = 1024  # rows
 TEACHER_IMAGES, TEACHER_TEXTS = "teacher_images", "teacher_texts"
 
 
@@ -75,6 +76,10 @@ class DistillationLoss(Loss):
             self.chunk_size,
         )
         return loss, {"distillation_agreement": agreement}
+
+    def constrain(self, params: Any) -> Any:
+        """Keeps the temperature above the contrastive loss's floor, which may not be trained."""
+        return with_temperature_floor(params, TEMPERATURE_FLOOR)
 
 
 def distillation_loss(
@@ -151,7 +156,7 @@ def _own_rows(images, texts, scale, teacher_images, teacher_texts, chunk_size, l
 
     def similarities(piece: _Rows) -> tuple[Array, Array]:
         """The student's, without their scale, and the teacher's [c, n]."""
-        return _matmul("ie,je->ij", piece.images, texts), _matmul(
+        return matmul("ie,je->ij", piece.images, texts), matmul(
             "ie,je->ij", piece.teacher, teacher_texts
         )
 
@@ -169,10 +174,10 @@ def _own_rows(images, texts, scale, teacher_images, teacher_texts, chunk_size, l
         loss = jnp.sum(jnp.where(piece.real, loss, 0))
         by_logits = jnp.where(piece.real[:, None], by_logits, 0) / total
         same = (jnp.argmax(similar, axis=1) == jnp.argmax(teacher, axis=1)) & piece.real
-        by_text = scale * _matmul("ij,ie->je", by_logits, piece.images)
+        by_text = scale * matmul("ij,ie->je", by_logits, piece.images)
         by_scale = jnp.sum(by_logits * similar)
         terms = loss, jnp.sum(same, dtype=jnp.int32), by_text, by_scale
-        return jax.tree.map(jnp.add, sums, terms), scale * _matmul("ij,je->ie", by_logits, texts)
+        return jax.tree.map(jnp.add, sums, terms), scale * matmul("ij,je->ie", by_logits, texts)
 
     start = jnp.float32(0), jnp.int32(0), jnp.zeros(texts.shape, jnp.float32), jnp.float32(0)
     sums, by_image = scan(step, start, (pieces, *rows))
@@ -210,8 +215,3 @@ def _divergence(logits, teacher, rows, columns):
         loss += jnp.sum(p * (log_p - log_q), axis=1)
         by_logits += jnp.exp(log_q) - p
     return loss, by_logits
-
-
-def _matmul(terms: str, a: Array, b: Array) -> Array:
-    """In full float32."""
-    return jnp.einsum(terms, a, b, precision=jax.lax.Precision.HIGHEST)

@@ -66,7 +66,7 @@ def compare(rows: Rows, texts: Texts, scale, bias, kind: str, layout: Layout):
     def step(carry, piece: Rows):
         loss, hits, stats = carry
         real = piece.partner >= 0
-        similar = _matmul("ie,je->ij", piece.images, texts.embeddings)
+        similar = matmul("ie,je->ij", piece.images, texts.embeddings)
         similar = texts.masked(similar, -jnp.inf)
         peak = jnp.max(similar, axis=1)
         first = jnp.min(jnp.where(similar == peak[:, None], columns[None], len(columns)), axis=1)
@@ -146,7 +146,7 @@ def slopes_by(rows: Rows, texts: Texts, scale, bias, normalizers, factor: float)
 
     def step(sums, piece):
         piece, nats = piece
-        similar = _matmul("ie,je->ij", piece.images, texts.embeddings)
+        similar = matmul("ie,je->ij", piece.images, texts.embeddings)
         if softmax:
             logits = scale * similar
             of_texts = jnp.exp(logits[:, : texts.count] - normalizers[1][None])
@@ -155,16 +155,16 @@ def slopes_by(rows: Rows, texts: Texts, scale, bias, normalizers, factor: float)
             by_logits = jax.nn.sigmoid(scale * similar + bias)
         by_logits -= (1 + softmax) * texts.widened(texts.matches(piece, softmax))
         by_logits = texts.masked(jnp.where(piece.partner[:, None] < 0, 0, by_logits), 0.0) * factor
-        by_text = scale * _matmul("ij,ie->je", by_logits, piece.images)
+        by_text = scale * matmul("ij,ie->je", by_logits, piece.images)
         by_scale = jnp.sum(jnp.sum(by_logits * similar, axis=1))
         by_bias = jnp.sum(jnp.sum(by_logits, axis=1))
         sums = jax.tree.map(jnp.add, sums, (by_text, by_scale, by_bias))
-        return sums, scale * _matmul("ij,je->ie", by_logits, texts.embeddings)
+        return sums, scale * matmul("ij,je->ie", by_logits, texts.embeddings)
 
     start = jnp.zeros(texts.embeddings.shape, jnp.float32), jnp.float32(0), jnp.float32(0)
     return scan(step, start, (rows, normalizers and normalizers[0]))
 
 
-def _matmul(terms: str, a: Array, b: Array) -> Array:
-    """In full float32."""
+def matmul(terms: str, a: Array, b: Array) -> Array:
+    """The einsum of two arrays, in full float32."""
     return jnp.einsum(terms, a, b, precision=jax.lax.Precision.HIGHEST)

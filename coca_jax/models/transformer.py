@@ -155,6 +155,9 @@ class Transformer(nn.Module):
         length = x.shape[1]
         if self.attention == "cudnn" and cache is None:
             x, mask = pad_to_even_length(x, mask)
+            if context_mask is not None and 1 < context_mask.shape[2] < x.shape[1]:
+                added = ((0, 0), (0, 0), (0, 1), (0, 0))
+                context_mask = jnp.pad(context_mask, added, constant_values=True)
         # Outside of a loop, XLA would find what is computed twice, and keep it.
         block = _rematerialized(
             self._cutting(Block), self.remat, prevent_cse=not self.stacked or self.unroll > 1

@@ -216,14 +216,14 @@ class _Attempt:
 
     def _batches(self, done: int) -> Iterator[Batch]:
         seen, partitioner = self.experiment.examples_seen(done), self.experiment.program.partitioner
-        teach = lambda batch: batch  # noqa: E731
-        if source := self.experiment.teacher:
-            teach = Teacher(source, partitioner, self.config.train.grad_accum_steps)
+        source, micro_batches = self.experiment.teacher, self.config.train.grad_accum_steps
+        teacher = Teacher(source, partitioner, micro_batches) if source else None
         with contextlib.closing(self.experiment.stream.batches(seen)) as batches:
             for batch in batches:
                 if self.has_peers:
                     batch[STOP] = np.full(len(batch["text"]), bool(self.stop), np.int32)
-                yield teach(partitioner.put_batch(batch))
+                batch = partitioner.put_batch(batch)
+                yield teacher(batch) if teacher else batch
 
     def _step_for(self, state: TrainState, batch: Batch, watchdog: Watchdog) -> StepFunction:
         """The step compiled for the shapes of a batch: one for each length of sequences."""

@@ -44,6 +44,14 @@ def find_teacher(config: ConfigDict, tokenizer_file: str) -> Source | None:
             f"its texts have {teacher.text.context_length} tokens at most, and this run's "
             f"{student.text.context_length}"
         )
+    if config.data.packing.texts_per_row > 1:
+        if teacher.head is not None:
+            problems.append("it has a head, which takes no packed texts (config.data.packing)")
+        if teacher.text.shifted_cls_mask:
+            problems.append(
+                "it has OpenCLIP's mask (shifted_cls_mask), which takes no packed texts "
+                "(config.data.packing)"
+            )
     if problems:
         raise UserError(
             f"config.loss.distillation.teacher: {source.title} cannot be the teacher:\n"

@@ -127,6 +127,24 @@ def test_every_attention_of_more_than_one_query_is_fused_on_tpus():
     assert {match[1] for match in SOFTMAX.finditer(fused)} == {"1x"}  # the contrastive pooler's
 
 
+def test_cross_attention_of_a_stream_of_odd_length_keeps_its_mask(monkeypatch):
+    layers = Transformer(1, num_heads=2, mlp_dim=8, cross=True, dtype=jnp.dtype("float32"))
+    rng = np.random.default_rng(0)
+    x, context = (jnp.float32(rng.standard_normal((2, n, 4))) for n in (5, 6))
+    masks = causal_mask(5), context, segment_context_mask(jnp.array([[1, 1, 2, 2, 0]] * 2), 2, 3)
+    params = layers.init(jax.random.key(0), x, *masks)
+    expected, _ = layers.apply(params, x, *masks)
+    monkeypatch.setattr(
+        attention,
+        "dot_product_attention",
+        lambda query, keys, values, mask, _: jax.nn.dot_product_attention(
+            query, keys, values, mask=mask
+        ),
+    )
+    found, _ = layers.clone(attention="cudnn").apply(params, x, *masks)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("masked", ["no", "causal", "keys"])
 def test_a_stream_of_even_length_has_the_same_first_positions(masked, monkeypatch):
     layers = Transformer(1, num_heads=2, mlp_dim=8, dtype=jnp.dtype("float32"))

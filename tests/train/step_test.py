@@ -18,6 +18,7 @@ from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.losses import Loss, trained_losses
 from coca_jax.losses.contrastive import ContrastiveLoss
+from coca_jax.losses.distillation import TEACHER_IMAGES, TEACHER_TEXTS
 from coca_jax.models import CoCa, make_model, preset
 from coca_jax.patches import Patches
 from coca_jax.planning.flops import hardware_flops
@@ -51,11 +52,16 @@ HEAD = {
     "head.classes": ("a", "b", "c"),
     "head.input": "text",
 }
-ALL = HEAD | {
-    "loss.contrastive.kind": "sigmoid",
-    "loss.matching.weight": 1.0,
-    "loss.matching.block_size": 2,
-}
+DISTILLED = {"loss.distillation.weight": 0.5, "loss.distillation.teacher": "a run"}
+ALL = (
+    HEAD
+    | DISTILLED
+    | {
+        "loss.contrastive.kind": "sigmoid",
+        "loss.matching.weight": 1.0,
+        "loss.matching.block_size": 2,
+    }
+)
 HEAD_ONLY = HEAD | {"loss.contrastive.weight": 0.0, "loss.captioning.weight": 0.0}
 PAIRS = HEAD_ONLY | {"data.num_images": 2}
 CLIPS = PAIRS | {"head.input": "image", "optimizer.learning_rates": ((r"head.*", 1.0), (".*", 0.0))}
@@ -267,6 +273,9 @@ def gradients(name, sizes, count=1):
         batch["negative_text"] = np.where(np.arange(16)[:, None] % 3, make_batch(2)["text"], 0)
     if lengths := config.model.image.sequence_lengths:
         batch["image"] = native_images(*lengths, config.model.image.patch)
+    if config.loss.distillation.weight:
+        for name in (TEACHER_IMAGES, TEACHER_TEXTS):
+            batch[name] = np.random.default_rng(2).normal(size=(16, 5)).astype(np.float32)
     if config.data.packing.texts_per_row > 1:
         batch = packed(batch, build(config).data.packing)
     batch = partitioner.put_batch(batch)

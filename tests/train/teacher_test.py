@@ -10,15 +10,15 @@ from coca_jax.data.packing import PackingConfig, pack
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.observe.writers import read_metrics
-from coca_jax.train import loop
+from coca_jax.train import loop, teacher
 from coca_jax.train.teacher import Teacher, find_teacher
 
 
-def distilling(prepared, teacher, **changes):
+def distilling(prepared, path, **changes):
     return make_config(
         prepared,
         (),
-        **{"loss.distillation.weight": 0.5, "loss.distillation.teacher": str(teacher)},
+        **{"loss.distillation.weight": 0.5, "loss.distillation.teacher": str(path)},
         **changes,
     )
 
@@ -65,13 +65,18 @@ def test_a_run_imitates_its_teacher(small_run, prepared, tmp_path):
             {"model.image.sequence_lengths": (64,)},
             r"\(32, 32\) pixels, and this run's at most 64 patches of",
         ),
+        ({"data.packing.texts_per_row": 2}, r"it has OpenCLIP's mask \(shifted_cls_mask\)"),
         ({"model.text.context_length": 30}, "its texts have 28 tokens at most, and this run's 30"),
         ({"data.tokenizer.kind": "byte"}, "its tokenizer is of another kind"),
         ({"loss.distillation.teacher": "nowhere"}, "nowhere"),
     ],
 )
-def test_what_cannot_be_a_teacher_is_refused(changes, message, small_run, prepared):
+def test_what_cannot_be_a_teacher_is_refused(changes, message, small_run, prepared, monkeypatch):
     config = distilling(prepared, small_run)
     config.update_from_flattened_dict(changes)
+    if "data.packing.texts_per_row" in changes:
+        shifted = inference.find_checkpoint(small_run)
+        shifted.config.model.text.shifted_cls_mask = True
+        monkeypatch.setattr(teacher, "find_checkpoint", lambda path: shifted)
     with pytest.raises(UserError, match=message):
         find_teacher(config, tokenizer_file(small_run))
