@@ -125,7 +125,8 @@ class TextDecoder(nn.Module):
         else:
             mask = segment_mask(segments, texts_per_row)
         x, _ = self.unimodal(x, mask)
-        return x[:, :length], self.cls_norm(x[:, length:].reshape(-1, x.shape[-1]))
+        cls = jax.lax.slice_in_dim(x, length, None, axis=1)
+        return x[:, :length], self.cls_norm(cls.reshape(-1, x.shape[-1]))
 
     def caption_logits(
         self, features: Float[Array, "b t d"], context: Float[Array, "images n c"]
