@@ -38,4 +38,4 @@ def get_config(argument=None):
     config.eval = {
         "val": {"kind": "classification", "format": "folder", "path": "data/imagenet/val"}
     }
-    return finish_on_shapes(config, None if frozen else argument, classes=SMOKE_CLASSES)
+    return finish_on_shapes(config, argument, others=("frozen",), classes=SMOKE_CLASSES)

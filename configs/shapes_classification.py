@@ -32,4 +32,4 @@ def get_config(argument=None):
     config.data.train.color_jitter = (0.1, 0.1, 0.1, 0.0)
     config.eval = {"test": {"kind": "classification", "name": "shapes", "split": "test"}}
     smoke = {"eval.test.limit": 32}
-    return finish(config, None if frozen else argument, SHAPES_TASK_SMOKE | smoke)
+    return finish(config, argument, SHAPES_TASK_SMOKE | smoke, ("frozen",))

@@ -29,4 +29,4 @@ def get_config(argument=None):
     config.data.train.name = "shapes_pages"
     config.eval = {"captioning": {"kind": "captioning", "name": "shapes_pages", "split": "test"}}
     smoke = SHAPES_SMOKE | {"eval.captioning.limit": 16}
-    return finish(config, None if argument in SIZES else argument, smoke)
+    return finish(config, argument, smoke, SIZES)

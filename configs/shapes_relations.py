@@ -50,5 +50,4 @@ def get_config(argument=None):
             }
     smoke = SHAPES_SMOKE | {"loss.matching.block_size": 16}
     smoke |= {f"eval.{name}.limit": 16 for name in config.eval}
-    known = argument in ("negatives", "matching", "both")
-    return finish(config, None if known else argument, smoke)
+    return finish(config, argument, smoke, ("negatives", "matching", "both"))

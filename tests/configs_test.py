@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ from models.random_params import random_params
 import coca_jax
 from coca_jax.config import load_config, model_config
 from coca_jax.data_tools.prepare import prepare
-from coca_jax.datasets import ShapesClips, ShapesPairs, ShapesRelations
+from coca_jax.datasets import ShapesClips, ShapesPages, ShapesPairs, ShapesRelations
 from coca_jax.distributed import make_mesh
+from coca_jax.errors import UserError
 from coca_jax.evaluate.metrics.undefined import defined, reasons
 from coca_jax.evaluate.runner import evaluate, runnable_evals
 from coca_jax.inference import LoadedModel
@@ -52,6 +54,23 @@ def test_is_valid_at_both_sizes(file, tmp_path):
     validate(smoke, 1)
     assert smoke.train.steps <= 10
     assert count_parameters(model_config(smoke)) < 5e6
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("shapes_pages", ("native", "squash", "pad")),
+        ("shapes_relations", ("negatives", "matching", "both")),
+        ("shapes_classification", ("frozen",)),
+    ],
+)
+def test_other_arguments_are_valid_and_are_listed(name, arguments):
+    trees = [load_config(f"{CONFIGS / name}.py{of}") for of in ("", *(f":{a}" for a in arguments))]
+    for config in trees:
+        validate(config, 1)
+    assert len({config.to_json_best_effort() for config in trees}) >= len(arguments)
+    with pytest.raises(UserError, match=re.escape(f"are {str([*arguments, 'smoke'])[1:-1]}")):
+        load_config(f"{CONFIGS / name}.py:wrong")
 
 
 @pytest.mark.parametrize("name", COMPARISONS, ids=lambda name: pathlib.Path(name).name)
@@ -109,14 +128,24 @@ def all_shapes(prepared):
     """The folder with the built-in data sets of shapes, small."""
     counts = {"train": 40, "test": 16, "test_novel": 8}
     with pytest.MonkeyPatch.context() as patch:
-        for module in (ShapesPairs, ShapesClips, ShapesRelations):
+        for module in (ShapesPairs, ShapesClips, ShapesRelations, ShapesPages):
             patch.setattr(module, "counts", counts)
-        for name in ("shapes_pairs", "shapes_clips", "shapes_relations"):
+        for name in ("shapes_pairs", "shapes_clips", "shapes_relations", "shapes_pages"):
             prepare(name, prepared)
     return prepared
 
 
-SHAPES = ("pairs", "entailment", "clips", "vqa", "captioning", "lit", "classification", "relations")
+SHAPES = (
+    "pairs",
+    "entailment",
+    "clips",
+    "vqa",
+    "captioning",
+    "lit",
+    "classification",
+    "relations",
+    "pages",
+)
 PUBLISHED = ("vqav2", "snli_ve", "imagenet", "coco_captioning")
 
 

@@ -345,8 +345,8 @@ def _add_conversions(add: Add) -> None:
     direction.add_argument(
         "--to",
         choices=("open_clip", "coca"),
-        help="write its weights; coca: a folder of this project's, without the run, average or "
-        "factors that IN has",
+        help="write its weights; coca: a folder of this project with the weights alone, those that "
+        "loading IN gives: the average, if there is one, and with the factors of LoRA added in",
     )
     command.add_argument(
         "--variant",
@@ -358,7 +358,11 @@ def _add_conversions(add: Add) -> None:
         help="mask of [CLS] in training: that of OpenCLIP's released weights, or the correct one; "
         "default: what IN says, else released",
     )
-    _add_dtype(command, "int8", help="; int8 (with --to coca): matrices, a scale a column")
+    _add_dtype(
+        command,
+        "int8",
+        help="; int8, for --to coca: the matrices alone, each column with a float scale",
+    )
     command.add_argument(
         "input", type=path, metavar="IN", help="weights or model to read, or hf-hub:ORG/NAME"
     )

@@ -1,6 +1,6 @@
 """Recipes that several experiments share."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -176,7 +176,11 @@ def finetuning(
 
 
 def finish_on_shapes(
-    config: ConfigDict, argument: str | None, name: str = "shapes", **changes: Any
+    config: ConfigDict,
+    argument: str | None,
+    name: str = "shapes",
+    others: Collection[str] = (),
+    **changes: Any,
 ) -> ConfigDict:
     """Applies a configuration file's argument; `smoke` trains and evaluates on built-in data.
 
@@ -184,6 +188,7 @@ def finish_on_shapes(
       config: the experiment, on other data.
       argument: as of `finish`.
       name: of the built-in data set.
+      others: as of `finish`.
       **changes: to `config.head`, such as classes that occur in it.
     """
     if argument == "smoke":
@@ -193,4 +198,4 @@ def finish_on_shapes(
             kept = {k: v for k, v in evaluation.items() if k not in ("format", "path")}
             config.eval[key] = ConfigDict({**kept, "name": name, "split": "test", "limit": 16})
     smoke = {"init.path": "", "data.tokenizer.kind": "byte", "data.tokenizer.path": ""}
-    return finish(config, argument, SMOKE | {"data.train.name": name} | smoke)
+    return finish(config, argument, SMOKE | {"data.train.name": name} | smoke, others)

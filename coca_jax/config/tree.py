@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -34,19 +34,24 @@ def default_config() -> ConfigDict:
     return ConfigDict(values_of(Config()))
 
 
-def finish(config: ConfigDict, argument: str | None, smoke: dict) -> ConfigDict:
+def finish(
+    config: ConfigDict, argument: str | None, smoke: dict, others: Collection[str] = ()
+) -> ConfigDict:
     """Applies a configuration file's argument: none, or `smoke` for a run of seconds.
 
     Args:
       config: the experiment.
       argument: what stood behind the file's name and a colon.
       smoke: dotted keys and their values at that size.
+      others: further arguments, which the file has applied itself.
 
     Raises:
       UserError: another argument.
     """
-    if argument not in (None, "", "smoke"):
-        raise UserError(f"configuration argument {argument!r} is not known; there is 'smoke'")
+    if argument not in (None, "", "smoke", *others):
+        names = ", ".join(map(repr, (*others, "smoke")))
+        there = f"there {'are' if others else 'is'} {names}"
+        raise UserError(f"configuration argument {argument!r} is not known; {there}")
     if argument == "smoke":
         config.update_from_flattened_dict(smoke)
     return config

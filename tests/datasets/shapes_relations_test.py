@@ -1,3 +1,4 @@
+import collections
 import re
 
 import numpy as np
@@ -98,6 +99,21 @@ def test_the_form_of_a_text_does_not_tell_which_one_is_true(kind, scenes):
     for form in {right for right, _ in forms}:
         right, wrong = (sum(texts[i] == form for texts in forms) for i in (0, 1))
         assert abs(right - wrong) < 3 * np.sqrt(right + wrong)
+
+
+@pytest.mark.parametrize("kind", ["relation", "negation"])
+def test_the_place_of_a_name_does_not_tell_which_text_is_true(kind, scenes):
+    """Both texts have one form: each color, shape and name stands as often in each place of it."""
+    counts = collections.Counter()
+    for _, pair in pairs_of(scenes["train"] + scenes["test"], kind):
+        for is_foil, text in enumerate(pair):
+            for place, name in enumerate(re.findall("|".join(CLASS_NAMES), text)):
+                counts.update((place, of, is_foil) for of in (name, *name.split()))
+    places = {(place, of) for place, of, _ in counts}
+    assert len(places) > 2 * len(COLORS) + 2 * len(KINDS)
+    for place, of in places:
+        right, wrong = counts[place, of, 0], counts[place, of, 1]
+        assert abs(right - wrong) < 3.5 * np.sqrt(right + wrong), (place, of)
 
 
 def test_scenes_have_two_or_three_shapes_and_keep_to_their_split(scenes):

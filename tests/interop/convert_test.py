@@ -252,7 +252,7 @@ def test_floats_are_made_of_int8_for_other_commands(as_int8, folder, square, tmp
     ("words", "message"),
     [
         (["--to", "open_clip", "--dtype", "int8"], "--dtype int8 is for --to coca"),
-        (["--from", "open_clip", "--dtype", "int8"], "--dtype int8 is for --to coca"),
+        (["--from", "open_clip", "--dtype", "int8"], "then `coca convert --to coca --dtype int8 "),
         (["--to", "coca", "--license", "mit"], "--license is for models of other projects"),
         (["--to", "coca", "--cls-mask", "correct"], "--cls-mask is for models of other projects"),
     ],

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import os
+import shlex
 import sys
 
 from coca_jax.errors import UserError
@@ -16,7 +17,7 @@ def convert(options: argparse.Namespace) -> None:
         _write_own(options)
         return
     if options.dtype == INT8:
-        raise UserError("--dtype int8 is for --to coca; another project has no such weights")
+        raise UserError(_no_int8(options))
     if options.to:
         _export(options)
         return
@@ -28,6 +29,20 @@ def convert(options: argparse.Namespace) -> None:
         options.input, options.variant, options.output, shifted, report, options.dtype
     )
     print(f"{options.output}: {count:,} parameters")
+
+
+def _no_int8(options: argparse.Namespace) -> str:
+    """The message that int8 is for models of this project, with the commands that lead there."""
+    begin = "--dtype int8 is for --to coca"
+    if options.to:
+        return f"{begin}; OpenCLIP has no such weights"
+    given = {"--variant": options.variant, "--cls-mask": options.cls_mask}
+    words = [word for option in given.items() if option[1] for word in option]
+    first = shlex.join(["coca", "convert", "--from", "open_clip", *words, options.input, "FLOATS"])
+    second = shlex.join(
+        ["coca", "convert", "--to", "coca", "--dtype", "int8", "FLOATS", options.output]
+    )
+    return f"{begin}, which takes a model of this project. Run `{first}`, then `{second}`"
 
 
 def _write_own(options: argparse.Namespace) -> None:
