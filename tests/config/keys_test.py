@@ -27,8 +27,8 @@ NOWHERE = [  # what no key may be
     *(10**40, 10**400, 10**5000, -(10**400), -7, 1e39, -1e39, 2 + 1j),
     *("a\0b", "\ud800", "a" * 10**5, ("",), ("a\0b",), (" ",)),
     *(b"x", {1, 2}, {"a": 1}, range(3), object(), len, np.float32(1), np.int64(3)),
-    *(np.zeros(3), np.array(["a", "b"]), ((((),),),), (None,), (None, None, None), (5,)),
-    *((1, 2, 3, 4, 5), ((1, 2, 3),), ((".*",),), (("batch", ("data", "data")),)),
+    *(np.zeros(3), np.array(["a", "b"]), ((((),),),), (None,), (None, None, None), (5.5,)),
+    *((1, 2, 3, 4, 5.5), ((1, 2, 3),), ((".*",),), (("batch", ("data", "data")),)),
     *((("nothing", None),), ((5, "data"),), ((".*", 1.0, 2.0),)),
 ]
 SOMEWHERE = [  # what a few may be
