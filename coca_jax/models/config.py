@@ -247,6 +247,11 @@ class CoCaConfig:
         return 1 if self.head is None else self.head.num_images
 
     @property
+    def wrong_pairs(self) -> int:
+        """Pairs of an example that a matching head finds wrong: two hard ones, and the data's."""
+        return (2 + self.negatives) * (self.matching_block > 0)
+
+    @property
     def pixels(self) -> tuple[int, ...]:
         """Shape of an example's image, [h, w, 3], or of its images, [num_images, h, w, 3]."""
         return (*[self.num_images] * (self.num_images > 1), *self.image.pixels, 3)

@@ -13,14 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from coca_jax.config import model_config
+from coca_jax.config import build, model_config
 from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.distributed.mesh import mesh_shape
 from coca_jax.distributed.sharding import bytes_per_device
 from coca_jax.errors import UserError
 from coca_jax.losses.distillation import TEACHER_IMAGES, TEACHER_TEXTS
-from coca_jax.models import CoCa, lora
+from coca_jax.models import CoCa
 from coca_jax.patches import PatchBudget, Patches
 from coca_jax.planning import estimate
 from coca_jax.planning.collectives import collectives
@@ -90,11 +90,11 @@ def estimate_ahead(config: ConfigDict, mesh: Mesh) -> Step:
         config.model.dtype = "bfloat16"  # not that of the CPU devices
     if mesh.devices.flat[0].platform == "cpu":
         config.model.attention = "xla"  # cuDNN's cannot be traced without its library
-    traced, model, size = _trace(config, mesh), model_config(config), config.train.batch_size
-    grad_accum_steps, params = config.train.grad_accum_steps, traced.state.params
-    params = lora.model_params(traced.state.frozen, params)  # factors are next to nothing
-    shards = traced.partitioner.batch_shards
-    split = estimate.split_of(params, size, grad_accum_steps, shards, model.num_images)
+    traced, model, options = _trace(config, mesh), model_config(config), build(config)
+    size, steps = options.train.batch_size, options.train.grad_accum_steps
+    batch = estimate.Batch(size, steps, options.data.packing)
+    params, frozen = traced.state.params, traced.state.frozen
+    split = estimate.split_of((params, frozen), model, batch, traced.partitioner.batch_shards)
     jaxpr, arguments = traced.program.jaxpr, sum(traced.bytes_by_part.values())
     return Step(
         traced.bytes_by_part,
@@ -102,7 +102,7 @@ def estimate_ahead(config: ConfigDict, mesh: Mesh) -> Step:
         temp_bytes=estimate.temp_bytes(jaxpr, split),
         hardware_flops=hardware_flops(jaxpr),
         hbm_bytes=estimate.hbm_bytes(jaxpr, split) + 2 * arguments,  # the state is read and written
-        collectives=estimate.collectives(params, model, mesh, size, grad_accum_steps),
+        collectives=estimate.collectives(params, model, mesh, batch, frozen),
         devices=list(mesh.devices.flat),
     )
 

@@ -15,11 +15,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from coca_jax.data.packing import PackingConfig
 from coca_jax.models import CoCaConfig
 from coca_jax.planning.collectives import Collective
 from coca_jax.planning.flops import inner_programs, is_fused_attention
 
 WEIGHT = 2  # bytes of an element of a parameter or a gradient in a collective (bfloat16)
+
+
+class Batch(NamedTuple):
+    """The batch of a step."""
+
+    size: int  # in examples
+    grad_accum_steps: int = 1
+    packing: PackingConfig = PackingConfig()
 
 
 class Split(NamedTuple):
@@ -28,6 +37,7 @@ class Split(NamedTuple):
     rows: frozenset[int]  # lengths of an axis that is the batch
     shards: int  # of the batch
     params: Mapping[tuple[int, ...], int]  # number of parts by shape
+    block: int = 0  # rows of a block, where the batch is cut into blocks on two axes
 
     def size(self, aval: Any) -> int:
         """Bytes that each device holds of an array."""
@@ -35,22 +45,24 @@ class Split(NamedTuple):
         whole = math.prod(shape) * getattr(getattr(aval, "dtype", None), "itemsize", 0)
         if shape in self.params:
             return whole // self.params[shape]
-        return whole // self.shards if self.rows & set(shape[:3]) else whole
+        in_blocks = shape[1:2] == (self.block,) and shape[0] * self.block in self.rows
+        return whole // self.shards if in_blocks or self.rows & set(shape[:3]) else whole
 
 
-def split_of(
-    params: Any, batch_size: int, grad_accum_steps: int, shards: int, num_images: int = 1
-) -> Split:
+def split_of(params: Any, model: CoCaConfig, batch: Batch, shards: int) -> Split:
     """The split of a program with these sharded parameters and a batch over `shards` shards.
 
-    Arrays have a row for each example, or for each of its `num_images` images.
+    Arrays have a row for each example, each of its images, each of its wrong pairs of a matching
+    head, or each row of packed texts.
     """
     parts = {
         leaf.shape: math.prod(leaf.shape) // math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(params)
     }
-    examples = (batch_size, batch_size // grad_accum_steps)
-    return Split(frozenset(n * times for n in examples for times in (1, num_images)), shards, parts)
+    examples = (batch.size, batch.size // batch.grad_accum_steps)
+    rows = {n * times for n in examples for times in (1, model.num_images, model.wrong_pairs)}
+    rows |= {n // batch.packing.texts_per_row for n in examples}
+    return Split(frozenset(rows - {0}), shards, parts, model.matching_block)
 
 
 def temp_bytes(jaxpr: Any, split: Split) -> int:
@@ -94,48 +106,60 @@ def hbm_bytes(jaxpr: Any, split: Split) -> int:
 
 
 def collectives(
-    params: Any, model: CoCaConfig, mesh: Mesh, batch_size: int, grad_accum_steps: int
+    params: Any, model: CoCaConfig, mesh: Mesh, batch: Batch, frozen: Any = None
 ) -> list[Collective]:
     """The collectives on parameters, gradients and, where `tensor` shards layers, on activations.
 
     A parameter that is sharded over `fsdp` is all-gathered for the forward and for the backward
     pass (and, with a contrastive loss, once more for the embeddings of each micro-batch); its
     gradient is reduce-scattered. Over axes that do not shard it, the gradient is all-reduced. With
-    `tensor`, each attention and MLP of a layer is all-reduced in both directions.
+    `tensor`, each attention and MLP of a layer is all-reduced in both directions. Parameters that
+    are `frozen` are gathered, but have no gradient.
     """
     counts: Counter[tuple[str, int, tuple[str, ...]]] = Counter()
-    passes = grad_accum_steps * (3 if grad_accum_steps > 1 and model.has_cls else 2)
-    for leaf in jax.tree.leaves(params):
+    steps = batch.grad_accum_steps
+    passes = steps * (3 if steps > 1 and model.has_cls else 2)
+    leaves = [(leaf, True) for leaf in jax.tree.leaves(params)]
+    leaves += [(leaf, False) for leaf in jax.tree.leaves(frozen)]
+    for leaf, has_gradient in leaves:
         axes = [a for entry in leaf.sharding.spec for a in jax.tree.leaves(entry)]
         whole = math.prod(leaf.shape) * WEIGHT
         whole //= mesh.shape["tensor"] if "tensor" in axes else 1
         if "fsdp" in axes and mesh.shape["fsdp"] > 1:
             counts["all-gather", whole, ("fsdp",)] += passes
-            counts["reduce-scatter", whole, ("fsdp",)] += grad_accum_steps
+            counts["reduce-scatter", whole, ("fsdp",)] += steps * has_gradient
             whole //= mesh.shape["fsdp"]
         rest = tuple(a for a in ("data", "fsdp") if a not in axes and mesh.shape[a] > 1)
-        if rest:
+        if rest and has_gradient:
             counts["all-reduce", whole, rest] += 1
     if mesh.shape["tensor"] > 1:
-        rows = batch_size // (grad_accum_steps * mesh.shape["data"] * mesh.shape["fsdp"])
-        for size, times in _activations(model, rows):
+        examples = batch.size // (steps * mesh.shape["data"] * mesh.shape["fsdp"])
+        for size, times in _activations(model, examples, batch.packing):
             counts["all-reduce", size, ("tensor",)] += times * passes
     return [
         Collective(kind, size, _first_group(mesh, axes), times)
         for (kind, size, axes), times in counts.items()
+        if times
     ]
 
 
-def _activations(model: CoCaConfig, rows: int) -> Iterator[tuple[int, int]]:
+def _activations(
+    model: CoCaConfig, examples: int, packing: PackingConfig
+) -> Iterator[tuple[int, int]]:
     """Bytes of the residual stream of each tower, and all-reduces of it in a pass."""
     image, text, num_images = model.image, model.text, model.num_images
-    yield num_images * rows * image.tokens * image.width * WEIGHT, 2 * image.num_layers
-    words = rows * text.context_length * text.width * WEIGHT
+    yield num_images * examples * image.tokens * image.width * WEIGHT, 2 * image.num_layers
+    texts = packing.texts_per_row
+    length = packing.row_length if texts > 1 else text.context_length
+    words = examples // texts * length * text.width * WEIGHT
     if model.reads_text:
-        yield words, 2 * text.unimodal_layers
+        yield words, 2 * text.unimodal_layers * (1 + model.negatives)
     if model.multimodal:
-        cross = text.multimodal_layers // text.cross_attention_every
-        yield num_images * words, 2 * text.multimodal_layers + cross
+        cross = text.multimodal_layers // text.cross_attention_every * (1 + text.interleaved)
+        times = 2 * text.multimodal_layers + cross
+        yield num_images * words, times
+        if model.wrong_pairs:
+            yield model.wrong_pairs * words, times
 
 
 def _first_group(mesh: Mesh, axes: tuple[str, ...]) -> tuple[int, ...]:

@@ -72,9 +72,8 @@ def _decoder(config: CoCaConfig, context: tuple[int, int], packing: PackingConfi
     second_half = text.multimodal_layers * _layer(length, text.width, text.mlp_dim, causal=True)
     second_half += text.multimodal_layers // text.cross_attention_every * cross
     vocabulary = 2 * length * text.width * text.vocab_size * config.captioning
-    judged = (2 + config.negatives) * (config.matching_block > 0)  # wrong pairs
-    second_half *= 1 + judged
-    matching_head = 2 * text.width * (1 + judged) * (config.matching_block > 0)
+    second_half *= 1 + config.wrong_pairs
+    matching_head = 2 * text.width * (1 + config.wrong_pairs) * (config.matching_block > 0)
     row = unimodal + config.num_images * (second_half + vocabulary) + matching_head
     return row // texts
 

@@ -8,15 +8,18 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from coca_jax.config import load_config, model_config
 from coca_jax.errors import UserError
-from coca_jax.planning import cuda, parameter_counts, training_flops
-from coca_jax.planning.aot import full_mesh
+from coca_jax.planning import cuda, estimate, parameter_counts, training_flops
+from coca_jax.planning.aot import estimate_ahead, full_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CONFIG = f"{ROOT}/configs/shapes.py:smoke"
+PACKED = ["--config.data.packing.texts_per_row=4", "--config.data.packing.row_length=32"]
+MATCHING = ["--config.loss.matching.weight=1.0", "--config.loss.matching.block_size=16"]
 needs_libtpu = pytest.mark.skipif(
     not importlib.util.find_spec("libtpu"), reason="libtpu is not installed (the plan extra)"
 )
@@ -129,6 +132,21 @@ def test_a_mesh_that_leaves_devices_out_is_refused():
     config.train.batch_size = 18
     with pytest.raises(UserError, match="takes 3 of the 8 devices"):
         full_mesh(config, list(range(8)))
+
+
+@pytest.mark.parametrize("changes", [PACKED, MATCHING], ids=["packed", "matching"])
+def test_an_estimate_splits_rows_that_are_not_examples(changes, monkeypatch):
+    ratios, count = [], estimate.hbm_bytes
+
+    def hbm_bytes(program, split):
+        monkeypatch.undo()  # for it calls itself
+        ratios.append(count(program, split._replace(shards=1)) / count(program, split))
+        return 0
+
+    monkeypatch.setattr(estimate, "hbm_bytes", hbm_bytes)
+    config = load_config(CONFIG, [*changes, "--config.train.batch_size=512"])
+    estimate_ahead(config, full_mesh(config, jax.devices()))
+    assert 6 < ratios[0] < 8  # kernels of the layers are whole on each device
 
 
 def test_an_unknown_topology_is_refused(gpus):
