@@ -173,11 +173,6 @@ def _negatives(config: Config) -> Iterator[str]:
             "config.loss.matching draws hard negatives by similarity, and "
             "config.loss.contrastive.weight=0.0 trains none"
         )
-    if matching and config.model.image.sequence_lengths:
-        yield (
-            "config.loss.matching takes batches of one size, and "
-            "config.model.image.sequence_lengths makes several"
-        )
     if config.data.packing.texts_per_row > 1 and (given or matching):
         name = "config.loss.matching.weight" if matching else "config.data.train.negatives"
         key = f"config.data.packing.texts_per_row={config.data.packing.texts_per_row}"

@@ -12,8 +12,9 @@ class BatchSizes:
     """How many examples each step has, and how many patches an image at most: of its number alone.
 
     Of k lengths each comes once in every k steps, in random order. A step has as many times
-    `batch_size` examples as its length fits into the longest one, so that its tokens are about as
-    many as in any other step, and what divides `batch_size` divides its batch.
+    `batch_size` examples as its length fits into the longest one, so that what divides `batch_size`
+    divides its batch. All steps have as many tokens where each length divides the longest one;
+    else some have fewer.
 
     Attributes:
       batch_size: examples of a step of the longest length.

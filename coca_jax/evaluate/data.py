@@ -58,11 +58,11 @@ class EvaluationData:
     def batches(self) -> Iterable[Batch]:
         """Every example once, in order, in batches of one or more examples.
 
-        Each batch is `image`, uint8 [b, h, w, 3] (of several images [b, n, h, w, 3]; images as they
-        are, `Patches`); `captions`,
-        the texts of each example; `label` [b], a number, negative where there is none; `labels`,
-        the names of each example's classes; `fields`, what else the data set has of each;
-        `index` and `digest`; and `bad_image`, how many more could not be read.
+        Each batch has `image`: uint8 [b, h, w, 3], uint8 [b, n, h, w, 3] if examples have several
+        images, or `Patches` if images are taken as they are; `captions`, the texts of each example;
+        `label` [b], a number, negative where there is none; `labels`, the names of each example's
+        classes; `fields`, what else the data set has of each; `index` and `digest`; and
+        `bad_image`, the number of further examples whose image could not be read.
         """
         num_images = self.examples.num_images
         batches = evaluation_batches(

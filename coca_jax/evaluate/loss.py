@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from coca_jax.config import build
 from coca_jax.data.captions import Text
@@ -25,7 +26,9 @@ Arrays = dict[str, Images]
 class HeldOutLoss(Evaluation):
     """The configured losses, as the train step computes them, without augmentation and dropout.
 
-    Losses that need more than held-out examples have, such as a teacher, are left out.
+    Losses that need more than held-out examples have, such as a teacher, are left out. A matching
+    head judges the most similar wrong pairs of each block, whereas training draws them: harder ones
+    than those of `train/matching_loss` on average.
 
     Batches are consecutive examples of the data set. A loss that compares the examples of a batch
     with each other depends on its size: it is comparable to that of training where both have one
@@ -41,12 +44,22 @@ class HeldOutLoss(Evaluation):
         either(nothing(), integer(1, 2**24)),
     )
 
+    def conflicts(self, config: ConfigDict) -> Iterator[str]:
+        """A message if every trained loss needs more than held-out examples have."""
+        trained = trained_losses(build(config).loss)
+        if trained and all(loss.training_only for loss in trained.values()):
+            yield (
+                f"kind='loss': config.loss trains {', '.join(trained)} alone, which has no value "
+                "of held-out examples; evaluate by another kind"
+            )
+
     def run(self, model: Model, data: EvaluationData) -> Results:
         """Computes the losses of all examples.
 
         Returns:
           The weighted sum `loss`, each loss and its metrics by the names that training gives them,
-          and the number of examples; there are no artifacts.
+          and the number of examples; there are no artifacts. Losses that only training has are in
+          none of them, the sum included.
 
         Raises:
           UserError: no example has a text, or the model lacks what a configured loss needs.

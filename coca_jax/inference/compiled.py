@@ -78,6 +78,8 @@ class Compiled:
     ) -> dict[str, tuple[dict[str, float], int]]:
         """Losses of one batch, as a train step without dropout computes them.
 
+        But for a matching head, whose most similar wrong pairs are judged; training draws them.
+
         Rows are never added, since losses would count them: a batch that the shards do not divide
         is whole on every device.
 

@@ -225,6 +225,19 @@ def test_a_loss_that_the_model_was_not_trained_with_is_named(load, config):
         evaluated(load(1, 1, 1), untrained)
 
 
+def test_a_loss_of_training_alone_is_no_loss_of_held_out_examples(config):
+    """Without it the sum would be 0, which would be the best of all."""
+    config = config.copy_and_resolve_references()
+    evaluation = HeldOutLoss(name="a", split="b")
+    config.update_from_flattened_dict(
+        {"loss.distillation.weight": 1.0, "loss.distillation.teacher": "runs/teacher"}
+    )
+    assert not [*evaluation.conflicts(config)]
+    config.update_from_flattened_dict({"loss.contrastive.weight": 0, "loss.captioning.weight": 0})
+    (message,) = evaluation.conflicts(config)
+    assert "config.loss trains distillation alone" in message
+
+
 def test_its_options():
     [evaluation] = parse_evals({"held_out": {"kind": "loss", "name": "a", "split": "b"}}).values()
     assert evaluation == HeldOutLoss(name="a", split="b")

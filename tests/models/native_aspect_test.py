@@ -11,6 +11,7 @@ from models.random_params import random_params
 
 from coca_jax.models import PRESETS, CoCa, CoCaClassifier, HeadConfig, attention_maps
 from coca_jax.models.image_encoder import drop_patches
+from coca_jax.models.inputs import call_inputs, with_masks
 from coca_jax.patches import PatchBudget, Patches, put, room
 
 TINY = PRESETS["tiny"]
@@ -35,6 +36,7 @@ def case(name, length=0):
     config = dataclasses.replace(
         TINY,
         **{k: dataclasses.replace(getattr(TINY, k), **v) for k, v in changes.items()},
+        matching_block=2 * (name == "shared"),
     )
     config = config.with_sequence_length(length or None)
     return CoCa(config), random_params(CoCa(config))
@@ -43,7 +45,13 @@ def case(name, length=0):
 @functools.cache
 def forward(name, length):
     model, params = case(name, length)
-    return functools.partial(jax.jit(model.apply), {"params": params})
+    apply = jax.jit(model.apply)
+
+    def run(images, ids):
+        batch = with_masks(model.config, {"text": ids})
+        return apply({"params": params}, images, ids, **call_inputs(model.config, batch))
+
+    return run
 
 
 def cut(images, length):

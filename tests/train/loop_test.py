@@ -403,6 +403,7 @@ def test_a_run_of_several_lengths_goes_on_to_the_bit_and_is_evaluated(
     prepared, tmp_path, monkeypatch
 ):
     lengths = {"model.image.sequence_lengths": (64, 16), "train.batch_size": 8}
+    lengths |= {"loss.matching.weight": 1.0, "loss.matching.block_size": 4}
     config = make_config(prepared, ("zero_shot",), **lengths)
     with monkeypatch.context() as patch:
         interrupt(patch, at=3)
