@@ -26,7 +26,7 @@ from coca_jax.io.paths import as_path
 from coca_jax.models import CoCaConfig, lora
 from coca_jax.train.best import require_evaluation
 from coca_jax.train.data_changes import require_same_data, stored_steps
-from coca_jax.train.frozen import find_frozen
+from coca_jax.train.frozen import find_frozen, require_frozen
 from coca_jax.train.program import TrainProgram, make_program
 from coca_jax.train.teacher import find_teacher
 from coca_jax.train.warm_start import TowerFile, WarmStart, find_source, plan
@@ -111,7 +111,7 @@ def _warm_start(
     params = lora.model_params(state.frozen, state.params)
     warm_start = plan(source, config, params, tokenizer_file)
     if state.frozen is not None:
-        warm_start.require_frozen(state.frozen)
+        require_frozen(warm_start, state.frozen)
     return warm_start
 
 

@@ -13,6 +13,7 @@ from coca_jax.errors import UserError
 from coca_jax.inference import adapted
 from coca_jax.train.data_changes import check_data
 from coca_jax.train.experiment import Experiment
+from coca_jax.train.frozen import restore_frozen
 from coca_jax.train.length import length_changes
 from coca_jax.train.state import TrainState
 
@@ -39,7 +40,7 @@ def make_state(experiment: Experiment, store: CheckpointStore, step: int) -> Tra
         items = store.restore(step, saved_items(factory.abstract))
         replicated = experiment.program.partitioner.replicated
         count = jax.make_array_from_callback((), replicated, lambda _: np.asarray(step, np.int32))
-        frozen = warm_start.frozen(factory.abstract.frozen) if experiment.config.lora.rank else None
+        frozen = restore_frozen(warm_start, factory.abstract.frozen) if experiment.base else None
         return TrainState(count, items["params"], items["optimizer"], items.get("ema"), frozen)
     state = factory.create(experiment.config.seed)
     if warm_start is None:

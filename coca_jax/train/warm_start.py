@@ -92,6 +92,11 @@ class WarmStart:
         alike = old.has_cls == new.has_cls and old.text.context_length == new.text.context_length
         return TEXT_POSITIONS in self.reads and not alike
 
+    @property
+    def reshaped(self) -> tuple[str, ...]:
+        """Names of the positions that are resampled or resized."""
+        return (POSITIONS,) * self.resampled + (TEXT_POSITIONS,) * self.resized
+
     def apply(self, state: TrainState) -> TrainState:
         """A new run's state with the source's parameters; their average begins as a copy of them.
 
@@ -118,39 +123,6 @@ class WarmStart:
         shardings = jax.tree.map(lambda x: x.sharding, params)
         copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
         return state.replace(params=params, ema=copy(params))
-
-    def require_frozen(self, frozen: Any) -> None:
-        """Makes sure that the source has all parameters that are not trained, as they are here.
-
-        Args:
-          frozen: a tree of them.
-
-        Raises:
-          UserError: names those that it does not have, and what mends it.
-        """
-        changed = [POSITIONS] * self.resampled + [TEXT_POSITIONS] * self.resized
-        names = traverse_util.flatten_dict(frozen, sep="/")
-        if isinstance(self.source, _TowerSource):
-            raise UserError(
-                f"config.lora.rank: {self.source.title} is not a CoCa model; LoRA needs one"
-            )
-        if lacking := [name for name in names if name in self.new or name in changed]:
-            raise UserError(
-                f"config.lora.full should match the parameters that {self.source.title} does "
-                f"not have as they are here, since only those it has can be frozen: "
-                f"{_folded(tuple(lacking))}"
-            )
-
-    def frozen(self, target: Any) -> Any:
-        """The parameters that a run with LoRA leaves as they are.
-
-        Args:
-          target: their shapes with shardings.
-
-        Raises:
-          UserError: the source's files have been damaged since the plan was made.
-        """
-        return self.source.restore(self.item, target, partial=True)
 
     def _changed(self, arrays: Arrays, own: Arrays) -> dict[str, jax.Array]:
         """The parameters that are not taken over as they are."""
@@ -196,9 +168,9 @@ class WarmStart:
         if self.resized:
             rows["resized"] = f"{TEXT_POSITIONS}, {_resized_in_words(*self.models)}"
         if self.new:
-            rows["new"] = _folded(self.new)
+            rows["new"] = folded(self.new)
         if self.left_out:
-            rows["left out"] = _folded(self.left_out)
+            rows["left out"] = folded(self.left_out)
         lines = [f"{name:>11}  {text}" for name, text in rows.items()]
         lines += [f"{'not taken':>11}  {text}" for text in self.unfit]
         lines += [f"{'differs':>11}  {text}" for text in self.settings]
@@ -317,7 +289,7 @@ def _chosen(stored: Shapes, config: ConfigDict) -> Shapes:
     chosen = {n: leaf for n, leaf in stored.items() if re.fullmatch(config.init.only, n)}
     if not chosen:
         raise UserError(
-            f"config.init.only={config.init.only!r} matches none of {_folded(tuple(stored))}"
+            f"config.init.only={config.init.only!r} matches none of {folded(tuple(stored))}"
         )
     return chosen
 
@@ -348,7 +320,7 @@ def _read_as(
 def _shape_problems(stored: Shapes, reads: Shapes, wanted: Shapes) -> list[str]:
     """Each parameter that is not stored with a shape that is of use; or that none is."""
     if not reads:
-        return [f"none of its parameters has a place here; it has {_folded(tuple(stored))}"]
+        return [f"none of its parameters has a place here; it has {folded(tuple(stored))}"]
     return [
         f"{name}: {list(stored[name].shape)} there, {list(wanted[name].shape)} now"
         for name, leaf in reads.items()
@@ -389,7 +361,7 @@ def _settings(old: ConfigDict, new: ConfigDict) -> list[str]:
     return differences(old, new, function_free_keys())
 
 
-def _folded(names: tuple[str, ...]) -> str:
+def folded(names: tuple[str, ...]) -> str:
     """Names in one line: each, or where there are many how many begin with the same two words."""
     if len(names) <= LISTED:
         return ", ".join(names)
