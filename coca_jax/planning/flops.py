@@ -16,7 +16,7 @@ RULE = "matmuls only, causal attention at half, training = 3 x forward, no remat
 
 
 def forward_flops(
-    config: CoCaConfig, patch_dropout: float = 0.0, packing: PackingConfig = PackingConfig()
+    config: CoCaConfig, patch_dropout: float = 0.0, packing: Any = PackingConfig()
 ) -> dict[str, int]:
     """FLOPs of one example's forward pass, by part; a text, or a packed row, is of full length.
 
@@ -25,7 +25,7 @@ def forward_flops(
     Args:
       config: the model.
       patch_dropout: share of the image's tokens that are left out after their embedding.
-      packing: how texts share rows.
+      packing: how texts share rows; `config.data.packing`, as options or as it stands.
     """
     image, text, pooler = config.image, config.text, config.pooler
     tokens = max(1, round(image.patches * (1 - patch_dropout))) + image.class_token
@@ -56,7 +56,7 @@ def forward_flops(
     return parts if config.head is None else parts | {"head": _head(config, tokens)}
 
 
-def _decoder(config: CoCaConfig, context: tuple[int, int], packing: PackingConfig) -> int:
+def _decoder(config: CoCaConfig, context: tuple[int, int], packing: Any) -> int:
     """Both halves: the unimodal half runs once, the multimodal half once for each image."""
     text, texts = config.text, packing.texts_per_row
     length = packing.row_length if texts > 1 else text.context_length
@@ -89,7 +89,7 @@ def _head(config: CoCaConfig, tokens: int) -> int:
     return groups * (_cross(1, width, keys, width) + 2 * width * head.classes)
 
 
-def training_flops(config: CoCaConfig, packing: PackingConfig = PackingConfig()) -> int:
+def training_flops(config: CoCaConfig, packing: Any = PackingConfig()) -> int:
     """FLOPs of one image-text pair's forward and backward pass."""
     return 3 * sum(forward_flops(config, config.image.patch_dropout, packing).values())
 

@@ -41,7 +41,7 @@ def plan(
     step: Step,
     batch_size: int,
     steps: int,
-    packing: PackingConfig = PackingConfig(),
+    packing: Any = PackingConfig(),
 ) -> dict[str, Any]:
     """The plan as `coca plan --json` writes it.
 
@@ -51,7 +51,7 @@ def plan(
       step: compiled or estimated for them.
       batch_size: examples in a step.
       steps: of the whole run.
-      packing: how texts share rows.
+      packing: how texts share rows; `config.data.packing`, as options or as it stands.
 
     Returns:
       Bytes of each device, FLOPs, collectives, and a roofline of the step:

@@ -105,6 +105,7 @@ def test_workers_make_the_same_batches(examples, sizes, workers, processes):
 SIGNALLED = """
 import os, signal, sys, time
 import numpy as np
+from coca_jax.data.batch_sizes import BatchSizes
 from coca_jax.data.mixture import Mixture
 from coca_jax.data.pipeline import TrainStream
 

@@ -210,9 +210,8 @@ def test_a_damaged_model_is_named(runs, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from coca_jax.interop import average as module
-write_config = module.write_config
-module.write_config = lambda *args, **more: os.kill(os.getpid(), signal.SIGKILL)
+from coca_jax.interop import average as module, convert
+convert.write_config = lambda *args, **more: os.kill(os.getpid(), signal.SIGKILL)
 module.average(module.find_models(sys.argv[1:3]), [0.5, 0.5], sys.argv[3])
 """
 
