@@ -263,7 +263,6 @@ class _Attempt:
         )
         words = f"{peak / 1e12:.3g} TFLOP/s ({rule})"
         say(summary.describe(self.experiment, state, compiled, seconds, words))
-        return compiled
 
     def _run_missing_evals(self, step: int, state: TrainState) -> None:
         """Runs evaluations that the run was stopped before, or that its configuration gained."""
