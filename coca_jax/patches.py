@@ -27,8 +27,8 @@ class PatchBudget:
         """Rows and columns of patches of an image of this height and width.
 
         Those of the largest scale at which the image, with both sides rounded up to whole patches,
-        has at most `length` of them. Small images are enlarged. An image that is longer than
-        `length` times its breadth becomes one row, or column, of `length` patches.
+        has at most `length` of them. Small images are enlarged. An image whose long side is more
+        than `length` times its short side becomes one row, or column, of `length` patches.
         """
         rows, columns = self._most(height, width), self._most(width, height)
         # At a scale of n patches to the height, the width takes n * width / height of them.

@@ -219,13 +219,7 @@ def make_train_stream(
     data = data_config(data)
     data_sets = make_data_sets(data, image_size, resizing)
     _check_classes(data, data_sets, classes)
-    sizes = {name: len(data_set.source) for name, data_set in data_sets.items()}
-    orders = {
-        name: (data_set.order, data.data_sets()[name].neighborhood_size)
-        for name, data_set in data_sets.items()
-        if len(data_set.order)
-    }
-    mixture = Mixture(sizes, weights(data), seed, orders)
+    mixture = _make_mixture(data, data_sets, seed)
     if mixture.size < process_count:
         raise UserError(
             f"config.data: {mixture.size} examples are fewer than the {process_count} processes "
@@ -255,6 +249,16 @@ def make_train_stream(
         threads=data.threads,
         workers=data.workers,
     )
+
+
+def _make_mixture(data: DataConfig, data_sets: dict[str, DataSet], seed: int) -> Mixture:
+    sizes = {name: len(data_set.source) for name, data_set in data_sets.items()}
+    neighborhoods = {
+        name: (data_set.order, data.data_sets()[name].neighborhood_size)
+        for name, data_set in data_sets.items()
+        if len(data_set.order)
+    }
+    return Mixture(sizes, weights(data), seed, neighborhoods)
 
 
 def _check_classes(data: DataConfig, data_sets: dict[str, DataSet], classes: Sequence[str]) -> None:

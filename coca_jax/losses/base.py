@@ -28,7 +28,7 @@ class Loss(abc.ABC):
     `whole_batch` is True: the outputs that it reads are then computed for the whole batch first.
     """
 
-    training_only: ClassVar[bool] = False  # its value is not computed of held-out examples
+    training_only: ClassVar[bool] = False  # its value is not computed on held-out examples
 
     weight: float = field(1.0, WEIGHT, number())
 

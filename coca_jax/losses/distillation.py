@@ -35,7 +35,7 @@ TEACHER_IMAGES, TEACHER_TEXTS = "teacher_images", "teacher_texts"
 
 @dataclasses.dataclass(frozen=True)
 class DistillationLoss(Loss):
-    """Contrastive relational distillation (CLIP-KD, arXiv 2307.12732, section 3.1).
+    """Contrastive relational distillation (CLIP-KD, arXiv 2307.12732).
 
     TinyCLIP (arXiv 2309.12314) calls it affinity mimicking. The teacher's embeddings are computed
     before each step, of the images and texts that the step trains on; that costs its forward pass.
@@ -50,6 +50,12 @@ class DistillationLoss(Loss):
         "tokenizer and its images have to be those of this run.",
         path(),
         resumable=True,
+    )
+    temperature_floor: float = field(
+        TEMPERATURE_FLOOR,
+        "The temperature is kept at this value or above, and above that of loss.contrastive where "
+        "both are trained.",
+        number(1e-6, 1e6),
     )
     chunk_size: int = field(
         CHUNK, "Rows of the similarity matrices that a device holds.", integer(1), resumable=True
@@ -78,8 +84,8 @@ class DistillationLoss(Loss):
         return loss, {"distillation_agreement": agreement}
 
     def constrain(self, params: Any) -> Any:
-        """Keeps the temperature above the contrastive loss's floor, which may not be trained."""
-        return with_temperature_floor(params, TEMPERATURE_FLOOR)
+        """Projects the temperature back to at least its floor."""
+        return with_temperature_floor(params, self.temperature_floor)
 
 
 def distillation_loss(
@@ -93,7 +99,7 @@ def distillation_loss(
     """Divergence from the teacher's softmaxes over the similarities, of images and of texts.
 
     (1/N) sum_i [KL(p_i || q_i) + KL(p'_i || q'_i)], where q_i is softmax_j(s x_i.y_j), q'_i is
-    softmax_j(s x_j.y_i), and p_i and p'_i are the teacher's (arXiv 2307.12732, eq. 4 and 5).
+    softmax_j(s x_j.y_i), and p_i and p'_i are the teacher's (arXiv 2307.12732).
 
     Args:
       images: unit-length embeddings; row i matches row i of `texts`.

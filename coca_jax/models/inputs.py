@@ -34,7 +34,7 @@ def call_inputs(config: CoCaConfig, batch: Mapping[str, Any]) -> dict[str, Any]:
 def with_masks(config: CoCaConfig, batch: Mapping[str, Any], key: Any = None) -> dict[str, Any]:
     """The global batch with the masks that losses read, and the draws of a matching head.
 
-    `text_mask` [b, t] is False at padding, and at the begin of each packed text, which no token
+    `text_mask` [b, t] is False at padding, and at the first token of each packed text, which none
     predicts; `negative_mask` [b] where a row has no negative text.
 
     Args:

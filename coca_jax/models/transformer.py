@@ -81,7 +81,7 @@ class Block(nn.Module):
 
 
 class Group(nn.Module):
-    """Consecutive blocks that are one layer of a scan: the first has cross-attention alone."""
+    """Consecutive blocks that are one layer of a scan: only the first has cross-attention."""
 
     block: Callable[..., nn.Module]
     settings: tuple[tuple[Any, ...], ...]  # of each block
