@@ -83,6 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     below = groups.add_parser("data", help="Build and inspect data sets.")
     below = below.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     _add_data(functools.partial(_add, below))
+    _add_data_lists(functools.partial(_add, below))
     _add_data_conversions(functools.partial(_add, below))
     _add_conversions(add)
     model_parser.add_export(add)
@@ -217,10 +218,17 @@ def _add_data(add: Add) -> None:
         "--examples", type=int, default=10_000_000, help="read at most this many captions"
     )
     command.add_argument("output", type=path, metavar="OUT.model", help="file to write")
-    command = add("neighborhoods", data.data_neighborhoods, "config")
+
+
+def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--source", default="", help="data set in data.sources; default: data.train"
     )
+
+
+def _add_data_lists(add: Add) -> None:
+    command = add("neighborhoods", data.data_neighborhoods, "config")
+    _add_source(command)
     command.add_argument(
         "--embeddings",
         type=path,
@@ -230,9 +238,7 @@ def _add_data(add: Add) -> None:
     )
     command.add_argument("output", type=path, metavar="OUT.npy", help="file to write")
     command = add("deduplicate", data.data_deduplicate, "config")
-    command.add_argument(
-        "--source", default="", help="data set in data.sources; default: data.train"
-    )
+    _add_source(command)
     command.add_argument(
         "--distance", type=int, default=4, help="bits of 64 in which hashes may differ"
     )

@@ -163,7 +163,8 @@ def make_data_sets(
             source,
             CaptionMaker(**_values(options, CAPTION_OPTIONS), data_set=name),
             Augment(image_size, **_values(options, AUGMENT_OPTIONS), resizing=resizing),
-            *lists.values(),
+            excluded=lists["exclude_list"],
+            order=lists["neighborhoods"],
         )
     return data_sets
 

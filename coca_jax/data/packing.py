@@ -86,8 +86,10 @@ def pack(ids: Int32[np.ndarray, "b l"], pad_id: int, options: PackingConfig) -> 
 
 
 def shared_out(lengths: Int[np.ndarray, " b"], count: int) -> list[Int[np.ndarray, " count"]]:
-    """The numbers of the texts of each row, `count` in each: the longest go first, to the row with
-    the fewest tokens so far."""
+    """The numbers of the texts of each row, `count` in each.
+
+    The longest go first, each to the row with the fewest tokens so far.
+    """
     rows: list[list[int]] = [[] for _ in range(len(lengths) // count)]
     totals = [0] * len(rows)
     for text in np.argsort(-lengths, kind="stable").tolist():

@@ -96,13 +96,18 @@ def inspect(
     is_bad = any(result["replaced"].get(kind) for kind in BAD_KINDS)
     result["lost"] = is_bad or any(note["lost"] for note in notes)
     if sheet is not None:
-        image = join([batch["image"] for batch in first_batches])[:SHEET_IMAGES]
-        ids = np.concatenate([batch["text"] for batch in first_batches])[:SHEET_IMAGES]
-        texts = stream.make_batch.tokenizer.decode(ids)
-        native = isinstance(image, Patches)
-        drawn = [one.whole() for one in image] if native else multi_image.side_by_side(image)
-        draw_sheet(drawn, texts, sheet)
+        _draw(first_batches, stream.make_batch.tokenizer, sheet)
     return result
+
+
+def _draw(
+    batches: Sequence[dict[str, Any]], tokenizer: Tokenizer, sheet: str | os.PathLike
+) -> None:
+    image = join([batch["image"] for batch in batches])[:SHEET_IMAGES]
+    ids = np.concatenate([batch["text"] for batch in batches])[:SHEET_IMAGES]
+    native = isinstance(image, Patches)
+    drawn = [one.whole() for one in image] if native else multi_image.side_by_side(image)
+    draw_sheet(drawn, tokenizer.decode(ids), sheet)
 
 
 def _of_sources(data: DataConfig, stream: TrainStream) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The losses of training on held-out examples: whether a model goes on learning, or overfits."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -141,12 +141,8 @@ def _in_batches(parts: Iterable[Arrays], size: int) -> Iterator[Arrays]:
     for part in parts:
         waiting.append(part)
         while sum(len(rows["text"]) for rows in waiting) >= size:
-            rows = _joined(waiting)
+            rows = join(waiting)
             yield {name: array[:size] for name, array in rows.items()}
             waiting = [{name: array[size:] for name, array in rows.items()}]
     if rest := [part for part in waiting if len(part["text"])]:
-        yield _joined(rest)
-
-
-def _joined(parts: Sequence[Arrays]) -> Arrays:
-    return join(parts)
+        yield join(rest)

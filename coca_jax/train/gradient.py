@@ -22,7 +22,7 @@ from coca_jax.models.inputs import SEGMENTS, call_inputs, with_masks
 # teacher_texts: float32 [n, k]; counters of replaced examples: int32 [n]
 Batch = dict[str, Any]
 Metrics = dict[str, Array]
-NEGATIVES = 1  # folded into a step's key for the draw of hard negatives
+DRAWS = 1  # folded into a step's key for the draw of hard negatives
 INPUTS = (
     *("image", "text", SEGMENTS, "label", "prefix_length", "group", "negative_text"),
     *(TEACHER_IMAGES, TEACHER_TEXTS),
@@ -75,7 +75,7 @@ def gradient(
       batch: the global batch.
       key: for dropout.
     """
-    batch = objective.with_masks(batch, jax.random.fold_in(key, NEGATIVES))
+    batch = objective.with_masks(batch, jax.random.fold_in(key, DRAWS))
 
     def total(params: Any) -> tuple[jax.Array, Metrics]:
         return weighted_sum(objective.losses, objective.forward(params, batch, key), batch)
@@ -95,7 +95,7 @@ def accumulated_gradient(
     of the micro-batch's share of all other losses.
     """
     batch = {name: batch[name] for name in INPUTS if name in batch}
-    batch = objective.with_masks(batch, jax.random.fold_in(key, NEGATIVES))
+    batch = objective.with_masks(batch, jax.random.fold_in(key, DRAWS))
     rows = len(batch["text"]) // objective.together
     pieces = jax.tree.map(lambda x: split(x, count, rows), batch), jax.random.split(key, count)
     whole = {name: loss for name, loss in objective.losses.items() if loss.whole_batch}
