@@ -14,7 +14,16 @@ import traceback
 import warnings
 from typing import Any
 
-LIBRARIES = ("/orbax/", "/tensorstore/", "/tensorboardX/", "/asyncio/")
+LIBRARIES = (
+    "/orbax/",
+    "/tensorstore/",
+    "/tensorboardX/",
+    "/asyncio/",
+    "/etils/",
+    "/fsspec/",
+    "/gcsfs/",
+    "/s3fs/",
+)
 # TensorStore's errors of storage: absl's codes for what is not the caller's fault.
 STATUS = re.compile(
     "(ABORTED|DATA_LOSS|DEADLINE_EXCEEDED|INTERNAL|NOT_FOUND|PERMISSION_DENIED|RESOURCE_EXHAUSTED|"

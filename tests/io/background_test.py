@@ -2,10 +2,12 @@
 
 import asyncio
 import errno
+import gc
 import logging
 import sys
 import threading
 
+import fsspec
 import pytest
 
 from coca_jax.io import background
@@ -86,6 +88,16 @@ def test_asyncio_logs_what_is_no_noise(hushed, caplog):
 
     asyncio.run(forget(ValueError("news")))
     assert "news" in caplog.text
+
+
+def test_a_forgotten_job_that_found_no_file_is_not_logged(hushed, caplog):
+    async def forget():
+        job = fsspec.open("/no such folder/file").open
+        await asyncio.wait([asyncio.get_running_loop().run_in_executor(None, job)])
+
+    asyncio.run(forget())
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def raised(error, file):
