@@ -99,11 +99,11 @@ def results(config: ConfigDict, measured: dict[Run, dict[str, Any]]) -> dict[str
     """The content of `compare.json`, from which the tables and plots are made.
 
     `rows`: name -> `changes`, and `seeds`: seed -> metric's title -> value (None: not evaluated),
-    with `step_seconds`, the median of the first stage's log points; `flops`, of one example in its
-    training, and `training_flops`, of all of them; and `steps`, what each stage was trained for,
-    which a row may change. `tables`: title -> names of rows; costs are relative to the first.
-    `metrics`: titles of the columns. `steps`: stage -> steps of training, if a row does not change
-    them.
+    with `step_seconds`, the median of the first stage's log points; `memory_gib`, what its state
+    and its step take on a device; `flops`, of one example in its training, and `training_flops`, of
+    all of them; and `steps`, what each stage was trained for, which a row may change. `tables`:
+    title -> names of rows; costs are relative to the first. `metrics`: titles of the columns.
+    `steps`: stage -> steps of training, if a row does not change them.
     """
     rows: dict[str, Any] = {}
     for run, values in measured.items():
@@ -145,6 +145,7 @@ def _measured(config: ConfigDict, stages: Sequence[Stage]) -> dict[str, Any]:
     return values | {
         # The first has what comes before the first step, too.
         "step_seconds": statistics.median(seconds[1:] or seconds) if seconds else None,
+        "memory_gib": records[-1].get("train/memory_gib") if records else None,
         "flops": flops,
         "training_flops": flops * int(examples) if examples > 0 else None,
         "steps": {s.name: r[-1]["step"] for s, r in zip(stages, logged, strict=True) if r},

@@ -120,6 +120,7 @@ class _Attempt:
         self.evaluator = Evaluator(self.experiment)
         self.is_first, self.has_peers = jax.process_index() == 0, jax.process_count() > 1
         self.compiled: dict[tuple, StepFunction] = {}  # by the shapes of a batch
+        self.memory: dict[str, float] = {}  # of the compiled step that takes most; empty: unknown
 
     def run(self) -> None:
         """Trains to the last step."""
@@ -195,7 +196,7 @@ class _Attempt:
     def _measured(self, step: int) -> dict[str, float]:
         """The metrics of the steps since the last log point."""
         seen = {"train/examples_seen": self.experiment.examples_seen(step)}
-        return self.meter.read() | seen | self._account(step)
+        return self.meter.read() | self.memory | seen | self._account(step)
 
     def _account(self, step: int) -> dict[str, float]:
         """Writes the ledger of the wall time up to this step, and returns its totals."""
@@ -238,6 +239,9 @@ class _Attempt:
         with self.goodput.spent("compile"):
             compiled = self.experiment.program.compile(state, batch, self.config.compiler_options)
         self.compiled[_shapes(batch)] = compiled
+        if (gib := summary.memory_gib(state, compiled)) is not None:
+            name = "train/memory_gib"
+            self.memory = {name: max(gib, self.memory.get(name, 0.0))}
         return compiled
 
     def _work(self, step: int) -> tuple[int, int]:

@@ -64,6 +64,7 @@ class Trained:
         seconds = 0.2 if config.loss.captioning.weight else 0.1
         lines = [{"step": i, "train/loss": 1.0, "train/step_seconds": seconds} for i in (2, 3, 4)]
         lines[0]["train/step_seconds"] = 99.0  # with what a first step has to do
+        lines[-1]["train/memory_gib"] = 0.5
         lines[-1] |= {"step": config.train.steps, "train/examples_seen": 8 * config.train.steps}
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
 
@@ -81,7 +82,7 @@ def test_all_rows_of_a_seed_and_all_stages_in_their_order(tmp_path, monkeypatch)
     assert list(found["steps"]) == ["first", "again"]
     values = found["rows"]["contrastive"]["seeds"]["1"]
     assert values["zero-shot"] == 0.75 and values["VQA"] == 0.25 and values["CIDEr"] is None
-    assert values["step_seconds"] == 0.1
+    assert values["step_seconds"] == 0.1 and values["memory_gib"] == 0.5
     assert values["steps"] == found["steps"] == {"first": 4, "again": 4}
     assert values["training_flops"] == values["flops"] * 32
     assert values["flops"] < found["rows"]["coca"]["seeds"]["1"]["flops"]
@@ -198,7 +199,7 @@ def test_printed_numbers_are_means_and_deviations(tmp_path, monkeypatch):
     lines = format_sweep(compare.compare(make_config(), tmp_path)).splitlines()
     assert (
         " ".join(lines[0].split())
-        == "objectives zero-shot CIDEr VQA step time step FLOPs training FLOPs"
+        == "objectives zero-shot CIDEr VQA step time memory step FLOPs training FLOPs"
     )
     contrastive, coca = lines[2].split(), lines[3].split()
     assert contrastive[:5] == ["contrastive", "0.625", "±0.177", "—", "0.250"]  # 0.5 and 0.75
@@ -297,7 +298,7 @@ def test_a_real_row_is_fine_tuned_from_its_own_pretraining(
     found = compare.compare(config, tmp_path)
     values = found["rows"]["contrastive"]["seeds"]["5"]
     assert 0 <= values["first"] <= 1 and 0 <= values["again"] <= 1
-    assert values["step_seconds"] > 0
+    assert values["step_seconds"] > 0 and values["memory_gib"] > 0
     folder = tmp_path / "contrastive/5"
     assert read_config(folder / "first").seed == 5
     assert f"starts from  {folder / 'first'}" in capsys.readouterr().out

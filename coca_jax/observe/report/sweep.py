@@ -14,6 +14,7 @@ from coca_jax.observe.report.formats import label
 FILE = "compare.json"
 COSTS = {  # relative to the first row's
     "step time": "step_seconds",
+    "memory": "memory_gib",
     "step FLOPs": "flops",
     "training FLOPs": "training_flops",
 }
@@ -93,7 +94,8 @@ def are_results(content: Any) -> bool:
     if any(not names or not set(names) <= rows.keys() for names in tables):
         return False
     values = {name: (float, None) for name in content["metrics"]}
-    values |= {"step_seconds": (float, None), "flops": float, "training_flops?": (float, None)}
+    values |= {"step_seconds": (float, None), "memory_gib?": (float, None)}
+    values |= {"flops": float, "training_flops?": (float, None)}
     values |= {"steps?": lambda steps: fits(steps, dict) and fits([*steps.values()], [is_step])}
     runs = [run for row in rows.values() for run in row["seeds"].values()]
     pairs = [change for row in rows.values() for change in row["changes"]]

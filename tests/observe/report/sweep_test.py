@@ -6,6 +6,11 @@ import re
 
 from coca_jax.observe.report import write_report
 
+
+def costs(step_seconds, memory_gib, flops):
+    return {"step_seconds": step_seconds, "memory_gib": memory_gib, "flops": flops}
+
+
 RESULTS = {
     "metrics": ["zero-shot", "CIDEr"],
     "steps": {"pretraining": 500, "questions": 250},
@@ -14,13 +19,13 @@ RESULTS = {
         "one": {
             "changes": [["loss.captioning.weight", 0.0]],
             "seeds": {
-                "0": {"zero-shot": 0.5, "CIDEr": None, "step_seconds": 0.1, "flops": 10},
-                "1": {"zero-shot": 0.7, "CIDEr": None, "step_seconds": 0.2, "flops": 10},
+                "0": {"zero-shot": 0.5, "CIDEr": None, **costs(0.1, 2.0, 10)},
+                "1": {"zero-shot": 0.7, "CIDEr": None, **costs(0.2, 2.0, 10)},
             },
         },
         "a_<b>": {
             "changes": [],
-            "seeds": {"0": {"zero-shot": 0.9, "CIDEr": 1.5, "step_seconds": 0.12, "flops": 13}},
+            "seeds": {"0": {"zero-shot": 0.9, "CIDEr": 1.5, **costs(0.12, 3.0, 13)}},
         },
     },
 }
@@ -30,8 +35,8 @@ def test_the_page_has_every_number(tmp_path):
     (tmp_path / "compare.json").write_text(json.dumps(RESULTS))
     text = write_report(tmp_path).read_text()
     assert re.findall("<td>(.*?)</td>", text) == [
-        *("0.600 ±0.141", "—", "1.000 ±0.000", "1.000 ±0.000", "—"),
-        *("0.900", "1.500", "1.200", "1.300", "—"),  # of before total FLOPs were written
+        *("0.600 ±0.141", "—", "1.000 ±0.000", "1.000 ±0.000", "1.000 ±0.000", "—"),
+        *("0.900", "1.500", "1.200", "1.500", "1.300", "—"),  # of before total FLOPs were written
     ]
     assert re.findall('<th title="(.*?)">(.*?)</th>', text) == [
         ("loss.captioning.weight=0.0", "one"),
@@ -40,7 +45,7 @@ def test_the_page_has_every_number(tmp_path):
     assert "1 to 2 seeds: mean" in text and "relative to those of one." in text
     assert "500 steps of pretraining, then 250 steps of questions" in text
     assert "<title>one: 0.5000, 0.7000</title>" in text
-    assert text.count('class="dots"') == 4 and text.count("<circle") == 10
+    assert text.count('class="dots"') == 5 and text.count("<circle") == 13
     assert "<b>" not in text and "http" not in text
 
 
@@ -52,4 +57,4 @@ def test_rows_may_differ_in_steps_and_in_what_their_training_costs(tmp_path):
     (tmp_path / "compare.json").write_text(json.dumps(results))
     text = write_report(tmp_path).read_text()
     assert "400 to 500 steps of pretraining, then 250 steps of questions" in text
-    assert re.findall("<td>(.*?)</td>", text)[8:] == ["1.300", "1.040"]
+    assert re.findall("<td>(.*?)</td>", text)[10:] == ["1.300", "1.040"]
