@@ -133,6 +133,9 @@ class _Attempt:
             say(f"{self.experiment.workdir} is trained to its last step, {done}")
             self._say_best()
             return
+        source, program = self.experiment.teacher, self.experiment.program
+        pieces = self.config.train.grad_accum_steps
+        self.teacher = Teacher(source, program.partitioner, pieces) if source else None
         with contextlib.closing(self._batches(done)) as batches:
             batch = next(batches)
             self.goodput.start(done)
@@ -158,7 +161,8 @@ class _Attempt:
             for step in range(done + 1, self.steps + 1):
                 due = functools.partial(self._is_due, step)
                 profiler.step(step, metrics)
-                state, metrics = self._step_for(state, batch, watchdog)(state, batch)
+                train_step = self._step_for(state, batch, watchdog)
+                state, metrics = train_step(state, self._taught(batch))
                 self.meter.add(step, metrics)
                 watchdog.beat()
                 stopping = self.meter.stopping if self.has_peers else bool(self.stop)
@@ -217,28 +221,29 @@ class _Attempt:
 
     def _batches(self, done: int) -> Iterator[Batch]:
         seen, partitioner = self.experiment.examples_seen(done), self.experiment.program.partitioner
-        source, micro_batches = self.experiment.teacher, self.config.train.grad_accum_steps
-        teacher = Teacher(source, partitioner, micro_batches) if source else None
         with contextlib.closing(self.experiment.stream.batches(seen)) as batches:
             for batch in batches:
                 if self.has_peers:
                     batch[STOP] = np.full(len(batch["text"]), bool(self.stop), np.int32)
-                batch = partitioner.put_batch(batch)
-                yield teacher(batch) if teacher else batch
+                yield partitioner.put_batch(batch)
 
     def _step_for(self, state: TrainState, batch: Batch, watchdog: Watchdog) -> StepFunction:
         """The step compiled for the shapes of a batch: one for each length of sequences."""
         if _shapes(batch) not in self.compiled:
             with self.meter.paused(), watchdog.paused():
-                self._compile(state, batch)
+                self.compiled[_shapes(batch)] = self._compile(state, batch)
         return self.compiled[_shapes(batch)]
+
+    def _taught(self, batch: Batch) -> Batch:
+        """The batch with the embeddings of the teacher, if there is one."""
+        return self.teacher(batch) if self.teacher else batch
 
     def _compile(self, state: TrainState, batch: Batch) -> StepFunction:
         """Compiles the step for the shapes of a batch."""
         say("compiling the train step")  # minutes for unrolled layers of a large model
         with self.goodput.spent("compile"):
-            compiled = self.experiment.program.compile(state, batch, self.config.compiler_options)
-        self.compiled[_shapes(batch)] = compiled
+            batch, options = self._taught(batch), self.config.compiler_options
+            compiled = self.experiment.program.compile(state, batch, options)
         if (gib := summary.memory_gib(state, compiled)) is not None:
             name = "train/memory_gib"
             self.memory = {name: max(gib, self.memory.get(name, 0.0))}
@@ -254,7 +259,7 @@ class _Attempt:
     def _start(self, state: TrainState, batch: Batch) -> None:
         """Compiles the first step, and says what is computed on what."""
         program, begin = self.experiment.program, time.perf_counter()
-        compiled = self._compile(state, batch)
+        compiled = self.compiled[_shapes(batch)] = self._compile(state, batch)
         seconds = time.perf_counter() - begin
         peak, rule = peak_flops(program.partitioner.mesh.size)
         data_sets = self.experiment.stream.make_batch.data_sets
