@@ -1,10 +1,10 @@
 """Wide and tall pages with a row or a column of small shapes, and captions that list them.
 
-All pages have about the area of a square of AREA_SIDE pixels, and an aspect ratio from 1:1 to 1:6,
-either way. So they show what an image encoder loses that stretches every image to a square.
+A page is a grid of square cells, from 4 x 4 to 1 x 8, either way, each of which may hold a shape.
+So pages show what an image encoder loses that stretches every image to a square.
 """
 
-import math
+import itertools
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,12 +15,18 @@ from coca_jax.datasets import shapes
 from coca_jax.datasets.base import Drawn
 from coca_jax.datasets.shapes import CLASS_NAMES, COLORS, KINDS, Figure, listed, with_article
 
-AREA_SIDE = 64  # pixels: the side of the square whose area all pages have
-MAX_ASPECT = 6.0  # length by breadth
+CELL = 16  # pixels: the side of a cell
+LENGTHS, AREAS = (4, 8), (8, 16)  # in cells: least and most of a page
 COUNTS = (2, 4)  # least and most shapes of a page
-RADIUS = 5.0  # pixels
+RADIUS = 6.0  # pixels
 RADIUS_JITTER = 0.1  # relative, either way
-MARGIN = 6.5  # least pixels between a shape's center and the edge
+POSITION_JITTER = 1.0  # pixels, either way
+
+GRIDS = [  # cells along a page, and across it
+    (length, breadth)
+    for length, breadth in itertools.product(range(LENGTHS[0], LENGTHS[1] + 1), range(1, 5))
+    if breadth <= length and AREAS[0] <= length * breadth <= AREAS[1]
+]
 
 
 class Page(NamedTuple):
@@ -42,27 +48,25 @@ class Page(NamedTuple):
 
 
 def sample_page(rng: np.random.Generator) -> Page:
-    """Draws a page; the logarithm of its aspect ratio is uniform, and any shape may come again."""
-    aspect = math.exp(rng.uniform(0, math.log(MAX_ASPECT)))
-    length, breadth = (round(AREA_SIDE * aspect**power) for power in (0.5, -0.5))
+    """Draws a page of one of the grids, wide or tall; any shape may come again."""
+    length, breadth = (CELL * cells for cells in GRIDS[rng.integers(len(GRIDS))])
     size = (breadth, length) if rng.random() < 0.5 else (length, breadth)
     count = int(rng.integers(COUNTS[0], COUNTS[1] + 1))
     return Page(*size, tuple(rng.integers(len(CLASS_NAMES), size=count).tolist()))
 
 
 def figures(page: Page, rng: np.random.Generator) -> list[Figure]:
-    """The shapes of a page, spread over its length; each is anywhere across its breadth."""
-    length, breadth = max(page[:2]), min(page[:2])
-    step, drawn = length / len(page.combinations), []
-    for number, combination in enumerate(page.combinations):
-        slack = max(0.0, step / 2 - MARGIN)
-        along = (number + 0.5) * step + slack * rng.uniform(-1, 1)
-        across = rng.uniform(MARGIN, breadth - MARGIN)
-        center = np.array((along, across) if page.is_wide else (across, along))
+    """The shapes of a page, in cells one after another along it; each is anywhere across it."""
+    cells, drawn = (max(page[:2]) // CELL, min(page[:2]) // CELL), []
+    chosen = np.sort(rng.choice(cells[0], len(page.combinations), replace=False))
+    for along, combination in zip(chosen, page.combinations, strict=True):
+        cell = np.array([along, rng.integers(cells[1])])
+        center = CELL * (cell + 0.5) + POSITION_JITTER * rng.uniform(-1, 1, 2)
         radius = RADIUS * (1 + RADIUS_JITTER * rng.uniform(-1, 1))
         color, kind = divmod(combination, len(KINDS))
         rgb = shapes.jittered(list(COLORS.values())[color], rng)
-        drawn.append(Figure(center, radius, rgb, list(KINDS.values())[kind]))
+        outlines = list(KINDS.values())[kind]
+        drawn.append(Figure(center if page.is_wide else center[::-1], radius, rgb, outlines))
     return drawn
 
 
@@ -75,7 +79,7 @@ def render(page: Page, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
 class ShapesPages(Drawn):
     """Wide and tall pages with two to four small shapes, each with a caption that lists them."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     size_mib = 47
     tokenizer_vocab_size = 400
     counts: ClassVar = {"train": 20_000, "test": 1_000}

@@ -20,6 +20,9 @@ from coca_jax.datasets.shapes import CLASS_NAMES, KINDS, NOVEL, PLACES, SEEN, SI
 # The axis (0: rows), and the sign of the difference of the first shape's row or column.
 RELATIONS = {"left of": (1, -1), "right of": (1, 1), "above": (0, -1), "below": (0, 1)}
 TWO_SHARE, TWINS_SHARE = 0.4, 0.3  # shares of scenes of two shapes, and of three with two alike
+# Share of scenes with a negation among their captions. Half of its words are about what is not
+# there, which says little, and its negative is also true of other images of a batch.
+NEGATION_SHARE = 0.25
 
 
 class Pair(NamedTuple):
@@ -67,13 +70,15 @@ def relations(scene: Scene) -> Iterator[tuple[Shape, str, Shape]]:
 
 
 def relation_pairs(scene: Scene, rng: np.random.Generator) -> list[Pair]:
-    """A relation of two shapes; of three of different classes also a chain of two relations.
+    """Two relations of two shapes; of three of different classes also a chain of two relations.
 
     The chain, such as "a red circle left of a blue star and above a green ring", comes first.
     """
     every = list(relations(scene))
-    first, relation, second = every[rng.integers(len(every))]
-    pairs = [_swapped(f"{{}} {relation} {{}}", first, second)]
+    pairs = []
+    for index in rng.choice(len(every), 2, replace=False).tolist():
+        first, relation, second = every[index]
+        pairs.append(_swapped(f"{{}} {relation} {{}}", first, second))
     if len({shape.combination for shape in scene}) == 3:
         chains = [
             (one, other)
@@ -127,10 +132,10 @@ class ShapesRelations(Drawn):
     Each caption has a wrong one of the same words in `negatives`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    size_mib = 22
+    VERSION = tfds.core.Version("2.0.0")
+    size_mib = 33
     tokenizer_vocab_size = 400
-    counts: ClassVar = {"train": 12_000, "test": 2_000, "test_novel": 2_000}
+    counts: ClassVar = {"train": 20_000, "test": 2_000, "test_novel": 2_000}
 
     def features(self) -> dict[str, Any]:
         """An image, its captions with their negatives, and texts with foils by kind."""
@@ -146,7 +151,9 @@ class ShapesRelations(Drawn):
         rng = np.random.default_rng([shapes.SEED, *seed, 4])
         scene = sample_scene(rng, split)
         pairs = {kind: make(scene, rng) for kind, make in KINDS_OF_TEXT.items()}
-        every = [pair for kind in ("count", "relation", "negation") for pair in pairs[kind]]
+        every = pairs["count"] + pairs["relation"]
+        if rng.random() < NEGATION_SHARE:
+            every += pairs["negation"]
         fields = {"captions": [p.text for p in every], "negatives": [p.foil for p in every]}
         for kind, of_kind in pairs.items():
             fields[f"{kind}_texts"] = [pair.text for pair in of_kind]

@@ -15,13 +15,12 @@ def pages():
     return [shapes_pages.sample_page(rng) for _ in range(300)]
 
 
-def test_pages_are_wide_and_tall_and_of_one_area(pages):
+def test_pages_are_wide_and_tall_and_of_whole_cells(pages):
     aspects = np.array([page.width / page.height for page in pages])
-    assert aspects.max() > 5 and aspects.min() < 1 / 5
-    assert np.abs(np.log(aspects)).max() < np.log(6.3)  # sides are whole pixels
+    assert aspects.max() == 8 and aspects.min() == 1 / 8 and 1 in aspects
     assert 0.3 < np.mean([page.is_wide for page in pages]) < 0.7
-    areas = [page.height * page.width for page in pages]
-    assert max(areas) / min(areas) < 1.1
+    cells = [page.height * page.width / 16**2 for page in pages]
+    assert set(cells) == {8, 10, 12, 14, 15, 16}
 
 
 def test_captions_list_the_shapes_in_their_order():
@@ -35,7 +34,7 @@ def test_shapes_stand_in_order_within_the_page_and_apart(pages):
         drawn = shapes_pages.figures(page, rng)
         x, y = np.array([figure.center for figure in drawn]).T
         along = x if page.is_wide else y
-        assert len(drawn) == len(page.combinations) and np.all(np.diff(along) > 9)
+        assert len(drawn) == len(page.combinations) and np.all(np.diff(along) > 13)
         for figure in drawn:
             points = np.concatenate(figure.outlines) * figure.radius + figure.center
             assert (points >= 0).all() and (points <= (page.width, page.height)).all()

@@ -140,7 +140,9 @@ def test_texts_of_a_scene():
         Shape(place, 0, *divmod(index, 8)) for place, index in ((0, ring), (2, ring), (3, cross))
     )
     rng = np.random.default_rng(0)
-    relations = {shapes_relations.relation_pairs(scene, rng)[0].text for _ in range(60)}
+    relations = {
+        pair.text for _ in range(60) for pair in shapes_relations.relation_pairs(scene, rng)
+    }
     # Not "left of" alone: the cross is below one ring, and no ring is below the cross.
     assert relations == {
         "a green ring left of a red cross",
@@ -159,11 +161,14 @@ def test_records(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes_relations.ShapesRelations, "counts", {"train": 12})
     shapes_relations.ShapesRelations(data_dir=str(tmp_path)).download_and_prepare()
     source = tfds_source("shapes_relations", "train", str(tmp_path))
+    negations = 0
     for record in map(source.__getitem__, range(12)):
         fields, captions = record["fields"], record["captions"]
+        negation = [" and no " in text for text in captions]
+        negations += sum(negation)
         assert len(captions) == len(fields["negatives"]) >= 2
         for texts, wanted in (("texts", captions), ("foils", fields["negatives"])):
-            of_kinds = [
-                text for kind in KINDS_OF_TEXT for text in listed(fields[f"{kind}_{texts}"])
-            ]
+            kinds = KINDS_OF_TEXT[: 2 + any(negation)]
+            of_kinds = [text for kind in kinds for text in listed(fields[f"{kind}_{texts}"])]
             assert sorted(of_kinds) == sorted(wanted)
+    assert 0 < negations < 12
