@@ -1,8 +1,11 @@
-"""Trains a small CoCa on scenes whose captions depend on word order, with matching by kind.
+"""Fine-tunes a run of `shapes_vqa` on captions that depend on word order, with matching by kind.
 
+    coca train --config shapes --workdir runs/shapes
+    coca train --config shapes_vqa --workdir runs/vqa
     coca data prepare shapes_relations
     coca train --config shapes_relations --workdir runs/relations
 
+The run of `shapes_vqa` knows where shapes are, which takes many more steps to learn from captions.
 `matching` asks which of two texts of the same words is about the image: of relations, counts and
 negations, by embeddings, by the decoder's probability of the texts, and by a matching head if there
 is one. `:negatives` trains with the wrong captions that the data give, `:matching` with a matching
@@ -10,7 +13,7 @@ head, `:both` with both; `:smoke` runs a few steps of a smaller model with both.
 """
 
 from coca_jax.config import finish
-from coca_jax.config.recipes import SHAPES_SMOKE, shapes_training
+from coca_jax.config.recipes import SHAPES_TASK_SMOKE, shapes_finetuning
 
 NAME = "shapes_relations"
 KINDS = {"relation": "test", "relation_novel": "test_novel", "count": "test", "negation": "test"}
@@ -18,9 +21,11 @@ KINDS = {"relation": "test", "relation_novel": "test_novel", "count": "test", "n
 
 def get_config(argument=None):
     """The experiment; `argument` is None, `negatives`, `matching`, `both` or `smoke`."""
-    config = shapes_training(steps=1500)
+    config = shapes_finetuning(steps=3000, batch_size=32, learning_rate=1e-3)
+    config.init.path = "runs/vqa"
+    config.data.tokenizer.path = "runs/vqa/tokenizer.model"
     config.data.train.name = NAME
-    config.model.text.context_length = 18  # of the longest caption, begin and end included
+    config.model.text.context_length = 32  # of the longest caption, begin and end included
     if argument in ("negatives", "both", "smoke"):
         config.data.train.negatives = "negatives"
     if has_head := argument in ("matching", "both", "smoke"):
@@ -30,12 +35,12 @@ def get_config(argument=None):
         "retrieval": {
             "kind": "retrieval",
             **examples,
-            "limit": 1000,
+            "limit": 500,
             "captions": "first",
             "rerank": 16,
             "rerank_by": "matching" if has_head else "captions",
         },
-        "captioning": {"kind": "captioning", **examples, "limit": 500},
+        "captioning": {"kind": "captioning", **examples, "limit": 200},
     }
     for name, split in KINDS.items():
         kind = name.removesuffix("_novel")
@@ -44,10 +49,10 @@ def get_config(argument=None):
                 "kind": "matching",
                 "name": NAME,
                 "split": split,
-                "limit": 1000,
+                "limit": 500,
                 "texts": (f"{kind}_texts", f"{kind}_foils"),
                 "scoring": scoring,
             }
-    smoke = SHAPES_SMOKE | {"loss.matching.block_size": 16}
+    smoke = SHAPES_TASK_SMOKE | {"loss.matching.block_size": 16}
     smoke |= {f"eval.{name}.limit": 16 for name in config.eval}
     return finish(config, argument, smoke, ("negatives", "matching", "both"))

@@ -18,7 +18,7 @@ from coca_jax.datasets.base import Drawn
 from coca_jax.datasets.shapes import CLASS_NAMES, KINDS, NOVEL, PLACES, SEEN, SIZES, Scene, Shape
 
 # The axis (0: rows), and the sign of the difference of the first shape's row or column.
-RELATIONS = {"left of": (1, -1), "right of": (1, 1), "above": (0, -1), "below": (0, 1)}
+RELATIONS = {"left of": (1, -1), "right of": (1, 1), "higher than": (0, -1), "lower than": (0, 1)}
 TWO_SHARE, TWINS_SHARE = 0.4, 0.3  # shares of scenes of two shapes, and of three with two alike
 # Share of scenes with a negation among their captions. Half of its words are about what is not
 # there, which says little, and its negative is also true of other images of a batch.
@@ -72,7 +72,7 @@ def relations(scene: Scene) -> Iterator[tuple[Shape, str, Shape]]:
 def relation_pairs(scene: Scene, rng: np.random.Generator) -> list[Pair]:
     """Two relations of two shapes; of three of different classes also a chain of two relations.
 
-    The chain, such as "a red circle left of a blue star and above a green ring", comes first.
+    The chain, such as "a red circle left of a blue star and higher than a green ring", comes first.
     """
     every = list(relations(scene))
     pairs = []
@@ -132,7 +132,7 @@ class ShapesRelations(Drawn):
     Each caption has a wrong one of the same words in `negatives`.
     """
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("2.1.0")
     size_mib = 33
     tokenizer_vocab_size = 400
     counts: ClassVar = {"train": 20_000, "test": 2_000, "test_novel": 2_000}

@@ -82,6 +82,25 @@ def pair_scores(
     return scores
 
 
+def shares(scores: Scores, images_of: Int[np.ndarray, "m k"]) -> Scores:
+    """Scores that compare texts for one image, made of log p(text | image).
+
+    A text that is probable of any image, such as a short one, would win. So each score is relative
+    to those of the text's other images: log p(text | image) less the logarithm of the sum of
+    p(text | image') over the text's candidates image', which is log p(image | text) where all of
+    these are as probable (an inverted softmax, arXiv 1702.03859).
+
+    Args:
+      scores: the log-probability of each (image, text), among them all candidates of each text.
+      images_of: the candidates of each text.
+    """
+    found: Scores = {}
+    for (image, text), score in scores.items():
+        others = {image, *images_of[text].tolist()}
+        found[image, text] = score - float(np.logaddexp.reduce([scores[i, text] for i in others]))
+    return found
+
+
 def reranked_recalls(
     found: Int[np.ndarray, "n k"],
     pairs: Int[np.ndarray, "p 2"],

@@ -26,6 +26,7 @@ from coca_jax.evaluate.rerank import (
     pair_scores,
     reranked_recalls,
     scorer,
+    shares,
 )
 from coca_jax.fields import choice, field, integer
 
@@ -48,8 +49,8 @@ class Retrieval(Evaluation):
     )
     rerank_by: str = field(
         "captions",
-        "Score of that order: the decoder's probability of the text (captions), or that of the "
-        "matching head (matching).",
+        "Score of that order: the decoder's probability of the text, of several texts of an image "
+        "relative to that for other images (captions), or the matching head's logit (matching).",
         choice("captions", "matching"),
     )
 
@@ -104,7 +105,8 @@ class Retrieval(Evaluation):
             wanted,
             self.rerank,
         )
-        to_text = reranked_recalls(texts_of, gallery.pairs, lambda i, t: scores[i, t], CUTOFFS)
+        of_text = shares(scores, images_of) if self.rerank_by == "captions" else scores
+        to_text = reranked_recalls(texts_of, gallery.pairs, lambda i, t: of_text[i, t], CUTOFFS)
         pairs = gallery.pairs[:, ::-1]
         to_image = reranked_recalls(images_of, pairs, lambda t, i: scores[i, t], CUTOFFS)
         metrics = {f"reranked_image_to_text_{name}": value for name, value in to_text.items()}

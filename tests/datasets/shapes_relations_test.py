@@ -10,7 +10,7 @@ from coca_jax.datasets import shapes, shapes_relations
 from coca_jax.datasets.shapes import CLASS_NAMES, COLORS, KINDS, NOVEL, Shape
 
 NAME = r"an? (\w+ \w+)"
-RELATION = "left of|right of|above|below"
+RELATION = "left of|right of|higher than|lower than"
 KINDS_OF_TEXT = ("relation", "count", "negation")
 
 
@@ -29,8 +29,8 @@ def stands(scene, first, relation, second):
         {
             "left of": column < other_column,
             "right of": column > other_column,
-            "above": row < other_row,
-            "below": row > other_row,
+            "higher than": row < other_row,
+            "lower than": row > other_row,
         }[relation]
         for row, column in places(scene, first)
         for other_row, other_column in places(scene, second)
@@ -143,12 +143,12 @@ def test_texts_of_a_scene():
     relations = {
         pair.text for _ in range(60) for pair in shapes_relations.relation_pairs(scene, rng)
     }
-    # Not "left of" alone: the cross is below one ring, and no ring is below the cross.
+    # Not "left of" alone: the cross is lower than one ring, and no ring is lower than the cross.
     assert relations == {
         "a green ring left of a red cross",
         "a red cross right of a green ring",
-        "a green ring above a red cross",
-        "a red cross below a green ring",
+        "a green ring higher than a red cross",
+        "a red cross lower than a green ring",
     }
     counts = {shapes_relations.count_pairs(scene, rng)[0] for _ in range(20)}
     assert counts == {

@@ -132,6 +132,39 @@ def test_reranking_reads_each_image_once_and_ties_count_as_wrong(fake_model, fak
     assert metrics.keys() >= {"image_to_text_r10"}
 
 
+def test_a_text_that_is_probable_of_any_image_does_not_win():
+    """Against probabilities: rows are images, columns are texts."""
+    p = np.array([[0.6, 0.5, 0.01], [0.6, 0.01, 0.3], [0.6, 0.02, 0.2]])
+    scores = {(i, t): float(np.log(p[i, t])) for i in range(3) for t in range(3)}
+    found = rerank.shares(scores, np.array([[0, 1], [0, 1], [0, 1]]))
+    expected = [
+        [0.6 / 1.2, 0.5 / 0.51, 0.01 / 0.31],
+        [0.6 / 1.2, 0.01 / 0.51, 0.3 / 0.31],
+        [0.6 / 1.8, 0.02 / 0.53, 0.2 / 0.51],  # image 2 is no candidate, and counts as well
+    ]
+    actual = [[np.exp(found[i, t]) for t in range(3)] for i in range(3)]
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+def test_captions_order_texts_by_what_is_special_to_the_image(fake_model, fake_data, batches):
+    model, right = planted(fake_model), ["a red ball", "a blue ball", "a cube"]
+    data = fake_data(list(batches([[text] for text in right], [-1] * 3, [3])), model=model)
+    # Whatever is shown, "a cube" is the most probable text.
+    p = {
+        "a red ball": (0.2, 0.01, 0.01),
+        "a blue ball": (0.01, 0.2, 0.01),
+        "a cube": (0.5, 0.5, 0.9),
+    }
+
+    def log_probabilities(pixels, texts):
+        rows = zip(pixels[:, 0, 0, 0].tolist(), texts, strict=True)
+        return np.log([[p[text][image] for text in of_image] for image, of_image in rows])
+
+    model.log_probabilities = log_probabilities
+    metrics = retrieval.Retrieval(rerank=3).run(model, data)[0]
+    assert metrics["reranked_image_to_text_r1"] == metrics["reranked_text_to_image_r1"] == 1
+
+
 def test_at_most_so_many_pairs_are_scored_at_a_time(monkeypatch):
     monkeypatch.setattr(rerank, "PAIRS", 4)
     calls = []
