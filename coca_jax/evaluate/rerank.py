@@ -88,16 +88,23 @@ def shares(scores: Scores, images_of: Int[np.ndarray, "m k"]) -> Scores:
     A text that is probable of any image, such as a short one, would win. So each score is relative
     to those of the text's other images: log p(text | image) less the logarithm of the sum of
     p(text | image') over the text's candidates image', which is log p(image | text) where all of
-    these are as probable (an inverted softmax, arXiv 1702.03859).
+    these are as probable (an inverted softmax, arXiv 1702.03859). An image that is no candidate of
+    the text counts with them.
 
     Args:
       scores: the log-probability of each (image, text), among them all candidates of each text.
       images_of: the candidates of each text.
     """
+    candidates_of = [set(row) for row in images_of.tolist()]
+    totals = [
+        float(np.logaddexp.reduce([scores[image, text] for image in row]))
+        for text, row in enumerate(candidates_of)
+    ]
     found: Scores = {}
     for (image, text), score in scores.items():
-        others = {image, *images_of[text].tolist()}
-        found[image, text] = score - float(np.logaddexp.reduce([scores[i, text] for i in others]))
+        known = image in candidates_of[text]
+        total = totals[text] if known else float(np.logaddexp(totals[text], score))
+        found[image, text] = score - total
     return found
 
 
