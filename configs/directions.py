@@ -1,5 +1,6 @@
 """Where CoCa could go: what better contrast, better fusion and less compute bring, and cost.
 
+    coca data prepare shapes
     coca train --config shapes --workdir runs/shapes
     coca train --config shapes_vqa --workdir runs/vqa
     coca data prepare shapes_relations
@@ -7,10 +8,10 @@
 
 Each row is CoCa with one setting, or several, that are off by default. The first table gives all
 rows the same steps; the second one gives each as many steps as the first row's FLOPs are enough
-for. A run of `shapes_vqa` goes on with scenes whose captions depend on word order, so that there is
-room to improve, and then with questions again. `:emoji` and `:fashion_mnist` compare training from
-the beginning, on drawings and photographs that people made; `:smoke` runs a few steps of two rows.
-docs/outline.md has the source of each setting.
+for. A run of `shapes_vqa`, the same for all seeds, goes on with scenes whose captions depend on
+word order, so that there is room to improve, and then with questions again. `:emoji` and
+`:fashion_mnist` compare training from the beginning, on drawings and photographs that people made;
+`:smoke` runs a few steps of two rows. docs/outline.md has the source of each setting.
 """
 
 from ml_collections import ConfigDict
@@ -32,10 +33,11 @@ ROWS = {
     "half_of_the_patches": PATCHES,
     "packed": (
         ("training.data.packing.texts_per_row", 4),
-        ("training.data.packing.row_length", 69),
+        ("training.data.packing.row_length", 69),  # cuts one caption of a thousand at most
     ),
 }
-SPARSE = "cross-attention_every_2"  # other parameters than those that a run goes on with
+# Not a row of shapes: it has not the parameters of the run that they start from.
+SPARSE = "cross-attention_every_2"
 # Rows that other data sets can have: a label is the only text of a photograph of clothes.
 OF_OTHERS = {
     "emoji": ("coca", "groups", "matching", SPARSE, "half_of_the_patches"),
@@ -114,7 +116,6 @@ def _of_shapes(argument):
         training.eval.relation_by_captions.to_dict() | of_head
     )
     questions = load_config("shapes_vqa")
-    training.loss.matching.block_size = min(32, training.train.batch_size)
     if argument:
         questions.train = ConfigDict(training.train.to_dict())
         questions.optimizer.warmup_steps = training.optimizer.warmup_steps

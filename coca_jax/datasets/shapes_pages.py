@@ -1,7 +1,7 @@
 """Wide and tall pages with a row or a column of small shapes, and captions that list them.
 
-A page is a grid of square cells, from 4 x 4 to 1 x 8, either way, each of which may hold a shape.
-So pages show what an image encoder loses that stretches every image to a square.
+A page is a grid of square cells, 4 to 8 of them long and 8 to 16 in all, each of which may hold a
+shape. So pages show what an image encoder loses that stretches every image to a square.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from coca_jax.datasets.base import Drawn
 from coca_jax.datasets.shapes import CLASS_NAMES, COLORS, KINDS, Figure, listed, with_article
 
 CELL = 16  # pixels: the side of a cell
-LENGTHS, AREAS = (4, 8), (8, 16)  # in cells: least and most of a page
+LENGTHS, BREADTHS, AREAS = (4, 8), (1, 4), (8, 16)  # in cells: least and most of a page
 COUNTS = (2, 4)  # least and most shapes of a page
 RADIUS = 6.0  # pixels
 RADIUS_JITTER = 0.1  # relative, either way
@@ -24,8 +24,8 @@ POSITION_JITTER = 1.0  # pixels, either way
 
 GRIDS = [  # cells along a page, and across it
     (length, breadth)
-    for length, breadth in itertools.product(range(LENGTHS[0], LENGTHS[1] + 1), range(1, 5))
-    if breadth <= length and AREAS[0] <= length * breadth <= AREAS[1]
+    for length, breadth in itertools.product(*(range(a, b + 1) for a, b in (LENGTHS, BREADTHS)))
+    if AREAS[0] <= length * breadth <= AREAS[1]
 ]
 
 
@@ -56,7 +56,7 @@ def sample_page(rng: np.random.Generator) -> Page:
 
 
 def figures(page: Page, rng: np.random.Generator) -> list[Figure]:
-    """The shapes of a page, in cells one after another along it; each is anywhere across it."""
+    """The shapes of a page in order along it, each in a row or column of its own."""
     cells, drawn = (max(page[:2]) // CELL, min(page[:2]) // CELL), []
     chosen = np.sort(rng.choice(cells[0], len(page.combinations), replace=False))
     for along, combination in zip(chosen, page.combinations, strict=True):

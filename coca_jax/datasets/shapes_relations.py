@@ -72,6 +72,8 @@ def relations(scene: Scene) -> Iterator[tuple[Shape, str, Shape]]:
 def relation_pairs(scene: Scene, rng: np.random.Generator) -> list[Pair]:
     """Two relations of two shapes; of three of different classes also a chain of two relations.
 
+    Where two shapes of a class stand to the third one alike, both may have the same words.
+
     The chain, such as "a red circle left of a blue star and higher than a green ring", comes first.
     """
     every = list(relations(scene))

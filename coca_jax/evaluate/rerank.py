@@ -82,29 +82,23 @@ def pair_scores(
     return scores
 
 
-def shares(scores: Scores, images_of: Int[np.ndarray, "m k"]) -> Scores:
+def log_odds(scores: Scores, images_of: Int[np.ndarray, "m k"]) -> Scores:
     """Scores that compare texts for one image, made of log p(text | image).
 
-    A text that is probable of any image, such as a short one, would win. So each score is relative
-    to those of the text's other images: log p(text | image) less the logarithm of the sum of
-    p(text | image') over the text's candidates image', which is log p(image | text) where all of
-    these are as probable (an inverted softmax, arXiv 1702.03859). An image that is no candidate of
-    the text counts with them.
+    A text that is probable for any image, such as a short one, would win. So each score is relative
+    to those of other images: log p(text | image) less the logarithm of the sum of p(text | other)
+    over the text's other candidates. If all of these images are equally likely, that is the
+    log-odds of p(image | text), the share of an inverted softmax (arXiv 1702.03859).
 
     Args:
       scores: the log-probability of each (image, text), among them all candidates of each text.
       images_of: the candidates of each text.
     """
-    candidates_of = [set(row) for row in images_of.tolist()]
-    totals = [
-        float(np.logaddexp.reduce([scores[image, text] for image in row]))
-        for text, row in enumerate(candidates_of)
-    ]
     found: Scores = {}
     for (image, text), score in scores.items():
-        known = image in candidates_of[text]
-        total = totals[text] if known else float(np.logaddexp(totals[text], score))
-        found[image, text] = score - total
+        others = [scores[other, text] for other in images_of[text].tolist() if other != image]
+        # Without others, there is one image only, or one candidate: nothing is compared.
+        found[image, text] = score - (float(np.logaddexp.reduce(others)) if others else 0.0)
     return found
 
 

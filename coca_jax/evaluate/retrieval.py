@@ -23,10 +23,10 @@ from coca_jax.evaluate.metrics.recall import CUTOFFS, recalls
 from coca_jax.evaluate.rerank import (
     LOSS_OF_SCORING,
     candidates,
+    log_odds,
     pair_scores,
     reranked_recalls,
     scorer,
-    shares,
 )
 from coca_jax.fields import choice, field, integer
 
@@ -49,8 +49,9 @@ class Retrieval(Evaluation):
     )
     rerank_by: str = field(
         "captions",
-        "Score of that order: the decoder's probability of the text, of several texts of an image "
-        "relative to that for other images (captions), or the matching head's logit (matching).",
+        "What orders them. captions: the decoder's log-probability of the text; for several texts "
+        "of an image, relative to that of the text's other candidates. matching: the logit of the "
+        "matching head.",
         choice("captions", "matching"),
     )
 
@@ -105,7 +106,7 @@ class Retrieval(Evaluation):
             wanted,
             self.rerank,
         )
-        of_text = shares(scores, images_of) if self.rerank_by == "captions" else scores
+        of_text = log_odds(scores, images_of) if self.rerank_by == "captions" else scores
         to_text = reranked_recalls(texts_of, gallery.pairs, lambda i, t: of_text[i, t], CUTOFFS)
         pairs = gallery.pairs[:, ::-1]
         to_image = reranked_recalls(images_of, pairs, lambda t, i: scores[i, t], CUTOFFS)

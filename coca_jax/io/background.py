@@ -1,7 +1,8 @@
 """Keeps libraries' threads from printing errors that are raised in the main thread as well.
 
-Where a disk is full, Orbax, TensorStore and TensorBoard print tracebacks from threads and event
-loops of their own, dozens of them, around the one message that a person needs.
+Where a disk is full, or a bucket refuses, Orbax, TensorStore, TensorBoard and the file systems
+below them print tracebacks from threads and event loops of their own, dozens of them, around the
+one message that a person needs.
 """
 
 import functools
@@ -9,6 +10,7 @@ import logging
 import pathlib
 import re
 import sys
+import sysconfig
 import threading
 import traceback
 import warnings
@@ -29,6 +31,7 @@ STATUS = re.compile(
     "(ABORTED|DATA_LOSS|DEADLINE_EXCEEDED|INTERNAL|NOT_FOUND|PERMISSION_DENIED|RESOURCE_EXHAUSTED|"
     "UNAUTHENTICATED|UNAVAILABLE|UNKNOWN): "
 )
+STANDARD = sysconfig.get_path("stdlib") + "/"
 OWN = str(pathlib.Path(__file__).parents[1]) + "/"
 
 
@@ -61,14 +64,18 @@ def hush() -> None:
 
 
 def is_noise(error: BaseException | None) -> bool:
-    """Whether an error is of storage or of an event loop that is gone, and within libraries."""
+    """Whether an error is of storage or of an event loop that is gone, and of libraries' own work.
+
+    That is, no code but a library's, or Python's, has called what failed.
+    """
     if error is None:
         return False
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    within = any(name in file for file in files for name in LIBRARIES)
+    outer = [file for file in files if not file.startswith(STANDARD) or "-packages/" in file]
+    of_library = any(name in file for file in outer[:1] or files for name in LIBRARIES)
     own = any(file.startswith(OWN) for file in files)
     storage = isinstance(error, OSError) or STATUS.search(str(error)) is not None
-    return within and not own and (storage or str(error) == "Event loop is closed")
+    return of_library and not own and (storage or str(error) == "Event loop is closed")
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -131,7 +131,7 @@ def _require_metrics(config: ConfigDict, runs: Sequence[Sequence[Stage]]) -> Non
 
 
 def _measured(config: ConfigDict, stages: Sequence[Stage]) -> dict[str, Any]:
-    """A run's metrics by their titles, its steps, its step time and its FLOPs."""
+    """A run's metrics by their titles, its steps, and its step's time, memory and FLOPs."""
     evaluated = {stage.name: read_newest(stage.workdir) for stage in stages}
     values: dict[str, Any] = {}
     for title, name, path in config.metrics:

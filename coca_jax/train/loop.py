@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.best import Best
 from coca_jax.checkpoints.processes import by_first, say
+from coca_jax.distributed.sharding import bytes_per_device
 from coca_jax.errors import Preempted
 from coca_jax.io.locks import locked
 from coca_jax.io.signals import StopRequest, stop_request
@@ -34,6 +35,7 @@ from coca_jax.train.teacher import Teacher
 from coca_jax.train.workdir import init_or_check_workdir
 
 LOCK_TIMEOUT_S = 120.0  # for an earlier attempt to save, or for the lock of its node to expire
+MEMORY = "train/memory_gib"
 
 
 def train(
@@ -244,9 +246,9 @@ class _Attempt:
         with self.goodput.spent("compile"):
             batch, options = self._taught(batch), self.config.compiler_options
             compiled = self.experiment.program.compile(state, batch, options)
-        if (gib := summary.memory_gib(state, compiled)) is not None:
-            name = "train/memory_gib"
-            self.memory = {name: max(gib, self.memory.get(name, 0.0))}
+        if (temporary := summary.temporary_bytes(compiled)) is not None:
+            gib = (bytes_per_device(state) + temporary) / summary.GIB
+            self.memory = {MEMORY: max(gib, self.memory.get(MEMORY, 0.0))}
         return compiled
 
     def _work(self, step: int) -> tuple[int, int]:

@@ -51,7 +51,8 @@ def describe(
         **({"classes": _classes(config.head.classes)} if config.head.classes else {}),
         "batch": f"{_pairs(experiment.stream.batch_sizes)} pairs a step, "
         f"{config.train.steps:,} steps",
-        "memory": _memory(state, compiled),
+        "memory": f"{bytes_per_device(state) / GIB:.3f} GiB of state, "
+        f"{_temporary(compiled)} a device",
         "compiled": f"in {seconds:.1f} s",
         "mfu": f"{flops / 1e9:.3g} GFLOP a pair ({RULE}), against {peak}",
     }
@@ -104,15 +105,12 @@ def _trained(state: TrainState, counts: dict[str, int]) -> str:
     return f"{count:,} ({count / sum(counts.values()):.1%} of them), saved without the others"
 
 
-def memory_gib(state: TrainState, compiled: Any) -> float | None:
-    """GiB of a device that the state and the compiled step's temporary arrays take, if known."""
+def temporary_bytes(compiled: Any) -> int | None:
+    """Bytes of a device that a compiled step's temporary arrays take; None: unknown."""
     analysis = compiled.memory_analysis()
-    if analysis is None:
-        return None
-    return (bytes_per_device(state) + analysis.temp_size_in_bytes) / GIB
+    return None if analysis is None else analysis.temp_size_in_bytes
 
 
-def _memory(state: TrainState, compiled: Any) -> str:
-    held, total = bytes_per_device(state) / GIB, memory_gib(state, compiled)
-    temporary = "unknown" if total is None else f"{total - held:.3f} GiB"
-    return f"{held:.3f} GiB of state, {temporary} of temp memory a device"
+def _temporary(compiled: Any) -> str:
+    size = temporary_bytes(compiled)
+    return "temp memory unknown" if size is None else f"{size / GIB:.3f} GiB of temp memory"

@@ -132,18 +132,25 @@ def test_reranking_reads_each_image_once_and_ties_count_as_wrong(fake_model, fak
     assert metrics.keys() >= {"image_to_text_r10"}
 
 
-def test_a_text_that_is_probable_of_any_image_does_not_win():
-    """Against probabilities: rows are images, columns are texts."""
+def test_a_text_that_is_probable_for_any_image_does_not_win():
+    """Against odds: rows are images, columns are texts."""
     p = np.array([[0.6, 0.5, 0.01], [0.6, 0.01, 0.3], [0.6, 0.02, 0.2]])
     scores = {(i, t): float(np.log(p[i, t])) for i in range(3) for t in range(3)}
-    found = rerank.shares(scores, np.array([[0, 1], [0, 1], [0, 1]]))
+    found = rerank.log_odds(scores, np.array([[0, 1], [0, 1], [0, 1]]))
     expected = [
-        [0.6 / 1.2, 0.5 / 0.51, 0.01 / 0.31],
-        [0.6 / 1.2, 0.01 / 0.51, 0.3 / 0.31],
-        [0.6 / 1.8, 0.02 / 0.53, 0.2 / 0.51],  # image 2 is no candidate, and counts as well
+        [0.6 / 0.6, 0.5 / 0.01, 0.01 / 0.3],
+        [0.6 / 0.6, 0.01 / 0.5, 0.3 / 0.01],
+        [0.6 / 1.2, 0.02 / 0.51, 0.2 / 0.31],  # image 2 is no candidate of any
     ]
     actual = [[np.exp(found[i, t]) for t in range(3)] for i in range(3)]
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+def test_log_odds_tell_texts_apart_that_are_all_but_certain():
+    scores = {(0, 0): -1.0, (1, 0): -90.0, (0, 1): -2.0, (1, 1): -80.0}
+    found = rerank.log_odds(scores, np.array([[0, 1], [0, 1]]))
+    assert (found[0, 0], found[0, 1]) == (89.0, 78.0)
+    assert rerank.log_odds({(0, 0): -3.0, (0, 1): -2.0}, np.array([[0], [0]]))[0, 0] == -3.0
 
 
 def test_captions_order_texts_by_what_is_special_to_the_image(fake_model, fake_data, batches):

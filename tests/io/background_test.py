@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import functools
 import gc
 import logging
 import sys
@@ -100,6 +101,19 @@ def test_a_forgotten_job_that_found_no_file_is_not_logged(hushed, caplog):
     assert "never retrieved" not in caplog.text
 
 
+def test_a_file_that_a_users_job_did_not_find_is_logged(hushed, caplog):
+    async def forget():
+        job = functools.partial(read, "/no such folder/file")
+        await asyncio.wait([asyncio.get_running_loop().run_in_executor(None, job)])
+
+    def read(path):
+        return fsspec.open(path).open()
+
+    asyncio.run(forget())
+    gc.collect()
+    assert "/no such folder/file" in caplog.text
+
+
 def raised(error, file):
     """An error as code in a file raises it."""
     try:
@@ -115,6 +129,9 @@ def raised(error, file):
         (OSError("No space left on device"), "/lib/orbax/save.py", True),
         (ValueError('PERMISSION_DENIED: Error opening "zarr3" driver'), "/lib/orbax/a.py", True),
         (ValueError("Error: UNAVAILABLE: no answer"), "/lib/tensorstore/a.py", True),
+        (OSError("Forbidden: b/bucket/o"), "/lib/site-packages/etils/epath/gpath.py", True),
+        (OSError("Forbidden: b/bucket/o"), "/lib/site-packages/gcsfs/core.py", True),
+        (OSError("An error occurred (403)"), "/lib/site-packages/s3fs/core.py", True),
         (RuntimeError("Event loop is closed"), "/lib/asyncio/base_events.py", True),
         (ValueError("a wrong shape"), "/lib/orbax/save.py", False),
         (ValueError("PERMISSION_DENIED: "), "/home/me/experiment.py", False),

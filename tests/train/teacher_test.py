@@ -1,5 +1,7 @@
 """Distillation from a loaded model: what it adds to a batch, a run with it, and bad teachers."""
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.observe.writers import read_metrics
 from coca_jax.train import loop, teacher
+from coca_jax.train.metric_accumulator import MetricAccumulator
 from coca_jax.train.teacher import Teacher, find_teacher
 
 
@@ -46,7 +49,22 @@ def test_a_batch_gets_the_embeddings_of_the_loaded_teacher(small_run, prepared, 
         assert taught["image"].shape == (32, 32, 32, 3)
 
 
-def test_a_run_imitates_its_teacher(small_run, prepared, tmp_path):
+def test_a_run_imitates_its_teacher(small_run, prepared, tmp_path, monkeypatch):
+    waiting, wait, embed = [], MetricAccumulator.waiting, Teacher.__call__
+
+    @contextlib.contextmanager
+    def noted(meter):
+        waiting.append(True)
+        with wait(meter):
+            yield
+        waiting.pop()
+
+    def checked(self, batch):
+        assert not waiting  # a new shape compiles, which is no waiting for data
+        return embed(self, batch)
+
+    monkeypatch.setattr(MetricAccumulator, "waiting", noted)
+    monkeypatch.setattr(Teacher, "__call__", checked)
     changes = {"train.steps": 2, "optimizer.warmup_steps": 1, "loss.captioning.weight": 0.0}
     loop.train(distilling(prepared, small_run, **changes), tmp_path / "run")
     for record in read_metrics(tmp_path / "run"):
