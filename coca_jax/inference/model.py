@@ -164,9 +164,10 @@ class LoadedModel:
         """Text embeddings of unit length.
 
         Raises:
-          UserError: the model was trained without a contrastive loss.
+          UserError: the model was trained without a contrastive loss; or texts instead of ids.
         """
         self._require("contrastive", self.config.has_cls)
+        _require_ids(ids)
         return self._run("encode_text", (ids,))
 
     def caption_logits(
@@ -175,9 +176,10 @@ class LoadedModel:
         """Logits over the vocabulary; position t predicts token t + 1.
 
         Raises:
-          UserError: the model was trained without a captioning loss.
+          UserError: the model was trained without a captioning loss; or texts instead of ids.
         """
         self._require("captioning", self.config.captioning)
+        _require_ids(ids)
         return self._run("caption_logits", (pixels, ids))
 
     def caption(
@@ -420,6 +422,14 @@ class LoadedModel:
     def _require(self, loss: str, trained: bool) -> None:
         if not trained:
             raise UserError(f"this model was trained without the {loss} loss and lacks that part")
+
+
+def _require_ids(ids: Any) -> None:
+    if np.ndim(ids) != 2:
+        raise UserError(
+            f"ids have the shape {np.shape(ids)}, and should be rows [b, l] of token ids: "
+            "`tokenize` makes them of texts"
+        )
 
 
 def _require_texts(texts: Sequence[Sequence[str]]) -> None:

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import inspect
 import json
 import os
 
@@ -329,6 +330,14 @@ def test_a_part_that_was_not_trained_is_named(model):
     ]:
         with pytest.raises(UserError, match=f"trained without the {loss} loss"):
             call()
+
+
+def test_texts_are_no_ids(model):
+    pixels = np.zeros((1, 32, 32, 3), np.uint8)
+    for method, arguments in (("encode_text", (["a star"],)), ("caption_logits", (pixels, "a"))):
+        unchecked = inspect.unwrap(getattr(LoadedModel, method))  # as users have it
+        with pytest.raises(UserError, match=r"rows \[b, l\] of token ids: `tokenize` makes them"):
+            unchecked(model, *arguments)
 
 
 def test_a_clip_is_embedded_as_the_mean_of_its_frames(model, image_paths, tmp_path):
