@@ -3,14 +3,52 @@
 import os
 import pathlib
 import stat
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.sources.folder import read_image_files
-from coca_jax.data.transforms import multi_image
+from coca_jax.data.transforms import images, multi_image
 from coca_jax.errors import UserError
+from coca_jax.models.config import ImageConfig
+from coca_jax.patches import Patches, room, stack
+
+
+def read_images(
+    paths: Sequence[str | pathlib.Path], config: ImageConfig, num_frames: int
+) -> tuple[UInt8[np.ndarray, "b *num_frames h w 3"] | Patches, list[UserError | None]]:
+    """Reads image files as a model takes them, not yet normalized, but those that it cannot read.
+
+    Args:
+      paths: of images; or of videos, or folders of their frames.
+      config: how large the model's images are, and how they come to be so.
+      num_frames: how many to take of each, evenly spaced; more than one have their own axis.
+
+    Returns:
+      The images that could be read, and for each path None, or why it could not.
+
+    Raises:
+      UserError: several frames, of a model that takes images as they are.
+    """
+    target, resizing = config.target, images.Resizing.of(config)
+    if num_frames > 1 and config.sequence_lengths:
+        raise UserError(
+            f"num_frames={num_frames}: this model takes images as they are, each of its own "
+            "size, and no clips of several frames"
+        )
+    rows, errors = [], []
+    for path in paths:
+        try:
+            decoded = read_image(path, num_frames)
+        except UserError as error:
+            errors.append(error)
+            continue
+        sized = [images.prepare(image, target, resizing) for image in decoded]
+        rows.append(multi_image.stacked(sized))
+        errors.append(None)
+    return stack(rows) if rows else room(0, target, num_frames), errors
 
 
 def read_image(path: str | pathlib.Path, num_frames: int = 1) -> list[UInt8[np.ndarray, "_ _ 3"]]:

@@ -14,20 +14,19 @@ from jaxtyping import Float32, Int, Int32, UInt8
 
 from coca_jax.data.examples import lengths
 from coca_jax.data.tokenizers import Tokenizer
-from coca_jax.data.transforms import images, multi_image
 from coca_jax.distributed import Partitioner
 from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, make_method
 from coca_jax.generate.decoding import require
 from coca_jax.inference.compiled import Compiled
-from coca_jax.inference.image_files import read_image
+from coca_jax.inference.image_files import read_images
 from coca_jax.inference.sources import Source
+from coca_jax.inference.texts import candidate_ids, prompt_ids, require_texts
 from coca_jax.inference.words import mean_by_word
 from coca_jax.models import CoCa, normalize_pixels
-from coca_jax.patches import Images, Patches, of_grid, room, stack
+from coca_jax.patches import Images, Patches, of_grid
 
 SCORING_BYTES = 2**28  # bytes of logits at a time
-ROUND = 8  # candidates are padded to a multiple of this many tokens, so that few sizes compile
 Pixels = (
     UInt8[np.ndarray, "b *num_images h w 3"] | Float32[np.ndarray, "b *num_images h w 3"] | Patches
 )
@@ -110,23 +109,7 @@ class LoadedModel:
         Raises:
           UserError: several frames, of a model that takes images as they are.
         """
-        target, resizing = self.config.image.target, images.Resizing.of(self.config.image)
-        if num_frames > 1 and self.config.image.sequence_lengths:
-            raise UserError(
-                f"num_frames={num_frames}: this model takes images as they are, each of its own "
-                "size, and no clips of several frames"
-            )
-        rows, errors = [], []
-        for path in paths:
-            try:
-                decoded = read_image(path, num_frames)
-            except UserError as error:
-                errors.append(error)
-                continue
-            sized = [images.prepare(image, target, resizing) for image in decoded]
-            rows.append(multi_image.stacked(sized))
-            errors.append(None)
-        pixels = stack(rows) if rows else room(0, target, num_frames)
+        pixels, errors = read_images(paths, self.config.image, num_frames)
         pixels = jax.tree.map(jnp.asarray, pixels)
         normalized = normalize_pixels(pixels, self.config.image.mean, self.config.image.std)
         return jax.tree.map(np.asarray, normalized), errors
@@ -215,9 +198,10 @@ class LoadedModel:
         self._require("captioning", self.config.captioning)
         self._require_vocabulary()
         key = _key(seed)
+        context_length = self.config.text.context_length
         generated = self._run(
             "caption",
-            (pixels, *self._prompts(prompt, len(pixels))),
+            (pixels, *prompt_ids(self.tokenizer, prompt, len(pixels), context_length)),
             (key,),
             decoding=self.decoding(length, min_length, repetition_penalty),
             method=make_method(method, options),
@@ -294,10 +278,12 @@ class LoadedModel:
         """
         self._require("captioning", self.config.captioning)
         self._require_vocabulary()
-        ids, prompt_lengths = self._prompts(prompt, len(pixels))
+        context_length = self.config.text.context_length
+        ids, prompt_lengths = prompt_ids(self.tokenizer, prompt, len(pixels), context_length)
         batch = pixels, ids, prompt_lengths
         shared = all(isinstance(text, str) for text in texts)
-        candidates, lengths = self._candidates([texts] if shared else texts, ids.shape[1])
+        room = context_length - ids.shape[1]
+        candidates, lengths = candidate_ids(self.tokenizer, [texts] if shared else texts, room)
         return self._run(
             "score",
             batch if shared else (*batch, candidates, lengths),
@@ -326,20 +312,9 @@ class LoadedModel:
         rows = [texts] * len(pixels) if shared else texts
         if len(rows) != len(pixels):
             raise UserError(f"there are texts for {len(rows)} images, and {len(pixels)} images")
-        _require_texts(rows)
+        require_texts(rows)
         ids = self.tokenize([text for row in rows for text in row])
         return self._run("match", (pixels, ids.reshape(len(rows), -1, ids.shape[-1])))
-
-    def _candidates(
-        self, texts: Sequence[Sequence[str]], prompt_size: int
-    ) -> tuple[Int32[np.ndarray, "n k t"], Int32[np.ndarray, "n k"]]:
-        """The ids of texts that follow prompts of up to `prompt_size` tokens, and their number."""
-        _require_texts(texts)
-        room = self.config.text.context_length - prompt_size
-        # Without the begin token, which the prompt has.
-        ids = [[row[1:] for row in self._ids(row_texts, room + 1)] for row_texts in texts]
-        lengths = np.array([[len(row) for row in rows] for rows in ids], np.int32)
-        return _padded(ids, min(room, -(-int(lengths.max()) // ROUND) * ROUND)), lengths
 
     def _chunk_size(self, candidates: Int32[np.ndarray, "n k t"], images: int) -> int:
         """The number of candidates of each image whose logits fit into SCORING_BYTES."""
@@ -386,29 +361,6 @@ class LoadedModel:
         first, *others = (Caption(t, float(n)) for t, n in zip(texts, nats, strict=True))
         return dataclasses.replace(first, others=tuple(others))
 
-    def _prompts(
-        self, prompt: str | Sequence[str], count: int
-    ) -> tuple[Int32[np.ndarray, "b p"], Int32[np.ndarray, " b"]]:
-        """The ids of each prompt, with the begin token, and their number."""
-        prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
-        if len(prompts) != count or not count:
-            raise UserError(f"there are {len(prompts)} prompts for {count} images")
-        rows = [row[:-1] for row in self._ids(prompts, self.config.text.context_length + 2)]
-        lengths = np.array([len(row) for row in rows], np.int32)
-        if lengths.max() >= self.config.text.context_length:
-            raise UserError(
-                f"the prompt {prompts[lengths.argmax()]!r} has {lengths.max()} tokens, begin "
-                f"included; the model's texts have at most {self.config.text.context_length}"
-            )
-        return _padded([rows], int(lengths.max()))[0], lengths
-
-    def _ids(self, texts: Sequence[str], length: int) -> list[list[int]]:
-        """The ids of each text from the begin token to the end token, cut to `length`."""
-        rows = self.tokenizer.encode(texts, length).tolist()
-        # The last end token, since a text may contain one.
-        ends = [len(row) - row[::-1].index(self.tokenizer.eos_id) for row in rows]
-        return [row[:end] for row, end in zip(rows, ends, strict=True)]
-
     def _run(self, name: str, batch: Sequence[Images], *whole: Any, **static: Any) -> Any:
         return self._compiled.run(name, self.params, batch, *whole, **static)
 
@@ -432,22 +384,8 @@ def _require_ids(ids: Any) -> None:
         )
 
 
-def _require_texts(texts: Sequence[Sequence[str]]) -> None:
-    if not len(texts) or {len(row) for row in texts} != {len(texts[0]) or 1}:
-        raise UserError("each image needs as many texts as the others, and at least one")
-
-
 def _key(seed: int) -> jax.Array:
     """The random key of a seed; raises a UserError if it is not a valid seed."""
     is_seed = isinstance(seed, numbers.Integral) and 0 <= seed < 2**32
     require(is_seed, "seed", seed, f"a whole number from 0 to {2**32 - 1}")
     return jax.random.key(seed)
-
-
-def _padded(rows: Sequence[Sequence[Sequence[int]]], length: int) -> Int32[np.ndarray, "n k l"]:
-    """Rows of ids in one array, with zeros behind them."""
-    result = np.zeros((len(rows), len(rows[0]), length), np.int32)
-    for i, row in enumerate(rows):
-        for j, ids in enumerate(row):
-            result[i, j, : len(ids)] = ids
-    return result
