@@ -36,16 +36,13 @@ ROWS = {
         ("training.data.packing.row_length", 69),  # cuts one caption of a thousand at most
     ),
 }
-# Not a row of shapes: it has not the parameters of the run that they start from.
-SPARSE = "cross-attention_every_2"
-# Rows that other data sets can have: a label is the only text of a photograph of clothes.
-OF_OTHERS = {
-    "emoji": ("coca", "groups", "matching", SPARSE, "half_of_the_patches"),
-    "fashion_mnist": ("coca", "groups", SPARSE, "half_of_the_patches"),
-}
-CHANGED = {  # in those rows
-    "emoji": {},
-    "fashion_mnist": {"groups": (("training.data.train.group", "label"),)},
+COCA, HALF = ("coca", ()), ("half_of_the_patches", PATCHES)
+# Not a row of shapes: its parameters are not those of the run that they start from.
+SPARSE = ("cross-attention_every_2", (("model.text.cross_attention_every", 2),))
+BY_LABEL = ("groups", (("training.data.train.group", "label"),))  # the only text of a photograph
+ROWS_OF_OTHERS = {
+    "emoji": dict([COCA, ("groups", ROWS["groups"]), ("matching", ROWS["matching"]), SPARSE, HALF]),
+    "fashion_mnist": dict([COCA, BY_LABEL, SPARSE, HALF]),
 }
 RETRIEVAL = (
     ("image to text R@1", "training", "retrieval/image_to_text_r1"),
@@ -78,13 +75,12 @@ METRICS_OF_OTHERS = {
 def get_config(argument=None):
     """The sweep; `argument` is None, `emoji`, `fashion_mnist` or `smoke`."""
     argument = argument or None
-    if argument not in (None, "smoke", *OF_OTHERS):
-        names = ", ".join([*OF_OTHERS, "smoke"])
+    if argument not in (None, "smoke", *ROWS_OF_OTHERS):
+        names = ", ".join([*ROWS_OF_OTHERS, "smoke"])
         raise UserError(f"configuration argument {argument!r} is not known; there is {names}")
-    if argument in OF_OTHERS:
+    if argument in ROWS_OF_OTHERS:
         stages, metrics = {"training": _of_others(argument)}, METRICS_OF_OTHERS[argument]
-        known = ROWS | {SPARSE: (("model.text.cross_attention_every", 2),)} | CHANGED[argument]
-        rows = {name: known[name] for name in OF_OTHERS[argument]}
+        rows = ROWS_OF_OTHERS[argument]
     else:
         stages, metrics = _of_shapes(":smoke" if argument else ""), METRICS
         rows = {name: ROWS[name] for name in ("coca", "matching")} if argument else ROWS

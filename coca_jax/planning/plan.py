@@ -60,7 +60,6 @@ def plan(
     """
     of_example = training_flops(model, packing)
     flops = batch_size * of_example
-    peak = step.arguments + step.temp_bytes
     terms, collectives = roofline(
         step.hardware_flops, step.hbm_bytes, step.collectives, topology, step.devices
     )
@@ -72,18 +71,7 @@ def plan(
         "chips": topology.chips,
         "devices": len(topology.devices),
         "parameters": sum(parameter_counts(model).values()),
-        "bytes_per_chip": {
-            "arguments": step.arguments,
-            "temporaries": step.temp_bytes,
-            "peak": peak,
-            "limit": topology.generation.limit,
-        },
-        # XLA pads arrays to tiles; the padding is of no part.
-        "bytes_by_part": step.bytes_by_part
-        | {
-            "temporaries": step.temp_bytes,
-            "padding": step.arguments - sum(step.bytes_by_part.values()),
-        },
+        **_memory(step, topology),
         "estimated": step.estimated,
         "flops_per_example": of_example,
         "flops_per_step": flops,
@@ -100,6 +88,20 @@ def plan(
         "predicted_step_seconds": _predicted_seconds(kernels, topology),
         "kernels": kernels,
     }
+
+
+def _memory(step: Step, topology: Topology) -> dict[str, dict[str, float]]:
+    """What a device holds, in all and by part."""
+    whole = {
+        "arguments": step.arguments,
+        "temporaries": step.temp_bytes,
+        "peak": step.arguments + step.temp_bytes,
+        "limit": topology.generation.limit,
+    }
+    # XLA pads arrays to tiles; the padding is of no part.
+    padding = step.arguments - sum(step.bytes_by_part.values())
+    parts = step.bytes_by_part | {"temporaries": step.temp_bytes, "padding": padding}
+    return {"bytes_per_chip": whole, "bytes_by_part": parts}
 
 
 class OutOfMemory(UserError):
