@@ -412,7 +412,10 @@ def test_a_run_of_several_lengths_goes_on_to_the_bit_and_is_evaluated(
     loop.train(config, tmp_path / "interrupted")
     loop.train(config, tmp_path / "whole")
     assert losses(tmp_path / "interrupted") == losses(tmp_path / "whole")
-    seen = [r["train/examples_seen"] for r in read_metrics(tmp_path / "whole") if "train/loss" in r]
+    records = [r for r in read_metrics(tmp_path / "whole") if "train/loss" in r]
+    memory = [r["train/memory_gib"] for r in records]  # of the length that takes most, so far
+    assert memory == sorted(memory) and memory[0] > 0
+    seen = [r["train/examples_seen"] for r in records]
     assert sorted(np.diff([0, *seen])[:2].tolist()) == [8, 32] and seen[5] == 3 * 40
     results = json.loads((tmp_path / f"whole/eval/{STEPS}.json").read_text())
     assert results["zero_shot"]["count"] > 0
