@@ -10,7 +10,14 @@ Each row is CoCa with one setting, or several, that are off by default. The firs
 rows the same steps; the second one gives each as many steps as the first row's FLOPs are enough
 for. A run of `shapes_vqa`, the same for all seeds, goes on with scenes whose captions depend on
 word order, so that there is room to improve, and then with questions again. `:emoji` and
-`:fashion_mnist` compare training from the beginning, on drawings and photographs that people made;
+`:fashion_mnist` compare training from the beginning, on drawings and photographs that people made,
+and `:shapes` on scenes, with fewer steps than it takes to learn them: there a trained run is the
+teacher of a row, and finds the neighborhoods of another one.
+
+    coca embed --model runs/shapes --data tfds:shapes --split train --output runs/embedded
+    coca data neighborhoods --config shapes --embeddings runs/embedded runs/neighborhoods.npy
+    coca compare --config directions:shapes --workdir runs/directions_shapes
+
 `:smoke` runs a few steps of two rows. docs/outline.md has the source of each setting.
 """
 
@@ -20,6 +27,8 @@ from coca_jax.config import load_config, model_config
 from coca_jax.errors import UserError
 from coca_jax.planning import training_flops
 
+# Of `:shapes`: a trained run of `shapes`, and what its embeddings say is alike.
+TEACHER, NEIGHBORHOODS = "runs/shapes", "runs/neighborhoods.npy"
 MATCHING = (("training.loss.matching.weight", 1.0),)
 BY_MATCHING = (("training.eval.retrieval.rerank_by", "matching"),)
 NEGATIVES = (("training.data.train.negatives", "negatives"),)
@@ -40,7 +49,23 @@ COCA, HALF = ("coca", ()), ("half_of_the_patches", PATCHES)
 # Not a row of shapes: its parameters are not those of the run that they start from.
 SPARSE = ("cross-attention_every_2", (("model.text.cross_attention_every", 2),))
 BY_LABEL = ("groups", (("training.data.train.group", "label"),))  # the only text of a photograph
-ROWS_OF_OTHERS = {
+TAUGHT = (
+    ("training.loss.distillation.weight", 1.0),
+    ("training.loss.distillation.teacher", TEACHER),
+)
+ALIKE = (("training.data.train.neighborhoods", NEIGHBORHOODS),)
+ROWS_FROM_THE_BEGINNING = {
+    "shapes": {
+        **{name: ROWS[name] for name in ("coca", "groups", "matching")},
+        "neighborhoods": ALIKE,
+        "distillation": TAUGHT,
+        "neighborhoods_and_distillation": ALIKE + TAUGHT,
+        **dict([SPARSE, HALF]),
+        "packed": (
+            ("training.data.packing.texts_per_row", 4),
+            ("training.data.packing.row_length", 52),
+        ),
+    },
     "emoji": dict([COCA, ("groups", ROWS["groups"]), ("matching", ROWS["matching"]), SPARSE, HALF]),
     "fashion_mnist": dict([COCA, BY_LABEL, SPARSE, HALF]),
 }
@@ -63,7 +88,13 @@ METRICS = (
     ("captions exact", "training", "captioning/exact_match"),
     ("VQA", "questions", "vqa/accuracy"),
 )
-METRICS_OF_OTHERS = {
+METRICS_FROM_THE_BEGINNING = {
+    "shapes": (
+        ("zero-shot", "training", "zero_shot/top1"),
+        ("zero-shot, novel", "training", "zero_shot_novel/top1"),
+        *RETRIEVAL,
+        ("captions exact", "training", "captioning/exact_match"),
+    ),
     "emoji": (*RETRIEVAL, ("CIDEr", "training", "captioning/cider")),
     "fashion_mnist": (
         ("zero-shot by embeddings", "training", "zero_shot/top1"),
@@ -73,14 +104,15 @@ METRICS_OF_OTHERS = {
 
 
 def get_config(argument=None):
-    """The sweep; `argument` is None, `emoji`, `fashion_mnist` or `smoke`."""
+    """The sweep; `argument` is None, `shapes`, `emoji`, `fashion_mnist` or `smoke`."""
     argument = argument or None
-    if argument not in (None, "smoke", *ROWS_OF_OTHERS):
-        names = ", ".join([*ROWS_OF_OTHERS, "smoke"])
+    if argument not in (None, "smoke", *ROWS_FROM_THE_BEGINNING):
+        names = ", ".join([*ROWS_FROM_THE_BEGINNING, "smoke"])
         raise UserError(f"configuration argument {argument!r} is not known; there is {names}")
-    if argument in ROWS_OF_OTHERS:
-        stages, metrics = {"training": _of_others(argument)}, METRICS_OF_OTHERS[argument]
-        rows = ROWS_OF_OTHERS[argument]
+    if argument in ROWS_FROM_THE_BEGINNING:
+        stages = {"training": _from_the_beginning(argument)}
+        rows = ROWS_FROM_THE_BEGINNING[argument]
+        metrics = METRICS_FROM_THE_BEGINNING[argument]
     else:
         stages, metrics = _of_shapes(":smoke" if argument else ""), METRICS
         rows = {name: ROWS[name] for name in ("coca", "matching")} if argument else ROWS
@@ -130,9 +162,11 @@ def _of_shapes(argument):
     return {"training": training, "questions": questions}
 
 
-def _of_others(name):
+def _from_the_beginning(name):
     config = load_config(name)
-    config.train.steps = min(config.train.steps, 1000)
+    config.train.steps = 400 if name == "shapes" else min(config.train.steps, 1000)
+    if name == "shapes":
+        config.data.tokenizer.path = f"{TEACHER}/tokenizer.model"
     if "retrieval" in config.eval:
         config.eval.retrieval.update({"rerank": 10, "rerank_by": "captions"})
     return config
@@ -143,4 +177,7 @@ def _flops(stage, changes):
     config = ConfigDict(stage.to_dict())
     for key, value in changes:
         config.update_from_flattened_dict({key.removeprefix("training."): value})
-    return training_flops(model_config(config), config.data.packing)
+    model = model_config(config)
+    # As large as the row's model.
+    teacher = model if config.loss.distillation.weight else None
+    return training_flops(model, config.data.packing, teacher)

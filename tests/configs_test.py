@@ -34,7 +34,7 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 SWEEPS = {
     "compare": ("", ":smoke"),
     "compare_fashion_mnist": ("", ":smoke"),
-    "directions": ("", ":smoke", ":emoji", ":fashion_mnist"),
+    "directions": ("", ":smoke", ":shapes", ":emoji", ":fashion_mnist"),
 }
 FILES = [file for file in sorted(CONFIGS.glob("*.py")) if file.stem not in SWEEPS]
 COMPARISONS = [f"{CONFIGS / name}.py{of}" for name, arguments in SWEEPS.items() for of in arguments]
@@ -78,13 +78,15 @@ def test_a_sweep_is_valid(name):
     assert sweep_errors(load_config(name), 1) == []
 
 
-@pytest.mark.parametrize("argument", ["", ":smoke", ":emoji", ":fashion_mnist"])
+@pytest.mark.parametrize("argument", ["", ":smoke", ":shapes", ":emoji", ":fashion_mnist"])
 def test_rows_of_equal_flops_train_for_as_many_flops(argument):
     config = load_config(f"{CONFIGS / 'directions.py'}{argument}")
     runs, totals = planned_runs(config), {}
     for run in runs:
         stage = stages_of(config, run, "nowhere")[0].config
-        flops = training_flops(model_config(stage), stage.data.packing)
+        model = model_config(stage)
+        teacher = model if stage.loss.distillation.weight else None
+        flops = training_flops(model, stage.data.packing, teacher)
         totals[run.name] = stage.train.steps * flops
     names = [name for name, _ in dict(config.tables)["equal FLOPs"]]
     assert len(names) > 1

@@ -7,6 +7,7 @@ rematerialization is not counted.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from coca_jax.data.packing import PackingConfig
@@ -59,11 +60,8 @@ def forward_flops(
 def _decoder(config: CoCaConfig, context: tuple[int, int], packing: Any) -> int:
     """Both halves: the unimodal half runs once, the multimodal half once for each image."""
     text, texts = config.text, packing.texts_per_row
-    length = packing.row_length if texts > 1 else text.context_length
-    unimodal = text.unimodal_layers * _layer(
-        length + texts * config.has_cls, text.width, text.mlp_dim, causal=True
-    )
-    unimodal *= 1 + config.negatives  # wrong captions
+    length = _row_length(config, packing)
+    unimodal = _unimodal(config, packing) * (1 + config.negatives)  # wrong captions
     if not config.multimodal:
         return unimodal // texts
     keys, key_width = context
@@ -78,6 +76,18 @@ def _decoder(config: CoCaConfig, context: tuple[int, int], packing: Any) -> int:
     return row // texts
 
 
+def _row_length(config: CoCaConfig, packing: Any) -> int:
+    """Tokens of a row of texts."""
+    return packing.row_length if packing.texts_per_row > 1 else config.text.context_length
+
+
+def _unimodal(config: CoCaConfig, packing: Any) -> int:
+    """The decoder's first half, of a row of texts."""
+    text, length = config.text, _row_length(config, packing)
+    length += packing.texts_per_row * config.has_cls
+    return text.unimodal_layers * _layer(length, text.width, text.mlp_dim, causal=True)
+
+
 def _head(config: CoCaConfig, tokens: int) -> int:
     """A query for each image's text, or one for the tokens of all images; the softmax layer."""
     head, text, image = config.head, config.text, config.image
@@ -89,9 +99,28 @@ def _head(config: CoCaConfig, tokens: int) -> int:
     return groups * (_cross(1, width, keys, width) + 2 * width * head.classes)
 
 
-def training_flops(config: CoCaConfig, packing: Any = PackingConfig()) -> int:
-    """FLOPs of one image-text pair's forward and backward pass."""
-    return 3 * sum(forward_flops(config, config.image.patch_dropout, packing).values())
+def training_flops(
+    config: CoCaConfig, packing: Any = PackingConfig(), teacher: CoCaConfig | None = None
+) -> int:
+    """FLOPs of one image-text pair's forward and backward pass.
+
+    Args:
+      config: the model.
+      packing: how texts share rows; `config.data.packing`, as options or as it stands.
+      teacher: a model that embeds the pair, too, without a backward pass; None: there is none.
+    """
+    flops = 3 * sum(forward_flops(config, config.image.patch_dropout, packing).values())
+    return flops + (embedding_flops(teacher, packing) if teacher else 0)
+
+
+def embedding_flops(config: CoCaConfig, packing: Any = PackingConfig()) -> int:
+    """FLOPs of embedding one image-text pair, by a model with a contrastive loss."""
+    config = replace(config, negatives=False, matching_block=0, head=None)
+    if config.pooler.kind != "cascade":  # the queries of captions are not needed
+        config = replace(config, captioning=False)
+    parts = forward_flops(config, packing=packing)
+    del parts["decoder"]
+    return sum(parts.values()) + _unimodal(config, packing) // packing.texts_per_row
 
 
 def hardware_flops(jaxpr: Any) -> int:

@@ -19,6 +19,7 @@ from coca_jax.planning import training_flops
 from coca_jax.sweep.runs import Run, Stage, planned_runs, stage_order, stages_of
 from coca_jax.sweep.validation import shard_errors, sweep_errors
 from coca_jax.train.loop import train
+from coca_jax.train.teacher import teacher_model
 from coca_jax.train.workdir import is_finished
 
 
@@ -139,7 +140,7 @@ def _measured(config: ConfigDict, stages: Sequence[Stage]) -> dict[str, Any]:
         values[title] = evaluated[name].get(evaluation, {}).get(metric)
     logged = [[r for r in read_metrics(s.workdir) if "train/loss" in r] for s in stages]
     records, first = logged[0], stages[0].config
-    flops = training_flops(model_config(first), first.data.packing)
+    flops = training_flops(model_config(first), first.data.packing, teacher_model(first))
     examples = records[-1].get("train/examples_seen", 0.0) if records else 0.0
     seconds = [r["train/step_seconds"] for r in records if "train/step_seconds" in r]
     return values | {

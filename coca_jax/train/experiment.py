@@ -24,6 +24,7 @@ from coca_jax.inference import adapted
 from coca_jax.inference.sources import Source
 from coca_jax.io.paths import as_path
 from coca_jax.models import CoCaConfig, lora
+from coca_jax.planning import training_flops
 from coca_jax.train.best import require_evaluation
 from coca_jax.train.data_changes import require_same_data, stored_steps
 from coca_jax.train.frozen import find_frozen, require_frozen
@@ -57,6 +58,19 @@ class Experiment:
     def examples_seen(self, step: int) -> int:
         """The number of examples that the first `step` steps train with."""
         return self.stream.batch_sizes.examples_seen(step)
+
+    def flops(self, sequence_length: int | None = None) -> int:
+        """FLOPs of training with one pair, its teacher's included.
+
+        Args:
+          sequence_length: patches of an image; None: the most that the model takes.
+        """
+        models = [self.program.model.config]
+        if self.teacher:
+            models.append(model_config(self.teacher.config))
+        if sequence_length is not None:
+            models = [model.with_sequence_length(sequence_length) for model in models]
+        return training_flops(models[0], self.config.data.packing, *models[1:])
 
 
 def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:

@@ -22,7 +22,7 @@ from coca_jax.observe.goodput import Goodput
 from coca_jax.observe.profiler import Profiler
 from coca_jax.observe.recorder import Recorder
 from coca_jax.observe.watchdog import Watchdog
-from coca_jax.planning import peak_flops, training_flops
+from coca_jax.planning import peak_flops
 from coca_jax.train import resume, summary
 from coca_jax.train.compile_cache import use_compile_cache
 from coca_jax.train.evaluation import Evaluator
@@ -253,10 +253,9 @@ class _Attempt:
 
     def _work(self, step: int) -> tuple[int, int]:
         """Examples of a step by its number, and the FLOPs of training with them."""
-        sizes, model = self.experiment.stream.batch_sizes, self.experiment.program.model.config
+        sizes = self.experiment.stream.batch_sizes
         size, length = sizes.size(step - 1), sizes.length(step - 1)
-        model = model.with_sequence_length(length)
-        return size, size * training_flops(model, self.config.data.packing)
+        return size, size * self.experiment.flops(length)
 
     def _start(self, state: TrainState, batch: Batch) -> None:
         """Compiles the first step, and says what is computed on what."""

@@ -13,7 +13,7 @@ from coca_jax.data.pipeline import TrainStream
 from coca_jax.distributed.sharding import bytes_per_device
 from coca_jax.io.messages import duplicates
 from coca_jax.models import CoCaConfig
-from coca_jax.planning import parameter_counts, training_flops
+from coca_jax.planning import parameter_counts
 from coca_jax.planning.flops import RULE
 from coca_jax.train.experiment import Experiment
 from coca_jax.train.state import TrainState
@@ -37,7 +37,6 @@ def describe(
     model = experiment.program.model.config
     done = int(state.step)
     device = jax.devices()[0]
-    flops = training_flops(model, config.data.packing)
     counts = parameter_counts(model)
     axes = " x ".join(f"{name}={size}" for name, size in mesh.shape.items())
     rows = {
@@ -54,7 +53,7 @@ def describe(
         "memory": f"{bytes_per_device(state) / GIB:.3f} GiB of state, "
         f"{_temporary(compiled)} a device",
         "compiled": f"in {seconds:.1f} s",
-        "mfu": f"{flops / 1e9:.3g} GFLOP a pair ({RULE}), against {peak}",
+        "mfu": f"{experiment.flops() / 1e9:.3g} GFLOP a pair ({RULE}), against {peak}",
     }
     return "\n".join(f"{name:>10}  {text}" for name, text in rows.items())
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as fused
 from jax.experimental import pallas as pl
+from jax.interpreters import partial_eval as pe
 
 from coca_jax.data.packing import PackingConfig
 from coca_jax.models import (
@@ -19,7 +20,7 @@ from coca_jax.models import (
 from coca_jax.models.inputs import call_inputs, with_masks
 from coca_jax.models.presets import open_clip
 from coca_jax.planning import forward_flops, training_flops
-from coca_jax.planning.flops import hardware_flops
+from coca_jax.planning.flops import embedding_flops, hardware_flops
 
 TINY = PRESETS["tiny"]
 EVERY_SECOND = dataclasses.asdict(TINY.text) | {"cross_attention_every": 2}
@@ -83,6 +84,36 @@ def test_formula_counts_what_the_program_multiplies(changes):
     assert training_flops(config) == 3 * sum(forward_flops(config).values())
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"captioning": False},
+        OPEN_CLIP,
+        {"pooler": dataclasses.asdict(TINY.pooler) | {"kind": "parallel"}},
+        {"negatives": True, "embed_dim": 24, "matching_block": 4},
+    ],
+    ids=["both", "contrastive_only", "open_clip", "parallel", "negatives"],
+)
+def test_embeddings_are_counted_as_the_program_multiplies_them(changes):
+    config = CoCaConfig.from_dict(dataclasses.asdict(TINY) | changes)
+    model, text = make_model(config), config.text
+    params = nn.meta.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+    pixels = jnp.zeros((1, *config.image.pixels, 3))
+    ids = jnp.zeros((1, text.context_length), jnp.int32)
+
+    def embeddings(*inputs):
+        output = model.apply(*inputs)
+        return output.image_embeddings, output.text_embeddings
+
+    program = jax.make_jaxpr(embeddings)({"params": params}, pixels, ids).jaxpr
+    needed, _ = pe.dce_jaxpr(program, [True, True])
+    masked = text.unimodal_layers * 2 * (text.context_length + 1) ** 2 * text.width
+    assert embedding_flops(config) + masked == hardware_flops(needed)
+    trained = training_flops(TINY, teacher=config) - training_flops(TINY)
+    assert trained == embedding_flops(config)
+
+
 def test_packed_rows_are_counted_as_the_program_multiplies_them():
     packing, text = PackingConfig(2, 16), TINY.text
     model = make_model(TINY)
@@ -97,6 +128,9 @@ def test_packed_rows_are_counted_as_the_program_multiplies_them():
     masked = text.unimodal_layers * 18**2 + text.multimodal_layers * 16**2
     counted = 2 * sum(forward_flops(TINY, packing=packing).values())
     assert counted + 2 * masked * text.width == hardware_flops(program)
+    no_captions = dataclasses.replace(TINY, captioning=False)
+    of_embeddings = sum(forward_flops(no_captions, packing=packing).values())
+    assert embedding_flops(no_captions, packing) == of_embeddings
 
 
 def test_executed_products_count_as_often_as_they_run():

@@ -8,13 +8,16 @@ import pytest
 from small_run import make_config
 
 from coca_jax import inference
+from coca_jax.config import model_config
 from coca_jax.data.packing import PackingConfig, pack
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.observe.writers import read_metrics
+from coca_jax.planning import training_flops
 from coca_jax.train import loop, teacher
+from coca_jax.train.experiment import build
 from coca_jax.train.metric_accumulator import MetricAccumulator
-from coca_jax.train.teacher import Teacher, find_teacher
+from coca_jax.train.teacher import Teacher, find_teacher, teacher_model
 
 
 def distilling(prepared, path, **changes):
@@ -66,7 +69,12 @@ def test_a_run_imitates_its_teacher(small_run, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(MetricAccumulator, "waiting", noted)
     monkeypatch.setattr(Teacher, "__call__", checked)
     changes = {"train.steps": 2, "optimizer.warmup_steps": 1, "loss.captioning.weight": 0.0}
-    loop.train(distilling(prepared, small_run, **changes), tmp_path / "run")
+    config = distilling(prepared, small_run, **changes)
+    loop.train(config, tmp_path / "run")
+    found, model = teacher_model(config), model_config(config)
+    assert found.text == inference.load(small_run).config.text
+    experiment = build(config, tmp_path / "run")
+    assert experiment.flops() == training_flops(model, teacher=found) > training_flops(model)
     for record in read_metrics(tmp_path / "run"):
         if "train/loss" in record:
             value = record["train/distillation_loss"]
