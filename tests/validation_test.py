@@ -207,6 +207,12 @@ def test_a_head_that_is_right():
         ),
         (HEAD | {"data.train.captions": "questions"}, "config.head.input=image sees no questions"),
         (HEAD | {"init.only": "a.*"}, "config.init.only='a.*' has no effect without"),
+        ({"lora.full": ("a",)}, "config.lora.full=('a',) has no effect: config.lora.rank=0"),
+        (
+            {"data.train.neighborhood_size": 4},
+            "config.data.train.neighborhood_size=4 has no effect without "
+            "config.data.train.neighborhoods",
+        ),
         (
             {"optimizer.layer_decay": 1.5},
             "config.optimizer.layer_decay=1.5 should be a number above 0",

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from coca_jax.config.kinds import NAME
 from coca_jax.config.schema import Config
 from coca_jax.config.tree import build
-from coca_jax.data.options import MixtureConfig
+from coca_jax.data.options import MixtureConfig, TrainDataConfig
 from coca_jax.data.packing import packing_errors
 from coca_jax.fields import Kind, Sections, fields_of, is_section, is_sequence, members, near, shown
 from coca_jax.io.messages import duplicates
@@ -150,8 +150,7 @@ def _between_keys(config: Config) -> Iterator[str]:
         yield (
             f"config.optimizer.warmup_steps={warmup} should be less than config.train.steps={steps}"
         )
-    if config.init.only != ".*" and not config.init.path:
-        yield f"config.init.only={shown(config.init.only)} has no effect without config.init.path"
+    yield from _without_effect(config)
     yield from _lora(config)
     yield from _model(config)
     yield from _packing(config)
@@ -161,6 +160,20 @@ def _between_keys(config: Config) -> Iterator[str]:
             f"config.loss.distillation.teacher={shown(distillation.teacher)} and "
             f"config.loss.distillation.weight={distillation.weight}: distillation needs both"
         )
+
+
+def _without_effect(config: Config) -> Iterator[str]:
+    """Errors of settings of what is off."""
+    if config.init.only != ".*" and not config.init.path:
+        yield f"config.init.only={shown(config.init.only)} has no effect without config.init.path"
+    if config.lora.full and not config.lora.rank:
+        yield f"config.lora.full={shown(config.lora.full)} has no effect: config.lora.rank=0"
+    data_sets = config.data.data_sets()
+    if not any(data_set.neighborhoods for data_set in data_sets.values()):
+        for name, data_set in data_sets.items():
+            if (size := data_set.neighborhood_size) != TrainDataConfig.neighborhood_size:
+                key = f"config.data.{f'sources.{name}' if name else 'train'}"
+                yield (f"{key}.neighborhood_size={size} has no effect without {key}.neighborhoods")
 
 
 def _negatives(config: Config) -> Iterator[str]:
