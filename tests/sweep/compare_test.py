@@ -46,7 +46,7 @@ class Trained:
     """Stands for the training loop: leaves made-up results, and may be stopped at a call."""
 
     def __init__(self, monkeypatch, stop_at=None):
-        self.calls, self._stop_at = [], stop_at
+        self.calls, self.starts, self._stop_at = [], [], stop_at
         monkeypatch.setattr(compare, "train", self)
 
     def __call__(self, config, workdir, start_time, *, fixed_length):
@@ -54,6 +54,7 @@ class Trained:
         if len(self.calls) == self._stop_at:
             raise Preempted("stopped by SIGTERM")
         self.calls.append(workdir)
+        self.starts.append(start_time)
         for folder in ("eval", "checkpoints/4"):
             (workdir / folder).mkdir(parents=True, exist_ok=True)
         (workdir / "checkpoints/4/manifest.json").write_text("{}")
@@ -71,7 +72,8 @@ class Trained:
 
 def test_all_rows_of_a_seed_and_all_stages_in_their_order(tmp_path, monkeypatch):
     trained = Trained(monkeypatch)
-    found = compare.compare(make_config(), tmp_path)
+    found = compare.compare(make_config(), tmp_path, 5.0)
+    assert trained.starts == [5.0] + 7 * [None]  # later stages start when they are begun
     assert [str(path.relative_to(tmp_path)) for path in trained.calls] == [
         f"{row}/{seed}/{stage}"
         for seed in (0, 1)
