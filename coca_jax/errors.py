@@ -1,4 +1,4 @@
-"""The errors a user can mend, the way a run asks to be continued, and the exit codes of both."""
+"""The errors a user can fix, the way a run asks to be continued, and the exit codes of both."""
 
 import enum
 

@@ -37,7 +37,7 @@ HELP = {
     "score_pairs": "Compute the similarity of each image of a data set and its captions.",
     "search": "Find the images that match a text or an image best.",
     "serve": "Serve a model over HTTP, with a page to try it.",
-    "doctor": "Examine this machine: devices, versions, disks, decoders; say how to mend it.",
+    "doctor": "Examine this machine: devices, versions, disks, decoders; say how to fix it.",
     "configs": "List the configurations that come with coca_jax, or print the file of one.",
     "params": "Print the parameters and FLOPs of each part of the model.",
     "plan": "Compile the train step for devices that need not be here; print memory and time.",

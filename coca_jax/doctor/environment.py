@@ -21,8 +21,8 @@ def launcher() -> Iterator[Finding]:
     try:
         text = launchers.describe(os.environ)
     except UserError as error:
-        reason, _, mend = str(error).partition("; ")
-        yield problem("processes", reason, mend)
+        reason, _, fix = str(error).partition("; ")
+        yield problem("processes", reason, fix)
         return
     yield ok("processes", text or "this process is alone")
 
@@ -31,8 +31,8 @@ def java() -> Iterator[Finding]:
     """Whether METEOR can be computed."""
     program = shutil.which("java")
     if program is None:
-        mend = "install a JRE, such as apt-get install default-jre-headless"
-        yield off("java", "missing: METEOR is left out of the scores of captions", mend)
+        fix = "install a JRE, such as apt-get install default-jre-headless"
+        yield off("java", "missing: METEOR is left out of the scores of captions", fix)
         return
     try:
         done = subprocess.run(
@@ -60,8 +60,8 @@ def stores() -> Iterator[Finding]:
     named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
     own = pathlib.Path("~/.config/gcloud/application_default_credentials.json").expanduser()
     if named and not pathlib.Path(named).is_file():
-        mend = "set GOOGLE_APPLICATION_CREDENTIALS to a file that exists, or unset it"
-        yield problem("gs://", f"the file of credentials {named} does not exist", mend)
+        fix = "set GOOGLE_APPLICATION_CREDENTIALS to a file that exists, or unset it"
+        yield problem("gs://", f"the file of credentials {named} does not exist", fix)
     elif named or own.is_file():
         yield ok("gs://", f"credentials in {named or own}")
     else:

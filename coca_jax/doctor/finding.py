@@ -18,7 +18,7 @@ class Finding(NamedTuple):
     name: str
     state: State
     text: str
-    mend: str = ""
+    fix: str = ""
 
 
 def ok(name: str, text: str) -> Finding:
@@ -26,11 +26,11 @@ def ok(name: str, text: str) -> Finding:
     return Finding(name, State.OK, text)
 
 
-def off(name: str, text: str, mend: str = "") -> Finding:
+def off(name: str, text: str, fix: str = "") -> Finding:
     """A thing that is not there, and that only some need."""
-    return Finding(name, State.OFF, text, mend)
+    return Finding(name, State.OFF, text, fix)
 
 
-def problem(name: str, text: str, mend: str = "") -> Finding:
+def problem(name: str, text: str, fix: str = "") -> Finding:
     """A thing that is broken."""
-    return Finding(name, State.PROBLEM, text, mend)
+    return Finding(name, State.PROBLEM, text, fix)

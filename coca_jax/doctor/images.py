@@ -31,17 +31,17 @@ def decoders() -> Iterator[Finding]:
         ("Pillow", "pillow", _pillow),
     ):
         data = (JPEG,) if name == "simplejpeg" else (JPEG, PNG)
-        mend = f"pip install --force-reinstall {package}"
+        fix = f"pip install --force-reinstall {package}"
         try:
             right = all(_is_right(decode(file)) for file in data)
             number = version(package)
         except Exception as error:  # a library of the system may be missing
-            yield problem(name, f"{type(error).__name__}: {error}", mend)
+            yield problem(name, f"{type(error).__name__}: {error}", fix)
             continue
         if right:
             yield ok(name, f"{number}, decodes {'JPEG' if len(data) == 1 else 'JPEG and PNG'}")
         else:
-            yield problem(name, f"{number} decodes a known image to other pixels", mend)
+            yield problem(name, f"{number} decodes a known image to other pixels", fix)
 
 
 def _is_right(pixels: np.ndarray) -> bool:

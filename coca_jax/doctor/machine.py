@@ -24,8 +24,8 @@ def machine() -> Iterator[Finding]:
     total, free = sizes
     text = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB are free"
     if free < LEAST_MEMORY:
-        mend = f"end other programs; training takes {LEAST_MEMORY >> 30} GiB and more"
-        yield problem("memory", text, mend)
+        fix = f"end other programs; training takes {LEAST_MEMORY >> 30} GiB and more"
+        yield problem("memory", text, fix)
     else:
         yield ok("memory", text)
 

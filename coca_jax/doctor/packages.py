@@ -65,8 +65,8 @@ def extras() -> Iterator[Finding]:
         if extra == "tpu" and not _version("libtpu"):
             missing.append("libtpu is missing")
         if missing:
-            mend = f'pip install "coca_jax[{extra}]"'
-            yield off(f"extra {extra}", f"{use}: {'; '.join(missing)}", mend)
+            fix = f'pip install "coca_jax[{extra}]"'
+            yield off(f"extra {extra}", f"{use}: {'; '.join(missing)}", fix)
         elif needed:
             there.append(extra)
     yield ok("extras", ", ".join(there) or "none")

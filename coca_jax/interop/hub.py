@@ -214,7 +214,7 @@ def _run(name: HubName, call: Callable[[], T]) -> T:
 
 
 def _explained(name: HubName, error: BaseException) -> UserError:
-    """The error in one sentence: what is missing, and what mends it."""
+    """The error in one sentence: what is missing, and what fixes it."""
     hub = _import_hub(name)
     errors, endpoint = hub.errors, hub.constants.ENDPOINT
     status = getattr(getattr(error, "response", None), "status_code", None)

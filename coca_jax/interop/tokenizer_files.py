@@ -44,7 +44,7 @@ def tokenizer_files(kind: str, tokenizer: Tokenizer, content: bytes) -> dict[str
 def clip_json() -> dict[str, Any]:
     """CLIP's tokenizer as a `tokenizer.json`.
 
-    Unlike ours it does not mend mojibake or HTML entities.
+    Unlike ours it does not fix mojibake or HTML entities.
     """
     table = clip_bpe.table()
     shown = {byte: chr(byte) for byte in clip_bpe.BYTES[:188]}

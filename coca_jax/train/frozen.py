@@ -46,7 +46,7 @@ def require_frozen(warm_start: WarmStart, frozen: Any) -> None:
       frozen: a tree of the parameters.
 
     Raises:
-      UserError: names those that it does not have, and what mends it.
+      UserError: names those that it does not have, and what fixes it.
     """
     source, missing = warm_start.source, {*warm_start.new, *warm_start.reshaped}
     if not isinstance(source, Source):

@@ -57,7 +57,7 @@ def test_a_broken_environment_is_described_and_the_exit_code_is_2(tmp_path):
     assert [name for name in broken if name != "memory"] == expected
     assert done.stderr.startswith("coca doctor: something is broken: ")
     assert "abacus" in broken["devices"]["text"]
-    assert "JAX_PLATFORMS=abacus" in broken["devices"]["mend"]
+    assert "JAX_PLATFORMS=abacus" in broken["devices"]["fix"]
     assert "cannot be written: Not a directory" in broken["workdir"]["text"]
     assert "SLURM_PROCID" in broken["processes"]["text"]
     assert broken["java"]["text"].endswith("ends with 3")
@@ -139,9 +139,9 @@ def test_packages_that_are_hidden(monkeypatch):
     finding = next(f for f in packages.versions() if f.name == "packages")
     assert finding.state == State.PROBLEM and "optax" not in finding.text
     assert "no_such_package is missing; numpy" in finding.text and "is not <1" in finding.text
-    assert finding.mend == 'pip install "no_such_package>=3" "numpy<1"'
+    assert finding.fix == 'pip install "no_such_package>=3" "numpy<1"'
     extra = next(f for f in packages.extras() if f.name == "extra wandb")
-    assert extra.state == State.OFF and extra.mend == 'pip install "coca_jax[wandb]"'
+    assert extra.state == State.OFF and extra.fix == 'pip install "coca_jax[wandb]"'
 
 
 def test_every_extra_of_users_is_examined():
@@ -179,7 +179,7 @@ def test_places(monkeypatch, tmp_path):
     assert finding.state == State.OK and "a/b (not made yet)" in finding.text
     assert not any(tmp_path.iterdir())
     finding = only(places._place("temporary files", lambda: tmp_path, 1 << 60))
-    assert finding.state == State.PROBLEM and finding.mend.endswith("set TMPDIR")
+    assert finding.state == State.PROBLEM and finding.fix.endswith("set TMPDIR")
     assert only(places._place("workdir", lambda: "gs://bucket/run", 1)).state == State.OFF
 
 
@@ -190,12 +190,12 @@ def test_places_of_a_broken_or_small_environment(monkeypatch, tmp_path):
     assert "shared memory" not in checks
     cache = only(checks["cache"]())
     assert cache.text == "gs://x/coca_jax/: a cache must be a local folder"
-    assert (cache.state, cache.mend) == (State.PROBLEM, "set XDG_CACHE_HOME")
+    assert (cache.state, cache.fix) == (State.PROBLEM, "set XDG_CACHE_HOME")
     (tmp_path / "shm").mkdir()
     usage = types.SimpleNamespace(free=64 << 20)  # Docker's default
     monkeypatch.setattr(places.shutil, "disk_usage", lambda folder: usage)
     shared = only(dict(places.checks(tmp_path))["shared memory"]())
-    assert shared.state == State.PROBLEM and "--shm-size" in shared.mend
+    assert shared.state == State.PROBLEM and "--shm-size" in shared.fix
 
 
 def test_the_folder_of_compiled_programs_is_the_one_that_a_run_uses(monkeypatch, tmp_path):

@@ -7,16 +7,16 @@ from coca_jax.errors import UserError
 
 
 def doctor(options: argparse.Namespace) -> None:
-    """Prints how everything is that coca_jax needs, and how to mend what is broken."""
+    """Prints how everything is that coca_jax needs, and how to fix what is broken."""
     from coca_jax.doctor import State, examine
     from coca_jax.io.files import write_whole
 
     findings = examine(options.folder)
     width = max(len(finding.name) for finding in findings)
-    for name, state, text, mend in findings:
+    for name, state, text, fix in findings:
         print(f"{state:<7}  {name:<{width}}  {text}")
-        if mend and state != State.OK:
-            print(f"{'':<7}  {'':<{width}}  -> {mend}")
+        if fix and state != State.OK:
+            print(f"{'':<7}  {'':<{width}}  -> {fix}")
     if options.json:
         rows = [finding._asdict() for finding in findings]
         write_whole(options.json, json.dumps({"findings": rows}, indent=1).encode())
