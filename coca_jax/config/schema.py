@@ -127,8 +127,8 @@ class OptimizerConfig:
     warmup_steps: int = field(100, "Steps in which it rises from 0.", integer())
     schedule: str = field(
         "linear",
-        "How it falls after the warm-up: linear and cosine reach 0 at the last step, rsqrt falls "
-        "as 1 / sqrt(step), constant stays.",
+        "How it falls after the warm-up: linear and cosine reach 0 after the last step, rsqrt "
+        "falls as 1 / sqrt(step), constant stays.",
         registered(schedules),
     )
     b1: float = field(0.9, "Decay of the first moment.", SHARE)

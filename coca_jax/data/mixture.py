@@ -46,7 +46,7 @@ class Mixture:
         name; see `coca_jax.data.neighborhoods`.
 
     Raises:
-      UserError: a data set is empty, or its share is less than half a thousandth.
+      UserError: a data set is empty, or its share is too small to be counted in thousandths.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ class Loss(abc.ABC):
 
 
 def weighted_sum(losses: Mapping[str, Loss], output: Any, batch: Values) -> LossAndMetrics:
-    """The sum of losses that is minimized (arXiv 2205.01917, equation 5), and all metrics."""
+    """The sum of losses that is minimized (arXiv 2205.01917, section 3.2), and all metrics."""
     total, metrics = jnp.float32(0), {}
     for name, loss in losses.items():
         with jax.named_scope(f"{name}_loss"):

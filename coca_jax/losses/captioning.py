@@ -103,7 +103,7 @@ _loss.defvjp(_forward, _backward)
 
 
 def _run(features, kernel, targets, pad_id, chunk_size, layout: Layout, differentiate: bool):
-    """The loss and accuracy; with `differentiate` its gradients by features and kernel, too."""
+    """The loss and accuracy; with `differentiate` the gradients of features and kernel, too."""
     specs = spec(layout.rows, (), ()), spec((), layout.vocab), spec(layout.rows, ())
     on_device = functools.partial(
         _own_tokens,
@@ -125,25 +125,25 @@ def _own_tokens(features, kernel, targets, pad_id, chunk_size, layout: Layout, d
 
     def step(sums, piece):
         x, target, real = piece
-        loss, hits, by_logits = _softmax(x, kernel, target, real, layout, differentiate)
+        loss, hits, d_logits = _softmax(x, kernel, target, real, layout, differentiate)
         if not differentiate:
             return (sums[0] + loss, sums[1] + hits), None
-        by_logits = by_logits.astype(x.dtype)
-        by_kernel = jnp.matmul(x.T, by_logits, preferred_element_type=jnp.float32)
-        by_x = jnp.matmul(by_logits, kernel.T, preferred_element_type=jnp.float32)
-        by_x = (psum(by_x, layout.vocab) / count).astype(x.dtype)
-        return (sums[0] + loss, sums[1] + hits, sums[2] + by_kernel), by_x
+        d_logits = d_logits.astype(x.dtype)
+        d_kernel = jnp.matmul(x.T, d_logits, preferred_element_type=jnp.float32)
+        d_x = jnp.matmul(d_logits, kernel.T, preferred_element_type=jnp.float32)
+        d_x = (psum(d_x, layout.vocab) / count).astype(x.dtype)
+        return (sums[0] + loss, sums[1] + hits, sums[2] + d_kernel), d_x
 
     start = (jnp.float32(0), jnp.int32(0))
     if differentiate:
         start += (jnp.zeros(kernel.shape, jnp.float32),)
-    sums, by_x = scan(step, start, in_chunks(rows, chunk_size))
+    sums, d_x = scan(step, start, in_chunks(rows, chunk_size))
     sums = psum(sums, layout.rows)
-    loss, hits, *by_kernel = (x.astype(jnp.float32) / count for x in sums)
+    loss, hits, *d_kernel = (x.astype(jnp.float32) / count for x in sums)
     if not differentiate:
         return loss, hits
-    by_x = joined(by_x, len(rows[0])).reshape(features.shape)
-    return loss, hits, by_x, by_kernel[0].astype(kernel.dtype)
+    d_x = joined(d_x, len(rows[0])).reshape(features.shape)
+    return loss, hits, d_x, d_kernel[0].astype(kernel.dtype)
 
 
 def _softmax(x, kernel, target, real, layout: Layout, differentiate: bool):
@@ -166,5 +166,5 @@ def _softmax(x, kernel, target, real, layout: Layout, differentiate: bool):
     hits = jnp.sum(real & (chosen == peak) & (before == 0), dtype=jnp.int32)
     if not differentiate:
         return nats, hits, None
-    by_logits = raised / norm[:, None] - (words == own).astype(jnp.float32)
-    return nats, hits, jnp.where(real[:, None], by_logits, 0)
+    d_logits = raised / norm[:, None] - (words == own).astype(jnp.float32)
+    return nats, hits, jnp.where(real[:, None], d_logits, 0)

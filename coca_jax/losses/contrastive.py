@@ -1,8 +1,8 @@
 """Contrastive losses over all image-text pairs of the global batch, in bounded memory.
 
 Each device compares its own images with all texts, `chunk_size` rows of the similarity matrix at
-a time. Gradients are computed with the loss. The sigmoid loss needs one pass over the matrix; the
-softmax loss needs a second one, because the normalizers come from the first.
+a time. Gradients are computed with the loss, in a second pass over the matrix: those of the softmax
+need the normalizers that the first one finds.
 
 Optax has neither loss without the whole similarity matrix.
 """
@@ -30,7 +30,7 @@ from coca_jax.losses.collectives import (
     shard_map,
     spec,
 )
-from coca_jax.losses.similarities import Rows, Texts, compare, slopes_by
+from coca_jax.losses.similarities import Rows, Texts, compare, similarity_gradients
 
 CHUNK = 1024  # rows
 TEMPERATURE_FLOOR = 0.01
@@ -128,10 +128,10 @@ def softmax_loss(
 ) -> LossAndAccuracy:
     """Cross-entropy of each image among all texts, and of each text among all images.
 
-    -(1/N) sum_i [log softmax_j(s x_i.y_j)_i + log softmax_j(s y_i.x_j)_i], arXiv 2205.01917, eq. 4.
-    With groups, the mean of the terms over all partners of the same group takes the place of each
-    term of the partner itself (arXiv 2204.03610, eq. 2 and 3). Negatives are further texts in the
-    first softmax, and have no term of their own (arXiv 2210.01936, section 4.1).
+    -(1/N) sum_i [log softmax_j(s x_i.y_j)_i + log softmax_j(s y_i.x_j)_i] (arXiv 2205.01917,
+    section 3.1). With groups, the mean of the terms over all partners of the same group takes the
+    place of each term of the partner itself (arXiv 2204.03610, eq. 2 and 3). Negatives are further
+    texts in the first softmax, and have no term of their own (arXiv 2210.01936, section 4.1).
 
     Args:
       images: unit-length embeddings; row i matches row i of `texts`.
@@ -224,7 +224,7 @@ _loss.defvjp(_forward, _backward)
 
 
 def _run(inputs: _Inputs, labels: _Labels, options: _Options, differentiate: bool):
-    """The loss and accuracy; with `differentiate` its gradients by the inputs, too."""
+    """The loss and accuracy; with `differentiate` the inputs' gradients, too."""
     rows = spec(options.layout.rows, ())
     specs = _Inputs(rows, rows, spec(), spec(), None if inputs.negatives is None else rows)
     of_labels = _Labels(*(None if x is None else spec(options.layout.rows) for x in labels))
@@ -261,13 +261,13 @@ def _own_rows(inputs: _Inputs, labels: _Labels, options: _Options, gradients: bo
     loss = weight * loss / total
     if not gradients:
         return loss, hits / (2 * total)
-    sums, by_image = slopes_by(pieces, every, scale, bias, normalizers, weight / total)
-    by_text, by_scale, by_bias = sums
-    slopes = _Inputs(
-        joined(by_image, count),
-        psum_scatter(by_text[:total], layout.rows),
-        psum(by_scale, layout.rows),
-        psum(by_bias, layout.rows),
-        None if negatives is None else psum_scatter(by_text[total:], layout.rows),
+    sums, d_images = similarity_gradients(pieces, every, scale, bias, normalizers, weight / total)
+    d_texts, d_scale, d_bias = sums
+    d_inputs = _Inputs(
+        joined(d_images, count),
+        psum_scatter(d_texts[:total], layout.rows),
+        psum(d_scale, layout.rows),
+        psum(d_bias, layout.rows),
+        None if negatives is None else psum_scatter(d_texts[total:], layout.rows),
     )
-    return loss, hits / (2 * total), slopes
+    return loss, hits / (2 * total), d_inputs

@@ -138,7 +138,7 @@ _loss.defvjp(_forward, _backward)
 
 
 def _run(*arrays: Array, chunk_size: int, layout: Layout):
-    """The loss, the agreement, and the gradients by images, texts and scale."""
+    """The loss, the agreement, and the gradients of images, texts and scale."""
     rows = spec(layout.rows, ())
     on_device = functools.partial(_own_rows, chunk_size=chunk_size, layout=layout)
     inputs, outputs = (rows, rows, spec(), rows, rows), (spec(), spec(), rows, rows, spec())
@@ -176,20 +176,20 @@ def _own_rows(images, texts, scale, teacher_images, teacher_texts, chunk_size, l
     def step(sums, inputs):
         piece, *norms = inputs
         similar, teacher = similarities(piece)
-        loss, by_logits = _divergence(scale * similar, teacher, norms, columns)
+        loss, d_logits = _divergence(scale * similar, teacher, norms, columns)
         loss = jnp.sum(jnp.where(piece.real, loss, 0))
-        by_logits = jnp.where(piece.real[:, None], by_logits, 0) / total
+        d_logits = jnp.where(piece.real[:, None], d_logits, 0) / total
         same = (jnp.argmax(similar, axis=1) == jnp.argmax(teacher, axis=1)) & piece.real
-        by_text = scale * matmul("ij,ie->je", by_logits, piece.images)
-        by_scale = jnp.sum(by_logits * similar)
-        terms = loss, jnp.sum(same, dtype=jnp.int32), by_text, by_scale
-        return jax.tree.map(jnp.add, sums, terms), scale * matmul("ij,je->ie", by_logits, texts)
+        d_texts = scale * matmul("ij,ie->je", d_logits, piece.images)
+        d_scale = jnp.sum(d_logits * similar)
+        terms = loss, jnp.sum(same, dtype=jnp.int32), d_texts, d_scale
+        return jax.tree.map(jnp.add, sums, terms), scale * matmul("ij,je->ie", d_logits, texts)
 
     start = jnp.float32(0), jnp.int32(0), jnp.zeros(texts.shape, jnp.float32), jnp.float32(0)
-    sums, by_image = scan(step, start, (pieces, *rows))
-    loss, same, by_scale = psum((sums[0], sums[1], sums[3]), layout.rows)
-    by_text = psum_scatter(sums[2], layout.rows)
-    return loss / total, same / total, joined(by_image, count), by_text, by_scale
+    sums, d_images = scan(step, start, (pieces, *rows))
+    loss, same, d_scale = psum((sums[0], sums[1], sums[3]), layout.rows)
+    d_texts = psum_scatter(sums[2], layout.rows)
+    return loss / total, same / total, joined(d_images, count), d_texts, d_scale
 
 
 def _normalizers(columns, piece: _Rows, scale, similarities):
@@ -211,7 +211,7 @@ def _over_devices(log_sum: Array, layout: Layout) -> Array:
 
 def _divergence(logits, teacher, rows, columns):
     """Of a chunk: the divergence of each row, and its derivative by each logit."""
-    loss, by_logits = 0.0, 0.0
+    loss, d_logits = 0.0, 0.0
     for student_norm, teacher_norm in (
         (rows[0][:, None], rows[1][:, None]),
         (columns[0][None], columns[1][None]),
@@ -219,5 +219,5 @@ def _divergence(logits, teacher, rows, columns):
         log_q, log_p = logits - student_norm, teacher - teacher_norm
         p = jnp.exp(log_p)
         loss += jnp.sum(p * (log_p - log_q), axis=1)
-        by_logits += jnp.exp(log_q) - p
-    return loss, by_logits
+        d_logits += jnp.exp(log_q) - p
+    return loss, d_logits

@@ -57,6 +57,7 @@ class Texts(NamedTuple):
 def compare(rows: Rows, texts: Texts, scale, bias, kind: str, layout: Layout):
     """The first pass: the sum of the loss, hits, and for the softmax its normalizers.
 
+    A running maximum keeps the sums of exponentials finite (online softmax, arXiv 1805.02867).
     The normalizers are log sum exp over all texts of each row [chunks, c], and over all images of
     each text. Without groups, the matches are not in the sum yet: they need no similarity matrix.
     """
@@ -128,7 +129,7 @@ def _with_rows(stats: Columns, similar, partner, scale, softmax: bool) -> Column
     return Columns(peak, jnp.where(here > stats.peak, first, stats.first), norm)
 
 
-def slopes_by(rows: Rows, texts: Texts, scale, bias, normalizers, factor: float):
+def similarity_gradients(rows: Rows, texts: Texts, scale, bias, normalizers, factor: float):
     """The second pass: this device's share of the gradients.
 
     Args:
@@ -140,7 +141,7 @@ def slopes_by(rows: Rows, texts: Texts, scale, bias, normalizers, factor: float)
       factor: of the sum over pairs.
 
     Returns:
-      Those by texts, scale and bias, to be added up over devices; and by images [chunks, c, e].
+      Those of texts, scale and bias, to be added up over devices; and of images [chunks, c, e].
     """
     softmax = normalizers is not None
 
@@ -150,16 +151,16 @@ def slopes_by(rows: Rows, texts: Texts, scale, bias, normalizers, factor: float)
         if softmax:
             logits = scale * similar
             of_texts = jnp.exp(logits[:, : texts.count] - normalizers[1][None])
-            by_logits = jnp.exp(logits - nats[:, None]) + texts.widened(of_texts)
+            d_logits = jnp.exp(logits - nats[:, None]) + texts.widened(of_texts)
         else:
-            by_logits = jax.nn.sigmoid(scale * similar + bias)
-        by_logits -= (1 + softmax) * texts.widened(texts.matches(piece, softmax))
-        by_logits = texts.masked(jnp.where(piece.partner[:, None] < 0, 0, by_logits), 0.0) * factor
-        by_text = scale * matmul("ij,ie->je", by_logits, piece.images)
-        by_scale = jnp.sum(jnp.sum(by_logits * similar, axis=1))
-        by_bias = jnp.sum(jnp.sum(by_logits, axis=1))
-        sums = jax.tree.map(jnp.add, sums, (by_text, by_scale, by_bias))
-        return sums, scale * matmul("ij,je->ie", by_logits, texts.embeddings)
+            d_logits = jax.nn.sigmoid(scale * similar + bias)
+        d_logits -= (1 + softmax) * texts.widened(texts.matches(piece, softmax))
+        d_logits = texts.masked(jnp.where(piece.partner[:, None] < 0, 0, d_logits), 0.0) * factor
+        d_texts = scale * matmul("ij,ie->je", d_logits, piece.images)
+        d_scale = jnp.sum(jnp.sum(d_logits * similar, axis=1))
+        d_bias = jnp.sum(jnp.sum(d_logits, axis=1))
+        sums = jax.tree.map(jnp.add, sums, (d_texts, d_scale, d_bias))
+        return sums, scale * matmul("ij,je->ie", d_logits, texts.embeddings)
 
     start = jnp.zeros(texts.embeddings.shape, jnp.float32), jnp.float32(0), jnp.float32(0)
     return scan(step, start, (rows, normalizers and normalizers[0]))

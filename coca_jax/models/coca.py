@@ -31,14 +31,17 @@ PER_EXAMPLE = (
 
 @struct.dataclass
 class CoCaOutput:
-    """The outputs that losses read, in float32; a field is None where no trained loss reads it."""
+    """The outputs that losses read; a field is None where no trained loss reads it.
+
+    All are float32, but for `features` and `unembedding`, which are of the activations' type.
+    """
 
     image_embeddings: Any  # [b, e], unit length
     text_embeddings: Any  # [b, e], unit length
-    # [b, t, d], in the activations' type; position t predicts token t + 1. If an example has
+    # [b, t, d]; position t predicts token t + 1. If an example has
     # several images, there is a row for each image.
     features: Any
-    unembedding: Any  # [d, v], in the activations' type; features @ unembedding are the logits
+    unembedding: Any  # [d, v]; features @ unembedding are the logits
     logit_scale: Any  # [], 1 / temperature
     logit_bias: Any  # [], of the sigmoid loss
     class_logits: Any = None  # [b, classes], of a head

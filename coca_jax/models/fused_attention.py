@@ -83,9 +83,9 @@ def _forward(query, keys, values, masks, heads, interpret):
     return _attention(query, keys, values, masks, heads, interpret), (query, keys, values, masks)
 
 
-def _backward(heads, interpret, kept, by_output):
+def _backward(heads, interpret, kept, d_output):
     *inputs, masks = kept
-    arrays = (*inputs, by_output)
+    arrays = (*inputs, d_output)
     gradients = _call(_backward_kernel, arrays, masks, heads, tuple(inputs), 5, interpret)
     return (*gradients, tuple(None for _ in masks))
 
@@ -145,19 +145,19 @@ def _forward_kernel(*refs, size: int, masked: bool) -> None:
 
 def _backward_kernel(*refs, size: int, masked: bool) -> None:
     """Gradients as in flash attention (arXiv 2205.14135, appendix B)."""
-    (query, keys, values, by_output, by_query, by_keys, by_values), mask = _split(refs, masked)
+    (query, keys, values, d_output, d_query, d_keys, d_values), mask = _split(refs, masked)
     for head in _heads(query, size):
-        q, k, v, by_out = (ref[:, head] for ref in (query, keys, values, by_output))
+        q, k, v, d_out = (ref[:, head] for ref in (query, keys, values, d_output))
         weights = _weights(q, k, mask)
-        by_weights = _matmul(by_out, v, 1, 1)
-        mean = jnp.sum(weights * by_weights, axis=1, keepdims=True)
-        by_logits = weights * (by_weights - mean)
+        d_weights = _matmul(d_out, v, 1, 1)
+        mean = jnp.sum(weights * d_weights, axis=1, keepdims=True)
+        d_logits = weights * (d_weights - mean)
         if mask is not None:  # a query that may attend to nothing has no gradient
-            by_logits = jnp.where(mask, by_logits, 0)
-        by_logits = (by_logits * size**-0.5).astype(q.dtype)
-        by_query[:, head] = _matmul(by_logits, k, 1, 0).astype(by_query.dtype)
-        by_keys[:, head] = _matmul(by_logits, q, 0, 0).astype(by_keys.dtype)
-        by_values[:, head] = _matmul(weights.astype(v.dtype), by_out, 0, 0).astype(by_values.dtype)
+            d_logits = jnp.where(mask, d_logits, 0)
+        d_logits = (d_logits * size**-0.5).astype(q.dtype)
+        d_query[:, head] = _matmul(d_logits, k, 1, 0).astype(d_query.dtype)
+        d_keys[:, head] = _matmul(d_logits, q, 0, 0).astype(d_keys.dtype)
+        d_values[:, head] = _matmul(weights.astype(v.dtype), d_out, 0, 0).astype(d_values.dtype)
 
 
 def _split(refs, masked: bool):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from coca_jax.models.attention import segment_starts
 from coca_jax.models.config import CoCaConfig
-from coca_jax.models.matching import draws
+from coca_jax.models.matching import make_draws
 
 SEGMENTS = "text_segment_ids"
 
@@ -50,5 +50,5 @@ def with_masks(config: CoCaConfig, batch: Mapping[str, Any], key: Any = None) ->
     if "negative_text" in batch:
         masks["negative_mask"] = jnp.any(batch["negative_text"] != pad_id, axis=1)
     if config.matching_block:
-        masks["matching_draws"] = draws(batch, config.matching_block, key)
+        masks["matching_draws"] = make_draws(batch, config.matching_block, key)
     return {**batch, **masks}

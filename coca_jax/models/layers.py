@@ -112,14 +112,14 @@ def _normalize_forward(x: Array, scale: Array, bias: Array, dtype: jnp.dtype):
     return y.astype(dtype), (x, scale, mean, inverse)
 
 
-def _normalize_backward(dtype: jnp.dtype, kept: tuple[Array, ...], by_y: Array):
+def _normalize_backward(dtype: jnp.dtype, kept: tuple[Array, ...], d_y: Array):
     x, scale, mean, inverse = kept
-    by_y = by_y.astype(jnp.float32)
+    d_y = d_y.astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse
-    by_normal = by_y * scale[None]
-    along = jnp.mean(by_normal * normal, axis=-1, keepdims=True)
-    by_x = inverse * (by_normal - jnp.mean(by_normal, axis=-1, keepdims=True) - normal * along)
-    return by_x.astype(x.dtype), jnp.sum(by_y * normal, axis=0), jnp.sum(by_y, axis=0)
+    d_normal = d_y * scale[None]
+    along = jnp.mean(d_normal * normal, axis=-1, keepdims=True)
+    d_x = inverse * (d_normal - jnp.mean(d_normal, axis=-1, keepdims=True) - normal * along)
+    return d_x.astype(x.dtype), jnp.sum(d_y * normal, axis=0), jnp.sum(d_y, axis=0)
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
@@ -140,13 +140,13 @@ def _gelu_forward(x: Array, bias: Array):
     return gelu(x, bias), (x, bias)
 
 
-def _gelu_backward(kept: tuple[Array, Array], by_y: Array):
+def _gelu_backward(kept: tuple[Array, Array], d_y: Array):
     x, bias = kept
     values = (x + jnp.broadcast_to(bias, x.shape)).astype(jnp.float32)
     density = jnp.exp(-0.5 * jnp.square(values)) / math.sqrt(2 * math.pi)
-    by_x = (by_y.astype(jnp.float32) * (_normal_cdf(values) + values * density)).astype(x.dtype)
-    by_bias = jnp.sum(by_x.reshape(-1, x.shape[-1]), axis=0, dtype=jnp.float32)
-    return by_x, by_bias.astype(bias.dtype)
+    d_x = (d_y.astype(jnp.float32) * (_normal_cdf(values) + values * density)).astype(x.dtype)
+    d_bias = jnp.sum(d_x.reshape(-1, x.shape[-1]), axis=0, dtype=jnp.float32)
+    return d_x, d_bias.astype(bias.dtype)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)

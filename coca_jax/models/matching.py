@@ -39,8 +39,10 @@ class HardNegatives(NamedTuple):
     exist: Bool[Array, "b two"]  # False where all examples of the block have the same text
 
 
-def draws(batch: Mapping[str, Any], block_size: int, key: Any = None) -> Float[Array, "rows two g"]:
-    """What is added to the logits of a draw: -inf where a pair is no wrong one.
+def make_draws(
+    batch: Mapping[str, Any], block_size: int, key: Any = None
+) -> Float[Array, "rows two g"]:
+    """What is added to the logits of a draw: noise, or -inf where the pair is a right one.
 
     Args:
       batch: `text` [b, t], and `group` [b, 2] if there are groups. Examples whose texts are equal,
@@ -50,7 +52,8 @@ def draws(batch: Mapping[str, Any], block_size: int, key: Any = None) -> Float[A
 
     Returns:
       For each example (with those that fill up the last block) and each example of its block the
-      noise of the draw of a text, and of an image: Gumbel's, whose largest sum is a draw.
+      noise of the draw of a text, and of an image. It is Gumbel noise: the argmax of logits plus
+      noise is a sample of their softmax (the Gumbel-max trick, arXiv 1611.01144, section 2.1).
     """
     same = _equal_in_block(batch["text"], block_size)
     if "group" in batch:
@@ -74,7 +77,7 @@ def hard_negatives(
       images: unit-length embeddings.
       texts: unit-length embeddings.
       scale: 1 / temperature.
-      draws: as the function of this name makes them.
+      draws: of `make_draws`.
     """
     size = draws.shape[-1]
     x, y = (in_blocks(jax.lax.stop_gradient(z), size) for z in (images, texts))
@@ -100,7 +103,7 @@ def wrong_pairs(
       texts: of the right pairs.
       wrong: captions that the data give; None and None: there are none.
       context: of the images.
-      draws: as the function of this name makes them.
+      draws: of `make_draws`.
       pad_id: of texts; one of nothing else does not exist.
     """
     embeddings = output.image_embeddings, output.text_embeddings

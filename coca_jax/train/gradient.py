@@ -37,10 +37,10 @@ class Objective:
     losses: Mapping[str, Loss]
     trained: Any = None  # tree like the parameters: False stops the gradient; None: all are trained
     lora_scale: float = 0.0
-    frozen: Any = None  # parameters that it is no function of, with LoRA
+    frozen: Any = None  # parameters without a gradient, with LoRA
 
     def forward(self, params: Any, batch: Batch, key: jax.Array) -> CoCaOutput:
-        """The model's outputs for a batch; `key` is for dropout."""
+        """The model's outputs for a batch; `key` is for dropout and the patches left out."""
         image = self.model.config.image
         pixels = normalize_pixels(batch["image"], image.mean, image.std)
         if self.trained is not None:
@@ -67,13 +67,13 @@ class Objective:
 def gradient(
     objective: Objective, params: Any, batch: Batch, key: jax.Array
 ) -> tuple[Any, Metrics]:
-    """The objective's gradient by the parameters and its metrics, in one pass.
+    """The objective's gradient with respect to the parameters and its metrics, in one pass.
 
     Args:
       objective: the losses to minimize.
       params: the model's parameters.
       batch: the global batch.
-      key: for dropout.
+      key: for dropout, the patches that are left out, and the draws of hard negatives.
     """
     batch = objective.with_masks(batch, jax.random.fold_in(key, DRAWS))
 
@@ -90,9 +90,9 @@ def accumulated_gradient(
     """`gradient` with the activations of one of `count` micro-batches at a time (GradCache).
 
     arXiv 2101.06983: a first pass computes the outputs that losses of the whole batch read, for
-    all micro-batches, and from them these losses' gradient by each output. A second pass runs
-    each micro-batch again and carries this gradient back to the parameters, together with that
-    of the micro-batch's share of all other losses.
+    all micro-batches, and from them these losses' gradients of the outputs. A second pass runs each
+    micro-batch again and carries these back to the parameters, together with the gradients of the
+    micro-batch's share of all other losses.
     """
     batch = {name: batch[name] for name in INPUTS if name in batch}
     batch = objective.with_masks(batch, jax.random.fold_in(key, DRAWS))
@@ -130,7 +130,7 @@ def accumulated_gradient(
 def _whole_batch(
     losses: Mapping[str, Loss], outputs: CoCaOutput, batch: Batch, rows: int
 ) -> tuple[jax.Array, CoCaOutput, Metrics]:
-    """Losses of the whole batch, their gradient by the stacked outputs, and their metrics."""
+    """Losses of the whole batch, their gradients of the stacked outputs, and their metrics."""
     value, pullback, metrics = jax.vjp(
         lambda o: weighted_sum(losses, joined(o, rows), batch),
         outputs,

@@ -49,12 +49,12 @@ def lion(options: Any) -> optax.GradientTransformation:
 
 
 def linear(options: Any, steps: int) -> optax.Schedule:
-    """A line from the peak to 0 at the last step."""
+    """A line from the peak to 0, which the step after the last one would have."""
     return optax.linear_schedule(options.learning_rate, 0.0, steps)
 
 
 def cosine(options: Any, steps: int) -> optax.Schedule:
-    """Half a cosine from the peak to 0 at the last step."""
+    """Half a cosine from the peak to 0, which the step after the last one would have."""
     return optax.cosine_decay_schedule(options.learning_rate, steps)
 
 

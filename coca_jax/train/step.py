@@ -34,7 +34,7 @@ def make_train_step(
       objective: model and losses.
       optimizer: from gradients to updates.
       schedule: the learning rate, for the metrics.
-      seed: of dropout.
+      seed: of dropout, of the patches that are left out, and of hard negatives.
       grad_accum_steps: micro-batches; 1 computes the gradient in one pass.
       ema_decay: of the parameters' average, where the state has one.
     """

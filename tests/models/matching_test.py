@@ -10,7 +10,7 @@ from models.random_params import random_params
 
 from coca_jax.models import PRESETS, make_model
 from coca_jax.models.inputs import with_masks
-from coca_jax.models.matching import draws, hard_negatives
+from coca_jax.models.matching import hard_negatives, make_draws
 
 BLOCK, ROWS = 4, 10  # the last block has two pairs
 
@@ -85,7 +85,7 @@ def test_negatives_are_drawn_by_their_similarity():
     }
 
     def draw(key):
-        noise = draws(batch, size, key)
+        noise = make_draws(batch, size, key)
         return hard_negatives(jnp.float32(x), jnp.float32(y), jnp.float32(2), noise)
 
     count = 2000
@@ -103,5 +103,5 @@ def test_negatives_are_drawn_by_their_similarity():
 def test_a_block_does_not_depend_on_the_rest_of_the_batch():
     """So that it may be anywhere: on another device, in another micro-batch."""
     text = jnp.array(np.random.default_rng(0).integers(0, 2, (8, 1)))
-    whole = draws({"text": text}, 4, None)
-    np.testing.assert_array_equal(whole[4:], draws({"text": text[4:]}, 4, None))
+    whole = make_draws({"text": text}, 4, None)
+    np.testing.assert_array_equal(whole[4:], make_draws({"text": text[4:]}, 4, None))
