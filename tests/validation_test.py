@@ -172,11 +172,11 @@ def test_a_head_that_is_right():
         ),
         (
             {"loss.matching.weight": 1.0, "loss.contrastive.weight": 0.0},
-            "config.loss.matching draws hard negatives by similarity, and",
+            "config.loss.matching.weight needs config.loss.contrastive.weight above 0",
         ),
         (
             {"data.train.negatives": "wrong", "loss.contrastive.weight": 0.0},
-            "config.data.train.negatives has no effect: config.loss.contrastive.weight=0.0",
+            "config.data.train.negatives='wrong' has no effect: config.loss.contrastive.weight=0.0",
         ),
         (
             {"data.train.negatives": "wrong", "data.train.captions": "questions"},
@@ -208,6 +208,20 @@ def test_a_head_that_is_right():
         (HEAD | {"data.train.captions": "questions"}, "config.head.input=image sees no questions"),
         (HEAD | {"init.only": "a.*"}, "config.init.only='a.*' has no effect without"),
         ({"lora.full": ("a",)}, "config.lora.full=('a',) has no effect: config.lora.rank=0"),
+        ({"lora.alpha": 4.0}, "config.lora.alpha=4.0 has no effect: config.lora.rank=0"),
+        (
+            {"data.train.keep_captions": True},
+            "keep_captions=True has no effect without config.data.train.captions_from",
+        ),
+        (
+            {"data.train.group": "label", "loss.contrastive.weight": 0.0},
+            "config.data.train.group='label' has no effect: config.loss.contrastive.weight=0.0",
+        ),
+        (
+            {"loss.contrastive.initial_temperature": 0.005},
+            "config.loss.contrastive.initial_temperature=0.005 should be at least "
+            "config.loss.contrastive.temperature_floor=0.01",
+        ),
         (
             {"data.train.neighborhood_size": 4},
             "config.data.train.neighborhood_size=4 has no effect without "

@@ -10,9 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from coca_jax.config.kinds import NAME
-from coca_jax.config.schema import Config
+from coca_jax.config.schema import Config, LoraConfig
 from coca_jax.config.tree import build
-from coca_jax.data.options import MixtureConfig, TrainDataConfig
+from coca_jax.data.options import MixtureConfig, TrainDataConfig, section_key
 from coca_jax.data.packing import packing_errors
 from coca_jax.fields import Kind, Sections, fields_of, is_section, is_sequence, members, near, shown
 from coca_jax.io.messages import duplicates
@@ -38,7 +38,8 @@ def errors(config: Any, checks: Sequence[Check] = (), *, stored: bool = False) -
     usable = build(_usable(config, invalid))
     # It is not known what a loss reads that another process registered.
     known = items(items(config).get("loss")).keys() <= usable.loss.keys() or not stored
-    checks = (*[_between_keys] * known, *checks)
+    of_new_runs = [_without_effect, _temperature] * (not stored)
+    checks = (*[_between_keys] * known, *of_new_runs, *checks)
     lines = [line for check in checks for line in check(usable)]
     # A message that names an invalid key is about the default in its place.
     lines = [line for line in lines if not any(f"config.{key}" in line for key in invalid)]
@@ -150,7 +151,6 @@ def _between_keys(config: Config) -> Iterator[str]:
         yield (
             f"config.optimizer.warmup_steps={warmup} should be less than config.train.steps={steps}"
         )
-    yield from _without_effect(config)
     yield from _lora(config)
     yield from _model(config)
     yield from _packing(config)
@@ -164,32 +164,64 @@ def _between_keys(config: Config) -> Iterator[str]:
 
 def _without_effect(config: Config) -> Iterator[str]:
     """Errors of settings of what is off."""
-    if config.init.only != ".*" and not config.init.path:
-        yield f"config.init.only={shown(config.init.only)} has no effect without config.init.path"
-    if config.lora.full and not config.lora.rank:
-        yield f"config.lora.full={shown(config.lora.full)} has no effect: config.lora.rank=0"
-    data_sets = config.data.data_sets()
-    if not any(data_set.neighborhoods for data_set in data_sets.values()):
-        for name, data_set in data_sets.items():
-            if (size := data_set.neighborhood_size) != TrainDataConfig.neighborhood_size:
-                key = f"config.data.{f'sources.{name}' if name else 'train'}"
-                yield (f"{key}.neighborhood_size={size} has no effect without {key}.neighborhoods")
+    init, lora, contrastive = config.init, config.lora, config.loss.contrastive
+    if init.only != ".*" and not init.path:
+        yield f"config.init.only={shown(init.only)} has no effect without config.init.path"
+    for name in ("full", "layers", "alpha"):
+        if not lora.rank and (value := getattr(lora, name)) != getattr(LoraConfig, name):
+            yield f"config.lora.{name}={shown(value)} has no effect: config.lora.rank=0"
+    data_sets = {section_key(n): options for n, options in config.data.data_sets().items()}
+    compares = "image_embeddings" in outputs_read(trained_losses(config.loss))
+    near_each_other = any(options.neighborhoods for options in data_sets.values())
+    for key, options in data_sets.items():
+        size = options.neighborhood_size
+        if not near_each_other and size != TrainDataConfig.neighborhood_size:
+            yield (
+                f"config.{key}.neighborhood_size={size} has no effect without "
+                f"config.{key}.neighborhoods"
+            )
+        if options.keep_captions and not options.captions_from:
+            yield (
+                f"config.{key}.keep_captions=True has no effect without config.{key}.captions_from"
+            )
+        for name, is_read in (("negatives", contrastive.weight > 0), ("group", compares)):
+            if not is_read and (value := getattr(options, name)):
+                yield (
+                    f"config.{key}.{name}={shown(value)} has no effect: "
+                    "config.loss.contrastive.weight=0.0"
+                )
+
+
+def _temperature(config: Config) -> Iterator[str]:
+    """Errors of the temperature that training starts with."""
+    first = config.loss.contrastive.initial_temperature
+    for name, loss in trained_losses(config.loss).items():
+        floor = getattr(loss, "temperature_floor", first)
+        if first < floor:
+            yield (
+                f"config.loss.contrastive.initial_temperature={first} should be at least "
+                f"config.loss.{name}.temperature_floor={floor}"
+            )
 
 
 def _negatives(config: Config) -> Iterator[str]:
     """Errors of wrong captions and of a matching head."""
-    given, matching = config.data.has_negatives, config.loss.matching.weight > 0
-    if given and not config.loss.contrastive.weight:
-        yield "config.data.train.negatives has no effect: config.loss.contrastive.weight=0.0"
+    matching = config.loss.matching.weight > 0
     if matching and not config.loss.contrastive.weight:
         yield (
-            "config.loss.matching draws hard negatives by similarity, and "
-            "config.loss.contrastive.weight=0.0 trains none"
+            "config.loss.matching.weight needs config.loss.contrastive.weight above 0: hard "
+            "negatives are drawn by the similarities that it trains"
         )
-    if config.data.packing.texts_per_row > 1 and (given or matching):
-        name = "config.loss.matching.weight" if matching else "config.data.train.negatives"
+    keys = [
+        f"config.{section_key(name)}.negatives"
+        for name, options in config.data.data_sets().items()
+        if options.negatives
+    ]
+    if matching:
+        keys = ["config.loss.matching.weight"]
+    if config.data.packing.texts_per_row > 1 and keys:
         key = f"config.data.packing.texts_per_row={config.data.packing.texts_per_row}"
-        yield f"{key}: {name} needs a row for each text; texts_per_row should be 1"
+        yield f"{key}: {keys[0]} needs a row for each text; texts_per_row should be 1"
 
 
 def _packing(config: Config) -> Iterator[str]:
@@ -232,15 +264,18 @@ def _head(config: Config) -> Iterator[str]:
             yield "config.head.classes has no effect: config.loss.classification.weight=0.0"
     elif len(classes) < 2:
         yield f"config.head.classes={[*classes]} should be the names of two or more classes"
-    captions = [data_set.captions for data_set in config.data.data_sets().values()]
+    captions = {
+        options.captions: f"config.{section_key(name)}.captions={options.captions}"
+        for name, options in config.data.data_sets().items()
+    }
     # Labels that are numbers tell classes of one name apart; answers are names.
     if "questions" in captions and (names := duplicates(classes)):
         yield f"config.head.classes: answers cannot tell apart {', '.join(map(shown, names[:5]))}"
     if trains_head and config.head.input == "image" and "questions" in captions:
-        yield "config.head.input=image sees no questions, and data.train.captions=questions"
+        yield f"config.head.input=image sees no questions, and {captions['questions']}"
     of_pairs = {name: loss for name, loss in losses.items() if {*loss.reads} - {"class_logits"}}
     if (of_pairs or config.head.input == "text") and "none" in captions:
-        yield "config.data.train.captions=none is for a head that reads images, and no other loss"
+        yield f"{captions['none']} is for a head that reads images, and no other loss"
     if num_images > 1 and of_pairs:
         weights = " and ".join(f"config.loss.{n}.weight={x.weight}" for n, x in of_pairs.items())
         yield f"config.data.num_images={num_images} is for a head alone: {weights} should be 0"
