@@ -37,11 +37,18 @@ class BatchSizes:
 
     def examples_seen(self, step: int) -> int:
         """Examples of the first `step` steps."""
+        return sum(self.examples_seen_by_length(step).values())
+
+    def examples_seen_by_length(self, step: int) -> dict[int | None, int]:
+        """Examples of the first `step` steps by their lengths; None: all images have one size."""
         if not self.lengths:
-            return step * self.batch_size
+            return {None: step * self.batch_size}
         cycles, rest = divmod(step, len(self.lengths))
         begun = self._lengths(step)[:rest]
-        return cycles * self._of_cycle + sum(self._sizes[length] for length in begun)
+        return {
+            n: size * (cycles * self.lengths.count(n) + begun.count(n))
+            for n, size in self._sizes.items()
+        }
 
     def steps(self, examples: int) -> int:
         """The fewest steps that have this many examples."""

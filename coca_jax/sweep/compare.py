@@ -9,17 +9,14 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from coca_jax.config import model_config
 from coca_jax.errors import UserError
 from coca_jax.evaluate.results import read_newest, write_json
 from coca_jax.io.paths import as_path
 from coca_jax.observe.report.sweep import FILE
 from coca_jax.observe.writers import read_metrics
-from coca_jax.planning import training_flops
 from coca_jax.sweep.runs import Run, Stage, planned_runs, stage_order, stages_of
 from coca_jax.sweep.validation import shard_errors, sweep_errors
 from coca_jax.train.loop import train
-from coca_jax.train.teacher import teacher_model
 from coca_jax.train.workdir import is_finished
 
 
@@ -102,10 +99,10 @@ def results(config: ConfigDict, measured: dict[Run, dict[str, Any]]) -> dict[str
 
     `rows`: name -> `changes`, and `seeds`: seed -> metric's title -> value (None: not evaluated),
     with `step_seconds`, the median of the first stage's log points; `memory_gib`, what its state
-    and its step take on a device; `flops`, of one example in its training, and `training_flops`, of
-    all of them; and `steps`, what each stage was trained for, which a row may change. `tables`:
-    title -> names of rows; costs are relative to the first. `metrics`: titles of the columns.
-    `steps`: stage -> steps of training, if a row does not change them.
+    and its step take on a device; `flops`, of one example in its training on average, and
+    `training_flops`, of all of them; and `steps`, what each stage was trained for, which a row may
+    change. `tables`: title -> names of rows; costs are relative to the first. `metrics`: titles of
+    the columns. `steps`: stage -> steps of training, if a row does not change them.
     """
     rows: dict[str, Any] = {}
     for run, values in measured.items():
@@ -140,15 +137,15 @@ def _measured(config: ConfigDict, stages: Sequence[Stage]) -> dict[str, Any]:
         evaluation, _, metric = path.partition("/")
         values[title] = evaluated[name].get(evaluation, {}).get(metric)
     logged = [[r for r in read_metrics(s.workdir) if "train/loss" in r] for s in stages]
-    records, first = logged[0], stages[0].config
-    flops = training_flops(model_config(first), first.data.packing, teacher_model(first))
-    examples = records[-1].get("train/examples_seen", 0.0) if records else 0.0
+    records = logged[0]
+    last = records[-1] if records else {}
+    flops, examples = last.get("train/flops_seen"), last.get("train/examples_seen")
     seconds = [r["train/step_seconds"] for r in records if "train/step_seconds" in r]
     return values | {
         # The first has what comes before the first step, too.
         "step_seconds": statistics.median(seconds[1:] or seconds) if seconds else None,
-        "memory_gib": records[-1].get("train/memory_gib") if records else None,
-        "flops": flops,
-        "training_flops": flops * int(examples) if examples > 0 else None,
+        "memory_gib": last.get("train/memory_gib"),
+        "flops": flops / examples if flops and examples else None,
+        "training_flops": flops,
         "steps": {s.name: r[-1]["step"] for s, r in zip(stages, logged, strict=True) if r},
     }

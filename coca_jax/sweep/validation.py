@@ -1,7 +1,7 @@
 """Validates a sweep, and reports all errors at once before anything is trained."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,10 +10,13 @@ from coca_jax.config.checks import key_errors
 from coca_jax.config.schema import SweepConfig
 from coca_jax.errors import UserError
 from coca_jax.fields import fields_of, shown
+from coca_jax.io.messages import duplicates
+from coca_jax.observe.report.sweep import COSTS
 from coca_jax.sweep.runs import Stage, planned_runs, stages_of
 from coca_jax.trees import flatten, items
 from coca_jax.validation import validate
 
+RESERVED = {"steps", *COSTS, *COSTS.values()}  # beside the metrics in `compare.json` and its tables
 KEYS = ("seeds", "stages", "tables", "metrics")
 
 
@@ -66,7 +69,10 @@ def shard_errors(config: ConfigDict) -> list[str]:
 
 
 def _metric_errors(config: ConfigDict) -> Iterator[str]:
-    for _, stage, path in config.metrics:
+    yield from _repeated("config.metrics", [title for title, _, _ in config.metrics])
+    for title, stage, path in config.metrics:
+        if title in RESERVED:
+            yield f"config.metrics: {title!r} is the name of something else in the results"
         if stage not in config.stages:
             yield f"config.metrics: {stage!r} is none of the stages {', '.join(config.stages)}"
         elif path.partition("/")[0] not in config.stages[stage].eval:
@@ -74,7 +80,13 @@ def _metric_errors(config: ConfigDict) -> Iterator[str]:
             yield f"config.metrics: {path!r} names none of the evaluations {evaluations}"
 
 
+def _repeated(where: str, names: Sequence[str]) -> Iterator[str]:
+    if repeated := duplicates(names):
+        yield f"{where}: several have the title {', '.join(map(repr, repeated))}"
+
+
 def _table_errors(config: ConfigDict) -> Iterator[str]:
+    yield from _repeated("config.tables", [table[0] for table in config.tables if _is_named(table)])
     for table in config.tables:
         if not _is_named(table) or not isinstance(table[1], tuple | list):
             yield f"config.tables: {table!r} should be (title, rows)"
@@ -95,7 +107,7 @@ def _is_named(value: Any) -> bool:
 
 
 def _row_errors(config: ConfigDict) -> Iterator[str]:
-    keys = set().union(*(flatten(stage.to_dict()) for stage in config.stages.values()))
+    keys = {name: flatten(stage.to_dict()).keys() for name, stage in config.stages.items()}
     changes_of: dict[str, Any] = {}
     for title, table in config.tables:
         for name, changes in table:
@@ -108,9 +120,21 @@ def _row_errors(config: ConfigDict) -> Iterator[str]:
             if changes_of.setdefault(name, changes) != changes:
                 yield f"{where}: another table has a row of this name with other changes"
             for key, _ in changes:
-                stage, _, rest = key.partition(".")
-                if (rest if stage in config.stages else key) not in keys:
-                    yield f"{where}: there is no key {key!r}"
+                yield from (f"{where}: {text}" for text in _missing_key(key, keys))
+
+
+def _missing_key(key: str, keys: Mapping[str, Container[str]]) -> Iterator[str]:
+    """An error of a changed key that stages do not have; `keys`: those of each stage."""
+    owner, _, rest = key.partition(".")
+    if owner in keys:
+        having = [owner] if rest in keys[owner] else []
+    else:
+        having = [stage for stage, names in keys.items() if key in names]
+    if not having:
+        yield f"there is no key {key!r}"
+    elif owner not in keys and len(having) < len(keys):
+        names = " or ".join(f"{stage}.{key}" for stage in having)
+        yield f"not all stages have a key {key!r}; write {names}"
 
 
 def _stage_errors(stage: Stage, row: str, devices: int | Sequence[Any] | None) -> list[str]:

@@ -1,6 +1,7 @@
 """All the parts of a run, built from its configuration before anything is computed or written."""
 
 import dataclasses
+import functools
 import math
 import os
 from typing import Any
@@ -59,18 +60,25 @@ class Experiment:
         """The number of examples that the first `step` steps train with."""
         return self.stream.batch_sizes.examples_seen(step)
 
-    def flops(self, sequence_length: int | None = None) -> int:
-        """FLOPs of training with one pair, its teacher's included.
+    def flops_seen(self, step: int) -> int:
+        """FLOPs of the first `step` steps."""
+        examples = self.stream.batch_sizes.examples_seen_by_length(step)
+        return sum(count * self.flops[length] for length, count in examples.items())
 
-        Args:
-          sequence_length: patches of an image; None: the most that the model takes.
+    @functools.cached_property
+    def flops(self) -> dict[int | None, int]:
+        """FLOPs of training with one pair, its teacher's included, by the most patches of an image.
+
+        The key is None where all images have one size.
         """
-        models = [self.program.model.config]
-        if self.teacher:
-            models.append(model_config(self.teacher.config))
-        if sequence_length is not None:
-            models = [model.with_sequence_length(sequence_length) for model in models]
-        return training_flops(models[0], self.config.data.packing, *models[1:])
+        model, packing = self.program.model.config, self.config.data.packing
+        teacher = model_config(self.teacher.config) if self.teacher else None
+        return {
+            n: training_flops(
+                model.with_sequence_length(n), packing, teacher and teacher.with_sequence_length(n)
+            )
+            for n in self.stream.batch_sizes.lengths or (None,)
+        }
 
 
 def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:

@@ -201,7 +201,10 @@ class _Attempt:
 
     def _measured(self, step: int) -> dict[str, float]:
         """The metrics of the steps since the last log point."""
-        seen = {"train/examples_seen": self.experiment.examples_seen(step)}
+        seen = {
+            "train/examples_seen": self.experiment.examples_seen(step),
+            "train/flops_seen": self.experiment.flops_seen(step),
+        }
         return self.meter.read() | self.memory | seen | self._account(step)
 
     def _account(self, step: int) -> dict[str, float]:
@@ -254,8 +257,8 @@ class _Attempt:
     def _work(self, step: int) -> tuple[int, int]:
         """Examples of a step by its number, and the FLOPs of training with them."""
         sizes = self.experiment.stream.batch_sizes
-        size, length = sizes.size(step - 1), sizes.length(step - 1)
-        return size, size * self.experiment.flops(length)
+        size = sizes.size(step - 1)
+        return size, size * self.experiment.flops[sizes.length(step - 1)]
 
     def _start(self, state: TrainState, batch: Batch) -> None:
         """Compiles the first step, and says what is computed on what."""

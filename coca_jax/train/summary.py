@@ -53,7 +53,7 @@ def describe(
         "memory": f"{bytes_per_device(state) / GIB:.3f} GiB of state, "
         f"{_temporary(compiled)} a device",
         "compiled": f"in {seconds:.1f} s",
-        "mfu": f"{experiment.flops() / 1e9:.3g} GFLOP a pair ({RULE}), against {peak}",
+        "mfu": f"{max(experiment.flops.values()) / 1e9:.3g} GFLOP a pair ({RULE}), against {peak}",
     }
     return "\n".join(f"{name:>10}  {text}" for name, text in rows.items())
 

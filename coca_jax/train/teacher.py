@@ -13,7 +13,7 @@ from coca_jax.errors import UserError
 from coca_jax.inference.loading import find_checkpoint, restore_params
 from coca_jax.inference.sources import Source
 from coca_jax.losses.distillation import TEACHER_IMAGES, TEACHER_TEXTS
-from coca_jax.models import CoCaConfig, make_model, normalize_pixels
+from coca_jax.models import make_model, normalize_pixels
 from coca_jax.patches import PatchBudget, Target
 from coca_jax.train.gradient import SEGMENTS, Batch, joined, split
 from coca_jax.train.warm_start import tokenizer_problems
@@ -58,20 +58,6 @@ def find_teacher(config: ConfigDict, tokenizer_file: str) -> Source | None:
             + "\n".join(problems)
         )
     return source
-
-
-def teacher_model(config: ConfigDict) -> CoCaConfig | None:
-    """The model of a run's teacher; None: its configuration has no distillation.
-
-    Args:
-      config: the run's.
-
-    Raises:
-      UserError: there is no such model.
-    """
-    if not config.loss.distillation.weight:
-        return None
-    return model_config(find_checkpoint(config.loss.distillation.teacher).config)
 
 
 def _size(target: Target) -> str:

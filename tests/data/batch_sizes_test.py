@@ -1,3 +1,4 @@
+import collections
 import itertools
 
 import pytest
@@ -33,6 +34,12 @@ def test_tokens_are_about_as_many_in_each_step():
 def test_examples_seen_are_the_sum_of_the_steps(sizes):
     sums = [0, *itertools.accumulate(sizes.size(n) for n in range(30))]
     assert [sizes.examples_seen(n) for n in range(31)] == sums
+    by_length = collections.Counter()
+    for n in range(31):
+        assert sizes.examples_seen_by_length(n) == {
+            k: by_length[k] for k in sizes.lengths or [None]
+        }
+        by_length[sizes.length(n)] += sizes.size(n)
     for examples in range(sums[20] + 1):
         steps = sizes.steps(examples)
         assert sums[steps] >= examples and (steps == 0 or sums[steps - 1] < examples)

@@ -66,7 +66,10 @@ class Trained:
         lines = [{"step": i, "train/loss": 1.0, "train/step_seconds": seconds} for i in (2, 3, 4)]
         lines[0]["train/step_seconds"] = 99.0  # with what a first step has to do
         lines[-1]["train/memory_gib"] = 0.5
-        lines[-1] |= {"step": config.train.steps, "train/examples_seen": 8 * config.train.steps}
+        seen = 8 * config.train.steps
+        cost = 5 if config.loss.captioning.weight else 3
+        lines[-1] |= {"train/examples_seen": seen, "train/flops_seen": cost * seen}
+        lines[-1]["step"] = config.train.steps
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
 
 
@@ -86,8 +89,8 @@ def test_all_rows_of_a_seed_and_all_stages_in_their_order(tmp_path, monkeypatch)
     assert values["zero-shot"] == 0.75 and values["VQA"] == 0.25 and values["CIDEr"] is None
     assert values["step_seconds"] == 0.1 and values["memory_gib"] == 0.5
     assert values["steps"] == found["steps"] == {"first": 4, "again": 4}
-    assert values["training_flops"] == values["flops"] * 32
-    assert values["flops"] < found["rows"]["coca"]["seeds"]["1"]["flops"]
+    assert values["flops"] == 3 and values["training_flops"] == 3 * 32
+    assert found["rows"]["coca"]["seeds"]["1"]["flops"] == 5
     stored = json.loads((tmp_path / "compare.json").read_text())
     assert stored == json.loads(json.dumps(found))
 
@@ -256,6 +259,21 @@ def test_changes_are_of_one_stage_or_of_all(tmp_path):
             {"tables": (("t", (("a", ()),)), ("u", (("a", (("seed", 3),)),)))},
             "another table has a row of this name",
         ),
+        (
+            {"tables": (("t", (("a", (("eval.vqa.limit", 3),)),)),)},
+            r"t\.a: not all stages have a key 'eval\.vqa\.limit'; write again\.eval\.vqa\.limit",
+        ),
+        (
+            {"tables": (("t", (("a", (("again.eval.zero_shot.limit", 3),)),)),)},
+            r"there is no key 'again\.eval\.zero_shot\.limit'",
+        ),
+        ({"tables": (("t", (("a", ()),)), ("t", (("b", ()),)))}, "several have the title 't'"),
+        ({"metrics": (("x", "again", "vqa/accuracy"),) * 2}, "several have the title 'x'"),
+        (
+            {"metrics": (("steps", "again", "vqa/accuracy"),)},
+            "'steps' is the name of",
+        ),
+        ({"metrics": (("memory", "again", "vqa/accuracy"),)}, "'memory' is the name of"),
         ({"metrics": (("x", "third", "vqa/accuracy"),)}, "none of the stages again, first"),
         ({"metrics": (("x", "again", "cider"),)}, "names none of the evaluations vqa"),
         ({"more": 1}, "config.more is unknown"),

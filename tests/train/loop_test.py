@@ -17,6 +17,7 @@ import quiet_config
 from small_run import ROOT, SMALL, STEPS, losses, make_config
 
 from coca_jax.checkpoints import CheckpointStore
+from coca_jax.config import model_config
 from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.errors import Preempted, UserError
 from coca_jax.evaluate import runner
@@ -25,6 +26,7 @@ from coca_jax.io.locks import locked
 from coca_jax.observe.progress import Progress
 from coca_jax.observe.recorder import Recorder
 from coca_jax.observe.writers import read_metrics
+from coca_jax.planning import training_flops
 from coca_jax.train import experiment, loop, resume
 from coca_jax.train.evaluation import Evaluator
 
@@ -63,6 +65,8 @@ def test_a_run_writes_what_the_contract_says(whole):
     assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6, 6]
     train = records[0]
     assert train["train/examples_seen"] == 16
+    flops = training_flops(model_config(make_config(prepared)))
+    assert train["train/flops_seen"] == 16 * flops
     assert train.keys() >= {"train/mfu", "train/examples_per_second", "train/bad_image"}
     assert records[-1]["eval/zero_shot/top1"] == results["zero_shot"]["top1"]
 

@@ -95,7 +95,7 @@ def are_results(content: Any) -> bool:
         return False
     values = {name: (float, None) for name in content["metrics"]}
     values |= {"step_seconds": (float, None), "memory_gib?": (float, None)}
-    values |= {"flops": float, "training_flops?": (float, None)}
+    values |= {"flops": (float, None), "training_flops?": (float, None)}
     values |= {"steps?": lambda steps: fits(steps, dict) and fits([*steps.values()], [is_step])}
     runs = [run for row in rows.values() for run in row["seeds"].values()]
     pairs = [change for row in rows.values() for change in row["changes"]]
