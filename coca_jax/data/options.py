@@ -240,7 +240,7 @@ class DataConfig:
     )
     allow_changes: bool = field(
         False,
-        "Whether a run may be resumed with data that changed since it stopped.",
+        "Whether a run may be resumed with data, or a teacher, that changed since it stopped.",
         fields.flag(),
         resumable=True,
     )

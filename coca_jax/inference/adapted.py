@@ -14,7 +14,7 @@ from coca_jax.interop import hub
 from coca_jax.io.paths import as_path
 from coca_jax.models import lora
 
-KEY = "base"  # of a checkpoint's metadata, with what `base_record` returns
+KEY = "base"  # of a checkpoint's metadata, with what `model_record` returns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +56,14 @@ def _factor(leaf: jax.ShapeDtypeStruct, kernel: jax.ShapeDtypeStruct) -> jax.Sha
     return jax.ShapeDtypeStruct(leaf.shape, np.float32, sharding=sharding)
 
 
-def base_record(base: Source, item: str) -> dict[str, Any]:
-    """What finds the model that factors belong to, and tells it from another one.
+def model_record(source: Source, item: str) -> dict[str, Any]:
+    """What finds a model again that a run needs, and tells it from another one.
 
     Args:
-      base: the model.
+      source: the model.
       item: that its parameters are taken from.
     """
-    place = base.folder if isinstance(base, Checkpoint) else base.title
+    place = source.folder if isinstance(source, Checkpoint) else source.title
     if not hub.is_hub_name(place):
         place = os.fspath(as_path(place).absolute())
-    return {"path": place, "step": base.step, "item": item, "identity": base.identity}
+    return {"path": place, "step": source.step, "item": item, "identity": source.identity}

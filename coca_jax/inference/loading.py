@@ -119,7 +119,7 @@ def _checkpoint(
         return Checkpoint(path, step, config, store)
     record = metadata[adapted.KEY]
     try:
-        base = find_base(record, config.init.path)
+        base = find_recorded(record, config.init.path)
     except UserError as error:
         raise UserError(
             f"{path}, step {step}, holds only what LoRA trained, and the model that it began with "
@@ -129,12 +129,12 @@ def _checkpoint(
     return adapted.Adapted(path, step, config, store, base, record["item"])
 
 
-def find_base(record: Mapping[str, Any], path: str) -> Source:
-    """The model that the factors of a run with LoRA belong to.
+def find_recorded(record: Mapping[str, Any], path: str) -> Source:
+    """A model that a run needs: that which its factors of LoRA belong to, or its teacher.
 
     Args:
-      record: of `adapted.base_record`.
-      path: where it is looked for first, before the place in the record; `init.path` of the run.
+      record: of `adapted.model_record`.
+      path: where it is looked for first, before the place in the record.
 
     Raises:
       UserError: it is in neither place, or another model is there.
@@ -142,13 +142,13 @@ def find_base(record: Mapping[str, Any], path: str) -> Source:
     errors = []
     for place in dict.fromkeys(filter(None, (path, record["path"]))):
         try:
-            base = find_checkpoint(place, record["step"])
+            found = find_checkpoint(place, record["step"])
         except UserError as error:
             errors.append(str(error))
             continue
-        if base.identity == record["identity"]:
-            return base
-        errors.append(f"{base.title}, is another model: its checksum differs")
+        if found.identity == record["identity"]:
+            return found
+        errors.append(f"{found.title}, is another model: its checksum differs")
     raise UserError("; ".join(dict.fromkeys(errors)))
 
 

@@ -30,7 +30,7 @@ from coca_jax.train.best import require_evaluation
 from coca_jax.train.data_changes import require_same_data, stored_steps
 from coca_jax.train.frozen import find_frozen, require_frozen
 from coca_jax.train.program import TrainProgram, make_program
-from coca_jax.train.teacher import find_teacher
+from coca_jax.train.teacher import TEACHER, find_teacher
 from coca_jax.train.warm_start import TowerFile, WarmStart, find_source, plan
 from coca_jax.validation import validate
 
@@ -49,7 +49,8 @@ class Experiment:
     saved: Saved | None  # the newest checkpoint's description of itself; None: a new run
     warm_start: WarmStart | None  # None: random parameters, or all are the workdir's own
     teacher: Source | None = None  # of `loss.distillation`
-    base: dict[str, Any] | None = None  # of a run with LoRA, see `adapted.base_record`
+    # Other models that a resumed run needs, by key of the metadata; see `adapted.model_record`.
+    records: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -108,9 +109,7 @@ def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:
     config = _resolve_epochs(config, stream, stored_steps(saved, data))
     program, file = make_program(config, partitioner), tokenizer_file(config.data)
     warm_start = source and _warm_start(source, config, program, file)
-    base = None
-    if config.lora.rank and warm_start:  # now, since a run that goes on may remove the step
-        base = adapted.base_record(warm_start.source, warm_start.item)
+    teacher = find_teacher(config, file, saved)
     return Experiment(
         config,
         workdir,
@@ -121,9 +120,20 @@ def build(config: ConfigDict, workdir: str | os.PathLike) -> Experiment:
         data,
         saved,
         warm_start,
-        teacher=find_teacher(config, file),
-        base=base,
+        teacher,
+        # Now, since a run that goes on may remove the step.
+        _records(warm_start if config.lora.rank else None, teacher),
     )
+
+
+def _records(base: WarmStart | None, teacher: Source | None) -> dict[str, dict[str, Any]]:
+    """Other models that a resumed run needs, by the keys of checkpoints' metadata."""
+    records = {}
+    if base:
+        records[adapted.KEY] = adapted.model_record(base.source, base.item)
+    if teacher:
+        records[TEACHER] = adapted.model_record(teacher, teacher.item(use_ema=True))
+    return records
 
 
 def _warm_start(

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from coca_jax.checkpoints.metadata import Saved
 from coca_jax.errors import UserError
 from coca_jax.inference import adapted
-from coca_jax.inference.loading import find_base
+from coca_jax.inference.loading import find_recorded
 from coca_jax.inference.sources import Source
 from coca_jax.train.warm_start import WarmStart, folded
 
@@ -27,7 +27,7 @@ def find_frozen(config: ConfigDict, workdir: epath.Path, saved: Saved) -> Source
     """
     record, path, use_ema = saved.metadata[adapted.KEY], config.init.path, config.init.use_ema
     try:
-        source = find_base(record, path)
+        source = find_recorded(record, path)
     except UserError as error:
         raise UserError(
             f"config.init.path={path!r} should be the model that {workdir} began with, since its "

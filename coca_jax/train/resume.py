@@ -40,7 +40,8 @@ def make_state(experiment: Experiment, store: CheckpointStore, step: int) -> Tra
         items = store.restore(step, saved_items(factory.abstract))
         replicated = experiment.program.partitioner.replicated
         count = jax.make_array_from_callback((), replicated, lambda _: np.asarray(step, np.int32))
-        frozen = restore_frozen(warm_start, factory.abstract.frozen) if experiment.base else None
+        has_base = adapted.KEY in experiment.records
+        frozen = restore_frozen(warm_start, factory.abstract.frozen) if has_base else None
         return TrainState(count, items["params"], items["optimizer"], items.get("ema"), frozen)
     state = factory.create(experiment.config.seed)
     if warm_start is None:
@@ -84,12 +85,11 @@ def metadata(
       changes: of the run since it began; see `history`.
       checksums: of the files in the workdir that the model needs, by name.
     """
-    base = {adapted.KEY: experiment.base} if experiment.base else {}
     return {
         "examples_seen": experiment.examples_seen(step),
         "config": to_json(experiment.config),
         "data": experiment.data,
         **changes,
-        **base,
+        **experiment.records,
         "files": checksums,
     }

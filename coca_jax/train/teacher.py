@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from coca_jax.checkpoints.metadata import Saved
+from coca_jax.checkpoints.processes import say
 from coca_jax.config import model_config
 from coca_jax.distributed import Partitioner
 from coca_jax.errors import UserError
-from coca_jax.inference.loading import find_checkpoint, restore_params
+from coca_jax.inference.loading import find_checkpoint, find_recorded, restore_params
 from coca_jax.inference.sources import Source
 from coca_jax.losses.distillation import TEACHER_IMAGES, TEACHER_TEXTS
 from coca_jax.models import make_model, normalize_pixels
@@ -18,20 +20,26 @@ from coca_jax.patches import PatchBudget, Target
 from coca_jax.train.gradient import SEGMENTS, Batch, joined, split
 from coca_jax.train.warm_start import tokenizer_problems
 
+TEACHER = "teacher"  # of a checkpoint's metadata, with what `model_record` returns
 
-def find_teacher(config: ConfigDict, tokenizer_file: str) -> Source | None:
+
+def find_teacher(
+    config: ConfigDict, tokenizer_file: str, saved: Saved | None = None
+) -> Source | None:
     """The model that a run imitates; None: its configuration has no distillation.
 
     Args:
       config: the run's.
       tokenizer_file: the file of its tokenizer; empty if it has none.
+      saved: what the run's newest checkpoint says of itself; None: the run is new.
 
     Raises:
-      UserError: there is no such model, or it cannot embed this run's images and texts.
+      UserError: there is no such model, it is not the one that the run began with, or it cannot
+        embed this run's images and texts.
     """
     if not config.loss.distillation.weight:
         return None
-    source = find_checkpoint(config.loss.distillation.teacher)
+    source = _same_as_before(config, saved) or find_checkpoint(config.loss.distillation.teacher)
     teacher, student = model_config(source.config), model_config(config)
     problems = tokenizer_problems(source, config, tokenizer_file)
     if teacher.contrastive == "none":
@@ -58,6 +66,23 @@ def find_teacher(config: ConfigDict, tokenizer_file: str) -> Source | None:
             + "\n".join(problems)
         )
     return source
+
+
+def _same_as_before(config: ConfigDict, saved: Saved | None) -> Source | None:
+    """The teacher that a run began with; None: it is new, or may take another one."""
+    path = config.loss.distillation.teacher
+    if saved is None or TEACHER not in saved.metadata:
+        return None
+    try:
+        return find_recorded({**saved.metadata[TEACHER], "path": path}, path)
+    except UserError as error:
+        if config.data.allow_changes:
+            say(f"the teacher is not the one that the run began with: {error}")
+            return None
+        raise UserError(
+            f"config.loss.distillation.teacher={path!r} should be the model that the run began "
+            f"with: {error}; put it back, or resume with --config.data.allow_changes=True"
+        ) from error
 
 
 def _size(target: Target) -> str:

@@ -235,4 +235,4 @@ def test_a_base_that_goes_on_may_remove_its_step(prepared, base, tmp_path):
         record = resume.metadata(experiment, 1, {}, {})["base"]
     finally:
         shutil.move(base / "gone", base / "checkpoints")
-    assert record == adapted.base_record(find_checkpoint(base), "ema")
+    assert record == adapted.model_record(find_checkpoint(base), "ema")

@@ -1,6 +1,7 @@
 """Distillation from a loaded model: what it adds to a batch, a run with it, and bad teachers."""
 
 import contextlib
+import shutil
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from small_run import make_config
 
 from coca_jax import inference
+from coca_jax.checkpoints.metadata import Saved
 from coca_jax.config import model_config
 from coca_jax.data.packing import PackingConfig, pack
 from coca_jax.distributed import Partitioner, make_mesh
@@ -15,7 +17,7 @@ from coca_jax.errors import UserError
 from coca_jax.inference.loading import find_checkpoint
 from coca_jax.observe.writers import read_metrics
 from coca_jax.planning import training_flops
-from coca_jax.train import loop, teacher
+from coca_jax.train import loop, resume, teacher
 from coca_jax.train.experiment import build
 from coca_jax.train.metric_accumulator import MetricAccumulator
 from coca_jax.train.teacher import Teacher, find_teacher
@@ -53,6 +55,24 @@ def test_a_batch_gets_the_embeddings_of_the_loaded_teacher(small_run, prepared, 
         assert taught["image"].shape == (32, 32, 32, 3)
 
 
+def test_a_resumed_run_has_the_same_teacher(small_run, prepared, tmp_path, capsys):
+    config = distilling(prepared, small_run)
+    first = build(config, tmp_path / "run")
+    assert first.teacher.identity == find_checkpoint(small_run).identity
+    saved = Saved(2, resume.metadata(first, 2, {}, {}))
+    file = tokenizer_file(small_run)
+    shutil.copytree(small_run, tmp_path / "moved")
+    moved, other = (distilling(prepared, tmp_path / name) for name in ("moved", "other"))
+    assert find_teacher(moved, file, saved).folder == tmp_path / "moved"
+    changed = {"teacher": saved.metadata["teacher"] | {"identity": "of another model"}}
+    for again, record in ((moved, changed), (other, saved.metadata)):
+        with pytest.raises(UserError, match=r"teacher=.* should be the model that the run began"):
+            find_teacher(again, file, Saved(2, record))
+    moved.data.allow_changes = True
+    assert find_teacher(moved, file, Saved(2, changed)).folder == tmp_path / "moved"
+    assert "the teacher is not the one that the run began with" in capsys.readouterr().out
+
+
 def test_a_run_imitates_its_teacher(small_run, prepared, tmp_path, monkeypatch):
     waiting, wait, embed = [], MetricAccumulator.waiting, Teacher.__call__
 
@@ -73,6 +93,7 @@ def test_a_run_imitates_its_teacher(small_run, prepared, tmp_path, monkeypatch):
     config = distilling(prepared, small_run, **changes)
     loop.train(config, tmp_path / "run")
     experiment = build(config, tmp_path / "run")
+    assert experiment.saved.metadata["teacher"]["identity"] == experiment.teacher.identity
     student, imitated = model_config(config), model_config(find_checkpoint(small_run).config)
     flops = training_flops(student, teacher=imitated)
     assert experiment.flops == {None: flops} and flops > training_flops(student)
