@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from coca_jax.data.batch_sizes import BatchSizes
 from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.examples import BatchMaker, DataSet
-from coca_jax.data.exclude_list import read_list
+from coca_jax.data.exclude_list import contains, read_list
 from coca_jax.data.mixture import Mixture
 from coca_jax.data.neighborhoods import read_order
 from coca_jax.data.options import DataConfig, TrainDataConfig, data_config, section_key
@@ -105,31 +105,36 @@ def make_tokenizer_from(data: Any) -> Tokenizer:
 
 
 def caption_texts(data: Any, most: int) -> tuple[Iterator[str], int]:
-    """The captions of the first examples of the stream, for training a tokenizer.
+    """Captions of random records of the mixture, for training a tokenizer.
 
     Args:
       data: `config.data`, as options or as a section of the configuration.
       most: the number of examples to read, of one epoch at most.
 
     Returns:
-      The texts, and the number of examples that are read for them; those without a usable caption
-      give no text.
+      The texts, and the number of examples that are read for them; those without a usable caption,
+      and those that `exclude_list` names, give no text.
 
     Raises:
-      UserError: a data set cannot be opened, or the weights make no mixture.
+      UserError: a data set cannot be opened, its `exclude_list` cannot be read, or the weights make
+        no mixture.
     """
     data = data_config(data)
     opened = open_sources(data)
     for name, source in opened.items():
         warn_of_lost(f"config.{section_key(name)}", source)
     sources = list(opened.values())
-    makers = [CaptionMaker(**_values(s, CAPTION_OPTIONS)) for s in data.data_sets().values()]
+    options = data.data_sets()
+    makers = [CaptionMaker(**_values(section, CAPTION_OPTIONS)) for section in options.values()]
+    excluded = [_lists(n, section, len(opened[n])).excluded for n, section in options.items()]
     sizes = {name: len(source) for name, source in opened.items()}
     mixture = Mixture(sizes, weights(data), seed=0)
 
     def texts() -> Iterator[str]:
         for number in range(total):
             source, index, epoch = mixture[number]
+            if len(excluded[source]) and contains(excluded[source], index):
+                continue
             try:
                 record = sources[source][index]
                 yield makers[source](record, epoch, np.random.default_rng((0, number))).text
@@ -152,21 +157,34 @@ def make_data_sets(
     data_sets = {}
     sources = open_sources(data)
     for name, options in data.data_sets().items():
-        source, lists = sources[name], {"exclude_list": (), "neighborhoods": ()}
-        for key, read in (("exclude_list", read_list), ("neighborhoods", read_order)):
-            try:
-                if path := getattr(options, key):
-                    lists[key] = read(path, len(source))
-            except UserError as error:
-                raise UserError(f"config.{section_key(name)}.{key}: {error}") from error
+        lists = _lists(name, options, len(sources[name]))
         data_sets[name] = DataSet(
-            source,
+            sources[name],
             CaptionMaker(**_values(options, CAPTION_OPTIONS), data_set=name),
             Augment(image_size, **_values(options, AUGMENT_OPTIONS), resizing=resizing),
-            excluded=lists["exclude_list"],
-            order=lists["neighborhoods"],
+            **lists._asdict(),
         )
     return data_sets
+
+
+class _Lists(NamedTuple):
+    """Numbers of a data set's records; empty: all are used, and drawn at random."""
+
+    excluded: Any = ()
+    order: Any = ()
+
+
+def _lists(name: str, options: TrainDataConfig, records: int) -> _Lists:
+    """Reads the files `exclude_list` and `neighborhoods` of a data set with so many records."""
+    lists = {}
+    keys = {"excluded": ("exclude_list", read_list), "order": ("neighborhoods", read_order)}
+    for field, (key, read) in keys.items():
+        try:
+            if path := getattr(options, key):
+                lists[field] = read(path, records)
+        except UserError as error:
+            raise UserError(f"config.{section_key(name)}.{key}: {error}") from error
+    return _Lists(**lists)
 
 
 def make_held_out_captions(data: Any) -> CaptionMaker:

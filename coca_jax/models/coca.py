@@ -106,6 +106,7 @@ class CoCa(nn.Module):
         self,
         pixels: Pixels,
         ids: Int[Array, "rows t"],
+        *,
         segments: Int[Array, "rows t"] | None = None,
         negative_ids: Int[Array, "b t"] | None = None,
         matching_draws: Float[Array, "drawn two g"] | None = None,

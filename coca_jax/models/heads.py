@@ -71,6 +71,7 @@ class CoCaClassifier(CoCa):
         self,
         pixels: Float[Array, "b *num h w c"] | Patches,
         ids: Int[Array, "b t"],
+        *,
         prefix_length: Int[Array, " b"] | None = None,
         negative_ids: Int[Array, "b t"] | None = None,
         matching_draws: Float[Array, "rows two g"] | None = None,

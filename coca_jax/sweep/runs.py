@@ -64,7 +64,8 @@ def stages_of(config: ConfigDict, run: Run, workdir: str | os.PathLike) -> list[
     stages: dict[str, Stage] = {}
     for name in stage_order(config):
         stage = _changed(config, run, name)
-        if stage.compile_cache == "auto":  # one for all seeds: no large program depends on a seed
+        # One for all seeds: a step without dropout or other random values does not depend on them.
+        if stage.compile_cache == "auto":
             stage.compile_cache = resolve_cache("auto", workdir / run.name)
         if source := stages.get(stage.init.path):
             kind = stage.data.tokenizer.kind

@@ -125,8 +125,8 @@ def _embeddings(model: Any, count: int, params: Any, batch: Batch) -> tuple[jax.
 
     def embed(_: None, piece: Batch) -> tuple[None, Any]:
         pixels = normalize_pixels(piece["image"], image.mean, image.std)
-        more = () if model.config.head is not None else (piece.get(SEGMENTS),)
-        output = model.apply({"params": params}, pixels, piece["text"], *more)
+        packed = {"segments": piece[SEGMENTS]} if SEGMENTS in piece else {}
+        output = model.apply({"params": params}, pixels, piece["text"], **packed)
         return None, output.only(("image_embeddings", "text_embeddings", "logit_scale"))
 
     pieces = jax.tree.map(lambda x: split(x, count, rows), batch)

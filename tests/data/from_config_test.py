@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from coca_jax.config import default_config
+from coca_jax.data.exclude_list import write_list
 from coca_jax.data.from_config import (
     caption_texts,
     make_held_out_captions,
@@ -70,7 +71,7 @@ def test_a_mixture_changes_what_it_names_and_keeps_the_rest(data):
     assert 9 <= [text.startswith("seen: ") for text in texts].count(True) <= 11
 
 
-def test_the_captions_that_a_tokenizer_is_made_of(data, prepared):
+def test_the_captions_that_a_tokenizer_is_made_of(data, prepared, tmp_path):
     data.train.captions = "first"
     source = tfds_source("shapes", "train", prepared)
     texts, count = caption_texts(data, 1000)
@@ -78,6 +79,11 @@ def test_the_captions_that_a_tokenizer_is_made_of(data, prepared):
     assert sorted(texts) == sorted(source[i]["captions"][0] for i in range(count))
     texts, count = caption_texts(data, 7)
     assert count == len([*texts]) == 7
+    data.train.exclude_list = str(tmp_path / "duplicates.tsv")
+    rows = [(number, *"abc") for number in range(1, len(source))]
+    write_list(data.train.exclude_list, rows, {"records": len(source)})
+    texts, count = caption_texts(data, 1000)
+    assert count == len(source) and [*texts] == source[0]["captions"][:1]
 
 
 def test_what_cannot_be_opened_is_named(data):

@@ -92,7 +92,7 @@ def test_packed_texts_are_as_those_in_rows_of_their_own(config):
     rows = [[ids[0], ids[1, :7], ids[0, :1] * 0], [ids[2, :3], ids[3, :5], ids[0] * 0]]
     packed_ids = jnp.stack([jnp.concatenate(row) for row in rows])
     segments = jnp.array([[1] * 12 + [2] * 7 + [0], [1] * 3 + [2] * 5 + [0] * 12])
-    packed = forward(config)(pixels, packed_ids, segments)
+    packed = forward(config)(pixels, packed_ids, segments=segments)
     for name in ("image_embeddings", "text_embeddings"):
         if getattr(apart, name) is not None:
             np.testing.assert_allclose(getattr(packed, name), getattr(apart, name), atol=2e-6)

@@ -121,10 +121,10 @@ def test_packed_rows_are_counted_as_the_program_multiplies_them():
     pixels, ids = jnp.zeros((2, *TINY.image.pixels, 3)), jnp.zeros((1, 16), jnp.int32)
 
     def everything(*inputs):
-        output = model.apply(*inputs)
+        output = model.apply(*inputs, segments=ids)
         return output, output.logits
 
-    program = jax.make_jaxpr(everything)({"params": params}, pixels, ids, ids)
+    program = jax.make_jaxpr(everything)({"params": params}, pixels, ids)
     masked = text.unimodal_layers * 18**2 + text.multimodal_layers * 16**2
     counted = 2 * sum(forward_flops(TINY, packing=packing).values())
     assert counted + 2 * masked * text.width == hardware_flops(program)
