@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Int, Shaped
 
 
 class Layout(NamedTuple):
@@ -58,27 +58,27 @@ def psum(x: Any, axes: tuple[str, ...]) -> Any:
     return jax.lax.psum(x, axes) if axes else x
 
 
-def pmax(x: Array, axes: tuple[str, ...]) -> Array:
+def pmax(x: Shaped[Array, "*shape"], axes: tuple[str, ...]) -> Shaped[Array, "*shape"]:
     """Maximum over the devices along mesh axes."""
     return jax.lax.pmax(x, axes) if axes else x
 
 
-def pmin(x: Array, axes: tuple[str, ...]) -> Array:
+def pmin(x: Shaped[Array, "*shape"], axes: tuple[str, ...]) -> Shaped[Array, "*shape"]:
     """Minimum over the devices along mesh axes."""
     return jax.lax.pmin(x, axes) if axes else x
 
 
-def all_gather(x: Array, axes: tuple[str, ...]) -> Array:
+def all_gather(x: Shaped[Array, "n *rest"], axes: tuple[str, ...]) -> Shaped[Array, "m *rest"]:
     """The rows of all devices along mesh axes, in their order."""
     return jax.lax.all_gather(x, axes, tiled=True) if axes else x
 
 
-def psum_scatter(x: Array, axes: tuple[str, ...]) -> Array:
+def psum_scatter(x: Shaped[Array, "n *rest"], axes: tuple[str, ...]) -> Shaped[Array, "m *rest"]:
     """Sum over the devices along mesh axes; each keeps its own rows."""
     return jax.lax.psum_scatter(x, axes, tiled=True) if axes else x
 
 
-def axis_index(axes: tuple[str, ...]) -> Array:
+def axis_index(axes: tuple[str, ...]) -> Int[Array, ""]:
     """The index of this device's part along mesh axes."""
     return jax.lax.axis_index(axes) if axes else jnp.int32(0)
 
@@ -105,6 +105,6 @@ def scan(step: Callable[..., Any], start: Any, pieces: Any) -> tuple[Any, Any]:
     return jax.lax.scan(step, start, pieces, unroll=len(jax.tree.leaves(pieces)[0]) == 1)
 
 
-def joined(pieces: Array, count: int) -> Array:
+def joined(pieces: Shaped[Array, "chunks c *rest"], count: int) -> Shaped[Array, "n *rest"]:
     """Undoes `in_chunks`: the first `count` rows."""
     return pieces.reshape(-1, *pieces.shape[2:])[:count]

@@ -261,13 +261,12 @@ def _own_rows(inputs: _Inputs, labels: _Labels, options: _Options, gradients: bo
     loss = weight * loss / total
     if not gradients:
         return loss, hits / (2 * total)
-    sums, d_images = similarity_gradients(pieces, every, scale, bias, normalizers, weight / total)
-    d_texts, d_scale, d_bias = sums
+    d = similarity_gradients(pieces, every, scale, bias, normalizers, weight / total)
     d_inputs = _Inputs(
-        joined(d_images, count),
-        psum_scatter(d_texts[:total], layout.rows),
-        psum(d_scale, layout.rows),
-        psum(d_bias, layout.rows),
-        None if negatives is None else psum_scatter(d_texts[total:], layout.rows),
+        joined(d.images, count),
+        psum_scatter(d.texts[:total], layout.rows),
+        psum(d.scale, layout.rows),
+        psum(d.bias, layout.rows),
+        None if negatives is None else psum_scatter(d.texts[total:], layout.rows),
     )
     return loss, hits / (2 * total), d_inputs

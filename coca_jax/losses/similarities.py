@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int
 
 from coca_jax.losses.collectives import Layout, pmax, pmin, psum, scan
 
@@ -15,51 +15,72 @@ from coca_jax.losses.collectives import Layout, pmax, pmin, psum, scan
 class Rows(NamedTuple):
     """A chunk of one device's rows of the similarity matrix."""
 
-    images: Array  # [c, e]
-    partner: Array  # [c], the column of its own text; -1 where there is no row but padding
-    group: Array | None  # [c, 2]; None: only its own text matches
+    images: Float[Array, "*chunks c e"]
+    partner: Int[Array, "*chunks c"]  # the column of its own text; -1 where there is only padding
+    group: Int[Array, "*chunks c 2"] | None  # None: only its own text matches
 
 
 class Columns(NamedTuple):
     """Statistics of each text over the images that it was compared with so far."""
 
-    peak: Array  # [n], its largest similarity
-    first: Array  # [n], the first image that has it
-    norm: Array  # [n], sum of exp(scale (similarity - peak))
+    peak: Float[Array, " n"]  # its largest similarity
+    first: Int[Array, " n"]  # the first image that has it
+    norm: Float[Array, " n"]  # sum of exp(scale (similarity - peak))
+
+
+class Normalizers(NamedTuple):
+    """Of the softmax: the logarithms of sums of exponentials."""
+
+    images: Float[Array, "chunks c"]  # over all texts
+    texts: Float[Array, " n"]  # over all images
 
 
 class Texts(NamedTuple):
     """All texts of the batch, the columns of the similarity matrix; negatives are the last ones."""
 
-    embeddings: Array  # [m, e]
-    count: int  # those that are no negatives
-    group: Array | None  # [count, 2]
-    there: Array | None  # [m], False where a column is no text; None: all are
+    embeddings: Float[Array, "m e"]
+    count: int  # those that are not negatives
+    group: Int[Array, "n 2"] | None
+    there: Bool[Array, " m"] | None  # False where a column has no text; None: all have one
 
-    def matches(self, rows: Rows, softmax: bool) -> Array:
-        """The target of each pair [c, count]: 1 where they match; softmax: 1 over their number."""
+    def matches(self, rows: Rows, softmax: bool) -> Float[Array, "c n"]:
+        """The target of each pair: 1 where they match; with softmax, 1 over their number."""
         if rows.group is None:
             columns = jnp.arange(self.count, dtype=jnp.int32)
             return (columns[None] == rows.partner[:, None]).astype(jnp.float32)
         equal = jnp.all(rows.group[:, None] == self.group[None], axis=-1).astype(jnp.float32)
         return equal / jnp.sum(equal, axis=1, keepdims=True) if softmax else equal
 
-    def masked(self, values: Array, absent: float) -> Array:
-        """Values [c, m] of pairs, with another where a column is no text."""
+    def masked(self, values: Float[Array, "c m"], absent: float) -> Float[Array, "c m"]:
+        """Values of pairs, with another one where a column has no text."""
         return values if self.there is None else jnp.where(self.there[None], values, absent)
 
-    def widened(self, values: Array) -> Array:
-        """Values [c, count] of pairs, with 0 for negatives [c, m]."""
+    def widened(self, values: Float[Array, "c n"]) -> Float[Array, "c m"]:
+        """Values of pairs, with 0 for negatives."""
         more = len(self.embeddings) - self.count
         return jnp.pad(values, ((0, 0), (0, more))) if more else values
 
 
-def compare(rows: Rows, texts: Texts, scale, bias, kind: str, layout: Layout):
+def compare(
+    rows: Rows,
+    texts: Texts,
+    scale: Float[Array, ""],
+    bias: Float[Array, ""],
+    kind: str,
+    layout: Layout,
+) -> tuple[Float[Array, ""], Int[Array, ""], Normalizers | None]:
     """The first pass: the sum of the loss, hits, and for the softmax its normalizers.
 
     A running maximum keeps the sums of exponentials finite (online softmax, arXiv 1805.02867).
-    The normalizers are log sum exp over all texts of each row [chunks, c], and over all images of
-    each text. Without groups, the matches are not in the sum yet: they need no similarity matrix.
+    Without groups, the matches are not in the sum yet: they need no similarity matrix.
+
+    Args:
+      rows: of this device, in chunks.
+      texts: all of them.
+      scale: what similarities are multiplied by.
+      bias: added to them.
+      kind: softmax or sigmoid.
+      layout: of the rows over devices.
     """
     softmax, count = kind == "softmax", texts.count
     columns = jnp.arange(len(texts.embeddings), dtype=jnp.int32)
@@ -105,7 +126,7 @@ def compare(rows: Rows, texts: Texts, scale, bias, kind: str, layout: Layout):
         return loss, hits, None
     norm = psum(stats.norm * jnp.exp(scale * (stats.peak - peak)), layout.rows)
     of_texts = scale * peak + jnp.log(norm)
-    return loss + jnp.sum(of_texts), hits, (nats, of_texts)
+    return loss + jnp.sum(of_texts), hits, Normalizers(nats, of_texts)
 
 
 def _same(rows: Rows, column: Array, texts: Texts) -> Array:
@@ -129,19 +150,32 @@ def _with_rows(stats: Columns, similar, partner, scale, softmax: bool) -> Column
     return Columns(peak, jnp.where(here > stats.peak, first, stats.first), norm)
 
 
-def similarity_gradients(rows: Rows, texts: Texts, scale, bias, normalizers, factor: float):
-    """The second pass: this device's share of the gradients.
+class Gradients(NamedTuple):
+    """This device's share of the gradients; all but the images' are to be added up over devices."""
+
+    images: Float[Array, "chunks c e"]
+    texts: Float[Array, "m e"]
+    scale: Float[Array, ""]
+    bias: Float[Array, ""]
+
+
+def similarity_gradients(
+    rows: Rows,
+    texts: Texts,
+    scale: Float[Array, ""],
+    bias: Float[Array, ""],
+    normalizers: Normalizers | None,
+    factor: float,
+) -> Gradients:
+    """The second pass: the gradients of `factor` times the sum over pairs.
 
     Args:
       rows: of this device, in chunks.
       texts: all of them.
-      scale: of the similarities.
+      scale: what similarities are multiplied by.
       bias: added to them.
-      normalizers: from `compare`.
+      normalizers: from `compare`; None: of the sigmoid.
       factor: of the sum over pairs.
-
-    Returns:
-      Those of texts, scale and bias, to be added up over devices; and of images [chunks, c, e].
     """
     softmax = normalizers is not None
 
@@ -150,7 +184,7 @@ def similarity_gradients(rows: Rows, texts: Texts, scale, bias, normalizers, fac
         similar = matmul("ie,je->ij", piece.images, texts.embeddings)
         if softmax:
             logits = scale * similar
-            of_texts = jnp.exp(logits[:, : texts.count] - normalizers[1][None])
+            of_texts = jnp.exp(logits[:, : texts.count] - normalizers.texts[None])
             d_logits = jnp.exp(logits - nats[:, None]) + texts.widened(of_texts)
         else:
             d_logits = jax.nn.sigmoid(scale * similar + bias)
@@ -163,9 +197,11 @@ def similarity_gradients(rows: Rows, texts: Texts, scale, bias, normalizers, fac
         return sums, scale * matmul("ij,je->ie", d_logits, texts.embeddings)
 
     start = jnp.zeros(texts.embeddings.shape, jnp.float32), jnp.float32(0), jnp.float32(0)
-    return scan(step, start, (rows, normalizers and normalizers[0]))
+    of_images = normalizers.images if softmax else None
+    sums, d_images = scan(step, start, (rows, of_images))
+    return Gradients(d_images, *sums)
 
 
-def matmul(terms: str, a: Array, b: Array) -> Array:
+def matmul(terms: str, a: Float[Array, "_ _"], b: Float[Array, "_ _"]) -> Float[Array, "_ _"]:
     """The einsum of two arrays, in full float32."""
     return jnp.einsum(terms, a, b, precision=jax.lax.Precision.HIGHEST)

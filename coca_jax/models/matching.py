@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 class Texts(NamedTuple):
@@ -131,16 +131,16 @@ def end_of_text(
     return jnp.take_along_axis(features, last, axis=1)[:, 0].astype(jnp.float32)
 
 
-def in_blocks(x: Array, size: int) -> Array:
-    """Rows [b, ...] in blocks [blocks, size, ...]; zeros fill up the last one."""
+def in_blocks(x: Shaped[Array, "b *rest"], size: int) -> Shaped[Array, "blocks g *rest"]:
+    """Rows in blocks of `size`; zeros fill up the last one."""
     missing = -len(x) % size
     if missing:
         x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
     return x.reshape(-1, size, *x.shape[1:])
 
 
-def taken(x: Array, chosen: Int[Array, "blocks g"]) -> Array:
-    """Rows [b, ...] of the chosen examples, each within its own block."""
+def taken(x: Shaped[Array, "b *rest"], chosen: Int[Array, "blocks g"]) -> Shaped[Array, "b *rest"]:
+    """The rows of the chosen examples, each within its own block."""
     rows = jax.vmap(lambda block, index: block[index])(in_blocks(x, chosen.shape[1]), chosen)
     return rows.reshape(-1, *x.shape[1:])[: len(x)]
 

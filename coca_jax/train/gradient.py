@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Shaped
 
 from coca_jax.losses import Loss, outputs_read, weighted_sum
 from coca_jax.losses.distillation import TEACHER_IMAGES, TEACHER_TEXTS
@@ -157,7 +157,7 @@ def _trained_only(param: jax.Array, trained: bool) -> jax.Array:
     return param if trained else jax.lax.stop_gradient(param)
 
 
-def split(x: jax.Array, count: int, rows: int) -> jax.Array:
+def split(x: Shaped[Array, "b *rest"], count: int, rows: int) -> Shaped[Array, "count micro *rest"]:
     """Micro-batches on a new leading axis; each takes rows of every shard, so that none move.
 
     What belongs to one of the `rows`, such as the images of packed texts or the pairs of a block of
