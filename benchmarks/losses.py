@@ -68,7 +68,7 @@ def compiled(loss, arguments, gradients: int):
 
 
 def example(shape: jax.ShapeDtypeStruct, key: jax.Array) -> jax.Array:
-    """Unit rows, word ids that are no padding, or a scale."""
+    """Unit rows, word ids that are not padding, or a scale."""
     if shape.dtype == jnp.int32:
         return jax.random.randint(key, shape.shape, 1, 500)
     if not shape.shape:

@@ -110,7 +110,7 @@ def is_section(value: Any) -> bool:
 
 
 def members(section: Any) -> dict[str, Any]:
-    """A section's keys with their values and its sections; what is no key is left out."""
+    """A section's keys with their values and its sections; what is not a key is left out."""
     if isinstance(section, Sections):
         return dict(section)
     names = [

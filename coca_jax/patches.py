@@ -80,7 +80,7 @@ class Patches:
 
     @property
     def mask(self) -> Any:
-        """Which patches are no padding, bool [b, n]."""
+        """Which patches are not padding, bool [b, n]."""
         count = (self.grid[..., 0] * self.grid[..., 1])[..., None]
         index = np.arange(self.patches.shape[-2], dtype=np.int32)
         return index.reshape(*[1] * (count.ndim - 1), -1) < count

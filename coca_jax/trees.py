@@ -20,7 +20,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def items(tree: Any) -> dict[Any, Any]:
-    """A section's values by key, without placeholders that have none; empty if it is no section."""
+    """A section's values by key, without placeholders that have none; of anything else, nothing."""
     values = {}
     for name in tree if isinstance(tree, (Mapping, ConfigDict)) else ():
         with contextlib.suppress(RequiredValueError):

@@ -21,7 +21,7 @@ KEY = re.compile(
     r"`((?:model|loss|head|init|optimizer|train|checkpoint|data|mesh|sharding|distributed|watchdog"
     r"|profile)\.[a-z_.]+[a-z_])(?==|`)"
 )
-FILES = (".png", ".jsonl", ".model", ".json", ".py")  # names in backticks that are no keys
+FILES = (".png", ".jsonl", ".model", ".json", ".py")  # names in backticks that are not keys
 OWN = ("configs/mine.py",)  # a file for the reader to write
 METHODS = (ROOT / "coca_jax/inference/model.py").read_text()
 OPTIONS = (ROOT / "docs/configuration.md").read_text()  # of evaluations, by kind

@@ -19,7 +19,7 @@ IMAGES = "images"  # a folder of images, by any names; not for training
 FILES = ("webdataset", "parquet", "array_record")  # formats of files that are shards
 
 _ENDINGS = (".tar", ".parquet", ".jsonl", ".csv", ".tsv")
-_UNSAFE = re.compile(r"[^\w.=+-]+")  # characters that are no part of a file name here
+_UNSAFE = re.compile(r"[^\w.=+-]+")  # characters that are not part of a file name here
 
 
 class Part(NamedTuple):

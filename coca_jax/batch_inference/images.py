@@ -32,7 +32,7 @@ class ImagesSource:
                 (
                     "unreadable",
                     listing.unreadable,
-                    "items are named like images and are no files",
+                    "items are named like images and are not files",
                     True,
                 ),
                 ("hidden", listing.hidden, "hidden items are skipped", False),

@@ -41,7 +41,7 @@ def problems(
 ) -> list[str]:
     """Says what differs from the manifest, a line for each file; an empty list if nothing does.
 
-    Files that the manifest does not name are no difference; see `strays`.
+    Files that the manifest does not name make no difference; see `strays`.
 
     Args:
       folder: the step's folder.
@@ -83,7 +83,7 @@ def _read(folder: os.PathLike) -> dict[str, tuple[int, str]]:
     for name, entry in entries.items():
         parts = name.split("/")
         if "\0" in name or "\\" in name or any(part in ("", ".", "..") for part in parts):
-            raise Damaged(f"names {name!r}, which is no file beneath it")
+            raise Damaged(f"names {name!r}, which is not a file beneath it")
         shape = isinstance(entry, list) and len(entry) == 2
         if not shape or not is_step(entry[0]) or not isinstance(entry[1], str):
             raise Damaged(f"says {shown(entry)} of {name}, instead of its bytes and checksum")

@@ -143,7 +143,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         Args:
           step: a valid step.
           targets: for each item wanted, a tree of arrays or jax.ShapeDtypeStructs.
-          partial: whether leaves that are only stored are no difference.
+          partial: whether leaves that are only stored make no difference.
         """
         layout = self._read(step, "layout.json")
         lines = []

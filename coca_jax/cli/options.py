@@ -153,7 +153,7 @@ def weight_list(text: str) -> list[float]:
     """Weights with commas between.
 
     Raises:
-      ArgumentTypeError: one of them is no number of at least 0, or their sum is 0 or infinite.
+      ArgumentTypeError: one of them is not a number of at least 0, or their sum is 0 or infinite.
     """
     weights = [_number(part) for part in text.split(",")]
     if not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
@@ -211,7 +211,7 @@ def task(text: str) -> tuple[int, int]:
     """A shard as of `shard`, but not 0/N; `array`: the place of this task in a SLURM job array.
 
     Raises:
-      ArgumentTypeError: the text is none, or this is no task of an array.
+      ArgumentTypeError: the text is none, or this is not a task of an array.
     """
     if text != "array":
         index, shards = shard(text)

@@ -69,7 +69,7 @@ def _locate(spec: str) -> tuple[str, str | None, Callable[[str], Callable]]:
     if named or spec.endswith(".py"):
         raise UserError(f"configuration file {(named or [spec])[0]!r} does not exist")
     raise UserError(
-        f"--config {spec!r} is no file, no module and none of the packaged configurations, which "
+        f"--config {spec!r} is not a file, a module or one of the packaged configurations, which "
         f"`coca configs` lists{near(words[0] if words else spec, packaged.names())}"
     )
 

@@ -73,7 +73,7 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     """The configuration in the `config.json` of a run or of a converted model.
 
     Raises:
-      UserError: the folder is no workdir, or the file is damaged.
+      UserError: the folder is not a workdir, or the file is damaged.
     """
     return stored_config(workdir, None, {}, restore=False)
 
@@ -157,14 +157,14 @@ def parse_record(record: Mapping[str, Any]) -> ConfigDict:
         config = ConfigDict(with_defaults(tree))
         lines = errors(config, stored=True)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise Damaged(f"is no configuration: {error}") from error
+        raise Damaged(f"is not a configuration: {error}") from error
     if unknown := _unknown_keys(tree):
         raise Damaged(
             f"{OTHER_VERSION}, with keys that this one lacks ({_first(unknown, ', ')}); use that "
             "version, or another folder"
         )
     if lines:
-        raise Damaged(f"is no configuration: {_first(lines)}")
+        raise Damaged(f"is not a configuration: {_first(lines)}")
     return config
 
 

@@ -47,7 +47,7 @@ class CaptionMaker:
         empty: the caption as it is.
       prompts: what the labels of a record without captions become; `{}` stands for the labels, in
         random order and joined by commas, as the paper trains on JFT (arXiv 2205.01917, section
-        4.1). Without prompts labels are no text.
+        4.1). Without prompts labels are not text.
       min_characters, max_characters: of the caption; records with others are left out.
       filters: rows (field, operator, value), one of OPERATORS; records for which one of them does
         not hold, or that lack its field, are left out.
@@ -234,9 +234,9 @@ def caption_option_errors(
             if field is not None and not field.lstrip("0123456789"):
                 raise ValueError(f"{{{field}}} names no field")
             if conversion not in (None, "r", "s", "a"):
-                raise ValueError(f"!{conversion} is no conversion")
+                raise ValueError(f"!{conversion} is not a conversion")
     except ValueError as error:
-        errors.append(f"template={template!r} is no format: {error}")
+        errors.append(f"template={template!r} is not a format: {error}")
     errors += [
         f"prompts: {prompt!r} should have {{}} for the labels"
         for prompt in prompts

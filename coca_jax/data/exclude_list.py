@@ -41,7 +41,7 @@ def read_list(path: str | os.PathLike, size: int) -> Int64[np.ndarray, " m"]:
       size: the number of records of the training set.
 
     Raises:
-      UserError: the file cannot be read, is no such list, or is of a training set of another size.
+      UserError: the file cannot be read, is not such a list, or is of another training set.
     """
     try:
         with files.open_binary(os.fspath(path)) as file:
@@ -53,7 +53,7 @@ def read_list(path: str | os.PathLike, size: int) -> Int64[np.ndarray, " m"]:
         ) from error
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
-            f"{path} is no list of duplicates: its first line has no records"
+            f"{path} is not a list of duplicates: its first line has no records"
         ) from error
     if records != size:
         raise UserError(f"{path} is of a training set of {records} records, not of {size}")

@@ -16,7 +16,7 @@ OTHER_IMAGES = (".heic", ".heif", ".jxl", ".jp2")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".mpg", ".mpeg")
 
 # Files of operating systems (Windows, macOS, Linux) and of storage devices (Synology, QNAP), which
-# are no data; in lower case.
+# are not data; in lower case.
 SYSTEM_NAMES = frozenset(
     (
         *("thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),

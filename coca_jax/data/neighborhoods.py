@@ -75,9 +75,9 @@ def read_order(path: str | os.PathLike, size: int) -> Int64[np.ndarray, " n"]:
     except OSError as error:
         raise UserError(f"no order can be read from {path}: {cause(error, path)}") from error
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is no .npy file: {error}") from error
+        raise UserError(f"{path} is not a .npy file: {error}") from error
     if not isinstance(order, np.ndarray):
-        raise UserError(f"{path} is no .npy file: it holds several arrays")
+        raise UserError(f"{path} is not a .npy file: it holds several arrays")
     if order.ndim != 1 or order.dtype.kind not in "iu" or len(order) != size:
         raise UserError(
             f"{path} has {order.dtype} of shape {order.shape}, and the data set {size:,} records: "

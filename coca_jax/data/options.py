@@ -109,7 +109,7 @@ class TrainDataConfig(SourceConfig):
     prompts: Sequence[str] = field(
         (),
         'What the labels of an image without captions become, such as `("a photo of {}.",)`; '
-        "one of them is drawn. Empty: labels are no text.",
+        "one of them is drawn. Empty: labels are not text.",
         fields.several(fields.text(having="{}"), wanted="texts with {} for the labels"),
     )
     min_characters: int = field(1, "Captions with fewer characters are left out.", fields.integer())

@@ -156,7 +156,7 @@ def evaluation_batches(
     """Yields every record once, in order; the last batch may be smaller.
 
     Records that cannot be read or decoded are left out and counted in "bad_image" of their batch;
-    stderr names one. Captions that are no text are left out, which stderr says, too.
+    stderr names one. Captions that are not text are left out, which stderr says, too.
 
     Args:
       source: of the records.

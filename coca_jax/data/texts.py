@@ -22,7 +22,7 @@ def is_missing(value: Any) -> bool:
 def why_unreadable(value: Any) -> str:
     """The reason why a value is not readable text; empty if it is."""
     if not isinstance(value, str):
-        return f"{_short(value)} is no text"
+        return f"{_short(value)} is not text"
     if "\0" in value:
         return f"{_short(value)} holds a NUL"
     if not is_text(value):

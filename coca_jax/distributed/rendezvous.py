@@ -281,7 +281,7 @@ def connect(
         if reply and "go" in reply:
             return {0: connection}, {0: str(reply["go"]), process: describe()}
         connection.peer.close()
-        problem = "what answers is no run of coca, or it ended"
+        problem = "what answers is not a run of coca, or it ended"
         time.sleep(0.2)
     raise UserError(
         f"the coordinator (process 0) at {host}:{port} did not answer process {process} within "

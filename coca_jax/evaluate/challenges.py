@@ -20,7 +20,7 @@ from coca_jax.evaluate.metrics.coco import coco_metrics
 from coca_jax.evaluate.metrics.vqa_accuracy import vqa_accuracy
 from coca_jax.io.messages import duplicates
 
-HALF = "half of a surrogate pair, which is no character"
+HALF = "half of a surrogate pair, which is not a character"
 
 
 def score_results(

@@ -111,7 +111,7 @@ def reranked_recalls(
     """Recall of queries whose candidates are ordered by another score.
 
     A query is a hit at k if one of its right items is among the k best. A wrong candidate with the
-    same score counts as a better one. Right items that are no candidates are not found: without
+    same score counts as a better one. Right items that are not candidates are not found: without
     ties in either score, recall at the number of candidates is that of the search.
 
     Args:

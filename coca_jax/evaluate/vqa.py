@@ -90,7 +90,7 @@ class VQA(Generation):
           questions that have an id, as the VQA challenge takes them (`results`).
 
         Raises:
-          UserError: there are no questions, or not as many answers, or one that is no text; or an
+          UserError: there are no questions, or not as many answers, or one that is not text; or an
             id is that of two questions, or of one with two lists of answers.
         """
         candidates = self._candidates(data) if self.scoring == "candidates" else ()

@@ -40,7 +40,7 @@ class Listing(NamedTuple):
     """The files below a folder, by relative path."""
 
     images: dict[str, Stamp]
-    unreadable: list[str]  # folders, links and others that are named like an image but are no file
+    unreadable: list[str]  # folders, links and others that are named like images
     hidden: list[str]
 
 
@@ -108,7 +108,7 @@ class ImageIndex:
     """The index of one folder by one model.
 
     Attributes:
-      unreadable: files that are no images or cannot be read, after `update`.
+      unreadable: files that are not images or cannot be read, after `update`.
       hidden: how many hidden files and folders were left out, after `update`.
     """
 

@@ -100,7 +100,7 @@ def find_checkpoint(path: str | os.PathLike, step: int | str | None = None) -> S
         step = store.latest_valid(report=lambda line: print(line, file=sys.stderr))
     if step is None:
         _refuse_foreign(path)
-        read_config(path)  # which says if it is no workdir at all
+        read_config(path)  # which says if it is not a workdir at all
         raise UserError(f"{store.directory} holds no valid checkpoint; train first")
     saved = Saved(step, store.metadata(step))
     config = stored_config(path, *saved)

@@ -50,7 +50,7 @@ def parse(text: str) -> HubName:
     """The repository and revision of `hf-hub:ORG/NAME[@REVISION]`; the prefix may be absent.
 
     Raises:
-      UserError: the text is no such name.
+      UserError: the text is not such a name.
     """
     match = _NAME.fullmatch(text.removeprefix(PREFIX))
     if not match:

@@ -30,7 +30,7 @@ class Match:
 
 
 def leaves(tree: Any) -> Iterator[tuple[Path, Any]]:
-    """All that is no dictionary, list or tuple, or is empty, with its place; in order."""
+    """All that is not a dictionary, list or tuple, or is empty, with its place; in order."""
     stack: list[tuple[Path, Any]] = [((), tree)]
     around: set[int] = set()  # a tree that holds itself is walked once
     while stack:

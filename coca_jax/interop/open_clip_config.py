@@ -37,7 +37,7 @@ def model_config(settings: Any) -> CoCaConfig:
         under `model_cfg`, and how images are resized and normalized under `preprocess_cfg`.
 
     Raises:
-      UserError: it is no CoCa, has settings that ours lacks, or a value is no number.
+      UserError: it is not a CoCa, has settings that ours lacks, or a value is not a number.
     """
     sections = _sections(settings)
     if lines := list(_unsupported(sections)):
@@ -108,7 +108,7 @@ def preprocess_settings(image: ImageConfig) -> dict[str, Any]:
 
 
 def other_model(settings: Any) -> str:
-    """The kind of model that an OpenCLIP configuration describes, if it is no CoCa's; else ""."""
+    """The kind of model that an OpenCLIP configuration describes; "" for a CoCa or no model."""
     model = settings.get("model_cfg", settings) if isinstance(settings, Mapping) else {}
     if not isinstance(model, Mapping) or "multimodal_cfg" in model:
         return ""

@@ -50,7 +50,7 @@ class OpenClipModel:
         config.loss.contrastive.reduction = "mean"
         config.data.tokenizer.kind = self.tokenizer
         if lines := errors(config):
-            raise UserError("\n".join([f"{self.name} is no model that can be built:", *lines]))
+            raise UserError("\n".join([f"{self.name} is not a model that can be built:", *lines]))
         return ConfigDict(to_json(config))
 
     def params(self, report: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -123,7 +123,9 @@ def open_model(
         model = _masked(PRESETS[variant], shifted)
         return OpenClipModel(path, model, "clip", None, name)
     if hub.is_hub_name(name) and not variant and not (path / SETTINGS).is_file():
-        raise UserError(f"{name} has no {SETTINGS}: it is no CoCa of OpenCLIP's{_other_type(path)}")
+        raise UserError(
+            f"{name} has no {SETTINGS}: it is not a CoCa of OpenCLIP's{_other_type(path)}"
+        )
     file = _settings_file(variant, path, presets)
     try:
         content = file.read_bytes()

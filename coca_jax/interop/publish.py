@@ -96,7 +96,7 @@ def push(
     repository, folder = hub.parse(name).repository, as_path(directory)
     if not folder.is_dir() or not is_open_clip(folder):
         raise UserError(
-            f"{folder} is no folder of the hub's form: it holds no {hub.SETTINGS}; write one by "
+            f"{folder} is not a folder of the hub's form: it holds no {hub.SETTINGS}; write one by "
             f"coca convert --to open_clip MODEL FOLDER"
         )
     model = open_model(folder)  # whose errors come before the upload

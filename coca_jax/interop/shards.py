@@ -92,7 +92,7 @@ def read_index(path: pathlib.Path | epath.Path) -> dict[str, str]:
     """The name of the shard of each tensor.
 
     Raises:
-      UserError: the file is no index, or names files outside of its folder.
+      UserError: the file is not an index, or names files outside of its folder.
     """
     try:
         index = json.loads(path.read_bytes())["weight_map"]
@@ -104,7 +104,7 @@ def read_index(path: pathlib.Path | epath.Path) -> dict[str, str]:
         cause = str(error)
     except (KeyError, TypeError, AttributeError):
         cause = 'it should hold {"weight_map": {NAME: FILE, ...}}'
-    raise UserError(f"{path} is no index of shards: {cause}")
+    raise UserError(f"{path} is not an index of shards: {cause}")
 
 
 def _require_below(path: pathlib.Path | epath.Path, names: Iterable[str]) -> None:

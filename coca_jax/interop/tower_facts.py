@@ -37,7 +37,7 @@ def read_facts(folder: epath.Path) -> Facts:
     """The facts in the configuration of a folder, OpenCLIP's or that of `transformers`.
 
     Raises:
-      UserError: it is no configuration of a model.
+      UserError: it is not a configuration of a model.
     """
     try:
         if settings := read_json(folder / SETTINGS):

@@ -167,7 +167,7 @@ def _tree(file: epath.Path) -> Any:
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{file} is a pointer of Git LFS, not the weights: run git lfs pull")
     found = f"it begins with {head[:16]!r}" if head else "it is empty"
-    raise UserError(f"{file} is no file of torch.save and no .safetensors: {found}")
+    raise UserError(f"{file} is neither a file of torch.save nor a .safetensors: {found}")
 
 
 @contextlib.contextmanager

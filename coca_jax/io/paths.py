@@ -123,7 +123,7 @@ def join(folder: str | os.PathLike, *parts: str) -> str:
 def expand(pattern: str | Sequence[str]) -> list[str]:
     """The files that a pattern stands for, in the order of its braces and then of their names.
 
-    What exists literally is no pattern: neither a file nor a folder at the beginning of a path.
+    What exists literally is not a pattern: neither a file nor a folder at the beginning of a path.
 
     Args:
       pattern: one or several of: a path or URL, with `{00000..00099}`, `{a,b}`, `*`, `?`, `[0-9]`.
@@ -146,7 +146,7 @@ def expand(pattern: str | Sequence[str]) -> list[str]:
 def _expanded(pattern: str) -> list[str]:
     import braceexpand
 
-    # A query is no pattern: signatures hold any characters.
+    # A query is not a pattern: signatures hold any characters.
     pattern, mark, query = pattern.partition("?") if http.is_http(pattern) else (pattern, "", "")
     folder, rest = _literal(pattern)
     if not rest:

@@ -32,7 +32,7 @@ def parse_json(data: bytes) -> Any:
     except Damaged:
         raise
     except ValueError as error:
-        raise Damaged(f"is no JSON: {error}") from error
+        raise Damaged(f"is not JSON: {error}") from error
 
 
 def read_json(path: str | os.PathLike, kind: type = dict) -> Any:

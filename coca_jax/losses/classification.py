@@ -45,7 +45,7 @@ def classification_loss(
 
     Args:
       logits: one for each class.
-      labels: class numbers; a negative one is no label.
+      labels: class numbers; a negative one is not a label.
       smoothing: share of a label that is spread over all classes (arXiv 1512.00567, section 7).
 
     Returns:

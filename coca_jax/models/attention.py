@@ -186,10 +186,10 @@ def causal_mask_with_cls(
     real tokens only, so that padding a text further does not change its embedding.
 
     Args:
-      valid: which tokens are no padding.
+      valid: which tokens are not padding.
       shifted: OpenCLIP's mask instead (its class was to be in front): key 0 is visible, and key j
-        where token j - 1 is no padding, to every later query and to itself. So [CLS] sees the first
-        padding, and itself only where there is none.
+        where token j - 1 is not padding, to every later query and to itself. So [CLS] sees the
+        first padding, and itself only where there is none.
     """
     length = valid.shape[1] + 1
     if shifted:

@@ -67,7 +67,7 @@ def attention_maps(
 
 
 def _mask(pixels: Pixels, config: CoCaConfig) -> Bool[Array, "b n"] | None:
-    """Which of the encoder's tokens are no padding; None: all."""
+    """Which of the encoder's tokens are not padding; None: all."""
     if not isinstance(pixels, Patches):
         return None
     first = int(config.image.class_token)

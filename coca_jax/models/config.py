@@ -1,7 +1,7 @@
 """The configuration of a CoCa model: a frozen dataclass for each part, each field with its meaning.
 
 They are the `model` section of a configuration, too. Fields that are not made by `field` follow
-from other sections and are no keys.
+from other sections and are not keys.
 """
 
 import dataclasses

@@ -23,7 +23,7 @@ class ImageTokens:
     """An encoded image."""
 
     values: Any  # [b, n, d]
-    mask: Any = None  # bool [b, n]: which of them are no padding; None: all
+    mask: Any = None  # bool [b, n]: which of them are not padding; None: all
 
     def __len__(self) -> int:
         return len(self.values)
@@ -123,7 +123,7 @@ def drop_patches(
       key: of the draw.
       x: the tokens.
       rate: share of the tokens that are dropped.
-      mask: which tokens are no padding, which is dropped first; None: all.
+      mask: which tokens are not padding, which is dropped first; None: all.
 
     Returns:
       The kept tokens, and their mask.

@@ -46,7 +46,7 @@ def make_draws(
 
     Args:
       batch: `text` [b, t], and `group` [b, 2] if there are groups. Examples whose texts are equal,
-        or that are of one group, are no negatives of each other.
+        or that are of one group, are not negatives of each other.
       block_size: examples of a block; the last one is filled up.
       key: of the random values; None: the most similar ones are taken.
 

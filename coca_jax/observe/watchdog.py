@@ -50,7 +50,7 @@ class Watchdog(contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """A block that is no step and may take any time."""
+        """A block that is not a step and may take any time."""
         self._rest()
         try:
             yield

@@ -23,7 +23,7 @@ from coca_jax.serve.limits import (
 from coca_jax.serve.schemas import Request
 
 JSON, FORM = "application/json", "multipart/form-data"
-MAX_PART = 8 * MAX_CHARACTERS  # bytes of a field that is no upload
+MAX_PART = 8 * MAX_CHARACTERS  # bytes of a field that is not an upload
 Parsed = TypeVar("Parsed", bound=Request)
 
 

@@ -25,7 +25,7 @@ def from_base64(text: str, what: str) -> bytes:
     """The file that a text in base64, or a `data:` URL, holds.
 
     Raises:
-      RequestError: it is no base64 (422).
+      RequestError: it is not base64 (422).
     """
     encoded = text[match.end() :] if (match := _DATA_URL.match(text)) else text
     try:
@@ -38,7 +38,7 @@ def decode(data: bytes, what: str, max_pixels: int) -> UInt8[np.ndarray, "h w 3"
     """Decodes an image, after its header has said that it is not too large.
 
     Raises:
-      RequestError: it has too many pixels (413), or is no image that can be decoded (422).
+      RequestError: it has too many pixels (413), or is not an image that can be decoded (422).
     """
     try:
         height, width = images.read_size(data)

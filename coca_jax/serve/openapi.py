@@ -24,7 +24,7 @@ ERRORS = {
 THUMBNAIL_ERRORS = {
     "404": "The index has no such image, or it cannot be read any more.",
     "413": ERRORS[413],
-    "422": "The file is no image any more.",
+    "422": "The file is not an image any more.",
     "503": ERRORS[503],
 }
 READS = (

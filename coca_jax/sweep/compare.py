@@ -63,7 +63,7 @@ def compare(
                 print(f"run {number} of {len(runs)}: {run.name}, seed {run.seed}, {stage.name}")
             # A row that was extended would not compare with one that was trained at once.
             train(stage.config, stage.workdir, start_time, fixed_length=True)
-            start_time = None  # the program's start is no part of what comes next
+            start_time = None  # the program's start is not part of what comes next
         trained.add(run)
         _write_results(config, runs, trained, workdir)
     return _write_results(config, runs, trained, workdir)

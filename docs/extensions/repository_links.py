@@ -1,7 +1,7 @@
 """Links that the pages make to files of the repository, on the site.
 
-A link to a file that is no page becomes a download; MyST does that, and warns if the file does not
-exist. What README says is on the first page.
+A link to a file that is not a page becomes a download; MyST does that, and warns if the file does
+not exist. What README says is on the first page.
 """
 
 from sphinx.application import Sphinx

@@ -62,7 +62,7 @@ def test_a_module_may_import_its_neighbors(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"lab_of_a_test: it should define get_config"):
         run_file("lab_of_a_test")
     for name in ("experiments.absent", "experiments.first.absent", "absent"):
-        with pytest.raises(UserError, match=r"absent' is no file, no module and none of"):
+        with pytest.raises(UserError, match=r"absent' is not a file, a module or one of"):
             run_file(f"lab_of_a_test.{name}")
 
 
@@ -89,13 +89,13 @@ def test_a_package_that_cannot_be_imported(tmp_path, monkeypatch, name, content,
     [
         ("absent/c.py:smoke", "configuration file 'absent/c.py' does not exist"),
         ("a:b/c.py", "configuration file 'a:b/c.py' does not exist"),
-        ("", "--config '' is no file, no module and none of the packaged configurations"),
+        ("", "--config '' is not a file, a module or one of the packaged configurations"),
         (
             "shaps:smoke",
-            "--config 'shaps:smoke' is no file, no module and none of the packaged .*"
+            "--config 'shaps:smoke' is not a file, a module or one of the packaged .*"
             "; did you mean shapes?",
         ),
-        ("no_such.module", "--config 'no_such.module' is no file, no module"),
+        ("no_such.module", "--config 'no_such.module' is not a file, a module"),
         ("a\0b.py", r"configuration file 'a\\x00b.py' does not exist"),
         (".", r"--config '\.' is a folder; it should be a Python file"),
         (".:smoke", r"--config '\.' is a folder; it should be a Python file"),

@@ -35,14 +35,14 @@ def edited(**keys):
 
 DAMAGES = {
     "empty": (b"", "is empty"),
-    "truncated": (b'{"config": {"seed"', "is no JSON"),
+    "truncated": (b'{"config": {"seed"', "is not JSON"),
     "bytes": (b"\xff\xfe\x00", "is not UTF-8"),
     "list": (b"[]", r"holds \[\] where an object should be"),
     "null": (b"null", "holds None"),
     "no config": (b'{"versions": {}}', "holds None where the configuration"),
     "config is a list": (b'{"config": []}', r"holds \[\] where the configuration"),
     "deep": (b'{"config": ' * 9999, "nested too deeply|no JSON"),
-    "section is a number": (edited(model=5), "is no configuration: config.model"),
+    "section is a number": (edited(model=5), "is not a configuration: config.model"),
     "number is a list": (edited(model__image__width=[1]), "config.model.image.width"),
     "unknown key": (edited(train__stepz=1), "another version of coca_jax.*config.train.stepz"),
     "not a number": (edited(optimizer__learning_rate=float("nan")), "learning_rate"),

@@ -214,8 +214,8 @@ def test_options_that_do_not_go_together():
 
 
 def test_what_is_no_text_is_named():
-    broken = record(["a"]) | {"no_text": "{'en': 'x'} is no text"}
-    with pytest.raises(BadExample, match=r"bad_text \(\{'en': 'x'\} is no text"):
+    broken = record(["a"]) | {"no_text": "{'en': 'x'} is not text"}
+    with pytest.raises(BadExample, match=r"bad_text \(\{'en': 'x'\} is not text"):
         make(broken)
     assert make(broken, captions="none") == ""
     for caption, reason in (
@@ -227,6 +227,6 @@ def test_what_is_no_text_is_named():
             make(record([caption]))
     for question, answer in ((5, "a"), ("a", {"b": 1}), ("a", float("nan")), ("a", [["b"]])):
         asked = record([], questions=[question], answers=[answer])
-        with pytest.raises(BadExample, match=r"bad_text .* is no text"):
+        with pytest.raises(BadExample, match=r"bad_text .* is not text"):
             make(asked, captions="questions")
     assert kind(record(["a"], title=float("nan")), template="{title}") == "bad_text"

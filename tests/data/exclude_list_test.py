@@ -33,7 +33,9 @@ def test_errors_in_lists_are_named(tmp_path):
         read_list(path, 43)
     for content in (b"", b"33\n", b"{}\n", b"[1]\n", b"\xff\xfe", b"record\tset"):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"list\.tsv is no list of duplicates: its first line"):
+        with pytest.raises(
+            UserError, match=r"list\.tsv is not a list of duplicates: its first line"
+        ):
             read_list(path, 43)
     for size in (44, '"43"'):
         path.write_text(f'{{"records": {size}}}\n')

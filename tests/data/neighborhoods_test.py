@@ -72,5 +72,5 @@ def test_what_is_no_file_of_numbers_is_refused(tmp_path):
     (tmp_path / "empty.npy").touch()
     np.savez(tmp_path / "several.npz", ORDER)
     for name in ("text.npy", "empty.npy", "several.npz"):
-        with pytest.raises(UserError, match=r"is no \.npy file"):
+        with pytest.raises(UserError, match=r"is not a \.npy file"):
             read_order(str(tmp_path / name), 22)

@@ -233,13 +233,13 @@ def test_equal_bytes_and_half_characters_are_reported(plain_source, capsys):
 
 def test_captions_that_a_source_left_out_are_reported_in_evaluations(plain_source, capsys):
     image = plain_source[0]["image"]
-    found = record(image, ["a"]) | {"no_text": "5 is no text"}
+    found = record(image, ["a"]) | {"no_text": "5 is not text"}
     source = MemorySource([record(image, ["b"]), found, record(image, ["c", True])])
     (batch,) = evaluation_batches(source, (4, 4), 5)
     assert batch["captions"] == [["b"], ["a"], ["c"]] and "no_text" not in batch
     said = capsys.readouterr().err
     assert "captions of 2 of 3 images are left out, the first of record 1" in said
-    assert "5 is no text" in said
+    assert "5 is not text" in said
 
 
 def test_evaluation_of_nothing_readable_is_an_error():

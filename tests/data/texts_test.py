@@ -15,12 +15,12 @@ def test_missing_captions_are_passed_over(value):
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (True, "True is no text"),
-        (0, "0 is no text"),
-        (5.5, "5.5 is no text"),
-        (b"x", "b'x' is no text"),
+        (True, "True is not text"),
+        (0, "0 is not text"),
+        (5.5, "5.5 is not text"),
+        (b"x", "b'x' is not text"),
         ({"en": "x" * 99}, "{'en': 'xxxx"),
-        (["a"], "['a'] is no text"),
+        (["a"], "['a'] is not text"),
         ("a\ud800b", "half of a surrogate pair"),
         ("a\0b", "NUL"),
         ("\u200b\ufeff\x01", "nothing to read"),

@@ -168,7 +168,7 @@ def test_wrong_captions_are_compared_as_in_training(load, config):
 
 
 def test_a_matching_head_judges_the_most_similar_wrong_pairs(config):
-    """Of 19 pairs in blocks of 4, of which the last one has 3; equal texts are no wrong pairs."""
+    """Of 19 pairs in blocks of 4, of which the last one has 3; equal texts are not wrong pairs."""
     config = copy.deepcopy(config)
     config.loss.matching.update({"weight": 1.0, "block_size": 4})
     model = loaded(config, (1, 1, 1))

@@ -19,7 +19,7 @@ ROWS = [
     ("a cat", "a dog"),  # TFDS gives the only one of a list by itself
     (["a cat", "both"], ["a dog", "a cat"]),
     ([], []),
-    (["both"], ["both"]),  # a tie is no success
+    (["both"], ["both"]),  # a tie is not success
 ]
 
 

@@ -140,7 +140,7 @@ def test_a_text_that_is_probable_for_any_image_does_not_win():
     expected = [
         [0.6 / 0.6, 0.5 / 0.01, 0.01 / 0.3],
         [0.6 / 0.6, 0.01 / 0.5, 0.3 / 0.01],
-        [0.6 / 1.2, 0.02 / 0.51, 0.2 / 0.31],  # image 2 is no candidate of any
+        [0.6 / 1.2, 0.02 / 0.51, 0.2 / 0.31],  # image 2 is not a candidate of any
     ]
     actual = [[np.exp(found[i, t]) for t in range(3)] for i in range(3)]
     np.testing.assert_allclose(actual, expected, rtol=1e-12)

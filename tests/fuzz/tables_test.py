@@ -94,7 +94,7 @@ def test_every_row_of_a_table_is_a_record_or_counted(
     check(opened(path), rows)
 
 
-# Lines of a .jsonl that are no rows.
+# Lines of a .jsonl that are not rows.
 NO_ROWS = ["5", "[]", "{", "nothing", '{"image": 1, "image": 2}', "[" * 100_000, '{"a": }']
 
 

@@ -230,7 +230,7 @@ def test_a_push_looks_at_the_files_first(copied, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"1 of another shape: visual.proj \(2, 3\)"):
             push(copied, "me/bad")
         weights.write_bytes(b"garbage")
-        with pytest.raises(UserError, match=r"is no file of torch\.save and no \.safetensors"):
+        with pytest.raises(UserError, match=r"neither a file of torch\.save nor a \.safetensors"):
             push(copied, "me/bad")
         assert not server.requests
 

@@ -82,5 +82,5 @@ def test_missing_shards_are_counted(tmp_path):
 )
 def test_a_malformed_index_is_refused(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_bytes(content)
-    with pytest.raises(UserError, match="is no index of shards"):
+    with pytest.raises(UserError, match="is not an index of shards"):
         weight_files(tmp_path)

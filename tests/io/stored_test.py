@@ -11,11 +11,11 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         (b"", "is empty"),
         (b" \n", "is empty"),
         (b"\0" * 4096, "is empty"),  # what a file system may leave of a file after a crash
-        (b'{"a": ', "is no JSON"),
+        (b'{"a": ', "is not JSON"),
         (b"\xff\xfe\x00", "is not UTF-8 at byte 0"),
         (b'{"a": {"b": 1, "b": 2}}', "has 'b' twice"),
         (DEEP, "is nested too deeply"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "is no JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
     ],
 )
 def test_what_is_no_json_is_named(data, said):

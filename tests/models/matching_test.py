@@ -24,7 +24,7 @@ def judged():
     ids, wrong = rng.integers(1, 64, (2, ROWS, 12), np.int32)
     lengths = rng.integers(2, 13, ROWS)
     ids[np.arange(12)[None] >= lengths[:, None]] = 0
-    ids[2], ids[9] = ids[1], ids[8]  # equal texts are no negatives of each other
+    ids[2], ids[9] = ids[1], ids[8]  # equal texts are not negatives of each other
     wrong[::3] = 0
     batch = with_masks(config, {"text": jnp.array(ids), "negative_text": jnp.array(wrong)})
     call = jax.jit(model.apply)
@@ -66,7 +66,7 @@ def test_each_pair_is_judged_with_its_hard_negatives(judged):
 
 
 def test_the_head_reads_the_end_of_the_text(judged):
-    """A linear function of the decoder's output at the last token that is no padding."""
+    """A linear function of the decoder's output at the last token that is not padding."""
     output, pairs, ids, params, _ = judged
     ends = np.argmax(np.where(ids > 0, np.arange(12), -1), axis=1)
     features = output.features[np.arange(ROWS), ends].astype(float)

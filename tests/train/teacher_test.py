@@ -84,7 +84,7 @@ def test_a_run_imitates_its_teacher(small_run, prepared, tmp_path, monkeypatch):
         waiting.pop()
 
     def checked(self, batch):
-        assert not waiting  # a new shape compiles, which is no waiting for data
+        assert not waiting  # a new shape compiles, which is not waiting for data
         return embed(self, batch)
 
     monkeypatch.setattr(MetricAccumulator, "waiting", noted)

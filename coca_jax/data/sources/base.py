@@ -28,7 +28,7 @@ class Record(TypedDict):
 
     image: bytes | list[bytes]  # an image file, several, or a video (transforms/multi_image.py)
     captions: list[str]  # may be empty
-    no_text: NotRequired[str]  # why a stored caption is no text (data/texts.py)
+    no_text: NotRequired[str]  # why a stored caption is not text (data/texts.py)
     key: NotRequired[str]  # its name in its shard
     label: int  # of the source's `class_names`; -1: none
     labels: list[str]  # names of all its classes; may be empty
@@ -134,7 +134,7 @@ def to_labels(labels: Sequence[Any], class_names: Sequence[str]) -> tuple[int, l
 
     Args:
       labels: numbers of classes, possibly as floats, or names of classes. None, an empty text and
-        -1 are no label.
+        -1 are not labels.
       class_names: of the source; may be empty.
 
     Returns:

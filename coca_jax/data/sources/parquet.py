@@ -346,7 +346,7 @@ def open_parquet(options: SourceConfig, context: Context) -> ParquetSource:
     The columns are chosen as `coca data convert` chooses them, by their types and names.
 
     Raises:
-      UserError: a file is no Parquet file, holds no images, or has other columns than the first.
+      UserError: a file is not a Parquet file, holds no images, or has other columns than the first.
     """
     del context
     path = options.path

@@ -37,7 +37,7 @@ FAULTS = {
     NOT_UTF8: "are not UTF-8",
     WRONG_COUNT: "have too many or too few values",
     UNCLOSED: "have a quote that is never closed",
-    NO_JSON: "are no JSON object in which each key occurs once",
+    NO_JSON: "are not JSON objects in which each key occurs once",
 }
 
 
@@ -109,7 +109,7 @@ class _Json:
             return
         first = _parsed(line)
         if first is None:
-            raise UserError(f"{path}:{lines.number} is no JSON object in one line{_hint(line)}")
+            raise UserError(f"{path}:{lines.number} is not a JSON object in one line{_hint(line)}")
         self.names = list(first)
         self.column = choose_column(path, self.names, columns)
         lines.give_back([line])
@@ -131,7 +131,7 @@ class _Json:
         """The values of a line by name, with their types.
 
         Raises:
-          BadExample: it is no JSON object, has a key twice, or is not UTF-8.
+          BadExample: it is not a JSON object, has a key twice, or is not UTF-8.
         """
         try:
             row = _JSON.decode(to_text(data))

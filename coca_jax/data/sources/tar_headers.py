@@ -217,7 +217,7 @@ class Log:
 
 
 class NoTar(Exception):
-    """The file is no tar; `args` are its first bytes."""
+    """The file is not a tar; `args` are its first bytes."""
 
 
 class Options(NamedTuple):
@@ -314,7 +314,7 @@ class _Group:
 
     def __init__(self, key: bytes):
         self.key, self.row = key, list(ABSENT)
-        self.others: list[bytes] = []  # extensions of members that are no part
+        self.others: list[bytes] = []  # extensions of members that are not part
         self._taken = [b""] * 8  # extensions of the parts
 
     def add(
@@ -469,7 +469,7 @@ def _extended(kind: bytes, body: bytes) -> dict[bytes, bytes]:
         key, equals, value = body[len(length) + 1 : int(length)].partition(b"=")
         value = value.removesuffix(b"\n")
         if not equals or not length.isdigit() or (key == b"size" and not value.isdigit()):
-            raise ValueError(f"{body[:40]!r} is no record of a pax header")
+            raise ValueError(f"{body[:40]!r} is not a record of a pax header")
         if key in (b"path", b"size"):
             values[key] = value
         if key.startswith(b"GNU.sparse."):

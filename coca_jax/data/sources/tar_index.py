@@ -105,7 +105,7 @@ def open_indices(
       options: see `make_options`; None: its defaults.
 
     Raises:
-      UserError: a tar is not there, cannot be read or is no tar.
+      UserError: a tar is not there, cannot be read or is not a tar.
     """
     files.forget()
     maker = _Maker(cache_dir, options or make_options())
@@ -124,7 +124,7 @@ def scan(tar: str, stamp: files.Stamp, options: Options | None = None) -> Sample
     """Reads the headers of a tar as far as it is not damaged.
 
     Raises:
-      UserError: it is no tar.
+      UserError: it is not a tar.
       OSError: it cannot be read.
     """
 
@@ -143,11 +143,11 @@ def scan(tar: str, stamp: files.Stamp, options: Options | None = None) -> Sample
         if len(first) < tar_headers.BLOCK and not words:
             return Samples(array("q"), 0, {"cut_off": (1, "within its first header", {})}, 0)
         raise UserError(
-            f"{tar} {words or f'is no tar file: it begins with {first[:16]!r}'}"
+            f"{tar} {words or f'is not a tar file: it begins with {first[:16]!r}'}"
         ) from error
 
 
-# How files begin that are no tars, and what they are.
+# How files begin that are not tars, and what they are.
 _OTHER_FORMATS = {
     b"\x1f\x8b": "is compressed (gzip), which forbids random access; unpack it (gunzip)",
     b"\x28\xb5\x2f\xfd": "is compressed (zstd), which forbids random access; unpack it (zstd -d)",
@@ -167,7 +167,9 @@ def _other_format(first: bytes) -> str:
             return words
     text = first.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
-        return f"is no tar file but a web page, perhaps of an error: it begins with {first[:60]!r}"
+        return (
+            f"is not a tar file but a web page, perhaps of an error: it begins with {first[:60]!r}"
+        )
     return ""
 
 
@@ -222,7 +224,7 @@ class _Maker:
         """Makes the index of a tar in this process.
 
         Raises:
-          UserError: it cannot be read, or is no tar.
+          UserError: it cannot be read, or is not a tar.
         """
         try:
             stamp = files.stamp(tar)

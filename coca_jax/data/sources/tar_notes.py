@@ -73,7 +73,7 @@ _SENTENCES = {
     ),
     "after_end": (
         "tars have something behind the end",
-        " that is no tar, such as {first}",
+        " that is not a tar, such as {first}",
         False,
     ),
 }

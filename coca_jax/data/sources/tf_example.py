@@ -25,7 +25,7 @@ def to_record(data: bytes, class_names: Sequence[str]) -> Record:
 
     Raises:
       KeyError: it has no image.
-      BadExample: it is no example, or a caption or label is not UTF-8.
+      BadExample: it is not an example, or a caption or label is not UTF-8.
     """
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2

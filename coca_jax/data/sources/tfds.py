@@ -101,7 +101,7 @@ def _builder_of_folder(path: str) -> Any:
         return read_only_builder.builder_from_directory(path)
     except OSError as error:
         raise UserError(
-            f"{path} is no folder of a TFDS data set (dataset_info.json){what_reads([path])}"
+            f"{path} is not a folder of a TFDS data set (dataset_info.json){what_reads([path])}"
         ) from error
     except (ValueError, ParseError) as error:
         raise UserError(f"{path}/dataset_info.json is damaged: {error}") from error

@@ -117,7 +117,7 @@ def webdataset_source(
       text_keys: extensions of members that are texts, read in the same way. Empty: "txt".
 
     Raises:
-      UserError: a tar is not there, cannot be read or is no tar, or no sample has an image; or
+      UserError: a tar is not there, cannot be read or is not a tar, or no sample has an image; or
         the folder's data set is of a kind that cannot be read (several labels an image).
     """
     folder = isinstance(path, str) and os.path.isdir(path) and path
@@ -195,7 +195,7 @@ def _fields(data: bytes | None) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadExample("bad_record", error) from error
     if not isinstance(fields, dict):
-        raise BadExample("bad_record", f"its JSON is no object but {type(fields).__name__}")
+        raise BadExample("bad_record", f"its JSON is not an object but {type(fields).__name__}")
     return fields
 
 

@@ -101,7 +101,7 @@ def read(path: str | os.PathLike) -> Contents:
     same text. It has no truncation and no dropout.
 
     Raises:
-      UserError: there is no such file, it is no tokenizer, or no token is found for a role.
+      UserError: there is no such file, it is not a tokenizer, or no token is found for a role.
     """
     import tokenizers
 

@@ -88,7 +88,7 @@ def decode(data: bytes, least_side: int | None = None) -> UInt8[np.ndarray, "h w
         at 1/2, 1/4 or 1/8 of its size, which is faster; None: never.
 
     Raises:
-      BadExample: the data is no such image, has no pixels or more than MAX_PIXELS, ends before
+      BadExample: the data is not such an image, has no pixels or more than MAX_PIXELS, ends before
         its last pixel or a JPEG's end (whatever follows), or has 32 bits a channel.
     """
     try:
@@ -111,7 +111,7 @@ def read_size(data: bytes) -> tuple[int, int]:
     """The height and width of an image file as it is stored, by its header alone.
 
     Raises:
-      BadExample: the data is no image that `decode` knows.
+      BadExample: the data is not an image that `decode` knows.
       TooManyPixels: it has so many that its header does not count.
     """
     try:

@@ -99,7 +99,7 @@ def read_run(workdir: str | os.PathLike, checkpoint_config: Any = None) -> Run:
     description = _read_description(workdir / "config.json", checkpoint_config)
     records = read_metrics(workdir)
     if not description and not records:
-        raise UserError(f"{workdir} has neither config.json nor metrics.jsonl: it is no workdir")
+        raise UserError(f"{workdir} has neither config.json nor metrics.jsonl: it is not a workdir")
     steps = sorted(int(p.name) for p in children(workdir / "eval") if p.name.isdecimal())
     artifacts = {s: _read_json(workdir / f"eval/{s}/artifacts.json", is_drawable) for s in steps}
     artifacts = {step: content for step, content in artifacts.items() if content}

@@ -23,7 +23,7 @@ _BLOCK, _WHOLE, _LAST = 32768, 1, 4  # bytes of a block in a log, and kinds of p
 class WandbOptions:
     """Weights & Biases: arguments of `wandb.init`; where empty, its WANDB_... variables count.
 
-    The key is no option: `wandb login` stores it, or WANDB_API_KEY has it.
+    The key is not an option: `wandb login` stores it, or WANDB_API_KEY has it.
     """
 
     project: str = field("", "Project of the run.", text(), resumable=True)

@@ -290,7 +290,7 @@ def test_captions_that_are_no_text(photos):
     ]
     reasons = [record.get("no_text", "") for record in source]
     assert [bool(reason) for reason in reasons] == [0, 0, 1, 1, 1, 0, 0, 1, 1]
-    assert reasons[3] == "{'en': 'x'} is no text"
+    assert reasons[3] == "{'en': 'x'} is not text"
 
 
 def test_words_for_no_value_in_files_without_types(photos):

@@ -154,7 +154,7 @@ def test_what_is_no_tar_is_named(tmp_path):
     bad = tmp_path / "bad.tar"
     bad.write_bytes(b"<html>" * 200)
     with pytest.raises(
-        UserError, match=r"bad.tar is no tar file but a web page, .* begins with b'<html>"
+        UserError, match=r"bad.tar is not a tar file but a web page, .* begins with b'<html>"
     ):
         open_indices([good, str(bad)])
     with tarfile.open(bad, "w:gz") as tar:
@@ -229,7 +229,7 @@ def test_processes_index_many_tars(tmp_path, monkeypatch):
 def test_many_tars_of_which_one_is_none(tmp_path):
     paths = [write(tmp_path / f"{i:03}.tar", pairs(1)) for i in range(40)]
     (tmp_path / "020.tar").write_bytes(b"<html>" * 200)
-    with pytest.raises(UserError, match=r"020\.tar is no tar file"):
+    with pytest.raises(UserError, match=r"020\.tar is not a tar file"):
         open_indices(paths)
 
 

@@ -75,6 +75,6 @@ def test_what_cannot_be_read_is_said():
 
 
 def test_captions_that_are_no_text():
-    for value, reason in ((5, "5 is no text"), (b"a\0", "NUL"), (b" ", "")):
+    for value, reason in ((5, "5 is not text"), (b"a\0", "NUL"), (b" ", "")):
         found = to_record(example({"image": [b"\x89PNG"], "caption": [value]}), [])
         assert found["captions"] == [] and reason in found.get("no_text", "")

@@ -148,9 +148,9 @@ def test_errors_are_named(prepared, folder, tmp_path):
 
 
 def test_a_folder_that_is_none_is_named(folder, tmp_path):
-    with pytest.raises(UserError, match="nowhere is no folder of a TFDS data set"):
+    with pytest.raises(UserError, match="nowhere is not a folder of a TFDS data set"):
         tfds_source("", "train", path=str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="is no folder of a TFDS data set"):
+    with pytest.raises(UserError, match="is not a folder of a TFDS data set"):
         tfds_source("", "train", path=str(tmp_path))
     (tmp_path / "dataset_info.json").write_text('{"truncated": ')
     with pytest.raises(UserError, match=r"dataset_info.json is damaged"):

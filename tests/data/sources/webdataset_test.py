@@ -406,7 +406,7 @@ def test_sparse_members_are_not_read_as_if_they_were_whole(tmp_path):
         (b"PK\x03\x04" + bytes(600), "ZIP archive"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS.*`git lfs pull`"),
         (b"\n <!DOCTYPE html><title>404", "a web page, perhaps of an error"),
-        (b'{"error": 1}' * 60, "is no tar file: it begins with"),
+        (b'{"error": 1}' * 60, "is not a tar file: it begins with"),
     ],
 )
 def test_what_is_no_tar_is_named(tmp_path, content, words):

@@ -171,5 +171,5 @@ def test_half_a_character_stays_an_escape(tmp_path, write, draw):
     output = tmp_path / "out.jsonl"
     write_table([write(content)], draw("a.jpg"), output)
     assert json.loads(output.read_text())["captions"] == ["half \ud83d"]
-    record = opened(output)[0]  # to which it is no text
+    record = opened(output)[0]  # to which it is not text
     assert record["captions"] == [] and "half" in record["no_text"]
