@@ -69,6 +69,8 @@ def captioning_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean of -log p(token t + 1 | tokens up to t, image) over all tokens but padding.
 
+    arXiv 2205.01917, section 3.1, which adds up the tokens of a text instead.
+
     Args:
       features: position t predicts token t + 1; the last position predicts nothing.
       kernel: features @ kernel are the logits, which are computed in float32.

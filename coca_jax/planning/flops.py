@@ -1,9 +1,10 @@
 """Floating-point operations of the model, counted from its configuration.
 
-The rule: a matmul of [m, k] by [k, n] is 2 m k n; the two matmuls of attention count in full
-over images and at half under a causal mask; norms, activations, softmaxes, embedding look-ups and
-the batch's similarity matrix are left out. Training is three times the forward pass;
-rematerialization is not counted.
+The rule is that of model FLOPs utilization (arXiv 2204.02311, appendix B), but for causal
+attention: a matmul of [m, k] by [k, n] is 2 m k n; the two matmuls of attention count in full over
+images and at half under a causal mask; norms, activations, softmaxes, embedding look-ups and the
+batch's similarity matrix are left out. Training is three times the forward pass; rematerialization
+is not counted.
 """
 
 import math

@@ -59,7 +59,10 @@ def cosine(options: Any, steps: int) -> optax.Schedule:
 
 
 def rsqrt(options: Any, steps: int) -> optax.Schedule:
-    """The inverse square root of the step, warm-up included, from the peak on."""
+    """The inverse square root of the step, warm-up included, from the peak on.
+
+    As for the larger models of arXiv 2106.04560.
+    """
     ramp = max(options.warmup_steps, 1)
     return lambda step: options.learning_rate * jnp.sqrt(ramp / (jnp.maximum(step, 0) + ramp))
 
