@@ -10,7 +10,8 @@ import numpy as np
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.sources import Record
-from coca_jax.data.texts import is_missing, why_unreadable
+from coca_jax.data.sources.base import RowValues
+from coca_jax.data.texts import is_missing, number_as_text, why_unreadable
 from coca_jax.errors import UserError
 
 CHOICES = ("sampled", "first", "all", "none", "questions")
@@ -107,7 +108,8 @@ class CaptionMaker:
             question, answer = _question(fields, *self._questions, rng)
             text = self._checked(f"{question} {answer}")
             return self._text(text, question, answer, self._group(record, text))
-        text, negative = self._choose(record, epoch, rng)
+        text, negative, index = self._choose(record, epoch, rng)
+        fields = _of_row(fields, index, len(record["captions"]))
         group = self._group(record, text)
         text = self._checked(self._in_template(fields, text))
         made = self._text(text, "", _label(record), group)
@@ -158,17 +160,19 @@ class CaptionMaker:
             raise BadExample("filtered_length", f"a caption of {len(text)} characters")
         return text
 
-    def _choose(self, record: Record, epoch: int, rng: np.random.Generator) -> tuple[str, Any]:
-        """The caption, and the wrong one that the record has for it; None: it has none."""
+    def _choose(
+        self, record: Record, epoch: int, rng: np.random.Generator
+    ) -> tuple[str, Any, int | None]:
+        """The caption, the record's wrong one for it, and its place; None: there is none."""
         if reason := record.get("no_text"):
             raise BadExample("bad_text", reason)
         pairs = zip(record["captions"], self._negatives_of(record), strict=True)
-        pairs = [(text, negative) for text, negative in pairs if text.strip()]
+        pairs = [(text, wrong, i) for i, (text, wrong) in enumerate(pairs) if text.strip()]
         if not pairs and self._prompts and record["labels"]:
             labels = [record["labels"][i] for i in rng.permutation(len(record["labels"]))]
             prompt = self._prompts[rng.integers(len(self._prompts))]
-            return prompt.replace("{}", ", ".join(labels)), None
-        pairs = pairs or [("", None)]
+            return prompt.replace("{}", ", ".join(labels)), None, None
+        pairs = pairs or [("", None, None)]
         if self._captions == "sampled":
             return pairs[rng.integers(len(pairs))]
         return pairs[epoch % len(pairs) if self._captions == "all" else 0]
@@ -198,10 +202,36 @@ def listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if is_missing(value) else [value]
 
 
+def in_columns(fields: dict[str, Any], *names: str) -> list[list[Any]]:
+    """Fields that belong together, such as questions and their answers, as lists of values.
+
+    Where an image has several rows in a table, a value that is the same in all of them counts for
+    each.
+    """
+    values = [fields.get(name) for name in names]
+    rows = max((len(value) for value in values if isinstance(value, RowValues)), default=0)
+    return [
+        [value] * rows
+        if rows and not isinstance(value, RowValues) and not is_missing(value)
+        else listed(value)
+        for value in values
+    ]
+
+
+def _of_row(fields: dict[str, Any], index: int | None, captions: int) -> dict[str, Any]:
+    """The fields of the row that has the caption of this place, if each row has one caption."""
+    return {
+        name: value[index]
+        if isinstance(value, RowValues) and index is not None and len(value) == captions
+        else value
+        for name, value in fields.items()
+    }
+
+
 def _question(
     fields: dict[str, Any], question_field: str, answer_field: str, rng: np.random.Generator
 ) -> tuple[str, str]:
-    questions, answers = listed(fields.get(question_field)), listed(fields.get(answer_field))
+    questions, answers = in_columns(fields, question_field, answer_field)
     if not questions or len(questions) != len(answers):
         counts = f"{len(questions)} {question_field}, {len(answers)} {answer_field}"
         raise BadExample("bad_text", counts)
@@ -209,6 +239,7 @@ def _question(
     question, answer = questions[index], answers[index]
     if isinstance(answer, list) and answer:
         answer = answer[rng.integers(len(answer))]
+    answer = number_as_text(answer)
     if reason := why_unreadable(question) or why_unreadable(answer):
         raise BadExample("bad_text", reason)
     return question, answer
@@ -270,14 +301,16 @@ class _Fields(dict):
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
-        if is_missing(value):
+        if is_missing(value) or isinstance(value, RowValues):  # of which row is not known
             raise KeyError(name)
         return value
 
 
 def _apply_filter(fields: dict[str, Any], field: str, name: str, value: Any) -> None:
     try:
-        holds = OPERATORS[name](fields[field], value)
+        found = fields[field]
+        values = found if isinstance(found, RowValues) else [found]
+        holds = all(OPERATORS[name](one, value) for one in values)
     except KeyError:
         raise BadExample("filtered_field", f"no {field!r} among {', '.join(fields)}") from None
     except TypeError as error:  # such as None >= 0.3

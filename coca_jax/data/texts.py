@@ -19,6 +19,12 @@ def is_missing(value: Any) -> bool:
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
+def number_as_text(value: Any) -> Any:
+    """A number as it is written, such as an answer that a table or JSON stores; else the value."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number and value == value else value
+
+
 def why_unreadable(value: Any) -> str:
     """The reason why a value is not readable text; empty if it is."""
     if not isinstance(value, str):

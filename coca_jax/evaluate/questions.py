@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from coca_jax.data.answer_normalization import commonest
-from coca_jax.data.captions import listed
+from coca_jax.data.captions import in_columns
 from coca_jax.data.sources.base import is_text
+from coca_jax.data.texts import number_as_text
 from coca_jax.errors import UserError
 from coca_jax.evaluate.base import Model
 from coca_jax.evaluate.metrics.vqa_accuracy import text_only_upper_bound
@@ -44,12 +45,14 @@ def questions_of(batch: dict[str, Any], questions: str, answers: str) -> Iterabl
       UserError: there are not as many answers as questions.
     """
     for image, fields in zip(batch["image"], batch["fields"], strict=True):
-        texts = [required_text(questions, value) for value in listed(fields.get(questions))]
+        names = {answers: None, "question_ids": None, "answer_types": ""}
+        found, *values_of = in_columns(fields, questions, *names)
+        texts = [required_text(questions, value) for value in found]
         columns = []
-        for name, empty in ((answers, None), ("question_ids", None), ("answer_types", "")):
+        for (name, empty), values in zip(names.items(), values_of, strict=True):
             # A record may have other texts, too, which the ids are not of.
             absent = fields.get(name) is None or (name != answers and questions != QUESTIONS[0])
-            values = [empty] * len(texts) if absent else listed(fields[name])
+            values = [empty] * len(texts) if absent else values
             if len(values) != len(texts):
                 raise UserError(f"{len(texts)} {questions} of an image have {len(values)} {name}")
             columns.append(values)
@@ -63,7 +66,8 @@ def _answers(question: str, answer: Any) -> tuple[str, ...]:
     answers = answer if isinstance(answer, list) else [answer]
     if not answers:
         raise UserError(f"the answer to {question!r} is {answer!r}; it should be a text or texts")
-    return tuple(required_text(f"the answer to {question!r}", one) for one in answers)
+    texts = map(number_as_text, answers)
+    return tuple(required_text(f"the answer to {question!r}", text) for text in texts)
 
 
 def required_text(name: str, value: Any) -> str:

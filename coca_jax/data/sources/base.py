@@ -35,6 +35,10 @@ class Record(TypedDict):
     fields: dict[str, Any]  # everything else that is stored with it, by name
 
 
+class RowValues(list):
+    """The values of a field in the rows that a table has of one image, one each; they differ."""
+
+
 class Note(NamedTuple):
     """Something unusual about the files of a source, seen when it was opened.
 

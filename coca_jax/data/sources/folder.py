@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from coca_jax.data.errors import BadExample
 from coca_jax.data.file_names import is_hidden, is_image
 from coca_jax.data.sources import Context, SourceConfig, needs
-from coca_jax.data.sources.base import Note, Record, Shard, to_labels, what_reads
+from coca_jax.data.sources.base import Note, Record, RowValues, Shard, to_labels, what_reads
 from coca_jax.data.sources.class_folders import ClassFolders, split_folders
 from coca_jax.data.sources.delimited import column_of
 from coca_jax.data.sources.tables import FAULTS, SUFFIXES, Table
@@ -195,7 +195,7 @@ class _Rows:
     def __getitem__(self, index: int) -> Entry:
         rows = self._table.rows(index)
         has_types = not self._table.separator  # otherwise all values are text
-        image = rows[0].pop(self._table.column, None)
+        image, *_ = [row.pop(self._table.column, None) for row in rows]
         if not has_types:
             image = _list_or_text(image)
         paths = image if isinstance(image, list) else [image]
@@ -203,13 +203,11 @@ class _Rows:
             raise BadExample("bad_record", f"the path of the image is {image!r}")
         captions = [v for row in rows for v in _values(row, CAPTION_COLUMNS, has_types)]
         labels = [v for row in rows for v in _values(row, LABEL_COLUMNS, has_types)]
-        fields = rows[0]
         if not has_types:
-            captions = [None if caption in MISSING_WORDS else caption for caption in captions]
             labels = [_number(label) for label in labels]
-            fields = {name: _number(value) for name, value in fields.items()}
+            rows = [{name: _value(cell) for name, cell in row.items()} for row in rows]
         labels = [label for i, label in enumerate(labels) if label not in labels[:i]]
-        return Entry(image, captions, labels, fields)
+        return Entry(image, captions, labels, _joined(rows))
 
     def part(self, index: int) -> str:
         return self._table.path
@@ -236,11 +234,18 @@ def _table_notes(table: Table) -> Iterator[Note]:
 
 
 def _values(row: dict[str, Any], columns: Iterable[str], has_types: bool) -> list[Any]:
-    """Removes the value, or values, of the first of these columns from a row and returns them."""
-    value = row.pop(column_of(row, columns), None)
-    if not has_types:
-        value = _list_or_text(value)
-    return [v for v in (value if isinstance(value, list) else [value]) if v not in (None, "")]
+    """Removes the first of these columns that has values from a row, and returns them."""
+    names = [name for column in columns if (name := column_of(row, [column]))]
+    absent = (None, "") if has_types else (None, "", *MISSING_WORDS)
+    for name in names:
+        value = row[name] if has_types else _list_or_text(row[name])
+        values = [v for v in (value if isinstance(value, list) else [value]) if v not in absent]
+        if values:
+            del row[name]
+            return values
+    for name in names[:1]:
+        del row[name]
+    return []
 
 
 def _list_or_text(text: str | None) -> str | list[str] | None:
@@ -259,6 +264,22 @@ def _list_or_text(text: str | None) -> str | list[str] | None:
             parsed = parsed if repr(parsed) == text else None
     is_list = isinstance(parsed, list) and all(isinstance(value, str) for value in parsed)
     return parsed if is_list else text
+
+
+def _joined(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The fields of all rows of an image: a value that all have, or one for each row."""
+    if len(rows) == 1:
+        return rows[0]
+    columns = {name: [row.get(name) for row in rows] for row in rows for name in row}
+    return {
+        name: values[0] if all(value == values[0] for value in values) else RowValues(values)
+        for name, values in columns.items()
+    }
+
+
+def _value(cell: str) -> str | int | float | list[str]:
+    value = _list_or_text(cell)
+    return _number(value) if isinstance(value, str) else value
 
 
 def _number(text: str) -> str | int | float:

@@ -6,12 +6,15 @@ import os
 import uuid
 
 import fsspec
+import numpy as np
 import pytest
 
+from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.errors import BadExample
 from coca_jax.data.sources import Source
 from coca_jax.data.sources.folder import folder_source
 from coca_jax.errors import UserError
+from coca_jax.evaluate.questions import QUESTIONS, questions_of
 
 
 @pytest.fixture
@@ -44,11 +47,68 @@ def test_rows_of_an_image_are_one_record(photos):
         "captions": ["a cat, asleep", "a pet"],
         "label": -1,
         "labels": [],
-        "fields": {"id": 7, "score": 0.25, "url": "http://a/b"},
+        "fields": {"id": [7, 9], "score": [0.25, 9], "url": ["http://a/b", ""]},
     }
     assert source[1]["captions"] == ["ein Kätzchen"]
     assert source[1]["fields"] == {"id": 8, "score": 0.001, "url": "007"}
     assert source.shard(1) == path
+
+
+def test_questions_in_rows_of_their_own_or_in_cells(photos):
+    table = (
+        "image,questions,answers,split\n"
+        "photos/1.jpg,how many?,2,train\n"
+        "photos/1.jpg,is it red?,yes,train\n"
+        'photos/0.jpg,"[""what?"", ""where?""]","[""a cat"", ""left""]",train\n'
+        "photos/2.jpg,is it?,yes,train\n"
+        "photos/2.jpg,was it?,yes,train\n"
+    )
+    records = [*folder_source(photos("vqa.csv", table))]
+    assert [record["fields"]["split"] for record in records] == ["train"] * 3
+    make = CaptionMaker(captions="questions")
+    rng = np.random.default_rng(0)
+    found = [{make(record, 0, rng).text for _ in range(20)} for record in records]
+    assert found == [
+        {"how many? 2", "is it red? yes"},
+        {"what? a cat", "where? left"},
+        {"is it? yes", "was it? yes"},
+    ]
+    asked = questions_of(
+        {"image": [None] * 3, "fields": [r["fields"] for r in records]}, *QUESTIONS
+    )
+    assert [(q.text, q.given) for q in asked] == [
+        ("how many?", ("2",)),
+        ("is it red?", ("yes",)),
+        ("what?", ("a cat",)),
+        ("where?", ("left",)),
+        ("is it?", ("yes",)),
+        ("was it?", ("yes",)),
+    ]
+
+
+def test_filters_and_templates_of_several_rows(photos):
+    table = (
+        "image,caption,title,score\n"
+        "photos/1.jpg,a cat,One,0.9\n"
+        "photos/1.jpg,a pet,Two,0.1\n"
+        "photos/0.jpg,a dog,Three,0.9\n"
+    )
+    both, dog = folder_source(photos("a.csv", table))
+    rng = np.random.default_rng(0)
+    make = CaptionMaker(template="{title}. {caption}")
+    assert {make(both, 0, rng).text for _ in range(20)} == {"One. a cat", "Two. a pet"}
+    strict = CaptionMaker(filters=(("score", ">=", 0.5),))
+    assert strict(dog, 0, rng).text == "a dog"
+    with pytest.raises(BadExample, match="filtered_field"):
+        strict(both, 0, rng)
+
+
+def test_a_column_without_a_value_hides_no_other(photos):
+    table = "image,caption,text,label\nphotos/0.jpg,nan,a cat,NA\nphotos/1.jpg,a dog,x,3\n"
+    first, second = folder_source(photos("a.csv", table))
+    assert (first["captions"], first["labels"], first["label"]) == (["a cat"], [], -1)
+    assert (second["captions"], second["label"]) == (["a dog"], 3)
+    assert second["fields"] == {"text": "x"}
 
 
 def test_a_folder_with_one_table(photos, tmp_path):
