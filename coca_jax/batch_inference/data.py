@@ -116,8 +116,9 @@ def open_data(options: SourceConfig) -> Source:
     """
     if options.format == IMAGES:
         return ImagesSource(options.path)
-    if options.format == "array_record" and os.path.isdir(options.path):
-        pattern = paths.join(glob.escape(options.path), "*array_record*")
+    path = options.path  # of a share of the files a tuple
+    if options.format == "array_record" and isinstance(path, str) and os.path.isdir(path):
+        pattern = paths.join(glob.escape(path), "*array_record*")
         options = dataclasses.replace(options, path=pattern)
     return open_source(options)
 

@@ -29,12 +29,7 @@ class ImagesSource:
         self.notes = [
             Note(kind, len(names), f"{path}: {counted(len(names), what)}, such as {names[0]}", lost)
             for kind, names, what, lost in (
-                (
-                    "unreadable",
-                    listing.unreadable,
-                    "items are named like images and are not files",
-                    True,
-                ),
+                ("unreadable", listing.unreadable, "items cannot be read", True),
                 ("hidden", listing.hidden, "hidden items are skipped", False),
             )
             if names

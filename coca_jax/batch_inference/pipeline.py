@@ -291,6 +291,8 @@ def _stored(record: Record) -> str:
     stored: dict[str, Any] = {"captions": record["captions"]}
     if record["labels"]:
         stored["labels"] = record["labels"]
+    elif record["label"] >= 0:  # the number of a class without a name
+        stored["label"] = record["label"]
     return json.dumps(stored | record["fields"], default=str)
 
 

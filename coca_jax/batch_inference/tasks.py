@@ -7,13 +7,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow
+from jaxtyping import Shaped
 
 from coca_jax.data.sources import Record
 from coca_jax.errors import UserError
 from coca_jax.inference import LoadedModel
 from coca_jax.patches import Images
 
-Column = Sequence[Any] | np.ndarray  # a value, or a row, for each record
+Column = Sequence[Any] | Shaped[np.ndarray, "_ ..."]  # a value, or a row, for each record
 Columns = dict[str, Column]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int, Int32, Int64
 
 from coca_jax import patches
 from coca_jax.data.answer_normalization import normalized
@@ -27,7 +27,7 @@ from coca_jax.patches import Target
 # For one row. Of a data set of which 98% is unusable, one row in 600 million needs more.
 MAX_SUBSTITUTES = 1000
 
-_SIDED = re.compile(r"\b(left|right)(wards?)?\b", re.IGNORECASE)
+_SIDED = re.compile(r"\b(left|right)(wards?|most|hand(ed)?)?\b", re.IGNORECASE)
 
 
 class DataSet(NamedTuple):
@@ -36,8 +36,9 @@ class DataSet(NamedTuple):
     source: Source
     make_caption: CaptionMaker
     augment: Augment
-    excluded: Any = ()  # int64 [n], sorted: records that are never used
-    order: Any = ()  # int64 [n], all records, neighbors next to each other; empty: there is none
+    excluded: Int64[np.ndarray, " m"] | tuple[()] = ()  # sorted: records that are never used
+    # All records, neighbors next to each other; empty: there is none.
+    order: Int64[np.ndarray, " n"] | tuple[()] = ()
 
 
 class DataError(NamedTuple):

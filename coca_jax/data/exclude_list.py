@@ -53,10 +53,13 @@ def read_list(path: str | os.PathLike, size: int) -> Int64[np.ndarray, " m"]:
         ) from error
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
-            f"{path} is not a list of duplicates: its first line has no records"
+            f"{path} is not a list of duplicates: its first line does not state the number of "
+            "records"
         ) from error
     if records != size:
-        raise UserError(f"{path} is of a training set of {records} records, not of {size}")
+        raise UserError(
+            f"{path} was made for a training set of {records} records, but this one has {size}"
+        )
     numbers = []
     for number, line in enumerate(lines[1:], 2):
         record = line.split("\t")[0]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int64
 
 from coca_jax.data.batch_sizes import BatchSizes
 from coca_jax.data.captions import CaptionMaker
@@ -55,15 +56,20 @@ def open_sources(data: DataConfig) -> dict[str, Source]:
     context = Context(data.dir, data.cache_dir, data.num_images)
     for name, options in data.data_sets().items():
         try:
-            opened[name] = _joined(open_source(options, context), options, data.cache_dir)
+            source = open_source(options, context)
+            _require_random_access(source, options)
+            opened[name] = _joined(source, options, data.cache_dir)
         except UserError as error:
             raise UserError(f"config.{section_key(name)}: {error}") from error
-        if getattr(opened[name], "in_order", False):
-            raise UserError(
-                f"config.{section_key(name)}.format={options.format!r} is read in order, and "
-                "training reads at random: `coca data convert` makes a data set of Parquet files"
-            )
     return opened
+
+
+def _require_random_access(source: Source, options: TrainDataConfig) -> None:
+    if getattr(source, "in_order", False):
+        raise UserError(
+            f"format={options.format!r} is read in order, and training reads at random: "
+            "`coca data convert` makes a data set of Parquet files"
+        )
 
 
 def _joined(source: Source, options: TrainDataConfig, cache_dir: str) -> Source:
@@ -170,8 +176,8 @@ def make_data_sets(
 class _Lists(NamedTuple):
     """Numbers of a data set's records; empty: all are used, and drawn at random."""
 
-    excluded: Any = ()
-    order: Any = ()
+    excluded: Int64[np.ndarray, " m"] | tuple[()] = ()
+    order: Int64[np.ndarray, " n"] | tuple[()] = ()
 
 
 def _lists(name: str, options: TrainDataConfig, records: int) -> _Lists:
@@ -307,7 +313,8 @@ def check_classes(where: str, known: Sequence[str], classes: Sequence[str]) -> N
     if not known or list(known) == list(classes):
         return
     if len(known) != len(classes):
-        actual = f"{len(known)} classes: {', '.join(known[:3])}, ..."
+        shown = ", ".join(known[:3]) + ", ..." * (len(known) > 3)
+        actual = f"{len(known)} classes: {shown}"
     elif set(known) == set(classes):
         first, second = next(
             pair for pair in zip(known, classes, strict=True) if pair[0] != pair[1]

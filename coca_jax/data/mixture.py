@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int64
 
 from coca_jax.data.neighborhoods import NeighborhoodOrder
 from coca_jax.errors import UserError
@@ -54,7 +55,7 @@ class Mixture:
         sizes: Mapping[str, int],
         weights: Mapping[str, float],
         seed: int,
-        neighborhoods: Mapping[str, tuple[np.ndarray, int]] = MappingProxyType({}),
+        neighborhoods: Mapping[str, tuple[Int64[np.ndarray, " _"], int]] = MappingProxyType({}),
     ):
         import grain
 

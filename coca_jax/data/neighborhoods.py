@@ -9,6 +9,7 @@ pair with hard negatives, as ANCE (arXiv 2007.00808) finds them for texts.
 import functools
 import io
 import os
+import zipfile
 
 import numpy as np
 from jaxtyping import Int64
@@ -74,14 +75,14 @@ def read_order(path: str | os.PathLike, size: int) -> Int64[np.ndarray, " n"]:
             order = np.load(io.BytesIO(file.read()), allow_pickle=False)
     except OSError as error:
         raise UserError(f"no order can be read from {path}: {cause(error, path)}") from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a .npy file: {error}") from error
     if not isinstance(order, np.ndarray):
         raise UserError(f"{path} is not a .npy file: it holds several arrays")
     if order.ndim != 1 or order.dtype.kind not in "iu" or len(order) != size:
         raise UserError(
-            f"{path} has {order.dtype} of shape {order.shape}, and the data set {size:,} records: "
-            "coca data neighborhoods writes the number of each"
+            f"{path} holds {order.dtype} of shape {order.shape}, but the data set has {size:,} "
+            "records; `coca data neighborhoods` writes one number for each"
         )
     seen = np.zeros(size, bool)
     outside = order[(order < 0) | (order >= size)]

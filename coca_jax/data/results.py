@@ -12,6 +12,7 @@ import json
 import os
 import zlib
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -177,5 +178,5 @@ def read_embeddings(piece: Piece) -> tuple[Int64[np.ndarray, " n"], Float32[np.n
         column = table.column("embedding").combine_chunks()
         flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
         return numbers, flat.reshape(len(numbers), -1)
-    except (OSError, LookupError, ValueError, pyarrow.ArrowException) as error:
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile, pyarrow.ArrowException) as error:
         raise UserError(f"no embeddings can be read from {piece.path}: {error}") from error

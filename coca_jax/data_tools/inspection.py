@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from coca_jax.data.errors import BAD_KINDS, BadExample
+from coca_jax.data.exclude_list import contains
 from coca_jax.data.from_config import make_train_stream, weights
 from coca_jax.data.mixture import describe
 from coca_jax.data.options import DataConfig, data_config
@@ -159,8 +160,10 @@ def _of_stages(
     clock, captions, reasons = _Clock(), [], {}
     for number in range(examples):
         ref, rng = stream.mixture[number], np.random.default_rng((seed, number))
-        source, make_caption, augment, *_ = stream.make_batch.data_sets[ref.source]
+        source, make_caption, augment, excluded, _ = stream.make_batch.data_sets[ref.source]
         try:
+            if len(excluded) and contains(excluded, ref.index):
+                raise BadExample("filtered_duplicate", "exclude_list names it")
             with clock.measure("read"):
                 record = source[ref.index]
             with clock.measure("caption"):

@@ -9,6 +9,7 @@ import io
 import shutil
 import subprocess
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,11 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     """
     data = path.read_bytes()
     if data.startswith(b"\x1f\x8b"):
-        data = gzip.decompress(data)
-    if len(data) < 4 or data[:3] != b"\x00\x00\x08":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise UserError(f"{path} cannot be unpacked: {error}") from error
+    if len(data) < 4 or data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
         raise UserError(f"{path} should be an idx file of bytes")
     shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
     content = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])

@@ -241,7 +241,7 @@ def _cause(error: Exception) -> str:
     if isinstance(error, requests.exceptions.SSLError):
         return f"no secure connection ({_last(error)})"
     if isinstance(error, requests.exceptions.TooManyRedirects):
-        return "it redirects without an end"
+        return "it redirects endlessly"
     if isinstance(error, requests.exceptions.Timeout):
         return f"no answer within {TIMEOUT[1]:g} s"
     if "NameResolution" in text or "getaddrinfo" in text:

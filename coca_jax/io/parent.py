@@ -13,7 +13,7 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 def end_with_parent() -> None:
     """Ends this worker process of `multiprocessing` as soon as its parent has ended.
 
-    Workers otherwise outlive a parent that was killed, and wait for work for ever. Call it once, in
+    Workers otherwise outlive a parent that was killed, and wait for work forever. Call it once, in
     the worker. Does nothing in a process that `multiprocessing` did not start.
     """
     parent = multiprocessing.parent_process()

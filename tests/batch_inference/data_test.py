@@ -1,6 +1,7 @@
 import broken_data
 import pytest
 from memory_source import MemorySource
+from tf_examples import example, write_array_record
 
 from coca_jax.batch_inference import data
 from coca_jax.data.sources import Shard, Source
@@ -77,7 +78,18 @@ def test_a_process_opens_its_own_files_only(tmp_path):
         assert few == (options, [])
 
 
+def test_a_process_opens_its_own_array_records_only(tmp_path):
+    for number in range(3):
+        records = [example({"image": [b"%d" % number], "caption": [b"a"]})]
+        write_array_record(tmp_path / f"{number}.array_record", records)
+    options = data.data_options(f"{tmp_path}/*.array_record")
+    mine, names = data.take_share(options, 1, 2)
+    source = data.open_data(mine)
+    assert (len(source), source[0]["image"], names) == (1, b"1", ["1.array_record"])
+
+
 def test_a_folder_of_images_is_a_data_set(tmp_path):
+    (tmp_path / "link.png").symlink_to("nowhere")
     for name in ("b.png", "deep/a.jpg", "deep/notes.txt", ".hidden.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
@@ -89,7 +101,8 @@ def test_a_folder_of_images_is_a_data_set(tmp_path):
     ]
     (shard,) = source.shards()
     assert (shard.name, shard.size, shard.records) == (tmp_path.name, 15, 2)
-    assert [note.kind for note in source.notes] == ["hidden"]
+    assert [note.kind for note in source.notes] == ["unreadable", "hidden"]
+    assert "1 item cannot be read, such as link.png" in source.notes[0].text
     (tmp_path / "b.png").write_bytes(b"longer")
     assert data.open_data(data.data_options(str(tmp_path))).shards()[0].checksum != shard.checksum
 

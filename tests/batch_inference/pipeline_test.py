@@ -123,6 +123,16 @@ def test_results_follow_the_records_and_bad_ones_are_listed(tmp_path, capsys):
     assert "3 of 3 files (2.tar: 0 results, 4 unusable records" in shown
 
 
+def test_the_number_of_a_class_without_a_name_is_kept(tmp_path):
+    source = Source()
+    source[0] |= {"label": 3}
+    source[2] |= {"label": 3, "labels": ["cat"]}
+    compute(tmp_path, source, keep=True)
+    first, second, _ = map(json.loads, pq.read_table(tmp_path / "0.parquet")["stored"].to_pylist())
+    assert first["label"] == 3 and "labels" not in first
+    assert second["labels"] == ["cat"] and "label" not in second
+
+
 def test_a_run_goes_on_where_it_was_stopped_with_equal_files(tmp_path):
     compute(tmp_path / "whole")
     stops = iter([False, True])

@@ -128,6 +128,11 @@ def test_captions_come_in_turn_with_the_visits(plain_source):
         ("a circle", True),
         ("at the top left", False),
         ("RIGHT, there", False),
+        ("the leftmost cup", False),
+        ("a rightmost door", False),
+        ("a left-hand drive", False),
+        ("a lefthand glove", False),
+        ("Righthanded, he", False),
         ("bright leftovers", True),
     ],
 )

@@ -34,12 +34,12 @@ def test_errors_in_lists_are_named(tmp_path):
     for content in (b"", b"33\n", b"{}\n", b"[1]\n", b"\xff\xfe", b"record\tset"):
         path.write_bytes(content)
         with pytest.raises(
-            UserError, match=r"list\.tsv is not a list of duplicates: its first line"
+            UserError, match=r"list\.tsv is not a list of duplicates: its first line does not"
         ):
             read_list(path, 43)
     for size in (44, '"43"'):
         path.write_text(f'{{"records": {size}}}\n')
-        with pytest.raises(UserError, match=r"is of a training set of 4[34] records, not of 43"):
+        with pytest.raises(UserError, match=r"set of 4[34] records, but this one has 43"):
             read_list(path, 43)
     for line in ("43\tx", "-1", "", "3.5", "a b"):
         path.write_text('{"records": 43}\n' + "\t".join(COLUMNS) + f"\n5\tx\t0\t1\n{line}\n6\n")

@@ -1,10 +1,13 @@
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from coca_jax.config import default_config
 from coca_jax.data.exclude_list import write_list
 from coca_jax.data.from_config import (
     caption_texts,
+    check_classes,
     make_held_out_captions,
     make_tokenizer_from,
     make_train_stream,
@@ -94,6 +97,22 @@ def test_what_cannot_be_opened_is_named(data):
     data.train.update({"format": "folder", "path": "nowhere"})
     with pytest.raises(UserError, match=r"^config\.data\.train: .*nowhere"):
         open_sources(data_config(data))
+
+
+def test_what_is_read_in_order_is_refused_with_results_joined_to_it(data, tmp_path):
+    table = pyarrow.table({"jpg": [b"1"], "caption": ["a"]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    data.train.update({"format": "parquet", "path": str(tmp_path / "a.parquet")})
+    data.train.captions_from = str(tmp_path / "results")
+    with pytest.raises(UserError, match=r"^config\.data\.train: format='parquet' is read in order"):
+        open_sources(data_config(data))
+
+
+def test_classes_that_differ_are_shown_and_cut_only_if_many():
+    with pytest.raises(UserError, match=r"x has 2 classes: a, b$"):
+        check_classes("x", ["a", "b"], ["a", "b", "c"])
+    with pytest.raises(UserError, match=r"x has 4 classes: a, b, c, \.\.\.$"):
+        check_classes("x", list("abcd"), ["a", "b"])
 
 
 def test_more_processes_than_examples_are_refused(data):

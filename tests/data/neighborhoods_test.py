@@ -51,8 +51,8 @@ def test_an_order_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        (ORDER[:-1], "has int64 of shape (21,), and the data set 22 records"),
-        (ORDER.astype(float), "has float64 of shape (22,)"),
+        (ORDER[:-1], "holds int64 of shape (21,), but the data set has 22 records; `coca data"),
+        (ORDER.astype(float), "holds float64 of shape (22,)"),
         (np.where(ORDER == 5, 6, ORDER), "lacks the record 5, and has another twice"),
         (ORDER + 1, "has the record 22, and the data set has 22"),
         (ORDER - 1, "has the record -1, and the data set has 22"),
@@ -70,7 +70,8 @@ def test_what_is_no_file_of_numbers_is_refused(tmp_path):
         read_order(str(tmp_path / "nowhere.npy"), 22)
     (tmp_path / "text.npy").write_text("1 2 3")
     (tmp_path / "empty.npy").touch()
+    (tmp_path / "zip.npy").write_bytes(b"PK\3\4 no archive")
     np.savez(tmp_path / "several.npz", ORDER)
-    for name in ("text.npy", "empty.npy", "several.npz"):
+    for name in ("text.npy", "empty.npy", "zip.npy", "several.npz"):
         with pytest.raises(UserError, match=r"is not a \.npy file"):
             read_order(str(tmp_path / name), 22)

@@ -7,6 +7,7 @@ import pytest
 
 from coca_jax import cli
 from coca_jax.config import default_config
+from coca_jax.data.exclude_list import write_list
 from coca_jax.data.sources import Note
 from coca_jax.data.sources.tfds import TfdsSource
 from coca_jax.data.tokenizers.byte import ByteTokenizer
@@ -47,6 +48,20 @@ def test_what_is_seen_is_what_is_there(tmp_path):
     text = format_inspection(result, 12)
     assert "bad_image" in text and "examples per second" in text and "broken.tar" in text
     assert f"bad_image, such as {result['reasons']['bad_image']}\n" in text
+
+
+def test_records_that_are_left_out_are_not_measured(tmp_path):
+    png = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    samples = [{"png": png, "txt": b"a" * length} for length in (3, 5, 30)]
+    broken_data.write_tar(tmp_path / "a.tar", samples)
+    write_list(tmp_path / "list.tsv", [(2, "copies", 0, 0)], {"records": 3})
+    data = default_config().data
+    data.train.update({"format": "webdataset", "path": str(tmp_path / "a.tar")})
+    data.train.exclude_list = str(tmp_path / "list.tsv")
+    data.tokenizer.kind = "byte"
+    result = inspect(data, image_size=(4, 4), text_length=8, seed=0, examples=3)
+    assert result["captions"]["count"] == 2 and result["captions"]["truncated"] == 0
+    assert "exclude_list" in result["reasons"]["filtered_duplicate"] and not result["lost"]
 
 
 def test_data_without_a_usable_example_are_refused_with_their_notes(tmp_path):

@@ -61,6 +61,19 @@ def test_files_that_are_wrong_are_named(files, tmp_path):
     assert not (tmp_path / "tfds/fashion_mnist/1.0.0").exists()
 
 
+def test_archives_that_are_damaged_are_named(tmp_path):
+    whole = gzip.compress(idx(np.arange(90, dtype=np.uint8)))
+    path = tmp_path / "labels.gz"
+    broken = bytes(value ^ 255 for value in whole[10:20])
+    for content in (whole[:-20], whole[:10] + broken + whole[20:], whole + b"more"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"labels\.gz cannot be unpacked: "):
+            fashion_mnist.read_idx(path)
+    path.write_bytes(idx(np.zeros(3, np.uint8))[:6])
+    with pytest.raises(UserError, match=r"labels\.gz should be an idx file"):
+        fashion_mnist.read_idx(path)
+
+
 def test_without_the_package_manager_files_are_asked_for(monkeypatch, tmp_path):
     monkeypatch.setattr(fashion_mnist.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=r"needs apt-get and dpkg-deb.*--files DIR"):

@@ -145,7 +145,7 @@ def test_other_statuses_are_named_at_once(server, status):
 
 def test_what_is_wrong_with_a_server_is_said(server):
     for mode, words in {
-        "loop": "redirects without an end",
+        "loop": "redirects endlessly",
         "short": "shorter than it should be; tried 4 times",
         "elsewhere": "asked for byte 0, the server gave 'bytes 7-7/2048'",
     }.items():

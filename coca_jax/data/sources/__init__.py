@@ -145,9 +145,10 @@ def open_source(options: SourceConfig, context: Context | None = None) -> Source
 def _read_class_names(file: str, source: Source) -> list[str]:
     names = read_lines(file)
     if source.class_names and len(names) != len(source.class_names):
+        shown = ", ".join(source.class_names[:5]) + ", ..." * (len(source.class_names) > 5)
         raise UserError(
             f"{file} names {counted(len(names), 'classes')}, and the data set has "
-            f"{len(source.class_names)}: {', '.join(source.class_names[:5])}, ..."
+            f"{len(source.class_names)}: {shown}"
         )
     return names
 

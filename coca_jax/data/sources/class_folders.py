@@ -154,17 +154,17 @@ class _Walk:
     def notes(self) -> Iterator[Note]:
         """Notes on the folders that were walked through."""
         kinds = (
-            ("deeper", self._deeper, "images lie deeper than in the folder of their class"),
-            ("clips", self._clip_folders, "folders are clips, whose images are the frames"),
+            ("deeper", self._deeper, "images lie deeper than in the folder of a class"),
+            ("clips", self._clip_folders, "clips are read from images, a folder per clip"),
             ("hidden", self._hidden, "hidden items are skipped"),
-            ("loops", self._loops, "links are skipped that lead to a folder above them"),
+            ("loops", self._loops, "links back to a parent folder are skipped"),
         )
         for kind, paths, what in kinds:
             if paths:
                 yield Note(kind, len(paths), f"{counted(len(paths), what)}, such as {min(paths)!r}")
         if self._outside:
             text = counted(len(self._outside), "images lie next to the folders of classes")
-            text += f" and not in one, such as {self._outside[0]!r}; move them into one"
+            text += f" and not in one, such as {self._outside[0]!r}; move such images into one"
             yield Note("beside", len(self._outside), text, lost=True)
         if self._other_files:
             yield _other_files_note(self._other_files)

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from coca_jax.data.results import Piece, Results
+from coca_jax.data.results import NOT_JOINED, Piece, Results
 from coca_jax.data.sources.base import Note, Record, Shard, Source
+from coca_jax.data.sources.parquet import read_footer
 from coca_jax.errors import UserError
 from coca_jax.io.messages import counted
 
@@ -43,6 +44,8 @@ class JoinedSource:
         self.notes = [*source.notes, *self._missing()]
 
     def _missing(self) -> Iterator[Note]:
+        """One note on the shards without results, of all folders."""
+        texts, total = [], 0
         for results, of_shards in zip(self._results, self._pieces, strict=True):
             pairs = zip(self._shards, of_shards, strict=True)
             without = [shard.name for shard, pieces in pairs if not pieces]
@@ -56,7 +59,10 @@ class JoinedSource:
             if without:
                 shown = ", ".join(without[:3]) + ", ..." * (len(without) > 3)
                 text = f"{results.folder}: {counted(len(without), 'shards have no results')}"
-                yield Note("without_results", len(without), f"{text}: {shown}")
+                texts.append(f"{text}: {shown}")
+                total += len(without)
+        if texts:
+            yield Note("without_results", total, "; ".join(texts))
 
     def __len__(self) -> int:
         return len(self._source)
@@ -105,4 +111,10 @@ def _require_columns(captions: Results | None, fields: Sequence[Results]) -> Non
         if any(piece.path.endswith(".npy") for piece in results.all_pieces()):
             raise UserError(
                 f"{results.folder} holds .npy files: fields are read from Parquet files"
+            )
+        # The other files have the same columns.
+        names = read_footer(results.all_pieces()[0].path).schema.names
+        if not set(names) - set(NOT_JOINED):
+            raise UserError(
+                f"{results.folder} holds no column that can be a field, only {', '.join(names)}"
             )

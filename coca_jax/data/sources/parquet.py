@@ -325,7 +325,11 @@ class ParquetSource:
         try:
             with files.open_binary(path) as opened, parquet.ParquetFile(opened) as table:
                 rows = table.read_row_group(group, names, use_threads=False)
-        except pyarrow.ArrowException as error:
+        except (OSError, pyarrow.ArrowException) as error:
+            # pyarrow raises an OSError without a number for damaged pages; a store may, too, when
+            # it does not answer.
+            if isinstance(error, OSError) and (error.errno is not None or paths.is_url(path)):
+                raise
             return BadExample("bad_record", f"row group {group}: {cause(error, path)}")
 
         def values(name: str, kind: str) -> list[list[Any]]:
@@ -372,7 +376,7 @@ def _label_names(columns: Columns) -> list[str]:
 
 def _notes(columns: Columns) -> Iterator[Note]:
     if columns.left_out:
-        what = counted(len(columns.left_out), "columns are of types that are not read")
+        what = counted(len(columns.left_out), "columns are of a type that is not read")
         yield Note("left_out", len(columns.left_out), f"{what}: {', '.join(columns.left_out)}")
 
 

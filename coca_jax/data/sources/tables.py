@@ -37,7 +37,7 @@ FAULTS = {
     NOT_UTF8: "are not UTF-8",
     WRONG_COUNT: "have too many or too few values",
     UNCLOSED: "have a quote that is never closed",
-    NO_JSON: "are not JSON objects in which each key occurs once",
+    NO_JSON: "have no valid JSON object, or a key that occurs twice",
 }
 
 

@@ -1,11 +1,11 @@
 """Notes on what is unusual about WebDataset tars, as sentences that also say what to do."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from coca_jax.data.sources.base import Note
 from coca_jax.data.sources.tar_headers import Notes
-from coca_jax.data.sources.tar_index import IMAGE_KEYS, Index
+from coca_jax.data.sources.tar_index import IMAGE_KEYS, TEXT_KEYS, Index
 from coca_jax.io import http
 from coca_jax.io.messages import counted
 
@@ -19,7 +19,7 @@ CONVENTION = (
 # By kind: what is counted, in the plural; the rest of the sentence; and whether it is lost.
 _SENTENCES = {
     "without_image": ("samples have no image", ", such as {first}{met}; {convention}{hint}", True),
-    "without_text": ("samples have no .txt, .json or .cls", ", such as {first}{met}", False),
+    "without_text": ("samples have no {texts}, .json or .cls", ", such as {first}{met}", False),
     "duplicate": (
         "members are duplicated in a sample",
         ", such as {first}: the last one is read, as if the tar were unpacked",
@@ -40,8 +40,7 @@ _SENTENCES = {
     "several": (
         "members are passed over",
         ", such as one next to {first}: a sample has several images or texts, and the "
-        "first kind of "
-        '{kinds} is read; image_keys=("png",) would take others',
+        'first kind of {kinds} is read; image_keys=("png",) would take others',
         True,
     ),
     "hidden": ("hidden members are skipped", ", such as {first}", False),
@@ -91,16 +90,26 @@ def merged(indices: Iterable[Index]) -> Notes:
     return notes
 
 
-def sentences(notes: Notes) -> list[Note]:
-    """The notes as sentences, those on what is lost first."""
+def sentences(
+    notes: Notes, image_keys: Sequence[str] = (), text_keys: Sequence[str] = ()
+) -> list[Note]:
+    """The notes as sentences, those on what is lost first.
+
+    Args:
+      notes: of all tars.
+      image_keys: as of `make_options`.
+      text_keys: as of `make_options`.
+    """
     lines = []
+    kinds = [key.removeprefix(".") for key in image_keys or IMAGE_KEYS]
+    texts = ", ".join(f".{key.removeprefix('.')}" for key in text_keys or TEXT_KEYS)
     for kind, (what, rest, lost) in _SENTENCES.items():
         if kind in notes:
             count, first, extensions = notes[kind]
             words = {"first": first, "met": _commonest(extensions)}
-            words |= {"convention": CONVENTION, "hint": _hint(extensions)}
-            words["kinds"] = ", ".join(IMAGE_KEYS[:4]) + ", ..."
-            text = counted(count, what) + rest.format(**words)
+            words |= {"convention": CONVENTION, "hint": _hint(extensions, image_keys)}
+            words["kinds"] = ", ".join(kinds[:4]) + ", ..." * (len(kinds) > 4)
+            text = counted(count, what.format(texts=texts)) + rest.format(**words)
             lines.append(Note(kind, count, text, lost))
     return sorted(lines, key=lambda note: not note.lost)
 
@@ -112,10 +121,11 @@ def _commonest(counts: dict[str, int]) -> str:
     return f", but {', '.join(common)}{more}" if common else ""
 
 
-def _hint(counts: dict[str, int]) -> str:
+def _hint(counts: dict[str, int], image_keys: Sequence[str]) -> str:
     """A sentence on reading members as images, where an extension ends like that of an image."""
     ends = tuple(f".{key}" for key in IMAGE_KEYS)
     keys = [name[1:] for name, _ in Counter(counts).most_common() if name.lower().endswith(ends)]
     if not keys:
         return ""
-    return f". To read them, set image_keys={(*IMAGE_KEYS[:2], *keys[:SHOWN])} of this data set"
+    keys = (*(image_keys or IMAGE_KEYS[:2]), *keys[:SHOWN])
+    return f". To read them, set image_keys={keys} of this data set"

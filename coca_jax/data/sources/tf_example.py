@@ -5,9 +5,9 @@ from typing import Any
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.sources.base import Record, to_labels, to_text
-from coca_jax.data.texts import to_captions
+from coca_jax.data.texts import is_missing, to_captions
 
-# The first that is there is taken. Slashes: a feature of a feature, in TFDS and in older formats.
+# The first with a value is taken. Slashes: a feature of a feature, in TFDS and in older formats.
 IMAGE_KEYS = (
     *("image", "image/encoded", "image/bytes", "jpg", "jpeg", "png", "webp", "img"),
     *("images", "frames", "video"),
@@ -58,7 +58,14 @@ def _values(feature: Any) -> list[Any]:
 
 
 def _take(values: dict[str, list[Any]], keys: Sequence[str]) -> list[Any]:
-    return next((values.pop(key) for key in keys if key in values), [])
+    """Removes and returns the values of the first key that has one."""
+    there = [key for key in keys if key in values]
+    key = next((key for key in there if _has_value(values[key])), next(iter(there), ""))
+    return values.pop(key, [])
+
+
+def _has_value(values: list[Any]) -> bool:
+    return any(v.strip() if isinstance(v, bytes) else not is_missing(v) for v in values)
 
 
 def _field(values: list[Any]) -> Any:

@@ -38,11 +38,20 @@ MAX_GAP = 256 << 10  # bytes between parts of a sample that are read, too, and d
 class WebDatasetSource:
     """The samples of tars that have an image, in the order of the tars."""
 
-    def __init__(self, indices: Sequence[Index], by_line: bool = False):
-        """Joins the indices of tars, whose .txt have one caption or, `by_line`, several."""
+    def __init__(
+        self,
+        indices: Sequence[Index],
+        by_line: bool = False,
+        image_keys: Sequence[str] = (),
+        text_keys: Sequence[str] = (),
+    ):
+        """Joins the indices of tars, whose .txt have one caption or, `by_line`, several.
+
+        The keys are those that the indices were made with, for the notes.
+        """
         self._by_line = by_line
         self.class_names: list[str] = []
-        self.notes: list[Note] = sentences(merged(indices))
+        self.notes: list[Note] = sentences(merged(indices), image_keys, text_keys)
         self._indices = [index._replace(notes={}) for index in indices]
         self._ends = list(itertools.accumulate(index.count for index in indices))
 
@@ -126,7 +135,7 @@ def webdataset_source(
     kind = _kind(folder) if folder else ""
     options = make_options(image_keys, text_keys)
     indices = open_indices(files.expand(path), cache_dir, options)
-    source = WebDatasetSource(indices, kind == "retrieval")
+    source = WebDatasetSource(indices, kind == "retrieval", image_keys, text_keys)
     if folder and os.path.isfile(names := os.path.join(folder, CLASS_NAMES)):
         source.class_names = files.read_lines(names)
     if not len(source):

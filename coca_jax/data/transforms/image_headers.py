@@ -4,6 +4,7 @@ import math
 import re
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from coca_jax.data.errors import BadExample
@@ -17,9 +18,22 @@ _TRANSPARENT_BYTES = {0: 2, 2: 6, 3: 1}  # of a tRNS chunk, at least, by color t
 _SVG = re.compile(
     rb"(<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE svg|\s)*<svg|(<\?xml[^>]*>\s*)?<!DOCTYPE svg"
 )
+# Brands of images in the container that videos have, too.
+_HEIC_BRANDS = (
+    *(b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevm", b"hevs", b"hevx"),
+    *(b"mif1", b"msf1"),
+)
+_AVIF_BRANDS = (b"avif", b"avis")
+IMAGE_BRANDS = frozenset((*_HEIC_BRANDS, *_AVIF_BRANDS))
+
+
+def _begin(brands: Sequence[bytes]) -> re.Pattern[bytes]:
+    return re.compile(rb".{4}ftyp(" + b"|".join(brands) + rb")", re.DOTALL)
+
+
 _FORMATS = (  # common ones that are not decoded
-    ("HEIC", re.compile(rb".{4}ftyp(he[iv][cmsx]|mif1|msf1)", re.DOTALL)),
-    ("AVIF", re.compile(rb".{4}ftypavi[fs]", re.DOTALL)),  # where Pillow lacks its decoder
+    ("HEIC", _begin(_HEIC_BRANDS)),
+    ("AVIF", _begin(_AVIF_BRANDS)),  # where Pillow lacks its decoder
     ("JPEG XL", re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")),
     ("JPEG 2000", re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP")),
     ("SVG", _SVG),

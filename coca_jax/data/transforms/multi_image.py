@@ -14,9 +14,9 @@ from jaxtyping import UInt8
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.transforms import images
+from coca_jax.data.transforms.image_headers import IMAGE_BRANDS
 from coca_jax.patches import Patches
 
-_IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
 GRAY = 128  # of a blank image
 
 RGB = UInt8[np.ndarray, "_ _ 3"]  # those of one record may differ in size
@@ -74,7 +74,7 @@ def evenly_spaced(total: int, count: int) -> list[int]:
 def is_video(data: bytes) -> bool:
     """Whether a file is a video's container, by its first bytes (MP4, Matroska, AVI, MPEG)."""
     if data[4:8] == b"ftyp":
-        return data[8:12] not in _IMAGE_BRANDS
+        return data[8:12] not in IMAGE_BRANDS
     avi = data[:4] == b"RIFF" and data[8:12] == b"AVI "
     return avi or data.startswith((b"\x1a\x45\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3"))
 

@@ -123,3 +123,20 @@ def test_results_without_captions_or_in_other_formats_are_refused(tmp_path):
         path.rename(path.with_suffix(".npy"))
     with pytest.raises(UserError, match=r"holds .npy files"):
         JoinedSource(Source(), None, [Results(str(tmp_path / "out"))])
+
+
+def test_results_without_a_column_to_join_are_refused(tmp_path):
+    made = results(tmp_path / "out", "embedding", lambda *_: [1.0], most=10)
+    with pytest.raises(UserError, match=r"out holds no column that can be a field, only key, sou"):
+        JoinedSource(Source(), None, [made])
+
+
+def test_one_note_names_all_folders_without_results(tmp_path):
+    made = [
+        results(tmp_path / name, name, lambda *_: 1, most=10, parts=parts)
+        for name, parts in (("a", slice(1)), ("b", slice(1, 2)))
+    ]
+    (note,) = JoinedSource(Source(), None, made).notes
+    assert note.count == 2
+    for part in ("a: 1 shard has no results: 1.tar", "b: 1 shard has no results: 0.tar"):
+        assert part in note.text

@@ -1,4 +1,5 @@
 import concurrent.futures
+import errno
 import json
 
 import pyarrow
@@ -172,6 +173,35 @@ def test_a_damaged_row_group_is_read_once(tmp_path, monkeypatch):
     assert len(reads) == 3
 
 
+def test_a_row_group_that_is_damaged_on_the_disk_is_bad_alone(tmp_path):
+    path = write(tmp_path / "a.parquet", 10, 6)
+    begin = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[begin : begin + 20] = b"\xff" * 20
+    (tmp_path / "a.parquet").write_bytes(content)
+    source = open_source(SourceConfig(format="parquet", path=path))
+    for index in (2, 3):
+        with pytest.raises(BadExample, match="row group 1"):
+            source[index]
+    assert [source[index]["captions"] for index in (0, 4)] == [["caption 10"], ["caption 14"]]
+
+
+@pytest.mark.parametrize("number", [(), (errno.EIO,)], ids=["damaged", "outage"])
+def test_an_outage_is_no_damaged_row_group(tmp_path, monkeypatch, number):
+    path = write(tmp_path / "a.parquet", 10, 4)
+    source = open_source(SourceConfig(format="parquet", path=path))
+
+    def fail(*args, **options):
+        raise OSError(*number, "no answer")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
+    with pytest.raises(OSError if number else BadExample, match="no answer"):
+        source[0]
+    monkeypatch.setattr(parquet.paths, "is_url", lambda path: True)
+    with pytest.raises(OSError, match="no answer"):
+        source[2]
+
+
 def test_each_row_group_is_read_once_by_many_threads(tmp_path, monkeypatch):
     source = parquet.open_parquet(
         SourceConfig(format="parquet", path=write(tmp_path / "a.parquet", 10, 40)), Context()
@@ -197,5 +227,5 @@ def test_files_of_other_columns_or_damaged_ones_are_refused(tmp_path):
 def test_training_refuses_what_is_read_in_order(tmp_path):
     path = write(tmp_path / "0.parquet", 0, 2)
     data = DataConfig(train=TrainDataConfig(format="parquet", path=path))
-    with pytest.raises(UserError, match=r"data.train.format='parquet' .*coca data convert"):
+    with pytest.raises(UserError, match=r"data.train: format='parquet' .*coca data convert"):
         open_sources(data)

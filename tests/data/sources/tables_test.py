@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from coca_jax.data.errors import BadExample
-from coca_jax.data.sources.tables import Table
+from coca_jax.data.sources.tables import FAULTS, Table
 from coca_jax.errors import UserError
 from coca_jax.io import files
+from coca_jax.io.messages import counted
 
 
 @pytest.fixture
@@ -227,6 +228,7 @@ def test_bad_rows_are_counted_with_the_first_line(table):
     data = b'{"image": "a"}\n[1]\n{"image": "b", "image": "c"}\n{"image": null}\n{"image": "b'
     opened = table("a.jsonl", data)
     assert opened.faults == {"no_json": (3, 2), "no_path": (1, 4)}
+    assert counted(1, f"rows {FAULTS['no_json']}").startswith("1 row has no valid JSON object, or")
     for index in (1, 2, 4):
         with pytest.raises(BadExample, match="bad_record"):
             opened.rows(index)

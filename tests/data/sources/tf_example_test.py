@@ -78,3 +78,11 @@ def test_captions_that_are_no_text():
     for value, reason in ((5, "5 is not text"), (b"a\0", "NUL"), (b" ", "")):
         found = to_record(example({"image": [b"\x89PNG"], "caption": [value]}), [])
         assert found["captions"] == [] and reason in found.get("no_text", "")
+
+
+@pytest.mark.parametrize("empty", [[], [b""], [b" ", b""], [float("nan")]])
+def test_a_key_without_a_value_hides_no_other(empty):
+    stored = {"image": [b"i"], "captions": empty, "caption": [b""], "text": [b"", b"a cat"]}
+    found = to_record(example(stored), [])
+    assert found["captions"] == ["a cat"] and "no_text" not in found
+    assert set(found["fields"]) == {"captions", "caption"}

@@ -263,7 +263,7 @@ def test_another_number_of_classes_than_the_data_have(tmp_path):
     section = {"format": "webdataset", "path": str(tmp_path / "x")}
     renamed = open_source(SourceConfig.of(section | {"class_names": str(tmp_path / "renamed.txt")}))
     assert renamed.class_names == ["a cat", "a dog"]
-    with pytest.raises(UserError, match=r"short.txt names 1 class, and the data set has 2: cat"):
+    with pytest.raises(UserError, match=r"short.txt names 1 class, .* has 2: cat, dog$"):
         open_source(SourceConfig.of(section | {"class_names": str(tmp_path / "short.txt")}))
 
 
@@ -348,6 +348,16 @@ def test_images_and_texts_may_have_other_keys(tmp_path):
         assert content(source) == [("0.input.jpg", "0.en.txt"), ("1.v2.jpg", "1.en.txt")]
         assert {n.kind: n.count for n in source.notes} == {"without_image": 1, "several": 1}
         assert content(open_source(SourceConfig.of(section))) == [("0.jpg",), ("2.png",)]
+
+
+def test_notes_name_the_keys_that_are_read(tmp_path):
+    path = pack(tmp_path / "a.tar", "0.input.jpg", "0.edit.jpg", "1.jpg", "2.edit.jpg", "2.txt")
+    options = {"image_keys": ("input.jpg", ".edit.jpg"), "text_keys": ("en.txt",)}
+    source = webdataset_source(path, **options)
+    notes = {note.kind: note.text for note in source.notes}
+    assert "the first kind of input.jpg, edit.jpg is read" in notes["several"]
+    assert "samples have no .en.txt, .json or .cls" in notes["without_text"]
+    assert "set image_keys=('input.jpg', '.edit.jpg', 'jpg') of" in notes["without_image"]
 
 
 def test_tars_that_were_joined_are_read_to_the_end(tmp_path):

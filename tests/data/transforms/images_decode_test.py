@@ -311,6 +311,7 @@ def test_pillow_is_silent():
     [
         (b"", "the file is empty"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, which is not decoded"),
+        (b"\0\0\0\x18ftyphevx\0\0\0\0mif1heic", "HEIC, which is not decoded"),
         (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
         (b"\n<!DOCTYPE html><html>", "HTML"),
         (b"%PDF-1.7", "PDF"),

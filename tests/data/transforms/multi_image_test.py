@@ -117,6 +117,8 @@ def test_frames_that_cannot_be_decoded_make_a_bad_example(frames, monkeypatch):
 def test_other_files_are_no_videos():
     avif = b"\0\0\0\x20ftypavif" + bytes(20)
     assert not any(map(multi_image.is_video, (png(1), avif, b"", b"RIFF\0\0\0\0WEBPVP8 ")))
+    for brand in (b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevx", b"mif1"):
+        assert not multi_image.is_video(b"\0\0\0\x20ftyp" + brand + bytes(20))
     assert multi_image.is_video(b"\0\0\0\x20ftypisom" + bytes(20))
 
 
