@@ -11,6 +11,7 @@ from coca_jax.cli.commands import (
 )
 from coca_jax.cli.options import (
     CAPTION_OPTIONS,
+    DATA_DEFAULTS,
     FORMATS,
     SERVING_OPTIONS,
     count,
@@ -87,9 +88,7 @@ def _add_batches(command: argparse.ArgumentParser, needed: bool = True) -> None:
     group.add_argument(
         "--output", required=needed, type=path, metavar="DIR", help="folder of the results"
     )
-    group.add_argument(
-        "--format", choices=FORMATS, default="parquet", help="of the results; npy: of embeddings"
-    )
+    group.add_argument("--format", choices=FORMATS, help="of the results; npy: of embeddings")
     group.add_argument(
         "--keep",
         action="store_true",
@@ -97,33 +96,27 @@ def _add_batches(command: argparse.ArgumentParser, needed: bool = True) -> None:
     )
     group.add_argument(
         "--data-format",
-        default="",
         metavar="NAME",
         help="webdataset, parquet, ...; default: by the names of the files",
     )
-    group.add_argument("--split", default="", help="split of a TFDS data set or of a folder")
+    group.add_argument("--split", help="split of a TFDS data set or of a folder")
     for name, what in (("image", "its image"), ("text", "its caption")):
         group.add_argument(
             f"--{name}-keys",
             nargs="+",
-            default=(),
             metavar="KEY",
             help=f"members of a tar's sample, or columns of Parquet, that are {what}",
         )
     group.add_argument(
         "--shard",
         type=task,
-        default=(1, 1),
         metavar="K/N",
         help="do the K-th of N parts; array: by the task's number in a SLURM job array",
     )
-    group.add_argument(
-        "--records-per-file", type=count, default=10_000, help="larger shards become several files"
-    )
-    group.add_argument("--batch-size", type=count, default=64, help="images of a batch")
-    group.add_argument(
-        "--threads", type=threads, default=0, help="that decode; 0: one for each core"
-    )
+    group.add_argument("--records-per-file", type=count, help="larger shards become several files")
+    group.add_argument("--batch-size", type=count, help="images of a batch")
+    group.add_argument("--threads", type=threads, help="that decode; 0: one for each core")
+    command.set_defaults(**DATA_DEFAULTS)
 
 
 def add_serving(add: Add) -> None:
@@ -166,7 +159,7 @@ def add_export(add: Add) -> None:
     )
     command.add_argument(
         "--platforms",
-        default="cpu,cuda,tpu",
         metavar="LIST",
-        help="platforms that the StableHLO runs on, with commas between: cpu, cuda, rocm, tpu",
+        help="platforms that the StableHLO runs on, with commas between: cpu, cuda, rocm, tpu; "
+        "default: cpu,cuda,tpu",
     )

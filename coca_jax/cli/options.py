@@ -34,6 +34,11 @@ CAPTION_OPTIONS = {
 }
 
 FORMATS = ("parquet", "jsonl", "npy")  # of results for a data set
+DATA_DEFAULTS = {  # of the options of a command that computes results for a data set
+    **{"output": None, "format": "parquet", "keep": False, "data_format": "", "split": ""},
+    **{"image_keys": (), "text_keys": (), "shard": (1, 1), "records_per_file": 10_000},
+    **{"batch_size": 64, "threads": 0},
+}
 
 
 class Once(argparse.Action):
@@ -63,7 +68,7 @@ def count(text: str) -> int:
     """A whole number of at least 1.
 
     Raises:
-      ArgumentTypeError: the text is none.
+      ArgumentTypeError: the text is not one.
     """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} should be a whole number, 1 or more")
@@ -85,7 +90,7 @@ def port(text: str) -> int:
     """A port of TCP; 0 is any that is free.
 
     Raises:
-      ArgumentTypeError: the text is none.
+      ArgumentTypeError: the text is not one.
     """
     if not text.isdecimal() or int(text) >= 2**16:
         raise argparse.ArgumentTypeError(f"{text!r} should be a port, 0 to {2**16 - 1}")
@@ -96,7 +101,7 @@ def milliseconds(text: str) -> float:
     """A time from 0 to a minute.
 
     Raises:
-      ArgumentTypeError: the text is none.
+      ArgumentTypeError: the text is not one.
     """
     try:
         value = float(text)
@@ -111,7 +116,7 @@ def pixel_count(text: str) -> int:
     """A number of pixels that can be decoded.
 
     Raises:
-      ArgumentTypeError: the text is none.
+      ArgumentTypeError: the text is not one.
     """
     if count(text) > 2**27:
         raise argparse.ArgumentTypeError(f"{text!r}: images have at most {2**27} pixels")
@@ -131,7 +136,7 @@ def cosine(text: str) -> float:
     """A number from -1 to 1.
 
     Raises:
-      ArgumentTypeError: the text is none.
+      ArgumentTypeError: the text is not one.
     """
     if not -1 <= (value := _number(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} should be a number from -1 to 1")
@@ -142,7 +147,7 @@ def share(text: str) -> float:
     """A number from 0 to 1.
 
     Raises:
-      ArgumentTypeError: the text is none.
+      ArgumentTypeError: the text is not one.
     """
     if not 0 <= (value := _number(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} should be a number from 0 to 1")
@@ -165,7 +170,7 @@ def weight_list(text: str) -> list[float]:
 
 
 def _number(text: str) -> float:
-    """The number that a text is; not a number if it is none."""
+    """The number that a text is; NaN if it is not one."""
     try:
         return float(text)
     except ValueError:
@@ -176,7 +181,7 @@ def threads(text: str) -> int:
     """A number of threads, 0 for as many as there are cores.
 
     Raises:
-      ArgumentTypeError: the text is none.
+      ArgumentTypeError: the text is not one.
     """
     return 0 if text == "0" else count(text)
 
@@ -197,7 +202,7 @@ def shard(text: str) -> tuple[int, int]:
     """A shard: `2/8` as (2, 8).
 
     Raises:
-      ArgumentTypeError: the text is none.
+      ArgumentTypeError: the text is not one.
     """
     if not re.fullmatch(r"\d+/\d+", text):
         raise argparse.ArgumentTypeError(f"{text!r} should be two numbers, such as 2/8")
@@ -211,7 +216,7 @@ def task(text: str) -> tuple[int, int]:
     """A shard as of `shard`, but not 0/N; `array`: the place of this task in a SLURM job array.
 
     Raises:
-      ArgumentTypeError: the text is none, or this is not a task of an array.
+      ArgumentTypeError: the text is not one, or this is not a task of an array.
     """
     if text != "array":
         index, shards = shard(text)

@@ -174,8 +174,8 @@ def is_distributed() -> bool:
 def shutdown(code: int, seconds: float = 600.0) -> None:
     """Ends this process with an exit code, as the last thing it does; never returns.
 
-    With 0 or 3 it waits for the other processes to come here too, for `seconds` at most. The
-    interpreter's own end is left out, since it can hang on threads of collectives.
+    With one of `rendezvous.GOOD` it waits for the other processes to come here too, for `seconds`
+    at most. The interpreter's own end is left out, since it can hang on threads of collectives.
     """
     if _monitor is not None:
         _monitor.leave(code)

@@ -82,7 +82,7 @@ class Partitioner:
     def share(self) -> tuple[int, int]:
         """The index of the part of a batch that this process holds, and the number of parts.
 
-        Processes whose devices differ in their other mesh axes only hold the same part.
+        Processes whose devices differ only in the other mesh axes hold the same part.
 
         Raises:
           UserError: some processes hold parts that overlap without being the same.

@@ -18,14 +18,15 @@ class Generation(Evaluation):
     """An evaluation with the options of `LoadedModel.caption`."""
 
     method: str = field("greedy", "How tokens are chosen.", choice(*METHODS))
-    seed: int = field(0, "Of the random numbers of `sample`.", integer(0, UINT32))
+    seed: int = field(0, "Seed of `sample`.", integer(0, UINT32))
     length: int | None = field(
         None,
-        "Most tokens of a text, begin, prompt and end included; None: the model's text length.",
+        "The most tokens of a text, including begin, prompt and end; None: the model's text "
+        "length.",
         either(nothing(), integer(2, 2**16)),
     )
     min_length: int = field(
-        0, "Least tokens in front of the end, begin and prompt included.", integer(0, 2**16)
+        0, "The fewest tokens before the end, including begin and prompt.", integer(0, 2**16)
     )
     repetition_penalty: float | int = field(
         1.0, "Above 1, tokens that the text already has become less likely.", number(above=True)

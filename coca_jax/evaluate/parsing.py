@@ -41,6 +41,8 @@ def eval_errors(section: Any) -> list[str]:
     for name, options in items(section).items():
         if not NAME.holds(name):
             errors.append(f"config.eval: {shown(name)} should be {NAME.wanted}")
+        elif "/" in name:
+            errors.append(f"config.eval: {shown(name)} should have no /, as metrics follow one")
         errors += _errors_of(f"config.eval.{name}", options)
     return errors
 

@@ -32,7 +32,8 @@ from coca_jax.fields import (
 from coca_jax.models import PooledClassifier
 
 ROWS = 1024  # examples whose scores are computed at a time
-Fitted = tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]
+Classify = Callable[[Float[np.ndarray, "b t d"]], Float[np.ndarray, "b classes"]]
+Fitted = tuple[Classify, dict[str, float]]
 """A function from tokens [b, t, d] to scores [b, classes]; and further metrics."""
 
 STEPS = {"linear": 300, "pooler": 1000}
@@ -98,22 +99,27 @@ class Probe(Evaluation):
         return self.examples, self.train_examples
 
     def errors(self) -> Iterator[str]:
-        """Messages if there is nothing to learn from, or an option is another probe's."""
+        """Messages if there is nothing to learn from, or an option belongs to the other probe."""
         if not self.train_split and not self.train_path:
-            yield "train_split is missing, and train_path: what the probe learns from"
+            yield "train_split or train_path should say what the probe learns from"
         own, fields = OPTIONS[self.scoring], fields_of(Probe)
         for name in dict.fromkeys(name for names in OPTIONS.values() for name in names):
             value = getattr(self, name)
             if name not in own and value != fields[name].default:
-                yield f"{name}={value!r} is of no use: scoring={self.scoring} has {', '.join(own)}"
+                yield (
+                    f"{name}={value!r} has no effect: scoring={self.scoring!r} has the options "
+                    f"{', '.join(own)}"
+                )
 
     def run(self, model: Model, data: EvaluationData) -> Results:
         """Returns what `fit_and_test` does of both data sets' features.
 
         Raises:
-          UserError: the data sets have different classes.
+          UserError: the data sets have different classes, or a pooler's heads do not divide the
+            width of the features.
         """
-        del model  # the features are computed with it
+        if self.scoring == "pooler":
+            _require_heads(self.num_heads, model.config.image.width)  # before features are computed
         train, names = data.of(self.train_examples), data.class_names
         _require_same_classes(train.class_names, names)
         options = {name: getattr(self, name) for name in OPTIONS[self.scoring]}
@@ -125,6 +131,11 @@ class Probe(Evaluation):
             names or train.class_names,
             functools.partial(fit, **options),
         )
+
+
+def _require_heads(num_heads: int, width: int) -> None:
+    if width % num_heads:
+        raise UserError(f"num_heads={num_heads} should divide the width of the features, {width}")
 
 
 def _require_same_classes(learned: Sequence[str], tested: Sequence[str]) -> None:
@@ -228,8 +239,12 @@ def fit_pooler(
 
     Returns:
       A function from tokens [b, t, d] to scores [b, classes], and nothing to report.
+
+    Raises:
+      UserError: the heads do not divide the width of the features.
     """
     width = features.tokens.shape[-1]
+    _require_heads(num_heads, width)
     head = PooledClassifier(classes, width, num_heads)
     optimizer = optax.adamw(
         optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 20, steps),

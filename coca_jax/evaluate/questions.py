@@ -99,16 +99,18 @@ def head_scores(model: Model, questions: Sequence[Question]) -> Float[np.ndarray
     return np.asarray(model.classify(*images_and_texts(questions)))
 
 
-def text_behind(text: str, question: str) -> str:
-    """The text after the question, which the tokenizer may have spelled differently."""
-    wanted, met = "".join(question.split()).casefold(), 0
+def text_behind(text: str, prompt: str) -> str:
+    """The part of a generated text that is not its prompt.
+
+    Args:
+      text: as the tokenizer decodes the prompt and what follows.
+      prompt: as the tokenizer decodes it alone, which may differ in white space.
+    """
+    left = len("".join(prompt.split()))
     for place, character in enumerate(text):
-        if met == len(wanted):
+        if not left:
             return text[place:].strip()
-        if not character.isspace():
-            if not wanted.startswith(character.casefold(), met):
-                return text.rpartition(question[-1])[2].strip()
-            met += len(character.casefold())
+        left -= not character.isspace()
     return ""
 
 

@@ -19,6 +19,7 @@ from coca_jax.io.stored import EVAL_OPTIONS, Damaged, are_metrics, fits, left_ou
 
 LOCK_TIMEOUT_S = 60.0  # seconds for another process that evaluates the same step
 
+ARTIFACTS = "artifacts.json"  # of a step's folder
 STEP_FILE = re.compile(r"[0-9]+\.json")
 
 # A list of numbers, one a line: within strings there are no line breaks.
@@ -90,7 +91,7 @@ def _write(
     for evaluation, found in artifacts.items():
         for old in children(folder):
             of_it = old.name.startswith(f"{evaluation}.") and old.name.endswith(".json")
-            if of_it and old.name != EVAL_OPTIONS:
+            if of_it and old.name not in (EVAL_OPTIONS, ARTIFACTS):
                 old.unlink()
         for name, content in found.get("files", {}).items():
             write_json(content, folder / f"{evaluation}.{name}.json")
@@ -98,9 +99,9 @@ def _write(
         name: {key: value for key, value in found.items() if key != "files"}
         for name, found in artifacts.items()
     }
-    drawn = _read(folder / "artifacts.json", dict) | _with_files(drawn, folder)
-    write_json(drawn, folder / "artifacts.json")
-    shown = read_bytes(folder / "artifacts.json").decode()
+    drawn = _read(folder / ARTIFACTS, dict) | _with_files(drawn, folder)
+    write_json(drawn, folder / ARTIFACTS)
+    shown = read_bytes(folder / ARTIFACTS).decode()
     for path in children(folder):
         if path.suffix == ".jpg" and path.name not in shown:
             path.unlink()

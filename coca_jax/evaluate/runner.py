@@ -26,7 +26,7 @@ class EvalResults(NamedTuple):
     failures: dict[str, UserError]  # of the evaluations that have no results
 
     def raise_failures(self) -> None:
-        """Raises a UserError that names every evaluation that failed, and why; if none did, not."""
+        """Raises a UserError that says which evaluations failed, and why, if any did."""
         if self.failures:
             lines = [f"eval.{name}: {error}" for name, error in self.failures.items()]
             raise UserError("\n".join(lines)) from next(iter(self.failures.values()))

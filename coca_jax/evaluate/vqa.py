@@ -73,8 +73,15 @@ class VQA(Generation):
         return self.scoring == "head"
 
     def errors(self) -> Iterator[str]:
-        """Messages about how texts are generated, and candidates that cannot be read."""
+        """Messages about how texts are generated, candidates, and options of another `scoring`."""
         yield from super().errors()
+        unused = {} if self.scoring == "generation" else self.caption_options
+        if self.candidates and self.scoring != "candidates":
+            unused["candidates"] = self.candidates
+        for name, value in unused.items():
+            yield f"{name}={value!r} has no effect: scoring={self.scoring!r}"
+        if "candidates" in unused:
+            return
         try:
             _ = isinstance(self.candidates, str) and self.candidates and read_lines(self.candidates)
         except UserError as error:
@@ -132,7 +139,8 @@ class VQA(Generation):
             nats = np.asarray(model.log_probabilities(pixels, candidates, prompt=prompts))
             return [candidates[i] for i in nats.argmax(axis=1)]
         captions = model.caption(pixels, prompt=prompts, **self.caption_options)
-        return [text_behind(c.text, prompt) for c, prompt in zip(captions, prompts, strict=True)]
+        spelled = model.tokenizer.decode(model.tokenize(prompts))
+        return [text_behind(c.text, prompt) for c, prompt in zip(captions, spelled, strict=True)]
 
     def _require_use(self, results: Sequence[Any], used: Sequence[Any]) -> None:
         questions, answers = self.questions
@@ -161,7 +169,7 @@ class _Once:
             raise UserError(
                 f"question {question.number} is duplicated: {first[0]!r} with the answers "
                 f"{[*first[1]]}, and {own[0]!r} with {[*own[1]]}; all answers to a question "
-                "belong into one record"
+                "belong in one record"
             )
         self._repeated += first is not own
         return first is own

@@ -31,6 +31,7 @@ from coca_jax.models.int8 import dequantized
 DESCRIPTION, WEIGHTS = "export.json", "weights.safetensors"
 FORMATS = ("stablehlo", "onnx")
 DTYPES = ("float32", "bfloat16")
+DEFAULT_PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export_model(
@@ -38,7 +39,7 @@ def export_model(
     folder: str | os.PathLike,
     file_format: str,
     dtype: str = "float32",
-    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    platforms: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Writes a model's functions to a new folder, whole or not at all.
 
@@ -47,7 +48,7 @@ def export_model(
       folder: a local path; nothing is there, or an empty folder.
       file_format: one of `FORMATS`.
       dtype: type of activations and matrices, one of `DTYPES`.
-      platforms: the platforms that the StableHLO runs on.
+      platforms: the platforms that StableHLO runs on; None: `DEFAULT_PLATFORMS`.
 
     Returns:
       The content of the folder's `export.json`.
@@ -62,7 +63,7 @@ def export_model(
     traced = trace_functions(exported_config(model.config, dtype), weights)
     settings = {"format": file_format, "dtype": dtype, "weights": WEIGHTS}
     if file_format == "stablehlo":
-        settings["platforms"] = list(platforms)
+        settings["platforms"] = list(DEFAULT_PLATFORMS if platforms is None else platforms)
     contents = files_of_tokenizer(model)
     description = settings | describe(model, traced, file_format, contents)
     contents[DESCRIPTION] = (json.dumps(description, indent=1) + "\n").encode()
@@ -110,21 +111,23 @@ def require_writable(folder: str | os.PathLike) -> None:
         raise UserError(f"{path} is not empty; give a new folder")
 
 
-def require_settings(file_format: str, dtype: str, platforms: Sequence[str]) -> None:
+def require_settings(file_format: str, dtype: str, platforms: Sequence[str] | None) -> None:
     """Refuses settings that do not exist or do not go together.
 
     Raises:
-      UserError: an unknown value, bfloat16 as ONNX, or the package `onnx` is missing.
+      UserError: an unknown value, bfloat16 or platforms for ONNX, or the package `onnx` is missing.
     """
     for value, name, allowed in (
         (file_format, "format", FORMATS),
         (dtype, "dtype", DTYPES),
-        *((platform, "platforms", PLATFORMS) for platform in platforms),
+        *((platform, "platforms", PLATFORMS) for platform in platforms or ()),
     ):
         if value not in allowed:
             raise UserError(f"--{name} {value!r}: should be among {', '.join(allowed)}")
     if file_format == "stablehlo":
         return
+    if platforms is not None:
+        raise UserError("--platforms is for --format stablehlo")
     if dtype != "float32":
         raise UserError(
             f"--dtype {dtype} is for --format stablehlo: onnxruntime multiplies no matrices of "

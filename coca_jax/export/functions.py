@@ -54,7 +54,7 @@ def exported_config(config: CoCaConfig, dtype: str) -> CoCaConfig:
     return dataclasses.replace(config, image=image, text=text, **settings)
 
 
-def weights_of(params: Mapping[str, Any], dtype: str) -> dict[str, np.ndarray]:
+def weights_of(params: Mapping[str, Any], dtype: str) -> dict[str, Float[np.ndarray, "..."]]:
     """Parameters by path, such as `decoder/norm/scale`, as they are stored.
 
     Args:
@@ -68,7 +68,9 @@ def weights_of(params: Mapping[str, Any], dtype: str) -> dict[str, np.ndarray]:
     return {n: np.array(a, jnp.dtype(kinds[n]), order="C") for n, a in sorted(arrays.items())}
 
 
-def trace_functions(config: CoCaConfig, weights: Mapping[str, np.ndarray]) -> list[Traced]:
+def trace_functions(
+    config: CoCaConfig, weights: Mapping[str, Float[np.ndarray, "..."]]
+) -> list[Traced]:
     """The functions that a model has, by the losses that it was trained with.
 
     Args:

@@ -70,7 +70,7 @@ def read_image(path: str | pathlib.Path, num_frames: int = 1) -> list[UInt8[np.n
 
 
 def _refuse_devices(path: str) -> None:
-    """A named pipe without a writer, or a device, would be read for ever.
+    """A named pipe without a writer, or a device, would be read forever.
 
     What a shell passes as `<(command)` ends.
     """

@@ -82,20 +82,24 @@ def find_checkpoint(path: str | os.PathLike, step: int | str | None = None) -> S
       step: as of `load`.
 
     Raises:
-      UserError: there is none, or a step of a model on the hub is asked for.
+      UserError: there is none, or a step of a model on the hub or of a single checkpoint is asked
+        for.
     """
     if hub.is_hub_name(path):
         if step:
             raise UserError(f"{path} has no step {step}: a model on the hub has no checkpoints")
         return _open_clip(path)
     name, path = path, as_path(path)
-    if path.parent.name == "checkpoints" and (path.name.isdigit() or path.name == BEST):
-        path, step = path.parent.parent, BEST if path.name == BEST else int(path.name)
+    asked, own = step, _step_of(path)
+    if own is not None:
+        path, step = path.parent.parent, own
     store = CheckpointStore(path / "checkpoints")
     if not step and not store.has_steps() and is_open_clip(path):
         return _open_clip(name)
     if step == BEST:
         step = _best(path, store)
+    if own is not None and asked not in (None, own, step):
+        raise UserError(f"{name} is itself a checkpoint; give the workdir to choose step {asked}")
     if step is None:
         step = store.latest_valid(report=lambda line: print(line, file=sys.stderr))
     if step is None:
@@ -106,6 +110,13 @@ def find_checkpoint(path: str | os.PathLike, step: int | str | None = None) -> S
     config = stored_config(path, *saved)
     require_files(path, saved)
     return _checkpoint(path, saved, config, store)
+
+
+def _step_of(path: epath.Path) -> int | str | None:
+    """The step of a path such as `run/checkpoints/500` or `run/checkpoints/best`, else None."""
+    if path.parent.name != "checkpoints":
+        return None
+    return int(path.name) if path.name.isdigit() else BEST if path.name == BEST else None
 
 
 def _checkpoint(

@@ -21,7 +21,7 @@ from coca_jax.generate.decoding import require
 from coca_jax.inference.compiled import Compiled
 from coca_jax.inference.image_files import read_images
 from coca_jax.inference.sources import Source
-from coca_jax.inference.texts import candidate_ids, prompt_ids, require_texts
+from coca_jax.inference.texts import as_texts, candidate_ids, prompt_ids, require_texts
 from coca_jax.inference.words import mean_by_word
 from coca_jax.models import CoCa, normalize_pixels
 from coca_jax.patches import Images, Patches, of_grid
@@ -114,14 +114,14 @@ class LoadedModel:
         normalized = normalize_pixels(pixels, self.config.image.mean, self.config.image.std)
         return jax.tree.map(np.asarray, normalized), errors
 
-    def tokenize(self, texts: Sequence[str]) -> Int32[np.ndarray, "b l"]:
-        """Token ids, padded or cut to the model's text length.
+    def tokenize(self, texts: str | Sequence[str]) -> Int32[np.ndarray, "b l"]:
+        """Token ids, padded or cut to the model's text length; of a `str`, those of one text.
 
         Raises:
           UserError: the tokenizer is another model's.
         """
         self._require_vocabulary()
-        return self.tokenizer.encode(texts, self.config.text.context_length)
+        return self.tokenizer.encode(as_texts(texts), self.config.text.context_length)
 
     def encode_image(self, pixels: Pixels) -> Float32[np.ndarray, "b e"]:
         """Image embeddings of unit length.
@@ -177,16 +177,18 @@ class LoadedModel:
         seed: int = 0,
         **options: Any,
     ) -> list[Caption]:
-        """Generates a caption for each image; of `n_best` or `samples`, the first has the others.
+        """Generates a caption for each image.
 
-        The begin token and padding are never generated.
+        With `n_best` or `samples` above 1, the others are in the first caption's `others`. The
+        begin token and padding are never generated.
 
         Args:
           pixels: the images.
           method: greedy, sample or beam.
           prompt: what captions begin with: one for all images, or one for each.
-          length: most tokens, begin, prompt and end included; the model's text length by default.
-          min_length: least tokens in front of the end, begin and prompt included.
+          length: the most tokens of a text, including begin, prompt and end; by default the model's
+            text length.
+          min_length: the fewest tokens before the end, including begin and prompt.
           repetition_penalty: above 1, repeated tokens become less likely; see `generate.Decoding`.
           seed: of sampling, below 2**32.
           **options: of the method; see `generate.Sampling` and `generate.Beams`.
@@ -258,7 +260,7 @@ class LoadedModel:
     def log_probabilities(
         self,
         pixels: Pixels,
-        texts: Sequence[str] | Sequence[Sequence[str]],
+        texts: str | Sequence[str] | Sequence[Sequence[str]],
         prompt: str | Sequence[str] = "",
     ) -> Float32[np.ndarray, "b k"]:
         """log p(text | image) in nats of every text, the end of the text included.
@@ -269,7 +271,7 @@ class LoadedModel:
 
         Args:
           pixels: b images.
-          texts: k texts for all images, or k for each.
+          texts: k texts for all images, or k for each; a `str` is one text for all.
           prompt: what comes before the texts, and is not counted: one for all images, or one each.
 
         Raises:
@@ -280,7 +282,7 @@ class LoadedModel:
         self._require_vocabulary()
         context_length = self.config.text.context_length
         ids, prompt_lengths = prompt_ids(self.tokenizer, prompt, len(pixels), context_length)
-        batch = pixels, ids, prompt_lengths
+        batch, texts = (pixels, ids, prompt_lengths), as_texts(texts)
         shared = all(isinstance(text, str) for text in texts)
         room = context_length - ids.shape[1]
         candidates, lengths = candidate_ids(self.tokenizer, [texts] if shared else texts, room)
@@ -293,7 +295,7 @@ class LoadedModel:
         )
 
     def matching_logits(
-        self, pixels: Pixels, texts: Sequence[str] | Sequence[Sequence[str]]
+        self, pixels: Pixels, texts: str | Sequence[str] | Sequence[Sequence[str]]
     ) -> Float32[np.ndarray, "b k"]:
         """Logits of the matching head: above 0, an image and a text belong together.
 
@@ -301,13 +303,14 @@ class LoadedModel:
 
         Args:
           pixels: b images.
-          texts: k texts for all images, or k for each.
+          texts: k texts for all images, or k for each; a `str` is one text for all.
 
         Raises:
           UserError: there are no texts, or not as many for each image; or a model trained without a
             matching loss.
         """
         self._require("matching", self.config.matching_block > 0)
+        texts = as_texts(texts)
         shared = all(isinstance(text, str) for text in texts)
         rows = [texts] * len(pixels) if shared else texts
         if len(rows) != len(pixels):

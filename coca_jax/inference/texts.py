@@ -1,6 +1,7 @@
 """The ids of prompts, and of texts that may follow them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -32,8 +33,9 @@ def prompt_ids(
     lengths = np.array([len(row) for row in rows], np.int32)
     if lengths.max() >= context_length:
         raise UserError(
-            f"the prompt {prompts[lengths.argmax()]!r} has {lengths.max()} tokens, begin "
-            f"included; the model's texts have at most {context_length}"
+            f"the prompt {prompts[lengths.argmax()]!r} leaves no room for a text: with the begin "
+            f"token it has {context_length} tokens or more, and the model's texts have at most "
+            f"{context_length}"
         )
     return _padded([rows], int(lengths.max()))[0], lengths
 
@@ -56,6 +58,11 @@ def candidate_ids(
     ids = [[row[1:] for row in _ids(tokenizer, of_image, room + 1)] for of_image in texts]
     lengths = np.array([[len(row) for row in rows] for rows in ids], np.int32)
     return _padded(ids, min(room, -(-int(lengths.max()) // ROUND) * ROUND)), lengths
+
+
+def as_texts(texts: Sequence[Any]) -> Sequence[Any]:
+    """Texts as they are; a single `str`, itself a sequence of texts in Python, as one text."""
+    return [texts] if isinstance(texts, str) else texts
 
 
 def require_texts(texts: Sequence[Sequence[str]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jaxtyping import Shaped
 from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
@@ -18,7 +19,7 @@ from coca_jax.data.tokenizers import tokenizers
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint, restore_params
-from coca_jax.inference.sources import Source
+from coca_jax.inference.sources import OpenClipWeights, Source
 from coca_jax.interop import hub, open_clip, open_clip_config
 from coca_jax.interop.open_clip_model import open_model
 from coca_jax.interop.weights import write_tensors
@@ -64,16 +65,9 @@ def import_open_clip(
     config = model.config()
     validate(config)
     params = stored_as(model.params(report), dtype)
-    with new_folder(directory) as folder:
-        with CheckpointStore(folder / "checkpoints") as store:
-            metadata = {"examples_seen": 0, "config": to_json(config)}
-            store.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)}, metadata)
-        tokenizer = tokenizers[model.tokenizer]
-        if tokenizer.file_name:
-            content = tokenizer.standalone_file(model.tokenizer_file)
-            write_whole(folder / tokenizer.file_name, content)
-        origin, what = hub.public_name(source), hub.public_name(variant or hub.SETTINGS)
-        write_config(folder, config, source=f"{origin} (OpenCLIP, {what})")
+    origin, what = hub.public_name(source), hub.public_name(variant or hub.SETTINGS)
+    weights = OpenClipWeights(model, config)
+    write_model(directory, params, weights, f"{origin} (OpenCLIP, {what})", {})
     return sum(x.size for x in jax.tree.leaves(params))
 
 
@@ -210,7 +204,9 @@ def export_open_clip(
     return notes + mask_notes(model)
 
 
-def open_clip_tensors(source: Source, model: CoCaConfig, dtype: str) -> dict[str, np.ndarray]:
+def open_clip_tensors(
+    source: Source, model: CoCaConfig, dtype: str
+) -> dict[str, Shaped[np.ndarray, "..."]]:
     """A model's weights as OpenCLIP has them.
 
     Raises:

@@ -128,8 +128,8 @@ def _best(counts: dict[Path, int]) -> Path:
     most = max(counts.values())
     first, *others = sorted((p for p, count in counts.items() if 2 * count >= most), key=rank)
     if others and rank(others[0]) == rank(first):
-        both = " and under ".join(repr(".".join(prefix)) for prefix in (first, others[0]))
+        both = " and ".join(repr(".".join(prefix)) for prefix in (first, others[0]))
         raise UserError(
-            f"the model's names are there under {both}: keep only those that are wanted"
+            f"the model's names occur under {both}: keep only the weights that you want"
         )
     return first

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Shaped
 
 from coca_jax.errors import UserError
 from coca_jax.interop.names import listed
@@ -56,7 +57,9 @@ def require_shapes(tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) ->
         raise UserError("these weights are not the model's:\n" + "\n".join(problems))
 
 
-def to_open_clip(params: Mapping[str, Any], config: CoCaConfig) -> dict[str, np.ndarray]:
+def to_open_clip(
+    params: Mapping[str, Any], config: CoCaConfig
+) -> dict[str, Shaped[np.ndarray, "..."]]:
     """OpenCLIP's tensors by name.
 
     Raises:

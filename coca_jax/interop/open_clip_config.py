@@ -43,13 +43,8 @@ def model_config(settings: Any) -> CoCaConfig:
     if lines := list(_unsupported(sections)):
         raise UserError("these settings are not supported:\n  " + "\n  ".join(lines))
     vision, text, multimodal = (sections[n] for n in ("vision_cfg", "text_cfg", "multimodal_cfg"))
-    halves = [
-        [half.whole(name) for name in ("width", "heads", "context_length")]
-        for half in (text, multimodal)
-    ]
     embedding = sections[""].whole("embed_dim")
-    if halves[0] != halves[1] or embedding != text.whole("width"):
-        raise UserError(f"text_cfg, multimodal_cfg and embed_dim should agree, but are {settings}")
+    _require_agreement(text, multimodal, embedding)
     if text.positive("mlp_ratio", 4.0) != 4:  # OpenCLIP's multimodal layers always have 4
         raise UserError(f"text_cfg.mlp_ratio={text['mlp_ratio']} should be 4, as multimodal_cfg's")
     decoder = TextConfig(
@@ -70,6 +65,17 @@ def model_config(settings: Any) -> CoCaConfig:
     model = open_clip(_image(vision), decoder, pooler=pooler, embed_dim=embedding)
     pixels = preprocessing(settings)
     return dataclasses.replace(model, image=dataclasses.replace(model.image, **pixels))
+
+
+def _require_agreement(text: "Section", multimodal: "Section", embedding: int) -> None:
+    """Raises a UserError that names what should be equal and is not."""
+    names = ("width", "heads", "context_length")
+    pairs = [
+        (name, text.whole(name), "multimodal_cfg." + name, multimodal.whole(name)) for name in names
+    ]
+    pairs.append(("width", text.whole("width"), "embed_dim", embedding))
+    if wrong := [f"text_cfg.{a}={x} and {b}={y}" for a, x, b, y in pairs if x != y]:
+        raise UserError(f"{'; '.join(wrong)} should agree")
 
 
 def preprocessing(settings: Any) -> dict[str, Any]:

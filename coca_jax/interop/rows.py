@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 LAYER = "{}"  # in names: the layer's number; in paths of ours, layers are stacked
 
@@ -30,7 +31,7 @@ class Row:
         """The tensors: one, or one for each layer."""
         return [self.theirs.format(layer) for layer in range(self.layers)] or [self.theirs]
 
-    def pieces(self, tensor: np.ndarray) -> list[np.ndarray]:
+    def pieces(self, tensor: Shaped[np.ndarray, "..."]) -> list[Shaped[np.ndarray, "..."]]:
         """The parameters of ours in a tensor, of one layer."""
         count = len(self.ours)
         parts = np.split(tensor, count) if count > 1 else [tensor]
@@ -94,7 +95,9 @@ def norm(theirs: str, ours: str, layers: int = 0) -> Iterator[Row]:
     yield Row(f"{theirs}.bias", (f"{ours}/bias",), layers=layers)
 
 
-def to_ours(tensors: Mapping[str, np.ndarray], rows: Iterable[Row]) -> dict[str, np.ndarray]:
+def to_ours(
+    tensors: Mapping[str, Shaped[np.ndarray, "..."]], rows: Iterable[Row]
+) -> dict[str, Shaped[np.ndarray, "..."]]:
     """The parameters of ours by path; layers are stacked."""
     flat: dict[str, Any] = {}
     for row in rows:
@@ -104,7 +107,9 @@ def to_ours(tensors: Mapping[str, np.ndarray], rows: Iterable[Row]) -> dict[str,
     return flat
 
 
-def to_theirs(flat: Mapping[str, Any], rows: Iterable[Row], patch: int) -> dict[str, np.ndarray]:
+def to_theirs(
+    flat: Mapping[str, Any], rows: Iterable[Row], patch: int
+) -> dict[str, Shaped[np.ndarray, "..."]]:
     """The tensors of theirs by name.
 
     Args:

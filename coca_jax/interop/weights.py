@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import safetensors
 from etils import epath
+from jaxtyping import Shaped
 from safetensors.numpy import save_file
 
 from coca_jax.errors import UserError
@@ -105,7 +106,9 @@ def _read_places(path: str | os.PathLike) -> dict[Place, Any]:
 
 
 def write_tensors(
-    file: str | os.PathLike, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]
+    file: str | os.PathLike,
+    tensors: Mapping[str, Shaped[np.ndarray, "..."]],
+    config: Mapping[str, Any],
 ) -> None:
     """Writes a .safetensors file, whole or not at all.
 

@@ -23,7 +23,7 @@ class Batcher:
     """Collects jobs of equal keys into batches, and runs these in a thread of its own.
 
     A batch starts when it is full, or when its oldest job has waited for `max_latency`. The group
-    with the oldest job that has waited so long goes first, so that no group waits for ever.
+    with the oldest job that has waited so long goes first, so that no group waits forever.
     """
 
     def __init__(

@@ -105,10 +105,11 @@ class Operations:
 
     def answer_by_text(self, rows: Sequence[tuple[Pixels, str]]) -> list[Caption]:
         """The texts that the decoder writes after the questions, with their log-probabilities."""
-        written = self.caption(rows)
+        ids = self._model.tokenize([question for _, question in rows])
+        questions = self._model.tokenizer.decode(ids)
         return [
             Caption(text_behind(one.text, question), one.log_probability)
-            for one, (_, question) in zip(written, rows, strict=True)
+            for one, question in zip(self.caption(rows), questions, strict=True)
         ]
 
     def search(self, rows: Sequence[Float32[np.ndarray, "e"]], top: int) -> list[list[Any]]:

@@ -176,6 +176,8 @@ def test_a_matching_head_judges_the_most_similar_wrong_pairs(config):
     numbers = [i for i in range(COUNT + 4) if i % 6]
     texts, pixels = [TEXTS[i % 6] for i in numbers], images(COUNT + 4)[numbers]
     pairs = model.matching_logits(pixels, texts).astype(float)  # of each image and each text
+    one = model.matching_logits(pixels, texts[0])  # a str is one text
+    np.testing.assert_allclose(one, pairs[:, :1], rtol=1e-4, atol=1e-4)
     similar = model.encode_image(pixels) @ model.encode_text(model.tokenize(texts)).T
     nats = []
     for i in range(len(texts)):

@@ -98,6 +98,12 @@ def test_a_pooler_of_a_single_step():
     assert np.isfinite(classify(features.tokens)).all()
 
 
+def test_heads_divide_the_width_of_the_features():
+    message = "num_heads=3 should divide the width of the features, 8"
+    with pytest.raises(UserError, match=message):
+        probe.fit_pooler(make_features(20, seed=0), 4, num_heads=3)
+
+
 def test_labels_and_names():
     features = make_features(200, seed=0)
     assert fit_and_test(features, features, [])[0]["chance_top1"] == 0.25

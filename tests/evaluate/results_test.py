@@ -67,6 +67,13 @@ def test_an_evaluation_is_replaced_and_others_of_its_step_stay(tmp_path):
     assert [p.read_bytes() for p in folder.glob("*.jpg")] == [b"new"]
 
 
+def test_an_evaluation_named_as_the_file_of_artifacts(tmp_path):
+    results.write_results(tmp_path, 3, {}, {"a": {"samples": [1]}})
+    results.write_results(tmp_path, 3, {}, {"artifacts": {"samples": [2]}})
+    drawn = json.loads((tmp_path / "eval/3/artifacts.json").read_text())
+    assert drawn == {"a": {"samples": [1]}, "artifacts": {"samples": [2]}}
+
+
 def test_damaged_results_are_begun_anew(tmp_path):
     (tmp_path / "eval/3").mkdir(parents=True)
     for file in ("3.json", "3/artifacts.json"):

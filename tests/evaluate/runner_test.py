@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -124,6 +125,8 @@ def test_errors_come_all_at_once():
         "config.eval.c.split='': format 'tfds' needs a split",
         "config.eval.d.num_images=2: captioning takes one image of an example",
     ]
+    (error,) = eval_errors({"a/b": DATA | {"kind": "captioning"}})
+    assert error == "config.eval: 'a/b' should have no /, as metrics follow one"
     with pytest.raises(UserError, match=r"(?s)eval\.a\.kind.*eval\.c\.templates"):
         parse_evals(config)
 
@@ -169,6 +172,15 @@ def test_a_probe_learns_from_the_data_that_it_names(run, monkeypatch):
         run(config)[0].raise_failures()
 
 
+def test_heads_are_checked_before_features_are_computed(run, fake_model, monkeypatch):
+    shape = types.SimpleNamespace(image=types.SimpleNamespace(width=10))
+    monkeypatch.setattr(fake_model, "config", shape, raising=False)
+    monkeypatch.setattr(MemoryData, "features", lambda self: pytest.fail("computed"))
+    probe = {"kind": "probe", "train_split": "train", "scoring": "pooler"}
+    with pytest.raises(UserError, match=r"eval\.probe: num_heads=4 should divide .*, 10"):
+        run(evaluations(probe=probe))[0].raise_failures()
+
+
 def test_errors_of_probes():
     config = evaluations(
         a={"kind": "probe"},
@@ -176,9 +188,9 @@ def test_errors_of_probes():
         c={"kind": "probe", "train_split": "train", "train_limit": 0, "scoring": "guess"},
     )
     assert eval_errors(config) == [
-        "config.eval.a.train_split is missing, and train_path: what the probe learns from",
-        "config.eval.b.l2=0.1 is of no use: scoring=pooler has num_heads, steps, batch_size, "
-        "learning_rate, weight_decay, label_smoothing, seed",
+        "config.eval.a.train_split or train_path should say what the probe learns from",
+        "config.eval.b.l2=0.1 has no effect: scoring='pooler' has the options num_heads, steps, "
+        "batch_size, learning_rate, weight_decay, label_smoothing, seed",
         "config.eval.c.scoring='guess' should be one of linear, pooler",
         "config.eval.c.train_limit=0 should be None, or a whole number from 1 to 2,147,483,647",
     ]

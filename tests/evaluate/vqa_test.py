@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from coca_jax.data.tokenizers.byte import ByteTokenizer
+from coca_jax.data.tokenizers.clip_bpe import ClipTokenizer
 from coca_jax.errors import UserError
 from coca_jax.evaluate import questions as of_images
 from coca_jax.evaluate import vqa
@@ -21,11 +23,14 @@ class Caption:
 class Parrot:
     """Answers each question as configured, about an image known by its first value."""
 
-    def tokenize(self, *_):
+    def encode_image(self, *_):
         raise AssertionError("never asked for")
 
-    encode_image = encode_text = image_tokens = attention_maps = losses = tokenize
-    matching_logits = tokenize
+    encode_text = image_tokens = attention_maps = losses = matching_logits = encode_image
+    tokenizer = ByteTokenizer()
+
+    def tokenize(self, texts):
+        return self.tokenizer.encode(texts, 32)
 
     def __init__(self, known):
         self.known, self.calls = known, []
@@ -126,14 +131,31 @@ def test_candidates_are_all_right_answers_unless_named(tmp_path, fake_data):
     ("text", "question", "answer"),
     [
         ("how many ? two", "how many?", "two"),
-        ("name the colors red and blue stripes", "Name the  colors", "red and blue stripes"),
-        ("what ' s it ? a cat ?", "What's it?", "a cat ?"),
+        ("name the colors red and blue stripes", "name the  colors ", "red and blue stripes"),
+        ("what ' s it ? a cat ?", "what's it?", "a cat ?"),
         ("is it", "is it", ""),
-        ("was it? no", "is it?", "no"),  # it did not say the question again
+        ("a cat", "", "a cat"),
     ],
 )
-def test_what_is_behind_a_question_that_was_spelled_anew(text, question, answer):
+def test_what_is_behind_a_question_that_was_spaced_anew(text, question, answer):
     assert of_images.text_behind(text, question) == answer
+
+
+@pytest.mark.parametrize("question", ["What\u2019s it?", "what is it? ", "Is it &amp; a \u00c9?"])
+def test_what_is_behind_a_question_that_the_tokenizer_spells_anew(question, fake_data):
+    class Speller(Parrot):
+        tokenizer = ClipTokenizer()
+
+        def caption(self, pixels, prompt, **options):
+            written = super().caption(pixels, prompt, **options)
+            return [
+                Caption(text)
+                for text in self.tokenizer.decode(self.tokenize([c.text for c in written]))
+            ]
+
+    row = next(batches()) | {"fields": [{"questions": [question], "answers": ["a cat?"]}]}
+    _, artifacts = evaluate(fake_data, Speller({(0, question): "a cat"}), [row])
+    assert artifacts["questions"][0]["answer"] == "a cat"
 
 
 def test_a_question_of_several_records_is_asked_once(capsys, fake_data):
@@ -226,7 +248,7 @@ def test_no_questions_is_an_error_of_the_user(fake_data):
         evaluate(fake_data, Parrot(KNOWN), rows)
 
 
-@pytest.mark.parametrize("answer", [3, [], ["red", None], {"answer": "red"}])
+@pytest.mark.parametrize("answer", [True, [], ["red", None], {"answer": "red"}])
 def test_answers_that_are_no_texts(answer, fake_data):
     rows = list(batches())[2:3]
     rows[0]["fields"][0]["answers"] = [answer]
@@ -251,6 +273,19 @@ def test_options_that_are_wrong():
     assert none == "config.eval.none.questions=None should be the names of two fields"
     assert "eval.worse.beams" in worse
     assert wrong.startswith("config.eval.wrong.candidates='absent.txt': absent.txt cannot be read:")
+    unused = {
+        "a": DATA | {"candidates": ("yes", "no")},
+        "b": DATA | {"scoring": "head", "candidates": "absent.txt"},
+        "c": DATA | {"scoring": "candidates", "length": 9, "method": "beam", "beams": 2},
+        "d": DATA | {"scoring": "head", "length": None, "candidates": None},
+    }
+    assert eval_errors(ConfigDict(unused)) == [
+        "config.eval.a.candidates=('yes', 'no') has no effect: scoring='generation'",
+        "config.eval.b.candidates='absent.txt' has no effect: scoring='head'",
+        "config.eval.c.method='beam' has no effect: scoring='candidates'",
+        "config.eval.c.length=9 has no effect: scoring='candidates'",
+        "config.eval.c.beams=2 has no effect: scoring='candidates'",
+    ]
     assert vqa.VQA().requires == "captioning" and not vqa.VQA().several_images
 
 

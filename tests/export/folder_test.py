@@ -91,6 +91,7 @@ def test_refused_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
         ("file", ["--format", "stablehlo"], "file is a file"),
         ("new", ["--format", "onnx"], "pip install coca_jax[onnx]"),
         ("new", ["--format", "onnx", "--dtype", "bfloat16"], "is for --format stablehlo"),
+        ("new", ["--format", "onnx", "--platforms", "cpu"], "--platforms is for --format stableh"),
         ("new", ["--format", "stablehlo", "--platforms", "cpu,gpu"], "--platforms 'gpu': should"),
         ("new", ["--format", "stablehlo", "--platforms", ""], "--platforms '': should"),
     ):

@@ -20,7 +20,7 @@ from coca_jax.data.tokenizers.sentence_piece import train_sentencepiece
 from coca_jax.distributed import Partitioner, make_mesh
 from coca_jax.errors import UserError
 from coca_jax.evaluate.base import Model
-from coca_jax.inference import LoadedModel
+from coca_jax.inference import LoadedModel, find_checkpoint
 from coca_jax.models import CoCa
 
 ONE_DEVICE = jax.devices()[:1]
@@ -166,6 +166,8 @@ def test_batches_that_do_not_agree(model):
     for texts in ([], [["a"], ["a", "b"]], [["a", "b"]]):
         with pytest.raises(UserError, match="as many"):
             model.log_probabilities(pixels, texts)
+    with pytest.raises(UserError, match=r"'a a .*' leaves no room for a text: .* it has 28 tokens"):
+        model.log_probabilities(pixels, ["b"], "a " * 100)
     for call in (model.caption, model.encode_image):
         with pytest.raises(UserError):
             call(pixels[:0])
@@ -185,6 +187,21 @@ def test_log_probabilities_of_texts(model, image_paths, pieces):
         texts = [rows[k][1:], rows[2 - k][1:], rows[k][1:]]
         expected = nats_of(model, pixels, list(zip(prefixes, texts, strict=True)))
         np.testing.assert_allclose(own[:, k], expected, rtol=1e-4)
+
+
+def test_a_str_is_one_text(model, image_paths):
+    np.testing.assert_array_equal(model.tokenize(TEXTS[0]), model.tokenize(TEXTS[:1]))
+    pixels = model.preprocess(image_paths)
+    expected = model.log_probabilities(pixels, TEXTS[:1])
+    np.testing.assert_array_equal(model.log_probabilities(pixels, TEXTS[0]), expected)
+
+
+def test_a_step_is_not_asked_of_a_checkpoint(workdir):
+    own = workdir / "checkpoints/2"
+    assert find_checkpoint(own, 2).step == find_checkpoint(own).step == 2
+    for step in (1, 0, "best"):
+        with pytest.raises(UserError, match=f"2 is itself a checkpoint; .* choose step {step}"):
+            find_checkpoint(own, step)
 
 
 def test_a_checkpoint_can_be_named_and_the_average_is_what_is_loaded(model, workdir):
@@ -210,6 +227,21 @@ def test_caption_command_prints_a_json_line_for_each_image(
     assert line["others"][0]["caption"] != line["caption"]
     assert cli.main([*command, "--temperature", "2"]) == 2
     assert "beam has no option temperature" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("--shard 2/3 --split test", "--split, --shard"),
+        ("--batch-size 8 --threads 2 --records-per-file 9", "--records-per-file, --batch-size"),
+        ("--image-keys a --text-keys b", "--image-keys, --text-keys"),
+        ("--data-format tfds --format jsonl --output x --keep", "--output, --format, --keep"),
+    ],
+)
+def test_options_for_data_are_refused_for_image_files(words, names, capsys):
+    assert cli.main(["caption", "--model", "none", "a.png", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert f"coca caption: {names}" in error and "only for --data" in error
 
 
 def test_search_command_ranks_by_similarity(

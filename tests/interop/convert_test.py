@@ -181,6 +181,19 @@ def test_our_own_settings_are_checked(square, tmp_path, own, said):
         open_model(tmp_path)
 
 
+def test_the_tokenizers_checksum_is_kept(square, tmp_path):
+    content = {"model_cfg": square.settings, "coca_jax": {"tokenizer": "sentencepiece"}}
+    save_file(square.tensors, tmp_path / "a.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+    (tmp_path / "tokenizer.model").write_bytes(b"words")
+    out = tmp_path / "out"
+    assert cli.main(["convert", "--from", "open_clip", str(tmp_path), str(out)]) == 0
+    assert find_checkpoint(out).title == f"{out}, step 0"
+    (out / "tokenizer.model").write_bytes(b"other words")
+    with pytest.raises(UserError, match=r"tokenizer\.model"):
+        find_checkpoint(out)
+
+
 def test_errors(folder, square, tmp_path, capsys):
     model, file, out = folder / "model", square.file, tmp_path / "out"
     known = ["--variant", "open_clip_vit_b_32"]

@@ -68,7 +68,7 @@ def test_of_several_the_usual_place_is_taken(other, lacking):
 
 def test_no_guess_between_equals():
     both = [(prefix + name,) for prefix in ("student.", "teacher.") for name in NAMES]
-    with pytest.raises(UserError, match="under 'student' and under 'teacher'"):
+    with pytest.raises(UserError, match="under 'student' and 'teacher'"):
         match(both, NAMES)
     with pytest.raises(UserError, match=r"scale is there 2 times: scale, module\.scale"):
         match([("scale",), ("module.scale",)], NAMES)

@@ -83,6 +83,10 @@ def test_settings_that_ours_lacks_are_named(square):
         other = square.settings | {"text_cfg": square.settings["text_cfg"] | {"heads": heads}}
         with pytest.raises(UserError, match="should agree"):
             model_config(other)
+    with pytest.raises(UserError) as error:
+        model_config(square.settings | {"embed_dim": 24})
+    width = square.settings["text_cfg"]["width"]
+    assert str(error.value) == f"text_cfg.width={width} and embed_dim=24 should agree"
 
 
 @pytest.mark.parametrize("section", ["vision_cfg", "text_cfg", "multimodal_cfg", "embed_dim"])

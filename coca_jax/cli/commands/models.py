@@ -1,12 +1,12 @@
 """The subcommands that use a trained model."""
 
 import argparse
-import functools
 import sys
 
 from coca_jax.cli.commands.batches import caption_data
 from coca_jax.cli.commands.configs import load_model
-from coca_jax.cli.options import BEAM_OPTIONS, CAPTION_OPTIONS, SAMPLING_OPTIONS
+from coca_jax.cli.commands.indexing import progress, updated_index
+from coca_jax.cli.options import BEAM_OPTIONS, CAPTION_OPTIONS, DATA_DEFAULTS, SAMPLING_OPTIONS
 from coca_jax.cli.streams import is_read, print_json
 from coca_jax.errors import Incomplete, UserError
 from coca_jax.io.messages import counted
@@ -27,8 +27,7 @@ def caption(options: argparse.Namespace) -> None:
             raise UserError("--data needs --output, a folder for the captions")
         caption_data(options, _method(settings), settings)
         return
-    if options.output or options.keep or options.format != "parquet":
-        raise UserError("--output, --format and --keep are for --data; captions are printed")
+    _require_no_data_options(options)
     model, unreadable = load_model(options.model), 0
     for start in range(0, len(options.images), BATCH):
         if not is_read():
@@ -46,6 +45,14 @@ def caption(options: argparse.Namespace) -> None:
                 line["others"] = [_as_json(other) for other in best.others]
             print_json(line)
     _require_all(unreadable, len(options.images))
+
+
+def _require_no_data_options(options: argparse.Namespace) -> None:
+    """Refuses what has no effect on image files."""
+    given = [name for name, default in DATA_DEFAULTS.items() if getattr(options, name) != default]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"{names}: only for --data; captions of image files are printed")
 
 
 def search(options: argparse.Namespace) -> None:
@@ -75,19 +82,14 @@ def search(options: argparse.Namespace) -> None:
 def _search_embeddings(options: argparse.Namespace, model, query) -> None:
     from coca_jax.image_search.stored_embeddings import StoredEmbeddings
 
-    stored = StoredEmbeddings(options.embeddings, model.identity, _progress("reading", "file"))
+    stored = StoredEmbeddings(options.embeddings, model.identity, progress("reading", "file"))
     print(counted(len(stored), "embeddings"), file=sys.stderr)
     for match in stored.search(query, options.top, options.backend):
         print_json(match._asdict())
 
 
 def _search_images(options: argparse.Namespace, model, query) -> None:
-    from coca_jax.image_search import ImageIndex
-    from coca_jax.image_search.image_index import default_place
-
-    place = options.index or default_place(model.source, options.images)
-    index = ImageIndex(place, options.images, model.source.identity)
-    counts = index.update(functools.partial(_embed, model), _progress("indexing", "image"))
+    place, index, counts = updated_index(options, model)
     summary = ", ".join(f"{count:,} {what}" for what, count in counts.items())
     print(f"{place}: {counted(len(index), 'images')} ({summary})", file=sys.stderr)
     if index.hidden:
@@ -100,23 +102,11 @@ def _search_images(options: argparse.Namespace, model, query) -> None:
     _require_all(len(index.unreadable), len(index) + len(index.unreadable))
 
 
-def _progress(title: str, unit: str):
-    import tqdm
-
-    return functools.partial(tqdm.tqdm, desc=title, unit=unit, disable=None, leave=False)
-
-
 def _method(settings: dict) -> str:
     """The decoding method that these settings belong to; greedy if they belong to none."""
     if any(key in settings for key in BEAM_OPTIONS):
         return "beam"
     return "sample" if any(key in settings for key in SAMPLING_OPTIONS) else "greedy"
-
-
-def _embed(model, paths: list) -> tuple:
-    """Embeddings of the readable images, and for each path an error or None."""
-    pixels, errors = model.read_images(paths)
-    return model.encode_image(pixels) if len(pixels) else None, errors
 
 
 def _require_all(unreadable: int, total: int) -> None:

@@ -53,21 +53,22 @@ def evaluate(options: argparse.Namespace) -> None:
     from coca_jax.config import to_json
     from coca_jax.evaluate.results import format_table, write_results
     from coca_jax.evaluate.runner import evaluate, require_runnable
-    from coca_jax.inference import load
+    from coca_jax.inference import find_checkpoint, load_from
     from coca_jax.train.compile_cache import use_compile_cache
     from coca_jax.validation import validate
 
     validate(config)
     if not config.eval:
         raise UserError(f"config.eval of {options.config} names no evaluation")
-    use_compile_cache(config.compile_cache, options.workdir)
-    model = load(options.workdir, options.step, devices=jax.devices())
+    source = find_checkpoint(options.workdir, options.step)
+    use_compile_cache(config.compile_cache, source.workdir)
+    model = load_from(source, devices=jax.devices())
     require_runnable(config, model.config)
     validate(config, reads=("eval",))
     results = evaluate(model, config)
     if results.metrics and jax.process_index() == 0:
         path = write_results(
-            *(options.workdir, model.step, results.metrics, results.artifacts), to_json(config.eval)
+            *(source.workdir, model.step, results.metrics, results.artifacts), to_json(config.eval)
         )
         print(f"{format_table(results.metrics)}\n{path}")
     results.raise_failures()

@@ -8,7 +8,9 @@ import sys
 from typing import Any
 
 from coca_jax.cli.commands.configs import load_model
+from coca_jax.cli.commands.indexing import updated_index
 from coca_jax.errors import UserError
+from coca_jax.io.messages import counted
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -50,22 +52,7 @@ def _writes_answers(config: Any) -> bool:
 
 def _index(options: argparse.Namespace, model: Any, report: Any) -> Any:
     """The index of the folder's images, brought up to date."""
-    import tqdm
-
-    from coca_jax.image_search import ImageIndex
-    from coca_jax.image_search.image_index import default_place
-    from coca_jax.io.messages import counted
-
-    def embed(paths: list) -> tuple:
-        pixels, errors = model.read_images(paths)
-        return model.encode_image(pixels) if len(pixels) else None, errors
-
-    place = options.index or default_place(model.source, options.images)
-    index = ImageIndex(place, options.images, model.source.identity)
-    progress = functools.partial(
-        tqdm.tqdm, desc="indexing", unit="image", disable=None, leave=False
-    )
-    index.update(embed, progress)
+    place, index, _ = updated_index(options, model)
     left_out = f"; {counted(len(index.unreadable), 'files')} left out" if index.unreadable else ""
     report(f"{place}: {counted(len(index), 'images')}{left_out}")
     return index

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from coca_jax.errors import UserError
 from coca_jax.evaluate.metrics.undefined import Undefined
@@ -49,8 +49,10 @@ def classification_metrics(
             f"for labels 0 to {len(class_names) - 1}"
         )
     metrics = accuracies(scores, labels, same)
-    right = _ranks(scores, labels, same) == 0
-    predictions = np.where(right, labels, scores.argmax(axis=1))
+    # Of a wrong example the best rival, which after a tie or NaN `argmax` alone may not find.
+    rivals = _rivals(scores, labels, same)
+    best = np.where(rivals, np.nan_to_num(scores), -np.inf).argmax(axis=1)
+    predictions = np.where(rivals.any(axis=1), best, labels)
     artifacts = _confusions(predictions, labels, unique_names(class_names))
     return metrics | {"bad_images": float(bad_images)}, artifacts
 
@@ -104,7 +106,7 @@ def accuracies(
     if not len(labels):
         none = Undefined("no example has a label")
         return dict.fromkeys(("top1", "top5", "mean_per_class"), none) | {"count": 0.0}
-    ranks = _ranks(scores, labels, same)
+    ranks = _rivals(scores, labels, same).sum(axis=1)  # the label's, from 0
     right = ranks == 0
     alike = 1 if same is None else np.bincount(same)[same[labels]]
     per_class = [right[labels == label].mean() for label in np.unique(labels)]
@@ -117,18 +119,18 @@ def accuracies(
     }
 
 
-def _ranks(
+def _rivals(
     scores: Float[np.ndarray, "n c"],
     labels: Int[np.ndarray, " n"],
     same: Int[np.ndarray, " c"] | None,
-) -> Int[np.ndarray, " n"]:
-    """The number of other classes that do not score lower than the label."""
+) -> Bool[np.ndarray, "n c"]:
+    """Which other classes do not score lower than the label."""
     of_label = np.take_along_axis(scores, labels[:, None], axis=1)
     rivals = ~(scores < of_label)
     if same is not None:
         rivals &= ~((scores == of_label) & (same == same[labels][:, None]))
     np.put_along_axis(rivals, labels[:, None], False, axis=1)  # it is not its own rival
-    return rivals.sum(axis=1)
+    return rivals
 
 
 def confusion_counts(

@@ -95,11 +95,16 @@ class _Program:
         """
         unsent = memoryview("".join(f"{line}\n" for line in lines).encode(errors="replace"))
         answers, rest = [], b""
-        last = time.monotonic() + ANSWERING + SECONDS_A_CAPTION * count
+        in_all = ANSWERING + SECONDS_A_CAPTION * count
+        last = time.monotonic() + in_all
         deadline = time.monotonic() + ANSWERING
         into, out = self._process.stdin.fileno(), self._process.stdout.fileno()
         while len(answers) < count:
             ready = _ready(out, into if unsent else None, min(deadline, last))
+            if not ready:
+                if last < deadline:
+                    raise _NotWorking(f"java gave {len(answers)} of {count} lines in {in_all:g} s")
+                raise _NotWorking(f"java did not answer in {ANSWERING:g} s")
             if into in ready:
                 unsent = unsent[self._write(unsent[: select.PIPE_BUF]) :]
             if out in ready:
@@ -174,14 +179,15 @@ def _started(command: Sequence[str]) -> Iterator[_Program]:
 
 
 def _ready(out: int, into: int | None, deadline: float) -> set[int]:
-    """Waits until one of a program's pipes can be read or written, and returns those that can."""
+    """Waits until one of a program's pipes can be read or written, and returns those that can.
+
+    None of them can if the deadline comes first.
+    """
     poll = select.poll()
     poll.register(out, select.POLLIN)
     if into is not None:
         poll.register(into, select.POLLOUT)
     events = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-    if not events:
-        raise _NotWorking(f"java did not answer in {ANSWERING:g} s")
     return {descriptor for descriptor, _ in events}
 
 

@@ -55,7 +55,7 @@ class TensorBoardWriter:
         self._send()
 
     def _is_alive(self) -> bool:
-        # The thread ends where the disk is full, and then its queue would block for ever.
+        # The thread ends where the disk is full, and then its queue would block forever.
         return self._board.file_writer.event_writer._worker.is_alive()
 
     def _send(self) -> None:

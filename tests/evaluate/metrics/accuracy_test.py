@@ -41,6 +41,22 @@ def test_nan_counts_against_the_label():
     assert found["top1"] == found["top5"] == 0
 
 
+def test_predictions_are_wrong_where_top1_is():
+    nan, inf = np.nan, np.inf
+    scores = np.array(
+        [[1, 1, 0], [nan, nan, nan], [nan, 1, 2], [-inf, -inf, -inf], [0, 2, 1], [5, 0, 0]]
+    )
+    labels = np.array([0, 0, 0, 0, 2, 0])
+    metrics, artifacts = accuracy.classification_metrics(scores, labels, list("abc"), 0)
+    assert metrics["top1"] == pytest.approx(1 / 6)
+    assert artifacts["per_class"] == {"a": 0.2, "c": 0.0}
+    assert artifacts["confusion"] == [[1, 3, 1], [0, 0, 0], [0, 1, 0]]
+    same = accuracy.classification_metrics(
+        scores[:1], labels[:1], list("abc"), 0, np.array([0, 0, 1])
+    )
+    assert same[0]["top1"] == same[1]["per_class"]["a"] == 1
+
+
 def test_confusion_counts_have_the_label_as_the_row():
     counts = accuracy.confusion_counts(np.array([1, 1, 0, 1]), np.array([0, 0, 0, 1]), 2)
     assert counts.tolist() == [[1, 2], [0, 1]]

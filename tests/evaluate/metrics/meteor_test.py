@@ -58,6 +58,14 @@ def test_a_java_that_does_not_work(java, body, message):
     assert message in reason()
 
 
+def test_a_java_that_is_too_slow_in_all(java, monkeypatch):
+    monkeypatch.setattr(meteor, "SECONDS_A_CAPTION", 0.0)
+    java("while true; do echo 1; sleep 0.05; done")  # each line is in time
+    message = r"java gave \d+ of 1000 lines in 0\.5 s"
+    with meteor._started(["java"]) as program, pytest.raises(meteor._NotWorking, match=message):
+        program.ask(["a"], 1000)
+
+
 @pytest.mark.parametrize(
     ("version", "message"),
     [
