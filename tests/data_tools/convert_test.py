@@ -207,7 +207,7 @@ def test_a_killed_conversion_goes_on_where_it_was(tmp_path, monkeypatch):
     partial = tmp_path / "killed"
     assert len(temporaries(partial)) == 1
     assert sorted(shards_of(partial).items())[:2] == sorted(shards_of(whole).items())[:2]
-    with pytest.raises(UserError, match="no folder of a TFDS data set"):
+    with pytest.raises(UserError, match="not a folder of a TFDS data set"):
         tfds_source("", "train", path=str(partial))
     read, groups = parquet.examples, []
 

@@ -80,5 +80,5 @@ def test_captions_are_found_by_step_and_image(tmp_path):
 
 
 def test_a_folder_that_is_no_workdir_is_an_error_of_the_user(tmp_path):
-    with pytest.raises(UserError, match="no workdir"):
+    with pytest.raises(UserError, match="not a workdir"):
         read_run(tmp_path)
