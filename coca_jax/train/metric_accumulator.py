@@ -135,8 +135,8 @@ class MetricAccumulator:
         if (self._without_negatives or 0) >= NEGATIVES:
             raise UserError(
                 f"none of the first {self._without_negatives:,} pairs had a wrong caption: no "
-                "record of the data sets has the field that `negatives` of config.data.train, or "
-                "of config.data.sources, names; negatives='' trains without them"
+                "record of the data sets has the field that config.data.train.negatives names, or "
+                "that of a data set in config.data.sources; negatives='' trains without them"
             )
 
 

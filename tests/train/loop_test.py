@@ -52,7 +52,7 @@ def interrupt(monkeypatch, at, number=signal.SIGTERM):
     monkeypatch.setattr(Progress, "update", send)
 
 
-def test_a_run_writes_what_the_contract_says(whole):
+def test_a_run_writes_what_the_contract_says(whole, prepared):
     record = json.loads((whole / "config.json").read_text())
     assert record["config"]["train"]["steps"] == STEPS
     assert record["versions"].keys() >= {"coca_jax", "jax", "flax"}

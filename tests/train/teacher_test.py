@@ -9,7 +9,7 @@ import pytest
 from small_run import make_config
 
 from coca_jax import inference
-from coca_jax.checkpoints.metadata import Saved
+from coca_jax.checkpoints.metadata import Saved, newest
 from coca_jax.config import model_config
 from coca_jax.data.packing import PackingConfig, pack
 from coca_jax.distributed import Partitioner, make_mesh
@@ -91,9 +91,10 @@ def test_a_run_imitates_its_teacher(small_run, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(Teacher, "__call__", checked)
     changes = {"train.steps": 2, "optimizer.warmup_steps": 1, "loss.captioning.weight": 0.0}
     config = distilling(prepared, small_run, **changes)
-    loop.train(config, tmp_path / "run")
     experiment = build(config, tmp_path / "run")
-    assert experiment.saved.metadata["teacher"]["identity"] == experiment.teacher.identity
+    loop.run(experiment)
+    saved = newest(tmp_path / "run/checkpoints")
+    assert saved.metadata["teacher"]["identity"] == experiment.teacher.identity
     student, imitated = model_config(config), model_config(find_checkpoint(small_run).config)
     flops = training_flops(student, teacher=imitated)
     assert experiment.flops == {None: flops} and flops > training_flops(student)
