@@ -84,7 +84,8 @@ def average(
     """Writes a directory that `coca_jax.load` reads: the mean as step 0, and `config.json`.
 
     It is computed in float64, `PART_BYTES` of the parameters at a time, so that memory holds the
-    result and a few such parts, however many models there are. Of a run with a moving average of
+    result and a few such parts, however many models there are; weights of OpenCLIP are converted
+    whole for each part. Of a run with a moving average of
     its parameters, that is taken. Configuration and tokenizer are the first model's.
 
     Args:

@@ -16,14 +16,15 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     """Returns how right an answer is, from 0 to 1.
 
     Of ten people's answers, one after the other is left out: the answer is right as far as three of
-    the remaining nine gave it, a third for each; the mean of that counts. Of fewer than four
-    answers, it is right if it is one of them.
+    the remaining nine gave it, a third for each; the mean of that counts. Spelling is normalized
+    unless all agree. Of fewer than four answers, which the challenge does not have, it is
+    right if it is one of them, in any spelling.
 
     Args:
       answer: the one that is scored.
       references: people's answers.
     """
-    if len(set(references)) > 1:  # if all agree, they are compared as they are
+    if not _as_they_are(references):
         answer, references = normalized(answer), [normalized(one) for one in references]
     else:
         answer = answer.replace("\n", " ").replace("\t", " ").strip()
@@ -32,6 +33,11 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     same = sum(one == answer for one in references)
     shares = [min(1.0, (same - (one == answer)) / 3) for one in references]
     return sum(shares) / len(shares)
+
+
+def _as_they_are(references: Sequence[str]) -> bool:
+    """Whether answers are compared without normalization: by the rules, if all people agree."""
+    return len(references) >= 4 and len(set(references)) == 1
 
 
 def answer_type(answers: Sequence[str]) -> str:
@@ -62,7 +68,7 @@ def _best_answer_total(answers: Sequence[Sequence[str]]) -> float:
     """The highest total accuracy that a single answer reaches over these questions."""
     exact, spelled = Counter(), Counter()  # where all people agree, it is compared as it is
     for references in answers:
-        if len(set(references)) == 1:
+        if _as_they_are(references):
             exact[references[0]] += vqa_accuracy(references[0], references)
         else:
             spelled.update({normalized(one): vqa_accuracy(one, references) for one in references})

@@ -17,6 +17,12 @@ def test_answers_that_all_agree_are_compared_as_they_are():
     assert vqa_accuracy("red", ["red"] * 10) == 1
     assert vqa_accuracy("the red", ["red"] * 10) == 0
     assert vqa_accuracy("red ", ["red"]) == 1
+
+
+def test_few_answers_are_compared_in_any_spelling():
+    assert vqa_accuracy("two dogs", ["Two dogs."]) == 1
+    assert vqa_accuracy("2", ["Two"]) == vqa_accuracy("2", ["Two", "two"]) == 1
+    assert vqa_accuracy("three", ["Two"]) == 0
     assert vqa_accuracy("blue", ["red", "Blue!"]) == 1
 
 
