@@ -83,7 +83,6 @@ def compare(
       layout: of the rows over devices.
     """
     softmax, count = kind == "softmax", texts.count
-    columns = jnp.arange(len(texts.embeddings), dtype=jnp.int32)
 
     def step(carry, piece: Rows):
         loss, hits, stats = carry
@@ -91,8 +90,7 @@ def compare(
         similar = matmul("ie,je->ij", piece.images, texts.embeddings)
         similar = texts.masked(similar, -jnp.inf)
         peak = jnp.max(similar, axis=1)
-        first = jnp.min(jnp.where(similar == peak[:, None], columns[None], len(columns)), axis=1)
-        hits += jnp.sum(real & _same(piece, first, texts), dtype=jnp.int32)
+        hits += jnp.sum(real & _same(piece, _first(similar, peak), texts), dtype=jnp.int32)
         if softmax:
             norm = jnp.sum(jnp.exp(scale * (similar - peak[:, None])), axis=1)
             nats = scale * peak + jnp.log(norm)
@@ -112,21 +110,36 @@ def compare(
         first=jnp.full(count, count, jnp.int32),
         norm=jnp.zeros(count, jnp.float32),
     )
-    start = jnp.float32(0), jnp.int32(0), unknown
-    (loss, hits, stats), nats = scan(step, start, rows)
+    (loss, hits, stats), nats = scan(step, (jnp.float32(0), jnp.int32(0), unknown), rows)
     loss, hits = psum((loss, hits), layout.rows)
-    peak = pmax(stats.peak, layout.rows)
-    first = pmin(jnp.where(stats.peak == peak, stats.first, count), layout.rows)
-    groups = texts.group
-    is_hit = (
-        first == columns[:count] if groups is None else jnp.all(groups[first] == groups, axis=-1)
-    )
-    hits += jnp.sum(is_hit, dtype=jnp.int32)
+    stats = _of_all_devices(stats, scale, layout)
+    hits += jnp.sum(_are_hits(stats.first, texts), dtype=jnp.int32)
     if not softmax:
         return loss, hits, None
-    norm = psum(stats.norm * jnp.exp(scale * (stats.peak - peak)), layout.rows)
-    of_texts = scale * peak + jnp.log(norm)
+    of_texts = scale * stats.peak + jnp.log(stats.norm)
     return loss + jnp.sum(of_texts), hits, Normalizers(nats, of_texts)
+
+
+def _first(similar: Float[Array, "c m"], peak: Float[Array, " c"]) -> Int[Array, " c"]:
+    """The first column that has the largest similarity of each row."""
+    count = similar.shape[1]
+    columns = jnp.arange(count, dtype=jnp.int32)
+    return jnp.min(jnp.where(similar == peak[:, None], columns[None], count), axis=1)
+
+
+def _of_all_devices(stats: Columns, scale: Float[Array, ""], layout: Layout) -> Columns:
+    """The statistics of the columns over the images of all devices."""
+    peak = pmax(stats.peak, layout.rows)
+    first = pmin(jnp.where(stats.peak == peak, stats.first, len(peak)), layout.rows)
+    norm = psum(stats.norm * jnp.exp(scale * (stats.peak - peak)), layout.rows)
+    return Columns(peak, first, norm)
+
+
+def _are_hits(first: Int[Array, " n"], texts: Texts) -> Bool[Array, " n"]:
+    """Whether the image that is the most similar to each text matches it."""
+    if texts.group is None:
+        return first == jnp.arange(texts.count, dtype=jnp.int32)
+    return jnp.all(texts.group[first] == texts.group, axis=-1)
 
 
 def _same(rows: Rows, column: Array, texts: Texts) -> Array:
