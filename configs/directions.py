@@ -164,8 +164,9 @@ def _of_shapes(argument):
 
 def _from_the_beginning(name):
     config = load_config(name)
-    config.train.steps = 400 if name == "shapes" else min(config.train.steps, 1000)
+    config.train.steps = min(config.train.steps, 1000)
     if name == "shapes":
+        config.train.steps = 400
         config.data.tokenizer.path = f"{TEACHER}/tokenizer.model"
     if "retrieval" in config.eval:
         config.eval.retrieval.update({"rerank": 10, "rerank_by": "captions"})

@@ -232,7 +232,7 @@ class BatchMaker:
         """
         source, make_caption, _, excluded, _ = self.data_sets[ref.source]
         try:
-            if len(excluded) and contains(excluded, ref.index):
+            if contains(excluded, ref.index):
                 return BadExample("filtered_duplicate")
             record: Record = source[ref.index]
             text = make_caption(record, ref.epoch, rng)

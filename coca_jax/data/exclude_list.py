@@ -72,7 +72,9 @@ def read_list(path: str | os.PathLike, size: int) -> Int64[np.ndarray, " m"]:
     return np.unique(np.array(numbers, np.int64))
 
 
-def contains(indices: Int64[np.ndarray, " m"], index: int) -> bool:
+def contains(indices: Int64[np.ndarray, " m"] | tuple[()], index: int) -> bool:
     """Whether an index is among sorted indices."""
+    if not len(indices):  # nearly always
+        return False
     position = np.searchsorted(indices, index)
     return bool(position < len(indices) and indices[position] == index)

@@ -139,7 +139,7 @@ def caption_texts(data: Any, most: int) -> tuple[Iterator[str], int]:
     def texts() -> Iterator[str]:
         for number in range(total):
             source, index, epoch = mixture[number]
-            if len(excluded[source]) and contains(excluded[source], index):
+            if contains(excluded[source], index):
                 continue
             try:
                 record = sources[source][index]
@@ -245,15 +245,7 @@ def make_train_stream(
     data_sets = make_data_sets(data, image_size, resizing)
     _check_classes(data, data_sets, classes)
     mixture = _make_mixture(data, data_sets, seed)
-    if mixture.size < process_count:
-        raise UserError(
-            f"config.data: {mixture.size} examples are fewer than the {process_count} processes "
-            "that would share them; start fewer processes"
-        )
-    for message in packing_errors(
-        data.packing, text_length, batch_size // process_count, "a process"
-    ):
-        raise UserError(message)
+    _check_share(data, mixture, text_length, batch_size, process_count)
     return TrainStream(
         mixture,
         BatchMaker(
@@ -274,6 +266,20 @@ def make_train_stream(
         threads=data.threads,
         workers=data.workers,
     )
+
+
+def _check_share(
+    data: DataConfig, mixture: Mixture, text_length: int, batch_size: int, process_count: int
+) -> None:
+    """Makes sure that each process gets examples, and as many as packing needs."""
+    if mixture.size < process_count:
+        raise UserError(
+            f"config.data: {mixture.size} examples are fewer than the {process_count} processes "
+            "that would share them; start fewer processes"
+        )
+    share = batch_size // process_count
+    if messages := list(packing_errors(data.packing, text_length, share, "a process")):
+        raise UserError(messages[0])
 
 
 def _make_mixture(data: DataConfig, data_sets: dict[str, DataSet], seed: int) -> Mixture:

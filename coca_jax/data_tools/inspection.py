@@ -162,7 +162,7 @@ def _of_stages(
         ref, rng = stream.mixture[number], np.random.default_rng((seed, number))
         source, make_caption, augment, excluded, _ = stream.make_batch.data_sets[ref.source]
         try:
-            if len(excluded) and contains(excluded, ref.index):
+            if contains(excluded, ref.index):
                 raise BadExample("filtered_duplicate", "exclude_list names it")
             with clock.measure("read"):
                 record = source[ref.index]

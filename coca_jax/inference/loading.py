@@ -130,7 +130,7 @@ def _checkpoint(
         return Checkpoint(path, step, config, store)
     record = metadata[adapted.KEY]
     try:
-        base = find_recorded(record, config.init.path)
+        base = find_recorded(record, config.init.path, record["path"])
     except UserError as error:
         raise UserError(
             f"{path}, step {step}, holds only what LoRA trained, and the model that it began with "
@@ -140,18 +140,18 @@ def _checkpoint(
     return adapted.Adapted(path, step, config, store, base, record["item"])
 
 
-def find_recorded(record: Mapping[str, Any], path: str) -> Source:
+def find_recorded(record: Mapping[str, Any], *places: str) -> Source:
     """A model that a run needs: that which its factors of LoRA belong to, or its teacher.
 
     Args:
       record: of `adapted.model_record`.
-      path: where it is looked for first, before the place in the record.
+      places: where it is looked for, one after the other; empty ones are skipped.
 
     Raises:
-      UserError: it is in neither place, or another model is there.
+      UserError: it is in none of the places; another model may be there.
     """
     errors = []
-    for place in dict.fromkeys(filter(None, (path, record["path"]))):
+    for place in dict.fromkeys(filter(None, places)):
         try:
             found = find_checkpoint(place, record["step"])
         except UserError as error:

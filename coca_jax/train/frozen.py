@@ -27,7 +27,7 @@ def find_frozen(config: ConfigDict, workdir: epath.Path, saved: Saved) -> Source
     """
     record, path, use_ema = saved.metadata[adapted.KEY], config.init.path, config.init.use_ema
     try:
-        source = find_recorded(record, path)
+        source = find_recorded(record, path, record["path"])
     except UserError as error:
         raise UserError(
             f"config.init.path={path!r} should be the model that {workdir} began with, since its "

@@ -74,7 +74,7 @@ def _same_as_before(config: ConfigDict, saved: Saved | None) -> Source | None:
     if saved is None or TEACHER not in saved.metadata:
         return None
     try:
-        return find_recorded({**saved.metadata[TEACHER], "path": path}, path)
+        return find_recorded(saved.metadata[TEACHER], path)
     except UserError as error:
         if config.data.allow_changes:
             say(f"the teacher is not the one that the run began with: {error}")

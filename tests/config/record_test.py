@@ -129,6 +129,17 @@ def test_a_record_may_name_what_is_registered_elsewhere(tmp_path):
         read_config(tmp_path)
 
 
+def test_a_record_may_have_settings_that_are_refused_in_new_runs(tmp_path):
+    old = {
+        "lora__alpha": 4.0,
+        "data__train__neighborhood_size": 4,
+        "loss__contrastive__initial_temperature": 0.005,
+    }
+    (tmp_path / "config.json").write_bytes(edited(**old))
+    config = read_config(tmp_path)
+    assert config.lora.alpha == 4.0 and len(errors(config)) == 3
+
+
 def test_a_loss_that_is_registered_since_was_not_trained(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_bytes(edited())
     monkeypatch.setattr(losses, "_added", {"mine": losses["contrastive"]})
