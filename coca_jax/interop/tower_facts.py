@@ -19,9 +19,9 @@ class Facts:
 
     heads: Mapping[str, int]  # by tower; of none where it is not said
     causal: bool = True  # whether a text's tokens attend to earlier ones only
-    activation: str = ""  # if it is another than ours
+    activations: Mapping[str, str] = dataclasses.field(default_factory=dict)  # other than ours
     pixels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    grid: tuple[int, int] | None = None  # of patches, if it is not square
+    size: tuple[int, int] | None = None  # height and width of images, if they are not square
 
 
 def read_json(path: epath.Path) -> Mapping[str, Any]:
@@ -55,14 +55,13 @@ def _open_clip_facts(settings: Mapping[str, Any]) -> Facts:
         heads[IMAGE] = vision.get("width", 768) // vision.get("head_width", 64)
     if "hf_model_name" not in text:
         heads[TEXT] = text.get("heads", 8)
-    size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
-    grid = tuple(side // patch for side in size) if isinstance(size, list) else None
+    size = vision.get("image_size")
     return Facts(
         heads,
         causal=not text.get("no_causal_mask"),
-        activation="quick_gelu" if model.get("quick_gelu") else "",
-        pixels=preprocessing(settings),
-        grid=grid,
+        activations=dict.fromkeys((IMAGE, TEXT), "quick_gelu") if model.get("quick_gelu") else {},
+        pixels=_pixels(settings.get("preprocess_cfg") or {}),
+        size=tuple(map(int, size)) if isinstance(size, list) and len(size) == 2 else None,
     )
 
 
@@ -79,11 +78,17 @@ def _transformers_facts(settings: Mapping[str, Any], processor: Mapping[str, Any
         tower: part.get("num_attention_heads", default[tower]) for tower, part in parts.items()
     }
     usual = "quick_gelu" if kind.startswith("clip") else "gelu_pytorch_tanh"
-    activation = parts[IMAGE].get("hidden_act", usual)
+    activations = {tower: part.get("hidden_act", usual) for tower, part in parts.items()}
     pixels = {name: processor.get(f"image_{name}") for name in ("mean", "std")}
     return Facts(
         heads,
         causal=kind.startswith("clip"),
-        activation=activation if activation != "gelu" else "",
-        pixels=preprocessing({"preprocess_cfg": pixels}) if any(pixels.values()) else {},
+        activations={tower: name for tower, name in activations.items() if name != "gelu"},
+        pixels=_pixels(pixels) if any(pixels.values()) else {},
     )
+
+
+def _pixels(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The mean and standard deviation of the pixels; towers do not depend on how one resizes."""
+    read = preprocessing({"preprocess_cfg": {name: given.get(name) for name in ("mean", "std")}})
+    return {name: read[name] for name in ("mean", "std")}

@@ -7,6 +7,7 @@ from coca_jax.interop.rows import OPEN_CLIP, Layer, Row, block, norm
 from coca_jax.models import CoCaConfig
 
 IMAGE, TEXT = "image_encoder", "decoder"  # where a tower's parameters are, in ours
+CLASS_TOKEN = "image_encoder/class_token"
 POSITIONS = ("image_encoder/positions", "decoder/positions")
 TIMM = Layer(
     ("norm1", "norm2"),
@@ -60,7 +61,7 @@ def _image(title: str, prefix: str, stack: str, layer: Layer, patches: str, *nam
         layer,
         f"{prefix}{patches}",
         ((before, f"{IMAGE}/pre_norm"), (after, f"{IMAGE}/norm")),
-        ((token, f"{IMAGE}/class_token", "vector"), (positions, POSITIONS[0], "rows")),
+        ((token, CLASS_TOKEN, "vector"), (positions, POSITIONS[0], "rows")),
     )
 
 

@@ -9,7 +9,7 @@ token, a norm, a bias) is left out or stays new; positions may be of another gri
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,21 @@ from coca_jax.interop.open_clip_model import is_open_clip
 from coca_jax.interop.rows import Row, to_ours
 from coca_jax.interop.shards import ENDS
 from coca_jax.interop.tower_facts import Facts, read_facts, read_json
-from coca_jax.interop.tower_families import FAMILIES, IMAGE, POSITIONS, TEXT, Family
+from coca_jax.interop.tower_families import (
+    CLASS_TOKEN,
+    FAMILIES,
+    IMAGE,
+    POSITIONS,
+    TEXT,
+    Family,
+)
 from coca_jax.interop.weights import StoredTensor, read_places
 from coca_jax.io.folders import children
 from coca_jax.io.messages import counted
 from coca_jax.models import CoCaConfig
 
 CORE = ("image_encoder/patch_embedding/kernel", "decoder/embedding")  # besides the layers
+NAMES = {IMAGE: "image encoder", TEXT: "text encoder"}
 LEAST = 8  # names of a family by which it is recognized; fewer may be chance
 
 
@@ -76,34 +84,35 @@ def read_towers(
     """
     tensors, facts = read_places(path), read_facts(_folder(path))
     _refuse_coca(tensors)
-    params: dict[str, np.ndarray] = {}
-    used, titles, unfit = set(), [], []
+    taken: dict[str, _Tower] = {}
+    unfit = []
     asked = {path.partition("/")[0] for path in wanted if re.fullmatch(only, path)}
     if not asked & {IMAGE, TEXT}:
         raise UserError(f"config.init.only={only!r} matches no parameter of {IMAGE} or {TEXT}")
-    for tower, name in ((IMAGE, "image encoder"), (TEXT, "text encoder")):
+    for tower, name in NAMES.items():
         stored = _find(tensors, tower, config, wanted) if tower in asked else None
         if stored is None:
             continue
         if problems := [*_reasons(tower, facts, config, tokenizer), *stored.problems()]:
             unfit.append(f"its {name}: {'; '.join(problems)}")
             continue
-        params |= stored.read(only)
-        used |= stored.used(only)
-        titles.append(f"{stored.family.title}'s {name}")
+        taken[tower] = stored
+    params = {path: value for one in taken.values() for path, value in one.read(only).items()}
     if not params:
         raise UserError(
             "\n  ".join(unfit) or f"it holds no tower of a known kind: {_content(tensors)}"
         )
-    grid, length = _place_positions(params, config, facts)
+    class_token = IMAGE in taken and taken[IMAGE].has_class_token()
+    grid, length = _place_positions(params, config, facts, class_token)
+    used = {place for one in taken.values() for place in one.used(only)}
     return Towers(
         params,
         grid,
         length,
-        tuple(titles),
+        tuple(f"{one.family.title}'s {NAMES[tower]}" for tower, one in taken.items()),
         tuple(".".join(place) for place in tensors if place not in used),
         tuple(unfit),
-        tuple(_differences(facts, config)),
+        tuple(_differences(facts, config, taken)),
     )
 
 
@@ -143,6 +152,11 @@ class _Tower:
             raise UserError(f"NaN or infinity is in {len(wrong):,} of the weights: {listed(wrong)}")
         taken = to_ours(values, rows)
         return {path: value for path, value in taken.items() if re.fullmatch(only, path)}
+
+    def has_class_token(self) -> bool:
+        """Whether it is an image encoder with a class token."""
+        rows = (row for row in self.rows if row.ours == (CLASS_TOKEN,))
+        return any(name in self.tensors for row in rows for name in row.names)
 
     def used(self, only: str) -> set[Place]:
         """The places of the tensors that `read` reads."""
@@ -204,7 +218,7 @@ def _find(
 
 
 def _place_positions(
-    params: dict[str, np.ndarray], config: CoCaConfig, facts: Facts
+    params: dict[str, np.ndarray], config: CoCaConfig, facts: Facts, class_token: bool
 ) -> tuple[tuple[int, int] | None, int | None]:
     """Gives image positions a class token's row if the model has one, and takes it off if not.
 
@@ -218,19 +232,23 @@ def _place_positions(
     if POSITIONS[0] not in params:
         return None, length
     table = params[POSITIONS[0]]
-    grids = {first: grid for first in (0, 1) if (grid := _grid(len(table) - first, facts))}
-    if not grids:
-        raise UserError(f"its {len(table)} image positions are those of no square of patches")
-    first, grid = next(iter(grids.items()))
+    wanted = facts.size and tuple(side // config.image.patch for side in facts.size)
+    # A class token need not have a position: timm's no_embed_class.
+    for first in (1, 0) if class_token else (0, 1):
+        if grid := _grid(len(table) - first, wanted):
+            break
+    else:
+        shape = "a grid of {} x {} patches".format(*wanted) if wanted else "a square of patches"
+        raise UserError(f"its {len(table)} image positions are not those of {shape}")
     begin = table[:first] if first else np.zeros_like(table[:1])
     params[POSITIONS[0]] = np.concatenate([begin[: int(config.image.class_token)], table[first:]])
     return grid, length
 
 
-def _grid(count: int, facts: Facts) -> tuple[int, int] | None:
-    """The rows and columns of a number of patches; None if no grid is known."""
-    if facts.grid and math.prod(facts.grid) == count:
-        return facts.grid
+def _grid(count: int, wanted: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The rows and columns of a number of patches, a square if none are wanted; None: neither."""
+    if wanted:
+        return wanted if math.prod(wanted) == count else None
     side = math.isqrt(count)
     return (side, side) if side * side == count and count else None
 
@@ -247,10 +265,13 @@ def _reasons(tower: str, facts: Facts, config: CoCaConfig, tokenizer: str) -> It
         yield "its tokens attend to later ones, and ours do not"
 
 
-def _differences(facts: Facts, config: CoCaConfig) -> Iterator[str]:
-    """Yields settings under which the weights compute something else."""
-    if facts.activation:
-        yield f"activation of the MLPs: {facts.activation} there, gelu now"
+def _differences(facts: Facts, config: CoCaConfig, taken: Collection[str]) -> Iterator[str]:
+    """Yields settings under which the weights of these towers compute something else."""
+    for tower in taken:
+        if activation := facts.activations.get(tower):
+            yield f"activation of the {NAMES[tower]}'s MLPs: {activation} there, gelu now"
+    if IMAGE not in taken:
+        return
     for name in ("mean", "std"):
         there, now = facts.pixels.get(name), getattr(config.image, name)
         if there and not np.allclose(there, now, atol=1e-4):

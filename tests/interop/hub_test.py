@@ -72,7 +72,7 @@ def test_the_configuration_of_another_kind_of_model_comes_along(server):
     files["preprocessor_config.json"] = b'{"image_mean": [0.5, 0.5, 0.5]}'
     server.repositories["org/clip"] = files
     facts = read_facts(epath.Path(hub.download("hf-hub:org/clip")))
-    assert facts.heads["image_encoder"] == 3 and facts.activation == "quick_gelu"
+    assert facts.heads["image_encoder"] == 3 and facts.activations["image_encoder"] == "quick_gelu"
     assert facts.pixels["mean"] == (0.5, 0.5, 0.5)
     with pytest.raises(UserError, match=r"its config\.json is that of another model, 'clip'"):
         coca_jax.load("hf-hub:org/clip")

@@ -170,7 +170,7 @@ def test_nothing_that_fits_is_one_error_with_every_reason():
     [
         ({"blocks.0.ls1.gamma": np.ones(16)}, "its layers have ls1.gamma, which ours lack"),
         ({"blocks.1.norm1.weight": None}, "it lacks blocks.1.norm1.weight"),
-        ({"pos_embed": np.zeros((1, 8, 16))}, "8 image positions are those of no square"),
+        ({"pos_embed": np.zeros((1, 8, 16))}, "8 image positions are not those of a square"),
         ({"norm.weight": np.full(16, np.nan)}, "NaN or infinity is in 1 of the weights"),
     ],
 )
@@ -222,7 +222,8 @@ def test_a_configuration_says_what_the_weights_do_not(tmp_path):
     assert is_tower_file(path) and is_tower_file(path / "open_clip_model.safetensors")
     towers = read(tmp_path, model_config(**IMAGES["clip"]))
     assert towers.differs == (
-        "activation of the MLPs: quick_gelu there, gelu now",
+        "activation of the image encoder's MLPs: quick_gelu there, gelu now",
+        "activation of the text encoder's MLPs: quick_gelu there, gelu now",
         "config.model.image.mean: (0.1, 0.2, 0.3) there, (0.5, 0.5, 0.5) now",
     )
     assert read("clip", model_config(**IMAGES["clip"])).differs == (
@@ -245,10 +246,55 @@ def test_the_configuration_of_transformers_names_activation_and_pixels(
     content = {"model_type": kind, "vision_config": vision | {"num_attention_heads": 2}}
     (tmp_path / "config.json").write_text(json.dumps(content))
     folder_with(tmp_path, "preprocessor_config.json", {"image_std": [0.25, 0.5, 0.5]})
-    said = f"activation of the MLPs: {activation} there, gelu now"
+    said = f"activation of the image encoder's MLPs: {activation} there, gelu now"
     differs = read(tmp_path, model_config(**IMAGES["clip"]), only="image_encoder/.*").differs
     assert [line for line in differs if "activation" in line] == [said] * bool(activation)
     assert "config.model.image.std: (0.25, 0.5, 0.5) there, (0.5, 0.5, 0.5) now" in differs
+
+
+def test_only_the_settings_of_what_is_taken_are_compared(tmp_path):
+    parts = {"image_encoder": ("vision_config", 2), "decoder": ("text_config", 2)}
+    content = {"model_type": "clip"} | {n: {"num_attention_heads": h} for n, h in parts.values()}
+    content["vision_config"]["hidden_act"] = "gelu"  # and the texts' is CLIP's quick_gelu
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    folder_with(tmp_path, "preprocessor_config.json", {"image_std": [0.1] * 3})
+    config = model_config(**IMAGES["clip"])
+    image, text = (read(tmp_path, config, only=f"{tower}/.*").differs for tower in parts)
+    assert [line.partition(":")[0] for line in image] == [
+        "config.model.image.mean",
+        "config.model.image.std",
+    ]
+    assert [line.partition(":")[0] for line in text] == ["activation of the text encoder's MLPs"]
+
+
+def test_ways_to_resize_do_not_forbid_a_tower(tmp_path):
+    pixels = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "nearest"}
+    content = {"model_cfg": SETTINGS, "preprocess_cfg": pixels}
+    folder_with(tmp_path, "open_clip_config.json", content)
+    assert not read(tmp_path, model_config(**IMAGES["clip"])).differs
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+@pytest.mark.parametrize("has_position", [True, False])
+def test_positions_of_a_grid_that_is_not_square(class_token, has_position, tmp_path):
+    """3 x 5 patches and a class token are 16 positions, as 4 x 4 patches would be."""
+    name = "clip" if class_token else "siglip"
+    stored = load_file(FOLDER / f"{name}.safetensors")
+    [key] = [key for key in stored if key.endswith(("positional_embedding", "pos_embed"))][-1:]
+    key = "visual.positional_embedding" if class_token else key
+    count = 15 + (class_token and has_position)
+    table = np.arange(1, count + 1, dtype=np.float32)[:, None] * np.ones(16, np.float32)
+    stored[key] = table.reshape(*stored[key].shape[:-2], count, 16)
+    save_file(stored, tmp_path / "open_clip_model.safetensors")
+    vision = VISION | {"image_size": [12, 20]}
+    settings = {"model_cfg": SETTINGS | {"vision_cfg": vision}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(settings))
+    config = model_config(**(IMAGES[name] | {"grid_width": 5}))
+    towers = read(tmp_path, config, only="image_encoder/.*")
+    assert towers.grid == (3, 5)
+    new = [0] * (class_token and not has_position)
+    found = towers.params["image_encoder/positions"]
+    np.testing.assert_array_equal(found[:, 0], [*new, *range(1, count + 1)])
 
 
 @pytest.mark.parametrize(
