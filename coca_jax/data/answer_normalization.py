@@ -32,9 +32,14 @@ CONTRACTIONS = {
 }
 
 
+def without_ends(answer: str) -> str:
+    """The answer without white space around it, and on one line."""
+    return answer.replace("\n", " ").replace("\t", " ").strip()
+
+
 def normalized(answer: str) -> str:
     """The answer without punctuation, articles and capitals, with numbers as digits."""
-    answer = answer.replace("\n", " ").replace("\t", " ").strip()
+    answer = without_ends(answer)
     text, joined = answer, bool(DIGITS_WITH_COMMA.search(answer))
     for mark in PUNCTUATION:
         next_to_space = f"{mark} " in answer or f" {mark}" in answer

@@ -92,21 +92,24 @@ class VQA(Generation):
 
         Returns:
           Of the questions that people answered, the accuracy (`vqa_accuracy`), also by type of
-          answer, and `text_only_upper_bound`; and the number of other questions (`unanswered`).
-          For the report, some questions with their answers; and `files`: the answers to all
-          questions that have an id, as the VQA challenge takes them (`results`).
+          answer, and `text_only_upper_bound`; the number of other questions (`unanswered`); and
+          that of questions that leave the decoder no room for an answer (`too_long`), to which the
+          answer is "". For the report, some questions with their answers; and `files`: the answers
+          to all questions that have an id, as the VQA challenge takes them (`results`).
 
         Raises:
           UserError: there are no questions, or not as many answers, or one that is not text; or an
             id is that of two questions, or of one with two lists of answers.
         """
         candidates = self._candidates(data) if self.scoring == "candidates" else ()
-        answered, results, bad, once = Answered(), [], 0, _Once()
+        answered, results, bad, too_long, once = Answered(), [], 0, 0, _Once()
         for batch in data.batches():
             bad += batch.get("bad_image", 0)
             for part in in_parts(list(filter(once, questions_of(batch, *self.questions)))):
                 answers = self._answers(model, part, candidates, data.head_classes)
-                for question, answer in zip(part, answers, strict=True):
+                too_long += answers.count(None)
+                for question, found in zip(part, answers, strict=True):
+                    answer = found or ""
                     results.append({"question_id": question.number, "answer": answer})
                     if question.given:
                         answered.add(question, answer, vqa_accuracy(answer, question.given))
@@ -116,6 +119,8 @@ class VQA(Generation):
         metrics = _metrics(answered) | {"count": float(len(answered.questions))}
         if len(answered.questions) < len(results):
             metrics["unanswered"] = float(len(results) - len(answered.questions))
+        if too_long:
+            metrics["too_long"] = float(too_long)
         metrics["bad_images"] = float(bad)
         files = {"results": numbered} if numbered else {}
         return metrics, {"questions": answered.samples(), "files": files}
@@ -131,9 +136,20 @@ class VQA(Generation):
         questions: Sequence[Question],
         candidates: Sequence[str],
         classes: Sequence[str],
-    ) -> list[str]:
+    ) -> list[str | None]:
+        """The answers; None to a question that leaves the decoder no room for one."""
         if self.scoring == "head":
             return [classes[i] for i in head_scores(model, questions).argmax(axis=1)]
+        ids = model.tokenize([question.text for question in questions])
+        # The end token is in the last place only of a text that fills all of them, or is cut.
+        fits = (ids[:, -1] != model.tokenizer.eos_id).tolist()
+        asked = [question for question, fit in zip(questions, fits, strict=True) if fit]
+        answers = iter(self._decoded(model, asked, candidates) if asked else ())
+        return [next(answers) if fit else None for fit in fits]
+
+    def _decoded(
+        self, model: Model, questions: Sequence[Question], candidates: Sequence[str]
+    ) -> list[str]:
         pixels, prompts = images_and_texts(questions)
         if self.scoring == "candidates":
             nats = np.asarray(model.log_probabilities(pixels, candidates, prompt=prompts))

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -136,8 +136,11 @@ def stored_as(params: Any, dtype: str) -> Any:
     """A tree of arrays in another type of floats.
 
     Raises:
-      UserError: values are too large for the type.
+      UserError: there are NaN or infinity, or values that are too large for the type.
     """
+    leaves = jax.tree.leaves(params)
+    if wrong := sum(not np.isfinite(np.asarray(x, np.float32)).all() for x in leaves):
+        raise UserError(f"NaN or infinity is in {wrong:,} of the model's {len(leaves):,} weights")
 
     def cast(value: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
@@ -200,8 +203,9 @@ def export_open_clip(
     model = model_of(source.config)
     tensors = open_clip_tensors(source, model, dtype)
     write_tensors(file, tensors, open_clip_config.settings(model))
-    notes = [f"pixels are normalized by mean={model.image.mean}, std={model.image.std}"]
-    return notes + mask_notes(model)
+    pixels = open_clip_config.preprocess_settings(model.image)
+    notes = [f"images are prepared by {', '.join(f'{k}={v}' for k, v in pixels.items())}"]
+    return notes + usage_notes(model, source.config.data.tokenizer.kind, ("clip",))
 
 
 def open_clip_tensors(
@@ -218,8 +222,19 @@ def open_clip_tensors(
     return stored_as(open_clip.to_open_clip(jax.tree.map(np.asarray, params), model), dtype)
 
 
-def mask_notes(model: CoCaConfig) -> list[str]:
-    """What users of OpenCLIP have to set, since neither weights nor configuration say it."""
-    if model.text.shifted_cls_mask:
-        return []
-    return ["set model.text.correct_cls_mask = True, as the model was trained with that mask"]
+def usage_notes(model: CoCaConfig, tokenizer: str, found: Collection[str]) -> list[str]:
+    """What users of OpenCLIP have to do, since neither weights nor configuration say it.
+
+    Args:
+      model: the model.
+      tokenizer: the kind of its tokenizer.
+      found: the kinds that OpenCLIP finds with what is written.
+    """
+    notes = []
+    if not model.text.shifted_cls_mask:
+        notes.append(
+            "set model.text.correct_cls_mask = True, as the model was trained with that mask"
+        )
+    if tokenizer not in found:
+        notes.append(f"give texts as ids, since it finds no tokenizer of the kind {tokenizer}")
+    return notes

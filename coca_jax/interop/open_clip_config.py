@@ -19,7 +19,7 @@ TOWER = {
 SUPPORTED = {
     "": {"quick_gelu": False},
     "vision_cfg": TOWER
-    | {"attentional_pool": True, "no_ln_pre": False}
+    | {"attentional_pool": True, "pool_type": "tok", "no_ln_pre": False}
     | {"final_ln_after_pool": False, "pos_embed_type": "learnable", "timm_model_name": {}},
     "text_cfg": TOWER
     | {"embed_cls": True, "pad_id": 0, "no_causal_mask": False, "proj_type": "linear"}
@@ -269,6 +269,8 @@ def _sections(settings: Any) -> dict[str, Section]:
 def _image(vision: Section) -> ImageConfig:
     height, width = vision.pair("image_size")
     patch, channels = vision.whole("patch_size"), vision.whole("width")
+    if width % patch:
+        raise vision.wrong("image_size", f"a multiple of patch_size={patch}")
     return ImageConfig(
         size=height,
         patch=patch,

@@ -12,7 +12,7 @@ from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint
 from coca_jax.inference.sources import Source
 from coca_jax.interop import hub, open_clip_config
-from coca_jax.interop.convert import empty_folder, mask_notes, new_folder, open_clip_tensors
+from coca_jax.interop.convert import empty_folder, new_folder, open_clip_tensors, usage_notes
 from coca_jax.interop.model_card import LICENSE, for_hub, model_card
 from coca_jax.interop.open_clip_model import OWN, is_open_clip, open_model
 from coca_jax.interop.shards import NAMES, main_file, weight_files
@@ -56,7 +56,7 @@ def export_folder(
     model = model_config(source.config)
     tokens = _tokenizer_files(source)
     tensors = open_clip_tensors(source, model, dtype)
-    notes = mask_notes(model) + _tokenizer_notes(source.config.data.tokenizer.kind)
+    notes = usage_notes(model, source.config.data.tokenizer.kind, ("clip", "json"))
     card = model_card(source, directory.name, license_id, notes)
     settings = _settings(source, model, directory.name)
     try:
@@ -154,9 +154,3 @@ def _tokenizer_files(source: Source) -> dict[str, bytes]:
     tokenizer = source.tokenizer()
     content = type(tokenizer).standalone_file(file) if file else b""
     return tokenizer_files(kind, tokenizer, content)
-
-
-def _tokenizer_notes(kind: str) -> list[str]:
-    if kind in ("clip", "json"):
-        return []
-    return [f"give texts as ids, since there is no tokenizer of the kind {kind}"]

@@ -159,9 +159,10 @@ def _tree(file: epath.Path) -> Any:
             head = opened.read(64)
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from error
-    if head.startswith(b"PK") or head[8:9] == b"{":
+    is_zip = head.startswith(b"PK\x03\x04")
+    if is_zip or head[8:9] == b"{":
         with _local_copy(file) as copy:
-            return torch_file.read(file, copy) if head[:2] == b"PK" else _safetensors(file, copy)
+            return torch_file.read(file, copy) if is_zip else _safetensors(file, copy)
     if head.startswith(LEGACY):
         raise UserError(
             f"{file} is of the form that PyTorch wrote before 1.6: save its weights anew with a "

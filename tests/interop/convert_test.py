@@ -11,6 +11,7 @@ import coca_jax
 from coca_jax import cli
 from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint
+from coca_jax.interop.convert import stored_as
 from coca_jax.interop.open_clip_model import open_model
 
 
@@ -156,6 +157,23 @@ def test_a_type_that_cannot_hold_the_weights_is_refused(folder, square, tmp_path
     file, out = tmp_path / "large.safetensors", tmp_path / "m"
     assert convert(folder, file, out, "--dtype", "float16") == 2
     assert "float16 cannot hold all weights" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_that_are_not_finite_are_not_written(dtype):
+    params = {"good": np.ones(2, np.float32), "bad": np.array([1, np.nan], np.float32)}
+    with pytest.raises(UserError, match="NaN or infinity is in 1 of the model's 2 weights"):
+        stored_as(params, dtype)
+
+
+def test_a_file_names_what_it_does_not_say(folder, tmp_path, capsys):
+    for name in ("out.safetensors", "OUT.SAFETENSORS"):
+        out = tmp_path / name
+        code = cli.main(["convert", "--to", "open_clip", str(folder / "model"), str(out)])
+        assert code == (0 if name.islower() else 2) and not out.is_dir()
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("in OpenCLIP: images are prepared by mean=[0.48")
+    assert shown[0].endswith("interpolation=bicubic, resize_mode=shortest, fill_color=0")
 
 
 def test_a_variant_can_be_a_hubs_folder_or_configuration(hub, square, tmp_path):

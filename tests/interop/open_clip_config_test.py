@@ -89,6 +89,18 @@ def test_settings_that_ours_lacks_are_named(square):
     assert str(error.value) == f"text_cfg.width={width} and embed_dim=24 should agree"
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pool_type": "avg"}, "vision_cfg: pool_type='avg' should be 'tok'"),
+        ({"patch_size": 8, "image_size": [32, 36]}, r"image_size=\[32, 36\] should be a multiple"),
+    ],
+)
+def test_images_that_ours_would_embed_otherwise_are_refused(square, changes, said):
+    with pytest.raises(UserError, match=said):
+        model_config(square.settings | {"vision_cfg": square.settings["vision_cfg"] | changes})
+
+
 @pytest.mark.parametrize("section", ["vision_cfg", "text_cfg", "multimodal_cfg", "embed_dim"])
 def test_a_configuration_of_another_model_lacks_something(square, section):
     with pytest.raises(UserError, match=f"lacks '{section}'"):

@@ -117,6 +117,17 @@ def test_a_type_that_numpy_lacks_is_known_before_it_is_read(tmp_path):
         np.asarray(found)
 
 
+def test_a_header_whose_length_begins_as_a_zip_does(tmp_path):
+    file, length = tmp_path / "a.safetensors", int.from_bytes(b"PK", "little") + 7 & ~7
+    assert length.to_bytes(8, "little").startswith(b"PK")
+    for padding in range(length):
+        save_file(WEIGHTS, file, {"padding": " " * (length - 400 + padding)})
+        if file.read_bytes()[:8] == length.to_bytes(8, "little"):
+            break
+    assert file.read_bytes().startswith(b"PK")
+    assert open_tensors(file, WEIGHTS).keys() == WEIGHTS.keys()
+
+
 @pytest.mark.parametrize(
     ("tree", "said"),
     [

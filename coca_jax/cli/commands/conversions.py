@@ -66,7 +66,7 @@ def _export(options: argparse.Namespace) -> None:
         raise UserError("--variant is for --from; an exported model has its own")
     if options.cls_mask:
         raise UserError("--cls-mask is for --from; an exported model has its own")
-    if options.output.endswith(ENDS):
+    if options.output.lower().endswith(ENDS):
         if options.license:
             raise UserError("--license is for a folder as OUT, which has a model card")
         notes = export_open_clip(options.input, options.output, options.dtype)

@@ -7,7 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from coca_jax.data.answer_normalization import commonest, normalized
+from coca_jax.data.answer_normalization import commonest, normalized, without_ends
 
 ANSWER_TYPES = ("yes_no", "number", "other")
 
@@ -17,17 +17,17 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
 
     Of ten people's answers, one after the other is left out: the answer is right as far as three of
     the remaining nine gave it, a third for each; the mean of that counts. Spelling is normalized
-    unless all agree. Of fewer than four answers, which the challenge does not have, it is
+    unless all agree: then only white space around the answers is removed, and "Yes" is wrong where
+    ten people said "yes". Of fewer than four answers, which the challenge does not have, it is
     right if it is one of them, in any spelling.
 
     Args:
       answer: the one that is scored.
       references: people's answers.
     """
+    answer, *references = map(without_ends, (answer, *references))
     if not _as_they_are(references):
-        answer, references = normalized(answer), [normalized(one) for one in references]
-    else:
-        answer = answer.replace("\n", " ").replace("\t", " ").strip()
+        answer, *references = map(normalized, (answer, *references))
     if len(references) < 4:
         return float(answer in references)
     same = sum(one == answer for one in references)
@@ -67,10 +67,11 @@ def text_only_upper_bound(questions: Iterable[tuple[str, Sequence[str]]]) -> flo
 def _best_answer_total(answers: Sequence[Sequence[str]]) -> float:
     """The highest total accuracy that a single answer reaches over these questions."""
     exact, spelled = Counter(), Counter()  # where all people agree, it is compared as it is
-    for references in answers:
+    cleaned = [[without_ends(one) for one in references] for references in answers]
+    for references in cleaned:
         if _as_they_are(references):
             exact[references[0]] += vqa_accuracy(references[0], references)
         else:
             spelled.update({normalized(one): vqa_accuracy(one, references) for one in references})
-    candidates = {one for references in answers for one in references}
+    candidates = {one for references in cleaned for one in references}
     return float(max(exact[one] + spelled[normalized(one)] for one in candidates))

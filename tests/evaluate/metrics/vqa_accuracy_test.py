@@ -1,6 +1,10 @@
 import pytest
 
-from coca_jax.evaluate.metrics.vqa_accuracy import answer_type, vqa_accuracy
+from coca_jax.evaluate.metrics.vqa_accuracy import (
+    answer_type,
+    text_only_upper_bound,
+    vqa_accuracy,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,6 +21,10 @@ def test_answers_that_all_agree_are_compared_as_they_are():
     assert vqa_accuracy("red", ["red"] * 10) == 1
     assert vqa_accuracy("the red", ["red"] * 10) == 0
     assert vqa_accuracy("red ", ["red"]) == 1
+    assert vqa_accuracy("red", [" red\n"] * 10) == vqa_accuracy("red ", ["red"] * 10) == 1
+    assert vqa_accuracy("Red", ["red "] * 10) == 0
+    assert vqa_accuracy("red", ["red"] * 9 + ["red "]) == 1
+    assert text_only_upper_bound([("what?", ["red "] * 10), ("what?", ["red"] * 10)]) == 1
 
 
 def test_few_answers_are_compared_in_any_spelling():
