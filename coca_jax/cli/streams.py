@@ -51,6 +51,9 @@ class Unfailing(io.FileIO):
 def protect() -> None:
     """Makes standard output and error unfailing; characters they lack are escaped.
 
+    Each line is written when it is printed, to a file or pipe, too: a process that is killed loses
+    none, and a log of both streams has them in order.
+
     Streams that a caller has replaced are left alone.
     """
     _open_closed()
@@ -120,7 +123,7 @@ def _open_closed() -> None:
 def _protected(descriptor: int, old: Any) -> io.TextIOWrapper:
     raw = Unfailing(descriptor, "w", closefd=False)
     if old is None:
-        return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "look_alike")
+        return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "look_alike", line_buffering=True)
     with contextlib.suppress(OSError):
         old.flush()
     unbuffered = old.write_through
@@ -128,7 +131,7 @@ def _protected(descriptor: int, old: Any) -> io.TextIOWrapper:
         raw if unbuffered else io.BufferedWriter(raw),
         old.encoding,
         "look_alike",
-        line_buffering=old.line_buffering,
+        line_buffering=True,
         write_through=unbuffered,
     )
 

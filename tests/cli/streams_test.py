@@ -52,6 +52,24 @@ def test_output_that_cannot_be_written_does_not_stop_the_work(
     assert found == left and b"Error" not in error
 
 
+def test_lines_are_in_a_file_when_they_are_printed_and_in_order(tmp_path):
+    log = tmp_path / "log"
+    program = """
+import os, sys
+from coca_jax.cli import streams
+streams.protect()
+print("a run")
+print("its step", file=sys.stderr)
+print("the next run")
+os._exit(0)  # as SIGKILL, without a flush
+"""
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with log.open("w") as file:
+        command = [sys.executable, "-c", program]
+        subprocess.run(command, env=variables, stdout=file, stderr=file, check=True)
+    assert log.read_text() == "a run\nits step\nthe next run\n"
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "utf-16"])
 def test_what_an_encoding_lacks_is_escaped(encoding, tmp_path):
     left, out, _ = run("", tmp_path, PYTHONIOENCODING=encoding)
