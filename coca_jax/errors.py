@@ -22,6 +22,10 @@ class UserError(Exception):
     """
 
 
+class NotFinite(UserError):
+    """A step of a training has a loss, a gradient or new parameters that are not finite."""
+
+
 class Preempted(Exception):
     """The run was asked to stop and has saved its state; the CLI exits with 3."""
 

@@ -76,8 +76,8 @@ ALLOWED = {
     },
     "planning.search": {"config", "distributed", "planning", "planning.aot"},
     "sweep": {
-        *("data", "config", "evaluate", "observe", "observe.writers", "planning", "train"),
-        *("train.compile_cache", "validation"),
+        *("checkpoints", "data", "config", "evaluate", "observe", "observe.writers", "planning"),
+        *("train", "train.compile_cache", "validation"),
     },
 }
 

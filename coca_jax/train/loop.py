@@ -69,8 +69,9 @@ def run(
 
     Raises:
       Preempted: a signal asked to stop, and the state was saved.
-      UserError: another run has the workdir, or a run with another configuration is in it; a step
-        was not finite, the data turned bad, or a save failed.
+      NotFinite: a step was not finite.
+      UserError: another run has the workdir, or a run with another configuration is in it; the data
+        turned bad, or a save failed.
     """
     workdir, config = experiment.workdir, experiment.config
     use_compile_cache(config.compile_cache, workdir)

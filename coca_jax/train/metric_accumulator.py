@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from coca_jax.data.errors import BAD_KINDS, CUT_TEXT, ERROR_KINDS
-from coca_jax.errors import UserError
+from coca_jax.errors import NotFinite, UserError
 from coca_jax.train.gradient import Metrics
 from coca_jax.train.step import STOP
 
@@ -81,8 +81,8 @@ class MetricAccumulator:
         """The last step's metrics, sums of counts of replaced examples, rates, under train/.
 
         Raises:
-          UserError: a step's loss, gradient or new parameters were not finite (names the step
-            and the parts), more than the allowed share of examples was bad, or none of the first
+          NotFinite: a step's loss, gradient or new parameters were not finite.
+          UserError: more than the allowed share of examples was bad, or none of the first
             `NEGATIVES` pairs had the wrong caption that the data should give.
         """
         fetched = jax.device_get(self._pending)
@@ -143,7 +143,7 @@ class MetricAccumulator:
 def _check_finite(step: int, metrics: dict[str, Any]) -> None:
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
-        raise UserError(
+        raise NotFinite(
             f"step {step} is not finite: {', '.join(sorted(bad))}; nothing after the last "
             "checkpoint is kept. A lower optimizer.learning_rate, a longer optimizer.warmup_steps "
             "or optimizer.clip_norm may help"

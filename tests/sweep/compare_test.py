@@ -10,8 +10,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from coca_jax.config import load_config, model_config, read_config, write_config
-from coca_jax.errors import Preempted, UserError
+from coca_jax.errors import Incomplete, NotFinite, Preempted, UserError
 from coca_jax.evaluate.runner import runnable_evals
+from coca_jax.io.locks import locked
 from coca_jax.observe.report.sweep import format_sweep
 from coca_jax.sweep import compare
 from coca_jax.sweep.runs import planned_runs, stages_of
@@ -42,17 +43,35 @@ def make_config(rows=ROWS, seeds=(0, 1)):
     )
 
 
-class Trained:
-    """Stands for the training loop: leaves made-up results, and may be stopped at a call."""
+def compared(*args, **options):
+    """The results of a comparison, none of whose runs ended early."""
+    comparison = compare.compare(*args, **options)
+    comparison.raise_failures()
+    return comparison.results
 
-    def __init__(self, monkeypatch, stop_at=None):
-        self.calls, self.starts, self._stop_at = [], [], stop_at
+
+def seeds_of(results):
+    """The seeds of the rows that have any."""
+    rows = results["rows"].items()
+    return {name: list(row["seeds"]) for name, row in rows if row["seeds"]}
+
+
+class Trained:
+    """Stands for the training loop: leaves made-up results, and may be stopped at a call.
+
+    A run whose folder is one of `diverging` ends early.
+    """
+
+    def __init__(self, monkeypatch, stop_at=None, diverging=()):
+        self.calls, self.starts, self._stop_at, self._diverging = [], [], stop_at, diverging
         monkeypatch.setattr(compare, "train", self)
 
     def __call__(self, config, workdir, start_time, *, fixed_length):
         assert fixed_length  # rows that were extended would not compare
         if len(self.calls) == self._stop_at:
             raise Preempted("stopped by SIGTERM")
+        if any(str(workdir).endswith(folder) for folder in self._diverging):
+            raise NotFinite("step 3 is not finite: loss")
         self.calls.append(workdir)
         self.starts.append(start_time)
         for folder in ("eval", "checkpoints/4"):
@@ -75,7 +94,7 @@ class Trained:
 
 def test_all_rows_of_a_seed_and_all_stages_in_their_order(tmp_path, monkeypatch):
     trained = Trained(monkeypatch)
-    found = compare.compare(make_config(), tmp_path, 5.0)
+    found = compared(make_config(), tmp_path, 5.0)
     assert trained.starts == [5.0] + 7 * [None]  # later stages start when they are begun
     assert [str(path.relative_to(tmp_path)) for path in trained.calls] == [
         f"{row}/{seed}/{stage}"
@@ -98,24 +117,21 @@ def test_all_rows_of_a_seed_and_all_stages_in_their_order(tmp_path, monkeypatch)
 def test_a_stopped_comparison_has_what_it_came_to_and_goes_on(tmp_path, monkeypatch):
     Trained(monkeypatch, stop_at=5)
     with pytest.raises(Preempted):
-        compare.compare(make_config(), tmp_path)
+        compared(make_config(), tmp_path)
     stored = json.loads((tmp_path / "compare.json").read_text())
-    assert {name: list(row["seeds"]) for name, row in stored["rows"].items()} == {
-        "contrastive": ["0"],
-        "coca": ["0"],
-    }
+    assert seeds_of(stored) == {"contrastive": ["0"], "coca": ["0"]}
     Trained(monkeypatch)
-    found = compare.compare(make_config(), tmp_path)
+    found = compared(make_config(), tmp_path)
     assert list(found["rows"]["coca"]["seeds"]) == ["0", "1"]
 
 
 def test_parts_train_every_run_once_and_each_tells_of_all(tmp_path, monkeypatch):
     trained, rows = Trained(monkeypatch), (*ROWS, ("slow", (("first.train.batch_size", 8),)))
     config, seen = make_config(rows), {}
-    assert compare.compare(config, tmp_path, shard=(0, 4))["tables"] == {}
+    assert seeds_of(compared(config, tmp_path, shard=(0, 4))) == {}
     for k in (3, 1, 4, 2):
         begin = len(trained.calls)
-        found = compare.compare(config, tmp_path, shard=(k, 4))
+        found = compared(config, tmp_path, shard=(k, 4))
         calls = [str(path.relative_to(tmp_path).parent) for path in trained.calls[begin:]]
         seen[k] = list(dict.fromkeys(calls))
     assert seen == {
@@ -124,16 +140,81 @@ def test_parts_train_every_run_once_and_each_tells_of_all(tmp_path, monkeypatch)
         3: ["slow/0"],
         4: ["contrastive/1"],
     }
-    whole = compare.compare(config, tmp_path)
-    assert whole == found == compare.compare(config, tmp_path, shard=(0, 1))
+    whole = compared(config, tmp_path)
+    assert whole == found == compared(config, tmp_path, shard=(0, 1))
     assert len(trained.calls) == 12  # each stage once: what others have finished is left alone
     assert list(whole["rows"]) == ["contrastive", "coca", "slow"]
     assert json.loads((tmp_path / "compare.json").read_text()) == json.loads(json.dumps(whole))
 
 
+def test_a_run_that_diverges_leaves_the_others_and_is_tried_again(tmp_path, monkeypatch, capsys):
+    trained = Trained(monkeypatch, diverging=["contrastive/0/first", "coca/1/again"])
+    found = compare.compare(make_config(), tmp_path, 5.0)
+    assert seeds_of(found.results) == {"contrastive": ["1"], "coca": ["0"]}
+    assert len(trained.calls) == 5 and 5.0 not in trained.starts
+    failures = ["contrastive, seed 0, first", "coca, seed 1, again"]
+    assert capsys.readouterr().err == "".join(
+        f"warning: {failure} ended early: step 3 is not finite: loss\n" for failure in failures
+    )
+    message = f"2 runs ended early: {'; '.join(failures)}; the same command tries again"
+    with pytest.raises(Incomplete, match=message):
+        found.raise_failures()
+    Trained(monkeypatch)
+    assert seeds_of(compared(make_config(), tmp_path)) == {
+        "contrastive": ["0", "1"],
+        "coca": ["0", "1"],
+    }
+
+
+def test_costs_are_relative_to_the_first_row_of_the_table_though_it_comes_later(
+    tmp_path, monkeypatch
+):
+    Trained(monkeypatch, diverging=["contrastive/0/first"])
+    lines = format_sweep(compare.compare(make_config(seeds=(0,)), tmp_path).results).splitlines()
+    assert lines[2].split() == ["contrastive", *7 * "—"]
+    assert lines[3].split() == ["coca", "0.500", "2.000", "0.250", *4 * "—"]
+    Trained(monkeypatch)
+    lines = format_sweep(compared(make_config(seeds=(0,)), tmp_path)).splitlines()
+    assert lines[3].split()[4] == "2.000"
+
+
+def test_nobody_else_finishes_a_run_between_the_look_at_the_runs_and_the_writing(
+    tmp_path, monkeypatch
+):
+    """Or the results would lack that run, though its shard has written them, too."""
+    Trained(monkeypatch)
+    seen = []
+
+    def while_locked(name):
+        function = getattr(compare, name)
+
+        def checked(*args):
+            with pytest.raises(UserError, match="is being written"), locked(tmp_path, "written"):
+                pass
+            seen.append(name)
+            return function(*args)
+
+        monkeypatch.setattr(compare, name, checked)
+
+    names = ("_measured", "write_json", "write_report")
+    for name in names:
+        while_locked(name)
+    compared(make_config(seeds=(0,)), tmp_path, shard=(1, 2))
+    assert tuple(seen) == names
+
+
+def test_the_results_are_written_once_a_run(tmp_path, monkeypatch):
+    Trained(monkeypatch)
+    written, write = [], compare.write_json
+    monkeypatch.setattr(compare, "write_json", lambda *args: written.append(write(*args)))
+    compared(make_config(), tmp_path)
+    assert len(written) == 4
+    assert (tmp_path / "report.html").exists()
+
+
 def test_parts_do_not_get_the_same_rows_of_every_seed(tmp_path, monkeypatch):
     trained = Trained(monkeypatch)
-    compare.compare(make_config(), tmp_path, shard=(1, 2))
+    compared(make_config(), tmp_path, shard=(1, 2))
     calls = dict.fromkeys(str(path.relative_to(tmp_path).parent) for path in trained.calls)
     assert list(calls) == ["contrastive/0", "coca/1"]
 
@@ -142,20 +223,20 @@ def test_parts_need_steps(tmp_path):
     config = make_config()
     config.stages.first.train.epochs = 1.0
     with pytest.raises(UserError, match=r"stages\.first\.train\.epochs: --shard needs"):
-        compare.compare(config, tmp_path, shard=(1, 2))
+        compared(config, tmp_path, shard=(1, 2))
 
 
 def test_what_was_trained_otherwise_is_not_in_the_tables(tmp_path, monkeypatch):
     trained = Trained(monkeypatch)
-    compare.compare(make_config(), tmp_path)
+    compared(make_config(), tmp_path)
     config = make_config()
     config.stages.first.optimizer.learning_rate = 0.5
-    assert compare.compare(config, tmp_path, shard=(0, 1))["rows"] == {}
+    assert seeds_of(compared(config, tmp_path, shard=(0, 1))) == {}
     (tmp_path / "coca/1/again/eval/4.json").unlink()  # still being evaluated
-    found = compare.compare(make_config(), tmp_path, shard=(0, 1))
+    found = compared(make_config(), tmp_path, shard=(0, 1))
     assert list(found["rows"]["coca"]["seeds"]) == ["0"]
     (tmp_path / "coca/0/again/checkpoints/4/manifest.json").unlink()  # or still being saved
-    assert "coca" not in compare.compare(make_config(), tmp_path, shard=(0, 1))["rows"]
+    assert "coca" not in seeds_of(compared(make_config(), tmp_path, shard=(0, 1)))
     assert len(trained.calls) == 8
 
 
@@ -163,8 +244,8 @@ def test_what_was_trained_for_more_steps_is_not_in_the_tables(tmp_path, monkeypa
     Trained(monkeypatch)  # leaves a checkpoint and results of step 4
     config = make_config()
     config.stages.first.train.steps = 9
-    compare.compare(config, tmp_path)
-    assert compare.compare(make_config(), tmp_path, shard=(0, 1))["rows"] == {}
+    compared(config, tmp_path)
+    assert seeds_of(compared(make_config(), tmp_path, shard=(0, 1))) == {}
 
 
 def test_a_metric_that_an_evaluation_has_not(tmp_path, monkeypatch):
@@ -174,34 +255,34 @@ def test_a_metric_that_an_evaluation_has_not(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"metrics: 'captioning/cidr': captioning has accuracy, cid"
     ):
-        compare.compare(config, tmp_path)
+        compared(config, tmp_path)
 
 
 def test_a_metric_that_some_runs_have_not(tmp_path, monkeypatch):
     Trained(monkeypatch)
     config = make_config()
-    compare.compare(config, tmp_path)
+    compared(config, tmp_path)
     file = tmp_path / "coca/0/first/eval/4.json"
     found = json.loads(file.read_text())
     del found["captioning"]["cider"]  # as METEOR, where there is no Java
     file.write_text(json.dumps(found))
-    seeds = compare.compare(config, tmp_path)["rows"]["coca"]["seeds"]
+    seeds = compared(config, tmp_path)["rows"]["coca"]["seeds"]
     assert (seeds["0"]["CIDEr"], seeds["1"]["CIDEr"]) == (None, 2.0)
 
 
 def test_an_evaluation_that_comes_later_is_made_up(tmp_path, monkeypatch):
     trained = Trained(monkeypatch)
-    compare.compare(make_config(), tmp_path)
+    compared(make_config(), tmp_path)
     done = len(trained.calls)
     config = make_config()
     config.stages.again.eval.captioning = config.stages.first.eval.captioning
-    compare.compare(config, tmp_path)
+    compared(config, tmp_path)
     assert len(trained.calls) == 2 * done  # each run, whose training knows what is left to do
 
 
 def test_printed_numbers_are_means_and_deviations(tmp_path, monkeypatch):
     Trained(monkeypatch)
-    lines = format_sweep(compare.compare(make_config(), tmp_path)).splitlines()
+    lines = format_sweep(compared(make_config(), tmp_path)).splitlines()
     assert (
         " ".join(lines[0].split())
         == "objectives zero-shot CIDEr VQA step time memory step FLOPs training FLOPs"
@@ -215,7 +296,7 @@ def test_printed_numbers_are_means_and_deviations(tmp_path, monkeypatch):
 def test_rows_of_more_steps_cost_more(tmp_path, monkeypatch):
     Trained(monkeypatch)
     rows = (("coca", ()), ("longer", (("first.train.steps", 6),)))
-    found = compare.compare(make_config(rows, seeds=(0,)), tmp_path)
+    found = compared(make_config(rows, seeds=(0,)), tmp_path)
     assert found["rows"]["longer"]["seeds"]["0"]["steps"] == {"first": 6, "again": 4}
     assert format_sweep(found).splitlines()[-1].split()[-3:] == ["1.000", "1.000", "1.500"]
 
@@ -291,7 +372,7 @@ def test_errors_are_reported_before_anything_is_trained(change, message, tmp_pat
     for key, value in change.items():
         config[key] = value
     with pytest.raises(UserError, match=message):
-        compare.compare(config, tmp_path)
+        compared(config, tmp_path)
 
 
 def test_stages_that_start_from_each_other():
@@ -315,14 +396,14 @@ def test_a_real_row_is_fine_tuned_from_its_own_pretraining(
     config.stages.again.init.path = "first"
     config.tables = (("objectives", (("contrastive", (("loss.captioning.weight", 0.0),)),)),)
     config.metrics = [(stage, stage, "zero_shot/top1") for stage in ("first", "again")]
-    found = compare.compare(config, tmp_path)
+    found = compared(config, tmp_path)
     values = found["rows"]["contrastive"]["seeds"]["5"]
     assert 0 <= values["first"] <= 1 and 0 <= values["again"] <= 1
     assert values["step_seconds"] > 0 and values["memory_gib"] > 0
     folder = tmp_path / "contrastive/5"
     assert read_config(folder / "first").seed == 5
     assert f"starts from  {folder / 'first'}" in capsys.readouterr().out
-    assert compare.compare(config, tmp_path) == found  # finished: only looked at
+    assert compared(config, tmp_path) == found  # finished: only looked at
     assert "starts from" not in capsys.readouterr().out
 
 
@@ -339,7 +420,8 @@ def test_two_processes_write_the_tables_and_leave_each_other(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads((tmp_path / "compare.json").read_text())["rows"] == {}
+    assert seeds_of(json.loads((tmp_path / "compare.json").read_text())) == {}
     assert (tmp_path / "report.html").exists()
     texts = [(tmp_path / f"logs/process_{i}.log").read_text() for i in (0, 1)]
-    assert texts[0].splitlines()[-1].endswith("report.html") and texts[1] == "", texts
+    assert texts[0].splitlines()[-1].endswith("report.html"), texts
+    assert "report.html" not in texts[1] and "ended" not in texts[0] + texts[1], texts

@@ -19,7 +19,7 @@ from small_run import ROOT, SMALL, STEPS, losses, make_config
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.config import model_config
 from coca_jax.data.errors import ERROR_KINDS
-from coca_jax.errors import Preempted, UserError
+from coca_jax.errors import NotFinite, Preempted, UserError
 from coca_jax.evaluate import runner
 from coca_jax.inference import find_checkpoint
 from coca_jax.io.locks import locked
@@ -323,7 +323,7 @@ def test_a_loss_that_is_not_finite_names_step_and_parts(prepared, tmp_path, monk
 
     monkeypatch.setattr(resume, "make_state", too_large)
     with pytest.raises(
-        UserError, match=r"step 1 is not finite: .*(loss|param_norm).*last checkpoint"
+        NotFinite, match=r"step 1 is not finite: .*(loss|param_norm).*last checkpoint"
     ):
         loop.train(make_config(prepared, ()), tmp_path)
     assert not (tmp_path / "checkpoints").exists()

@@ -34,14 +34,15 @@ def compare(options: argparse.Namespace) -> None:
     import jax
 
     from coca_jax.distributed import processes
-    from coca_jax.observe.report import write_report
+    from coca_jax.io.paths import as_path
     from coca_jax.observe.report.sweep import format_sweep
 
     processes.assert_same_on_all("options", {"shard": list(options.shard)})
-    tables = compare(config, options.workdir, START_TIME, options.shard)
+    comparison = compare(config, options.workdir, START_TIME, options.shard)
     if jax.process_index() == 0:
-        page = write_report(options.workdir)
-        print(f"{format_sweep(tables)}\n{page}")
+        page = as_path(options.workdir) / "report.html"
+        print(f"{format_sweep(comparison.results)}\n{page}")
+    comparison.raise_failures()
 
 
 def evaluate(options: argparse.Namespace) -> None:
