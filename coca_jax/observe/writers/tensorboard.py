@@ -36,7 +36,8 @@ class TensorBoardWriter:
             max_queue=_QUEUE,
             filename_suffix=suffix,
         )
-        (self._path,) = self._files.folder.glob(f"*{suffix}")
+        # Not `glob`, to which a folder such as `lr[1e-3]` is a pattern.
+        (self._path,) = [p for p in self._files.folder.iterdir() if p.name.endswith(suffix)]
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Queues the values for the writing thread."""

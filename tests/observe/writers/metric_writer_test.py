@@ -65,11 +65,12 @@ def test_no_file_no_metrics(tmp_path):
     assert read_metrics(tmp_path) == []
 
 
-def test_tensorboard_reads_one_value_a_step_after_a_resume(tmp_path):
+@pytest.mark.parametrize("name", ["run", "lr[1e-3] *"])
+def test_tensorboard_reads_one_value_a_step_after_a_resume(name, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    write_steps(tmp_path, [10, 20, 30, 40])
-    write_steps(tmp_path, [30], resume_step=20)
-    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    write_steps(tmp_path / name, [10, 20, 30, 40])
+    write_steps(tmp_path / name, [30], resume_step=20)
+    events = accumulator.EventAccumulator(str(tmp_path / name / "tensorboard"))
     events.Reload()
     scalars = events.Scalars("train/loss")
     assert [(event.step, event.value) for event in scalars] == [(10, 10), (20, 20), (30, 30)]
