@@ -18,7 +18,7 @@ from etils import epath
 from coca_jax.errors import UserError
 from coca_jax.io.files import read_bytes, write_whole
 from coca_jax.io.folders import children
-from coca_jax.io.messages import cause
+from coca_jax.io.messages import cause, counted
 from coca_jax.io.paths import as_path
 from coca_jax.io.stored import is_number, is_step, left_out
 from coca_jax.observe.writers import files
@@ -78,9 +78,10 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     for part in _parts(as_path(workdir)):
         lines = _lines(part)
         parsed = [_parse(line) for line in lines]
-        damaged = [i for i, r in enumerate(parsed, 1) if r is None and lines[i - 1].endswith("\n")]
+        damaged = [i for i, r in enumerate(parsed, 1) if r is None and lines[i - 1].endswith(b"\n")]
         if damaged:
-            left_out(part, f"has {len(damaged):,} damaged lines, such as line {damaged[0]:,}")
+            words = f"damaged lines, such as line {damaged[0]:,}"
+            left_out(part, f"has {counted(len(damaged), words)}")
         records += [record for record in parsed if record is not None]
     return [
         {k: v if k == "step" else math.nan if v is None else float(v) for k, v in record.items()}
@@ -102,33 +103,40 @@ def _parts(workdir: epath.Path) -> list[epath.Path]:
     return sorted(parts, key=_number)
 
 
-def _lines(path: epath.Path) -> list[str]:
-    return list(io.StringIO(read_bytes(path).decode(errors="replace")))  # ends are \n only
+def _lines(path: epath.Path) -> list[bytes]:
+    return list(io.BytesIO(read_bytes(path)))  # ends are \n only
 
 
 def _keep_lines(workdir: epath.Path, last_step: int | None) -> None:
-    """Rewrites the parts without truncated lines, and without those after `last_step` if given."""
+    """Rewrites the parts without truncated lines, and without those after `last_step` if given.
+
+    Lines that are not read, such as one to which a user added a text, stay as they are.
+    """
     for path in _parts(workdir):
         lines = _lines(path)
-        records = [_parse(line) for line in lines]
-        kept = [
-            line
-            for line, record in zip(lines, records, strict=True)
-            if record is not None and (last_step is None or record["step"] <= last_step)
-        ]
+        kept = [line for line in lines if line.endswith(b"\n") and not _is_after(line, last_step)]
         if len(kept) < len(lines):
-            write_whole(path, "".join(kept).encode())
+            write_whole(path, b"".join(kept))
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def _is_after(line: bytes, last_step: int | None) -> bool:
+    record = _record(line)
+    return record is not None and last_step is not None and record["step"] > last_step
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
     """The line's record; None if the line is truncated, or holds something else."""
-    if not line.endswith("\n"):
+    record = _record(line) if line.endswith(b"\n") else None
+    if record is None:
         return None
+    good = (v is None or isinstance(v, float) or is_number(v) for v in record.values())
+    return record if all(good) else None
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The object with a step that the line holds, whatever else is in it; None for others."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or not is_step(record.get("step")):
-        return None
-    good = (v is None or isinstance(v, float) or is_number(v) for v in record.values())
-    return record if all(good) else None
+    return record if isinstance(record, dict) and is_step(record.get("step")) else None

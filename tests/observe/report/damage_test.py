@@ -170,7 +170,7 @@ def test_what_is_lost_is_named(tmp_path, capsys):
     assert drawn(tmp_path)
     said = capsys.readouterr().err
     assert "artifacts.json has damaged evaluations, which are left out: a" in said
-    assert "metrics.jsonl has 1 damaged lines, such as line 1" in said
+    assert "metrics.jsonl has 1 damaged line, such as line 1" in said
 
 
 def test_a_copy_stands_in_for_a_damaged_configuration(tmp_path, capsys):

@@ -51,7 +51,7 @@ def test_resuming_drops_what_lies_ahead(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [10]
 
 
-@pytest.mark.parametrize("truncated", ['{"step": 30, "train/lo', '{"step": 30}', '{"st\n'])
+@pytest.mark.parametrize("truncated", ['{"step": 30, "train/lo', '{"step": 30}'])
 def test_a_truncated_line_is_tolerated_and_never_joined_to_the_next(tmp_path, truncated):
     write_steps(tmp_path, [10, 20])
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -59,6 +59,19 @@ def test_a_truncated_line_is_tolerated_and_never_joined_to_the_next(tmp_path, tr
     assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20]
     write_steps(tmp_path, [30])
     assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30]
+
+
+def test_a_resume_keeps_lines_that_are_not_read_unless_they_lie_ahead(tmp_path):
+    others = ['{"step": 20, "train/loss": 2.0, "note": "é"}', '["mine"]', '{"st', "", "\xff"]
+    kept = "".join(f"{line}\n" for line in others).encode("latin-1")
+    write_steps(tmp_path, [10])
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(kept + b'{"step": 40, "note": "ahead"}\n')
+    write_steps(tmp_path, [40], resume_step=30)
+    found = (tmp_path / "metrics.jsonl").read_bytes()
+    begin, end = (f'{{"step": {step}, "train/loss": {step}.0}}\n'.encode() for step in (10, 40))
+    assert found == begin + kept + end
+    assert [record["step"] for record in read_metrics(tmp_path)] == [10, 40]
 
 
 def test_no_file_no_metrics(tmp_path):
