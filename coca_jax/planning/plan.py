@@ -40,7 +40,7 @@ def plan(
     topology: Topology,
     step: Step,
     batch_size: int,
-    steps: int,
+    steps: int | None,
     packing: Any = PackingConfig(),
 ) -> dict[str, Any]:
     """The plan as `coca plan --json` writes it.
@@ -50,13 +50,14 @@ def plan(
       topology: the devices that it is trained on.
       step: compiled or estimated for them.
       batch_size: examples in a step.
-      steps: of the whole run.
+      steps: of the whole run; None: only its data say how many they are.
       packing: how texts share rows; `config.data.packing`, as options or as it stands.
 
     Returns:
       Bytes of each device, FLOPs, collectives, and a roofline of the step:
-      `step_seconds`, `mfu` and `days` if its terms overlap fully; `..._without_overlap` if not;
-      of a compiled step its `kernels`, and of one for GPUs their sum, `predicted_step_seconds`.
+      `step_seconds`, `mfu` and `days` (None: `steps` is) if its terms overlap fully;
+      `..._without_overlap` if not; of a compiled step its `kernels`, and of one for GPUs their sum,
+      `predicted_step_seconds`.
     """
     of_example = training_flops(model, packing)
     flops = batch_size * of_example
@@ -83,8 +84,8 @@ def plan(
         "step_seconds_without_overlap": serial,
         "mfu": flops / topology.peak / seconds,
         "mfu_without_overlap": flops / topology.peak / serial,
-        "days": steps * seconds / 86_400,
-        "chip_hours": steps * seconds / 3_600 * topology.chips,
+        "days": steps and steps * seconds / 86_400,
+        "chip_hours": steps and steps * seconds / 3_600 * topology.chips,
         "predicted_step_seconds": _predicted_seconds(kernels, topology),
         "kernels": kernels,
     }
@@ -152,7 +153,7 @@ def format_plan(plan: Mapping[str, Any]) -> str:
         f"{plan['step_seconds_without_overlap']:.3g} s if not",
         **_predicted(plan),
         "MFU": f"{plan['mfu']:.0%} if they overlap, {plan['mfu_without_overlap']:.0%} if not",
-        "run": f"{plan['days']:.3g} days, {plan['chip_hours']:,.0f} chip hours, if they overlap",
+        "run": _whole_run(plan),
     }
     lines = [f"{name:>14}  {text}" for name, text in rows.items()]
     lines.append("\n" + f"{'collective':>20}{'devices':>9}{'a step':>8}{'GB':>8}{'s':>8}")
@@ -162,6 +163,12 @@ def format_plan(plan: Mapping[str, Any]) -> str:
             f"{row['seconds']:>8.3f}"
         )
     return "\n".join(lines)
+
+
+def _whole_run(plan: Mapping[str, Any]) -> str:
+    if plan["days"] is None:
+        return "how many steps config.train.epochs are depends on the data; set config.train.steps"
+    return f"{plan['days']:.3g} days, {plan['chip_hours']:,.0f} chip hours, if they overlap"
 
 
 def _predicted_seconds(kernels: Sequence[Mapping], topology: Topology) -> float | None:

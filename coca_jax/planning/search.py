@@ -15,7 +15,7 @@ from coca_jax.planning.cuda import IncompletePlugin, incomplete_plugin
 from coca_jax.planning.plan import OutOfMemory, out_of_memory, plan, ranking_seconds
 from coca_jax.planning.topologies import Topology
 
-FSDP, TENSOR = (1, 4, 16, 64), (1, 4)
+FSDP, TENSOR = (1, 4, 8, 16, 64), (1, 4)  # with all devices of a slice or machine in fsdp, too
 REMAT = ("none", "dots_with_no_batch_dims_saveable", "full")  # each keeps less than the one before
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 COMPILED = 3
@@ -80,7 +80,7 @@ def plan_run(
         topology,
         step,
         config.train.batch_size,
-        config.train.steps,
+        None if config.train.epochs else config.train.steps,
         config.data.packing,
     )
 
@@ -104,7 +104,9 @@ def plan_or_advise(
         choice = next((c for c in _smaller(config, topology) if _fits(c, config, topology)), None)
         if choice is None:
             advice = (
-                "a smaller config.train.batch_size, a smaller model or more chips would be needed"
+                "by estimate, none of the meshes that were tried fits, with full remat and up to "
+                f"{MICRO_BATCHES[-1]} micro-batches: a smaller config.train.batch_size, a smaller "
+                "model or more chips would be needed"
             )
         else:
             advice = f"by estimate, this fits: {choice}; --search finds the fastest that does"
@@ -117,7 +119,7 @@ def _smaller(config: ConfigDict, topology: Topology) -> Iterator[Choice]:
     _, own_fsdp, tensor = mesh_shape(config.mesh, len(topology.devices))
     widest = max((n for n in (own_fsdp, *FSDP) if devices % (n * tensor) == 0), default=own_fsdp)
     for grad_accum_steps in MICRO_BATCHES:
-        for fsdp in dict.fromkeys((own_fsdp, widest)):
+        for fsdp in dict.fromkeys((own_fsdp, widest, devices // tensor)):
             if grad_accum_steps >= config.train.grad_accum_steps:
                 yield Choice(fsdp, tensor, "full", grad_accum_steps)
 
@@ -192,7 +194,7 @@ def _attempt(
 def choices(config: ConfigDict, topology: Topology) -> Iterator[Choice]:
     """Meshes that fill the topology, with each remat policy."""
     devices = len(topology.devices) // topology.slices
-    for fsdp in sorted({*FSDP, abs(config.mesh.fsdp)}):  # -1, what is left, adds nothing
+    for fsdp in sorted({*FSDP, devices, abs(config.mesh.fsdp)}):  # -1, what is left, adds nothing
         for tensor in sorted({*TENSOR, abs(config.mesh.tensor)}):
             if fsdp * tensor <= devices and devices % (fsdp * tensor) == 0:
                 for remat in REMAT:

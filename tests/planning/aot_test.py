@@ -232,6 +232,7 @@ def test_gpus_whose_memory_is_too_small(gpus):
     done = gpus["too large"]
     assert done["code"] == 2
     assert "does not fit" in done["err"] and "h100 has 71.20" in done["err"]
+    assert "none of the meshes that were tried fits" in done["err"]
     assert "a smaller model or more chips would be needed" in done["err"]
 
 

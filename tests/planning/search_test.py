@@ -1,12 +1,13 @@
 """Which settings a search tries; `aot_test.py` runs whole searches."""
 
+import jax
 import pytest
 
-from coca_jax.config import default_config
+from coca_jax.config import default_config, load_config
 from coca_jax.planning import search
-from coca_jax.planning.chips import GPUS
+from coca_jax.planning.chips import GENERATIONS, GPUS
 from coca_jax.planning.cuda import IncompletePlugin
-from coca_jax.planning.plan import format_search
+from coca_jax.planning.plan import format_plan, format_search
 from coca_jax.planning.topologies import Topology
 
 TOPOLOGY = Topology("h100:1x8", GPUS["h100"], [object()] * 8)
@@ -23,6 +24,30 @@ def test_an_axis_that_takes_what_is_left_is_tried_by_its_size(mesh, fsdp, tensor
     assert min(choice.fsdp for choice in tried) == min(choice.tensor for choice in tried) == 1
     smaller = [*search._smaller(config, TOPOLOGY)]
     assert smaller[0] == search.Choice(fsdp, tensor, "full", 1)
+
+
+@pytest.mark.parametrize(
+    ("topology", "sizes"),
+    [
+        (TOPOLOGY, {1, 4, 8}),
+        (Topology("h100:2x6", GPUS["h100"], [object()] * 12, 2), {1, 6}),
+        (Topology("v4:4x8x4", GENERATIONS["v4"], [object()] * 128), {1, 4, 8, 16, 64, 128}),
+    ],
+)
+def test_all_devices_of_a_slice_or_machine_are_tried_in_fsdp(topology, sizes):
+    config = default_config()
+    config.mesh.update({"data": -1, "fsdp": 1, "tensor": 1})
+    assert {choice.fsdp for choice in search.choices(config, topology)} == sizes
+    assert max(choice.fsdp for choice in search._smaller(config, topology)) == max(sizes)
+
+
+def test_a_length_in_epochs_is_no_number_of_days():
+    config = load_config("shapes:smoke")
+    config.train.epochs = 2.0
+    topology = Topology("h100:1x1", GPUS["h100"], jax.devices()[:1], missing="no compiler")
+    plan = search.plan_run(config, topology)
+    assert plan["days"] is plan["chip_hours"] is None
+    assert "depends on the data; set config.train.steps" in format_plan(plan)
 
 
 def fake_plan(config, topology, compiled):
