@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 
 from coca_jax.doctor.finding import Finding, ok, problem
@@ -38,7 +39,10 @@ def _memory() -> tuple[int, int] | None:
     total, free = (int(lines[key].split()[0]) << 10 for key in ("MemTotal", "MemAvailable"))
     limit, used = _read(CGROUP / "memory.max").strip(), _read(CGROUP / "memory.current").strip()
     if limit.isdecimal() and used.isdecimal():
-        total, free = min(total, int(limit)), min(free, int(limit) - int(used))
+        # Files that are cached and not in use are given up when memory is needed.
+        cached = re.search(r"^inactive_file (\d+)$", _read(CGROUP / "memory.stat"), re.MULTILINE)
+        needed = max(0, int(used) - int(cached[1] if cached else 0))
+        total, free = min(total, int(limit)), min(free, int(limit) - needed)
     return total, free
 
 

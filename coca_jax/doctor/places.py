@@ -52,6 +52,11 @@ def _place(name: str, where: Callable[[], str | os.PathLike], least: int) -> Ite
         yield off(name, f"{path} is at a URL, which is not asked")
         return
     folder = pathlib.Path(path).expanduser().absolute()
+    if link := _broken_link(folder):
+        to = os.readlink(link)
+        fix = f"mount or make {to}, or {_mend(name)}"
+        yield problem(name, f"{link} is a link to {to}, which is not there", fix)
+        return
     there = next(part for part in (folder, *folder.parents) if part.exists())
     try:
         with tempfile.NamedTemporaryFile(dir=there, prefix=".coca-doctor-") as file:
@@ -67,6 +72,12 @@ def _place(name: str, where: Callable[[], str | os.PathLike], least: int) -> Ite
         yield problem(name, text, f"free more than {least >> 20:,} MiB, or {_mend(name)}")
     else:
         yield ok(name, text)
+
+
+def _broken_link(folder: pathlib.Path) -> pathlib.Path | None:
+    """A link on the way to a folder that leads nowhere, as to a disk that is not mounted."""
+    parts = (folder, *folder.parents)
+    return next((part for part in parts if part.is_symlink() and not part.exists()), None)
 
 
 def _mend(name: str) -> str:

@@ -14,7 +14,16 @@ import types
 
 import pytest
 
-from coca_jax.doctor import State, devices, environment, examination, images, packages, places
+from coca_jax.doctor import (
+    State,
+    devices,
+    environment,
+    examination,
+    images,
+    machine,
+    packages,
+    places,
+)
 
 
 @contextlib.contextmanager
@@ -181,6 +190,34 @@ def test_places(monkeypatch, tmp_path):
     finding = only(places._place("temporary files", lambda: tmp_path, 1 << 60))
     assert finding.state == State.PROBLEM and finding.fix.endswith("set TMPDIR")
     assert only(places._place("workdir", lambda: "gs://bucket/run", 1)).state == State.OFF
+
+
+@pytest.mark.parametrize("folder", ["runs", "runs/a"])
+def test_a_link_to_a_disk_that_is_not_mounted_is_a_problem(folder, tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    finding = only(places._place("workdir", lambda: tmp_path / folder, 1))
+    assert finding.state == State.PROBLEM
+    assert finding.text == f"{tmp_path}/runs is a link to {tmp_path}/disk, which is not there"
+    assert finding.fix == f"mount or make {tmp_path}/disk, or choose another --workdir"
+
+
+@pytest.mark.parametrize(
+    ("used", "cached", "state"), [(15.5, 14.9, State.OK), (15.5, 0.1, State.PROBLEM)]
+)
+def test_cached_files_of_a_container_are_free_memory(used, cached, state, tmp_path, monkeypatch):
+    gib = {"memory.max": 16, "memory.current": used}
+    content = {name: f"{int(size * 2**30)}\n" for name, size in gib.items()}
+    content["memory.stat"] = f"anon 1\ninactive_file {int(cached * 2**30)}\nactive_file 2\n"
+    content["cpu.max"] = "50000 100000\n"
+    for name, text in content.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    real = machine._read
+    host = f"MemTotal: {64 << 20} kB\nMemAvailable: {32 << 20} kB\n"
+    monkeypatch.setattr(machine, "_read", lambda p: host if p == "/proc/meminfo" else real(p))
+    cores, memory = machine.machine()
+    assert cores.text == "0.5" and memory.state == state
+    assert memory.text == f"{16 - used + cached:.1f} of 16.0 GiB are free"
 
 
 def test_places_of_a_broken_or_small_environment(monkeypatch, tmp_path):
