@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from coca_jax.io import files
+from coca_jax.io.messages import counted
 from coca_jax.io.paths import join
 from coca_jax.io.stored import Damaged, fits, is_number, is_step, left_out, read_json
 
@@ -35,21 +36,23 @@ class Goodput:
         self._path = join(workdir, FILE)
         self._earlier = read_attempts(workdir)
         self._began, self._first_step = began, 0
+        # The time of day may be set back during the run.
+        self._begin = time.monotonic() - max(0.0, time.time() - began)
         self._seconds = dict.fromkeys(KINDS, 0.0)
 
     def start(self, step: int) -> None:
         """Notes that training goes on from `step` now; the time before was spent on the start."""
         self._first_step = step
-        self._seconds["start"] += time.time() - self._began - sum(self._seconds.values())
+        self._seconds["start"] += time.monotonic() - self._begin - sum(self._seconds.values())
 
     @contextlib.contextmanager
     def spent(self, kind: str) -> Iterator[None]:
         """A block whose time counts as `kind`, one of `KINDS`."""
-        begin = time.time()
+        begin = time.monotonic()
         try:
             yield
         finally:
-            self._seconds[kind] += time.time() - begin
+            self._seconds[kind] += time.monotonic() - begin
 
     def read(self, step: int) -> dict[str, float]:
         """The `totals` of all attempts, this one up to `step`, as metrics goodput/..."""
@@ -61,7 +64,7 @@ class Goodput:
         files.write_whole(self._path, record.encode())
 
     def _record(self, step: int) -> dict[str, Any]:
-        wall = time.time() - self._began
+        wall = time.monotonic() - self._begin
         seconds = self._seconds | {"step": max(0.0, wall - sum(self._seconds.values()))}
         return {
             "began": self._began,
@@ -74,21 +77,21 @@ class Goodput:
 def totals(attempts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Seconds of all attempts by kind, and their productive share.
 
-    Steps beyond the one that the next attempt went on from are lost: their time moves from `step`
-    to `lost`. The time between attempts, when nothing ran, is `away` and no part of `wall`.
+    Steps beyond one that a later attempt went on from are lost: their time moves from `step` to
+    `lost`. The time between attempts, when nothing ran, is `away` and no part of `wall`.
     """
     sums = dict.fromkeys((*KINDS, "step", "lost", "away"), 0.0)
-    for attempt, following in zip(attempts, [*attempts[1:], None], strict=True):
+    for number, attempt in enumerate(attempts, 1):
         for kind, seconds in attempt["seconds"].items():
             sums[kind] += seconds
-        if following is None:
+        if not (later := attempts[number:]):
             continue
         first, last = attempt["first_step"], attempt["last_step"]
-        undone = max(0, last - max(first, following["first_step"]))
+        undone = max(0, last - max(first, min(each["first_step"] for each in later)))
         lost = attempt["seconds"]["step"] * undone / max(1, last - first)
         sums["step"], sums["lost"] = sums["step"] - lost, sums["lost"] + lost
         end = attempt["began"] + sum(attempt["seconds"].values())
-        sums["away"] += max(0.0, following["began"] - end)
+        sums["away"] += max(0.0, later[0]["began"] - end)
     wall = sum(sums.values()) - sums["away"]
     return {
         "share": sums["step"] / wall if wall > 0 else 0.0,
@@ -110,7 +113,8 @@ def read_attempts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
         return []
     good = [attempt for attempt in records if _is_record(attempt)]
     if len(good) < len(records):
-        left_out(path, f"has {len(records) - len(good)} damaged records, which do not count")
+        words = "damaged records, which are left out"
+        left_out(path, f"has {counted(len(records) - len(good), words)}")
     return good
 
 

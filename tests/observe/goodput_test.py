@@ -30,6 +30,25 @@ def test_steps_after_the_last_checkpoint_are_lost():
     assert found["attempts"] == 2
 
 
+def test_steps_are_lost_to_any_later_attempt():
+    found = totals(
+        [attempt(0, 0, 100, 100.0), attempt(200, 80, 90, 10.0), attempt(300, 60, 160, 100.0)]
+    )
+    assert found["lost_seconds"] == pytest.approx(50.0)  # 61 to 100, and 81 to 90
+    assert found["step_seconds"] == pytest.approx(160.0)
+
+
+def test_a_clock_that_is_set_back_leaves_the_record_whole(tmp_path, monkeypatch):
+    days, real = 0, time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400 * days)
+    goodput = Goodput(tmp_path, time.time())
+    goodput.start(0)
+    with goodput.spent("checkpoint"):
+        days = -1
+    goodput.write(5)
+    assert len(read_attempts(tmp_path)) == 1
+
+
 def test_an_attempt_that_made_no_step_costs_only():
     found = totals([attempt(0.0, 7, 7, 0.0, start=4.0), attempt(10.0, 7, 9, 6.0)])
     assert found["lost_seconds"] == 0 and found["share"] == pytest.approx(0.6)
@@ -79,4 +98,4 @@ def test_a_damaged_record_is_named_and_does_not_count(tmp_path, capsys, damage):
     bad = good | damage if isinstance(damage, dict) else damage
     (tmp_path / "goodput.json").write_text(json.dumps([bad, good]))
     assert read_attempts(tmp_path) == [good]
-    assert "goodput.json has 1 damaged records" in capsys.readouterr().err
+    assert "goodput.json has 1 damaged record, which is left out" in capsys.readouterr().err
