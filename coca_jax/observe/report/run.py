@@ -82,7 +82,7 @@ class Run:
     def _x_of(self, steps: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
         seen = [(r["step"], r.get("train/examples_seen", math.nan)) for r in self.records]
         pairs = [pair for pair in seen if math.isfinite(pair[1])]
-        return np.interp(steps, *np.array(pairs, float).T) if pairs else steps
+        return np.interp(steps, *np.array([(0, 0), *pairs], float).T) if pairs else steps
 
 
 def read_run(workdir: str | os.PathLike, checkpoint_config: Any = None) -> Run:

@@ -17,6 +17,7 @@ def write(workdir, records, evaluations=()):
 
 def test_curves_are_placed_by_examples_seen(tmp_path):
     records = [
+        {"step": 4, "eval/a/top1": 0.5},  # before the first log point
         {"step": 10, "train/loss": 3.0, "train/examples_seen": 80},
         {"step": 15, "train/extra": 7.0},
         {"step": 20, "train/loss": None, "train/examples_seen": 160},
@@ -28,6 +29,7 @@ def test_curves_are_placed_by_examples_seen(tmp_path):
     assert x.tolist() == [80, 160]
     assert y[0] == 3 and math.isnan(y[1])
     assert run.curve("train/extra")[0].tolist() == [120]
+    assert run.evaluation_curve("a", "top1")[0].tolist() == [32]
     assert run.last["train/extra"] == 7
 
 
