@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coca_jax.observe.report.charts import Curve, LineChart, line_chart
-from coca_jax.observe.report.formats import label
+from coca_jax.observe.report.formats import heading, label
 from coca_jax.observe.report.run import Run
 
 GROUPS = {
@@ -35,7 +35,7 @@ def training_curves(run: Run) -> tuple[list[CurveCard], list[CurveCard]]:
     logged = [name for name in run.last if name.startswith("train/")]
     grouped = {name for names in GROUPS.values() for name in names} | {"train/examples_seen"}
     usual = {title: [n for n in names if n in logged] for title, names in GROUPS.items()}
-    rest = {label(name).capitalize(): [name] for name in logged if name not in grouped}
+    rest = {heading(label(name)): [name] for name in logged if name not in grouped}
     return tuple(
         [
             _card(title, {label(name): run.curve(name) for name in names}, run.x_label)

@@ -5,7 +5,17 @@ import math
 
 def label(name: str) -> str:
     """A metric's or key's name in words."""
-    return name.removeprefix("train/").replace("_", " ").replace("/", ": ")
+    return words(name.removeprefix("train/").replace("/", ": "))
+
+
+def words(name: str) -> str:
+    """A name that a person chose, in words; ViT-B/16 stays what it is."""
+    return name.replace("_", " ")
+
+
+def heading(text: str) -> str:
+    """A text with a large first letter; the others, as in LoRA, stay what they are."""
+    return text[:1].upper() + text[1:]
 
 
 def number(value: float | int) -> str:

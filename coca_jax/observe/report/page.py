@@ -75,7 +75,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        **{"label": formats.label, "number": formats.number, "duration": formats.duration},
+        **{
+            "label": formats.label,
+            "words": formats.words,
+            "number": formats.number,
+            "duration": formats.duration,
+        },
         **{"flat": flat, "word_maps": images.word_maps, "confusion": _confusion},
     }
     environment.globals["image_url"] = images.image_url

@@ -9,7 +9,7 @@ from etils import epath
 from coca_jax.errors import UserError
 from coca_jax.io.stored import Damaged, fits, is_step, read_json
 from coca_jax.observe.report.charts import DotChart, dot_chart
-from coca_jax.observe.report.formats import label
+from coca_jax.observe.report.formats import heading, words
 
 FILE = "compare.json"
 COSTS = {  # relative to the first row's
@@ -108,7 +108,7 @@ def _table(results: dict[str, Any], title: str, names: Sequence[str]) -> Table:
     fewest, most = min(counts), max(counts)
     count = f"{most}" if fewest == most else f"{fewest} to {most}"
     return Table(
-        title=label(title).capitalize(),
+        title=heading(words(title)),
         seeds=f"{count} seed{'s' * (most != 1)}",
         columns=list(columns),
         rows={name: [_mean(column[name]) for column in columns.values()] for name in names},

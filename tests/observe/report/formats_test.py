@@ -31,6 +31,19 @@ def test_label():
 
 
 @pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("equal_FLOPs", "Equal FLOPs"),
+        ("LoRA vs. full", "LoRA vs. full"),
+        ("ViT-B/16", "ViT-B/16"),
+        ("", ""),
+    ],
+)
+def test_a_heading_of_what_a_person_wrote(title, expected):
+    assert formats.heading(formats.words(title)) == expected
+
+
+@pytest.mark.parametrize(
     ("seconds", "expected"),
     [
         (0.04, "0.0 s"),

@@ -49,6 +49,14 @@ def test_the_page_has_every_number(tmp_path):
     assert "<b>" not in text and "http" not in text
 
 
+def test_titles_are_what_a_person_wrote(tmp_path):
+    text = json.dumps(RESULTS).replace("objectives", "LoRA of ViT-B/16").replace("CIDEr", "a/B_c")
+    (tmp_path / "compare.json").write_text(text)
+    text = write_report(tmp_path).read_text()
+    assert "<h2>LoRA of ViT-B/16</h2>" in text
+    assert "<th>a/B c</th>" in text and "<h3>a/B c</h3>" in text
+
+
 def test_rows_may_differ_in_steps_and_in_what_their_training_costs(tmp_path):
     results = copy.deepcopy(RESULTS)
     for name, steps in (("one", 500), ("a_<b>", 400)):
