@@ -11,6 +11,20 @@ from coca_jax.planning.chips import GIB
 COLORS = ("#4269d0", "#efb118", "#6cc5b0", "#3ca951", "#ff725c", "#9c9c9c")
 
 
+def plot_format(path: str | os.PathLike) -> str:
+    """The format that a plot's suffix asks for; PNG without one.
+
+    Raises:
+      UserError: there is no such format.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kind, kinds = os.path.splitext(path)[1][1:].lower(), FigureCanvasBase.get_supported_filetypes()
+    if kind and kind not in kinds:
+        raise UserError(f"{path} should end in one of .{', .'.join(sorted(kinds))}")
+    return kind or "png"
+
+
 def draw_memory(plans: Mapping[str, Mapping], path: str | os.PathLike) -> None:
     """Draws a bar for each plan, in parts, and the limit as a line.
 
@@ -35,9 +49,6 @@ def draw_memory(plans: Mapping[str, Mapping], path: str | os.PathLike) -> None:
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(parts), frameon=False)
-    drawn, kind = io.BytesIO(), os.path.splitext(path)[1].removeprefix(".") or "png"
-    try:
-        figure.savefig(drawn, format=kind, dpi=150)
-    except ValueError as error:  # names the formats there are
-        raise UserError(f"{path}: {error}") from error
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=plot_format(path), dpi=150)
     write_whole(path, drawn.getvalue())

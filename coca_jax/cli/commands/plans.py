@@ -48,9 +48,11 @@ def plan(options: argparse.Namespace) -> None:
 
     prepare_environment()
     from coca_jax.planning.plan import format_kernels, format_plan, format_search
-    from coca_jax.planning.plot import draw_memory
+    from coca_jax.planning.plot import draw_memory, plot_format
     from coca_jax.planning.search import plan_or_advise, search
 
+    if options.plot:
+        plot_format(options.plot)  # refuses an unknown one before minutes are spent
     config = checked_config(options, reads_data=False)
     topology = find_topology(options.topology, options.slices)
     require_compiler(options, topology)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,7 +91,8 @@ class WandbWriter:
         self._before = _latest(offline, self._steps_of_the_service())
         self._trained = self._before.get("train", -1)  # the last step
         self._row = max(self._trained, self._run.starting_step - 1)  # in which it is
-        where = f"offline; `wandb sync {self._run.settings.sync_dir}` uploads it"
+        written = shlex.quote(self._run.settings.sync_dir)
+        where = f"offline; `wandb sync {written}` uploads it"
         print(f"wandb: {where if mode == 'offline' else self._run.url or mode}", file=sys.stderr)
 
     def _steps_of_the_service(self) -> dict[str, int]:

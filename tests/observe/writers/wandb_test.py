@@ -75,3 +75,9 @@ def test_a_late_evaluation_costs_no_training_point(tmp_path, service, every):
     assert points(service, "train/loss") == list(steps)
     assert points(service, "eval/a/top1") == [half / 10, steps[-1] / 10]
     assert points(service, "eval/a/step") == [half, steps[-1]]
+
+
+def test_the_command_that_uploads_can_be_pasted(tmp_path, service, monkeypatch, capsys):
+    monkeypatch.setattr(Attempt.settings, "sync_dir", "my runs/lr[1]/wandb")
+    WandbWriter(tmp_path, None, WandbOptions(mode="offline"))
+    assert "`wandb sync 'my runs/lr[1]/wandb'` uploads it" in capsys.readouterr().err
