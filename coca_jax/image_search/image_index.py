@@ -1,16 +1,19 @@
 """An index of a folder's images by their embeddings, kept on disk and updated as files change.
 
-`embeddings.f32` has a row for each image that was ever embedded, and only grows; `index.json` says
-which of them are whose, and is replaced last. So an update that was interrupted goes on where the
-last `SAVE_EVERY` images left off, and searching reads what it maps, not all at once. Searching by
-FAISS keeps a file of its own next to them.
+`embeddings-*.f32` has a row for each image that was ever embedded, and only grows; `index.json`
+names it and says which of its rows are whose, and is replaced last. So an update that was
+interrupted goes on where the last `SAVE_EVERY` images left off, and searching reads what it maps,
+not all at once. A new index has a new file, so one that is open keeps its rows. Searching by FAISS
+keeps a file of its own next to them.
 """
 
 import hashlib
 import json
 import os
 import pathlib
+import re
 import stat
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +22,7 @@ from jaxtyping import Float, Float32
 
 from coca_jax.data.file_names import IMAGE_SUFFIXES, OTHER_IMAGES, is_hidden
 from coca_jax.errors import UserError
-from coca_jax.image_search.nearest import SEARCHES, forget
+from coca_jax.image_search.nearest import SEARCHES, forget, map_rows
 from coca_jax.inference.sources import Source
 from coca_jax.io.files import cache_folder, write_whole
 from coca_jax.io.locks import locked
@@ -188,6 +191,7 @@ class ImageIndex:
             if count % SAVE_EVERY == 0:
                 self._save()
         self._save()
+        self._stored = map_rows(self._file, self._next_row, self._width)
         return {"added": len(self) - kept, "kept": kept, "removed": removed}
 
     def search(
@@ -204,10 +208,15 @@ class ImageIndex:
         Raises:
           UserError: FAISS is asked for and not installed.
         """
+        if self._next_row and self._width != len(query):
+            raise UserError(
+                f"{self._path} holds embeddings of {self._width} numbers, and the model makes "
+                f"{len(query)}: remove it, and the next search builds it again"
+            )
         if by not in self._searches:
             self._names = {row: name for name, (_, row) in self._rows.items() if row >= 0}
             live = np.array(sorted(self._names), np.int64)
-            self._searches[by] = SEARCHES[by](self._path, self._stored(len(query)), live)
+            self._searches[by] = SEARCHES[by](self._file, self._stored, live)
         scores, rows = self._searches[by](np.asarray(query, np.float32), top)
         matches = zip(scores.tolist(), rows.tolist(), strict=True)
         return [(score, self._folder / self._names[row]) for score, row in matches]
@@ -229,33 +238,21 @@ class ImageIndex:
             else:
                 self._rows[name] = (there[name], -1)
 
-    @property
-    def _file(self) -> pathlib.Path:
-        return self._path / "embeddings.f32"
-
-    def _stored(self, width: int) -> Float32[np.ndarray, "n e"]:
-        if not self._next_row:
-            return np.zeros((0, width), np.float32)
-        if self._width != width:
-            raise UserError(
-                f"{self._path} holds embeddings of {self._width} numbers, and the model makes "
-                f"{width}: remove it, and the next search builds it again"
-            )
-        return np.memmap(self._file, np.float32, "r", shape=(self._next_row, width))
-
     def _read(self) -> bool:
         """Reads the index on disk; returns False, and is empty, if it is not the model's."""
+        self._file = self._path / f"embeddings-{uuid.uuid4().hex}.f32"
         self._rows, self._next_row, self._width = {}, 0, 0
+        self._stored = map_rows(self._file, 0, 0)
         try:
             content = read_json(self._path / "index.json")
             if not _is_index(content):
                 raise Damaged("is not what a search writes")
             if (content["model"], content["folder"]) != (self._model, str(self._folder.absolute())):
                 return False
-            if not self._file.is_file() or self._file.stat().st_size < 4 * (
-                content["rows"] * content["width"]
-            ):
-                raise Damaged(f"has more rows than {self._file.name}")
+            file, rows, width = self._path / content["table"], content["rows"], content["width"]
+            if not file.is_file() or file.stat().st_size < 4 * rows * width:
+                raise Damaged(f"has more rows than {file.name}")
+            self._stored = map_rows(file, rows, width)
         except FileNotFoundError:
             return False
         except Damaged as error:
@@ -264,19 +261,20 @@ class ImageIndex:
             self._said = True
             return False
         self._rows = {n: ((t, s), row) for n, (t, s, row) in content["files"].items()}
-        self._next_row, self._width = content["rows"], content["width"]
+        self._file, self._next_row, self._width = file, rows, width
         return True
 
     def _begin(self) -> None:
-        # First, or the rows of another model would pass for this one's after an interruption.
-        (self._path / "index.json").unlink(missing_ok=True)
+        for path in (self._path / "index.json", *self._path.glob("embeddings*.f32")):
+            path.unlink(missing_ok=True)
         forget(self._path)
-        self._file.write_bytes(b"")
+        self._file.touch()
 
     def _save(self) -> None:
         content = {
             "model": self._model,
             "folder": str(self._folder.absolute()),
+            "table": self._file.name,
             "rows": self._next_row,
             "width": self._width,
             "files": {name: [*stamp, row] for name, (stamp, row) in self._rows.items()},
@@ -286,13 +284,17 @@ class ImageIndex:
 
 def _is_index(content: dict[str, Any]) -> bool:
     """Whether the content has the types and the valid rows of an index."""
-    shape = {"model": str, "folder": str, "rows": is_step, "width": is_step, "files": dict}
-    return fits(content, shape) and all(
+    shape = {"model": str, "folder": str, "table": _is_table, "rows": is_step, "width": is_step}
+    return fits(content, shape | {"files": dict}) and all(
         isinstance(entry, list)
         and [type(number) for number in entry] == [int] * 3
         and -1 <= entry[2] < content["rows"]
         for entry in content["files"].values()
     )
+
+
+def _is_table(name: Any) -> bool:
+    return isinstance(name, str) and bool(re.fullmatch(r"embeddings-[0-9a-f]{32}\.f32", name))
 
 
 def default_place(source: Source, folder: str | os.PathLike) -> pathlib.Path:

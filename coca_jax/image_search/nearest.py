@@ -15,8 +15,18 @@ BLOCK = 2**16  # rows compared, or added to lists, at a time
 FEWEST = 10_000  # rows; smaller tables have a single list and are searched exactly
 TRAINED_ON = 64  # training rows per list
 READ = 8  # a query reads the nearest 1/8 of the lists
-PREFIX, SUFFIX = "faiss-", ".index"  # of a file's name, around a hash of the rows in the file
+PREFIX, SUFFIX = "faiss-", ".index"  # of a file's name, around the table's and a hash of its rows
 Found = tuple[Float[np.ndarray, " k"], Int64[np.ndarray, " k"]]  # descending cosines, their rows
+
+
+def map_rows(table: pathlib.Path, rows: int, width: int) -> Float32[np.ndarray, "n e"]:
+    """The rows of a file, mapped into memory at once.
+
+    They stay when the file is deleted, or another takes its place.
+    """
+    if not rows * width:
+        return np.zeros((rows, width), np.float32)
+    return np.memmap(table, np.float32, "r", shape=(rows, width))
 
 
 class ExactSearch:
@@ -24,12 +34,12 @@ class ExactSearch:
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        table: pathlib.Path,
         stored: Float32[np.ndarray, "n e"],
         live: Int64[np.ndarray, " m"],
     ):
-        """Takes the arguments of `FaissSearch`; nothing is kept in the folder."""
-        del folder
+        """Takes the arguments of `FaissSearch`; no file is kept."""
+        del table
         self._stored, self._live = stored, live
 
     def __call__(self, query: Float32[np.ndarray, " e"], top: int) -> Found:
@@ -49,20 +59,21 @@ class FaissSearch:
     The index is an inverted file (IVF-Flat): k-means splits m rows into 4 to 8 sqrt(m) lists. The
     file is mapped into memory, so a query reads only an eighth of it. Rows are added and removed
     without new centers until the number of rows calls for another number of lists. The file's name
-    is a hash of its rows, which are exactly the live ones. If no file has that name, one is
-    written, from an older file if there is one.
+    has that of its table, and a hash of its rows, which are exactly the live ones. If no file has
+    that name, one is written, from an older file of the table if there is one.
     """
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        table: pathlib.Path,
         stored: Float32[np.ndarray, "n e"],
         live: Int64[np.ndarray, " m"],
     ):
         """Opens the file of these rows, or writes it.
 
         Args:
-          folder: the file's folder.
+          table: the file of the stored rows, next to which FAISS's file lies; a table with other
+            rows has another name.
           stored: rows of unit length, which never change.
           live: the sorted indices of the rows to search.
 
@@ -72,11 +83,11 @@ class FaissSearch:
         self._faiss, self._count = import_faiss(), len(live)
         if not len(live):
             return
-        name = hashlib.sha256(np.int64(stored.shape[1]).tobytes() + live.tobytes()).hexdigest()
-        path = folder / f"{PREFIX}{name[:32]}{SUFFIX}"
+        rows = hashlib.sha256(live.tobytes()).hexdigest()
+        path = table.with_name(f"{PREFIX}{table.stem}-{rows[:32]}{SUFFIX}")
         self._index = _read(self._faiss, path)
         if self._index is None:
-            self._index = self._write(path, self._updated(folder, stored, live))
+            self._index = self._write(path, self._updated(table, stored, live))
         # Threads that read ahead cost more than they gain, once the file is in the system's memory.
         self._faiss.downcast_InvertedLists(self._index.invlists).prefetch_nthread = 0
 
@@ -92,14 +103,14 @@ class FaissSearch:
                 break
         return scores[0], rows[0]
 
-    def _updated(self, folder: pathlib.Path, stored: np.ndarray, live: np.ndarray) -> Any:
+    def _updated(self, table: pathlib.Path, stored: np.ndarray, live: np.ndarray) -> Any:
         """An index of the live rows: the newest one, updated, or a new one if the lists differ.
 
         It is not a graph (HNSW), because FAISS cannot remove rows from one, and building it takes
         ten times as long.
         """
-        index, held = _newest(self._faiss, folder), np.zeros(0, np.int64)
-        if index is None or index.nlist != _lists(len(live)) or index.d != stored.shape[1]:
+        index, held = _newest(self._faiss, table), np.zeros(0, np.int64)
+        if index is None or index.nlist != _lists(len(live)):
             index = self._trained(stored, live)
         else:
             held = _rows(self._faiss, index)
@@ -147,22 +158,22 @@ def import_faiss() -> Any:
 
 
 def forget(folder: pathlib.Path) -> None:
-    """Deletes FAISS's files in a folder, because its rows will change."""
+    """Deletes FAISS's files in a folder, whose table is gone."""
     for path in _files(folder):
         path.unlink(missing_ok=True)
 
 
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(folder.glob(f"{PREFIX}*{SUFFIX}"))
+def _files(folder: pathlib.Path, table: str = "") -> list[pathlib.Path]:
+    return sorted(folder.glob(f"{PREFIX}{table}*{SUFFIX}"))
 
 
 def _lists(rows: int) -> int:
     return 2 ** math.ceil(math.log2(4 * math.sqrt(rows))) if rows >= FEWEST else 1
 
 
-def _newest(faiss: Any, folder: pathlib.Path) -> Any:
-    """An index of the folder, in memory; None if there is no undamaged one."""
-    indices = (_read(faiss, path, mapped=False) for path in _files(folder))
+def _newest(faiss: Any, table: pathlib.Path) -> Any:
+    """An index of the table, in memory; None if there is no undamaged one."""
+    indices = (_read(faiss, path, mapped=False) for path in _files(table.parent, table.stem))
     return next((index for index in indices if index is not None), None)
 
 

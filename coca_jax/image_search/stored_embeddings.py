@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from coca_jax.data.results import ID_COLUMNS, Results, read_embeddings
 from coca_jax.errors import UserError
-from coca_jax.image_search.nearest import SEARCHES, forget
+from coca_jax.image_search.nearest import SEARCHES, forget, map_rows
 from coca_jax.io import files
 from coca_jax.io.locks import locked
 from coca_jax.io.paths import normalize
@@ -68,13 +68,7 @@ class StoredEmbeddings:
         self._searches: dict[str, Callable] = {}
         with locked(self._path, "put together", PATIENCE):
             self._counts, width = self._stored() or self._put_together(progress)
-            # Mapped now: another process may replace the file at any time.
-            shape = (sum(self._counts), width)
-            self._table = (
-                np.memmap(self._file, np.float32, "r", shape=shape)
-                if shape[0]
-                else np.zeros(shape, np.float32)
-            )
+            self._table = map_rows(self._file, sum(self._counts), width)
         self._ends = list(itertools.accumulate(self._counts))
 
     def __len__(self) -> int:
@@ -93,7 +87,7 @@ class StoredEmbeddings:
         """
         if by not in self._searches:
             rows = np.arange(len(self))
-            self._searches[by] = SEARCHES[by](self._path, self._table, rows)
+            self._searches[by] = SEARCHES[by](self._file, self._table, rows)
         scores, rows = self._searches[by](np.asarray(query, np.float32), top)
         return [self._match(*pair) for pair in zip(scores.tolist(), rows.tolist(), strict=True)]
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -196,19 +197,44 @@ def test_an_index_that_another_process_updates_can_be_read_but_not_updated(folde
         (folder / "7.png").write_text("7")
         with pytest.raises(UserError, match="index is being updated by process"):
             index.update(model)
-        (place / "embeddings.f32").open("ab").write(bytes(8))  # by the other process
+        [table] = place.glob("*.f32")
+        table.open("ab").write(bytes(8))  # by the other process
         assert names(ImageIndex(place, folder, "m").search(direction(0), 1)) == ["0.png"]
-    assert (place / "embeddings.f32").stat().st_size == 6 * 8  # an opened index leaves them alone
+    assert table.stat().st_size == 6 * 8  # an opened index leaves them alone
     assert ImageIndex(place, folder, "m").update(model)["added"] == 1
-    assert (place / "embeddings.f32").stat().st_size == 6 * 8
+    assert table.stat().st_size == 6 * 8
 
 
-@pytest.mark.parametrize("file", ["index.json", "embeddings.f32"])
+@pytest.mark.parametrize("searched", [False, True])
+def test_an_open_index_answers_as_before(folder, tmp_path, searched):
+    place, model = tmp_path / "index", Model()
+    index = ImageIndex(place, folder, "m")
+    index.update(model)
+    opened = [index, ImageIndex(place, folder, "m")]
+    before = index.search(direction(3.4), 3)
+    if searched:
+        assert opened[1].search(direction(3.4), 3) == before
+
+    def reversed_model(paths):
+        embeddings, errors = model(paths)
+        return embeddings[::-1], errors
+
+    other = ImageIndex(place, folder, "another model")
+    other.update(reversed_model)
+    assert names(other.search(direction(0), 1)) == ["3.png"]
+    assert [index.search(direction(3.4), 3) for index in opened] == [before] * 2
+    assert len([*place.glob("embeddings*")]) == 1
+    shutil.rmtree(place)
+    assert [index.search(direction(3.4), 3) for index in opened] == [before] * 2
+
+
+@pytest.mark.parametrize("file", ["index.json", "embeddings-*.f32"])
 def test_a_damaged_index_is_begun_anew(folder, tmp_path, file):
     model = Model()
     ImageIndex(tmp_path / "index", folder, "m").update(model)
     (tmp_path / "index" / "mine.txt").write_text("kept")
-    (tmp_path / "index" / file).write_text("{")
+    [damaged] = (tmp_path / "index").glob(file)
+    damaged.write_text("{")
     index = ImageIndex(tmp_path / "index", folder, "m")
     assert index.update(model)["added"] == 5
     assert names(index.search(direction(4), 1)) == ["4.png"]
@@ -246,11 +272,11 @@ def test_a_damaged_index_is_named_and_made_anew(folder, tmp_path, capsys):
 
 def test_embeddings_that_were_cut_are_made_anew(folder, tmp_path, capsys):
     ImageIndex(tmp_path / "index", folder, "m").update(Model())
-    file = tmp_path / "index/embeddings.f32"
+    [file] = (tmp_path / "index").glob("*.f32")
     file.write_bytes(file.read_bytes()[:-8])
     index = ImageIndex(tmp_path / "index", folder, "m")
     assert index.update(Model())["added"] == 5
-    assert capsys.readouterr().err.count("index.json has more rows than embeddings.f32") == 1
+    assert capsys.readouterr().err.count(f"index.json has more rows than {file.name}") == 1
 
 
 def test_embeddings_of_another_length_are_refused(folder, tmp_path):

@@ -8,6 +8,7 @@ from coca_jax.batch_inference import Output
 from coca_jax.batch_inference.data import Part
 from coca_jax.data.sources import Shard
 from coca_jax.errors import UserError
+from coca_jax.image_search import stored_embeddings
 from coca_jax.image_search.stored_embeddings import Match, StoredEmbeddings
 
 
@@ -77,6 +78,18 @@ def test_the_table_is_made_once_and_again_when_folders_change(tmp_path):
     (table,) = (tmp_path / "cache/coca_jax/search/embeddings").glob("*/*.f32")
     table.write_bytes(b"cut")
     assert found([folder], 90)[0].key == "x2"
+
+
+def test_faiss_does_not_find_by_a_file_of_other_embeddings(tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    embed(tmp_path / "a", "x", [0, 90])
+    assert found([tmp_path / "a"], 80, by="faiss")[0].key == "x2"
+    embed(tmp_path / "a", "x", [80, 10])
+    with monkeypatch.context() as patch:  # a process ends before it has cleaned up
+        patch.setattr(stored_embeddings, "forget", lambda folder: {}[folder])
+        with pytest.raises(KeyError):
+            StoredEmbeddings([str(tmp_path / "a")], "m")
+    assert found([tmp_path / "a"], 80, by="faiss")[0].key == "x0"
 
 
 def test_embeddings_of_another_model_and_other_results_are_refused(tmp_path):
