@@ -65,12 +65,10 @@ class Operations:
     ) -> list[Caption]:
         """Captions of images after a prompt each; without a seed, sampling is random."""
         pixels, prompts = zip(*rows, strict=True)
-        if method == "sample":
-            options["seed"] = secrets.randbelow(2**32) if seed is None else seed
-        elif seed is not None:
-            options["seed"] = seed
         self._note("caption", len(rows), prompts, method, options)
-        return self._model.caption(stack(pixels), method, prompt=prompts, **options)
+        if method == "sample" and seed is None:
+            seed = secrets.randbelow(2**32)
+        return self._model.caption(stack(pixels), method, prompt=prompts, seed=seed, **options)
 
     def attention_maps(
         self, rows: Sequence[tuple[Pixels, str]]

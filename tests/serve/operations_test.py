@@ -57,6 +57,16 @@ def test_programs_of_many_options_are_dropped(monkeypatch):
     assert model.forgotten == 1
 
 
+def test_seeds_compile_no_programs(monkeypatch):
+    monkeypatch.setattr(operations, "MAX_PROGRAMS", 4)
+    model = Model()
+    run = Operations(model)
+    for seed in range(6):
+        caption(run, method="sample")
+        caption(run, method="sample", seed=seed)
+    assert len(model.calls) == 12 and model.forgotten == 0
+
+
 def test_rank_and_softmax():
     assert rank(np.array([0.1, 0.7, 0.2, 0.7]), 3) == [1, 3, 2]
     np.testing.assert_allclose(softmax(np.log([[1.0, 3.0]]) + 1000), [[0.25, 0.75]])
