@@ -69,8 +69,11 @@ class CaptionTask:
     def __call__(self, pixels: Images, records: Sequence[Record], place: str) -> Columns:
         """Captions and their log-probabilities; samples depend on the place of the batch."""
         del records
-        seed = (self.settings.get("seed", 0) + zlib.crc32(place.encode("utf-8", "replace"))) % 2**32
-        captions = self.model.caption(pixels, self.method, **{**self.settings, "seed": seed})
+        settings = dict(self.settings)
+        if self.method == "sample":
+            seed = settings.get("seed", 0) + zlib.crc32(place.encode("utf-8", "replace"))
+            settings["seed"] = seed % 2**32
+        captions = self.model.caption(pixels, self.method, **settings)
         columns: Columns = {
             "caption": [caption.text for caption in captions],
             "log_probability": [caption.log_probability for caption in captions],

@@ -64,7 +64,7 @@ class Generation(Evaluation):
     def errors(self) -> Iterator[str]:
         """Messages about options that no text can be generated with."""
         options = self.caption_options
-        method, _ = options.pop("method", "greedy"), options.pop("seed", None)
+        method = options.pop("method", "greedy")
         limits = {name: options.pop(name) for name in LIMITS if name in options}
         try:
             make_method(method, options)

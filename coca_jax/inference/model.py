@@ -174,7 +174,7 @@ class LoadedModel:
         length: int | None = None,
         min_length: int = 0,
         repetition_penalty: float = 1.0,
-        seed: int = 0,
+        seed: int | None = None,
         **options: Any,
     ) -> list[Caption]:
         """Generates a caption for each image.
@@ -190,7 +190,7 @@ class LoadedModel:
             text length.
           min_length: the fewest tokens before the end, including begin and prompt.
           repetition_penalty: above 1, repeated tokens become less likely; see `generate.Decoding`.
-          seed: of sampling, below 2**32.
+          seed: of sampling, below 2**32; None: 0.
           **options: of the method; see `generate.Sampling` and `generate.Beams`.
 
         Raises:
@@ -199,14 +199,14 @@ class LoadedModel:
         """
         self._require("captioning", self.config.captioning)
         self._require_vocabulary()
-        key = _key(seed)
+        key = _key(0 if seed is None else seed)
         context_length = self.config.text.context_length
         generated = self._run(
             "caption",
             (pixels, *prompt_ids(self.tokenizer, prompt, len(pixels), context_length)),
             (key,),
             decoding=self.decoding(length, min_length, repetition_penalty),
-            method=make_method(method, options),
+            method=make_method(method, options if seed is None else {**options, "seed": seed}),
         )
         rows = zip(generated.ids, generated.log_probabilities, strict=True)
         return [self._captions(*row) for row in rows]

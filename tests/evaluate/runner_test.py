@@ -137,7 +137,9 @@ def test_errors_of_captioning():
         b={"kind": "captioning", "method": "beam", "beams": 3, "top_k": 2},
         c={"kind": "captioning", "repetition_penalty": 0.0},
         d={"kind": "zero_shot", "scoring": "chance"},
+        e={"kind": "captioning", "seed": 3},
         fine={"kind": "captioning", "method": "beam", "beams": 3, "length": 9, "prompt": "a"},
+        random={"kind": "captioning", "method": "sample", "seed": 3},
     )
     assert eval_errors(config) == [
         "config.eval.a.method='best' should be one of greedy, sample, beam",
@@ -145,6 +147,7 @@ def test_errors_of_captioning():
         "n_best, length_penalty, early_stopping",
         "config.eval.c.repetition_penalty=0.0 should be a number above 0 and at most 1e+38",
         "config.eval.d.scoring='chance' should be one of embeddings, captions",
+        "config.eval.e.method='greedy': captioning method greedy has no option seed; it has none",
     ]
 
 

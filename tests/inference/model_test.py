@@ -335,6 +335,9 @@ def test_folders_that_hold_no_model(tmp_path):
     [
         ({"method": "best"}, "'best' does not exist; there are greedy, sample, beam"),
         ({"beams": 3}, "greedy has no option beams; it has none"),
+        ({"seed": 0}, "greedy has no option seed; it has none"),
+        ({"method": "beam", "seed": 5}, "beam has no option seed; it has beams, n_best"),
+        ({"method": "sample", "beams": 2}, "sample has no option beams; .* top_p, seed"),
         ({"method": "beam", "top_k": 3}, "beam has no option top_k; it has beams, n_best"),
         ({"method": "beam", "beams": 2, "n_best": 3}, "n_best is 3; it must be from 1"),
         ({"method": "sample", "seed": 2**32}, "seed is 4294967296; it must be .* to 4294967295"),

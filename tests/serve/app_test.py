@@ -154,6 +154,7 @@ MALFORMED = [
     ("caption", {"images": [encoded(FILES[0])], "length": 9999}, "length"),
     ("caption", {"images": [encoded(FILES[0])], "prompt": "red " * 100}, "the prompt"),
     ("caption", {"images": [encoded(FILES[0])], "seed": "7"}, "seed"),
+    ("caption", {"images": [encoded(FILES[0])], "seed": 7}, "greedy has no option seed"),
     ("caption", {"images": [encoded(FILES[0])] * 5}, "at most 4 images, not 5"),
     ("caption", {"images": ["aGVsbG8="]}, "images[0] cannot be read as an image"),
     ("caption", {"images": ["http://127.0.0.1/a.png"]}, "takes no URLs"),
