@@ -1,9 +1,10 @@
-"""Reads image files that a user names, with one message for each that cannot be read."""
+"""Images that a user names or gives, with one message for each file that cannot be read."""
 
 import os
 import pathlib
 import stat
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,9 +16,11 @@ from coca_jax.errors import UserError
 from coca_jax.models.config import ImageConfig
 from coca_jax.patches import Patches, room, stack
 
+Paths = str | os.PathLike | Sequence[str | os.PathLike]  # one, or several
+
 
 def read_images(
-    paths: Sequence[str | pathlib.Path], config: ImageConfig, num_frames: int
+    paths: Paths, config: ImageConfig, num_frames: int
 ) -> tuple[UInt8[np.ndarray, "b *num_frames h w 3"] | Patches, list[UserError | None]]:
     """Reads image files as a model takes them, not yet normalized, but those that it cannot read.
 
@@ -39,7 +42,7 @@ def read_images(
             "size, and no clips of several frames"
         )
     rows, errors = [], []
-    for path in paths:
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         try:
             decoded = read_image(path, num_frames)
         except UserError as error:
@@ -67,6 +70,28 @@ def read_image(path: str | pathlib.Path, num_frames: int = 1) -> list[UInt8[np.n
         return multi_image.decode_images(read_image_files(path), num_frames)
     except (OSError, BadExample, UserError) as error:
         raise UserError(f"{path} cannot be read as an image: {_reason(error)}") from error
+
+
+def require_pixels(pixels: Any, config: ImageConfig, several: bool) -> None:
+    """Raises a UserError if these are not images of the model's size, or patches of them.
+
+    Args:
+      pixels: what a model is called with.
+      config: how large the model's images are.
+      several: whether an example may have several images.
+    """
+    if isinstance(pixels, Patches):
+        shape, wanted, axes = np.shape(pixels.patches), (3 * config.patch**2,), (2,)
+    else:
+        shape, wanted, axes = np.shape(pixels), (*config.pixels, 3), (1, 2) if several else (1,)
+    if len(shape) - len(wanted) in axes and shape[-len(wanted) :] == wanted:
+        return
+    size = ", ".join(map(str, (*config.pixels, 3)))
+    rows = f"[b, {size}]" + f" or [b, images, {size}]" * several
+    rows = "`Patches`" if config.sequence_lengths else rows
+    raise UserError(
+        f"pixels have the shape {[*shape]}, and should be {rows}: `preprocess` makes them of files"
+    )
 
 
 def _refuse_devices(path: str) -> None:

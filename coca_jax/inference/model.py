@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import numbers
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +18,15 @@ from coca_jax.errors import UserError
 from coca_jax.generate import Decoding, make_method
 from coca_jax.generate.decoding import require
 from coca_jax.inference.compiled import Compiled
-from coca_jax.inference.image_files import read_images
+from coca_jax.inference.image_files import Paths, read_images, require_pixels
 from coca_jax.inference.sources import Source
-from coca_jax.inference.texts import as_texts, candidate_ids, prompt_ids, require_texts
+from coca_jax.inference.texts import (
+    as_texts,
+    candidate_ids,
+    prompt_ids,
+    require_ids,
+    require_texts,
+)
 from coca_jax.inference.words import mean_by_word
 from coca_jax.models import CoCa, normalize_pixels
 from coca_jax.patches import Images, Patches, of_grid
@@ -46,7 +51,7 @@ class LoadedModel:
 
     Batches are split over the mesh, padded to a power of two per shard so that few sizes compile.
     Images are uint8 [b, h, w, 3] or normalized float32, as `preprocess` returns them; those of a
-    model that takes images as they are, `Patches` of either type.
+    model that takes images as they are, `Patches` of either type. A UserError refuses other shapes.
     """
 
     def __init__(
@@ -74,7 +79,7 @@ class LoadedModel:
         return other
 
     def preprocess(
-        self, paths: Sequence[str | pathlib.Path], num_frames: int = 1
+        self, paths: Paths, num_frames: int = 1
     ) -> Float32[np.ndarray, "b *num_frames h w 3"] | Patches:
         """Reads image files: resized as the model's configuration says, normalized.
 
@@ -82,7 +87,7 @@ class LoadedModel:
         longest sequence, and they come as `Patches`.
 
         Args:
-          paths: of images; or of videos, or folders of their frames.
+          paths: of images, or one; or of videos, or folders of their frames.
           num_frames: how many to take of each, evenly spaced; more than one have their own axis.
 
         Raises:
@@ -94,7 +99,7 @@ class LoadedModel:
         return pixels
 
     def read_images(
-        self, paths: Sequence[str | pathlib.Path], num_frames: int = 1
+        self, paths: Paths, num_frames: int = 1
     ) -> tuple[Float32[np.ndarray, "b *num_frames h w 3"] | Patches, list[UserError | None]]:
         """Reads image files as `preprocess` does, and leaves out those that cannot be read.
 
@@ -133,7 +138,7 @@ class LoadedModel:
           UserError: the model was trained without a contrastive loss.
         """
         self._require("contrastive", self.config.has_cls)
-        if isinstance(pixels, Patches) or pixels.ndim == 4:
+        if isinstance(pixels, Patches) or pixels.ndim != 5:
             return self._run("encode_image", (pixels,))
         embeddings = self._run("encode_image", (pixels.reshape(-1, *pixels.shape[-3:]),))
         means = embeddings.reshape(*pixels.shape[:2], -1).mean(axis=1)
@@ -150,7 +155,7 @@ class LoadedModel:
           UserError: the model was trained without a contrastive loss; or texts instead of ids.
         """
         self._require("contrastive", self.config.has_cls)
-        _require_ids(ids)
+        require_ids(ids)
         return self._run("encode_text", (ids,))
 
     def caption_logits(
@@ -162,7 +167,7 @@ class LoadedModel:
           UserError: the model was trained without a captioning loss; or texts instead of ids.
         """
         self._require("captioning", self.config.captioning)
-        _require_ids(ids)
+        require_ids(ids)
         return self._run("caption_logits", (pixels, ids))
 
     def caption(
@@ -365,6 +370,8 @@ class LoadedModel:
         return dataclasses.replace(first, others=tuple(others))
 
     def _run(self, name: str, batch: Sequence[Images], *whole: Any, **static: Any) -> Any:
+        if name != "encode_text":
+            require_pixels(batch[0], self.config.image, several=name == "classify")
         return self._compiled.run(name, self.params, batch, *whole, **static)
 
     def _require_vocabulary(self) -> None:
@@ -377,14 +384,6 @@ class LoadedModel:
     def _require(self, loss: str, trained: bool) -> None:
         if not trained:
             raise UserError(f"this model was trained without the {loss} loss and lacks that part")
-
-
-def _require_ids(ids: Any) -> None:
-    if np.ndim(ids) != 2:
-        raise UserError(
-            f"ids have the shape {np.shape(ids)}, and should be rows [b, l] of token ids: "
-            "`tokenize` makes them of texts"
-        )
 
 
 def _key(seed: int) -> jax.Array:

@@ -71,6 +71,15 @@ def require_texts(texts: Sequence[Sequence[str]]) -> None:
         raise UserError("each image needs as many texts as the others, and at least one")
 
 
+def require_ids(ids: Any) -> None:
+    """Raises a UserError if these are not rows of token ids."""
+    if np.ndim(ids) != 2:
+        raise UserError(
+            f"ids have the shape {np.shape(ids)}, and should be rows [b, l] of token ids: "
+            "`tokenize` makes them of texts"
+        )
+
+
 def _ids(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> list[list[int]]:
     """The ids of each text from the begin token to the end token, cut to `length`."""
     rows = tokenizer.encode(texts, length).tolist()

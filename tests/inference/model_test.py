@@ -3,6 +3,8 @@ import functools
 import inspect
 import json
 import os
+import pathlib
+import re
 
 import cv2
 import jax
@@ -373,6 +375,33 @@ def test_texts_are_no_ids(model):
         unchecked = inspect.unwrap(getattr(LoadedModel, method))  # as users have it
         with pytest.raises(UserError, match=r"rows \[b, l\] of token ids: `tokenize` makes them"):
             unchecked(model, *arguments)
+
+
+def test_a_single_path_is_one_image(model, image_paths):
+    expected = model.preprocess(image_paths[:1])
+    for path in (image_paths[0], pathlib.Path(image_paths[0])):
+        np.testing.assert_array_equal(model.preprocess(path), expected)
+        assert model.read_images(path)[1] == [None]
+    with pytest.raises(UserError, match=r"^absent\.png cannot be read as an image"):
+        model.preprocess("absent.png")
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (1, 64, 64, 3), (1, 3, 32, 32), (2, 1, 32, 32, 3)])
+def test_pixels_of_other_shapes_are_refused(model, shape):
+    pixels, ids = np.zeros(shape, np.uint8), np.zeros((shape[0], 28), np.int32)
+    wanted = re.escape(f"shape {[*shape]}, and should be [b, 32, 32, 3]: `preprocess` makes them")
+    calls = [
+        ("caption", ()),
+        ("caption_logits", (ids,)),
+        ("image_tokens", ()),
+        ("log_probabilities", (["a"],)),
+        ("attention_maps", (["a"] * shape[0],)),
+        *([("encode_image", ())] if len(shape) < 5 else []),  # a clip of frames
+    ]
+    for method, arguments in calls:
+        unchecked = inspect.unwrap(getattr(LoadedModel, method))  # as users have it
+        with pytest.raises(UserError, match=wanted):
+            unchecked(model, pixels, *arguments)
 
 
 def test_a_clip_is_embedded_as_the_mean_of_its_frames(model, image_paths, tmp_path):

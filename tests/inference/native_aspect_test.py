@@ -1,6 +1,7 @@
 """A loaded model that takes images as they are."""
 
 import dataclasses
+import inspect
 
 import cv2
 import jax
@@ -74,6 +75,14 @@ def test_captions_have_maps_of_their_images_grid(model, paths):
     for words, name in zip(model.attention_maps(images, ["a b", "a b"]), SIZES, strict=False):
         assert [weights.shape for _, weights in words] == [GRIDS[name]] * 2
         np.testing.assert_allclose([weights.sum() for _, weights in words], 1, rtol=1e-4)
+
+
+def test_one_image_or_pixels_of_another_size_are_refused(model, paths):
+    images = model.preprocess(paths[0])
+    for pixels in (images[0], np.zeros((1, 20, 100, 3), np.uint8)):
+        unchecked = inspect.unwrap(LoadedModel.encode_image)  # as users have it
+        with pytest.raises(UserError, match=r"and should be `Patches`: `preprocess` makes them"):
+            unchecked(model, pixels)
 
 
 def test_what_needs_images_of_one_size_is_refused(model):
