@@ -6,12 +6,14 @@ OUT/image_encoder.onnx    or .stablehlo; text_encoder and decoder, where the mod
 OUT/tokenizer.json        or tokenizer.model
 """
 
+import contextlib
 import importlib.util
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from coca_jax.io.paths import is_url, normalize
 from coca_jax.models.int8 import dequantized
 
 DESCRIPTION, WEIGHTS = "export.json", "weights.safetensors"
+PARTS = "export"  # in the name of a folder that is in an existing one until all is written
 FORMATS = ("stablehlo", "onnx")
 DTYPES = ("float32", "bfloat16")
 DEFAULT_PLATFORMS = ("cpu", "cuda", "tpu")
@@ -56,7 +59,7 @@ def export_model(
     Raises:
       UserError: see the functions below; or the folder cannot be written.
     """
-    require_writable(folder)
+    require_writable(folder, file_format)
     require_settings(file_format, dtype, platforms)
     require_functions(model)
     weights = weights_of(dequantized(model.params), dtype)
@@ -68,8 +71,7 @@ def export_model(
     description = settings | describe(model, traced, file_format, contents)
     contents[DESCRIPTION] = (json.dumps(description, indent=1) + "\n").encode()
     try:
-        with files.atomic(folder) as temporary:
-            temporary.mkdir(parents=True)
+        with _whole(pathlib.Path(normalize(folder))) as temporary:
             for name, content in contents.items():
                 (temporary / name).write_bytes(content)
             _write_functions(temporary, traced, weights, settings)
@@ -96,17 +98,23 @@ def require_functions(model: LoadedModel) -> None:
         )
 
 
-def require_writable(folder: str | os.PathLike) -> None:
-    """Refuses a place that no new folder can be written to.
+def require_writable(folder: str | os.PathLike, file_format: str) -> None:
+    """Refuses a place that no model can be exported to; removes what killed exports left there.
 
     Raises:
-      UserError: it is a URL, a file, or a folder that holds something.
+      UserError: it is a URL, a file, or a folder that holds something; or its name is not UTF-8,
+        for ONNX.
     """
     path = normalize(folder)
     if is_url(path):
         raise UserError(f"{path}: a model is exported to a local folder, which can then be copied")
     if os.path.lexists(path) and not os.path.isdir(path):
         raise UserError(f"{path} is a file; give a new folder")
+    if file_format == "onnx" and path != path.encode(errors="replace").decode():
+        raise UserError(f"{path!r} is not UTF-8, as the package onnx demands of a path")
+    parent, name = os.path.split(os.path.abspath(path))
+    files.remove_temporaries(parent, name=name[-50:])
+    files.remove_temporaries(path, name=PARTS)
     if os.path.isdir(path) and os.listdir(path):
         raise UserError(f"{path} is not empty; give a new folder")
 
@@ -135,6 +143,28 @@ def require_settings(file_format: str, dtype: str, platforms: Sequence[str] | No
         )
     if importlib.util.find_spec("onnx") is None:
         raise UserError("--format onnx needs the package onnx: pip install coca_jax[onnx]")
+
+
+@contextlib.contextmanager
+def _whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a folder to write to, whose files are those of `folder` if the context ends well.
+
+    A folder that exists is not replaced: it may be a mount point, or the one that a shell is in.
+    The files are moved into it, `DESCRIPTION` last.
+    """
+    if not folder.is_dir():
+        with files.atomic(folder) as temporary:
+            temporary.mkdir(parents=True)
+            yield temporary
+        return
+    temporary = folder / f".{PARTS}.{uuid.uuid4().hex}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == DESCRIPTION):
+            path.rename(folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_functions(

@@ -254,18 +254,30 @@ def _is_of(error: OSError, temporary: Path) -> bool:
     return bool(error.errno) and error.filename in (None, temporary, str(temporary))
 
 
-def remove_temporaries(folder: str | os.PathLike, min_age: float = 5.0) -> None:
-    """Removes the files that `atomic` left in a local folder where its process was killed.
+def remove_temporaries(
+    folder: str | os.PathLike, min_age: float = 5.0, name: str | None = None
+) -> None:
+    """Removes what `atomic` left in a local folder where its process was killed.
 
-    Files that changed in the last `min_age` seconds stay: another process may be writing them.
+    Args:
+      folder: the local folder; at a URL nothing is left.
+      min_age: files and folders that changed in the last so many seconds stay, since another
+        process may be writing them.
+      name: only what became a file or folder of this name; None: all.
     """
     if is_url(os.fspath(folder)) or not os.path.isdir(folder):
         return
     for entry in os.scandir(folder):
-        if _TEMPORARY.fullmatch(entry.name):
+        if _TEMPORARY.fullmatch(entry.name) and name in (None, entry.name[1:-33]):
             with contextlib.suppress(OSError):  # its writer may have just renamed it
-                if time.time() - entry.stat().st_mtime >= min_age:
-                    os.unlink(entry.path)
+                if time.time() - _last_change(entry.path) >= min_age:
+                    _remove(Path(entry.path))
+
+
+def _last_change(path: str) -> float:
+    """When a file last changed, or a folder and the files below it."""
+    below = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+    return max([os.stat(path).st_mtime, *(os.lstat(file).st_mtime for file in below)])
 
 
 class _Local:

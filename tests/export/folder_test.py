@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import importlib.util
 import json
+import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -90,6 +92,7 @@ def test_refused_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
         ("full", ["--format", "stablehlo"], "full is not empty"),
         ("file", ["--format", "stablehlo"], "file is a file"),
         ("new", ["--format", "onnx"], "pip install coca_jax[onnx]"),
+        ("bad\udcff", ["--format", "onnx"], "is not UTF-8, as the package onnx demands"),
         ("new", ["--format", "onnx", "--dtype", "bfloat16"], "is for --format stablehlo"),
         ("new", ["--format", "onnx", "--platforms", "cpu"], "--platforms is for --format stableh"),
         ("new", ["--format", "stablehlo", "--platforms", "cpu,gpu"], "--platforms 'gpu': should"),
@@ -106,7 +109,35 @@ def test_refused_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
     assert "to a local folder" in capsys.readouterr().err
 
 
-def test_nothing_is_left_where_the_disk_is_full(model, tmp_path, monkeypatch):
+@pytest.fixture
+def quick(monkeypatch):
+    """Exports without functions, which take seconds to trace."""
+    monkeypatch.setattr(folder, "trace_functions", lambda *arguments: [])
+    monkeypatch.setattr(folder, "_write_functions", lambda out, *_: (out / "weights").touch())
+
+
+@pytest.mark.parametrize(("given", "at"), [(".", "out"), ("../out", "out"), ("out", ".")])
+def test_an_empty_folder_stays(quick, model, tmp_path, monkeypatch, given, at):
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.chdir(tmp_path / at)
+    before = out.stat().st_ino
+    left = [at / f".{name}.{'0a' * 16}" for at, name in ((out, "export"), (tmp_path, "out"))]
+    for path in left:  # by a process that was killed
+        path.mkdir()
+        os.utime(path, (1, 1))
+    monkeypatch.setattr(pathlib.Path, "replace", None)  # as of a mount point
+    export_model(model, given, "stablehlo", platforms=["cpu"])
+    assert out.stat().st_ino == before
+    assert sorted(path.name for path in out.iterdir()) == ["export.json", "weights"]
+    assert [*tmp_path.iterdir()] == [out]
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_nothing_is_left_where_the_disk_is_full(model, tmp_path, monkeypatch, exists):
+    if exists:
+        (tmp_path / "out").mkdir()
+
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
@@ -114,7 +145,7 @@ def test_nothing_is_left_where_the_disk_is_full(model, tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "_write_functions", fail)
     with pytest.raises(UserError, match="out cannot be written: No space left on device"):
         export_model(model, tmp_path / "out", "stablehlo", platforms=["cpu"])
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("*")) == [tmp_path / "out"] * exists
 
 
 def test_a_model_without_both_losses(model, tmp_path):

@@ -241,3 +241,17 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     files.remove_temporaries(tmp_path / "absent")
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {new.name, gone.name, ".lock", "config.json"}
+
+
+def test_folders_that_killed_writers_left_are_removed(tmp_path):
+    left = [tmp_path / f".{name}.{'0a' * 16}" for name in ("out", "writing", "other")]
+    for folder in left:
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep/a.json").write_bytes(b"x")
+        old = [] if "writing" in folder.name else [folder / "deep/a.json"]
+        for path in (*old, folder / "deep", folder):
+            os.utime(path, (1, 1))
+    files.remove_temporaries(tmp_path, name="out")
+    assert {*tmp_path.iterdir()} == {*left[1:]}
+    files.remove_temporaries(tmp_path)
+    assert {*tmp_path.iterdir()} == {left[1]}

@@ -11,7 +11,7 @@ def export(options: argparse.Namespace) -> None:
     from coca_jax.export import export_model, require_settings, require_writable
 
     platforms = None if options.platforms is None else options.platforms.split(",")
-    require_writable(options.output)  # fails now rather than after loading a model
+    require_writable(options.output, options.format)  # fails now rather than after loading a model
     require_settings(options.format, options.dtype, platforms)
     from coca_jax.inference import load
 
