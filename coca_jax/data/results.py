@@ -60,7 +60,9 @@ class Results:
             if path.name.endswith(".json") and path.name[0] != ".":
                 self._add(path, written)
         if not self._pieces:
-            raise UserError(f"{self.folder} holds no results of coca caption or coca score-pairs")
+            raise UserError(
+                f"{self.folder} holds no results of coca caption, coca embed or coca score-pairs"
+            )
 
     def _add(self, path: Any, written: set[str]) -> None:
         try:
@@ -73,6 +75,11 @@ class Results:
         name, size, checksum, first, count = identity
         stem = path.name.removesuffix(".json")
         file = next((stem + end for end in (".parquet", ".npy") if stem + end in written), "")
+        if not file and f"{stem}.jsonl" in written:
+            raise UserError(
+                f"{self.folder} was written with --format jsonl; results are read from Parquet "
+                "files, and embeddings from .npy, too"
+            )
         if not file:
             wanted = paths.join(self.folder, f"{stem}.parquet")
             raise UserError(f"{wanted} is missing: results are read from Parquet files")

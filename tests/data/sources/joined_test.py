@@ -88,11 +88,14 @@ def test_results_of_other_content_differ_in_their_fingerprint(tmp_path):
 
 
 def test_folders_without_results_are_refused(tmp_path):
-    with pytest.raises(UserError, match="nothing holds no results"):
+    with pytest.raises(UserError, match=r"nothing holds no results of .* coca embed or"):
         Results(str(tmp_path / "nothing"))
     results(tmp_path / "out", "caption", lambda *_: "made", most=10)
     (tmp_path / "out/0.parquet").unlink()
     with pytest.raises(UserError, match=r"0.parquet is missing"):
+        Results(str(tmp_path / "out"))
+    (tmp_path / "out/0.jsonl").touch()
+    with pytest.raises(UserError, match=r"out was written with --format jsonl; .* from Parquet"):
         Results(str(tmp_path / "out"))
     (tmp_path / "out/_done/0.json").write_text(json.dumps({"shard": [1]}))
     with pytest.raises(UserError, match=r"0.json is not what coca caption writes"):
