@@ -125,7 +125,11 @@ def pixel_count(text: str) -> int:
 
 SERVING_OPTIONS = {
     "max-latency-ms": (milliseconds, 5.0, "wait at most this long to fill a batch"),
-    "max-batch": (count, 32, "run at most this many images together, and take in one request"),
+    "max-batch": (
+        count,
+        32,
+        "run at most this many images together, and take in one request (1,024 at most)",
+    ),
     "queue": (count, 256, "answer 503 beyond this many requests in progress"),
     "max-bytes": (count, 2**25, "answer 413 to larger requests"),
     "max-pixels": (pixel_count, 40_000_000, "answer 413 to larger images"),

@@ -111,6 +111,7 @@ class ImageIndex:
     """The index of one folder by one model.
 
     Attributes:
+      folder: of the images.
       unreadable: files that are not images or cannot be read, after `update`.
       hidden: how many hidden files and folders were left out, after `update`.
     """
@@ -126,7 +127,7 @@ class ImageIndex:
         Raises:
           UserError: one of them is a URL.
         """
-        self._path, self._folder = local_folder(path), local_folder(folder)
+        self._path, self.folder = local_folder(path), local_folder(folder)
         self._model, self._said = model, False
         self.unreadable, self.hidden = [], 0
         self._names: dict[int, str] = {}  # of live rows
@@ -159,7 +160,7 @@ class ImageIndex:
         Raises:
           UserError: the folder holds no images, or another process updates the index.
         """
-        there, lost, hidden = list_images(self._folder)
+        there, lost, hidden = list_images(self.folder)
         self._lost, self.hidden = lost, len(hidden)  # what is lost grows by what cannot be opened
         if self._read() and there == {name: stamp for name, (stamp, _) in self._rows.items()}:
             counts = {"added": 0, "kept": len(self), "removed": 0}
@@ -219,10 +220,10 @@ class ImageIndex:
             self._searches[by] = SEARCHES[by](self._file, self._stored, live)
         scores, rows = self._searches[by](np.asarray(query, np.float32), top)
         matches = zip(scores.tolist(), rows.tolist(), strict=True)
-        return [(score, self._folder / self._names[row]) for score, row in matches]
+        return [(score, self.folder / self._names[row]) for score, row in matches]
 
     def _append(self, names: Sequence[str], there: dict[str, Stamp], embed: Embed) -> None:
-        embeddings, errors = embed([self._folder / name for name in names])
+        embeddings, errors = embed([self.folder / name for name in names])
         reasons = dict(zip(names, errors, strict=True))
         good = [name for name in names if reasons[name] is None]
         if good:
@@ -247,7 +248,7 @@ class ImageIndex:
             content = read_json(self._path / "index.json")
             if not _is_index(content):
                 raise Damaged("is not what a search writes")
-            if (content["model"], content["folder"]) != (self._model, str(self._folder.absolute())):
+            if (content["model"], content["folder"]) != (self._model, str(self.folder.absolute())):
                 return False
             file, rows, width = self._path / content["table"], content["rows"], content["width"]
             if not file.is_file() or file.stat().st_size < 4 * rows * width:
@@ -273,7 +274,7 @@ class ImageIndex:
     def _save(self) -> None:
         content = {
             "model": self._model,
-            "folder": str(self._folder.absolute()),
+            "folder": str(self.folder.absolute()),
             "table": self._file.name,
             "rows": self._next_row,
             "width": self._width,

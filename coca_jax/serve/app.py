@@ -209,7 +209,7 @@ def _thumbnails(service: Service) -> Handler:
         if served.index is None or name not in served.index:
             raise RequestError(404, "the index has no such image")
         with service.admission.admitted():
-            content = await service.decoded(read, served.folder / name)
+            content = await service.decoded(read, served.index.folder / name)
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "max-age=600"})
 
     return handle
@@ -229,6 +229,6 @@ def _model_info(service: Service) -> dict[str, Any]:
         "limits": {
             "max_bytes": limits.max_bytes,
             "max_pixels": limits.max_pixels,
-            "max_images": limits.max_batch,
+            "max_images": limits.max_images,
         },
     }

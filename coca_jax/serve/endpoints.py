@@ -194,7 +194,7 @@ def _answers(classes: Sequence[str], logits: np.ndarray, top: int) -> list[dict[
 
 
 def _match(service: Service, score: float, path: Any) -> dict[str, Any]:
-    name = path.relative_to(service.served.folder).as_posix()
+    name = path.relative_to(service.served.index.folder).as_posix()
     quoted = urllib.parse.quote(name, errors="surrogateescape")
     shown = name.encode(errors="surrogateescape").decode(errors="replace")
     return {"path": shown, "similarity": float(score), "thumbnail": f"v1/thumbnails/{quoted}"}

@@ -22,12 +22,17 @@ RETRY_SECONDS = 1
 class Limits:
     """Limits that the command's flags set."""
 
-    max_batch: int = 32  # images of one request, too
+    max_batch: int = 32  # images, and of one request, too, up to MAX_IMAGES
     max_latency: float = 0.005  # seconds
     queue: int = 256  # requests in progress
     max_bytes: int = 2**25  # of a request, and of an image at a URL
     max_pixels: int = 40_000_000  # of an image
     allow_urls: bool = False
+
+    @property
+    def max_images(self) -> int:
+        """Images of one request at most."""
+        return min(self.max_batch, MAX_IMAGES)
 
 
 class Place:

@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,14 +38,12 @@ class Served:
     Attributes:
       name: of the model, for people.
       writes_answers: whether it was trained to write the answer after a question.
-      folder: of the images in the index.
     """
 
     model: LoadedModel
     name: str = "model"
     writes_answers: bool = False
     index: ImageIndex | None = None
-    folder: pathlib.Path | None = None
 
     @property
     def indexed(self) -> int:

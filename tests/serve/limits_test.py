@@ -1,7 +1,11 @@
 import pytest
 
 from coca_jax.serve.errors import RequestError
-from coca_jax.serve.limits import Admission
+from coca_jax.serve.limits import MAX_IMAGES, Admission, Limits
+
+
+def test_images_of_a_request():
+    assert [Limits(most).max_images for most in (8, 2000)] == [8, MAX_IMAGES]
 
 
 def test_requests_and_their_bytes_are_limited_but_one_is_always_admitted():

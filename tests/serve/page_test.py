@@ -38,7 +38,7 @@ def base(model, tmp_path_factory):
 
     index = ImageIndex(tmp_path_factory.mktemp("index"), folder, "tiny")
     index.update(embed)
-    served = Served(model, "tiny", writes_answers=True, index=index, folder=folder)
+    served = Served(model, "tiny", writes_answers=True, index=index)
     opened = bind("127.0.0.1", 0)
     config = uvicorn.Config(make_app(Service(served, LIMITS)), log_config=None)
     server = uvicorn.Server(config)

@@ -38,7 +38,7 @@ def service(model, folder, tmp_path_factory):
 
     index = ImageIndex(tmp_path_factory.mktemp("index"), folder, "tiny")
     index.update(embed)
-    return Service(Served(model, index=index, folder=folder), LIMITS)
+    return Service(Served(model, index=index), LIMITS)
 
 
 @pytest.fixture(scope="module")

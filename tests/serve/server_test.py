@@ -127,6 +127,8 @@ def test_a_port_in_use_a_model_or_a_package_that_is_missing_end_with_one_message
         assert capsys.readouterr().err.startswith(f"coca serve: --port {port} is in use")
     assert cli.main(["serve", "--model", str(tmp_path), "--port", "0"]) == 2
     assert str(tmp_path) in capsys.readouterr().err
+    assert cli.main(["serve", "--model", "nowhere", "--images", "gs://bucket/images"]) == 2
+    assert "gs://bucket/images: images to be searched" in capsys.readouterr().err
     assert cli.main(["serve", "--model", "nowhere", "--index", "x"]) == 2
     assert "--images" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "uvicorn" else 1)

@@ -7,6 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 
+def require_local(*folders: str | None) -> None:
+    """Refuses folders of images and indices at a URL now, rather than after loading a model."""
+    from coca_jax.image_search.image_index import local_folder
+
+    for folder in filter(None, folders):
+        local_folder(folder)
+
+
 def updated_index(options: argparse.Namespace, model: Any) -> tuple[str | os.PathLike, Any, Any]:
     """The index of the folder `options.images`, brought up to date with a progress bar.
 

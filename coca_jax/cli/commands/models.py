@@ -5,7 +5,7 @@ import sys
 
 from coca_jax.cli.commands.batches import caption_data
 from coca_jax.cli.commands.configs import load_model
-from coca_jax.cli.commands.indexing import progress, updated_index
+from coca_jax.cli.commands.indexing import progress, require_local, updated_index
 from coca_jax.cli.options import BEAM_OPTIONS, CAPTION_OPTIONS, DATA_DEFAULTS, SAMPLING_OPTIONS
 from coca_jax.cli.streams import is_read, print_json
 from coca_jax.errors import Incomplete, UserError
@@ -57,7 +57,6 @@ def _require_no_data_options(options: argparse.Namespace) -> None:
 
 def search(options: argparse.Namespace) -> None:
     """Finds the images that match a text or an image best; prints a JSON line for each."""
-    from coca_jax.image_search.image_index import local_folder
     from coca_jax.image_search.nearest import import_faiss
 
     if (options.text is None) == (options.image is None):
@@ -66,8 +65,7 @@ def search(options: argparse.Namespace) -> None:
         raise UserError("--index is for --images; --embeddings are an index themselves")
     if options.backend == "faiss":
         import_faiss()  # fails now rather than after embedding
-    for folder in filter(None, (options.images, options.index)):
-        local_folder(folder)  # fails now rather than after loading a model
+    require_local(options.images, options.index)
     model = load_model(options.model)
     if options.text is None:
         query = model.encode_image(model.preprocess([options.image]))[0]

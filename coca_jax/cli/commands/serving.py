@@ -3,12 +3,11 @@
 import argparse
 import functools
 import os
-import pathlib
 import sys
 from typing import Any
 
 from coca_jax.cli.commands.configs import load_model
-from coca_jax.cli.commands.indexing import updated_index
+from coca_jax.cli.commands.indexing import require_local, updated_index
 from coca_jax.errors import UserError
 from coca_jax.io.messages import counted
 
@@ -24,6 +23,7 @@ def serve(options: argparse.Namespace) -> None:
 
     if options.index and not options.images:
         raise UserError("--index is the place of the index of --images DIR, which is missing")
+    require_local(options.images, options.index)
     limits = Limits(
         max_batch=options.max_batch,
         max_latency=options.max_latency_ms / 1000,
@@ -37,8 +37,7 @@ def serve(options: argparse.Namespace) -> None:
         model = load_model(options.model)
         index = _index(options, model, report) if options.images else None
         name = os.path.basename(os.path.abspath(options.model))
-        folder = pathlib.Path(options.images) if options.images else None
-        served = Served(model, name, _writes_answers(model.source.config), index, folder)
+        served = Served(model, name, _writes_answers(model.source.config), index)
         service = Service(served, limits)
         service.warm_up(report)
         run(service, opened)
