@@ -265,9 +265,11 @@ def remove_temporaries(
         process may be writing them.
       name: only what became a file or folder of this name; None: all.
     """
-    if is_url(os.fspath(folder)) or not os.path.isdir(folder):
+    try:
+        entries = [] if is_url(os.fspath(folder)) else [*os.scandir(folder)]
+    except OSError:  # there is no such folder, or it cannot be listed
         return
-    for entry in os.scandir(folder):
+    for entry in entries:
         if _TEMPORARY.fullmatch(entry.name) and name in (None, entry.name[1:-33]):
             with contextlib.suppress(OSError):  # its writer may have just renamed it
                 if time.time() - _last_change(entry.path) >= min_age:

@@ -243,7 +243,7 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     assert left == {new.name, gone.name, ".lock", "config.json"}
 
 
-def test_folders_that_killed_writers_left_are_removed(tmp_path):
+def test_folders_that_killed_writers_left_are_removed(tmp_path, monkeypatch):
     left = [tmp_path / f".{name}.{'0a' * 16}" for name in ("out", "writing", "other")]
     for folder in left:
         (folder / "deep").mkdir(parents=True)
@@ -255,3 +255,10 @@ def test_folders_that_killed_writers_left_are_removed(tmp_path):
     assert {*tmp_path.iterdir()} == {*left[1:]}
     files.remove_temporaries(tmp_path)
     assert {*tmp_path.iterdir()} == {left[1]}
+
+    def refuse(folder):
+        raise PermissionError
+
+    with monkeypatch.context() as patch:  # a folder that may be entered, but not listed
+        patch.setattr(os, "scandir", refuse)
+        files.remove_temporaries(tmp_path)
