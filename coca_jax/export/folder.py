@@ -6,14 +6,12 @@ OUT/image_encoder.onnx    or .stablehlo; text_encoder and decoder, where the mod
 OUT/tokenizer.json        or tokenizer.model
 """
 
-import contextlib
 import importlib.util
 import json
 import os
 import pathlib
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +24,12 @@ from coca_jax.export.functions import Spec, Traced, exported_config, trace_funct
 from coca_jax.export.stablehlo import PLATFORMS, write_stablehlo
 from coca_jax.inference import LoadedModel
 from coca_jax.io import files
+from coca_jax.io.folders import UNFINISHED, new_folder
 from coca_jax.io.messages import cause
 from coca_jax.io.paths import is_url, normalize
 from coca_jax.models.int8 import dequantized
 
 DESCRIPTION, WEIGHTS = "export.json", "weights.safetensors"
-PARTS = "export"  # in the name of a folder that is in an existing one until all is written
 FORMATS = ("stablehlo", "onnx")
 DTYPES = ("float32", "bfloat16")
 DEFAULT_PLATFORMS = ("cpu", "cuda", "tpu")
@@ -71,7 +69,7 @@ def export_model(
     description = settings | describe(model, traced, file_format, contents)
     contents[DESCRIPTION] = (json.dumps(description, indent=1) + "\n").encode()
     try:
-        with _whole(pathlib.Path(normalize(folder))) as temporary:
+        with new_folder(folder, DESCRIPTION) as temporary:
             for name, content in contents.items():
                 (temporary / name).write_bytes(content)
             _write_functions(temporary, traced, weights, settings)
@@ -114,7 +112,7 @@ def require_writable(folder: str | os.PathLike, file_format: str) -> None:
         raise UserError(f"{path!r} is not UTF-8, as the package onnx demands of a path")
     parent, name = os.path.split(os.path.abspath(path))
     files.remove_temporaries(parent, name=name[-50:])
-    files.remove_temporaries(path, name=PARTS)
+    files.remove_temporaries(path, name=UNFINISHED)
     if os.path.isdir(path) and os.listdir(path):
         raise UserError(f"{path} is not empty; give a new folder")
 
@@ -143,28 +141,6 @@ def require_settings(file_format: str, dtype: str, platforms: Sequence[str] | No
         )
     if importlib.util.find_spec("onnx") is None:
         raise UserError("--format onnx needs the package onnx: pip install coca_jax[onnx]")
-
-
-@contextlib.contextmanager
-def _whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a folder to write to, whose files are those of `folder` if the context ends well.
-
-    A folder that exists is not replaced: it may be a mount point, or the one that a shell is in.
-    The files are moved into it, `DESCRIPTION` last.
-    """
-    if not folder.is_dir():
-        with files.atomic(folder) as temporary:
-            temporary.mkdir(parents=True)
-            yield temporary
-        return
-    temporary = folder / f".{PARTS}.{uuid.uuid4().hex}"
-    temporary.mkdir()
-    try:
-        yield temporary
-        for path in sorted(temporary.iterdir(), key=lambda path: path.name == DESCRIPTION):
-            path.rename(folder / path.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_functions(

@@ -23,8 +23,8 @@ from coca_jax.inference.sources import OpenClipWeights, Source
 from coca_jax.interop import hub, open_clip, open_clip_config
 from coca_jax.interop.open_clip_model import open_model
 from coca_jax.interop.weights import write_tensors
-from coca_jax.io.files import atomic, write_whole
-from coca_jax.io.folders import children, remove_tree
+from coca_jax.io.files import remove_temporaries, write_whole
+from coca_jax.io.folders import UNFINISHED, children, new_folder, remove_tree
 from coca_jax.io.paths import as_path, is_url
 from coca_jax.models import CoCaConfig, int8
 from coca_jax.validation import validate
@@ -116,7 +116,7 @@ def write_model(
     config.lora.rank, config.optimizer.ema_decay = 0, 0.0
     config.checkpoint.update(keep_best="", best_mode="")
     metadata = {"examples_seen": 0, "config": to_json(config), **metadata}
-    with new_folder(directory) as folder:
+    with new_model_folder(directory, "config.json") as folder:
         if content := tokenizer_content(source):
             name = tokenizers[config.data.tokenizer.kind].file_name
             write_whole(folder / name, content)
@@ -159,6 +159,7 @@ def empty_folder(folder: str | os.PathLike, what: str) -> epath.Path:
       UserError: it holds something, or is a file.
     """
     folder = as_path(folder)
+    remove_temporaries(folder, name=UNFINISHED)
     if children(folder):
         raise UserError(f"{folder} is not empty; choose another folder for {what}")
     if folder.is_file():
@@ -167,14 +168,18 @@ def empty_folder(folder: str | os.PathLike, what: str) -> epath.Path:
 
 
 @contextlib.contextmanager
-def new_folder(directory: epath.Path) -> Iterator[epath.Path]:
-    """Yields a folder to write to; `directory` exists afterwards only if the block succeeds."""
+def new_model_folder(directory: epath.Path, last: str) -> Iterator[epath.Path]:
+    """Gives a folder to write to; `directory` has all of it only if the context ends well.
+
+    Args:
+      directory: new or empty, local or at a URL.
+      last: the name of the file that says that a folder is a model's.
+    """
     if not is_url(os.fspath(directory)):
-        with atomic(directory) as temporary:
+        with new_folder(directory, last) as temporary:
             yield epath.Path(temporary)
         return
-    # A store cannot rename folders; there, a folder is a model's once it has its configuration,
-    # which is therefore written last.
+    # A store cannot rename folders; there, `last` is written last.
     try:
         yield directory
     except BaseException:

@@ -12,7 +12,12 @@ from coca_jax.errors import UserError
 from coca_jax.inference import find_checkpoint
 from coca_jax.inference.sources import Source
 from coca_jax.interop import hub, open_clip_config
-from coca_jax.interop.convert import empty_folder, new_folder, open_clip_tensors, usage_notes
+from coca_jax.interop.convert import (
+    empty_folder,
+    new_model_folder,
+    open_clip_tensors,
+    usage_notes,
+)
 from coca_jax.interop.model_card import LICENSE, for_hub, model_card
 from coca_jax.interop.open_clip_model import OWN, is_open_clip, open_model
 from coca_jax.interop.shards import NAMES, main_file, weight_files
@@ -60,7 +65,7 @@ def export_folder(
     card = model_card(source, directory.name, license_id, notes)
     settings = _settings(source, model, directory.name)
     try:
-        with new_folder(directory) as folder:
+        with new_model_folder(directory, hub.SETTINGS) as folder:
             folder.mkdir(parents=True, exist_ok=True)
             write_tensors(folder / NAMES[0], tensors, settings["model_cfg"])
             files = tokens | {hub.CARD: card.encode()}

@@ -6,15 +6,20 @@ import os
 import re
 import shutil
 import stat
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from coca_jax.io.paths import as_path, is_url, join, system_of
+from coca_jax.io.files import atomic
+from coca_jax.io.paths import as_path, is_url, join, normalize, system_of
 
 if TYPE_CHECKING:
     from etils import epath
 
 _THREADS = 8
+UNFINISHED = "unfinished"  # in the name of a folder that is in a new one until all is written
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -74,6 +79,36 @@ def remove_tree(folder: str | os.PathLike) -> None:
     system, name = system_of(path)
     with contextlib.suppress(FileNotFoundError):
         system.rm(name, recursive=True)
+
+
+@contextlib.contextmanager
+def new_folder(folder: str | os.PathLike, last: str) -> Iterator[Path]:
+    """Gives a folder to write to, whose content is that of a local folder if the context ends well.
+
+    Args:
+      folder: new or empty. One that exists is not replaced: it may be a mount point, or the one
+        that a shell is in. What was written is moved into it. If this process is killed,
+        `files.remove_temporaries` removes what is left, under the name `UNFINISHED` in a folder
+        that existed.
+      last: the name that is moved last, so that a folder with it is whole.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    path = Path(normalize(folder))
+    if not path.is_dir():
+        with atomic(path) as temporary:
+            temporary.mkdir(parents=True)
+            yield temporary
+        return
+    temporary = path / f".{UNFINISHED}.{uuid.uuid4().hex}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        for written in sorted(temporary.iterdir(), key=lambda written: written.name == last):
+            written.rename(path / written.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def copy_tree(source: str | os.PathLike, target: str | os.PathLike) -> None:

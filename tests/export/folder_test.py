@@ -122,7 +122,7 @@ def test_an_empty_folder_stays(quick, model, tmp_path, monkeypatch, given, at):
     out.mkdir()
     monkeypatch.chdir(tmp_path / at)
     before = out.stat().st_ino
-    left = [at / f".{name}.{'0a' * 16}" for at, name in ((out, "export"), (tmp_path, "out"))]
+    left = [at / f".{name}.{'0a' * 16}" for at, name in ((out, "unfinished"), (tmp_path, "out"))]
     for path in left:  # by a process that was killed
         path.mkdir()
         os.utime(path, (1, 1))

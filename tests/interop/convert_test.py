@@ -1,4 +1,5 @@
 import json
+import os
 
 import jax
 import numpy as np
@@ -174,6 +175,19 @@ def test_a_file_names_what_it_does_not_say(folder, tmp_path, capsys):
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("in OpenCLIP: images are prepared by mean=[0.48")
     assert shown[0].endswith("interpolation=bicubic, resize_mode=shortest, fill_color=0")
+
+
+@pytest.mark.parametrize("to", ["coca", "open_clip"])
+def test_an_empty_folder_stays(to, folder, tmp_path, monkeypatch):
+    """It may be a mount point, or the one that the user's shell is in."""
+    monkeypatch.chdir(tmp_path)
+    left = tmp_path / f".unfinished.{'0a' * 16}"  # by a process that was killed
+    left.mkdir()
+    os.utime(left, (1, 1))
+    before = tmp_path.stat().st_ino
+    assert cli.main(["convert", "--to", to, str(folder / "model"), "."]) == 0
+    assert tmp_path.stat().st_ino == before and not left.exists()
+    assert find_checkpoint(tmp_path).config is not None
 
 
 def test_a_variant_can_be_a_hubs_folder_or_configuration(hub, square, tmp_path):
