@@ -11,6 +11,7 @@ import functools
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import uuid
@@ -203,23 +204,21 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     `path` is as it was before (`remove_temporaries` removes what a killed process left).
 
     Args:
-      path: of a local file or folder, or of a file at a URL, to which it is copied at the end.
+      path: of a local file or folder; a link stays, and what it names is replaced. To a file at a
+        URL, a pipe or a device it is copied at the end.
 
     Raises:
       FileExistsError: `path` is a folder that holds something; what was written is removed.
       OSError: it cannot be written; names `path`, and leaves nothing.
     """
     path = normalize(path)
-    if is_url(path):
+    if is_url(path) or _is_stream(path):
         with tempfile.TemporaryDirectory(prefix="coca_jax-") as folder:
             temporary = Path(folder) / path.rpartition("/")[2]
             yield temporary
-            system, name = system_of(path)
-            system.put_file(str(temporary), name)
+            _copy(temporary, path)
         return
-    path = Path(path)
-    if path.is_symlink() and path.is_dir():  # a folder cannot replace a link to one
-        path = path.resolve()
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     # Hosts of one file system may have equal process ids. Libraries' errors show the name.
     temporary = path.with_name(f".{path.name[-50:]}.{uuid.uuid4().hex}")
     try:
@@ -230,6 +229,28 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         if isinstance(error, OSError) and _is_of(error, temporary):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _is_stream(path: str) -> bool:
+    """Whether a local path is of a pipe or a device, which is written to and cannot be replaced."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _copy(file: Path, path: str) -> None:
+    """Copies a local file to a URL, a pipe or a device."""
+    if is_url(path):
+        system, name = system_of(path)
+        system.put_file(str(file), name)
+        return
+    try:
+        with open(file, "rb") as source, open(path, "wb") as target:
+            shutil.copyfileobj(source, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def _rename(temporary: Path, path: Path) -> None:

@@ -128,6 +128,29 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_a_file_is_kept(tmp_path, there):
+    (tmp_path / "other").mkdir()
+    if there:
+        (tmp_path / "other/file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("other/file")
+    files.write_whole(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "other/file").read_bytes() == b"new"
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_a_pipe_is_written_to(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    files.write_whole(tmp_path / name, b"1")
+    assert os.read(reader, 10) == b"1"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
+
+
 def test_a_link_to_an_empty_folder_is_kept(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")
