@@ -6,7 +6,8 @@ What follows `--` goes to `coca train`, or to another command if it begins with 
 process has `--devices` CPU devices and its own log, `W/logs/process_0.log` and so on; for W at
 `gs://bucket/run` logs are in `runs/bucket/run/logs`. The log of process 0 is also shown. Ctrl-C or
 SIGTERM is passed on to all, which save and end; a second one kills them. When a process dies, the
-others are ended and its last lines shown.
+others are ended and its last lines shown. One that is done, be it without some inputs (5), ends no
+other.
 """
 
 import argparse
@@ -22,10 +23,13 @@ import time
 
 from coca_jax.errors import ExitCode
 from coca_jax.io.parent import kill_with_parent
+from coca_jax.io.paths import is_url, normalize
 
-GRACE_SECONDS = 10  # between asking the others to end and killing them, when one has died
+GRACE_SECONDS = 10  # for the others to end by themselves when one has died; then they are killed
 ONE_SIGNAL_SECONDS = 1  # within which further ones are the same, sent to a whole group, say
 LAST_LINES = 20
+# Exit codes of a process that ended well.
+WELL = (ExitCode.DONE, ExitCode.INCOMPLETE)
 # Exit codes after which a restart would not help.
 FINAL = (ExitCode.DONE, ExitCode.USER_ERROR, ExitCode.PREEMPTED, ExitCode.INCOMPLETE)
 
@@ -72,14 +76,17 @@ class Group:
             self._children.append(self._start(words, common | {"COCA_PROCESS": str(index)}, index))
 
     def wait(self) -> int:
-        """Waits for all: 0 if all ended well, else the first failure's code (128 + n: a signal)."""
+        """Waits for all and returns the first failure's code (128 + n: a signal).
+
+        Without a failure it is 5 if some process could not use all inputs, else 0.
+        """
         shown = threading.Thread(target=self._show)
         shown.start()
         first = None
         while any(child.poll() is None for child in self._children):
             time.sleep(0.1)
             codes = {i: child.poll() for i, child in enumerate(self._children)}
-            failed = [i for i, code in codes.items() if code not in (None, 0)]
+            failed = [i for i, code in codes.items() if code not in (None, *WELL)]
             if failed and first is None:
                 # The cause, rather than a process that ended because of it.
                 first = min(failed, key=lambda i: codes[i] == ExitCode.PEER_LOST)
@@ -158,13 +165,17 @@ def _send(child, number):
 def _log_folder(options, words):
     if options.logs:
         return options.logs
-    for i, word in enumerate(words):
-        if word.startswith("--workdir"):
-            workdir = word.partition("=")[2] or words[i + 1]
-            if "://" in workdir:  # logs are written as they come, which stores cannot
-                workdir = pathlib.Path("runs", *workdir.partition("://")[2].split("/"))
-            return pathlib.Path(workdir).expanduser() / "logs"
-    raise SystemExit("local.py: without a --workdir in the command, --logs DIR says where logs go")
+    parser = argparse.ArgumentParser(prog="local.py", add_help=False, allow_abbrev=False)
+    parser.add_argument("--workdir", default="")
+    workdir = parser.parse_known_args(words)[0].workdir
+    if not workdir:
+        raise SystemExit(
+            "local.py: without a --workdir in the command, --logs DIR says where logs go"
+        )
+    workdir = normalize(workdir)
+    if is_url(workdir):  # logs are written as they come, which stores cannot
+        workdir = pathlib.Path("runs", *workdir.partition("://")[2].split("/"))
+    return pathlib.Path(workdir) / "logs"
 
 
 def _options(arguments):

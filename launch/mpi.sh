@@ -4,7 +4,7 @@
 #     launch/mpi.sh -np 16 --hostfile hosts -- train --config coca_base --workdir W
 #
 # What stands before `--` goes to mpirun, what follows to coca. One process has one GPU. mpirun
-# itself ends the others when one ends with an error. Run it again and it goes on.
+# itself ends the others when one ends with another code than 0. Run it again and it goes on.
 # PYTHON names the interpreter (.venv/bin/python where there is one, else python3).
 set -eu
 options=()
@@ -18,4 +18,10 @@ if [ "$#" -lt 2 ]; then
 fi
 shift
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-exec mpirun --bind-to none --tag-output "${options[@]}" "$PYTHON" -u -m coca_jax "$@"
+each=("$PYTHON" -u -m coca_jax "$@")
+case $1 in
+    # Shares of a data set: one that is done without some inputs (5) must not end the others.
+    caption | embed | score-pairs)
+        each=(bash -c 'trap : INT TERM; "$@"; code=$?; [ "$code" -eq 5 ] || exit "$code"' - "${each[@]}") ;;
+esac
+exec mpirun --bind-to none --tag-output "${options[@]}" "${each[@]}"

@@ -58,6 +58,11 @@ def test_slurm_requeues_what_can_go_on(slurm, code, requeued):
     assert calls[1:] == ["scontrol requeue 77"] * requeued
 
 
+def test_slurm_lets_each_task_end(slurm):
+    _, calls = slurm(0)
+    assert {"--wait=0", "--kill-on-bad-exit=0"} <= set(calls[0].split())
+
+
 def test_slurm_stops_requeuing(slurm):
     done, calls = slurm(3, SLURM_RESTART_COUNT="5", COCA_MOST_RESTARTS="5")
     assert done.returncode == 3 and len(calls) == 1
@@ -93,6 +98,14 @@ def test_tpu_vm_quotes_the_command(tmp_path):
         text=True,
     )
     assert there.stdout.splitlines() == ["-u", "-m", "coca_jax", *words], there.stderr
+
+
+@pytest.mark.parametrize("name, code, seen", [("embed", 5, 0), ("embed", 2, 2), ("train", 5, 5)])
+def test_mpirun_does_not_see_that_a_share_lacks_some_inputs(tmp_path, name, code, seen):
+    command(tmp_path, "python", f'#!/bin/bash\necho "$@"\nexit {code}\n')
+    command(tmp_path, "mpirun", '#!/bin/bash\nshift 4\nexec "$@"\n')  # four options, here
+    done = run(tmp_path, "mpi.sh", "-n2", "--", name, "a b", PYTHON=str(tmp_path / "python"))
+    assert (done.stdout, done.returncode) == (f"-u -m coca_jax {name} a b\n", seen)
 
 
 @pytest.mark.slow

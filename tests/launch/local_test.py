@@ -38,15 +38,18 @@ if "crash" in plan and me == "1" and not (workdir / "crashed").exists():
     os.kill(os.getpid(), signal.SIGKILL)
 if "user error" in plan:
     sys.exit(2)
-if "consequence" in plan:
+if "incomplete" in plan and me == "0":
+    sys.exit(5)
+if "codes" in plan:  # of process 1, and of process 0, which ends after it
+    _, first, second = plan.split()
     if me == "1":
-        sys.exit(9)
+        sys.exit(int(first))
     while not ((workdir / "started1").exists() and (pid := (workdir / "started1").read_text())):
         time.sleep(0.005)
     stat = pathlib.Path(f"/proc/{pid}/stat")
     while stat.exists() and ") Z " not in stat.read_text():
         time.sleep(0.005)
-    sys.exit(4)
+    sys.exit(int(second))
 end = time.monotonic() + (60 if "linger" in plan and (workdir / "crashed").exists()
                           or "forever" in plan else 0)
 if "once" in plan and (workdir / "again").exists():
@@ -163,10 +166,18 @@ def test_a_death_ends_the_others(launch):
 
 
 def test_the_cause_is_shown_not_the_consequence(launch):
-    child = launch("consequence")
+    child = launch("codes 9 4")
     _, errors = child.communicate(timeout=30)
     assert child.returncode == 9
     assert "process 1 ended with exit code 9" in errors
+
+
+@pytest.mark.parametrize("second, failed", [(0, False), (5, False), (9, True)])
+def test_one_that_is_done_without_some_inputs_is_no_failure(launch, second, failed):
+    child = launch(f"codes 5 {second}")
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode == (9 if failed else 5)
+    assert "process 1 ended" not in errors and ("process 0 ended" in errors) == failed
 
 
 @pytest.mark.slow
@@ -210,11 +221,25 @@ def test_without_a_workdir_logs_must_be_named(tmp_path):
     assert done.returncode == 1 and "--logs" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["../run", "gs://bucket/a/run", "s3://bucket/run"])
-def test_logs_are_local(name):
+def test_a_workdir_without_a_name():
+    words = ["--", "train", "--config", "shapes", "--workdir"]
+    done = subprocess.run([sys.executable, str(LAUNCHER), *words], capture_output=True, text=True)
+    assert done.returncode == 2 and "--workdir: expected one argument" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("../run", "../run"),
+        ("gs://bucket/a/run", "runs/bucket/a/run"),
+        ("s3://bucket/run", "runs/bucket/run"),
+        ("file:///there/run", "/there/run"),
+    ],
+)
+def test_logs_are_local(name, expected):
     spec = importlib.util.spec_from_file_location("local", LAUNCHER)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    folder = module._log_folder(types.SimpleNamespace(logs=None), ["--workdir", name])
-    expected = f"runs/{name.split('//')[-1]}" if "//" in name else name
-    assert str(folder) == f"{expected}/logs"
+    for words in (["--workdir", name], ["--config", "c", f"--workdir={name}"]):
+        folder = module._log_folder(types.SimpleNamespace(logs=None), words)
+        assert str(folder) == f"{expected}/logs"
