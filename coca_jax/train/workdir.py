@@ -5,6 +5,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from coca_jax.checkpoints.metadata import Saved, sha256
+from coca_jax.checkpoints.processes import say
 from coca_jax.config import differences, model_config, to_json, write_config
 from coca_jax.config.record import NAME, parse_record, resumable, stored_config
 from coca_jax.data.fingerprint import parse
@@ -12,8 +13,9 @@ from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
 from coca_jax.evaluate.results import read_step
 from coca_jax.evaluate.runner import missing_evals
-from coca_jax.io import files
+from coca_jax.io import files, folders
 from coca_jax.io.stored import Damaged, read_json
+from coca_jax.observe.writers import read_metrics
 from coca_jax.train.length import require_length
 
 LENGTH = "train.steps"
@@ -30,7 +32,7 @@ def init_or_check_workdir(
     """Makes the folder this run's, or makes sure that it is already.
 
     Writes `config.json` (and the tokenizer's file next to it, so that the model can be loaded from
-    this folder alone).
+    this folder alone). Those of a run that logged and saved nothing are replaced.
 
     Args:
       workdir: the folder.
@@ -51,18 +53,27 @@ def init_or_check_workdir(
             f"{workdir} holds a converted or averaged model, which has no optimizer: choose "
             f"another --workdir, and start from the model by --config.init.path={workdir}"
         )
+    begun = True
     if saved or (workdir / NAME).exists():
         step, metadata = saved or (None, {})
         stored = stored_config(workdir, step, metadata, restore=False)
         free = resumable(data_known=saved is None or bool(parse(metadata.get("data"))))
         free = [key for key in free if not (fixed_length and key == LENGTH)]
-        if changed := differences(to_json(stored), to_json(config), free):
+        changed = differences(to_json(stored), to_json(config), free)
+        begun = bool(saved or folders.children(workdir / "checkpoints") or read_metrics(workdir))
+        if changed and not begun:
+            say(
+                f"{workdir} holds a run that logged and saved nothing; its configuration is replaced:\n  "
+                + "\n  ".join(changed)
+            )
+        elif changed:
             raise UserError(
                 f"{workdir} holds a run with another configuration; set these back, or choose "
                 "another --workdir:\n  " + "\n  ".join(changed)
             )
     require_length(saved, config.train.steps)
-    checksums = _claim_tokenizer(workdir, config.data.tokenizer.kind, tokenizer_file, saved)
+    kind = config.data.tokenizer.kind
+    checksums = _claim_tokenizer(workdir, kind, tokenizer_file, saved, replace=not begun)
     if jax.process_index() == 0:
         write_config(workdir, config)
         for folder in (workdir, workdir / "eval"):
@@ -71,9 +82,17 @@ def init_or_check_workdir(
 
 
 def _claim_tokenizer(
-    workdir: epath.Path, kind: str, file: str, saved: Saved | None
+    workdir: epath.Path, kind: str, file: str, saved: Saved | None, replace: bool
 ) -> dict[str, str]:
-    """Puts the tokenizer's file into the folder, or makes sure that it is the one there."""
+    """Puts the tokenizer's file into the folder, or makes sure that it is the one there.
+
+    Args:
+      workdir: the folder.
+      kind: of the tokenizer.
+      file: the tokenizer's.
+      saved: what the newest checkpoint there says of itself; None: there is none.
+      replace: whether another one there is replaced.
+    """
     tokenizer = tokenizers[kind]
     if not tokenizer.file_name:
         return {}
@@ -81,7 +100,7 @@ def _claim_tokenizer(
     checksum, there = sha256(content), workdir / name
     files_of = saved.metadata.get("files") if saved else None
     expected = files_of.get(name, checksum) if isinstance(files_of, dict) else checksum
-    if there.exists() and content != there.read_bytes():
+    if not replace and there.exists() and content != there.read_bytes():
         if saved and checksum == expected:
             raise UserError(
                 f"{there} is not the file that step {saved.step} was trained with; {file} is: "

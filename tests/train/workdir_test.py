@@ -62,6 +62,30 @@ def test_the_checkpoint_says_whose_the_folder_is(workdir, config, tokenizer):
         init_or_check_workdir(workdir, config, tokenizer, saved_of(other))
 
 
+@pytest.mark.parametrize("trace", ["metrics.jsonl", "checkpoints/3"])
+def test_a_run_that_saved_nothing_may_have_another_configuration(
+    workdir, config, tokenizer, tmp_path, capsys, trace
+):
+    """After its first step took too much memory, say."""
+    init_or_check_workdir(workdir, config, tokenizer)
+    (workdir / "metrics.jsonl").touch()
+    config.train.batch_size //= 2
+    (tmp_path / "given.model").write_bytes(b"other")
+    init_or_check_workdir(workdir, config, tokenizer)
+    assert "saved nothing; its configuration is replaced:\n  config.train.batch_size" in (
+        capsys.readouterr().out
+    )
+    assert to_json(read_config(workdir)) == to_json(config)
+    assert (workdir / "tokenizer.model").read_bytes() == b"other"
+    if trace == "metrics.jsonl":
+        (workdir / trace).write_text('{"step": 100, "train/loss": 1.0}\n')
+    else:  # whose files are damaged, say
+        (workdir / trace).mkdir(parents=True)
+    config.train.batch_size //= 2
+    with pytest.raises(UserError, match="another configuration"):
+        init_or_check_workdir(workdir, config, tokenizer)
+
+
 def test_a_model_is_no_run_to_go_on_with(workdir, config, tokenizer):
     """Nothing of it would be used: step 0 is that of a new run."""
     converted = saved_of(config)._replace(step=0)
