@@ -30,6 +30,11 @@ def by_first(action: Callable[[], int | None]) -> int:
     return int(outcome[0])
 
 
+def in_any(here: bool) -> bool:
+    """Whether something is so in at least one process; all processes call this."""
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(here))))
+
+
 def say(text: str) -> None:
     """Prints a text once for all processes."""
     if jax.process_index() == 0:

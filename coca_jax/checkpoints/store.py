@@ -20,15 +20,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from flax import traverse_util
-from jax.experimental import multihost_utils
 
 from coca_jax.checkpoints import manifest, metadata
 from coca_jax.checkpoints.best import Best
 from coca_jax.checkpoints.orbax_folder import OrbaxFolder
-from coca_jax.checkpoints.processes import by_first
+from coca_jax.checkpoints.processes import by_first, in_any
 from coca_jax.errors import UserError
 from coca_jax.io import files, folders
 from coca_jax.io.background import hush
@@ -105,7 +103,7 @@ class CheckpointStore(contextlib.AbstractContextManager):
         step, future = self._pending
         error = future.exception()
         self._pending = None
-        if np.any(multihost_utils.process_allgather(np.asarray(error is not None))):
+        if in_any(error is not None):
             raise self._failure(step, error) from error
 
     def latest_valid(self, report: Callable[[str], None] = print) -> int | None:

@@ -146,7 +146,10 @@ def check_eval_data(config: ConfigDict) -> None:
 
 
 def evaluate(
-    model: LoadedModel, config: ConfigDict, evaluations: ConfigDict | None = None
+    model: LoadedModel,
+    config: ConfigDict,
+    evaluations: ConfigDict | None = None,
+    should_stop: Callable[[], bool] = bool,
 ) -> EvalResults:
     """Runs everything in `config.eval` that the model has the parts for.
 
@@ -156,6 +159,7 @@ def evaluate(
       model: the one that is evaluated.
       config: the whole configuration.
       evaluations: a part of `runnable_evals(config, model)`; None: all of it.
+      should_stop: asked before each evaluation, whether to leave out what is left.
 
     Returns:
       The results; call `raise_failures` when they are written.
@@ -179,17 +183,20 @@ def evaluate(
             examples = examples_of(evaluation, config)[0]
             return EvaluationData(model, config, examples, pathlib.Path(folder), computed)
 
-        return run_evaluations(model, parse_evals(evaluations), data_of)
+        return run_evaluations(model, parse_evals(evaluations), data_of, should_stop)
 
 
 def run_evaluations(
     model: Any,
     evaluations: Mapping[str, Evaluation],
     data_of: Callable[[Evaluation], EvaluationData],
+    should_stop: Callable[[], bool] = bool,
 ) -> EvalResults:
-    """Runs each evaluation on its data; a failed one stops no other."""
+    """Runs each evaluation on its data, until it should stop; a failed one stops no other."""
     results = EvalResults({}, {}, {})
     for name, evaluation in evaluations.items():
+        if should_stop():
+            break
         try:
             metrics, artifacts = evaluation.run(model, data_of(evaluation))
         except UserError as error:

@@ -1,5 +1,6 @@
 """The evaluations of a run, on the parameters of its state."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,6 +37,7 @@ class Evaluator:
         state: TrainState,
         recorder: Recorder,
         evaluations: ConfigDict | None = None,
+        should_stop: Callable[[], bool] = bool,
     ) -> dict[str, Any]:
         """Runs evaluations, writes their files and records their metrics.
 
@@ -44,6 +46,7 @@ class Evaluator:
           state: its average of the parameters is evaluated, if it has one.
           recorder: gets the metrics, shows a table of them, and what the evaluations drew.
           evaluations: those to run; None: all that are configured.
+          should_stop: asked before each of them, whether to leave out what is left.
 
         Returns:
           The metrics, by names such as `eval/zero_shot/top1`.
@@ -52,10 +55,11 @@ class Evaluator:
           UserError: evaluations failed on their data, or none has the metric of
             `checkpoint.keep_best`; the results that there are have been written and recorded.
         """
-        results = evaluate(self._with(state), self._experiment.config, evaluations)
+        config = self._experiment.config
+        results = evaluate(self._with(state), config, evaluations, should_stop)
         metrics = results.metrics
         if metrics and jax.process_index() == 0:
-            options = to_json(self._experiment.config.eval)
+            options = to_json(config.eval)
             write_results(self._experiment.workdir, step, metrics, results.artifacts, options)
             recorder.print(format_table(metrics))
             recorder.write_samples(step, results.artifacts)
@@ -67,7 +71,7 @@ class Evaluator:
         # Before any error: results in eval/<step>.json are not computed again.
         recorder.write(step, scalars)
         results.raise_failures()
-        require_metric(self._experiment.config, metrics)
+        require_metric(config, metrics)
         return scalars
 
     def _with(self, state: TrainState) -> LoadedModel:

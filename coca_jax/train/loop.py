@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.checkpoints import CheckpointStore
 from coca_jax.checkpoints.best import Best
-from coca_jax.checkpoints.processes import by_first, say
+from coca_jax.checkpoints.processes import by_first, in_any, say
 from coca_jax.distributed.sharding import bytes_per_device
 from coca_jax.errors import Preempted
 from coca_jax.io.locks import locked
@@ -180,7 +180,7 @@ class _Attempt:
                     self._stop(step)
                 if config.eval and due(config.train.evaluate_every):
                     with watchdog.paused(), self.goodput.spent("evaluation"):
-                        self.evaluator.run(step, state, recorder)
+                        self._evaluate(step, state, recorder)
                     self.meter.restart()
                 if step < self.steps:
                     with self.meter.waiting(), self.goodput.spent("data"):
@@ -278,12 +278,32 @@ class _Attempt:
         words = f"{peak / 1e12:.3g} TFLOP/s ({rule})"
         say(summary.describe(self.experiment, state, compiled, seconds, words))
 
+    def _evaluate(
+        self,
+        step: int,
+        state: TrainState,
+        recorder: Recorder,
+        evaluations: ConfigDict | None = None,
+    ) -> None:
+        """Runs evaluations; asked to stop before one, it saves and leaves the rest to a resume."""
+        asked = False
+
+        def should_stop() -> bool:
+            nonlocal asked
+            asked = in_any(bool(self.stop))
+            return asked
+
+        self.evaluator.run(step, state, recorder, evaluations, should_stop)
+        if asked:
+            self._save(step, state)
+            self._stop(step)
+
     def _run_missing_evals(self, step: int, state: TrainState) -> None:
         """Runs evaluations that the run was stopped before, or that its configuration gained."""
         if evaluations := self.evaluator.missing(step):
             workdir, silent = self.experiment.workdir, not self.is_first
             with Recorder(workdir, self.steps, step, silent, self.config.metrics) as recorder:
-                self.evaluator.run(step, state, recorder, evaluations)
+                self._evaluate(step, state, recorder, evaluations)
 
 
 def _shapes(batch: Batch) -> tuple[tuple[int, ...], ...]:

@@ -63,8 +63,8 @@ def init_or_check_workdir(
         begun = bool(saved or folders.children(workdir / "checkpoints") or read_metrics(workdir))
         if changed and not begun:
             say(
-                f"{workdir} holds a run that logged and saved nothing; its configuration is replaced:\n  "
-                + "\n  ".join(changed)
+                f"{workdir} holds a run that logged and saved nothing; its configuration is "
+                "replaced:\n  " + "\n  ".join(changed)
             )
         elif changed:
             raise UserError(

@@ -21,6 +21,7 @@ from coca_jax.config import model_config
 from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.errors import NotFinite, Preempted, UserError
 from coca_jax.evaluate import runner
+from coca_jax.evaluate.retrieval import Retrieval
 from coca_jax.inference import find_checkpoint
 from coca_jax.io.locks import locked
 from coca_jax.observe.progress import Progress
@@ -186,6 +187,29 @@ def test_a_run_stopped_at_its_last_step_makes_up_its_evaluation(
     assert "eval/zero_shot/top1" in read_metrics(tmp_path / "run")[-1]
 
 
+def test_a_stop_during_evaluations_saves_and_leaves_the_rest_to_the_next_attempt(
+    whole, prepared, tmp_path, monkeypatch
+):
+    config = make_config(prepared, ("zero_shot", "retrieval"), **{"train.evaluate_every": 3})
+    evaluate = Retrieval.run
+
+    def run(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Retrieval, "run", run)
+        with pytest.raises(Preempted, match="by SIGTERM after saving step 3"):
+            loop.train(config, tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
+    first = json.loads((tmp_path / "eval/3.json").read_text())
+    assert first.keys() == {"retrieval"}
+    loop.train(config, tmp_path)
+    assert losses(tmp_path) == losses(whole)
+    both = json.loads((tmp_path / "eval/3.json").read_text())
+    assert both.keys() == {"zero_shot", "retrieval"} and both["retrieval"] == first["retrieval"]
+
+
 def test_no_valid_checkpoint_is_not_a_new_run(whole, prepared, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     for file in (tmp_path / "run/checkpoints").glob("*/layout.json"):
@@ -220,7 +244,7 @@ def test_a_run_leaves_out_evaluations_of_what_it_does_not_train(
     monkeypatch.setattr(
         runner,
         "run_evaluations",
-        lambda model, evaluations, data_of: runner.EvalResults(
+        lambda model, evaluations, *_: runner.EvalResults(
             {name: {"top1": 0.5} for name in evaluations}, {name: {} for name in evaluations}, {}
         ),
     )
@@ -245,7 +269,7 @@ def test_the_best_checkpoint_outlives_the_newest_and_an_interruption(
 ):
     planned = iter([0.3, 0.1, 0.9, 0.5])
 
-    def run_evaluations(model, evaluations, data_of):
+    def run_evaluations(*_):
         return runner.EvalResults({"zero_shot": {"top1": next(planned)}}, {"zero_shot": {}}, {})
 
     monkeypatch.setattr(runner, "run_evaluations", run_evaluations)
