@@ -85,11 +85,16 @@ class CheckpointStore(contextlib.AbstractContextManager):
         trees = {name: traverse_util.unflatten_dict(item) for name, item in leaves.items() if item}
         try:
             by_first(self._prepare)
+        except Exception as error:
+            raise self._failure(step, error) from error
+        try:
             saving = _orbax().save_checkpointables_async(
                 self._orbax_folder.to_write(step), trees, overwrite=True
             )
         except Exception as error:
-            raise self._failure(step, error) from error
+            # Of several processes, the others may wait for this one within Orbax.
+            failure = self._failure if jax.process_count() == 1 else self._not_saved
+            raise failure(step, error) from error
         self._pending = step, self._background.submit(self._finish, step, saving, texts)
 
     def wait(self) -> None:
@@ -343,8 +348,11 @@ class CheckpointStore(contextlib.AbstractContextManager):
             good = str(failure)
             if self._saved is not None:
                 good = f"the last good one is step {self._saved}; {good}"
+        return self._not_saved(step, error, f"; {good}")
+
+    def _not_saved(self, step: int, error: BaseException | None, good: str = "") -> UserError:
         cause = str(error or "another process failed").strip()
-        return UserError(f"checkpoint {folder} could not be saved ({cause}); {good}")
+        return UserError(f"checkpoint {self._folder(step)} could not be saved ({cause}){good}")
 
 
 def _leaves(tree: Any) -> dict[tuple[str, ...], Any]:

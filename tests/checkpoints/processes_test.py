@@ -5,11 +5,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from coca_jax.checkpoints import processes
+from coca_jax.checkpoints import processes, store
 from coca_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,12 +96,29 @@ def test_the_others_hear_what_came_of_the_first_ones_action(monkeypatch, failed)
     assert not done
 
 
+def test_one_that_cannot_start_a_save_asks_the_others_nothing(monkeypatch, tmp_path):
+    """They wait for it within Orbax, and learn that it has ended."""
+
+    def fail(*_, **__):
+        raise MemoryError("no room for a copy")
+
+    monkeypatch.setattr(store.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(store, "by_first", lambda action: action() or 0)
+    monkeypatch.setattr(store, "_orbax", lambda: mock.Mock(save_checkpointables_async=fail))
+    monkeypatch.setattr(store.CheckpointStore, "latest_valid", None)
+    with (
+        store.CheckpointStore(tmp_path) as checkpoints,
+        pytest.raises(UserError, match=r"/3 could not be saved \(no room for a copy\)$"),
+    ):
+        checkpoints.save(3, {"params": {"x": np.zeros(3)}}, {})
+
+
 def test_two_processes_agree(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # Not by standard output: Gloo writes its own lines into the middle of ours.
-    store, answers = tmp_path / "store", [tmp_path / f"answers{rank}" for rank in range(2)]
+    folder, answers = tmp_path / "store", [tmp_path / f"answers{rank}" for rank in range(2)]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
@@ -108,7 +126,7 @@ def test_two_processes_agree(tmp_path):
     }
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(rank), str(port), str(store), str(answer)],
+            [sys.executable, "-c", SCRIPT, str(rank), str(port), str(folder), str(answer)],
             env=environment,
         )
         for rank, answer in enumerate(answers)
@@ -122,4 +140,4 @@ def test_two_processes_agree(tmp_path):
     for rank, answer in enumerate(answers):
         said = answer.read_text().splitlines()
         assert said == ["3 {'examples_seen': 3}", f"{rank == 1} True", "2", "True", "True"]
-    assert sorted(folder.name for folder in store.iterdir()) == ["2", "6"]
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "6"]
