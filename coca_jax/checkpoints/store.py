@@ -339,11 +339,9 @@ class CheckpointStore(contextlib.AbstractContextManager):
                     if not (folder / manifest.NAME).exists():
                         folders.remove_tree(folder)
             last = self.latest_valid(report=_ignore)
-            good = (
-                "there is no good checkpoint"
-                if last is None
-                else f"the last good one is step {last}"
-            )
+            good = f"the last good one is step {last}"
+            if last is None:
+                good = "there is no good checkpoint"
         except UserError as failure:
             good = str(failure)
             if self._saved is not None:

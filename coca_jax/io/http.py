@@ -1,7 +1,7 @@
 """Files at http:// and https://: byte ranges, retries, causes in words; copies where needed.
 
 A server that does not answer requests for parts, such as `python -m http.server`, is asked for the
-whole file once, which is kept in the cache.
+whole file once, which is kept in the cache while the server's ETag or Last-Modified stays.
 """
 
 import hashlib
@@ -152,20 +152,25 @@ def _part(url: str, offset: int, size: int) -> tuple[int, Any, bytes]:
 
 
 def _copy(url: str) -> Path:
-    """Copies a whole file to the cache, unless it is there."""
+    """Copies a whole file to the cache, unless it is there.
+
+    Where the server sends nothing by which a change is seen, it is copied once in each process.
+    """
     from coca_jax.io.files import cache_folder
     from coca_jax.io.locks import locked
 
     def get(session: Any) -> Path:
         with session.get(url, stream=True, timeout=TIMEOUT) as response:
             _check(url, response)
-            keys = ("ETag", "Last-Modified", "Content-Length")
-            origin = [url, *(response.headers.get(key, "") for key in keys)]
+            version = [response.headers.get(key, "") for key in ("ETag", "Last-Modified")]
+            if not any(version) and url in _copies:
+                return _copies[url]
+            origin = [url, *version, response.headers.get("Content-Length", "")]
             name = hashlib.sha256("\n".join(origin).encode("utf-8", "surrogateescape")).hexdigest()
             folder = cache_folder("downloads") / name[:32]
             path = folder / "file"
             with locked(folder, "filled", patience=PATIENCE):
-                if not path.is_file():
+                if not path.is_file() or not any(version):
                     _save(url, response, path)
             return path
 

@@ -43,7 +43,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return None
         if server.mode in ("whole", "endless") or not asked:
             length = None if server.mode == "endless" else len(body)
-            headers = {"Last-Modified": server.version}
+            headers = {"Last-Modified": server.version} if server.version else {}
             self.answer(200, body, length=length, **headers)
             self.close_connection = server.mode == "endless"
             return None
@@ -124,6 +124,16 @@ def test_without_ranges_a_file_is_copied_once(server, capsys, mode):
     assert files.read_bytes(url) == BODY and capsys.readouterr().err == ""
     server.files["a"], server.version = BODY[::-1], "2"
     assert files.stamp(url).version == "2" and files.read_range(url, 0, 2) == b"\xff\xfe"
+
+
+def test_a_copy_whose_changes_are_not_seen_serves_one_process(server):
+    server.mode, server.version = "whole", ""
+    url = server.url + "a"
+    assert files.read_range(url, 0, 2) == BODY[:2]
+    server.files["a"] = BODY[::-1]
+    assert files.stamp(url).size == len(BODY) and files.read_range(url, 0, 2) == BODY[:2]
+    web._copies.clear()  # as in another process
+    assert files.read_range(url, 0, 2) == b"\xff\xfe"
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
