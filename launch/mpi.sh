@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# A run under OpenMPI, which only starts the processes (the collectives are NCCL's or Gloo's):
+# A run under OpenMPI 4, which only starts the processes (the collectives are NCCL's or Gloo's):
 #
 #     launch/mpi.sh -np 16 --hostfile hosts -- train --config coca_base --workdir W
 #
 # What stands before `--` goes to mpirun, what follows to coca. One process has one GPU. mpirun
 # itself ends the others when one ends with another code than 0. Run it again and it goes on.
+# OpenMPI 5 does not say where process 0 is: docs/scale.md has a command for it.
 # PYTHON names the interpreter (.venv/bin/python where there is one, else python3).
 set -eu
 options=()

@@ -1,9 +1,9 @@
 """Finds the other processes of a run from the environment variables of launchers.
 
 The first of these that applies is used: 1. `COCA_COORDINATOR` (host:port of process 0),
-`COCA_PROCESSES` and `COCA_PROCESS`; 2. SLURM, inside `srun`; 3. OpenMPI's `mpirun`; 4. a Cloud TPU
-slice, on VMs or GKE. Without any of them, or with `COCA_PROCESSES=1`, the process is alone. An
-incomplete set of variables, as in a shell that a scheduler has opened, is an error.
+`COCA_PROCESSES` and `COCA_PROCESS`; 2. SLURM, inside `srun`; 3. the `mpirun` of OpenMPI 4; 4. a
+Cloud TPU slice, on VMs or GKE. Without any of them, or with `COCA_PROCESSES=1`, the process is
+alone. An incomplete set of variables, as in a shell that a scheduler has opened, is an error.
 """
 
 import socket
@@ -14,6 +14,7 @@ from typing import NamedTuple
 from coca_jax.errors import UserError
 
 EXPLICIT = ("COCA_COORDINATOR", "COCA_PROCESSES", "COCA_PROCESS")
+OPENMPI_4 = "OMPI_MCA_orte_hnp_uri"  # the address of mpirun, on the machine of process 0
 
 
 class Launcher(NamedTuple):
@@ -38,7 +39,7 @@ LAUNCHERS = {
         "OMPI_COMM_WORLD_SIZE",
         "OMPI_COMM_WORLD_RANK",
         ("OMPI_COMM_WORLD_LOCAL_RANK",),
-        ("OMPI_MCA_orte_hnp_uri",),
+        (OPENMPI_4,),
         "mpirun",
     ),
     "pmi": Launcher("PMI_SIZE", "PMI_RANK"),
@@ -149,7 +150,13 @@ def _check(name: str, environment: Mapping[str, str]) -> None:
         raise UserError(f"{given}: started by an MPI whose address of process 0 is unknown{tail}")
     if name == "tpu":
         return
-    if missing := [key for key in known if key not in environment]:
+    missing = [key for key in known if key not in environment]
+    if missing == [OPENMPI_4]:
+        raise UserError(
+            f"{given}: {OPENMPI_4} not set, by which OpenMPI 4 says where process 0 is, and "
+            f"OpenMPI 5 does not{_help('')}"
+        )
+    if missing:
         raise UserError(
             f"{given}: one of {count} processes, but {', '.join(missing)} not set, as in a shell "
             f"that {name} did not start {count} times{tail}"

@@ -83,6 +83,10 @@ def test_explicit_comes_first():
             {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"},
             ["OMPI_MCA_orte_hnp_uri not set", "`mpirun coca", "COCA_PROCESSES=1"],
         ),
+        (
+            {f"OMPI_COMM_WORLD_{name}": "4" for name in ("SIZE", "RANK", "LOCAL_RANK")},
+            ["OpenMPI 5 does not", "all with COCA_COORDINATOR, COCA_PROCESSES, COCA_PROCESS"],
+        ),
         ({"PMI_SIZE": "4", "PMI_RANK": "1"}, ["PMI_SIZE=4", "COCA_COORDINATOR"]),
         ({"MEGASCALE_NUM_SLICES": "two"}, ["MEGASCALE_NUM_SLICES=two"]),
     ],
