@@ -297,7 +297,8 @@ class CheckpointStore(contextlib.AbstractContextManager):
         for older, folder in self._folders():
             if older < step and folder not in [self._folder(number) for number in kept]:
                 # First the mark of a save that was finished: the rest is never seen as damaged.
-                (folder / manifest.NAME).unlink(missing_ok=True)
+                if not os.path.islink(folder):
+                    (folder / manifest.NAME).unlink(missing_ok=True)
                 folders.remove_tree(folder)
 
     def best_step(self, best: Best) -> int | None:

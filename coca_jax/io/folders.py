@@ -71,8 +71,12 @@ def _checksum(info: dict) -> str:
 
 
 def remove_tree(folder: str | os.PathLike) -> None:
-    """Removes a folder and all that is in it, as far as that is possible."""
+    """Removes a folder and all that is in it, or a link to one, as far as that is possible."""
     path = os.fspath(as_path(folder))
+    if os.path.islink(path):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        return
     if not is_url(path):
         shutil.rmtree(path, ignore_errors=True)
         return

@@ -289,6 +289,17 @@ def test_the_newest_are_kept_and_unsound_ones_do_not_count(tmp_path):
         CheckpointStore(tmp_path, keep=0)
 
 
+def test_of_a_step_that_is_a_link_only_the_link_is_removed(tmp_path):
+    directory, archive = tmp_path / "checkpoints", tmp_path / "archive"
+    save(directory, 1)
+    (directory / "1").rename(archive)
+    (directory / "1").symlink_to(archive)
+    before = files_of(archive)
+    save(directory, 2, keep=1)
+    assert [path.name for path in directory.iterdir()] == ["2"]
+    assert files_of(archive) == before
+
+
 def test_saving_a_step_again_replaces_it_only_if_unsound(tmp_path):
     save(tmp_path, 1)
     data = next(path for path in files_of(tmp_path / "1" / "params") if path.parent.name == "d")
