@@ -17,5 +17,7 @@ name=$1
 zone=$2
 shift 2
 words=$(printf ' %q' "$@")
+folder=$(printf %q "${FOLDER:-~/coca}")
+folder=${folder/#\\~/\~}  # the worker's home
 exec "${GCLOUD:-gcloud}" compute tpus tpu-vm ssh "$name" --zone "$zone" --worker=all \
-    --command "cd ${FOLDER:-~/coca} && exec .venv/bin/python -u -m coca_jax$words"
+    --command "cd $folder && exec .venv/bin/python -u -m coca_jax$words"

@@ -79,16 +79,18 @@ def test_without_a_command_they_say_how(tmp_path, script):
     assert done.returncode == 2 and f"launch/{script}" in done.stderr
 
 
-def test_tpu_vm_quotes_the_command(tmp_path):
+@pytest.mark.parametrize("given", ["", "~/my coca", "{home}/my coca"])
+def test_tpu_vm_quotes_the_command(tmp_path, given):
     command(tmp_path, "gcloud", '#!/bin/bash\nprintf "%s\\n" "$@" > calls\n')
     words = ["train", "--config", "a b.py", "--workdir", "gs://x/$y"]
-    done = run(tmp_path, "tpu_vm.sh", "slice", "zone-a", *words)
+    given = given.format(home=tmp_path)
+    done = run(tmp_path, "tpu_vm.sh", "slice", "zone-a", *words, FOLDER=given)
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
     assert " ".join(calls[:-2]) == "compute tpus tpu-vm ssh slice --zone zone-a --worker=all"
     remote = calls[-1]
     # What a worker's shell makes of it, with a Python that prints its arguments.
-    folder = tmp_path / "coca/.venv/bin"
+    folder = tmp_path / ("my coca" if given else "coca") / ".venv/bin"
     folder.mkdir(parents=True)
     command(folder, "python", '#!/bin/bash\nprintf "%s\\n" "$@"\n')
     there = subprocess.run(
