@@ -29,9 +29,11 @@ def require_same_data(data: Fingerprint) -> None:
             "records"
             for name, shards in data.items()
         )
+        names = ", ".join(map(str, others[:8]))
+        they = f"process {names} reads" if len(others) == 1 else f"processes {names} read"
         raise UserError(
-            f"processes {', '.join(map(str, others[:8]))} read other data than process 0; give "
-            f"all of them the same files (in process {jax.process_index()} {here})"
+            f"{they} other data than process 0; give all of them the same files "
+            f"(in process {jax.process_index()} {here})"
         )
 
 

@@ -29,12 +29,15 @@ def test_a_checkpoint_without_a_fingerprint_is_gone_on_from():
     assert "step 7 was saved without a fingerprint" in said[0]
 
 
-def test_all_processes_refuse_other_data_of_one(monkeypatch):
-    monkeypatch.setattr(data_changes.jax, "process_count", lambda: 2)
-    other = np.array([1, 2], np.uint32)
+@pytest.mark.parametrize(
+    "digests, they", [([1, 2], "^process 1 reads"), ([1, 2, 1, 3], "^processes 1, 3 read")]
+)
+def test_all_processes_refuse_other_data_of_some(monkeypatch, digests, they):
+    monkeypatch.setattr(data_changes.jax, "process_count", lambda: len(digests))
+    other = np.array(digests, np.uint32)
     gather = data_changes.multihost_utils
     monkeypatch.setattr(gather, "process_allgather", lambda mine: other)
-    with pytest.raises(UserError, match=r"processes 1 read other data than process 0.*2 shards"):
+    with pytest.raises(UserError, match=rf"{they} other data than process 0.*2 shards"):
         require_same_data(OLD)
     monkeypatch.setattr(gather, "process_allgather", lambda mine: np.stack([mine, mine]))
     require_same_data(OLD)
