@@ -61,6 +61,18 @@ class Connection:
         good = all(isinstance(message, dict) for message in messages)
         return messages if data and good and len(self.rest) < MOST_BYTES else None
 
+    def is_closed(self) -> bool:
+        """Whether the other end has gone; for a time in which it sends nothing."""
+        self.peer.settimeout(0)
+        try:
+            return not self.peer.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            self.peer.settimeout(5.0)
+
     def first(self, until: float) -> dict | None:
         """Waits for one message until `time.monotonic()` is `until`; None if none comes."""
         while (left := until - time.monotonic()) > 0:
@@ -240,6 +252,9 @@ def _admit(connection: Connection, connections: dict, names: dict, count: int) -
     if not isinstance(process, int):
         connection.peer.close()
         return
+    if process in connections and connections[process].is_closed():  # and is started again
+        connections.pop(process).peer.close()
+        del names[process]
     everyone = {**connections, -1: connection}
     if hello.get("count") != count:
         _refuse(everyone, f"process {process} ({name}) says there are {hello.get('count')} "

@@ -11,7 +11,8 @@ import time
 import jax
 import pytest
 
-from coca_jax.distributed import launchers, processes
+from coca_jax.distributed import launchers, processes, rendezvous
+from coca_jax.errors import UserError
 
 SLURM = {
     "SLURM_JOB_ID": "5",
@@ -177,6 +178,25 @@ def test_a_number_taken_twice(run):
     other.start(1)
     assert {**group.codes(), "other": other.codes()[1]} == {0: 2, 1: 2, "other": 2}
     assert "process number 1" in group.text(0) and "is not free" in other.text(1)
+
+
+def test_a_process_that_is_started_again_takes_its_place():
+    connections, names = {}, {0: "first"}
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def say_hello(name):
+            peer = opened.enter_context(socket.create_connection(listener.getsockname()))
+            rendezvous.Connection(peer).send(hello=1, count=3, name=name)
+            here = opened.enter_context(listener.accept()[0])
+            rendezvous._admit(rendezvous.Connection(here), connections, names, 3)
+            return peer
+
+        say_hello("killed").close()
+        say_hello("started again")
+        assert names == {0: "first", 1: "started again"}
+        with pytest.raises(UserError, match=r"process number 1 .third. is not free: started again"):
+            say_hello("third")
 
 
 @pytest.mark.parametrize("victim", [0, 2])
