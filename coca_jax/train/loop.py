@@ -170,18 +170,25 @@ class _Attempt:
                 watchdog.beat()
                 stopping = self.meter.stopping if self.has_peers else bool(self.stop)
                 saving, values = stopping or due(config.checkpoint.every), None
-                if saving or due(config.train.log_every):
+                evaluating = config.eval and due(config.train.evaluate_every)
+                # Before an evaluation, too: it may end with a save, of a state that is finite.
+                if saving or evaluating or due(config.train.log_every):
                     values = self._measured(step)
                 if saving:
-                    with watchdog.paused(), self.goodput.spent("checkpoint"):
+                    with watchdog.paused():
                         self._save(step, state)
                 recorder.log(step, values)
                 if stopping:
                     self._stop(step)
-                if config.eval and due(config.train.evaluate_every):
+                if evaluating:
                     with watchdog.paused(), self.goodput.spent("evaluation"):
-                        self._evaluate(step, state, recorder)
+                        stopping = self._evaluate(step, state, recorder)
                     self.meter.restart()
+                    if stopping:
+                        with watchdog.paused():
+                            self._save(step, state)
+                        self._account(step)
+                        self._stop(step)
                 if step < self.steps:
                     with self.meter.waiting(), self.goodput.spent("data"):
                         batch = next(batches)
@@ -217,8 +224,9 @@ class _Attempt:
         return self.goodput.read(step)
 
     def _save(self, step: int, state: TrainState) -> None:
-        metadata = resume.metadata(self.experiment, step, self.changes, self.checksums)
-        self.store.save(step, resume.saved_items(state), metadata)
+        with self.goodput.spent("checkpoint"):
+            metadata = resume.metadata(self.experiment, step, self.changes, self.checksums)
+            self.store.save(step, resume.saved_items(state), metadata)
 
     def _stop(self, step: int) -> None:
         self.store.wait()
@@ -284,8 +292,8 @@ class _Attempt:
         state: TrainState,
         recorder: Recorder,
         evaluations: ConfigDict | None = None,
-    ) -> None:
-        """Runs evaluations; asked to stop before one, it saves and leaves the rest to a resume."""
+    ) -> bool:
+        """Runs evaluations; returns whether to stop, with some of them left to the next attempt."""
         asked = False
 
         def should_stop() -> bool:
@@ -294,16 +302,15 @@ class _Attempt:
             return asked
 
         self.evaluator.run(step, state, recorder, evaluations, should_stop)
-        if asked:
-            self._save(step, state)
-            self._stop(step)
+        return asked
 
     def _run_missing_evals(self, step: int, state: TrainState) -> None:
         """Runs evaluations that the run was stopped before, or that its configuration gained."""
         if evaluations := self.evaluator.missing(step):
             workdir, silent = self.experiment.workdir, not self.is_first
             with Recorder(workdir, self.steps, step, silent, self.config.metrics) as recorder:
-                self._evaluate(step, state, recorder, evaluations)
+                if self._evaluate(step, state, recorder, evaluations):
+                    self._stop(step)
 
 
 def _shapes(batch: Batch) -> tuple[tuple[int, ...], ...]:
