@@ -6,8 +6,7 @@ What follows `--` goes to `coca train`, or to another command if it begins with 
 process has `--devices` CPU devices and its own log, `W/logs/process_0.log` and so on; for W at
 `gs://bucket/run` logs are in `runs/bucket/run/logs`. The log of process 0 is also shown. Ctrl-C or
 SIGTERM is passed on to all, which save and end; a second one kills them. When a process dies, the
-others are ended and its last lines shown. One that is done, be it without some inputs (5), ends no
-other.
+others are ended and its last lines shown. A process that ends with 0 or 5 does not end the others.
 """
 
 import argparse
@@ -83,17 +82,18 @@ class Group:
         shown = threading.Thread(target=self._show)
         shown.start()
         first = None
-        while any(child.poll() is None for child in self._children):
-            time.sleep(0.1)
+        while True:
             codes = {i: child.poll() for i, child in enumerate(self._children)}
             failed = [i for i, code in codes.items() if code not in (None, *WELL)]
             if failed and first is None:
                 # The cause, rather than a process that ended because of it.
                 first = min(failed, key=lambda i: codes[i] == ExitCode.PEER_LOST)
                 self._end_the_others(first)
+            if None not in codes.values():
+                break
+            time.sleep(0.1)
         shown.join()
-        codes = [child.returncode for child in self._children]
-        code = next((code for code in codes if code), 0) if first is None else codes[first]
+        code = max(codes.values()) if first is None else codes[first]
         return 128 - code if code < 0 else code
 
     def log(self, index: int) -> pathlib.Path:

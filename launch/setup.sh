@@ -40,7 +40,7 @@ fi
 installation() {
   {
     echo "$PWD ${EXTRAS:-}"
-    cat setup.py pyproject.toml ${CONSTRAINTS:+"$CONSTRAINTS"}
+    cat setup.py pyproject.toml coca_jax/__init__.py ${CONSTRAINTS:+"$CONSTRAINTS"}
     ls -d "$venv"/lib/*/site-packages/*.dist-info 2> /dev/null || true
   } | cksum
 }

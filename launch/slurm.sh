@@ -23,8 +23,9 @@ PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo pyth
 # A signal to the batch script alone (scancel --batch) goes on to the tasks. Without --signal=B:
 # the scheduler sends its own to the tasks.
 trap 'kill -TERM "$step" 2>/dev/null' TERM
-# No task's end ends the others: connected ones end each other, and shares of a data set are apart.
-srun --label --kill-on-bad-exit=0 --wait=0 ${SRUN_OPTIONS:-} "$PYTHON" -u -m coca_jax "$@" &
+wait=60  # seconds for the others when a task has ended; connected tasks end together
+case $1 in caption | embed | score-pairs) wait=0 ;; esac  # shares of a data set: as long as each takes
+srun --label --kill-on-bad-exit=0 "--wait=$wait" ${SRUN_OPTIONS:-} "$PYTHON" -u -m coca_jax "$@" &
 step=$!
 wait "$step"
 code=$?

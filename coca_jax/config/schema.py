@@ -195,7 +195,12 @@ class TrainConfig:
         "evaluations stay as they are. Empty: none.",
         choice("", "int8", "fp8"),
     )
-    log_every: int = field(10, "Steps between two log points.", integer(1), resumable=True)
+    log_every: int = field(
+        10,
+        "Steps between two log points; saves and evaluations are some, too.",
+        integer(1),
+        resumable=True,
+    )
     evaluate_every: int = field(
         0,
         "Steps between two evaluations; 0: only after the last step.",

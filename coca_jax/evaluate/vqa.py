@@ -140,9 +140,13 @@ class VQA(Generation):
         """The answers; None to a question that leaves the decoder no room for one."""
         if self.scoring == "head":
             return [classes[i] for i in head_scores(model, questions).argmax(axis=1)]
-        ids = model.tokenize([question.text for question in questions])
-        # The end token is in the last place only of a text that fills all of them, or is cut.
-        fits = (ids[:, -1] != model.tokenizer.eos_id).tolist()
+        limit = model.tokenize([""]).shape[1]
+        # Two tokens more, so that a question that is cut has no room either.
+        ids = model.tokenizer.encode([question.text for question in questions], limit + 2)
+        before_end = ids.shape[1] - 1 - (ids[:, ::-1] == model.tokenizer.eos_id).argmax(axis=1)
+        if self.scoring == "generation":
+            limit = min(limit, self.length or limit)
+        fits = (before_end < limit).tolist()
         asked = [question for question, fit in zip(questions, fits, strict=True) if fit]
         answers = iter(self._decoded(model, asked, candidates) if asked else ())
         return [next(answers) if fit else None for fit in fits]

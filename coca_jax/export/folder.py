@@ -23,8 +23,7 @@ from coca_jax.export.description import describe, files_of_tokenizer
 from coca_jax.export.functions import Spec, Traced, exported_config, trace_functions, weights_of
 from coca_jax.export.stablehlo import PLATFORMS, write_stablehlo
 from coca_jax.inference import LoadedModel
-from coca_jax.io import files
-from coca_jax.io.folders import UNFINISHED, new_folder
+from coca_jax.io.folders import is_new, new_folder
 from coca_jax.io.messages import cause
 from coca_jax.io.paths import is_url, normalize
 from coca_jax.models.int8 import dequantized
@@ -97,7 +96,7 @@ def require_functions(model: LoadedModel) -> None:
 
 
 def require_writable(folder: str | os.PathLike, file_format: str) -> None:
-    """Refuses a place that no model can be exported to; removes what killed exports left there.
+    """Refuses a place that no model can be exported to.
 
     Raises:
       UserError: it is a URL, a file, or a folder that holds something; or its name is not UTF-8,
@@ -110,10 +109,7 @@ def require_writable(folder: str | os.PathLike, file_format: str) -> None:
         raise UserError(f"{path} is a file; give a new folder")
     if file_format == "onnx" and path != path.encode(errors="replace").decode():
         raise UserError(f"{path!r} is not UTF-8, as the package onnx demands of a path")
-    parent, name = os.path.split(os.path.abspath(path))
-    files.remove_temporaries(parent, name=name[-50:])
-    files.remove_temporaries(path, name=UNFINISHED)
-    if os.path.isdir(path) and os.listdir(path):
+    if not is_new(path):
         raise UserError(f"{path} is not empty; give a new folder")
 
 

@@ -246,6 +246,8 @@ class ImageIndex:
         self._stored = map_rows(self._file, 0, 0)
         try:
             content = read_json(self._path / "index.json")
+            if "table" not in content:
+                raise Damaged("was written by an older version")
             if not _is_index(content):
                 raise Damaged("is not what a search writes")
             if (content["model"], content["folder"]) != (self._model, str(self.folder.absolute())):
@@ -266,6 +268,7 @@ class ImageIndex:
         return True
 
     def _begin(self) -> None:
+        # The index first: it must not name rows that are gone.
         for path in (self._path / "index.json", *self._path.glob("embeddings*.f32")):
             path.unlink(missing_ok=True)
         forget(self._path)

@@ -23,8 +23,8 @@ from coca_jax.inference.sources import OpenClipWeights, Source
 from coca_jax.interop import hub, open_clip, open_clip_config
 from coca_jax.interop.open_clip_model import open_model
 from coca_jax.interop.weights import write_tensors
-from coca_jax.io.files import remove_temporaries, write_whole
-from coca_jax.io.folders import UNFINISHED, children, new_folder, remove_tree
+from coca_jax.io.files import write_whole
+from coca_jax.io.folders import is_new, new_folder, remove_tree
 from coca_jax.io.paths import as_path, is_url
 from coca_jax.models import CoCaConfig, int8
 from coca_jax.validation import validate
@@ -139,8 +139,8 @@ def stored_as(params: Any, dtype: str) -> Any:
       UserError: there are NaN or infinity, or values that are too large for the type.
     """
     leaves = jax.tree.leaves(params)
-    if wrong := sum(not np.isfinite(np.asarray(x, np.float32)).all() for x in leaves):
-        raise UserError(f"NaN or infinity is in {wrong:,} of the model's {len(leaves):,} weights")
+    if wrong := sum(not np.isfinite(np.asarray(x)).all() for x in leaves):
+        raise UserError(f"NaN or infinity is in {wrong:,} of the model's {len(leaves):,} tensors")
 
     def cast(value: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
@@ -159,8 +159,7 @@ def empty_folder(folder: str | os.PathLike, what: str) -> epath.Path:
       UserError: it holds something, or is a file.
     """
     folder = as_path(folder)
-    remove_temporaries(folder, name=UNFINISHED)
-    if children(folder):
+    if not is_new(folder):
         raise UserError(f"{folder} is not empty; choose another folder for {what}")
     if folder.is_file():
         raise UserError(f"{folder} is a file; choose a folder for {what}")
@@ -241,5 +240,7 @@ def usage_notes(model: CoCaConfig, tokenizer: str, found: Collection[str]) -> li
             "set model.text.correct_cls_mask = True, as the model was trained with that mask"
         )
     if tokenizer not in found:
-        notes.append(f"give texts as ids, since it finds no tokenizer of the kind {tokenizer}")
+        notes.append(
+            f"give texts as ids, since OpenCLIP finds no tokenizer of the kind {tokenizer}"
+        )
     return notes

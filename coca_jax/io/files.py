@@ -43,6 +43,7 @@ __all__ = [
     "write_whole",
 ]
 
+FOLDER_AGE = 3600.0  # seconds; a large model is exported, or copied, for minutes
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
 OPEN_FILES = 256  # local ones kept open; more are reopened when they are read
 
@@ -282,9 +283,10 @@ def remove_temporaries(
 
     Args:
       folder: the local folder; at a URL nothing is left.
-      min_age: files and folders that changed in the last so many seconds stay, since another
-        process may be writing them.
-      name: only what became a file or folder of this name; None: all.
+      min_age: files that changed in the last so many seconds stay, since another process may be
+        writing them.
+      name: only files that were to have this name, and folders, too, in which nothing has changed
+        for an hour; None: all files, and no folder.
     """
     try:
         entries = [] if is_url(os.fspath(folder)) else [*os.scandir(folder)]
@@ -293,7 +295,9 @@ def remove_temporaries(
     for entry in entries:
         if _TEMPORARY.fullmatch(entry.name) and name in (None, entry.name[1:-33]):
             with contextlib.suppress(OSError):  # its writer may have just renamed it
-                if time.time() - _last_change(entry.path) >= min_age:
+                is_folder = entry.is_dir(follow_symlinks=False)
+                age = time.time() - _last_change(entry.path)
+                if age >= (FOLDER_AGE if is_folder else min_age) and (name or not is_folder):
                     _remove(Path(entry.path))
 
 

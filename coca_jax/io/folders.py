@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from coca_jax.io.files import atomic
+from coca_jax.io.files import atomic, remove_temporaries
 from coca_jax.io.paths import as_path, is_url, join, normalize, system_of
 
 if TYPE_CHECKING:
@@ -85,15 +85,28 @@ def remove_tree(folder: str | os.PathLike) -> None:
         system.rm(name, recursive=True)
 
 
+def is_new(folder: str | os.PathLike) -> bool:
+    """Whether a folder, local or at a URL, does not exist or is empty.
+
+    What a killed `new_folder` left does not count, and is removed when it is an hour old.
+    """
+    path = normalize(folder)
+    if is_url(path):
+        return not children(path)
+    parent, name = os.path.split(os.path.abspath(path))
+    remove_temporaries(parent, name=name[-50:])
+    remove_temporaries(path, name=UNFINISHED)
+    return all(child.name.startswith(f".{UNFINISHED}.") for child in children(path))
+
+
 @contextlib.contextmanager
 def new_folder(folder: str | os.PathLike, last: str) -> Iterator[Path]:
     """Gives a folder to write to, whose content is that of a local folder if the context ends well.
 
     Args:
       folder: new or empty. One that exists is not replaced: it may be a mount point, or the one
-        that a shell is in. What was written is moved into it. If this process is killed,
-        `files.remove_temporaries` removes what is left, under the name `UNFINISHED` in a folder
-        that existed.
+        that a shell is in. What was written is moved into it. What is left if this process is
+        killed is removed by `is_new`.
       last: the name that is moved last, so that a folder with it is whole.
 
     Raises:

@@ -136,7 +136,10 @@ def _write_results(
             content.update(results(config, measured))
             check_lock()
             write_json(content, workdir / FILE)
-            write_report(workdir)
+            try:
+                write_report(workdir)
+            except UserError as error:  # no reason to end a sweep: it is drawn again
+                print(f"warning: {error}", file=sys.stderr)
 
     by_first(write)
     return content

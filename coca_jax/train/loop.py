@@ -185,9 +185,10 @@ class _Attempt:
                         stopping = self._evaluate(step, state, recorder)
                     self.meter.restart()
                     if stopping:
-                        with watchdog.paused():
-                            self._save(step, state)
                         self._account(step)
+                        if not saving:
+                            with watchdog.paused():
+                                self._save(step, state)
                         self._stop(step)
                 if step < self.steps:
                     with self.meter.waiting(), self.goodput.spent("data"):

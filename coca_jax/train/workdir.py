@@ -15,7 +15,7 @@ from coca_jax.evaluate.results import read_step
 from coca_jax.evaluate.runner import missing_evals
 from coca_jax.io import files, folders
 from coca_jax.io.stored import Damaged, read_json
-from coca_jax.observe.writers import read_metrics
+from coca_jax.observe.goodput import FILE as GOODPUT  # written at each log point
 from coca_jax.train.length import require_length
 
 LENGTH = "train.steps"
@@ -60,7 +60,7 @@ def init_or_check_workdir(
         free = resumable(data_known=saved is None or bool(parse(metadata.get("data"))))
         free = [key for key in free if not (fixed_length and key == LENGTH)]
         changed = differences(to_json(stored), to_json(config), free)
-        begun = bool(saved or folders.children(workdir / "checkpoints") or read_metrics(workdir))
+        begun = saved or folders.children(workdir / "checkpoints") or (workdir / GOODPUT).exists()
         if changed and not begun:
             say(
                 f"{workdir} holds a run that logged and saved nothing; its configuration is "

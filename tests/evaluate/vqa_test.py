@@ -109,16 +109,22 @@ def test_answers_are_scored(scoring, fake_data, monkeypatch):
         assert [rows for rows, _ in parrot.calls] == [2, 2, 1]
 
 
-@pytest.mark.parametrize("scoring", ["generation", "candidates", "head"])
-def test_questions_that_leave_no_room_for_an_answer(scoring, fake_data):
-    """Of 32 bytes with a begin and an end token, 30 fill the text; a head cuts its texts."""
+@pytest.mark.parametrize(
+    ("scoring", "options", "right"),
+    [
+        ("generation", {}, 2),
+        ("generation", {"length": 31}, 1),
+        ("candidates", {"candidates": ("red", "two")}, 2),
+        ("head", {}, 3),
+    ],
+)
+def test_questions_that_leave_no_room_for_an_answer(scoring, options, right, fake_data):
+    """Of 32 tokens, the begin token and 30 bytes leave one; a head cuts its texts."""
     texts = ["w" * length for length in (29, 30, 31)]
     fields = {"questions": texts, "answers": ["two"] * 3, "question_ids": [1, 2, 3]}
-    [batch] = [batch | {"fields": [fields]} for batch in [next(iter(batches()))]]
+    batch = next(iter(batches())) | {"fields": [fields]}
     parrot = Parrot({(0, text): "two" for text in texts})
-    options = {"candidates": ("red", "two")} if scoring == "candidates" else {}
     metrics, artifacts = evaluate(fake_data, parrot, [batch], scoring=scoring, **options)
-    right = 3 if scoring == "head" else 1
     assert metrics["accuracy"] == pytest.approx(right / 3) and metrics["count"] == 3
     assert metrics.get("too_long", 0) == 3 - right
     answers = [row["answer"] for row in artifacts["files"]["results"]]

@@ -163,7 +163,7 @@ def test_a_type_that_cannot_hold_the_weights_is_refused(folder, square, tmp_path
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_weights_that_are_not_finite_are_not_written(dtype):
     params = {"good": np.ones(2, np.float32), "bad": np.array([1, np.nan], np.float32)}
-    with pytest.raises(UserError, match="NaN or infinity is in 1 of the model's 2 weights"):
+    with pytest.raises(UserError, match="NaN or infinity is in 1 of the model's 2 tensors"):
         stored_as(params, dtype)
 
 

@@ -120,7 +120,7 @@ def test_the_card_says_what_the_workdir_does_and_no_paths(exported):
         "## Evaluation at step 7",
         "| retrieval recall@1 | 0.2500 |",
         f"- In OpenCLIP: {MASK_NOTE}.",
-        "- In OpenCLIP: give texts as ids, since it finds no tokenizer of the kind byte.",
+        "- In OpenCLIP: give texts as ids, since OpenCLIP finds no tokenizer of the kind byte.",
     ):
         assert line in body.splitlines()
     assert "secret" not in text

@@ -276,8 +276,9 @@ def test_folders_that_killed_writers_left_are_removed(tmp_path, monkeypatch):
             os.utime(path, (1, 1))
     files.remove_temporaries(tmp_path, name="out")
     assert {*tmp_path.iterdir()} == {*left[1:]}
-    files.remove_temporaries(tmp_path)
-    assert {*tmp_path.iterdir()} == {left[1]}
+    files.remove_temporaries(tmp_path, min_age=0.0, name="writing")
+    files.remove_temporaries(tmp_path, min_age=0.0)
+    assert {*tmp_path.iterdir()} == {*left[1:]}
 
     def refuse(folder):
         raise PermissionError

@@ -38,11 +38,11 @@ def run(folder, script, *arguments, **environment):
 def slurm(tmp_path):
     """`slurm.sh` with an `srun` that runs one task here and a `scontrol` that writes it down."""
 
-    def submit(code, **environment):
+    def submit(code, task="train", **environment):
         command(tmp_path, "srun", '#!/bin/bash\necho "srun $@" >> calls\nexit $TASK_CODE\n')
         command(tmp_path, "scontrol", '#!/bin/bash\necho "scontrol $@" >> calls\n')
         (tmp_path / "calls").write_text("")
-        arguments = ("train", "--config", "a b.py", "--workdir", "w")
+        arguments = (task, "--config", "a b.py", "--workdir", "w")
         settings = {"SLURM_JOB_ID": "77", "TASK_CODE": str(code), "PYTHON": "py", **environment}
         done = run(tmp_path, "slurm.sh", *arguments, **settings)
         return done, (tmp_path / "calls").read_text().splitlines()
@@ -58,9 +58,10 @@ def test_slurm_requeues_what_can_go_on(slurm, code, requeued):
     assert calls[1:] == ["scontrol requeue 77"] * requeued
 
 
-def test_slurm_lets_each_task_end(slurm):
-    _, calls = slurm(0)
-    assert {"--wait=0", "--kill-on-bad-exit=0"} <= set(calls[0].split())
+@pytest.mark.parametrize(("task", "wait"), [("train", 60), ("embed", 0), ("score-pairs", 0)])
+def test_slurm_lets_each_task_of_shared_work_end(slurm, task, wait):
+    _, calls = slurm(0, task)
+    assert {f"--wait={wait}", "--kill-on-bad-exit=0"} <= set(calls[0].split())
 
 
 def test_slurm_stops_requeuing(slurm):
@@ -231,5 +232,5 @@ def test_jobset_starts_again_but_not_after_a_user_error(jobset):
     rule = spec["podFailurePolicy"]["rules"][0]
     container = spec["template"]["spec"]["containers"][0]["name"]
     assert rule["action"] == "FailJob"
-    assert rule["onExitCodes"] == {"containerName": container, "operator": "In", "values": [2]}
+    assert rule["onExitCodes"] == {"containerName": container, "operator": "In", "values": [2, 5]}
     assert spec["template"]["spec"]["restartPolicy"] == "Never"  # podFailurePolicy asks for it

@@ -34,7 +34,8 @@ def checkout(tmp_path):
     """A checkout with the script, next to a folder of commands, of which python3 is Python 3.12."""
     (tmp_path / "tree/launch").mkdir(parents=True)
     shutil.copy(SETUP, tmp_path / "tree/launch")
-    for name in ("setup.py", "pyproject.toml"):
+    (tmp_path / "tree/coca_jax").mkdir()
+    for name in ("setup.py", "pyproject.toml", "coca_jax/__init__.py"):
         (tmp_path / "tree" / name).write_text("1")
     (tmp_path / "bin").mkdir()
     interpreter(tmp_path / "bin/python3", 12)

@@ -190,7 +190,8 @@ def test_a_run_stopped_at_its_last_step_makes_up_its_evaluation(
 def test_a_stop_during_evaluations_saves_and_leaves_the_rest_to_the_next_attempt(
     whole, prepared, tmp_path, monkeypatch
 ):
-    config = make_config(prepared, ("zero_shot", "retrieval"), **{"train.evaluate_every": 3})
+    changes = {"train.evaluate_every": 3, "train.log_every": 4}
+    config = make_config(prepared, ("zero_shot", "retrieval"), **changes)
     evaluate = Retrieval.run
 
     def run(*arguments):
@@ -205,7 +206,8 @@ def test_a_stop_during_evaluations_saves_and_leaves_the_rest_to_the_next_attempt
     first = json.loads((tmp_path / "eval/3.json").read_text())
     assert first.keys() == {"retrieval"}
     loop.train(config, tmp_path)
-    assert losses(tmp_path) == losses(whole)
+    # Saves and evaluations are log points, too.
+    assert losses(tmp_path) == {step: losses(whole)[step] for step in (2, 3, 4, 6)}
     both = json.loads((tmp_path / "eval/3.json").read_text())
     assert both.keys() == {"zero_shot", "retrieval"} and both["retrieval"] == first["retrieval"]
 
@@ -346,11 +348,12 @@ def test_a_loss_that_is_not_finite_names_step_and_parts(prepared, tmp_path, monk
         return state.replace(params=jax.tree.map(lambda x: x * 1e38, state.params))
 
     monkeypatch.setattr(resume, "make_state", too_large)
+    changes = {"train.log_every": 100, "train.evaluate_every": 1}
     with pytest.raises(
         NotFinite, match=r"step 1 is not finite: .*(loss|param_norm).*last checkpoint"
     ):
-        loop.train(make_config(prepared, ()), tmp_path)
-    assert not (tmp_path / "checkpoints").exists()
+        loop.train(make_config(prepared, **changes), tmp_path)
+    assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "eval").exists()
 
 
 @pytest.mark.parametrize(
