@@ -27,8 +27,8 @@ EXTRAS = {
     "onnx": ["onnx>=1.19,<2"],  # coca export --format onnx
     "wandb": ["wandb>=0.30,<1"],
     "mlflow": ["mlflow-skinny>=3.11.1,<4", "sqlalchemy>=2,<3", "alembic>=1.13,<2"],
-    "gcs": ["gcsfs>=2024.10"],  # data and workdirs at gs://
-    "s3": ["s3fs>=2024.10"],
+    "gcs": ["gcsfs>=2025.3"],  # data and workdirs at gs://; older ones lose leases
+    "s3": ["s3fs>=2025.3"],
     "docs": [
         "sphinx>=8.2,<10",
         "myst-nb>=1.3,<2",  # runs the notebooks
@@ -128,9 +128,9 @@ setup(
             "ruff>=0.14,<1",
             "tensorboard>=2.20,<3",
             "onnxruntime>=1.20,<2",
-            "s3fs[boto3]>=2024.10",  # the boto3 that fits, for moto
+            "s3fs[boto3]>=2025.3",  # the boto3 that fits, for moto
             "gcp-storage-emulator>=2026.7",  # object stores on loopback
-            "moto[s3]>=5.1,<6",
+            "moto[s3]>=5.1.5,<6",
             "flask>=3,<4",  # for the servers of moto
             "flask-cors>=5,<7",
             "hypothesis>=6.100,<7",
