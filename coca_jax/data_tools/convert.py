@@ -5,12 +5,13 @@ the folder is made from. Repeating an interrupted call therefore continues it, a
 other inputs or options is refused.
 """
 
+import functools
 import json
 import multiprocessing
 import os
 import re
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -97,12 +98,7 @@ def convert(
     shards = _plan(inputs, [footer.rows for footer in footers], out, split, records_per_shard)
     options = {"split": split, "records_per_shard": records_per_shard, **columns._asdict()}
     written: dict[str, Written] = {}
-
-    def needed() -> int:
-        rows = sum(shard.rows for shard in shards)
-        rest = sum(shard.rows for shard in shards if shard.out not in written)
-        return sum(files.stamp(path).size for path in inputs) * rest // rows
-
+    needed = functools.partial(_needed, inputs, shards, written)
     with room.explained(out, needed, "and repeat the command: it continues where it stopped"):
         _claim(Path(out), _manifest(inputs, options))
         _write_shards(shards, columns, workers or len(os.sched_getaffinity(0)), written)
@@ -115,6 +111,13 @@ def convert(
         _finish(Path(out), split, [result.records for result in results], columns)
     _report(out, split, results, sum(shard.rows for shard in shards), columns)
     return Path(out)
+
+
+def _needed(inputs: Sequence[str], shards: Sequence[Shard], written: Mapping[str, Written]) -> int:
+    """Bytes that the shards which are not written yet will take, as large as their inputs."""
+    rows = sum(shard.rows for shard in shards)
+    rest = sum(shard.rows for shard in shards if shard.out not in written)
+    return sum(files.stamp(path).size for path in inputs) * rest // rows
 
 
 def _check_arguments(out: str, split: str, records_per_shard: int, workers: int) -> None:

@@ -26,6 +26,7 @@ from coca_jax.evaluate.questions import (
     text_behind,
 )
 from coca_jax.fields import choice, either, field, nothing, path, several, text
+from coca_jax.inference.texts import prompt_rows
 from coca_jax.io.files import read_lines
 from coca_jax.io.messages import counted
 
@@ -141,12 +142,10 @@ class VQA(Generation):
         if self.scoring == "head":
             return [classes[i] for i in head_scores(model, questions).argmax(axis=1)]
         limit = model.tokenize([""]).shape[1]
-        # Two tokens more, so that a question that is cut has no room either.
-        ids = model.tokenizer.encode([question.text for question in questions], limit + 2)
-        before_end = ids.shape[1] - 1 - (ids[:, ::-1] == model.tokenizer.eos_id).argmax(axis=1)
+        rows = prompt_rows(model.tokenizer, [question.text for question in questions], limit)
         if self.scoring == "generation":
             limit = min(limit, self.length or limit)
-        fits = (before_end < limit).tolist()
+        fits = [len(row) < limit for row in rows]
         asked = [question for question, fit in zip(questions, fits, strict=True) if fit]
         answers = iter(self._decoded(model, asked, candidates) if asked else ())
         return [next(answers) if fit else None for fit in fits]

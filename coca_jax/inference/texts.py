@@ -29,7 +29,7 @@ def prompt_ids(
     prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
     if len(prompts) != count or not count:
         raise UserError(f"there are {len(prompts)} prompts for {count} images")
-    rows = [row[:-1] for row in _ids(tokenizer, prompts, context_length + 2)]
+    rows = prompt_rows(tokenizer, prompts, context_length)
     lengths = np.array([len(row) for row in rows], np.int32)
     if lengths.max() >= context_length:
         raise UserError(
@@ -38,6 +38,14 @@ def prompt_ids(
             f"{context_length}"
         )
     return _padded([rows], int(lengths.max()))[0], lengths
+
+
+def prompt_rows(
+    tokenizer: Tokenizer, prompts: Sequence[str], context_length: int
+) -> list[list[int]]:
+    """The ids of each prompt, with the begin token; `context_length` or more leave no room."""
+    # Two more than there are places, so that a prompt that is cut is too long, too.
+    return [row[:-1] for row in _ids(tokenizer, prompts, context_length + 2)]
 
 
 def candidate_ids(
