@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 FOLDER_AGE = 3600.0  # seconds; a large model is exported, or copied, for minutes
+LONGEST = 50  # characters of a file's name in that of its temporary one
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
 OPEN_FILES = 256  # local ones kept open; more are reopened when they are read
 
@@ -221,7 +222,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         return
     path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     # Hosts of one file system may have equal process ids. Libraries' errors show the name.
-    temporary = path.with_name(f".{path.name[-50:]}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{path.name[-LONGEST:]}.{uuid.uuid4().hex}")
     try:
         yield temporary
         _rename(temporary, path)
@@ -293,7 +294,8 @@ def remove_temporaries(
     except OSError:  # there is no such folder, or it cannot be listed
         return
     for entry in entries:
-        if _TEMPORARY.fullmatch(entry.name) and name in (None, entry.name[1:-33]):
+        begin = entry.name[1:-33]
+        if _TEMPORARY.fullmatch(entry.name) and (name is None or name[-LONGEST:] == begin):
             with contextlib.suppress(OSError):  # its writer may have just renamed it
                 is_folder = entry.is_dir(follow_symlinks=False)
                 age = time.time() - _last_change(entry.path)

@@ -94,7 +94,7 @@ def is_new(folder: str | os.PathLike) -> bool:
     if is_url(path):
         return not children(path)
     parent, name = os.path.split(os.path.abspath(path))
-    remove_temporaries(parent, name=name[-50:])
+    remove_temporaries(parent, name=name)
     remove_temporaries(path, name=UNFINISHED)
     return all(child.name.startswith(f".{UNFINISHED}.") for child in children(path))
 
