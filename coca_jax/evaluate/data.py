@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -26,6 +26,10 @@ BATCH_SIZE = 256
 T = TypeVar("T")
 
 
+class Stopped(Exception):
+    """An evaluation was asked to stop before it had all of its examples."""
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluationData:
     """The examples of an evaluation, with the model's predictions for them.
@@ -38,6 +42,7 @@ class EvaluationData:
     examples: Examples  # with `num_images` set
     folder: pathlib.Path  # for features that are not kept
     computed: dict[tuple, Any] = dataclasses.field(default_factory=dict)
+    should_stop: Callable[[], bool] = bool  # asked before each batch, by all processes
 
     def of(self, examples: Examples) -> "EvaluationData":
         """The data of other examples, such as those that a probe learns from."""
@@ -55,7 +60,7 @@ class EvaluationData:
         """Names of the classes of the model's head."""
         return tuple(self.config.head.classes)
 
-    def batches(self) -> Iterable[Batch]:
+    def batches(self) -> Iterator[Batch]:
         """Every example once, in order, in batches of one or more examples.
 
         Each batch has `image`: uint8 [b, h, w, 3], uint8 [b, n, h, w, 3] if examples have several
@@ -63,6 +68,9 @@ class EvaluationData:
         `label` [b], a number, negative where there is none; `labels`, the names of each example's
         classes; `fields`, what else the data set has of each; `index` and `digest`; and
         `bad_image`, the number of further examples whose image could not be read.
+
+        Raises:
+          Stopped: `should_stop` was true.
         """
         num_images = self.examples.num_images
         batches = evaluation_batches(
@@ -74,7 +82,10 @@ class EvaluationData:
             num_images,
             Resizing.of(self.model.config.image),
         )
-        return map(_blank, batches) if self.config.data.blank_images else batches
+        for batch in batches:
+            if self.should_stop():
+                raise Stopped
+            yield _blank(batch) if self.config.data.blank_images else batch
 
     def labeled_batches(self, class_names: Sequence[str] = ()) -> Iterator[Batch]:
         """The batches, with the numbers of labels that are names of classes.

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from coca_jax.data.sources import warn_of_lost
 from coca_jax.errors import UserError
 from coca_jax.evaluate.base import Evaluation
-from coca_jax.evaluate.data import EvaluationData, examples_of, open_examples
+from coca_jax.evaluate.data import EvaluationData, Stopped, examples_of, open_examples
 from coca_jax.evaluate.parsing import parse_evals
 from coca_jax.inference import LoadedModel
 from coca_jax.models import CoCaConfig
@@ -159,7 +159,8 @@ def evaluate(
       model: the one that is evaluated.
       config: the whole configuration.
       evaluations: a part of `runnable_evals(config, model)`; None: all of it.
-      should_stop: asked before each evaluation, whether to leave out what is left.
+      should_stop: asked before each evaluation and each of its batches, by all processes: whether
+        to leave out what has no results yet.
 
     Returns:
       The results; call `raise_failures` when they are written.
@@ -181,7 +182,9 @@ def evaluate(
 
         def data_of(evaluation: Evaluation) -> EvaluationData:
             examples = examples_of(evaluation, config)[0]
-            return EvaluationData(model, config, examples, pathlib.Path(folder), computed)
+            return EvaluationData(
+                model, config, examples, pathlib.Path(folder), computed, should_stop
+            )
 
         return run_evaluations(model, parse_evals(evaluations), data_of, should_stop)
 
@@ -199,6 +202,8 @@ def run_evaluations(
             break
         try:
             metrics, artifacts = evaluation.run(model, data_of(evaluation))
+        except Stopped:
+            break
         except UserError as error:
             results.failures[name] = error
         else:

@@ -46,7 +46,7 @@ class Evaluator:
           state: its average of the parameters is evaluated, if it has one.
           recorder: gets the metrics, shows a table of them, and what the evaluations drew.
           evaluations: those to run; None: all that are configured.
-          should_stop: asked before each of them, whether to leave out what is left.
+          should_stop: whether to leave out what has no results yet (see `evaluate`).
 
         Returns:
           The metrics, by names such as `eval/zero_shot/top1`.

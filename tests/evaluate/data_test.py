@@ -71,6 +71,15 @@ def test_images_are_resized_as_the_model_says(config, tmp_path, monkeypatch):
     np.testing.assert_array_equal(batch["image"][0], expected)
 
 
+def test_an_evaluation_is_stopped_between_its_batches(config, model, monkeypatch):
+    asked = iter([False, False, True])  # before the evaluation, and its first two batches
+    monkeypatch.setattr(data, "BATCH_SIZE", 8)
+    config.eval = {"retrieval": {"kind": "retrieval", "name": "shapes", "split": "test"}}
+    results = runner.evaluate(model, config, should_stop=lambda: next(asked))
+    assert not results.metrics and not results.failures
+    assert next(asked, None) is None
+
+
 def test_features_are_kept_for_parameters_that_stay(config, model, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config.eval = {"probe": PROBE}

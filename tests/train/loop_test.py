@@ -21,7 +21,7 @@ from coca_jax.config import model_config
 from coca_jax.data.errors import ERROR_KINDS
 from coca_jax.errors import NotFinite, Preempted, UserError
 from coca_jax.evaluate import runner
-from coca_jax.evaluate.retrieval import Retrieval
+from coca_jax.evaluate.zero_shot import ZeroShot
 from coca_jax.inference import find_checkpoint
 from coca_jax.io.locks import locked
 from coca_jax.observe.progress import Progress
@@ -191,15 +191,15 @@ def test_a_stop_during_evaluations_saves_and_leaves_the_rest_to_the_next_attempt
     whole, prepared, tmp_path, monkeypatch
 ):
     changes = {"train.evaluate_every": 3, "train.log_every": 4}
-    config = make_config(prepared, ("zero_shot", "retrieval"), **changes)
-    evaluate = Retrieval.run
+    config = make_config(prepared, ("retrieval", "zero_shot_novel"), **changes)
+    evaluate = ZeroShot.run
 
-    def run(*arguments):
+    def run(*arguments):  # the second of them, on data of its own
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Retrieval, "run", run)
+        patch.setattr(ZeroShot, "run", run)
         with pytest.raises(Preempted, match="by SIGTERM after saving step 3"):
             loop.train(config, tmp_path)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
@@ -209,7 +209,8 @@ def test_a_stop_during_evaluations_saves_and_leaves_the_rest_to_the_next_attempt
     # Saves and evaluations are log points, too.
     assert losses(tmp_path) == {step: losses(whole)[step] for step in (2, 3, 4, 6)}
     both = json.loads((tmp_path / "eval/3.json").read_text())
-    assert both.keys() == {"zero_shot", "retrieval"} and both["retrieval"] == first["retrieval"]
+    assert both.keys() == {"zero_shot_novel", "retrieval"}
+    assert both["retrieval"] == first["retrieval"]
 
 
 def test_no_valid_checkpoint_is_not_a_new_run(whole, prepared, tmp_path):
