@@ -270,8 +270,7 @@ class ParquetSource:
         self._rows = [sum(footer.rows) for footer in footers]
         self.class_names = _label_names(columns)
         # So many row groups in memory that threads that read ahead read none of them twice.
-        kept = 2 + AHEAD // max(1, min(rows for f in footers for rows in f.rows if rows))
-        self._read = functools.lru_cache(maxsize=kept)(self._read_group)
+        self._read = functools.lru_cache(_most_touched(self._ends) + 1)(self._read_group)
         self._locks = [threading.Lock() for _ in groups]
 
     def __len__(self) -> int:
@@ -292,6 +291,7 @@ class ParquetSource:
         fields = {name: values[row] for name, values in group["fields"].items()}
         kinds = self._columns.fields
         stored = next((fields.pop(key) for key in LABEL_KEYS if key in fields), [])
+        stored = [to_text(v) if isinstance(v, bytes) else v for v in stored]
         label, labels = to_labels(stored, self.class_names)
         return {
             "image": image,
@@ -368,6 +368,13 @@ def open_parquet(options: SourceConfig, context: Context) -> ParquetSource:
         if columns != chosen[0]:
             raise UserError(f"{file} has other columns than {names[0]}: give them separately")
     return ParquetSource(names, footers, chosen[0])
+
+
+def _most_touched(ends: Sequence[int]) -> int:
+    """The most row groups, of those that end at these rows, that AHEAD consecutive rows are in."""
+    # They are in the most groups if the first of them is the last row of a group.
+    last = (min(end - 1 + AHEAD, ends[-1]) - 1 for end in ends)
+    return max(bisect.bisect_right(ends, row) - i + 1 for i, row in enumerate(last))
 
 
 def _label_names(columns: Columns) -> list[str]:

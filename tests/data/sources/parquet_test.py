@@ -1,5 +1,6 @@
 import concurrent.futures
 import errno
+import itertools
 import json
 
 import pyarrow
@@ -155,6 +156,41 @@ def test_fields_keep_their_types_and_nulls(tmp_path):
     assert source[1]["fields"] == {"url": None, "n": 3, "tags": []}
     (note,) = source.notes
     assert (note.kind, note.count) == ("left_out", 1) and "time" in note.text
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "labels"),
+    [
+        ("label", ["ü", None], (["ü"], [])),
+        ("label", pyarrow.array(["ü", "b"]).dictionary_encode(), (["ü"], ["b"])),
+        ("labels", [["a", "ü"], []], (["a", "ü"], [])),
+    ],
+    ids=["texts", "dictionary", "lists"],
+)
+def test_labels_may_be_texts(tmp_path, name, values, labels):
+    pq.write_table(pyarrow.table({"jpg": [b"1", b"2"], name: values}), tmp_path / "a.parquet")
+    source = open_source(SourceConfig(format="parquet", path=str(tmp_path / "a.parquet")))
+    assert tuple(record["labels"] for record in source) == labels
+
+
+@pytest.mark.parametrize(
+    ("rows", "touched"),
+    [
+        ([5], 1),
+        ([1000, 1000, 1000, 1], 2),
+        ([1000, 510, 1, 1000], 3),
+        ([1000, 511, 1, 1000], 3),
+        ([1000, 509, 1, 1000], 4),
+        ([1] * 600, parquet.AHEAD),
+        ([300, 1, 0, 300], 4),
+    ],
+)
+def test_row_groups_in_memory_are_those_of_the_rows_read_ahead(rows, touched):
+    ends = list(itertools.accumulate(rows))
+    assert parquet._most_touched(ends) == touched
+    group_of = [group for group, count in enumerate(rows) for _ in range(count)]
+    windows = (group_of[i : i + parquet.AHEAD] for i in range(len(group_of)))
+    assert max(window[-1] - window[0] + 1 for window in windows) == touched
 
 
 def test_a_damaged_row_group_is_read_once(tmp_path, monkeypatch):
