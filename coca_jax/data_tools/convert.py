@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import re
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -20,13 +20,8 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from coca_jax.data.file_names import is_hidden
-from coca_jax.data.sources.parquet import (
-    Columns,
-    Footer,
-    NoImage,
-    choose_columns,
-    read_footer,
-)
+from coca_jax.data.sources.parquet import NoImage
+from coca_jax.data.sources.parquet_columns import Columns, common_columns, read_footer
 from coca_jax.data_tools import parquet
 from coca_jax.errors import UserError
 from coca_jax.io import files, room
@@ -94,7 +89,7 @@ def convert(
     inputs = [file for path in files.expand(paths) for file in _files_of(path)]
     with ThreadPoolExecutor(OPENING_THREADS) as threads:
         footers = list(threads.map(read_footer, inputs))
-    columns = _columns(inputs, footers, image, captions)
+    columns = common_columns(inputs, footers, image, captions)
     shards = _plan(inputs, [footer.rows for footer in footers], out, split, records_per_shard)
     options = {"split": split, "records_per_shard": records_per_shard, **columns._asdict()}
     written: dict[str, Written] = {}
@@ -144,47 +139,6 @@ def _require_pyarrow() -> None:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise UserError("to read Parquet files, pip install pyarrow") from error
-
-
-def _columns(
-    inputs: list[str], footers: list[Footer], image: str, captions: Sequence[str]
-) -> Columns:
-    """The columns that all files with rows have in common; raises if files disagree."""
-    schemas = {p: f.schema for p, f in zip(inputs, footers, strict=True) if sum(f.rows)}
-    unsigned = frozenset[str]().union(*(footer.unsigned for footer in footers))
-    typed = _typed_columns(schemas.values())
-    by_path = {}
-    for path, schema in schemas.items():
-        try:
-            typed_schema = _with_types(schema, typed)
-            by_path[path] = choose_columns(typed_schema, image, captions, unsigned)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
-    if not by_path:
-        raise UserError(f"the Parquet files {', '.join(inputs[:3])} hold no rows")
-    first, columns = next(iter(by_path.items()))
-    for path, file_columns in by_path.items():
-        if file_columns != columns:
-            raise UserError(
-                f"{path} has other columns, {', '.join(schemas[path].names)}, than {first}, "
-                f"{', '.join(schemas[first].names)}, or they are of other types"
-            )
-    return columns
-
-
-def _typed_columns(schemas: Iterable[Any]) -> dict[str, Any]:
-    """Columns that have a type in at least one file: a file of nulls alone has no type."""
-    from pyarrow import types
-
-    return {f.name: f for schema in schemas for f in schema if not types.is_null(f.type)}
-
-
-def _with_types(schema: Any, typed: dict[str, Any]) -> Any:
-    """The schema, with the types that other files have for columns of nulls."""
-    import pyarrow
-
-    columns = [typed.get(f.name, f) if pyarrow.types.is_null(f.type) else f for f in schema]
-    return pyarrow.schema(columns, metadata=schema.metadata)
 
 
 def _plan(

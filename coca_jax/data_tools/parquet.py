@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from coca_jax.data.sources.parquet import Columns, NoImage, images_of, values_of
+from coca_jax.data.sources.parquet import NoImage, images_of, values_of
+from coca_jax.data.sources.parquet_columns import Columns
 from coca_jax.errors import UserError
 from coca_jax.io import files, http
 from coca_jax.io.messages import cause

@@ -12,7 +12,7 @@ from tf_examples import example, write_array_record
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.sources import SourceConfig, open_source
-from coca_jax.data.sources.parquet import choose_columns, read_footer
+from coca_jax.data.sources.parquet_columns import choose_columns, read_footer
 from coca_jax.data.sources.tf_example import IMAGE_KEYS, to_record
 from coca_jax.data_tools.parquet import examples
 from coca_jax.errors import UserError

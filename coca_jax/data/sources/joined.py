@@ -7,7 +7,7 @@ import numpy as np
 
 from coca_jax.data.results import NOT_JOINED, Piece, Results
 from coca_jax.data.sources.base import Note, Record, Shard, Source
-from coca_jax.data.sources.parquet import read_footer
+from coca_jax.data.sources.parquet_columns import read_footer
 from coca_jax.errors import UserError
 from coca_jax.io.messages import counted
 

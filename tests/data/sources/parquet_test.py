@@ -13,89 +13,6 @@ from coca_jax.data.options import DataConfig, TrainDataConfig
 from coca_jax.data.sources import Context, Source, SourceConfig, open_source, parquet
 from coca_jax.errors import UserError
 
-IMAGE = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
-
-
-def test_columns_are_known_by_types_and_names():
-    names = {"label": {"names": ["a", "b"], "_type": "ClassLabel"}, "n": {"dtype": "int8"}}
-    schema = pyarrow.schema(
-        {
-            "picture": IMAGE,
-            "TEXT": pyarrow.large_string(),
-            "title": pyarrow.large_list(pyarrow.string()),
-            "label": pyarrow.int64(),
-            "n": pyarrow.int8(),
-            "half": pyarrow.list_(pyarrow.float16()),
-            "time": pyarrow.timestamp("s"),
-            "nested": pyarrow.list_(pyarrow.list_(pyarrow.int8())),
-            "image": pyarrow.string(),  # its name is that of the images in the data set
-        },
-        metadata={"huggingface": json.dumps({"info": {"features": names}})},
-    )
-    assert parquet.choose_columns(schema, "", ()) == parquet.Columns(
-        image="picture",
-        captions={"TEXT": "text", "title": "texts"},
-        fields={"label": "int", "n": "int", "half": "floats"},
-        class_names={"label": ["a", "b"]},
-        left_out=("time", "nested", "image"),
-    )
-    chosen = parquet.choose_columns(schema, "picture", ["image"])
-    assert chosen.captions == {"image": "text"} and chosen.fields["TEXT"] == "text"
-
-
-@pytest.mark.parametrize(
-    "names",
-    [["a", "a"], ["a\nb", "c"], "ab", None, [1, 2]],
-    ids=["twice", "lines", "text", "", "n"],
-)
-def test_class_names_that_tfds_cannot_keep_are_none(names):
-    metadata = {"huggingface": json.dumps({"info": {"features": {"label": {"names": names}}}})}
-    schema = pyarrow.schema({"i": pyarrow.binary(), "label": pyarrow.int8()}, metadata=metadata)
-    assert parquet.choose_columns(schema, "", ()).class_names == {}
-
-
-def test_two_columns_of_images_need_a_choice():
-    schema = pyarrow.schema({"a": IMAGE, "b": pyarrow.large_binary()})
-    with pytest.raises(UserError, match="a, b of the columns a, b hold bytes; give"):
-        parquet.choose_columns(schema, "", ())
-    assert parquet.choose_columns(schema, "b", ()).left_out == ("a",)
-
-
-def test_files_that_say_where_images_are_need_another_way():
-    schema = pyarrow.schema({"URL": pyarrow.string(), "TEXT": pyarrow.string()})
-    for image in ("", "URL"):
-        with pytest.raises(UserError, match=r"img2dataset --input_format parquet .*--url_col URL"):
-            parquet.choose_columns(schema, image, ())
-    schema = pyarrow.schema({"file_name": pyarrow.large_string(), "n": pyarrow.int8()})
-    with pytest.raises(UserError, match=r"'file_name' holds paths of files, .*format=folder"):
-        parquet.choose_columns(schema, "", ())
-
-
-def test_a_name_for_two_columns_is_refused():
-    schema = pyarrow.schema(
-        [("jpg", pyarrow.binary()), ("text", IMAGE), ("text", pyarrow.string())]
-    )
-    with pytest.raises(UserError, match="several columns are named 'text'"):
-        parquet.choose_columns(schema, "", ())
-
-
-def test_numbers_without_a_sign_are_known_by_statistics(tmp_path):
-    def unsigned(values, kind, **options):
-        table = pyarrow.table({"n": pyarrow.array(values, kind)})
-        pq.write_table(table, tmp_path / "a.parquet", row_group_size=2, **options)
-        return parquet.read_footer(str(tmp_path / "a.parquet")).unsigned
-
-    uint64 = pyarrow.uint64()
-    assert unsigned([1, 2, None, None, 2**63 - 1], uint64) == frozenset()
-    assert unsigned([1, 2, 2**63], uint64) == {"n"}
-    assert unsigned([1, 2, 3], uint64, write_statistics=False) == {"n"}
-    assert unsigned([[1, 2], [2**64 - 1]], pyarrow.list_(uint64)) == {"n"}
-    assert unsigned([2**32 - 1], pyarrow.uint32()) == frozenset()
-    schema = pyarrow.schema({"i": pyarrow.binary(), "n": pyarrow.list_(uint64), "text": uint64})
-    chosen = parquet.choose_columns(schema, "", (), {"n", "text"})
-    assert chosen.fields == {"n": "texts", "text": "text"} and chosen.captions == {}
-    assert parquet.choose_columns(schema, "", ()).fields == {"n": "ints", "text": "int"}
-
 
 def write(path, first, count, **columns):
     rows = range(first, first + count)
@@ -253,11 +170,22 @@ def test_each_row_group_is_read_once_by_many_threads(tmp_path, monkeypatch):
 def test_files_of_other_columns_or_damaged_ones_are_refused(tmp_path):
     write(tmp_path / "0.parquet", 0, 2)
     write(tmp_path / "1.parquet", 0, 2, more=["a", "b"])
-    with pytest.raises(UserError, match=r"1.parquet has other columns than .*0.parquet"):
+    with pytest.raises(UserError, match=r"1.parquet has other columns than .*0.parquet: more is"):
         open_source(SourceConfig(format="parquet", path=str(tmp_path)))
     (tmp_path / "1.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"1.parquet cannot be read as a Parquet file"):
         open_source(SourceConfig(format="parquet", path=str(tmp_path)))
+
+
+def test_columns_without_a_value_in_one_file_have_the_type_of_the_others(tmp_path):
+    null, lists = pyarrow.nulls(2), pyarrow.array([[], None], pyarrow.list_(pyarrow.null()))
+    write(tmp_path / "0.parquet", 5, 2, caption=null, score=null, tags=lists)
+    write(tmp_path / "1.parquet", 7, 1, tags=[["x"]])
+    pq.write_table(pyarrow.table({"other": pyarrow.nulls(0)}), tmp_path / "2.parquet")
+    source = open_source(SourceConfig(format="parquet", path=str(tmp_path)))
+    assert [source[i]["captions"] for i in range(3)] == [[], [], ["caption 7"]]
+    assert source[1]["fields"] == {"score": None, "tags": []}
+    assert source[2]["fields"] == {"score": 3.5, "tags": ["x"]}
 
 
 def test_training_refuses_what_is_read_in_order(tmp_path):
