@@ -1,7 +1,6 @@
 """The data set that a command names by a path, and the parts that its results are written in."""
 
 import dataclasses
-import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -98,11 +97,11 @@ def _guess_of_folder(path: str) -> str:
             folders.clear()
     if "dataset_info.json" in names:
         return "tfds"
-    if any(name.endswith(".tar") for name in names + below):
-        return "webdataset"
-    for ending, data_format in ((".parquet", "parquet"), ("array_record", "array_record")):
-        if any(ending in name for name in names):
-            return data_format
+    for ending in (".tar", ".parquet"):
+        if any(name.endswith(ending) for name in names + below):
+            return "webdataset" if ending == ".tar" else "parquet"
+    if any("array_record" in name for name in names):
+        return "array_record"
     if any(map(is_image, names)) and not any(name.endswith(SUFFIXES) for name in names):
         return IMAGES
     return "folder"
@@ -116,10 +115,6 @@ def open_data(options: SourceConfig) -> Source:
     """
     if options.format == IMAGES:
         return ImagesSource(options.path)
-    path = options.path  # of a share of the files a tuple
-    if options.format == "array_record" and isinstance(path, str) and os.path.isdir(path):
-        pattern = paths.join(glob.escape(path), "*array_record*")
-        options = dataclasses.replace(options, path=pattern)
     return open_source(options)
 
 

@@ -91,7 +91,7 @@ def _add_lists(add: Add) -> None:
 def _add_conversions(add: Add) -> None:
     command = add("convert", data.data_convert)
     command.add_argument(
-        "inputs", nargs="+", metavar="PARQUET", help="files or URLs; may have {000..099} and *"
+        "inputs", nargs="+", metavar="PARQUET", help="files, URLs or folders; with {000..099} and *"
     )
     command.add_argument("output", type=path, metavar="OUT", help="what to write")
     command.add_argument("--image", default="", help="column of image files")
@@ -102,7 +102,7 @@ def _add_conversions(add: Add) -> None:
         metavar="COLUMN",
         help="column of captions; may be given several times",
     )
-    command.add_argument("--split", default="train", help="name of the split to write")
+    command.add_argument("--split", default="train", help="split to write, and to read of a folder")
     command.add_argument(
         "--workers", type=int, default=0, help="number of processes; 0: one for each core"
     )

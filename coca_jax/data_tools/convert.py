@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from coca_jax.data.file_names import is_hidden
 from coca_jax.data.sources.parquet import NoImage
 from coca_jax.data.sources.parquet_columns import Columns, common_columns, read_footer
+from coca_jax.data.sources.split_files import files_of_split
 from coca_jax.data_tools import parquet
 from coca_jax.errors import UserError
 from coca_jax.io import files, room
@@ -73,7 +73,8 @@ def convert(
       image: the column of encoded images, or of Hugging Face's {bytes, path}; empty: the only
         column of that kind.
       captions: the columns of captions; none: those with a usual name (`CAPTION_NAMES`).
-      split: the name of the data set's only split.
+      split: the name of the data set's only split. In a folder whose files are named by splits
+        (`files_of_split`), those of this one are read.
       records_per_shard: the approximate number of rows in a shard; row groups stay whole.
       workers: processes; 0: one per CPU.
 
@@ -86,7 +87,7 @@ def convert(
     """
     _require_pyarrow()
     _check_arguments(out, split, records_per_shard, workers)
-    inputs = [file for path in files.expand(paths) for file in _files_of(path)]
+    inputs = _inputs(paths, split)
     with ThreadPoolExecutor(OPENING_THREADS) as threads:
         footers = list(threads.map(read_footer, inputs))
     columns = common_columns(inputs, footers, image, captions)
@@ -124,14 +125,15 @@ def _check_arguments(out: str, split: str, records_per_shard: int, workers: int)
         raise UserError(f"out={out!r} should be a local folder; copy the result from there")
 
 
-def _files_of(path: str) -> list[str]:
-    """The file itself, or the Parquet files of a local folder."""
-    if files.is_url(path) or not os.path.isdir(path):
-        return [path]
-    names = sorted(n for n in os.listdir(path) if n.endswith(".parquet") and not is_hidden(n))
-    if not names:
-        raise UserError(f"the folder {path} holds no .parquet files")
-    return [os.path.join(path, name) for name in names]
+def _inputs(paths: str | Sequence[str], split: str) -> list[str]:
+    """The files to convert; prints how the files of a split were chosen."""
+    inputs: list[str] = []
+    for path in files.expand(paths):
+        names, notes = files_of_split(path, split, "*.parquet")
+        inputs += names
+        for note in notes:
+            print(note.text)
+    return inputs
 
 
 def _require_pyarrow() -> None:

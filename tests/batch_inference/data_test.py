@@ -20,6 +20,7 @@ from coca_jax.errors import UserError
         ("{}/tars", "webdataset"),
         ("{}/splits", "webdataset"),
         ("{}/parquet", "parquet"),
+        ("{}/hub", "parquet"),
         ("{}/classes", "folder"),
         ("{}/photos", "images"),
         ("{}/records", "array_record"),
@@ -32,7 +33,7 @@ def test_the_format_is_seen_from_the_path(tmp_path, path, data_format):
     for name in (
         *("tars/0.tar", "splits/train/0.tar", "parquet/0.parquet", "classes/cat/0.jpg"),
         *("tfds/dataset_info.json", "tfds/0.tar", "photos/a.JPG", "photos/deep/b.png"),
-        *("records/a.array_record-00000-of-00001",),
+        *("records/a.array_record-00000-of-00001", "hub/data/train-0.parquet", "hub/README.md"),
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

@@ -9,6 +9,7 @@ from typing import Any
 
 from coca_jax.data.sources import Context, SourceConfig, needs
 from coca_jax.data.sources.base import Note, Record, Shard, base_name, what_reads
+from coca_jax.data.sources.split_files import files_of_split
 from coca_jax.data.sources.tf_example import to_record
 from coca_jax.errors import UserError
 from coca_jax.io import files
@@ -66,25 +67,27 @@ def _shard(part: Any) -> Shard:
 def open_array_record(options: SourceConfig, context: Context) -> ArrayRecordSource:
     """The format `array_record`; see `array_record_source`."""
     del context
-    return array_record_source(options.path)
+    return array_record_source(options.path, options.split)
 
 
-def array_record_source(path: str | Sequence[str]) -> ArrayRecordSource:
+def array_record_source(path: str | Sequence[str], split: str = "") -> ArrayRecordSource:
     """Opens bare ArrayRecord files, whose records are `tf.train.Example`s.
 
     They are read one by one, so they should be written with `group_size:1`.
 
     Args:
-      path: the files (`files.expand`), on local disks or at `gs://`.
+      path: the files (`files.expand`), on local disks or at `gs://`; or a local folder of them.
+      split: of a folder whose files are named by splits (`files_of_split`).
 
     Raises:
       UserError: a file is missing or no ArrayRecord file, or there is no record in any of them.
     """
-    paths = files.expand(path)
+    paths, notes = files_of_split(path, split, "*array_record*")
     with ThreadPoolExecutor(OPENING_THREADS) as threads:
         source = ArrayRecordSource(list(threads.map(_whole_file, paths)))
     if not len(source):
         raise UserError(f"the ArrayRecord files {path} hold no records")
+    source.notes = notes
     return source
 
 

@@ -2,7 +2,6 @@
 
 import bisect
 import functools
-import glob
 import itertools
 import os
 import threading
@@ -15,6 +14,7 @@ from coca_jax.data.errors import BadExample
 from coca_jax.data.sources import Context, SourceConfig, needs
 from coca_jax.data.sources.base import Note, Record, Shard, base_name, to_labels, to_text
 from coca_jax.data.sources.parquet_columns import Columns, Footer, common_columns, read_footer
+from coca_jax.data.sources.split_files import files_of_split
 from coca_jax.data.sources.tf_example import LABEL_KEYS
 from coca_jax.data.texts import to_captions
 from coca_jax.errors import UserError
@@ -179,15 +179,14 @@ def open_parquet(options: SourceConfig, context: Context) -> ParquetSource:
       UserError: a file is not a Parquet file, holds no images, or has other columns than another.
     """
     del context
-    path = options.path
-    if isinstance(path, str) and os.path.isdir(path):
-        path = paths.join(glob.escape(path), "*.parquet")
-    names = files.expand(path)
+    names, notes = files_of_split(options.path, options.split, "*.parquet")
     with ThreadPoolExecutor(OPENING_THREADS) as threads:
         footers = list(threads.map(read_footer, names))
     image = options.image_keys[0] if options.image_keys else ""
     columns = common_columns(names, footers, image, options.text_keys)
-    return ParquetSource(names, footers, columns)
+    source = ParquetSource(names, footers, columns)
+    source.notes = [*notes, *source.notes]
+    return source
 
 
 def _most_touched(ends: Sequence[int]) -> int:

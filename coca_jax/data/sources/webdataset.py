@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from coca_jax.data.errors import BadExample
-from coca_jax.data.file_names import is_hidden
 from coca_jax.data.sources import Context, SourceConfig, needs
 from coca_jax.data.sources.base import (
     Note,
@@ -18,14 +17,14 @@ from coca_jax.data.sources.base import (
     to_labels,
     to_number,
     to_text,
-    what_reads,
 )
+from coca_jax.data.sources.split_files import files_of_split
 from coca_jax.data.sources.tar_headers import BLOCK
 from coca_jax.data.sources.tar_index import IMAGE_KEYS, Index, make_options, open_indices
 from coca_jax.data.sources.tar_notes import merged, sentences
 from coca_jax.data.texts import is_missing, to_captions
 from coca_jax.errors import UserError
-from coca_jax.io import files
+from coca_jax.io import files, http
 
 CLASS_NAMES = "classnames.txt"
 KIND = "dataset_type.txt"  # CLIP_benchmark's; "retrieval": each line of a .txt is a caption
@@ -116,11 +115,11 @@ def webdataset_source(
 
     Args:
       path: a path or URL, or several, with `{00000..00099}`, `{a,b}`, `*`, `?`, `[0-9]`. Or a local
-        folder of tars, or a folder as of CLIP_benchmark: `<split>/*.tar`, and next to the splits
-        `classnames.txt` or, for retrieval, `dataset_type.txt`.
+        folder (`files_of_split`), possibly as of CLIP_benchmark: `<split>/*.tar`, and next to the
+        splits `classnames.txt` or, for retrieval, `dataset_type.txt`.
       cache_dir: for indices that cannot be written next to their tars; empty:
         ~/.cache/coca_jax/tar_index.
-      split: of a folder with splits.
+      split: of a folder of splits, or of files that are named by splits.
       image_keys: extensions of members that are images, such as "input.jpg"; the first that a
         sample has is read. Empty: `tar_index.IMAGE_KEYS`.
       text_keys: extensions of members that are texts, read in the same way. Empty: "txt".
@@ -130,34 +129,19 @@ def webdataset_source(
         the folder's data set is of a kind that cannot be read (several labels an image).
     """
     folder = isinstance(path, str) and os.path.isdir(path) and path
-    if folder:
-        path = _tars(folder, split)
+    tars, notes = files_of_split(path, split, "*.tar")
     kind = _kind(folder) if folder else ""
     options = make_options(image_keys, text_keys)
-    indices = open_indices(files.expand(path), cache_dir, options)
+    indices = open_indices(tars, cache_dir, options)
     source = WebDatasetSource(indices, kind == "retrieval", image_keys, text_keys)
+    source.notes = [*notes, *source.notes]
     if folder and os.path.isfile(names := os.path.join(folder, CLASS_NAMES)):
         source.class_names = files.read_lines(names)
     if not len(source):
         keys = ", ".join(f".{key}" for key in image_keys or IMAGE_KEYS)
-        message = f"no sample of {folder or path!r} has an image ({keys})"
+        message = f"no sample of {', '.join(map(http.shown, tars[:3]))} has an image ({keys})"
         raise UserError("\n".join([message, *(note.text for note in source.notes)]))
     return source
-
-
-def _tars(folder: str, split: str) -> list[str]:
-    """The tars in the folder of a split, or in the folder itself if there is no such split."""
-    subfolder = os.path.join(folder, split)
-    subfolder = subfolder if os.path.isdir(subfolder) else folder
-    names = sorted(name for name in os.listdir(subfolder) if not is_hidden(name))
-    tars = [os.path.join(subfolder, name) for name in names if name.endswith(".tar")]
-    if not tars:
-        wanted = f"no .tar, and no folder {split!r} of them" if subfolder == folder else "no .tar"
-        content = f"it holds {', '.join(names[:5])}" + ", ..." * (len(names) > 5)
-        raise UserError(
-            f"{subfolder} holds {wanted}; {content if names else 'it is empty'}{what_reads(names)}"
-        )
-    return tars
 
 
 def _kind(folder: str) -> str:

@@ -28,6 +28,17 @@ def test_records_of_all_files_in_order(shards):
     ]
 
 
+def test_a_folder_of_files_and_a_split_of_it(shards):
+    assert len(array_record_source(str(shards), "train")) == 7
+    for split in ("test", "train"):
+        write_array_record(
+            shards / f"{split}.array_record-00000-of-00001", [example({"image": [split.encode()]})]
+        )
+    source = array_record_source(str(shards), "train")
+    assert [source[0]["image"]] == [b"train"] and len(source) == 1
+    assert [note.kind for note in source.notes] == ["split"]
+
+
 def test_many_threads_read_it(shards):
     source = array_record_source([f"{shards}/part-*.array_record"])
     order = np.random.default_rng(0).integers(7, size=500).tolist()

@@ -57,6 +57,15 @@ def test_rows_are_records_and_files_are_shards(tmp_path):
     assert source.shard(4).endswith("0.parquet") and source.shard(5).endswith("1.parquet")
 
 
+def test_a_split_of_a_folder_of_the_hub(tmp_path):
+    (tmp_path / "data").mkdir()
+    for i, split in enumerate(("test", "train")):
+        write(tmp_path / f"data/{split}-00000-of-00001.parquet", i, 1)
+    source = open_source(SourceConfig(format="parquet", path=str(tmp_path), split="train"))
+    assert [record["captions"] for record in source] == [["caption 1"]]
+    assert [note.kind for note in source.notes] == ["split"]
+
+
 def test_fields_keep_their_types_and_nulls(tmp_path):
     table = pyarrow.table(
         {

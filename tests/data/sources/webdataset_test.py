@@ -135,7 +135,7 @@ def test_samples_without_an_image_are_left_out_and_counted(tmp_path):
     note = source.notes[0]
     assert (note.kind, note.count, note.lost) == ("without_image", 2, True)
     write(path, failed)
-    with pytest.raises(UserError, match=r"no sample of '.*a.tar' has an image .*\n1 sample has no"):
+    with pytest.raises(UserError, match=r"no sample of .*a.tar has an image .*\n1 sample has no"):
         webdataset_source(path)
 
 
@@ -218,7 +218,7 @@ def test_a_folder_of_splits_with_names_of_classes(tmp_path):
     with pytest.raises(UserError, match=r"no folder 'val' of them; it holds classnames\.txt, test"):
         open_source(SourceConfig.of(section | {"split": "val"}))
     (tmp_path / "x[1]/val").mkdir()
-    with pytest.raises(UserError, match=r"val holds no \.tar; it is empty"):
+    with pytest.raises(UserError, match=r"val holds no \.tar files; it is empty"):
         open_source(SourceConfig.of(section | {"split": "val"}))
 
 
@@ -231,6 +231,14 @@ def test_a_folder_of_tars(tmp_path):
     (tmp_path / "b/a.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"holds a\.parquet; .* are made into records by"):
         open_source(SourceConfig(format="webdataset", path=str(tmp_path / "b"), split="train"))
+
+
+def test_a_split_of_tars_in_one_folder(tmp_path):
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}-0.tar", {"jpg": IMAGE, "txt": split.encode()})
+    source = open_source(SourceConfig(format="webdataset", path=str(tmp_path), split="test"))
+    assert [record["captions"] for record in source] == [["test"]]
+    assert [note.kind for note in source.notes] == ["split"]
 
 
 def test_retrieval_data_have_a_caption_in_each_line(tmp_path):
