@@ -457,6 +457,27 @@ def _name(block: bytes) -> bytes:
     return (prefix + b"/" if prefix else b"") + block[:100].partition(NUL)[0]
 
 
+def stated_name(blocks: bytes) -> bytes:
+    """The name of a member by the blocks before its body; empty: it is not in them.
+
+    Args:
+      blocks: its header, and up to two blocks before that, which hold an extended header if the
+        member has one of the usual size.
+    """
+    block, before = blocks[-BLOCK:], blocks[-3 * BLOCK : -2 * BLOCK]
+    name, kind = _name(block), before[156:157]
+    is_whole = NUL in block[:100]  # the rest of a long name is in an extended header
+    if kind in (PAX, LONG_NAME) and is_header(before):
+        try:
+            extended = _extended(kind, blocks[-2 * BLOCK : -BLOCK][: number(before[124:136])])
+        except ValueError:
+            return b""
+        name, is_whole = extended.get(b"path", name), is_whole or b"path" in extended
+    elif b"?" in name:  # Python's tarfile writes it for other characters, if a pax header has them
+        return b""
+    return name if is_whole else b""
+
+
 def _extended(kind: bytes, body: bytes) -> dict[bytes, bytes]:
     """The path and the size, if any, that an extended header states for what follows."""
     if kind == LONG_NAME:

@@ -19,7 +19,7 @@ from coca_jax.data.sources.base import (
     to_text,
 )
 from coca_jax.data.sources.split_files import files_of_split
-from coca_jax.data.sources.tar_headers import BLOCK
+from coca_jax.data.sources.tar_headers import BLOCK, stated_name
 from coca_jax.data.sources.tar_index import IMAGE_KEYS, Index, make_options, open_indices
 from coca_jax.data.sources.tar_notes import merged, sentences
 from coca_jax.data.texts import is_missing, to_captions
@@ -30,7 +30,7 @@ CLASS_NAMES = "classnames.txt"
 KIND = "dataset_type.txt"  # CLIP_benchmark's; "retrieval": each line of a .txt is a caption
 CAPTION_KEYS = ("caption", "captions", "text", "txt")  # of the JSON, where there is no .txt
 _PARTS = (("jpg", 0), ("txt", 2), ("json", 4), ("cls", 6))  # and their columns in an index
-NAME_BYTES = 100  # of a name in the header of a tar's member
+HEADERS = 3 * BLOCK  # bytes before a member's body: its header, and usually an extended one
 MAX_GAP = 256 << 10  # bytes between parts of a sample that are read, too, and discarded
 
 
@@ -72,7 +72,7 @@ class WebDatasetSource:
         fields = _fields(parts.get("json"))
         label, labels = _label(parts.get("cls"), self.class_names)
         return {
-            **_key(parts.get("header", b"")),
+            **_key(parts.get("headers", b"")),
             "image": parts["jpg"],
             **_captions(parts.get("txt"), fields, self._by_line),
             "label": label,
@@ -154,7 +154,7 @@ def _kind(folder: str) -> str:
 
 
 def _read(tar: str, row: Sequence[int]) -> dict[str, bytes]:
-    """The parts of a sample by name, without those that it lacks; and the first one's header."""
+    """The parts of a sample by name, without those that it lacks; and the headers of the first."""
     spans = {
         name: (row[column], row[column] + row[column + 1])
         for name, column in _PARTS
@@ -163,21 +163,16 @@ def _read(tar: str, row: Sequence[int]) -> dict[str, bytes]:
     begin, end = min(low for low, _ in spans.values()), max(high for _, high in spans.values())
     if end - begin > sum(high - low for low, high in spans.values()) + MAX_GAP:
         return {name: files.read_range(tar, low, high - low) for name, (low, high) in spans.items()}
-    spans["header"] = (begin - BLOCK, begin)
-    begin -= BLOCK
+    spans["headers"] = (max(0, begin - HEADERS), begin)
+    begin = max(0, begin - HEADERS)
     data = files.read_range(tar, begin, end - begin)
     return {name: data[low - begin : high - begin] for name, (low, high) in spans.items()}
 
 
-def _key(header: bytes) -> dict[str, str]:
-    """The sample's key as WebDataset has it, an entry of a record; none if its name is too long."""
-    name, prefix = header[:NAME_BYTES].split(b"\0")[0], header[345:500].split(b"\0")[0]
-    if not name or len(name) == NAME_BYTES:  # the rest of a long name is in another header
-        return {}
-    is_ustar = header[257:263] == b"ustar\0"
-    path = (prefix + b"/" + name if prefix and is_ustar else name).decode(errors="replace")
-    folder, slash, base = path.rpartition("/")
-    return {"key": folder + slash + base.partition(".")[0]}
+def _key(headers: bytes) -> dict[str, str]:
+    """The sample's key as WebDataset has it, an entry of a record; none if it is not seen."""
+    folder, slash, base = stated_name(headers).decode(errors="replace").rpartition("/")
+    return {"key": folder + slash + base.partition(".")[0]} if base else {}
 
 
 def _fields(data: bytes | None) -> dict[str, Any]:

@@ -292,6 +292,7 @@ def content(source):
 
 
 PAIR = ("0.jpg", "0.txt")
+KEYS = ("jpg", "v2.jpg")
 LNK, SYM, DIR, FIFO = tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE
 
 
@@ -336,6 +337,17 @@ def test_what_is_in_a_tar_is_read_or_noted(tmp_path, members, records, notes, wo
         assert words.format(tar=path) in "\n".join(note.text for note in source.notes)
     harmless = {"without_text", "repeated", "apart", "hidden", "no_extension"}
     assert {note.kind for note in source.notes if not note.lost} == notes.keys() & harmless
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_keys_are_of_names_in_any_format(tmp_path, form):
+    names = ["猫.jpg", "犬.jpg", "é/0.jpg", "x/" * 60 + "猫.v2.jpg", "0.jpg", "x" * 105 + ".jpg"]
+    source = webdataset_source(pack(tmp_path / "a.tar", *names, format=form), image_keys=KEYS)
+    assert [record.get("key") for record in source] == [name.partition(".")[0] for name in names]
+    # These are perhaps of other characters: a header that states them would be far away.
+    odd = ["?.jpg", "é" * 300 + ".jpg"]
+    source = webdataset_source(pack(tmp_path / "b.tar", *odd, format=form))
+    assert ["key" in record for record in source] == [False, False]
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
