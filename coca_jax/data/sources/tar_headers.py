@@ -8,6 +8,7 @@ file, and imports nothing that takes time to load.
 import json
 import os
 import re
+import signal
 import struct
 import sys
 from array import array
@@ -502,6 +503,7 @@ def _extended(kind: bytes, body: bytes) -> dict[bytes, bytes]:
 
 def _serve() -> None:
     """Answers each line of standard input, a path and a size, with a REPLY, rows and notes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and with it the input
     options = Options(*json.loads(sys.argv[1]))
     for line in sys.stdin:
         try:

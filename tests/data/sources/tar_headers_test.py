@@ -1,9 +1,14 @@
 import io
+import json
 import os
+import signal
+import subprocess
+import sys
 import tarfile
 
 import pytest
 
+from coca_jax.data.sources import tar_headers
 from coca_jax.data.sources.tar_headers import members, number, samples_of_file, stated_name
 from coca_jax.data.sources.tar_index import make_options
 
@@ -158,3 +163,17 @@ def test_a_name_in_the_blocks_before_a_body():
     assert stated_name(pax[:512] + b"x" * 512 + pax[1024:]) == b""
     info.name = "a.jpg"
     assert stated_name(info.tobuf()) == stated_name(bytes(1024) + info.tobuf()) == b"a.jpg"
+
+
+def test_ctrl_c_is_left_to_the_parent(tmp_path):
+    command = [sys.executable, "-I", "-S", tar_headers.__file__, json.dumps(make_options())]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, **pipes) as process:
+        for _ in range(2):
+            process.stdin.write(json.dumps([str(tmp_path / "none.tar"), 0]).encode() + b"\n")
+            process.stdin.flush()
+            reply = process.stdout.read(tar_headers.REPLY.size)
+            assert tar_headers.REPLY.unpack(reply)[0] == -1
+            process.send_signal(signal.SIGINT)
+        assert process.communicate()[1] == b""
+    assert process.returncode == 0
