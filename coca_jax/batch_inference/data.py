@@ -12,7 +12,7 @@ from coca_jax.data.sources import Shard, Source, SourceConfig, open_source, sour
 from coca_jax.data.sources.base import base_name
 from coca_jax.data.sources.tables import SUFFIXES
 from coca_jax.errors import UserError
-from coca_jax.io import files, paths
+from coca_jax.io import files, http, paths
 
 IMAGES = "images"  # a folder of images, by any names; not for training
 FILES = ("webdataset", "parquet", "array_record")  # formats of files that are shards
@@ -81,8 +81,8 @@ def _guess(path: str) -> str:
     if not paths.is_url(path) and not os.path.exists(path) and not re.search(r"[*?\[{]", path):
         raise UserError(f"--data {path}: there is no such file or folder")
     raise UserError(
-        f"--data {path}: its format cannot be seen from its name; give --data-format, one of tfds, "
-        "webdataset, parquet, array_record, folder, images"
+        f"--data {http.shown(path)}: its format cannot be seen from its name; give --data-format, "
+        "one of tfds, webdataset, parquet, array_record, folder, images"
     )
 
 

@@ -22,6 +22,7 @@ from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import multi_image
 from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError
+from coca_jax.io import http
 from coca_jax.patches import Target
 
 # For one row. Of a data set of which 98% is unusable, one row in 600 million needs more.
@@ -181,7 +182,7 @@ class BatchMaker:
                 last = error
                 # The substitute does not depend on when the image was seen to be bad.
                 rng.bit_generator.state = state
-                errors.append(DataError(data_set.source.shard(ref.index), error.kind))
+                errors.append(DataError(http.shown(data_set.source.shard(ref.index)), error.kind))
                 ref = ref._replace(index=int(rng.integers(len(data_set.source))))
                 pair = self._read(ref, rng)
         counts = dict(Counter(error.kind for error in errors))

@@ -24,6 +24,7 @@ from coca_jax.data.sources import Source
 from coca_jax.data.texts import to_captions
 from coca_jax.data.transforms import images, multi_image
 from coca_jax.errors import UserError
+from coca_jax.io import http
 from coca_jax.io.parent import end_with_parent
 from coca_jax.patches import Target
 
@@ -219,7 +220,8 @@ class _Loader:
             decoded = multi_image.decode_images(record["image"], self._num_images)
             image = [images.prepare(one, self._size, self._resizing) for one in decoded]
         except Exception as error:  # whatever a reader raises for a damaged record
-            self.bad_images.append(f"record {index} of {self._source.shard(index)}: {error}")
+            shard = http.shown(self._source.shard(index))
+            self.bad_images.append(f"record {index} of {shard}: {error}")
             return None
         record = {**record, **to_captions(record["captions"])}
         if reason := record.pop("no_text", ""):
@@ -234,9 +236,10 @@ class _Loader:
             yield f"{count:,} of {size:,} images are left out: {min(self.bad_images)}"
         if self.bad_texts:
             first = min(self.bad_texts)
+            shard = http.shown(self._source.shard(first))
             yield (
                 f"captions of {len(self.bad_texts):,} of {size:,} images are left out, the first "
-                f"of record {first} of {self._source.shard(first)}: {self.bad_texts[first]}"
+                f"of record {first} of {shard}: {self.bad_texts[first]}"
             )
 
 

@@ -24,7 +24,7 @@ from coca_jax.data.sources.parquet_columns import Columns, common_columns, read_
 from coca_jax.data.sources.split_files import files_of_split
 from coca_jax.data_tools import parquet
 from coca_jax.errors import UserError
-from coca_jax.io import files, room
+from coca_jax.io import files, http, room
 from coca_jax.io.messages import counted
 from coca_jax.io.parent import end_with_parent
 
@@ -100,9 +100,9 @@ def convert(
         _write_shards(shards, columns, workers or len(os.sched_getaffinity(0)), written)
         results = [written[shard.out] for shard in shards]
         if not any(result.records for result in results):
+            shown = ", ".join(map(http.shown, inputs[:3]))
             raise UserError(
-                f"no row of {', '.join(inputs[:3])} has an image in column {columns.image!r}"
-                f"{_absent(results)}"
+                f"no row of {shown} has an image in column {columns.image!r}{_absent(results)}"
             )
         _finish(Path(out), split, [result.records for result in results], columns)
     _report(out, split, results, sum(shard.rows for shard in shards), columns)

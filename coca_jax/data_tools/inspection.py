@@ -26,6 +26,7 @@ from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.data.transforms import multi_image
 from coca_jax.data.transforms.images import COVERING, Resizing
 from coca_jax.errors import UserError
+from coca_jax.io import http
 from coca_jax.io.files import write_whole
 from coca_jax.io.visible import visible
 from coca_jax.patches import Patches, Target, join
@@ -178,7 +179,7 @@ def _of_stages(
                 tokenizer.encode([text], text_length)
         except Exception as error:  # any fault of the record; the stream counts it
             bad = error if isinstance(error, BadExample) else BadExample("bad_record", error)
-            place = f"record {ref.index} of {source.shard(ref.index)}"
+            place = f"record {ref.index} of {http.shown(source.shard(ref.index))}"
             reasons.setdefault(bad.kind, f"{place}: {bad.reason}")
     return {
         "captions": lengths(captions, tokenizer, text_length),

@@ -1,13 +1,12 @@
 """Makes rows of Parquet files into `tf.train.Example`s."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from coca_jax.data.sources.parquet import NoImage, images_of, values_of
 from coca_jax.data.sources.parquet_columns import Columns
 from coca_jax.errors import UserError
-from coca_jax.io import files, http
+from coca_jax.io import files, http, paths
 from coca_jax.io.messages import cause
 
 BATCH_ROWS = 64  # read at a time
@@ -51,7 +50,7 @@ def examples(path: str, groups: range, columns: Columns) -> Iterator[bytes | NoI
     try:
         with files.open_binary(path) as file, parquet.ParquetFile(file) as opened:
             for batch in opened.iter_batches(BATCH_ROWS, groups, names, use_threads=False):
-                yield from _serialized(batch, columns, os.path.dirname(path))
+                yield from _serialized(batch, columns, paths.folder_of(path))
     except (OSError, pyarrow.ArrowException) as error:
         where = f"{http.shown(path)}, row groups {groups.start} to {groups.stop - 1}"
         raise UserError(f"{where}, cannot be read: {cause(error, path)}") from error

@@ -154,22 +154,21 @@ def read_lines(path: str, skip_blank: bool = False) -> list[str]:
     Raises:
       UserError: the file cannot be read, holds nothing or a NUL, or another line is blank.
     """
+    shown = shortened(http.shown(path))
     try:
         data = read_bytes(path)
         text = data.decode(text_encoding(data)).replace("\ufeff", "")
     except (OSError, UnicodeError) as error:
-        raise UserError(
-            f"{shortened(http.shown(path))} cannot be read: {cause(error, path)}"
-        ) from error
+        raise UserError(f"{shown} cannot be read: {cause(error, path)}") from error
     lines = [line.strip() for line in split_lines(text.rstrip())]
     for number, line in enumerate(lines, 1):
         if "\0" in line:
-            raise UserError(f"{path}:{number} holds a NUL: it should be text, in UTF-8")
+            raise UserError(f"{shown}:{number} holds a NUL: it should be text, in UTF-8")
         if not line and not skip_blank:
-            raise UserError(f"{path}:{number} is blank: every line should hold a name")
+            raise UserError(f"{shown}:{number} is blank: every line should hold a name")
     lines = [line for line in lines if line]
     if not lines:
-        raise UserError(f"{path} is empty: it should hold a name in every line")
+        raise UserError(f"{shown} is empty: it should hold a name in every line")
     return lines
 
 

@@ -110,14 +110,19 @@ def system_of(path: str) -> tuple[Any, str]:
     except ImportError as error:
         extra = {"gs": "gcs", "s3": "s3"}.get(path.partition("://")[0])
         how = f": pip install 'coca_jax[{extra}]'" if extra else ""
-        raise UserError(f"{path} cannot be opened ({error}){how}") from error
+        raise UserError(f"{http.shown(path)} cannot be opened ({error}){how}") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be opened: {cause(error)}") from error
+        raise UserError(f"{http.shown(path)} cannot be opened: {cause(error)}") from error
 
 
 def join(folder: str | os.PathLike, *parts: str) -> str:
     """A path or URL within a folder."""
     return os.path.join(os.fspath(folder), *parts)
+
+
+def folder_of(path: str) -> str:
+    """The folder of a file; of a URL without its query."""
+    return os.path.dirname(path.partition("?")[0] if http.is_http(path) else path)
 
 
 def expand(pattern: str | Sequence[str]) -> list[str]:
@@ -134,11 +139,13 @@ def expand(pattern: str | Sequence[str]) -> list[str]:
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     if not patterns or not all(patterns):
         raise UserError(f"no path is given ({pattern!r})")
-    paths = [path for one in patterns for path in _expanded(normalize(one))]
+    patterns = list(map(normalize, patterns))
+    paths = [path for one in patterns for path in _expanded(one)]
     seen: set[str] = set()
     for path in paths:
         if path in seen:
-            raise UserError(f"{path} is named twice by {pattern!r}")
+            given = ", ".join(map(http.shown, patterns))
+            raise UserError(f"{http.shown(path)} is named twice by {given}")
         seen.add(path)
     return paths
 
@@ -154,7 +161,7 @@ def _expanded(pattern: str) -> list[str]:
     try:
         parts = list(braceexpand.braceexpand(rest))
     except braceexpand.UnbalancedBracesError as error:
-        raise UserError(f"the braces of {pattern!r} do not match") from error
+        raise UserError(f"the braces of {http.shown(pattern)!r} do not match") from error
     return [path for part in parts for path in _matches(folder, part, mark + query)]
 
 

@@ -216,6 +216,12 @@ def test_substitutes_come_from_everywhere_in_the_same_data_set(plain_source):
     assert drawn == {f"picture {i}" for i in range(1, 12)}
 
 
+def test_secrets_in_the_url_of_a_shard_are_not_counted(plain_source, monkeypatch):
+    monkeypatch.setattr(MemorySource, "shard", lambda *_: "https://me:pw@h/a.tar?key=1")
+    made = maker(MemorySource(plain_source, damaged={13}))(13, np.random.default_rng(0))
+    assert made["errors"][0] == ("https://...@h/a.tar?...", "bad_record")
+
+
 def test_a_data_set_without_a_good_record_is_an_error():
     make = maker([record(b"broken", ["x"])] * 3)
     counts = rf"{MAX_SUBSTITUTES + 1} unusable examples in a row \({{'bad_image': 1001}}\)"

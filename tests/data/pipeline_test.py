@@ -231,6 +231,13 @@ def test_equal_bytes_and_half_characters_are_reported(plain_source, capsys):
     assert "captions of 5 of 5 images are left out" in capsys.readouterr().err
 
 
+def test_secrets_in_the_urls_of_shards_are_not_reported(plain_source, monkeypatch, capsys):
+    monkeypatch.setattr(MemorySource, "shard", lambda *_: "https://me:pw@h/a.tar?key=1")
+    odd = record(plain_source[0]["image"], [True])
+    assert len(list(evaluation_batches(MemorySource([record(b"", []), odd]), (4, 4), 5))) == 1
+    assert capsys.readouterr().err.count("of https://...@h/a.tar?...: ") == 2
+
+
 def test_captions_that_a_source_left_out_are_reported_in_evaluations(plain_source, capsys):
     image = plain_source[0]["image"]
     found = record(image, ["a"]) | {"no_text": "5 is not text"}

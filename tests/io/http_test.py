@@ -9,10 +9,14 @@ import urllib.parse
 
 import pytest
 
+from coca_jax.batch_inference.data import data_options
+from coca_jax.data.sources.array_record import array_record_source
+from coca_jax.data.sources.folder import folder_source
 from coca_jax.data.sources.webdataset import webdataset_source
 from coca_jax.errors import UserError
 from coca_jax.io import files
 from coca_jax.io import http as web
+from coca_jax.io.files import read_lines
 
 BODY = bytes(range(256)) * 8
 SECRET = "?sig=[1]*&key={secret}"
@@ -201,6 +205,49 @@ def test_tars_are_read_from_a_web_server(server, mode):
         with pytest.raises(UserError, match=words) as caught:
             webdataset_source(server.url + "a.tar" + SECRET)
         assert "secret" not in str(caught.value) and str(caught.value).count("a.tar") == 1
+
+
+def test_tables_are_read_from_a_web_server(server):
+    server.files |= {"d/a.csv": b"image;text\n1.jpg;x\n2.jpg;y\n", "d/1.jpg": b"1"}
+    source = folder_source(server.url + "d/a.csv" + SECRET + "/x.jsonl")
+    assert source[0]["image"] == b"1" and "secret" not in source.notes[0].text
+    server.asked.clear()
+    for url in (server.url + "no.jpg", " " + server.url + "no.jpg "):
+        with pytest.raises(FileNotFoundError):
+            source._read(url)
+    assert [path for path, _ in server.asked].count("/no.jpg") == 2
+    server.asked.clear()
+    with pytest.raises(FileNotFoundError):
+        source[1]
+    assert [path for path, _ in server.asked].count("/d/2.jpg") == len(server.asked) - 1 == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "open_", "words"),
+    [
+        ("page.tar", webdataset_source, "is not a tar file but a web page"),
+        ("empty.tar", webdataset_source, "no sample of"),
+        (["a.tar", "a.tar"], webdataset_source, "is named twice by"),
+        ("{a.tar", webdataset_source, "the braces of"),
+        ("a.csv", folder_source, "holds no rows"),
+        ("b.csv", folder_source, "needs one of the columns"),
+        ("c.jsonl", folder_source, "is not a JSON object"),
+        ("folder", folder_source, "should be a file"),
+        ("a.csv", array_record_source, "ArrayRecord files are read from local disks"),
+        ("empty", read_lines, "is empty: it should hold"),
+        ("b.csv", data_options, "--data-format"),
+    ],
+)
+def test_messages_have_no_secrets_of_urls(server, name, open_, words):
+    server.files |= {"page.tar": b"<html>" * 99, "empty.tar": bytes(1024)}
+    server.files |= {"a.csv": b"image\n", "b.csv": b"n\n1\n", "c.jsonl": b"[]\n"}
+    url = server.url.replace("http://", "http://me:secret@")
+    given = [f"{url}{n}{SECRET}" for n in ([name] if isinstance(name, str) else name)]
+    if open_ is data_options:
+        given = [given[0].replace(".csv", "")]
+    with pytest.raises(UserError, match=words) as caught:
+        open_(given[0] if len(given) == 1 else given)
+    assert "secret" not in str(caught.value)
 
 
 def test_secrets_are_not_shown():

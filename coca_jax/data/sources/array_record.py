@@ -12,7 +12,7 @@ from coca_jax.data.sources.base import Note, Record, Shard, base_name, what_read
 from coca_jax.data.sources.split_files import files_of_split
 from coca_jax.data.sources.tf_example import to_record
 from coca_jax.errors import UserError
-from coca_jax.io import files
+from coca_jax.io import files, http
 
 OPENING_THREADS = 32  # they wait for the storage, not for the CPU
 TAIL = 128 << 10  # bytes at the end of a file, which hold the offsets of its records
@@ -96,7 +96,8 @@ def _whole_file(path: str) -> Any:
     from tensorflow_datasets.core.utils.shard_utils import FileInstruction
 
     if files.is_url(path) and not path.startswith("gs://"):
-        raise UserError(f"{path}: ArrayRecord files are read from local disks or gs:// only")
+        shown = http.shown(path)
+        raise UserError(f"{shown}: ArrayRecord files are read from local disks or gs:// only")
     try:
         reader = ArrayRecordReader(path)
         count = reader.num_records()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from coca_jax.data.errors import BadExample
-from coca_jax.data.sources.base import to_text
+from coca_jax.data.sources.base import base_name, to_text
 from coca_jax.data.sources.lines import BOM, Lines, is_utf8
 from coca_jax.errors import UserError
 
@@ -164,7 +164,7 @@ class Delimited:
 
 def is_tsv(path: str) -> bool:
     """Whether a file's name says that tabs separate its values."""
-    return path.lower().endswith(".tsv")
+    return base_name(path).lower().endswith(".tsv")
 
 
 def column_of(names: Iterable[str], wanted: Iterable[str]) -> str | None:

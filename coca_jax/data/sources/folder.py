@@ -11,13 +11,21 @@ from typing import Any, NamedTuple
 from coca_jax.data.errors import BadExample
 from coca_jax.data.file_names import is_hidden, is_image
 from coca_jax.data.sources import Context, SourceConfig, needs
-from coca_jax.data.sources.base import Note, Record, RowValues, Shard, to_labels, what_reads
+from coca_jax.data.sources.base import (
+    Note,
+    Record,
+    RowValues,
+    Shard,
+    base_name,
+    to_labels,
+    what_reads,
+)
 from coca_jax.data.sources.class_folders import ClassFolders, split_folders
 from coca_jax.data.sources.delimited import column_of
 from coca_jax.data.sources.tables import FAULTS, SUFFIXES, Table
 from coca_jax.data.texts import MISSING_WORDS, to_captions
 from coca_jax.errors import UserError
-from coca_jax.io import files, paths
+from coca_jax.io import files, http, paths
 from coca_jax.io.messages import counted
 
 # Columns of a table; the first of each row that it has is read.
@@ -97,11 +105,12 @@ class FolderSource:
         return self._entries.shards()
 
 
-def _spellings(path: str) -> Iterator[str]:
+def _spellings(path: str) -> list[str]:
     """A path as it is written, and as Windows or a person may have meant it."""
-    yield path
-    yield paths.normalize(path)
-    yield paths.normalize(path.strip().replace("\\", "/"))
+    if paths.is_url(path):  # for each of them a server would be asked
+        return [path]
+    others = map(paths.normalize, (path, path.strip().replace("\\", "/")))
+    return list(dict.fromkeys((path, *others)))
 
 
 def read_image_files(path: str) -> bytes | list[bytes]:
@@ -137,11 +146,13 @@ def folder_source(path: str, split: str = "", clips: bool = False) -> FolderSour
       UserError: the path is none of these, or a table cannot be read.
     """
     path = paths.normalize(path)
-    if path.lower().endswith(SUFFIXES):
+    if base_name(path).lower().endswith(SUFFIXES):
         return _of_table(path)
     kinds = ", ".join(SUFFIXES)
     if paths.is_url(path):
-        raise UserError(f"{path} should be a file ({kinds}): only local folders are searched")
+        raise UserError(
+            f"{http.shown(path)} should be a file ({kinds}): only local folders are searched"
+        )
     if not os.path.isdir(path):
         raise UserError(
             f"{path} is neither a folder nor a file with one of the endings {kinds}"
@@ -166,7 +177,7 @@ def folder_source(path: str, split: str = "", clips: bool = False) -> FolderSour
 
 
 def _of_table(path: str) -> FolderSource:
-    return FolderSource(os.path.dirname(path), _Rows(Table(path, IMAGE_COLUMNS)))
+    return FolderSource(paths.folder_of(path), _Rows(Table(path, IMAGE_COLUMNS)))
 
 
 def _of_split(path: str, splits: list[str], split: str, clips: bool) -> FolderSource:
@@ -217,7 +228,7 @@ class _Rows:
 
 
 def _table_notes(table: Table) -> Iterator[Note]:
-    rows, path = table.row_count, table.path
+    rows, path = table.row_count, http.shown(table.path)
     columns = [f"images of column {table.column!r}"]
     for what, wanted in (("captions", CAPTION_COLUMNS), ("labels", LABEL_COLUMNS)):
         if name := column_of(table.names, wanted):

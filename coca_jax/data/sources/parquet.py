@@ -3,7 +3,6 @@
 import bisect
 import functools
 import itertools
-import os
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -161,7 +160,7 @@ class ParquetSource:
         def values(name: str, kind: str) -> list[list[Any]]:
             return [v for chunk in rows.column(name).chunks for v in values_of(chunk, kind)]
 
-        images = (images_of(c, os.path.dirname(path)) for c in rows.column(columns.image).chunks)
+        images = (images_of(c, paths.folder_of(path)) for c in rows.column(columns.image).chunks)
         return {
             "image": list(itertools.chain.from_iterable(images)),
             "captions": [values(name, kind) for name, kind in columns.captions.items()],

@@ -64,18 +64,17 @@ class Table:
             cannot be seen where a row ends.
         """
         self.path = path
-        kind = _Json if path.lower().endswith(".jsonl") else Delimited
+        kind = _Json if base_name(path).lower().endswith(".jsonl") else Delimited
+        shown = http.shown(path)
         try:
             with files.open_binary(path) as file:
-                lines = Lines(file, path)
-                self._rows = kind(lines, path, columns)
+                lines = Lines(file, shown)
+                self._rows = kind(lines, shown, columns)
                 begins, ends, keys, self.faults = _scan(self._rows.keys(lines), lines)
         except OSError as error:
-            raise UserError(
-                f"the table {http.shown(path)} cannot be read: {cause(error, path)}"
-            ) from error
+            raise UserError(f"the table {shown} cannot be read: {cause(error, path)}") from error
         if not len(keys):
-            raise UserError(f"the table {path} holds no rows")
+            raise UserError(f"the table {shown} holds no rows")
         order, self._ends = _grouped(keys)
         self._begins, self._sizes = begins[order], (ends - begins)[order].astype(np.uint32)
         self.shard = Shard(base_name(path), lines.end, len(self._ends), f"{lines.checksum:08x}")

@@ -143,7 +143,7 @@ def scan(tar: str, stamp: files.Stamp, options: Options | None = None) -> Sample
         if len(first) < tar_headers.BLOCK and not words:
             return Samples(array("q"), 0, {"cut_off": (1, "within its first header", {})}, 0)
         raise UserError(
-            f"{tar} {words or f'is not a tar file: it begins with {first[:16]!r}'}"
+            f"{http.shown(tar)} {words or f'is not a tar file: it begins with {first[:16]!r}'}"
         ) from error
 
 
@@ -298,7 +298,8 @@ class _Maker:
         """Warns of indices that could not be written, and so are made anew each time."""
         if unwritten := [index.tar for index in indices if index.table is not None]:
             print(
-                f"warning: the indices of {len(unwritten):,} tars, such as {unwritten[0]}, stay in "
+                f"warning: the indices of {len(unwritten):,} tars, such as "
+                f"{http.shown(unwritten[0])}, stay in "
                 f"memory: {' and '.join(str(p.parent) for p in self._paths(unwritten[0]))} "
                 "cannot be written to",
                 file=sys.stderr,
