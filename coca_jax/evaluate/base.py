@@ -31,7 +31,10 @@ class Examples(SourceConfig):
     """Options that select the examples of an evaluation."""
 
     path: str | Sequence[str] = field(
-        "", "Files or URLs of the data set, one or several, with `{0000..0099}` and `*`.", PATHS
+        "",
+        "Files or URLs of the data set; of WebDataset, Parquet and ArrayRecord one or several, "
+        "with `{0000..0099}` and `*`.",
+        PATHS,
     )
     limit: int | None = field(None, "Only the first examples, at most this many.", LIMIT)
     num_images: int | None = field(

@@ -120,6 +120,12 @@ def join(folder: str | os.PathLike, *parts: str) -> str:
     return os.path.join(os.fspath(folder), *parts)
 
 
+def is_pattern(path: str) -> bool:
+    """Whether a path has `*` or braces for several files; not if it exists as it is written."""
+    path = path.partition("?")[0] if http.is_http(path) else path
+    return bool(path) and re.search(r"\*|{.*}", _literal(path)[1]) is not None
+
+
 def folder_of(path: str) -> str:
     """The folder of a file; of a URL without its query."""
     return os.path.dirname(path.partition("?")[0] if http.is_http(path) else path)

@@ -16,9 +16,10 @@ from coca_jax import fields
 from coca_jax.data.sources.base import Note, Record, Shard, Source, warn_of_lost
 from coca_jax.errors import UserError
 from coca_jax.fields import field
+from coca_jax.io import http
 from coca_jax.io.files import read_lines
 from coca_jax.io.messages import counted
-from coca_jax.io.paths import normalize
+from coca_jax.io.paths import is_pattern, normalize
 from coca_jax.registry import Registry
 
 sources: Registry = Registry(
@@ -53,8 +54,8 @@ class SourceConfig:
     )
     path: str | Sequence[str] = field(
         "",
-        "Files or URLs, with `{0000..0099}` and `*`; of a TFDS data set its folder, instead of a "
-        "name.",
+        "Files or URLs; of WebDataset, Parquet and ArrayRecord with `{0000..0099}` and `*`. Of a "
+        "TFDS data set its folder, instead of a name.",
         fields.path(),
         resumable=True,
     )
@@ -120,6 +121,22 @@ def missing_option(options: SourceConfig) -> str:
     return ""
 
 
+def one_path(options: SourceConfig) -> str:
+    """The path of a format that reads one file or folder; empty: none is given.
+
+    Raises:
+      UserError: there are several, or it is a pattern of several.
+    """
+    path = options.path
+    if not isinstance(path, str) or is_pattern(path):
+        shown = ", ".join(map(http.shown, [path] if isinstance(path, str) else path))
+        raise UserError(
+            f"path={shown!r}: format {options.format!r} reads one file or folder; patterns and "
+            "lists of files are for webdataset, parquet and array_record"
+        )
+    return path
+
+
 def open_source(options: SourceConfig, context: Context | None = None) -> Source:
     """Opens the data set that a section of the configuration, such as `data.train`, names.
 
@@ -162,6 +179,7 @@ __all__ = [
     "SourceConfig",
     "missing_option",
     "needs",
+    "one_path",
     "open_source",
     "sources",
     "warn_of_lost",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.file_names import is_hidden, is_image
-from coca_jax.data.sources import Context, SourceConfig, needs
+from coca_jax.data.sources import Context, SourceConfig, needs, one_path
 from coca_jax.data.sources.base import (
     Note,
     Record,
@@ -126,7 +126,7 @@ def read_image_files(path: str) -> bytes | list[bytes]:
 @needs("path")
 def open_folder(options: SourceConfig, context: Context) -> FolderSource:
     """The format `folder`; see `folder_source`."""
-    return folder_source(options.path, options.split, clips=context.num_images > 1)
+    return folder_source(one_path(options), options.split, clips=context.num_images > 1)
 
 
 def folder_source(path: str, split: str = "", clips: bool = False) -> FolderSource:

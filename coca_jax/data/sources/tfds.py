@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from coca_jax.data.sources import Context, SourceConfig, needs
+from coca_jax.data.sources import Context, SourceConfig, needs, one_path
 from coca_jax.data.sources.array_record import ArrayRecordSource
 from coca_jax.data.sources.base import what_reads
 from coca_jax.data.sources.tf_example import IMAGE_KEYS
@@ -19,7 +19,7 @@ class TfdsSource(ArrayRecordSource):
 @needs("split", "path or name")
 def open_tfds(options: SourceConfig, context: Context) -> TfdsSource:
     """The format `tfds`; see `tfds_source`."""
-    return tfds_source(options.name, options.split, context.data_dir, options.path)
+    return tfds_source(options.name, options.split, context.data_dir, one_path(options))
 
 
 def tfds_source(

@@ -68,6 +68,21 @@ def test_a_format_of_a_users_own_is_opened_with_its_options(monkeypatch):
         open_source(SourceConfig(format="zip", path="a"))
 
 
+@pytest.mark.parametrize("format_", ["folder", "tfds"])
+@pytest.mark.parametrize("path", ["{}/*.csv", "{}/{{a,b}}", ("{}/a", "{}/b"), "https://h/*.csv?k"])
+def test_patterns_are_refused_where_one_path_is_read(tmp_path, format_, path):
+    path = path.format(tmp_path) if isinstance(path, str) else [p.format(tmp_path) for p in path]
+    with pytest.raises(UserError, match=f"path=.*: format '{format_}' reads one file or folder"):
+        open_source(SourceConfig(format=format_, path=path, split="train"))
+
+
+def test_a_folder_that_looks_like_a_pattern_is_read(tmp_path):
+    for name in ("a*", "{a,b}"):
+        (tmp_path / name / "cat").mkdir(parents=True)
+        (tmp_path / name / "cat/1.jpg").write_bytes(b"1")
+        assert len(open_source(SourceConfig(format="folder", path=str(tmp_path / name)))) == 1
+
+
 def test_what_two_sections_name_is_compared_by_their_identity():
     train = TrainDataConfig(name="shapes", captions="first", class_names="a.txt")
     assert train.identity() == {"format": "tfds", "name": "shapes", "split": "train"}
