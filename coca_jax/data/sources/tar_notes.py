@@ -124,7 +124,9 @@ def _commonest(counts: dict[str, int]) -> str:
 def _hint(counts: dict[str, int], image_keys: Sequence[str]) -> str:
     """A sentence on reading members as images, where an extension ends like that of an image."""
     ends = tuple(f".{key}" for key in IMAGE_KEYS)
+    read = {key.lower().removeprefix(".") for key in image_keys or IMAGE_KEYS}  # but not of links
     keys = [name[1:] for name, _ in Counter(counts).most_common() if name.lower().endswith(ends)]
+    keys = [key for key in keys if key.lower() not in read]
     if not keys:
         return ""
     keys = (*(image_keys or IMAGE_KEYS[:2]), *keys[:SHOWN])

@@ -31,9 +31,15 @@ def _begin(brands: Sequence[bytes]) -> re.Pattern[bytes]:
     return re.compile(rb".{4}ftyp(" + b"|".join(brands) + rb")", re.DOTALL)
 
 
-_FORMATS = (  # common ones that are not decoded
+_DECODED = (  # formats that are decoded as far as a decoder knows the file for one of its own
+    ("AVIF", _begin(_AVIF_BRANDS)),
+    ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]")),
+    ("PNG", re.compile(PNG_SIGNATURE)),
+    ("GIF", re.compile(rb"GIF8[79]a")),
+    ("WebP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL)),
+)
+_OTHERS = (  # common ones that are not decoded
     ("HEIC", _begin(_HEIC_BRANDS)),
-    ("AVIF", _begin(_AVIF_BRANDS)),  # where Pillow lacks its decoder
     ("JPEG XL", re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")),
     ("JPEG 2000", re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP")),
     ("SVG", _SVG),
@@ -110,10 +116,13 @@ def orientation(exif: bytes) -> int:
 
 
 def describe_unknown(data: bytes) -> str:
-    """The format of a file that is not decoded, in words."""
+    """The format of a file that no decoder reads, in words."""
     if not data:
         return "the file is empty"
-    for name, pattern in _FORMATS:
+    for name, pattern in _DECODED:
+        if pattern.match(data):
+            return f"{name}, damaged or of a kind that is not decoded"
+    for name, pattern in _OTHERS:
         if pattern.match(data[:1024]):
             return f"{name}, which is not decoded"
     return "no image of a known format"

@@ -88,8 +88,9 @@ def decode(data: bytes, least_side: int | None = None) -> UInt8[np.ndarray, "h w
         at 1/2, 1/4 or 1/8 of its size, which is faster; None: never.
 
     Raises:
-      BadExample: the data is not such an image, has no pixels or more than MAX_PIXELS, ends before
-        its last pixel or a JPEG's end (whatever follows), or has 32 bits a channel.
+      BadExample: the data is not such an image, has no pixels or more than MAX_PIXELS, is cut off,
+        or has 32 bits a channel. Of a JPEG that has an end in spite of missing data, the decoder
+        may fill in gray pixels instead.
     """
     try:
         if data.startswith(jpeg.START):
@@ -235,9 +236,10 @@ def _pillow(data: bytes, exif: bytes = b"") -> UInt8[np.ndarray, "h w 3"]:
     if image.format != "TIFF":
         turn = _UPRIGHT.get(orientation(exif or image.info.get("exif", b"")))
         image = image if turn is None else image.transpose(turn)
-    if image.mode in ("I", "F"):
+    is_deep_pgm = image.mode == "I" and image.format == "PPM"  # Pillow scales it to 16 bits
+    if image.mode in ("I", "F") and not is_deep_pgm:
         raise BadExample("bad_image", "32 bits a channel")
-    if image.mode.startswith("I;16"):  # which Pillow would clip
+    if image.mode.startswith("I;16") or is_deep_pgm:  # which Pillow would clip
         deep = np.asarray(image).astype(np.uint16)
         deep[deep == image.info.get("transparency")] = 0xFFFF
         return cv2.cvtColor(cv2.convertScaleAbs(deep, alpha=1 / 257), cv2.COLOR_GRAY2RGB)

@@ -380,6 +380,12 @@ def test_notes_name_the_keys_that_are_read(tmp_path):
     assert "set image_keys=('input.jpg', '.edit.jpg', 'jpg') of" in notes["without_image"]
 
 
+def test_links_are_not_said_to_have_other_keys(tmp_path):
+    path = pack(tmp_path / "a.tar", *PAIR, ("1.jpg", LNK), "1.txt")
+    notes = {note.kind: note.text for note in webdataset_source(path).notes}
+    assert "dereference" in notes["link"] and "image_keys" not in notes["without_image"]
+
+
 def test_tars_that_were_joined_are_read_to_the_end(tmp_path):
     one, two, joined = (tmp_path / f"{name}.tar" for name in ("1", "2", "joined"))
     pack(one, *PAIR)

@@ -80,6 +80,8 @@ def test_deep_grey_keeps_the_upper_half_of_its_bits():
     np.testing.assert_array_equal(images.decode(png_file((6, 1, 16, 0), [row])), expected)
     tiff = encoded(Image.fromarray(np.array([SIXTEEN], np.uint16)), "tiff")
     np.testing.assert_array_equal(images.decode(tiff), expected)
+    pgm = b"P5 6 1 65535\n" + row
+    np.testing.assert_array_equal(images.decode(pgm), expected)
     see_through = png_file((6, 1, 16, 0), [row], png_chunk(b"tRNS", struct.pack(">H", 0x4D4D)))
     expected[0, 3] = 255
     np.testing.assert_array_equal(images.decode(see_through), expected)
@@ -316,6 +318,10 @@ def test_pillow_is_silent():
         (b"\n<!DOCTYPE html><html>", "HTML"),
         (b"%PDF-1.7", "PDF"),
         (b"some text", "no image of a known format"),
+        (b"\0\0\0\x20ftypavif", "AVIF, damaged or of a kind that is not decoded"),
+        (b"II*\0" + bytes(96), "TIFF, damaged"),
+        (b"GIF89a", "GIF, damaged"),
+        (b"\x89PNG\r\n\x1a\n", "PNG, damaged"),
     ],
 )
 def test_what_is_not_decoded_is_named(data, name):
