@@ -382,6 +382,15 @@ def test_a_folder_of_files(tmp_path):
         convert(str(out), str(tmp_path / "again"))
 
 
+def test_the_split_of_a_folder_is_converted(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    for i, split in enumerate(("train", "test")):
+        write(tmp_path / f"data/{split}-00000-of-00001.parquet", simple(i, 1))
+    out = convert(str(tmp_path), str(tmp_path / "out"), split="test", workers=1)
+    assert images(tfds_source("", "test", path=str(out))) == [b"image 1"]
+    assert "the files test* are read" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("codec", ["snappy", "zstd", "brotli", "gzip", "lz4", "none"])
 def test_codecs(tmp_path, codec):
     table = pyarrow.table({"jpg": pyarrow.array([b"a"], pyarrow.large_binary()), "text": ["x"]})
