@@ -4,9 +4,9 @@
     OUT/00000.parquet        results of the usable records of a part, in the order of the shard
     OUT/_done/00000.json     written after it: the shard's identity, and its unusable records
 
-A part is done if it has its record, so that an interrupted run goes on at the first part without
-one. Files are written whole or not at all. Programs that read a folder of Parquet files leave out
-names that begin with `_`.
+A part is done if it has its record and files of the sizes that the record states, so that an
+interrupted run goes on at the first part without. Files are written whole or not at all. Programs
+that read a folder of Parquet files leave out names that begin with `_`.
 """
 
 import dataclasses
@@ -30,6 +30,7 @@ from coca_jax.io.stored import Damaged, fits, is_step, read_json
 
 ID_TYPES = {"key": pyarrow.string(), "source": pyarrow.string(), "index": pyarrow.int64()}
 STORED = {"stored": pyarrow.string()}
+IDS = "ids.jsonl"  # the ending of the file next to a .npy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ class PartRecord:
     results: int
     checksum: str  # of the file of results
     bad: list[list[Any]]  # number in the shard, key, and reason of each unusable record
+    settings: str = ""  # their checksum; empty: of an earlier version, which wrote none
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of its files, by ending
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,52 +67,99 @@ class Output:
         Raises:
           UserError: they have others; names each, with both values.
         """
-        path = paths.join(self.folder, SETTINGS)
-        settings = {**self.settings, "format": self.file_format}
         try:
-            stored = read_json(path)
+            stored = self._stored_settings()
         except FileNotFoundError:
             names = [name for name in self._names() if name[0] != "_"]
             if names:
                 raise UserError(
                     f"{self.folder} holds {names[0]!r} and no {SETTINGS}: choose a new folder"
                 ) from None
-            files.write_whole(path, json.dumps(settings, indent=1).encode())
+            self._write_settings()
             return
-        except Damaged as error:
-            raise UserError(f"{path} {error}") from error
-        settings = json.loads(json.dumps(settings))  # as they are read
-        different = [k for k in settings | stored if settings.get(k) != stored.get(k)]
+        different = self._difference(stored)
         if different and not self._names(DONE):
-            files.write_whole(path, json.dumps(settings, indent=1).encode())
+            self._write_settings()
         elif different:
-            lines = [f"  {k}: {stored.get(k)!r}, now {settings.get(k)!r}" for k in different]
             raise UserError(
                 f"{self.folder} holds results of other settings; choose another folder:\n"
-                + "\n".join(lines)
+                f"{different}"
             )
         files.remove_temporaries(self.folder)
         files.remove_temporaries(paths.join(self.folder, DONE))
+
+    def _all_settings(self) -> dict[str, Any]:
+        """The settings and the format, as they are read again."""
+        return json.loads(json.dumps({**self.settings, "format": self.file_format}))
+
+    def _write_settings(self) -> None:
+        text = json.dumps(self._all_settings(), indent=1)
+        files.write_whole(paths.join(self.folder, SETTINGS), text.encode())
+
+    def _stored_settings(self) -> dict[str, Any]:
+        path = paths.join(self.folder, SETTINGS)
+        try:
+            return read_json(path)
+        except Damaged as error:
+            raise UserError(f"{path} {error}") from error
+
+    def _difference(self, stored: Mapping[str, Any]) -> str:
+        """A line for each setting that differs from what is stored; empty: none does."""
+        now = self._all_settings()
+        names = [name for name in now | stored if now.get(name) != stored.get(name)]
+        return "\n".join(f"  {n}: {stored.get(n)!r}, now {now.get(n)!r}" for n in names)
+
+    def _require_own(self) -> None:
+        """Raises a UserError if a command with other settings has taken the folder since `open`."""
+        try:
+            different = self._difference(self._stored_settings())
+        except FileNotFoundError:
+            different = f"  {SETTINGS} was removed"
+        if different:
+            raise UserError(
+                f"another command writes to {self.folder}, with other settings; choose another "
+                f"folder:\n{different}"
+            )
+
+    @property
+    def _checksum(self) -> str:
+        """A checksum of the settings."""
+        return f"{zlib.crc32(json.dumps(self._all_settings(), sort_keys=True).encode()):08x}"
 
     def done(self, parts: Sequence[Part]) -> dict[str, PartRecord]:
         """The records of the parts that are done, by name.
 
         Raises:
-          UserError: a shard is another one than when its results were written.
+          UserError: a shard is another one than when its results were written, or they were
+            written with other settings.
         """
-        written, there, records = set(self._names()), set(self._names(DONE)), {}
+        there = {name: info.size for name, info in folders.tree(self.folder).items()}
+        records = {}
         for part in parts:
-            if f"{part.name}.{self.file_format}" not in written:
-                continue
-            if f"{part.name}.json" in there and (record := self._record(part.name)):
-                if record.shard != _identity(part):
-                    raise UserError(
-                        f"{self.folder}/{part.name}.{self.file_format} has results of "
-                        f"{_words(record.shard)}, and the shard is now {_words(_identity(part))}; "
-                        f"to make them again, remove {self._record_path(part.name)}"
-                    )
+            record = self._record(part.name) if f"{DONE}/{part.name}.json" in there else None
+            if record and self._is_whole(part.name, record, there):
+                self._require_same(part, record)
                 records[part.name] = record
         return records
+
+    def _is_whole(self, name: str, record: PartRecord, there: Mapping[str, int]) -> bool:
+        """Whether the files of a part are there, with the sizes that its record states."""
+        endings = (self.file_format, IDS) if self.file_format == "npy" else (self.file_format,)
+        sizes = {ending: there.get(f"{name}.{ending}") for ending in endings}
+        return sizes == record.sizes if record.sizes else None not in sizes.values()
+
+    def _require_same(self, part: Part, record: PartRecord) -> None:
+        """Raises a UserError if a part's results are of another shard, or of other settings."""
+        if record.shard != _identity(part):
+            why = f"of {_words(record.shard)}, and the shard is now {_words(_identity(part))}"
+        elif record.settings not in ("", self._checksum):
+            why = "of another command, which wrote to this folder at the same time"
+        else:
+            return
+        raise UserError(
+            f"{self.folder}/{part.name}.{self.file_format} has results {why}; "
+            f"to make them again, remove {self._record_path(part.name)}"
+        )
 
     def surplus(self, parts: Sequence[Part]) -> list[str]:
         """Names of parts that have results here, and are not among these."""
@@ -129,20 +179,33 @@ class Output:
           part: which one.
           columns: the results, with `key`, `source` and `index`.
           bad: number in the shard, key and reason of each unusable record.
+
+        Raises:
+          UserError: a command with other settings writes to the folder, too.
         """
-        stem, content = paths.join(self.folder, part.name), dict(columns)
+        content, written = dict(columns), {}
         if self.file_format == "parquet":
             data = _parquet(content, self.columns)
         elif self.file_format == "jsonl":
             data = _jsonl(content)
         else:
             data = _npy(content.pop("embedding"), self.columns.get("embedding"))
-            files.write_whole(f"{stem}.ids.jsonl", _jsonl(content))
-        files.write_whole(f"{stem}.{self.file_format}", data)
-        checksum = f"{zlib.crc32(data):08x}"
-        record = PartRecord(_identity(part), len(columns["key"]), checksum, bad)
-        text = json.dumps(dataclasses.asdict(record))
-        files.write_whole(self._record_path(part.name), text.encode())
+            written[IDS] = _jsonl(content)
+        written[self.file_format] = data
+        self._require_own()
+        for ending, text in written.items():
+            files.write_whole(paths.join(self.folder, f"{part.name}.{ending}"), text)
+        record = PartRecord(
+            _identity(part),
+            len(columns["key"]),
+            f"{zlib.crc32(data):08x}",
+            bad,
+            self._checksum,
+            {ending: len(text) for ending, text in written.items()},
+        )
+        self._require_own()  # again: another command may have found no record meanwhile
+        text = json.dumps(dataclasses.asdict(record)).encode()
+        files.write_whole(self._record_path(part.name), text)
         return record
 
     def _record_path(self, name: str) -> str:
@@ -155,9 +218,11 @@ class Output:
         except Damaged:
             return None
         shape = {"shard": list, "results": is_step, "checksum": str, "bad": list}
+        shape |= {"settings?": str, "sizes?": dict}
         if not fits(content, shape) or len(content["shard"]) != IDENTITY:
             return None
-        return PartRecord(**{name: content[name] for name in shape})
+        names = [field.name for field in dataclasses.fields(PartRecord)]
+        return PartRecord(**{name: content[name] for name in names if name in content})
 
 
 def _identity(part: Part) -> list[Any]:

@@ -49,11 +49,12 @@ class Results:
           cache_dir: for the mapped files; empty: the user's own.
 
         Raises:
-          UserError: it holds no results.
+          UserError: it holds no results, or some of other settings than the others.
         """
         self.folder = os.fspath(paths.as_path(folder))
         self._cache = files.cache_folder("results", cache_dir and paths.join(cache_dir, "results"))
         self._pieces: dict[tuple[str, int, str], list[Piece]] = {}
+        self._settings: dict[str, str] = {}  # a record's name for each checksum of settings
         self._checksum = 0
         written = {path.name for path in folders.children(self.folder)}
         for path in folders.children(paths.join(self.folder, DONE)):
@@ -70,8 +71,16 @@ class Results:
         except Damaged as error:
             raise UserError(f"{path} {error}") from error
         identity = content.get("shard")
-        if not fits(content, {"shard": list, "checksum": str}) or len(identity) != IDENTITY:
+        shape = {"shard": list, "checksum": str, "settings?": str}
+        if not fits(content, shape) or len(identity) != IDENTITY:
             raise UserError(f"{path} is not what coca caption writes")
+        if settings := content.get("settings"):  # earlier versions wrote none
+            self._settings.setdefault(settings, path.name)
+        if len(self._settings) > 1:
+            raise UserError(
+                f"{self.folder} has results of several commands with different settings, such as "
+                f"{' and '.join(self._settings.values())} in {DONE}: write them to a new folder"
+            )
         name, size, checksum, first, count = identity
         stem = path.name.removesuffix(".json")
         file = next((stem + end for end in (".parquet", ".npy") if stem + end in written), "")

@@ -14,6 +14,7 @@ from memory_source import MemorySource
 
 from coca_jax.batch_inference import Output, run, split
 from coca_jax.data.errors import BadExample
+from coca_jax.data.results import Results
 from coca_jax.data.sources import Shard
 from coca_jax.errors import Preempted, UserError
 
@@ -169,6 +170,59 @@ def test_a_file_or_its_record_that_is_missing_is_made_again(tmp_path):
     (tmp_path / "2.parquet").unlink()
     compute(tmp_path)
     assert contents(tmp_path) == before
+    for name in before:
+        if name[0] != "_":
+            (tmp_path / name).write_bytes(b"cut")
+    assert compute(tmp_path, source := Source())[0] == (3, 5, 7)
+    assert source.reads == sum(COUNTS) and contents(tmp_path) == before
+
+
+def test_both_files_of_an_array_are_made_again(tmp_path):
+    for damage in (lambda path: None, os.unlink, lambda path: path.write_bytes(b"")):
+        for ending in ("npy", "ids.jsonl"):
+            written = write_array(tmp_path)
+            before = contents(tmp_path)
+            damage(tmp_path / f"0.{ending}")
+            assert len(written.done(split(Source(), 100))) == (contents(tmp_path) == before)
+
+
+def write_array(folder):
+    """The embeddings of the first shard, written unless they are there."""
+    result = Output(str(folder), "npy", {"model": "m"})
+    result.open()
+    part = split(Source(), 100)[0]
+    if not result.done([part]):
+        ids = {"key": ["a"], "source": ["0.tar"], "index": [0]}
+        result.write(part, ids | {"embedding": np.ones((1, 2), np.float32)}, [])
+    return result
+
+
+def test_results_of_an_earlier_version_stay(tmp_path):
+    compute(tmp_path)
+    for path in (tmp_path / "_done").iterdir():
+        content = json.loads(path.read_bytes())
+        del content["settings"], content["sizes"]
+        path.write_text(json.dumps(content))
+    source = Source()
+    (tmp_path / "2.parquet").unlink()
+    assert compute(tmp_path, source)[0] == (3, 5, 7) and source.reads == COUNTS[2]
+    assert len(Results(str(tmp_path)).all_pieces()) == 3
+
+
+def test_commands_with_other_settings_at_the_same_time_are_refused(tmp_path, monkeypatch):
+    first, source = output(tmp_path, beams=1), Source()
+    second, parts = output(tmp_path, beams=2), split(source, 100)
+    with pytest.raises(UserError, match=r"another command writes to .*\n  beams: 2, now 1"):
+        run(source, parts, MeanTask(), first, SIZE)
+    assert not list(tmp_path.glob("*.parquet"))
+    run(source, parts[:1], MeanTask(), second, SIZE)
+    # Both may look at the settings, and then write.
+    monkeypatch.setattr(Output, "_require_own", lambda self: None)
+    run(source, parts[1:], MeanTask(), first, SIZE)
+    with pytest.raises(UserError, match=r"1.parquet has results of another command.*1\.json"):
+        second.done(parts)
+    with pytest.raises(UserError, match=r"different settings, such as 0.json and 1.json"):
+        Results(str(tmp_path))
 
 
 def test_other_settings_and_other_data_are_refused(tmp_path):
