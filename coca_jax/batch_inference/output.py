@@ -26,7 +26,7 @@ from coca_jax.batch_inference.tasks import Column, Columns
 from coca_jax.data.results import DONE, IDENTITY, SETTINGS
 from coca_jax.errors import UserError
 from coca_jax.io import files, folders, paths
-from coca_jax.io.stored import Damaged, fits, is_step, read_json
+from coca_jax.io.stored import Damaged, finite, fits, is_step, read_json
 
 ID_TYPES = {"key": pyarrow.string(), "source": pyarrow.string(), "index": pyarrow.int64()}
 STORED = {"stored": pyarrow.string()}
@@ -252,7 +252,7 @@ def _array(values: Column, kind: pyarrow.DataType | None) -> pyarrow.Array:
 def _jsonl(columns: Columns) -> bytes:
     names = list(columns)
     rows = zip(*(_plain(columns[name]) for name in names), strict=True)
-    lines = [json.dumps(dict(zip(names, row, strict=True)), default=str) for row in rows]
+    lines = [json.dumps(finite(dict(zip(names, row, strict=True))), default=str) for row in rows]
     return "".join(f"{line}\n" for line in lines).encode()
 
 

@@ -27,6 +27,7 @@ from coca_jax.errors import Preempted
 from coca_jax.io import files
 from coca_jax.io.messages import counted
 from coca_jax.io.origins import is_network_error
+from coca_jax.io.stored import finite
 from coca_jax.io.visible import visible
 from coca_jax.patches import Images, Target, stack
 
@@ -293,7 +294,8 @@ def _stored(record: Record) -> str:
         stored["labels"] = record["labels"]
     elif record["label"] >= 0:  # the number of a class without a name
         stored["label"] = record["label"]
-    return json.dumps(stored | record["fields"], default=str)
+    # A field of one of these names is left out: the captions may be others than its own.
+    return json.dumps(finite(stored | record["fields"] | stored), default=str)
 
 
 class _Progress:

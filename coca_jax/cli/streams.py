@@ -5,11 +5,12 @@ import contextlib
 import errno
 import io
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping
 from typing import Any
+
+from coca_jax.io.stored import finite
 
 # Characters that some readers take for ends of lines, and that JSON does not escape.
 _LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
@@ -84,7 +85,7 @@ def print_json(value: Mapping[str, Any]) -> None:
     `os.fsencode(json.loads(line)["path"])` opens it. Where standard output is not UTF-8, all that
     is not ASCII is escaped.
     """
-    value = _finite(value)
+    value = finite(value)
     line = json.dumps(value, ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
     if not _is_utf8(line):
         line = json.dumps(value, allow_nan=False)
@@ -98,14 +99,6 @@ def _is_utf8(line: str) -> bool:
         return codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
     except (UnicodeEncodeError, LookupError):
         return False
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _open_closed() -> None:

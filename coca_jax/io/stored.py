@@ -1,9 +1,10 @@
-"""Reading back JSON that was written earlier, and may have been cut, swapped or edited since."""
+"""JSON that is written, and read back when it may have been cut, swapped or edited since."""
 
 import json
 import math
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from coca_jax.io import files
@@ -55,6 +56,15 @@ def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
     if not isinstance(value, kind):
         raise Damaged(f"holds {shown(value)} where {_NAMES[kind]} should be")
     return value
+
+
+def finite(value: Any) -> Any:
+    """A value with null for each number that is not finite, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def shown(value: Any) -> str:

@@ -134,6 +134,19 @@ def test_the_number_of_a_class_without_a_name_is_kept(tmp_path):
     assert second["labels"] == ["cat"] and "label" not in second
 
 
+def test_what_is_stored_is_json_with_the_captions(tmp_path):
+    source, nan = Source(), float("nan")
+    fields = {"captions": "others", "label": "b", "labels": nan, "sizes": [-np.inf, {"a": nan}]}
+    source[0] |= {"fields": fields}
+    source[2] |= {"fields": fields, "labels": ["cat"]}
+    compute(tmp_path, source, keep=True)
+    stored = pq.read_table(tmp_path / "0.parquet")["stored"].to_pylist()[:2]
+    assert "NaN" not in "".join(stored)
+    first = {"captions": ["0"], "label": "b", "labels": None, "sizes": [None, {"a": None}]}
+    assert json.loads(stored[0]) == first
+    assert json.loads(stored[1]) == first | {"captions": ["2"], "labels": ["cat"]}
+
+
 def test_a_run_goes_on_where_it_was_stopped_with_equal_files(tmp_path):
     compute(tmp_path / "whole")
     stops = iter([False, True])

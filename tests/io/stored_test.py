@@ -1,6 +1,6 @@
 import pytest
 
-from coca_jax.io.stored import Damaged, is_number, is_step, parse_json, read_json
+from coca_jax.io.stored import Damaged, finite, is_number, is_step, parse_json, read_json
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
@@ -42,3 +42,9 @@ def test_numbers_are_finite_and_steps_count():
     wrong = (True, None, "1", float("nan"), float("inf"), 10**400)
     assert not any(is_number(value) for value in wrong)
     assert is_step(0) and not any(is_step(v) for v in (-1, 1.0, True, None, 2**60))
+
+
+def test_numbers_that_are_not_finite_become_null():
+    nan, infinite = float("nan"), float("inf")
+    value = {"a": [nan, 1, (infinite, "x")], "b": -infinite, "c": {"d": nan}, "e": True}
+    assert finite(value) == {"a": [None, 1, [None, "x"]], "b": None, "c": {"d": None}, "e": True}
