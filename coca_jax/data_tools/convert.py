@@ -25,6 +25,7 @@ from coca_jax.data.sources.split_files import files_of_split
 from coca_jax.data_tools import parquet
 from coca_jax.errors import UserError
 from coca_jax.io import files, http, room
+from coca_jax.io.locks import locked
 from coca_jax.io.messages import counted
 from coca_jax.io.parent import end_with_parent
 
@@ -83,7 +84,7 @@ def convert(
 
     Raises:
       UserError: the files are missing, damaged or different from each other, the columns of images
-        or captions are ambiguous, or `out` holds something else.
+        or captions are ambiguous, or `out` holds something else or is written by another process.
     """
     _require_pyarrow()
     _check_arguments(out, split, records_per_shard, workers)
@@ -97,14 +98,15 @@ def convert(
     needed = functools.partial(_needed, inputs, shards, written)
     with room.explained(out, needed, "and repeat the command: it continues where it stopped"):
         _claim(Path(out), _manifest(inputs, options))
-        _write_shards(shards, columns, workers or len(os.sched_getaffinity(0)), written)
-        results = [written[shard.out] for shard in shards]
-        if not any(result.records for result in results):
-            shown = ", ".join(map(http.shown, inputs[:3]))
-            raise UserError(
-                f"no row of {shown} has an image in column {columns.image!r}{_absent(results)}"
-            )
-        _finish(Path(out), split, [result.records for result in results], columns)
+        with locked(out, "written"):
+            _write_shards(shards, columns, workers or len(os.sched_getaffinity(0)), written)
+            results = [written[shard.out] for shard in shards]
+            if not any(result.records for result in results):
+                shown = ", ".join(map(http.shown, inputs[:3]))
+                raise UserError(
+                    f"no row of {shown} has an image in column {columns.image!r}{_absent(results)}"
+                )
+            _finish(Path(out), split, [result.records for result in results], columns)
     _report(out, split, results, sum(shard.rows for shard in shards), columns)
     return Path(out)
 

@@ -18,6 +18,7 @@ from coca_jax.data.sources.tfds import tfds_source
 from coca_jax.data_tools import parquet
 from coca_jax.data_tools.convert import convert
 from coca_jax.errors import UserError
+from coca_jax.io.locks import locked
 
 # Calls `convert` on sys.argv[1:], and is killed within the third row group that it reads.
 KILLED = """
@@ -265,6 +266,14 @@ def test_other_inputs_or_options_are_refused(tmp_path):
         convert(path, str(tmp_path), workers=1)
 
 
+def test_a_conversion_at_the_same_time_is_refused(tmp_path):
+    path = write(tmp_path / "a.parquet", {"jpg": [b"1"]})
+    out = convert(path, str(tmp_path / "out"))
+    with locked(out, "written"), pytest.raises(UserError, match="out is being written by process"):
+        convert(path, str(out))
+    convert(path, str(out))
+
+
 def test_urls(tmp_path):
     url = f"memory://{uuid.uuid4()}"
     for i in range(2):
@@ -412,6 +421,7 @@ def test_a_full_disk_is_named_and_what_is_written_is_kept(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert sorted(file.name for file in out.iterdir()) == [
+        ".lock",
         "conversion.json",
         "converted-train.array_record-00000-of-00002",
     ]
