@@ -5,7 +5,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,20 @@ COLUMNS = ("record", "set", "set_record", "distance")
 
 
 def write_list(
-    path: str | os.PathLike, rows: Iterable[tuple], description: Mapping[str, Any]
+    path: str | os.PathLike,
+    rows: Iterable[tuple],
+    description: Mapping[str, Any],
+    columns: Sequence[str] = COLUMNS,
 ) -> None:
     """Writes a list in one step: a line of JSON on the training set, column names, then TSV.
 
     Args:
       path: a local file.
-      rows: values of COLUMNS.
+      rows: values of the columns.
       description: of the training set, JSON values; "records" is the number of its records.
+      columns: their names; the first is "record".
     """
-    lines = ["\t".join(map(str, row)) for row in (COLUMNS, *rows)]
+    lines = ["\t".join(map(str, row)) for row in (columns, *rows)]
     head = json.dumps(dict(description), ensure_ascii=False)
     files.write_whole(path, "".join(f"{line}\n" for line in (head, *lines)).encode())
 

@@ -36,6 +36,7 @@ class Piece(NamedTuple):
     first: int  # number in the shard of the first record
     count: int  # of records, which may have no result
     checksum: str  # of the file
+    shard: str  # its name
 
 
 class Results:
@@ -94,7 +95,7 @@ class Results:
             raise UserError(f"{wanted} is missing: results are read from Parquet files")
         pieces = self._pieces.setdefault((name, size, checksum), [])
         file = paths.join(self.folder, file)
-        pieces.append(Piece(file, first, count, content["checksum"]))
+        pieces.append(Piece(file, first, count, content["checksum"], name))
         pieces.sort(key=lambda piece: piece.first)
         known = repr((identity, content["checksum"])).encode()
         self._checksum = zlib.crc32(known, self._checksum)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -16,6 +16,18 @@ from coca_jax.errors import UserError
 from coca_jax.io.messages import counted
 
 BLOCK_BYTES = 2**28  # of similarities that are computed at a time
+# Of the list; `set_record` is the number of the reference in its shard.
+COLUMNS = ("record", "set", "set_shard", "set_record", "distance")
+
+
+class References(NamedTuple):
+    """The embeddings in one folder."""
+
+    folder: str
+    shards: list[str]  # the name of the shard of each file of results
+    ends: Int64[np.ndarray, " p"]  # the number of the row after each file's last
+    indices: Int64[np.ndarray, " r"]  # the number of each record in its shard
+    table: Float32[np.ndarray, "r d"]
 
 
 def deduplicate_by_embeddings(
@@ -47,17 +59,17 @@ def deduplicate_by_embeddings(
     models = {results.folder: results.settings().get("model") for results in (train, *others)}
     if len(set(models.values())) > 1:
         raise UserError(f"these are embeddings of different models: {models}")
-    tables = [_whole(results) for results in others]
+    sets = [_whole(results) for results in others]
     rows, compared = [], 0
-    rows_at_a_time = max(1, BLOCK_BYTES // (4 * max(1, *(len(table) for _, table in tables))))
+    rows_at_a_time = max(1, BLOCK_BYTES // (4 * max(1, *(len(one.table) for one in sets))))
     for numbers, vectors in of_source(source, train, rows_at_a_time):
         compared += len(numbers)
-        for results, (indices, table) in zip(others, tables, strict=True):
-            rows += _near(numbers, vectors, results.folder, indices, table, similarity)
+        for one in sets:
+            rows += _near(numbers, vectors, one, similarity)
     if not compared:
         raise UserError(f"{train.folder} has embeddings of no record of {key}")
     records = sorted({row[0] for row in rows})
-    write_list(output, sorted(rows), options.identity() | {"records": len(source)})
+    write_list(output, sorted(rows), options.identity() | {"records": len(source)}, COLUMNS)
     return (
         f"{len(records):,} of {counted(len(source), 'training images have')} a similarity of at "
         f"least {similarity:g} to a reference; {len(source) - compared:,} have no embedding. "
@@ -65,10 +77,13 @@ def deduplicate_by_embeddings(
     )
 
 
-def _whole(results: Results) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, "n e"]]:
-    parts = [read_embeddings(piece) for piece in results.all_pieces()]
-    parts = [part for part in parts if len(part[0])] or parts[:1]
-    return np.concatenate([n for n, _ in parts]), np.concatenate([e for _, e in parts])
+def _whole(results: Results) -> References:
+    parts = [(piece.shard, *read_embeddings(piece)) for piece in results.all_pieces()]
+    parts = [part for part in parts if len(part[1])] or parts[:1]
+    shards, indices, tables = zip(*parts, strict=True)
+    ends = np.cumsum([len(numbers) for numbers in indices])
+    whole = np.concatenate(indices), np.concatenate(tables)
+    return References(results.folder, list(shards), ends, *whole)
 
 
 def of_source(
@@ -87,16 +102,18 @@ def of_source(
 def _near(
     numbers: Int64[np.ndarray, " n"],
     vectors: Float32[np.ndarray, "n e"],
-    folder: str,
-    indices: Int64[np.ndarray, " r"],
-    table: Float32[np.ndarray, "r d"],
+    references: References,
     similarity: float,
-) -> Iterator[tuple[int, str, int, float]]:
-    """Yields rows of a list: the record, the set, the most similar record of it, 1 - cosine."""
-    if not len(table):
+) -> Iterator[tuple[int, str, str, int, float]]:
+    """Yields rows of a list: for a record the most similar one of the set, and 1 - cosine."""
+    if not len(references.table):
         return
-    cosines = vectors @ table.T
+    cosines = vectors @ references.table.T
     best = cosines.argmax(axis=1)
     for row in np.flatnonzero(cosines.max(axis=1) >= similarity):
-        cosine = float(cosines[row, best[row]])
-        yield int(numbers[row]), folder, int(indices[best[row]]), round(1 - cosine, 6)
+        near = best[row]
+        shard = references.shards[np.searchsorted(references.ends, near, "right")]
+        # The cosine of rounded vectors can be above 1.
+        distance = max(0.0, round(1 - float(cosines[row, near]), 6))
+        index = int(references.indices[near])
+        yield int(numbers[row]), references.folder, shard, index, distance

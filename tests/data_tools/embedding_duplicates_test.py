@@ -27,8 +27,11 @@ def embed(folder, tar, vectors, without=(), model="m", most=100):
 
 @pytest.fixture
 def sets(tmp_path):
-    """Training records 2, 5 and 8 are close to the references 0, 1 and 2; 5 has no embedding."""
-    for name, count in (("train", 9), ("test", 3)):
+    """Training records 2, 5 and 8 are close to the references 0, 1 and 2; 5 has no embedding.
+
+    The references 0 and 1 are in a shard, and 2 is the second record of another.
+    """
+    for name, count in (("train", 9), ("test", 2), ("more", 2)):
         broken_data.write_tar(tmp_path / f"{name}.tar", [{"jpg": b"i", "txt": b"t"}] * count)
     rng = np.random.default_rng(0)
     train, test = unit(rng, 9), unit(rng, 3)
@@ -36,6 +39,7 @@ def sets(tmp_path):
     train /= np.linalg.norm(train, axis=1, keepdims=True)
     embed(tmp_path / "train", tmp_path / "train.tar", train, without=(5,), most=4)
     embed(tmp_path / "test", tmp_path / "test.tar", test)
+    embed(tmp_path / "test", tmp_path / "more.tar", np.stack([-test[2], test[2]]))
     data = default_config().data
     data.train.update({"format": "webdataset", "path": str(tmp_path / "train.tar")})
     return data, str(tmp_path / "train"), [str(tmp_path / "test")]
@@ -48,12 +52,23 @@ def test_similar_images_are_listed(sets, tmp_path):
     assert "1 have no embedding" in said
     np.testing.assert_array_equal(read_list(tmp_path / "list.tsv", 9), [2, 8])
     rows = [line.split("\t") for line in (tmp_path / "list.tsv").read_text().splitlines()[2:]]
-    assert [row[:3] for row in rows] == [["2", references[0], "0"], ["8", references[0], "2"]]
+    assert [row[1:4] for row in rows] == [
+        [references[0], "test.tar", "0"],
+        [references[0], "more.tar", "1"],
+    ]
+
+
+def test_a_distance_is_not_negative(sets, tmp_path):
+    data, train, _ = sets
+    said = deduplicate_by_embeddings(data, "", train, [train], 0.95, tmp_path / "list.tsv")
+    assert said.startswith("8 of 9")
+    rows = [line.split("\t") for line in (tmp_path / "list.tsv").read_text().splitlines()[1:]]
+    assert rows[0] == ["record", "set", "set_shard", "set_record", "distance"]
+    assert [row[2:] for row in rows[1:]] == [["train.tar", row[0], "0.0"] for row in rows[1:]]
 
 
 def test_embeddings_that_do_not_go_together_are_refused(sets, tmp_path):
     data, train, references = sets
-    broken_data.write_tar(tmp_path / "more.tar", [{"jpg": b"i"}] * 2)
     embed(tmp_path / "other", tmp_path / "more.tar", np.eye(16, dtype=np.float32), model="n")
     with pytest.raises(UserError, match="different models"):
         deduplicate_by_embeddings(data, "", train, [str(tmp_path / "other")], 0.9, tmp_path / "l")
