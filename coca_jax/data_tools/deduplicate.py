@@ -9,6 +9,7 @@ from coca_jax.data.options import DataConfig, TrainDataConfig, data_config
 from coca_jax.data.sources import Context, Source, SourceConfig, open_source, warn_of_lost
 from coca_jax.data_tools.image_hashes import find_duplicates
 from coca_jax.errors import UserError
+from coca_jax.io.files import require_writable
 
 
 def deduplicate(
@@ -27,8 +28,10 @@ def deduplicate(
       A sentence with the numbers of duplicates and of images that were not compared.
 
     Raises:
-      UserError: the data set or an evaluation is missing or cannot be read.
+      UserError: the data set or an evaluation is missing or cannot be read, or the file cannot be
+        written.
     """
+    require_writable(output)
     data = data_config(data)
     references = _references(data, evaluations)
     if not references:

@@ -13,6 +13,7 @@ from coca_jax.data.results import Results, read_embeddings
 from coca_jax.data.sources import Source
 from coca_jax.data_tools.deduplicate import open_train
 from coca_jax.errors import UserError
+from coca_jax.io.files import require_writable
 from coca_jax.io.messages import counted
 
 BLOCK_BYTES = 2**28  # of similarities that are computed at a time
@@ -52,8 +53,10 @@ def deduplicate_by_embeddings(
       A sentence with the numbers of duplicates and of images without an embedding.
 
     Raises:
-      UserError: the data set is missing, a folder holds no embeddings or those of another model.
+      UserError: the data set is missing, a folder holds no embeddings or those of another model, or
+        the file cannot be written.
     """
+    require_writable(output)
     key, options, source = open_train(data_config(data), name)
     train, others = Results(embeddings), [Results(folder) for folder in references]
     models = {results.folder: results.settings().get("model") for results in (train, *others)}

@@ -12,6 +12,7 @@ from coca_jax.data.results import Results
 from coca_jax.data_tools.deduplicate import open_train
 from coca_jax.data_tools.embedding_duplicates import of_source
 from coca_jax.errors import UserError
+from coca_jax.io.files import require_writable
 from coca_jax.io.messages import counted
 
 LEAF = 8  # records that are not told apart any more
@@ -36,8 +37,10 @@ def write_neighborhoods(
       A sentence with the numbers of records, and of those without an embedding.
 
     Raises:
-      UserError: the data set is missing, or the folder holds no embeddings of it.
+      UserError: the data set is missing, the folder holds no embeddings of it, or the file cannot
+        be written.
     """
+    require_writable(output)
     key, _, source = open_train(data_config(data), name)
     parts = list(of_source(source, Results(embeddings), BLOCK))
     if not sum(len(numbers) for numbers, _ in parts):

@@ -35,10 +35,12 @@ def train_tokenizer(
       total: the number of texts, for the progress bar; None if unknown.
 
     Raises:
-      UserError: there is no text, `model_type` is unknown, or `vocab_size` does not suit the texts.
+      UserError: there is no text, `model_type` is unknown, `vocab_size` does not suit the texts, or
+        `out` cannot be written.
     """
     if model_type not in MODEL_TYPES:
         raise UserError(f"model type {model_type!r} should be one of {', '.join(MODEL_TYPES)}")
+    files.require_writable(out)
     corpus = _Corpus(texts, total, f"training a {vocab_size:,}-piece {model_type} model")
     start = time.monotonic()
     try:

@@ -37,6 +37,7 @@ __all__ = [
     "read_lines",
     "read_range",
     "remove_temporaries",
+    "require_writable",
     "split_lines",
     "stamp",
     "text_encoding",
@@ -195,6 +196,26 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with atomic(path) as temporary:
         temporary.write_bytes(content)
+
+
+def require_writable(path: str | os.PathLike) -> None:
+    """Refuses a path that no file can be written to, before its content is computed.
+
+    Raises:
+      UserError: it is a local folder, or its own folder cannot be made or written to.
+    """
+    path = normalize(path)
+    if is_url(path) or _is_stream(path):
+        return
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder; it should be a file to write")
+    folder = os.path.dirname(os.path.realpath(path))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise UserError(f"{path} cannot be written: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: {folder} does not permit it")
 
 
 @contextlib.contextmanager

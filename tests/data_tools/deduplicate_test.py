@@ -47,6 +47,8 @@ def test_what_the_evaluations_show_is_never_trained_on(sets, tmp_path):
 
 def test_errors_are_named(sets, tmp_path):
     data, evaluations = sets
+    with pytest.raises(UserError, match="is a folder; it should be a file"):
+        deduplicate(data, evaluations, "", 4, tmp_path)
     with pytest.raises(UserError, match=r"'more' is not in config\.data\.sources"):
         deduplicate(data, evaluations, "more", 4, tmp_path / "list.tsv")
     with pytest.raises(UserError, match=r"config\.eval has no evaluation"):

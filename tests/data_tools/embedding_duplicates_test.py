@@ -74,5 +74,7 @@ def test_embeddings_that_do_not_go_together_are_refused(sets, tmp_path):
         deduplicate_by_embeddings(data, "", train, [str(tmp_path / "other")], 0.9, tmp_path / "l")
     with pytest.raises(UserError, match=r"has embeddings of no record of config.data.train"):
         deduplicate_by_embeddings(data, "", *references, references, 0.9, tmp_path / "l")
+    with pytest.raises(UserError, match="is a folder; it should be a file"):
+        deduplicate_by_embeddings(data, "", train, references, 0.9, tmp_path)
     with pytest.raises(UserError, match=r"'more' is not in config.data.sources"):
         deduplicate_by_embeddings(data, "more", train, references, 0.9, tmp_path / "l")

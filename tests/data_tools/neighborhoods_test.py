@@ -37,6 +37,8 @@ def test_records_without_an_embedding_come_last(tmp_path, capsys):
     assert set(order[-2:].tolist()) == {4, 9}
     rest = [i for i in range(30) if i not in (4, 9)]
     np.testing.assert_array_equal(order[:-2], np.array(rest)[neighborhoods(vectors[rest])])
+    with pytest.raises(UserError, match="is a folder; it should be a file"):
+        write_neighborhoods(data, "", str(tmp_path / "embedded"), tmp_path, 0)
     broken_data.write_tar(tmp_path / "b.tar", [{"jpg": b"i", "txt": b"t"}] * 3)
     data.train.path = str(tmp_path / "b.tar")
     with pytest.raises(UserError, match=r"has embeddings of no record of config\.data\.train"):

@@ -69,3 +69,10 @@ def test_errors_are_named(tmp_path):
     with pytest.raises(UserError, match="cannot give a model of vocab_size=-5 pieces"):
         train_tokenizer(TEXTS, out, -5)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_refused_before_the_texts_are_read(tmp_path):
+    texts = iter(TEXTS)
+    with pytest.raises(UserError, match="is a folder; it should be a file"):
+        train_tokenizer(texts, tmp_path, 280)
+    assert next(texts) == TEXTS[0]

@@ -128,6 +128,20 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
 
 
+def test_what_cannot_be_written_is_refused_before(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for path in ("new/deep/file", "file", "gs://bucket/file", "/dev/null"):
+        files.require_writable(tmp_path / path if path[0] in "nf" else path)
+    with pytest.raises(UserError, match="is a folder; it should be a file"):
+        files.require_writable(tmp_path)
+    with pytest.raises(UserError, match=r"file/in/it cannot be written: .*file is not a folder"):
+        files.require_writable(tmp_path / "file/in/it")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
+    with pytest.raises(UserError, match=r"new/file cannot be written: .* does not permit it"):
+        files.require_writable(tmp_path / "new/file")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_a_link_to_a_file_is_kept(tmp_path, there):
     (tmp_path / "other").mkdir()
