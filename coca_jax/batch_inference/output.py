@@ -269,15 +269,14 @@ def _npy(embeddings: Column, kind: pyarrow.DataType | None) -> bytes:
     return buffer.getvalue()
 
 
-def require_format(file_format: str, command: str) -> None:
-    """Raises a UserError if a command's results cannot be written in a format."""
-    if file_format == "npy" and command != "embed":
-        raise UserError(f"--format npy is for embeddings; coca {command} writes parquet or jsonl")
-
-
 def output_folder(path: str | os.PathLike) -> str:
-    """The folder that a user names; raises a UserError if it is a file."""
+    """The folder that a user names; raises a UserError if it is something else."""
     folder = os.fspath(paths.as_path(path))
+    if os.path.islink(folder) and not os.path.exists(folder):
+        raise UserError(
+            f"--output {folder} is a link to {os.readlink(folder)}, which is not there; make that "
+            "folder, or give another one"
+        )
     if files.is_file(folder):
         raise UserError(f"--output {folder} is a file; it should be a folder")
     return folder

@@ -1,7 +1,7 @@
 """The arguments of the subcommands that use a trained model."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from coca_jax.cli.commands import (
     batches,
@@ -13,6 +13,7 @@ from coca_jax.cli.options import (
     CAPTION_OPTIONS,
     DATA_DEFAULTS,
     FORMATS,
+    MOST_THREADS,
     SERVING_OPTIONS,
     count,
     path,
@@ -34,7 +35,7 @@ def add_models(add: Add) -> None:
     _add_batches(command, needed=False)
     command = add("embed", batches.embed)
     _add_model(command)
-    _add_batches(command)
+    _add_batches(command, formats=(*FORMATS, "npy"))
     command.add_argument(
         "--dtype", choices=("float32", "float16"), default="float32", help="of the embeddings"
     )
@@ -79,7 +80,9 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_batches(command: argparse.ArgumentParser, needed: bool = True) -> None:
+def _add_batches(
+    command: argparse.ArgumentParser, needed: bool = True, formats: Sequence[str] = FORMATS
+) -> None:
     """Adds the options of a command that computes results for a data set."""
     group = command.add_argument_group("a data set")
     group.add_argument(
@@ -88,7 +91,7 @@ def _add_batches(command: argparse.ArgumentParser, needed: bool = True) -> None:
     group.add_argument(
         "--output", required=needed, type=path, metavar="DIR", help="folder of the results"
     )
-    group.add_argument("--format", choices=FORMATS, help="of the results; npy: of embeddings")
+    group.add_argument("--format", choices=formats, help="of the results")
     group.add_argument(
         "--keep",
         action="store_true",
@@ -115,7 +118,11 @@ def _add_batches(command: argparse.ArgumentParser, needed: bool = True) -> None:
     )
     group.add_argument("--records-per-file", type=count, help="larger shards become several files")
     group.add_argument("--batch-size", type=count, help="images of a batch")
-    group.add_argument("--threads", type=threads, help="that decode; 0: one for each core")
+    group.add_argument(
+        "--threads",
+        type=threads,
+        help=f"that decode; 0: one for each core, at most {MOST_THREADS}",
+    )
     command.set_defaults(**DATA_DEFAULTS)
 
 

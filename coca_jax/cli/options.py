@@ -33,7 +33,8 @@ CAPTION_OPTIONS = {
     **SAMPLING_OPTIONS,
 }
 
-FORMATS = ("parquet", "jsonl", "npy")  # of results for a data set
+FORMATS = ("parquet", "jsonl")  # of results for a data set; embeddings have one more
+MOST_THREADS = 16  # that decode, unless more are asked for
 DATA_DEFAULTS = {  # of the options of a command that computes results for a data set
     **{"output": None, "format": "parquet", "keep": False, "data_format": "", "split": ""},
     **{"image_keys": (), "text_keys": (), "shard": (1, 1), "records_per_file": 10_000},

@@ -25,6 +25,7 @@ from coca_jax.data.sources.split_files import files_of_split
 from coca_jax.data_tools import parquet
 from coca_jax.errors import UserError
 from coca_jax.io import files, http, room
+from coca_jax.io.cores import available_cores
 from coca_jax.io.locks import locked
 from coca_jax.io.messages import counted
 from coca_jax.io.parent import end_with_parent
@@ -77,7 +78,7 @@ def convert(
       split: the name of the data set's only split. In a folder whose files are named by splits
         (`files_of_split`), those of this one are read.
       records_per_shard: the approximate number of rows in a shard; row groups stay whole.
-      workers: processes; 0: one per CPU.
+      workers: processes; 0: one for each core of this process.
 
     Returns:
       The data set's folder.
@@ -99,7 +100,7 @@ def convert(
     with room.explained(out, needed, "and repeat the command: it continues where it stopped"):
         _claim(Path(out), _manifest(inputs, options))
         with locked(out, "written"):
-            _write_shards(shards, columns, workers or len(os.sched_getaffinity(0)), written)
+            _write_shards(shards, columns, workers or available_cores(), written)
             results = [written[shard.out] for shard in shards]
             if not any(result.records for result in results):
                 shown = ", ".join(map(http.shown, inputs[:3]))

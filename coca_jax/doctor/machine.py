@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from coca_jax.doctor.finding import Finding, ok, problem
+from coca_jax.io.cores import available_cores
 
 LEAST_MEMORY = 2 << 30
 CGROUP = pathlib.Path("/sys/fs/cgroup")
@@ -13,8 +14,7 @@ CGROUP = pathlib.Path("/sys/fs/cgroup")
 
 def machine() -> Iterator[Finding]:
     """Cores and memory, within the limits of a container."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores: float = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores: float = available_cores()
     quota, _, period = _read(CGROUP / "cpu.max").partition(" ")
     if quota.isdecimal() and period.strip().isdecimal():
         cores = min(cores, int(quota) / int(period))

@@ -3,7 +3,6 @@
 import asyncio
 import concurrent.futures
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from coca_jax.data.transforms.images import Resizing, prepare
 from coca_jax.errors import UserError
 from coca_jax.image_search import ImageIndex
 from coca_jax.inference import LoadedModel
+from coca_jax.io.cores import available_cores
 from coca_jax.patches import Images
 from coca_jax.serve import images
 from coca_jax.serve.batching import Batcher
@@ -28,7 +28,7 @@ PAGE_CAPTIONS: dict[str, dict[str, Any]] = {
     "beam": {"beams": 6, "n_best": 3},
     "sample": {"samples": 3, "temperature": 0.8},
 }
-DECODERS = min(4, os.cpu_count() or 1)  # threads; each may hold a whole decoded image
+DECODERS = min(4, available_cores())  # threads; each may hold a whole decoded image
 
 
 @dataclasses.dataclass(frozen=True)

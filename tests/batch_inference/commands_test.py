@@ -109,7 +109,21 @@ def test_embeddings_as_npy_with_ids(model, tars, tmp_path):
     )
     lines = (tmp_path / "out/00000.ids.jsonl").read_text().splitlines()
     assert json.loads(lines[2]) == {"key": "000000002", "source": "00000.tar", "index": 2}
-    assert cli.main(["caption", *words, "--format", "npy"]) == 2
+
+
+@pytest.mark.parametrize("command", ["caption", "score-pairs"])
+def test_arrays_are_for_embeddings(command, capsys):
+    words = ["--model", "m", "--data", "a.tar", "--output", "out", "--format", "npy"]
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, *words])
+    assert caught.value.code == 2 and "invalid choice: 'npy'" in capsys.readouterr().err
+
+
+def test_a_folder_that_a_link_names_is_needed(model, tars, tmp_path, capsys):
+    (tmp_path / "link").symlink_to("nowhere")
+    words = ["--model", model[1], "--data", str(tars), "--output", str(tmp_path / "link")]
+    assert cli.main(["embed", *words]) == 2
+    assert "link is a link to nowhere, which is not there" in capsys.readouterr().err
 
 
 def test_similarities_of_pairs(model, tars, tmp_path):

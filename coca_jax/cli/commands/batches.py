@@ -1,12 +1,13 @@
 """The subcommands that compute results for whole data sets."""
 
 import argparse
-import os
 from collections.abc import Callable
 from typing import Any
 
 from coca_jax.cli.commands.configs import load_model
+from coca_jax.cli.options import MOST_THREADS
 from coca_jax.errors import Incomplete, Preempted
+from coca_jax.io.cores import available_cores
 from coca_jax.io.messages import counted
 
 
@@ -35,11 +36,10 @@ def _run(options: argparse.Namespace, command: str, make_task: Callable) -> None
     """Opens the data and the output folder, loads the model, and computes this process's share."""
     from coca_jax.accelerators import prepare_environment
     from coca_jax.batch_inference import data
-    from coca_jax.batch_inference.output import Output, output_folder, require_format
+    from coca_jax.batch_inference.output import Output, output_folder
     from coca_jax.batch_inference.tasks import require_contrastive
     from coca_jax.data.sources import warn_of_lost
 
-    require_format(options.format, command)
     folder = output_folder(options.output)
     named = data.data_options(
         options.data, options.data_format, options.split, options.image_keys, options.text_keys
@@ -102,7 +102,7 @@ def _compute(options: argparse.Namespace, source: Any, parts: list, task: Any, o
                 image.target,
                 resizing=Resizing.of(image),
                 batch_size=options.batch_size,
-                threads=options.threads or min(16, os.cpu_count() or 1),
+                threads=options.threads or min(MOST_THREADS, available_cores()),
                 keep=options.keep,
                 should_stop=lambda: bool(stop),
             )
