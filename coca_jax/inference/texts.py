@@ -8,6 +8,7 @@ from jaxtyping import Int32
 
 from coca_jax.data.tokenizers import Tokenizer
 from coca_jax.errors import UserError
+from coca_jax.io.messages import shortened
 
 ROUND = 8  # candidates are padded to a multiple of this many tokens, so that few sizes compile
 
@@ -32,10 +33,10 @@ def prompt_ids(
     rows = prompt_rows(tokenizer, prompts, context_length)
     lengths = np.array([len(row) for row in rows], np.int32)
     if lengths.max() >= context_length:
+        longest = shortened(prompts[lengths.argmax()])
         raise UserError(
-            f"the prompt {prompts[lengths.argmax()]!r} leaves no room for a text: with the begin "
-            f"token it has {context_length} tokens or more, and the model's texts have at most "
-            f"{context_length}"
+            f"the prompt {longest!r} leaves no room for a text: with the begin token it has "
+            f"{context_length} tokens or more, and the model's texts have at most {context_length}"
         )
     return _padded([rows], int(lengths.max()))[0], lengths
 

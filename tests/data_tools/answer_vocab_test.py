@@ -23,6 +23,8 @@ def test_the_commonest_answers_of_several_tables(tmp_path, capsys):
     assert output.read_text() == "yes\n2\nno\n"
     assert capsys.readouterr().out == f"{output}: 3 answers, to 7 of 10 questions\n"
     assert write_answers([one], output, 1).answers == ["yes", "2"]
+    assert cli.main(["data", "answer-vocab", one, str(output), "--min-count", "2"]) == 0
+    assert capsys.readouterr().out == f"{output}: 1 answer, to 2 of 4 questions\n"
 
 
 def test_usual_classes_have_nine_questions(tmp_path):

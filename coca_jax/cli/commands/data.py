@@ -4,6 +4,7 @@ import argparse
 
 from coca_jax.cli.commands.configs import checked_config
 from coca_jax.errors import Incomplete, UserError
+from coca_jax.io.messages import counted
 
 
 def data_prepare(options: argparse.Namespace) -> None:
@@ -73,7 +74,7 @@ def data_convert_annotations(options: argparse.Namespace) -> None:
 
     table = write_table(options.inputs, options.images, options.output, options.split)
     left_out = f" ({table.left_out} left out)" if table.left_out else ""
-    print(f"{options.output}: {table.rows:,} {table.unit}{left_out}")
+    print(f"{options.output}: {counted(table.rows, table.unit)}{left_out}")
 
 
 def data_answer_vocab(options: argparse.Namespace) -> None:
@@ -82,8 +83,8 @@ def data_answer_vocab(options: argparse.Namespace) -> None:
 
     vocabulary = write_answers(options.tables, options.output, options.min_count)
     print(
-        f"{options.output}: {len(vocabulary.answers):,} answers, "
-        f"to {vocabulary.answered:,} of {vocabulary.questions:,} questions"
+        f"{options.output}: {counted(len(vocabulary.answers), 'answers')}, "
+        f"to {vocabulary.answered:,} of {counted(vocabulary.questions, 'questions')}"
     )
 
 
