@@ -43,15 +43,17 @@ def data_options(
     Args:
       path: files, patterns or a folder, local or URLs; or `tfds:NAME`.
       data_format: one of `sources`; empty: by the endings of the files, or what the folder holds.
-      split: of a TFDS data set or a folder that has several.
+      split: of a TFDS data set or a folder that has several; files that are named are all read.
       image_keys: as of `SourceConfig`.
       text_keys: as of `SourceConfig`.
 
     Raises:
-      UserError: the format cannot be seen from the path.
+      UserError: the format cannot be seen from the path, or an option has no effect on it.
     """
     keys = {"split": split, "image_keys": tuple(image_keys), "text_keys": tuple(text_keys)}
     if path.startswith("tfds:"):
+        if data_format not in ("", "tfds"):
+            raise UserError(f"--data-format {data_format}: --data {path} is in the format tfds")
         named = SourceConfig(format="tfds", name=path.removeprefix("tfds:"), **keys)
     else:
         path = paths.normalize(path)
@@ -63,7 +65,23 @@ def data_options(
         raise UserError(
             f"--image-keys and --text-keys are for webdataset and parquet, not for {named.format}"
         )
+    if split and not _may_have_splits(named):
+        raise UserError(
+            f"--split {split}: --data {path} ({named.format}) has no splits, which a TFDS data set "
+            "or a folder of files can have; leave the option out, or name the files of the split"
+        )
     return named
+
+
+def _may_have_splits(options: SourceConfig) -> bool:
+    """Whether a format looks at the split: not at that of named files, images or a table."""
+    if options.format not in (*FILES, IMAGES, "folder"):
+        return True
+    folder = str(options.path)
+    if options.format == IMAGES or not os.path.isdir(folder):
+        return False
+    has_table = any(name.lower().endswith(SUFFIXES) for name in os.listdir(folder))
+    return options.format != "folder" or not has_table
 
 
 def _guess(path: str) -> str:

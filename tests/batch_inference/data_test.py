@@ -37,9 +37,37 @@ def test_the_format_is_seen_from_the_path(tmp_path, path, data_format):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    options = data.data_options(path.format(tmp_path), split="s")
-    assert (options.format, options.split) == (data_format, "s")
+    assert data.data_options(path.format(tmp_path)).format == data_format
     assert data.data_options(f"{tmp_path}/classes", "webdataset").format == "webdataset"
+
+
+@pytest.mark.parametrize(
+    "path, data_format, has_splits",
+    [
+        ("tfds:shapes", "", True),
+        ("gs://bucket/shapes", "tfds", True),
+        ("{}/tars", "", True),
+        ("{}/classes", "", True),
+        ("{}/tars/0.tar", "", False),
+        ("{}/tars/*.tar", "", False),
+        ("gs://bucket/{{0..9}}.parquet", "", False),
+        ("{}/table", "", False),
+        ("{}/table/a.csv", "", False),
+        ("{}/photos", "", False),
+        ("{}/tars", "images", False),
+    ],
+)
+def test_a_split_is_for_what_may_have_some(tmp_path, path, data_format, has_splits):
+    for name in ("tars/0.tar", "classes/test/cat/0.jpg", "table/a.csv", "photos/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    path = path.format(tmp_path)
+    if has_splits:
+        assert data.data_options(path, data_format, "test").split == "test"
+        return
+    assert data.data_options(path, data_format).split == ""
+    with pytest.raises(UserError, match=r"--split test: --data .* has no splits"):
+        data.data_options(path, data_format, "test")
 
 
 def test_a_path_that_says_nothing_is_refused(tmp_path):
@@ -55,6 +83,8 @@ def test_keys_are_for_formats_that_have_them(tmp_path):
     assert (options.image_keys, options.text_keys) == (("png",), ("a", "b"))
     with pytest.raises(UserError, match="are for webdataset and parquet, not for folder"):
         data.data_options("x.csv", text_keys=["alt"])
+    with pytest.raises(UserError, match="--data-format folder: --data tfds:shapes is in the"):
+        data.data_options("tfds:shapes", "folder")
     with pytest.raises(UserError, match=r"--data-format wds should be one of .*webdataset"):
         data.data_options("x.tar", "wds")
 
