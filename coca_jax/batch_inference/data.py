@@ -158,6 +158,37 @@ def take_share(options: SourceConfig, index: int, count: int) -> tuple[SourceCon
     return dataclasses.replace(options, path=tuple(names[index::count])), stems[index::count]
 
 
+def open_share(
+    options: SourceConfig, index: int, count: int, most: int
+) -> tuple[Source, list[Part]]:
+    """Opens the data set, or the share of its files that a process has, and lists its parts.
+
+    Args:
+      options: of all files.
+      index: of the process.
+      count: of the processes.
+      most: records of a part.
+
+    Returns:
+      The source, and this process's parts of it: none if other shares have all records.
+
+    Raises:
+      UserError: it cannot be opened, or has no records.
+    """
+    mine, names = take_share(options, index, count)
+    if not names:
+        source = open_data(options)
+        return source, split(source, most)[index::count]
+    try:
+        source = open_data(mine)
+    except UserError:
+        whole = open_data(options)  # raises, too, unless only this share has no records
+        if any(shard.records for shard in whole.shards()[index::count]):
+            raise
+        return whole, []
+    return source, split(source, most, names)
+
+
 def split(source: Source, most: int, names: Sequence[str] = ()) -> list[Part]:
     """Splits a source into parts: its shards, or equal pieces of those that are too large.
 

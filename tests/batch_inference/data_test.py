@@ -1,6 +1,10 @@
+import re
+
 import broken_data
+import pyarrow
 import pytest
 from memory_source import MemorySource
+from pyarrow import parquet as pq
 from tf_examples import example, write_array_record
 
 from coca_jax.batch_inference import data
@@ -107,6 +111,25 @@ def test_a_process_opens_its_own_files_only(tmp_path):
     assert [p._replace(start=0) for p in parts] == [p._replace(start=0) for p in whole]
     for few in (data.take_share(options, 0, 4), data.take_share(options, 0, 1)):
         assert few == (options, [])
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet", "array_record"])
+def test_a_share_may_have_no_records(tmp_path, kind):
+    for number, count in enumerate((0, 2, 0)):
+        path = tmp_path / f"{number}.{kind}"
+        if kind == "tar":
+            broken_data.write_tar(path, [{"jpg": b"i"}] * count)
+        elif kind == "parquet":
+            images = pyarrow.array([b"i"] * count, pyarrow.binary())
+            pq.write_table(pyarrow.table({"image": images}), path)
+        else:
+            write_array_record(path, [example({"image": [b"i"]})] * count)
+    options = data.data_options(f"{tmp_path}/*.{kind}")
+    shares = [[p.count for p in data.open_share(options, i, 2, 10)[1]] for i in range(2)]
+    assert shares == [[], [2]]
+    (tmp_path / f"1.{kind}").unlink()
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path}/*.{kind}")):
+        data.open_share(options, 0, 2, 10)
 
 
 def test_a_process_opens_its_own_array_records_only(tmp_path):

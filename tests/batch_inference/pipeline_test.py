@@ -171,6 +171,7 @@ def test_shards_are_shared_between_processes(tmp_path):
     for k in range(2):
         summary, _ = compute(tmp_path / "shared", parts=slice(k, None, 2))
     assert summary.parts == 1
+    assert compute(tmp_path / "shared", parts=slice(0, 0))[0] == (0, 0, 0)
     assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
 
 

@@ -46,10 +46,8 @@ def _run(options: argparse.Namespace, command: str, make_task: Callable) -> None
     )
     prepare_environment()
     index, count = _share(options)
-    mine, names = data.take_share(named, index, count)
-    source = data.open_data(mine)
+    source, parts = data.open_share(named, index, count, options.records_per_file)
     warn_of_lost(options.data, source)
-    parts = data.split(source, options.records_per_file, names)
     model = load_model(options.model)
     if command != "caption":
         require_contrastive(model, command)
@@ -73,7 +71,7 @@ def _run(options: argparse.Namespace, command: str, make_task: Callable) -> None
     if count == 1 and (surplus := output.surplus(parts)):
         shown = ", ".join(surplus[:5]) + ", ..." * (len(surplus) > 5)
         print(f"{folder} also has results that belong to no shard of the data: {shown}")
-    _compute(options, source, parts if names else parts[index::count], task, output)
+    _compute(options, source, parts, task, output)
 
 
 def _share(options: argparse.Namespace) -> tuple[int, int]:
