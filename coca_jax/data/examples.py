@@ -28,7 +28,9 @@ from coca_jax.patches import Target
 # For one row. Of a data set of which 98% is unusable, one row in 600 million needs more.
 MAX_SUBSTITUTES = 1000
 
-_SIDED = re.compile(r"\b(left|right)(wards?|most|hand(ed)?)?\b", re.IGNORECASE)
+# Between a letter and anything else, and within TurnLeft.
+_EDGE = r"(?:(?<![^\W\d_])|(?![^\W\d_])|(?-i:(?<=[a-z])(?=[A-Z])))"
+_SIDED = re.compile(rf"{_EDGE}(left|right)(wards?|most|hand(ed)?|side)?{_EDGE}", re.IGNORECASE)
 
 
 class DataSet(NamedTuple):

@@ -133,7 +133,14 @@ def test_captions_come_in_turn_with_the_visits(plain_source):
         ("a left-hand drive", False),
         ("a lefthand glove", False),
         ("Righthanded, he", False),
+        ("the leftside door", False),
+        ("turn_left", False),
+        ("right_shoe", False),
+        ("left2", False),
+        ("TurnLeft", False),
         ("bright leftovers", True),
+        ("a copyright", True),
+        ("a Wright2 plane", True),
     ],
 )
 def test_flipped_unless_the_caption_names_a_side(caption, flips):
