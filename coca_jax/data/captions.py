@@ -242,7 +242,7 @@ def _question(
     answer = number_as_text(answer)
     if reason := why_unreadable(question) or why_unreadable(answer):
         raise BadExample("bad_text", reason)
-    return question, answer
+    return question.strip(), answer.strip()
 
 
 def caption_option_errors(

@@ -270,5 +270,9 @@ def group_ids(keys: Sequence[str | bytes]) -> Int32[np.ndarray, "b 2"]:
 
 
 def lengths(ids: Int32[np.ndarray, "b l"], tokenizer: Tokenizer) -> Int[np.ndarray, " b"]:
-    """The number of ids of each text before its eos."""
-    return (ids != tokenizer.pad_id).sum(axis=1) - 1
+    """The number of ids of each text before its end.
+
+    A text may spell out CLIP's eos, and the id of CLIP's padding is that of a `!`.
+    """
+    after = np.argmax(ids[:, ::-1] == tokenizer.eos_id, axis=1)
+    return ids.shape[1] - 1 - after

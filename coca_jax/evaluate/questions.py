@@ -71,14 +71,14 @@ def _answers(question: str, answer: Any) -> tuple[str, ...]:
 
 
 def required_text(name: str, value: Any) -> str:
-    """Returns a value of a field that should be a text.
+    """Returns a value of a field that should be a text, without the white space around it.
 
     Raises:
       UserError: it is none, or holds half of a surrogate pair.
     """
     if not isinstance(value, str) or not is_text(value):
         raise UserError(f"{name} is {value!r}; it should be a text or texts")
-    return value
+    return value.strip()
 
 
 def in_parts(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:

@@ -5,9 +5,10 @@ from memory_source import MemorySource, record
 
 from coca_jax.data.captions import CaptionMaker
 from coca_jax.data.errors import ERROR_KINDS
-from coca_jax.data.examples import MAX_SUBSTITUTES, BatchMaker, DataSet
+from coca_jax.data.examples import MAX_SUBSTITUTES, BatchMaker, DataSet, lengths
 from coca_jax.data.mixture import RecordRef
 from coca_jax.data.tokenizers.byte import ByteTokenizer
+from coca_jax.data.tokenizers.clip_bpe import ClipTokenizer
 from coca_jax.data.transforms.augment import Augment
 from coca_jax.errors import UserError
 
@@ -278,6 +279,23 @@ def test_a_head_reads_the_question_and_not_the_answer():
         for row, n in zip(made["text"], made["prefix_length"], strict=True)
     ]
     assert shown == ["is it?", "or?", "who?"]
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, ClipTokenizer()])
+def test_a_head_reads_a_question_without_the_white_space_around_it(tokenizer):
+    made = head_batch([asked(" is it?\n", " no ")], {"captions": "questions"}, tokenizer=tokenizer)
+    plain = head_batch([asked("is it?", "no")], {"captions": "questions"}, tokenizer=tokenizer)
+    for key in ("text", "prefix_length", "label"):
+        np.testing.assert_array_equal(made[key], plain[key])
+    shown = made["text"][:, : made["prefix_length"][0]]
+    assert "".join(tokenizer.decode(shown)[0].split()) == "isit?" and made["label"] == [1]
+
+
+@pytest.mark.parametrize("text", ["wow!~", "one<end_of_text>two", "", "x " * 40])
+def test_a_text_is_as_long_as_its_ids_before_its_end(text):
+    ids = ClipTokenizer().encode([text], 24)
+    own = ClipTokenizer().to_ids([text], 24)[0]
+    assert lengths(ids, ClipTokenizer()).tolist() == [1 + min(len(own), 22)]
 
 
 def test_a_head_reads_all_of_a_caption_and_labels_are_numbers():

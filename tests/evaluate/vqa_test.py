@@ -176,7 +176,7 @@ def test_what_is_behind_a_question_that_the_tokenizer_spells_anew(question, fake
             ]
 
     row = next(batches()) | {"fields": [{"questions": [question], "answers": ["a cat?"]}]}
-    _, artifacts = evaluate(fake_data, Speller({(0, question): "a cat"}), [row])
+    _, artifacts = evaluate(fake_data, Speller({(0, question.strip()): "a cat"}), [row])
     assert artifacts["questions"][0]["answer"] == "a cat"
 
 
@@ -244,6 +244,13 @@ def test_ids_are_of_the_questions_and_of_no_other_texts():
         None,
         None,
     ]
+
+
+def test_questions_and_answers_are_read_without_the_white_space_around_them():
+    (row,) = list(batches())[2:3]
+    row["fields"][0] = {"questions": [" is it?\n"], "answers": [[" no ", "yes"]]}
+    (question,) = of_images.questions_of(row, *of_images.QUESTIONS)
+    assert question.text == "is it?" and question.given == ("no", "yes")
 
 
 def test_the_text_only_upper_bound_is_what_the_best_constant_answer_reaches():
