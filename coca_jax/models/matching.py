@@ -126,8 +126,9 @@ def end_of_text(
     features: Float[Array, "b t d"], ids: Int[Array, "b t"], pad_id: int
 ) -> Float[Array, "b d"]:
     """The features of each text's last token, which has seen all of it, in float32."""
-    count = jnp.sum(ids != pad_id, axis=1, dtype=jnp.int32)
-    last = jnp.maximum(count - 1, 0)[:, None, None]
+    # A text may hold the id of padding: of CLIP's tokenizer it is also that of a "!".
+    places = jnp.where(ids != pad_id, jnp.arange(ids.shape[1], dtype=jnp.int32), 0)
+    last = jnp.max(places, axis=1)[:, None, None]
     return jnp.take_along_axis(features, last, axis=1)[:, 0].astype(jnp.float32)
 
 

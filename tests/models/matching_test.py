@@ -10,7 +10,7 @@ from models.random_params import random_params
 
 from coca_jax.models import PRESETS, make_model
 from coca_jax.models.inputs import with_masks
-from coca_jax.models.matching import hard_negatives, make_draws
+from coca_jax.models.matching import end_of_text, hard_negatives, make_draws
 
 BLOCK, ROWS = 4, 10  # the last block has two pairs
 
@@ -72,6 +72,12 @@ def test_the_head_reads_the_end_of_the_text(judged):
     features = output.features[np.arange(ROWS), ends].astype(float)
     kernel, bias = (np.asarray(params["matching_head"][n], float) for n in ("kernel", "bias"))
     np.testing.assert_allclose(np.diag(pairs), (features @ kernel + bias)[:, 0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("ids, last", [([5, 0, 7, 0, 0], 2), ([5, 6, 7, 8, 9], 4), ([0] * 5, 0)])
+def test_the_end_of_a_text_may_follow_the_id_of_padding(ids, last):
+    features = jnp.arange(5, dtype=jnp.float32)[None, :, None]
+    assert end_of_text(features, jnp.array([ids]), pad_id=0).tolist() == [[last]]
 
 
 def test_negatives_are_drawn_by_their_similarity():
