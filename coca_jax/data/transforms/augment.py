@@ -29,7 +29,8 @@ Operation = Callable[[RGB, float], RGB]
 class Augment:
     """Makes an image of the model's size of an image file, or of pixels of any size.
 
-    Crop, flip, color jitter and RandAugment, in this order; steps that are off draw nothing.
+    It is cropped, flipped, color-jittered and changed by RandAugment, in this order; steps that
+    are off draw nothing.
 
     Attributes:
       image_size: height and width in pixels, or a budget of patches, by which each image has a size
@@ -41,7 +42,6 @@ class Augment:
       randaugment: number of operations and their magnitude, as in Cubuk et al. 2019
         (https://arxiv.org/abs/1909.13719). Magnitudes are torchvision's (31 bins): 30 rotates by
         30 degrees. TensorFlow's code for TPUs calls that 10, and allows more.
-
       resizing: of images that are not cropped at random.
 
     Raises:
@@ -113,10 +113,14 @@ class Augment:
         """Augments the images of one example, all in the same way."""
         if len(pixels) == 1:
             return [self(pixels[0], rng, may_flip)]
-        seed = int(rng.integers(2**62))
-        return multi_image.once_each(
-            lambda image: self(image, np.random.default_rng(seed), may_flip), pixels
-        )
+        crop_seed, seed = (int(rng.integers(2**62)) for _ in range(2))
+
+        def one(image: bytes | multi_image.RGB) -> multi_image.RGB:
+            # How much a crop draws depends on the image's size; the changes do not.
+            cropped = self.crop(image, np.random.default_rng(crop_seed))
+            return self.change(cropped, np.random.default_rng(seed), may_flip)
+
+        return multi_image.once_each(one, pixels)
 
 
 def augment_option_errors(min_crop_area: Any, color_jitter: Any, randaugment: Any) -> list[str]:

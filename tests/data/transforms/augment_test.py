@@ -1,5 +1,6 @@
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 from data.jpeg_files import encoded
@@ -47,6 +48,18 @@ def test_a_file_is_augmented_as_its_pixels_are(area):
         images_of_pixels = make.alike([images.decode(data)] * 2, np.random.default_rng(seed), True)
         np.testing.assert_array_equal(images_of_file, images_of_pixels)
         assert images_of_file[0] is images_of_file[1]
+
+
+def test_images_of_other_sizes_are_changed_alike():
+    halves = np.zeros((480, 640, 3), np.uint8)
+    halves[:, :320] = 200
+    pixels = [halves, cv2.resize(halves, (480, 640))]
+    make = Augment(SIZE, min_crop_area=0.5, flip=True, color_jitter=(0.4, 0, 0, 0))
+    for seed in range(20):
+        edges = [
+            image[12, [0, -1], 0] for image in make.alike(pixels, np.random.default_rng(seed), True)
+        ]
+        np.testing.assert_array_equal(*edges)
 
 
 def test_half_of_the_images_are_flipped_but_none_that_may_not():
