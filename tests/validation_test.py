@@ -214,6 +214,11 @@ def test_a_head_that_is_right():
             "keep_captions=True has no effect without config.data.train.captions_from",
         ),
         (
+            {"data.train.keep_captions": True, "data.train.negatives": "wrong"},
+            "config.data.train.keep_captions=True adds captions that "
+            "config.data.train.negatives='wrong' has no wrong ones for",
+        ),
+        (
             {"data.train.group": "label", "loss.contrastive.weight": 0.0},
             "config.data.train.group='label' has no effect: config.loss.contrastive.weight=0.0",
         ),

@@ -21,7 +21,7 @@ from coca_jax.batch_inference.output import Output, PartRecord
 from coca_jax.batch_inference.tasks import Column, Columns, Task
 from coca_jax.data.results import ID_COLUMNS
 from coca_jax.data.sources import Record, Source
-from coca_jax.data.texts import to_captions
+from coca_jax.data.texts import to_present_captions
 from coca_jax.data.transforms import images, multi_image
 from coca_jax.errors import Preempted
 from coca_jax.io import files
@@ -163,7 +163,7 @@ class _Loader:
         record: Record = {}
         try:
             record = dict(self._source[number])
-            record |= to_captions(record["captions"])
+            record |= to_present_captions(record["captions"])
             image = multi_image.decode_images(record.pop("image"))[0]
             pixels = images.prepare(image, self._size, self._resizing)
         except Exception as error:  # whatever a reader raises for a damaged record

@@ -184,6 +184,12 @@ def _without_effect(config: Config) -> Iterator[str]:
             yield (
                 f"config.{key}.keep_captions=True has no effect without config.{key}.captions_from"
             )
+        if options.keep_captions and options.negatives:
+            yield (
+                f"config.{key}.keep_captions=True adds captions that "
+                f"config.{key}.negatives={shown(options.negatives)} has no wrong ones for: set one "
+                "of the two"
+            )
         for name, is_read in (("negatives", contrastive.weight > 0), ("group", compares)):
             if not is_read and (value := getattr(options, name)):
                 yield (

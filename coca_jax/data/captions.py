@@ -184,7 +184,8 @@ class CaptionMaker:
           BadExample: there are not as many of both.
         """
         captions = record["captions"]
-        negatives = listed(record["fields"].get(self.negatives)) if self.negatives else []
+        wanted = self.negatives and captions
+        negatives = listed(record["fields"].get(self.negatives)) if wanted else []
         if negatives and len(negatives) != len(captions):
             counts = f"{len(negatives)} {self.negatives} for {len(captions)} captions"
             raise BadExample("bad_text", counts)

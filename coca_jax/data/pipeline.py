@@ -21,7 +21,7 @@ from coca_jax.data.errors import BAD_KINDS
 from coca_jax.data.examples import DataError
 from coca_jax.data.mixture import Mixture
 from coca_jax.data.sources import Source
-from coca_jax.data.texts import to_captions
+from coca_jax.data.texts import to_present_captions
 from coca_jax.data.transforms import images, multi_image
 from coca_jax.errors import UserError
 from coca_jax.io import http
@@ -171,7 +171,9 @@ def evaluation_batches(
     Yields:
       "image" uint8 [b, h, w, 3], or [b, num_images, h, w, 3] if `num_images` > 1, or `Patches`;
       "label" int64 [b]; "bad_image", a count; and lists: "captions", "labels", "fields", "index"
-      (numbers of the records) and "digest" (hashes of the image files' bytes).
+      (numbers of the records), "digest" (hashes of the image files' bytes), "stored_captions" (with
+      an empty text in the place of one that is missing) and what else records have, such as "key";
+      None where one lacks it.
 
     Raises:
       UserError: no image could be read.
@@ -223,7 +225,7 @@ class _Loader:
             shard = http.shown(self._source.shard(index))
             self.bad_images.append(f"record {index} of {shard}: {error}")
             return None
-        record = {**record, **to_captions(record["captions"])}
+        record = {**record, **to_present_captions(record["captions"])}
         if reason := record.pop("no_text", ""):
             self.bad_texts[index] = reason
         digest = _digest(record["image"])
@@ -253,7 +255,8 @@ def _digest(image: bytes | Sequence[bytes]) -> bytes:
 
 
 def _collate(rows: list[Example], bad: int) -> Batch:
-    batch: Batch = {key: [row[key] for row in rows] for key in rows[0]}
+    keys = dict.fromkeys(key for row in rows for key in row)
+    batch: Batch = {key: [row.get(key) for row in rows] for key in keys}
     image, label = patches.stack(batch["image"]), np.array(batch["label"], np.int64)
     return batch | {"image": image, "label": label, "bad_image": bad}
 

@@ -1,7 +1,7 @@
 """Stored values that are captions, texts with something to read; and why other values are not."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, AnyStr
 
 from coca_jax.data.sources.base import is_text
 
@@ -42,13 +42,31 @@ def to_captions(values: Iterable[Any]) -> dict[str, Any]:
     """Makes captions of stored values.
 
     Returns:
-      Entries of a record: "captions", and "no_text" if a value is neither a text nor missing.
+      Entries of a record: "captions", with an empty text in the place of a value that is not one,
+      or none at all if no value is; and "no_text" if a value is neither a text nor missing.
     """
-    present = [value for value in values if not is_missing(value)]
-    reasons = [why_unreadable(value) for value in present]
-    captions = [v for v, reason in zip(present, reasons, strict=True) if not reason]
+    values = ["" if is_missing(value) else value for value in values]
+    reasons = [why_unreadable(value) if value != "" else "" for value in values]
+    captions = ["" if reason else v for v, reason in zip(values, reasons, strict=True)]
     reason = next(filter(None, reasons), "")
-    return {"captions": captions, "no_text": reason} if reason else {"captions": captions}
+    made = {"captions": captions if any(captions) else []}
+    return made | {"no_text": reason} if reason else made
+
+
+def with_places(texts: Sequence[AnyStr]) -> list[AnyStr]:
+    """The captions in one column of several: of a list empty ones, too, which keep their places."""
+    return [text for text in texts if text or len(texts) > 1]
+
+
+def to_present_captions(values: Iterable[Any]) -> dict[str, Any]:
+    """Makes captions as `to_captions` does, and leaves out empty ones.
+
+    Returns:
+      The same entries of a record, and "stored_captions", with the empty ones.
+    """
+    made = to_captions(values)
+    stored = made["captions"]
+    return made | {"captions": list(filter(None, stored)), "stored_captions": stored}
 
 
 def _short(value: Any, most: int = 40) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from coca_jax.data.sources.parquet import NoImage, images_of, values_of
 from coca_jax.data.sources.parquet_columns import Columns
+from coca_jax.data.texts import with_places
 from coca_jax.errors import UserError
 from coca_jax.io import files, http, paths
 from coca_jax.io.messages import cause
@@ -68,7 +69,7 @@ def _serialized(batch: Any, columns: Columns, folder: str) -> Iterator[bytes | N
             continue
         features = {
             "image": _bytes_feature([image]),
-            "captions": _bytes_feature([text for column in captions for text in column[i] if text]),
+            "captions": _bytes_feature([t for column in captions for t in with_places(column[i])]),
         }
         for name, kind in columns.fields.items():
             if fields[name][i] or kind.endswith("s"):

@@ -121,6 +121,7 @@ class _Examples(Iterable[Arrays]):
     def _texts(self, batch: dict[str, Any]) -> Iterator[Text | None]:
         """The text of each example; None: it has none."""
         names = ("captions", "labels", "label", "fields", "index")
+        batch = batch | {"captions": batch.get("stored_captions", batch["captions"])}
         for values in zip(*(batch[name] for name in names), strict=True):
             record = dict(zip(names, values, strict=True))
             record["label"] = int(record["label"])

@@ -3,6 +3,7 @@ import pytest
 
 from coca_jax.data.captions import CaptionMaker, caption_option_errors
 from coca_jax.data.errors import BadExample
+from coca_jax.data.texts import to_captions
 from coca_jax.errors import UserError
 
 
@@ -87,6 +88,9 @@ def test_a_wrong_caption_is_that_of_the_caption_that_is_drawn():
     # TFDS gives the only value of a list by itself.
     assert pair(record(["a"], wrong="not a"), **options) == ("a", "not a")
     assert pair(record([], ["cat"]), prompts=("a {}",), **options) == ("a cat", None)
+    stored = to_captions(["a", None, "b"]) | {"fields": {"wrong": ["x", None, "z"]}}
+    drawn = {pair(record() | stored, seed, negatives="wrong") for seed in range(40)}
+    assert drawn == {("a", "x"), ("b", "z")}
     for wrong in (["x"], ["x", "y", "z", "u"], [3, "x", "y"]):
         assert kind(record(["a", "b", "c"], wrong=wrong), **options) == "bad_text"
 

@@ -249,6 +249,14 @@ def test_captions_that_a_source_left_out_are_reported_in_evaluations(plain_sourc
     assert "5 is not text" in said
 
 
+def test_a_batch_has_what_only_some_records_have(plain_source):
+    image = plain_source[0]["image"]
+    source = MemorySource([record(image, ["a"]), record(image, ["b", None]) | {"key": "second"}])
+    (batch,) = evaluation_batches(source, (4, 4), 2)
+    assert batch["key"] == [None, "second"]
+    assert batch["captions"] == [["a"], ["b"]] and batch["stored_captions"] == [["a"], ["b", ""]]
+
+
 def test_evaluation_of_nothing_readable_is_an_error():
     source = MemorySource([record(b"broken", [])] * 3)
     with pytest.raises(UserError, match="none of the 3 images"):

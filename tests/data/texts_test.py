@@ -2,13 +2,15 @@ import math
 
 import pytest
 
-from coca_jax.data.texts import is_missing, to_captions
+from coca_jax.data.texts import is_missing, to_captions, to_present_captions
 
 
 @pytest.mark.parametrize("value", [None, math.nan, "", "  \n\u3000"])
-def test_missing_captions_are_passed_over(value):
+def test_missing_captions_leave_their_places(value):
     assert is_missing(value)
-    assert to_captions([value, "a", value]) == {"captions": ["a"]}
+    assert to_captions([value, "a", value]) == {"captions": ["", "a", ""]}
+    found = to_present_captions([value, "a", value])
+    assert found == {"captions": ["a"], "stored_captions": ["", "a", ""]}
     assert to_captions([value]) == {"captions": []}
 
 
@@ -28,7 +30,7 @@ def test_missing_captions_are_passed_over(value):
 )
 def test_what_is_no_text_is_named(value, reason):
     found = to_captions(["a", value, "b"])
-    assert found["captions"] == ["a", "b"]
+    assert found["captions"] == ["a", "", "b"]
     assert reason in found["no_text"]
     assert len(found["no_text"]) < 80
 

@@ -119,7 +119,7 @@ def test_every_row_comes_back(tmp_path, capsys):
         },
         {
             "image": b"two",
-            "captions": ["c"],
+            "captions": ["c", ""],
             "label": -1,
             "labels": [],
             "fields": {

@@ -143,9 +143,10 @@ def test_wrong_captions_are_compared_as_in_training(load, config):
     class WithNegatives(Data):
         def batches(self):
             for batch in super().batches():
-                # Of the second caption, which is not read, nothing is.
-                wrong = [{"wrong": [TEXTS[(i + 1) % 6], ""]} for i in batch["index"]]
-                yield batch | {"fields": wrong}
+                # Of captions that are missing or not read, nothing is.
+                wrong = [{"wrong": ["", TEXTS[(i + 1) % 6], ""]} for i in batch["index"]]
+                stored = [["", *texts] for texts in batch["captions"]]
+                yield batch | {"fields": wrong, "stored_captions": stored}
 
     config, model = copy.deepcopy(config), load(1, 1, 1)
     config.data.train.negatives = "wrong"

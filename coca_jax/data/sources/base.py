@@ -27,7 +27,7 @@ class Record(TypedDict):
     """An image, or several, with everything that is stored about it."""
 
     image: bytes | list[bytes]  # an image file, several, or a video (transforms/multi_image.py)
-    captions: list[str]  # may be empty
+    captions: list[str]  # may be empty; "" is the place of one that is missing
     no_text: NotRequired[str]  # why a stored caption is not text (data/texts.py)
     key: NotRequired[str]  # its name in its shard
     label: int  # of the source's `class_names`; -1: none

@@ -214,6 +214,7 @@ class _Rows:
             raise BadExample("bad_record", f"the path of the image is {image!r}")
         captions = [v for row in rows for v in _values(row, CAPTION_COLUMNS, has_types)]
         labels = [v for row in rows for v in _values(row, LABEL_COLUMNS, has_types)]
+        labels = [label for label in labels if label is not None]
         if not has_types:
             labels = [_number(label) for label in labels]
             rows = [{name: _value(cell) for name, cell in row.items()} for row in rows]
@@ -245,18 +246,22 @@ def _table_notes(table: Table) -> Iterator[Note]:
 
 
 def _values(row: dict[str, Any], columns: Iterable[str], has_types: bool) -> list[Any]:
-    """Removes the first of these columns that has values from a row, and returns them."""
+    """Removes the first of these columns that has values from a row, and returns them.
+
+    Those that are missing are None; there is at least one.
+    """
     names = [name for column in columns if (name := column_of(row, [column]))]
     absent = (None, "") if has_types else (None, "", *MISSING_WORDS)
     for name in names:
         value = row[name] if has_types else _list_or_text(row[name])
-        values = [v for v in (value if isinstance(value, list) else [value]) if v not in absent]
-        if values:
+        values = value if isinstance(value, list) else [value]
+        values = [None if v in absent else v for v in values]
+        if any(v is not None for v in values):
             del row[name]
             return values
     for name in names[:1]:
         del row[name]
-    return []
+    return [None]
 
 
 def _list_or_text(text: str | None) -> str | list[str] | None:

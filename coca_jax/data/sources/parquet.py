@@ -15,7 +15,7 @@ from coca_jax.data.sources.base import Note, Record, Shard, base_name, to_labels
 from coca_jax.data.sources.parquet_columns import Columns, Footer, common_columns, read_footer
 from coca_jax.data.sources.split_files import files_of_split
 from coca_jax.data.sources.tf_example import LABEL_KEYS
-from coca_jax.data.texts import to_captions
+from coca_jax.data.texts import to_captions, with_places
 from coca_jax.errors import UserError
 from coca_jax.io import files, paths
 from coca_jax.io.messages import cause, counted
@@ -112,7 +112,7 @@ class ParquetSource:
         image = group["image"][row]
         if isinstance(image, NoImage):
             raise BadExample("bad_record", f"no image{f' {image.file}' if image.file else ''}")
-        captions = [text for column in group["captions"] for text in column[row] if text]
+        captions = [text for column in group["captions"] for text in with_places(column[row])]
         fields = {name: values[row] for name, values in group["fields"].items()}
         kinds = self._columns.fields
         stored = next((fields.pop(key) for key in LABEL_KEYS if key in fields), [])

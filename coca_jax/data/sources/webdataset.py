@@ -191,7 +191,8 @@ def _captions(data: bytes | None, fields: dict[str, Any], by_line: bool) -> dict
     """The parts of a record that `to_captions` returns."""
     if data is not None:
         text = to_text(data).rstrip("\r\n")
-        return to_captions(map(str.strip, files.split_lines(text)) if by_line else [text])
+        lines = map(str.strip, files.split_lines(text)) if by_line else [text]
+        return to_captions(filter(None, lines))
     stored = next((fields[key] for key in CAPTION_KEYS if not is_missing(fields.get(key))), [])
     return to_captions(stored if isinstance(stored, list) else [stored])
 

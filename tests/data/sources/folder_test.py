@@ -103,6 +103,31 @@ def test_filters_and_templates_of_several_rows(photos):
         strict(both, 0, rng)
 
 
+def test_a_row_without_a_caption_leaves_the_others_theirs(photos):
+    table = (
+        "image,caption,city,wrong\nphotos/0.jpg,a dog,T0,a cat\nphotos/0.jpg,,T1,a bird\n"
+        "photos/0.jpg,a pup,T2,a fox\n"
+    )
+    (found,) = folder_source(photos("a.csv", table))
+    make = CaptionMaker(template="{city}. {caption}", negatives="wrong")
+    texts = [make(found, 0, np.random.default_rng(seed)) for seed in range(20)]
+    assert {(text.text, text.negative) for text in texts} == {
+        ("T0. a dog", "T0. a cat"),
+        ("T2. a pup", "T2. a fox"),
+    }
+
+
+def test_captions_are_of_no_row_where_one_has_several(photos):
+    rows = [
+        {"image": "photos/0.jpg", "caption": ["a", "b"], "city": "X"},
+        {"image": "photos/0.jpg", "caption": None, "city": "Y"},
+    ]
+    (found,) = folder_source(photos("a.jsonl", "\n".join(map(json.dumps, rows))))
+    with pytest.raises(BadExample, match="lacks 'city'"):
+        CaptionMaker(template="{city}. {caption}")(found, 0, np.random.default_rng(0))
+    assert CaptionMaker(captions="all")(found, 1, np.random.default_rng(0)).text == "b"
+
+
 def test_a_column_without_a_value_hides_no_other(photos):
     table = "image,caption,text,label\nphotos/0.jpg,nan,a cat,NA\nphotos/1.jpg,a dog,x,3\n"
     first, second = folder_source(photos("a.csv", table))
@@ -121,7 +146,7 @@ def test_a_folder_with_one_table(photos, tmp_path):
     assert source[0] == {
         "key": "photos/2.jpg",
         "image": b"2",
-        "captions": ["a", "b"],
+        "captions": ["a", "", "b"],
         "label": -1,
         "labels": ["cat", "pet"],
         "fields": {"n": 1},
@@ -346,7 +371,7 @@ def test_captions_that_are_no_text(photos):
         row["image"] = str(photos(row["image"].replace("/", "-"), "x"))
     source = folder_source(photos("a.jsonl", "\n".join(map(json.dumps, rows))))
     assert [record["captions"] for record in source] == [
-        *(["a cat"], [], [], [], ["a"], ["a"], [], [], []),
+        *(["a cat"], [], [], [], ["a", ""], ["a", "", ""], [], [], []),
     ]
     reasons = [record.get("no_text", "") for record in source]
     assert [bool(reason) for reason in reasons] == [0, 0, 1, 1, 1, 0, 0, 1, 1]

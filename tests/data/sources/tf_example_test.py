@@ -84,5 +84,5 @@ def test_captions_that_are_no_text():
 def test_a_key_without_a_value_hides_no_other(empty):
     stored = {"image": [b"i"], "captions": empty, "caption": [b""], "text": [b"", b"a cat"]}
     found = to_record(example(stored), [])
-    assert found["captions"] == ["a cat"] and "no_text" not in found
+    assert found["captions"] == ["", "a cat"] and "no_text" not in found
     assert set(found["fields"]) == {"captions", "caption"}

@@ -58,7 +58,7 @@ def test_a_record_has_all_parts_of_a_sample(tmp_path):
         ({"title": "none"}, []),
         ({"caption": float("nan"), "txt": "one"}, ["one"]),
         ({"caption": {"en": "one"}}, []),
-        ({"caption": ["one", True]}, ["one"]),
+        ({"caption": ["one", True]}, ["one", ""]),
     ],
 )
 def test_captions_are_in_the_json_where_there_is_no_text(tmp_path, fields, captions):
