@@ -221,8 +221,7 @@ def lengths(captions: Sequence[str], tokenizer: Tokenizer, text_length: int) -> 
     if not captions:
         return {"count": 0}
     rows = [tokenizer.encode([text], min(LONGEST, 4 * len(text) + 2))[0] for text in captions]
-    # A text never contains eos, so the first one is its end.
-    tokens = np.array([int(np.flatnonzero(row == tokenizer.eos_id)[0]) + 1 for row in rows])
+    tokens = np.array([int(np.flatnonzero(row == tokenizer.eos_id)[-1]) + 1 for row in rows])
     ids = np.concatenate([row[1 : count - 1] for row, count in zip(rows, tokens, strict=True)])
     edges = np.unique(np.linspace(0, max(tokens.max() + 1, text_length), BARS + 1, dtype=int))
     counts, _ = np.histogram(tokens, edges)

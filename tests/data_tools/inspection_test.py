@@ -140,6 +140,7 @@ def test_lengths_are_counted_with_the_ends():
     assert found["truncated"] == pytest.approx(1 / 3) and found["unknown"] == 0.0
     # CLIP pads with the id of a "!" within a word.
     assert lengths(["wow!", "!!"], ClipTokenizer(), 6)["tokens"]["median"] == 3.5
+    assert lengths(["a<end_of_text>b"], ClipTokenizer(), 6)["tokens"]["median"] == 5
     assert lengths([], ByteTokenizer(), 6) == {"count": 0}
 
 
