@@ -20,6 +20,9 @@ def test_lists_are_read_as_written(tmp_path):
     assert numbers.dtype == np.int64 and numbers.tolist() == [33, 42]
     path.write_text("\n".join([head, rows[1], rows[0], "7", rows[0]]))  # as a person may edit it
     assert read_list(str(path), 43).tolist() == [7, 33, 42]
+    edited = "\r\n".join([head, columns, *rows, "", " \t", ""])
+    path.write_text(edited, encoding="utf-8-sig", newline="")  # as editors of Windows save it
+    assert read_list(path, 43).tolist() == [33, 42]
 
 
 def test_empty_lists_leave_nothing_out(tmp_path):
@@ -41,7 +44,7 @@ def test_errors_in_lists_are_named(tmp_path):
         path.write_text(f'{{"records": {size}}}\n')
         with pytest.raises(UserError, match=r"set of 4[34] records, but this one has 43"):
             read_list(path, 43)
-    for line in ("43\tx", "-1", "", "3.5", "a b"):
+    for line in ("43\tx", "-1", "3.5", "a b"):
         path.write_text('{"records": 43}\n' + "\t".join(COLUMNS) + f"\n5\tx\t0\t1\n{line}\n6\n")
         with pytest.raises(UserError, match=r"list\.tsv, line 4: .* record number below 43"):
             read_list(path, 43)
