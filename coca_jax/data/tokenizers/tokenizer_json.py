@@ -38,6 +38,9 @@ NAMES = {
 }
 
 
+RARE = "zqxj \U00013080"  # a word and a character that a tokenizer may not know
+
+
 class JsonTokenizer(Tokenizer):
     """A Hugging Face `tokenizer.json`, with special tokens as the module's docstring says.
 
@@ -101,12 +104,13 @@ def read(path: str | os.PathLike) -> Contents:
     same text. It has no truncation and no dropout.
 
     Raises:
-      UserError: there is no such file, it is not a tokenizer, or no token is found for a role.
+      UserError: there is no such file, it is not a tokenizer, no token is found for a role, or it
+        fails at a word that it does not know.
     """
     import tokenizers
 
     try:
-        text = files.read_bytes(path).decode()
+        text = files.read_bytes(path).decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"there is no tokenizer.json at {path}") from error
     except UnicodeDecodeError as error:
@@ -115,6 +119,7 @@ def read(path: str | os.PathLike) -> Contents:
         tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library's are plain Exceptions
         raise UserError(f"{path} is not a tokenizer.json: {error}") from error
+    _require_unknown(path, tokenizer)
     content = json.loads(text)
     roles = _roles(path, tokenizer, content.get("padding") or {})
     eos, bos, pad = roles.items()
@@ -130,6 +135,17 @@ def read(path: str | os.PathLike) -> Contents:
     fallback = [i for i in pieces if i is not None] if model.get("byte_fallback") else []
     text = json.dumps(content, ensure_ascii=False)
     return Contents(text, *roles.values(), unk_id, frozenset(fallback))
+
+
+def _require_unknown(path: str | os.PathLike, tokenizer: Any) -> None:
+    try:
+        tokenizer.encode(RARE, add_special_tokens=False)
+    except Exception as error:  # the library's are plain Exceptions
+        raise UserError(
+            f"{path} fails at words that it does not know ({error}): add an unknown token to the "
+            'vocabulary of its "model", and name it there as "unk_token" (of a Unigram model, its '
+            'number as "unk_id")'
+        ) from error
 
 
 def _roles(path: str | os.PathLike, tokenizer: Any, padding: dict[str, Any]) -> dict[str, int]:
@@ -163,7 +179,7 @@ def _roles(path: str | os.PathLike, tokenizer: Any, padding: dict[str, Any]) -> 
 
 def _sibling(path: str) -> dict[str, Any]:
     try:
-        content = json.loads(files.read_bytes(path).decode())
+        content = json.loads(files.read_bytes(path).decode("utf-8-sig"))
     except FileNotFoundError:
         return {}
     except ValueError as error:

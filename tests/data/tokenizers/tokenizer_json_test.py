@@ -132,6 +132,31 @@ def test_unknown_tokens_and_bytes(tmp_path):
     assert (contents.unk_id, contents.byte_ids) == (0, frozenset())
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordLevel({"a": 0}, unk_token="[UNK]"),
+        models.WordPiece({"a": 0}, unk_token="[UNK]"),
+        models.BPE({"a": 0}, [], unk_token="[UNK]"),
+        models.Unigram([("a", 0.0)]),
+    ],
+)
+def test_a_tokenizer_that_fails_at_unknown_words_is_refused(model, tmp_path):
+    tokenizer = Tokenizer(model)
+    tokenizer.add_special_tokens(["<s>", "</s>", "<pad>", "[UNK]"])  # not in the model
+    path = saved(tokenizer, tmp_path)
+    with pytest.raises(UserError, match=r'words that it does not know .*"unk_token"'):
+        tokenizer_json.read(path)
+
+
+def test_files_saved_by_editors_of_windows_are_read(tmp_path):
+    path = saved(word_level("x", "<s>", "</s>", "<pad>"), tmp_path, tokenizer_config={})
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text('{"bos_token": "x"}', encoding="utf-8-sig")
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert roles(path) == (2, 4, 5)
+
+
 def test_dropout_is_off(tmp_path):
     tokenizer = Tokenizer(models.BPE(dropout=0.5))
     special = ["<s>", "</s>", "<pad>"]
