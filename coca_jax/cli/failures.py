@@ -23,6 +23,7 @@ SMALLER = (
     "a smaller config.train.batch_size, a larger config.train.grad_accum_steps, "
     "config.model.remat=full, more devices in config.mesh.fsdp, fewer config.data.workers"
 )
+KILLED_WORKER = "Worker process was terminated unexpectedly with exit code -9"  # Grain's
 NO_BACKEND = ("Unable to initialize backend", "Unknown backend")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 OF_FILES = (*FULL, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG)
@@ -108,6 +109,11 @@ def _no_memory(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         detail = f" ({_short(text)})" if text else ""
         return f"out of this machine's memory{detail}; try {SMALLER}"
+    if text.startswith(KILLED_WORKER):
+        return (
+            "a worker process that makes batches was killed, probably because this machine has too "
+            "little memory; try fewer config.data.workers or config.data.threads"
+        )
     if "RESOURCE_EXHAUSTED: " not in text or not is_of(error, ("jax", "jaxlib")):
         return ""
     size = _short(text.partition("RESOURCE_EXHAUSTED: ")[2])

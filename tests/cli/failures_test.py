@@ -30,6 +30,7 @@ def of_module(name, *bases):
     [
         ValueError("shapes differ"),
         RuntimeError("INTERNAL: failed"),
+        RuntimeError("Worker process was terminated unexpectedly with exit code 1. Search"),
         AssertionError(),
         KeyError("x"),
         jax.errors.JaxRuntimeError("INVALID_ARGUMENT: x"),
@@ -58,6 +59,13 @@ def test_a_bug_is_not_explained(error):
             ],
         ),
         (MemoryError("Unable to allocate 7.45 GiB"), ["memory", "7.45 GiB"]),
+        (
+            RuntimeError(
+                "Worker process was terminated unexpectedly with exit code -9. Search the logs "
+                "above for the source of the crash."
+            ),
+            ["was killed", "memory", "config.data.workers", "config.data.threads"],
+        ),
         (
             OSError(errno.ENOSPC, "No space left on device", "/d/x"),
             ["/d/x: No space", "free some space"],
