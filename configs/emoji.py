@@ -6,7 +6,7 @@
 
 It trains on 3,779 images (Google's and Fluent 3D's drawings, with names and keywords) and retrieves
 the 1,911 names of the same concepts for Twitter's drawings, which it has never seen. This takes
-about 12 minutes on two CPU cores. `:smoke` runs a few steps.
+about 11 minutes on two CPU cores. `:smoke` runs a few steps.
 """
 
 from coca_jax.config import default_config, finish

@@ -130,10 +130,10 @@ def add_serving(add: Add) -> None:
     """Adds `serve`."""
     command = add("serve", serving.serve)
     _add_model(command)
-    command.add_argument("--host", default="127.0.0.1", help="address; 0.0.0.0: all (127.0.0.1)")
-    command.add_argument("--port", type=port, default=8000, help="port; 0: any free one (8000)")
+    command.add_argument("--host", default="127.0.0.1", help="address; 0.0.0.0: all")
+    command.add_argument("--port", type=port, default=8000, help="port; 0: any free one")
     for name, (kind, default, meaning) in SERVING_OPTIONS.items():
-        command.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} ({default})")
+        command.add_argument(f"--{name}", type=kind, default=default, help=meaning)
     command.add_argument(
         "--allow-urls", action="store_true", help="fetch images at URLs, of public addresses only"
     )

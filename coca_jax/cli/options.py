@@ -42,6 +42,17 @@ DATA_DEFAULTS = {  # of the options of a command that computes results for a dat
 }
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default of an option to its help, where it is a number or a word."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default, text = action.default, action.help or ""
+        is_said = isinstance(default, bool) or default in (None, "", argparse.SUPPRESS)
+        if is_said or not isinstance(default, (int, float, str)) or "default:" in text:
+            return text
+        return super()._get_help_string(action) or ""
+
+
 class Once(argparse.Action):
     """An option that cannot be given again."""
 

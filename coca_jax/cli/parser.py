@@ -15,6 +15,7 @@ from coca_jax.cli.commands import (
     runs,
 )
 from coca_jax.cli.options import (
+    HelpFormatter,
     Once,
     Version,
     count,
@@ -97,7 +98,9 @@ def _add(groups: Any, name: str, run: Callable, *needs: str) -> argparse.Argumen
       run: its function.
       *needs: `config`, `workdir` or both: shared options that it has.
     """
-    command = groups.add_parser(name, help=HELP[run.__name__], allow_abbrev=False)
+    command = groups.add_parser(
+        name, help=HELP[run.__name__], allow_abbrev=False, formatter_class=HelpFormatter
+    )
     command.set_defaults(run=run)
     if "config" in needs:
         command.add_argument(
@@ -109,7 +112,9 @@ def _add(groups: Any, name: str, run: Callable, *needs: str) -> argparse.Argumen
             "lists; set keys as --config.KEY=VALUE",
         )
     if "workdir" in needs:
-        command.add_argument("--workdir", required=True, type=path, help="folder of the run")
+        command.add_argument(
+            "--workdir", required=True, type=path, help="folder of the run, or of the sweep"
+        )
     return command
 
 

@@ -95,7 +95,12 @@ def require_open_clip(config: CoCaConfig) -> None:
     }
     problems = [f"{key}: {has}, not {want}" for key, (has, want) in needed.items() if has != want]
     if problems:
-        raise UserError("OpenCLIP has no such CoCa:\n  " + "\n  ".join(problems))
+        lines = "\n  ".join(problems)
+        raise UserError(
+            f"OpenCLIP has no such CoCa:\n  {lines}\n"
+            "train one that it has from the preset open_clip_vit_b_32 or open_clip_vit_l_14, as "
+            "webdataset_example does"
+        )
 
 
 def _table(config: CoCaConfig) -> Iterator[Row]:

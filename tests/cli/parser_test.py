@@ -1,3 +1,4 @@
+import re
 import types
 
 import pytest
@@ -21,3 +22,21 @@ def test_help_needs_no_docstrings(monkeypatch, capsys):
 def test_messages_begin_with_the_whole_command(capsys):
     assert cli.main(["data", "inspect", "--config", "nowhere.py"]) == 2
     assert capsys.readouterr().err.startswith("coca data inspect: configuration file 'nowhere.py'")
+
+
+@pytest.mark.parametrize(
+    "command, defaults",
+    [
+        ("embed", ["parquet", "10000", "64", "0", "float32"]),
+        ("data deduplicate", ["4", "0.95"]),
+        ("serve", ["127.0.0.1", "8000", "5.0", "32", "256", "33554432", "40000000"]),
+        ("train", []),
+    ],
+)
+def test_help_states_defaults_once(command, defaults, capsys):
+    with pytest.raises(SystemExit):
+        make_parser().parse_args([*command.split(), "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    stated = re.findall(r"\(default: ([^)]*)\)", words)
+    assert sorted(stated) == sorted(defaults)
+    assert "None" not in words and "default)" not in words
