@@ -6,6 +6,7 @@ import inspect
 import os
 import pathlib
 import sys
+import traceback
 import types
 from collections.abc import Callable
 
@@ -15,6 +16,8 @@ from coca_jax.config import packaged
 from coca_jax.errors import UserError
 from coca_jax.fields import near
 from coca_jax.io.paths import normalize
+
+_NAME = "coca_config"  # of the module that a file is run as
 
 
 def run_file(spec: str) -> ConfigDict:
@@ -33,7 +36,7 @@ def run_file(spec: str) -> ConfigDict:
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a user's own file may raise
-        raise UserError(f"{name} cannot be used: {type(error).__name__}: {error}") from error
+        raise UserError(f"{name} cannot be used: {_reason(error, name)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"get_config of {name} should return a ConfigDict, not {type(config).__name__}"
@@ -84,7 +87,7 @@ def _is_module(name: str) -> bool:
         # A name that is absent itself, and not what a package on the way to it imports.
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             return False
-        raise UserError(f"{name} cannot be used: {type(error).__name__}: {error}") from error
+        raise UserError(f"{name} cannot be used: {_reason(error, name)}") from error
     return spec is not None and spec.origin is not None  # a folder without code has no origin
 
 
@@ -103,7 +106,7 @@ def _checked(module: types.ModuleType) -> Callable:
 def _from_file(path: str) -> Callable:
     """The file's `get_config`. It is compiled from source, so that no stale bytecode is run."""
     source = pathlib.Path(path).read_bytes()
-    module = types.ModuleType("coca_config")
+    module = types.ModuleType(_NAME)
     module.__file__ = path
     try:
         program = compile(source, path, "exec", dont_inherit=True)
@@ -130,3 +133,17 @@ def _call(function: Callable, argument: str | None) -> object:
             raise UserError(f"get_config takes no argument, and {argument!r} is given") from error
         return function()
     return function(argument)
+
+
+def _reason(error: BaseException, name: str) -> str:
+    """An exception on one line, with the last line of the file or module that it went through."""
+    # A KeyError shows its message as a key, in quotes; an AttributeError of a ConfigDict holds one.
+    key_error = next((each for each in (error, *error.args) if isinstance(each, KeyError)), None)
+    message = " ".join(map(str, key_error.args)) if key_error else ""
+    said = " ".join((message if " " in message else str(error)).split())
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__")
+        if module == _NAME or f"{name}.".startswith(f"{module}."):  # or a package that it is in
+            place = f" ({frame.f_code.co_filename}, line {line})"
+    return f"{type(error).__name__}: {said}{place}"
