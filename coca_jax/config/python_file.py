@@ -1,5 +1,6 @@
 """Finding and running the Python file or module that describes an experiment."""
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -8,7 +9,7 @@ import pathlib
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ml_collections import ConfigDict
 
@@ -32,7 +33,8 @@ def run_file(spec: str) -> ConfigDict:
     """
     name, argument, find = _locate(spec)
     try:
-        config = _call(find(name), argument)
+        with _neighbors(name) if find is _from_file else contextlib.nullcontext():
+            config = _call(find(name), argument)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a user's own file may raise
@@ -62,6 +64,8 @@ def _locate(spec: str) -> tuple[str, str | None, Callable[[str], Callable]]:
     for name, argument in splits:
         if path := packaged.names().get(name):
             return str(path), argument, _from_file
+    if "" not in sys.path:  # the current folder; as `python -m` has it, but last
+        sys.path.append("")
     for name, argument in splits:
         if _is_module(name):
             return name, argument, _from_module
@@ -123,6 +127,23 @@ def _from_file(path: str) -> Callable:
         if before is not None:
             sys.modules[module.__name__] = before
     return _checked(module)
+
+
+@contextlib.contextmanager
+def _neighbors(path: str) -> Iterator[None]:
+    """A file that runs may import those next to it, as one that `python FILE` runs.
+
+    Afterwards their folder is searched last, for worker processes and for later imports.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def _call(function: Callable, argument: str | None) -> object:

@@ -47,6 +47,37 @@ def test_a_packaged_name_counts_where_there_is_no_such_file(tmp_path, monkeypatc
     assert run_file("shapes:smoke").argument == "None"
 
 
+def test_a_file_may_import_its_neighbors(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    (tmp_path / "base_of_a_test.py").write_text(SAYS_ARGUMENT)
+    (tmp_path / "later_of_a_test.py").write_text("")
+    (tmp_path / "c.py").write_text(
+        "import sys\n"
+        "from base_of_a_test import get_config as base\n"
+        "def get_config(argument):\n"
+        "    import later_of_a_test\n"
+        f"    assert sys.path[0] == {str(tmp_path)!r}\n"
+        "    return base(argument)\n"
+    )
+    for _ in range(2):
+        assert run_file(f"{tmp_path}/c.py:a").argument == "'a'"
+        assert sys.path.count(str(tmp_path)) == 1 and sys.path[-1] == str(tmp_path)
+    sys.path.insert(3, sys.path.pop())
+    before = sys.path[:]
+    run_file(f"{tmp_path}/c.py:a")
+    assert sys.path == before
+
+
+def test_a_module_is_found_in_the_current_folder_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here_of_a_test.py").write_text(SAYS_ARGUMENT)
+    (tmp_path / "json.py").write_text(SAYS_ARGUMENT)
+    assert run_file("here_of_a_test:a").argument == "'a'"
+    with pytest.raises(UserError, match="json: it should define get_config"):
+        run_file("json")
+
+
 def test_a_module_may_import_its_neighbors(tmp_path, monkeypatch):
     package = tmp_path / "lab_of_a_test" / "experiments"
     package.mkdir(parents=True)
