@@ -295,7 +295,7 @@ def several(kind: Kind, *, least: int = 0, distinct: bool = False, wanted: str =
             return False
         return not distinct or len(set(value)) == len(value)
 
-    count = f"{least} or more" if least else "any number"
+    count = f"a list of {f'{least} or more' if least else 'any number'}"
     count += " of different ones" if distinct else ""
 
     def typed(value: Any) -> tuple:

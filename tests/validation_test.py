@@ -141,7 +141,7 @@ ALONE = {"loss.contrastive.weight": 0.0, "loss.captioning.weight": 0.0}
             {"model.pooler.caption_queries": 0},
             "[64] pads images, and with config.model.pooler.caption_queries=0",
         ),
-        ({"model.image.sequence_lengths": (0,)}, "(0,) should be any number of: a whole number"),
+        ({"model.image.sequence_lengths": (0,)}, "(0,) should be a list of any number of: a whole"),
     ],
 )
 def test_what_images_as_they_are_do_not_go_with(changes, message):

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from coca_jax.config.python_file import run_file
 from coca_jax.config.tree import field_of, optional_fields
 from coca_jax.errors import UserError
-from coca_jax.fields import near, read, shown
+from coca_jax.fields import is_sequence, near, read, shown
 from coca_jax.io.files import read_lines
 from coca_jax.trees import flatten, items
 
@@ -71,7 +71,10 @@ def _apply(config: ConfigDict, override: str) -> str | None:
         with node.ignore_type():
             node[leaf] = read(words, field.kind)
     except ValueError as error:
-        return f"config.{key}={shown(error.args[0])} should be {field.kind.wanted}"
+        given = error.args[0]
+        is_no_list = tuple in field.kind.types and not is_sequence(given)
+        hint = "; a list is written as (1, 2) or ('a',)" if is_no_list else ""
+        return f"config.{key}={shown(given)} should be {field.kind.wanted}{hint}"
     return None
 
 

@@ -93,7 +93,8 @@ def _lines(path: str) -> list[str]:
     except UserError as error:
         names = ", ".join(SETS)
         raise UserError(
-            f"templates: {error}; it should be a named set ({names}) or a file of templates"
+            f"templates: {error}; it should be a named set ({names}), a file of templates, or "
+            "templates, written as ('a {}',)"
         ) from error
     return [line.replace("{c}", "{}") for line in lines]
 

@@ -59,15 +59,20 @@ def test_every_error_is_in_one_message():
                 "--config.train=3",
                 "--config.nothing.at.all=1",
                 "--config.data.train.flip=perhaps",
+                "--config.model.image.sequence_lengths=64",
+                "--config.model.image.sequence_lengths=(0,)",
             ],
         )
     lines = str(caught.value).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 7
     assert "did you mean config.optimizer.learning_rate?" in lines[0]
     assert lines[1] == "config.train.steps='many' should be a whole number from 1 to 2,147,483,647"
     assert lines[2].startswith("config.train is a section; set one of its keys: batch_size, epochs")
     assert lines[3].startswith("config.nothing does not exist")
     assert lines[4].startswith("config.data.train.flip='perhaps' should be True or False")
+    one = "a list of any number of: a whole number from 1 to 65,536"
+    assert lines[5].endswith(f"='64' should be {one}; a list is written as (1, 2) or ('a',)")
+    assert lines[6].endswith(f"=(0,) should be {one}")
 
 
 def test_unknown_argument():

@@ -34,8 +34,9 @@ def test_the_file_next_to_the_data_is_for_those_who_name_none(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("imagnet", "it should be a named set .imagenet. or a file"),
-        ("x" * 5000, "^.{,400}$"),
+        ("imagnet", r"it should be a named set \(imagenet\), a file of templates, or"),
+        ("a {}", r"or templates, written as \('a \{\}',\)$"),
+        ("x" * 5000, "^.{,500}$"),
         (("a photo",), "'a photo' has no {} for the class name"),
         ((), "holds no template"),
     ],
