@@ -1,4 +1,6 @@
+import itertools
 import json
+import types
 
 import broken_data
 import cv2
@@ -48,6 +50,26 @@ def test_what_is_seen_is_what_is_there(tmp_path):
     text = format_inspection(result, 12)
     assert "bad_image" in text and "examples per second" in text and "broken.tar" in text
     assert f"bad_image, such as {result['reasons']['bad_image']}\n" in text
+
+
+def test_what_the_tokenizer_loads_at_its_first_text_is_not_measured(tmp_path, monkeypatch):
+    broken_data.write(tmp_path)
+    data = default_config().data
+    data.train.update({"format": "webdataset", "path": str(tmp_path / "good.tar")})
+    data.tokenizer.kind = "byte"
+    encode, now, calls = ByteTokenizer.encode, itertools.count(), []
+
+    def encode_slowly_at_first(*args):
+        if not calls:
+            [next(now) for _ in range(1000)]
+        calls.append(args)
+        return encode(*args)
+
+    clock = types.SimpleNamespace(perf_counter=lambda: next(now))
+    monkeypatch.setattr("coca_jax.data_tools.inspection.time", clock)
+    monkeypatch.setattr(ByteTokenizer, "encode", encode_slowly_at_first)
+    result = inspect(data, image_size=(4, 4), text_length=8, seed=0, examples=2)
+    assert result["microseconds"]["tokenize"] == 1e6
 
 
 def test_records_that_are_left_out_are_not_measured(tmp_path):
