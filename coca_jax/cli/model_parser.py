@@ -31,7 +31,12 @@ def add_models(add: Add) -> None:
     _add_model(command)
     for name, (kind, meaning) in CAPTION_OPTIONS.items():
         command.add_argument(f"--{name.replace('_', '-')}", type=kind, help=meaning)
-    command.add_argument("images", nargs="*", metavar="IMAGE", help="image file")
+    command.add_argument(
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help="an image, a video or a folder of its frames; for a folder of images use --data",
+    )
     _add_batches(command, needed=False)
     command = add("embed", batches.embed)
     _add_model(command)

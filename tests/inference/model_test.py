@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 
 import cv2
 import jax
@@ -229,6 +230,22 @@ def test_caption_command_prints_a_json_line_for_each_image(
     assert line["others"][0]["caption"] != line["caption"]
     assert cli.main([*command, "--temperature", "2"]) == 2
     assert "beam has no option temperature" in capsys.readouterr().err
+
+
+def test_caption_command_says_that_a_folder_is_one_video(
+    workdir, image_paths, one_device, tmp_path, capsys
+):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in (1, 2):
+        shutil.copy(image_paths[0], folder / f"{number}.png")
+    command = ["caption", "--model", str(workdir), "--length", "4"]
+    assert cli.main([*command, str(folder)]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 1
+    assert f"{folder} is a folder: one of its images is captioned" in said.err
+    assert cli.main([*command, image_paths[0]]) == 0
+    assert "is a folder" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

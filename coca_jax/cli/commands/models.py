@@ -1,6 +1,7 @@
 """The subcommands that use a trained model."""
 
 import argparse
+import os
 import sys
 
 from coca_jax.cli.commands.batches import caption_data
@@ -28,6 +29,12 @@ def caption(options: argparse.Namespace) -> None:
         caption_data(options, _method(settings), settings)
         return
     _require_no_data_options(options)
+    if folder := next(filter(os.path.isdir, options.images), None):
+        print(
+            f"{visible(folder)} is a folder: one of its images is captioned, as a frame of a "
+            "video; for all of them use --data",
+            file=sys.stderr,
+        )
     model, unreadable = load_model(options.model), 0
     for start in range(0, len(options.images), BATCH):
         if not is_read():
