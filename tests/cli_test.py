@@ -44,7 +44,10 @@ def test_params_of_a_run_with_lora_says_how_many_are_trained(tmp_path, capsys):
         (["report", "--workdir", "absent"], "absent"),
         (["caption", "--model", "absent", "a.png"], "absent"),
         (["evaluate", "--config", BASE, "--workdir", "absent"], "names no evaluation"),
-        (["evaluate", "--config", SHAPES, "--workdir", "absent"], "holds no config.json"),
+        (["evaluate", "--config", SHAPES, "--workdir", "absent"], "absent does not exist\n"),
+        (["evaluate", "--config", SHAPES, "--workdir", "docs"], "docs holds no config.json; is it"),
+        (["caption", "--model", "org/m", "a.png"], "org/m does not exist; for a model on the Hug"),
+        (["caption", "--model", "docs/m", "a.png"], "docs/m does not exist\n"),
         (
             ["params", "--config", BASE, "--config.model.image.num_heads=5"],
             "multiple of config.model",

@@ -16,7 +16,7 @@ from coca_jax.config.checks import ADDED, BY_NAME, errors
 from coca_jax.config.tree import default_config, differences, keys, resumable_keys, to_json
 from coca_jax.errors import UserError
 from coca_jax.io import files
-from coca_jax.io.paths import join
+from coca_jax.io.paths import as_path, join
 from coca_jax.io.stored import Damaged, read_json, shown
 from coca_jax.trees import flatten
 from coca_jax.versions import versions
@@ -105,6 +105,8 @@ def stored_config(
         why = f"{why}; the copy in the checkpoint of step {step} {damage}"
     if copy is None and stored is None:
         if why == MISSING:
+            if not as_path(workdir).exists():
+                raise UserError(f"{workdir} does not exist")
             raise UserError(f"{workdir} holds no {NAME}; is it the workdir of a run?")
         why += "; no checkpoint has a good copy of it" * (not why.startswith(OTHER_VERSION))
         raise UserError(f"{file} {why}")

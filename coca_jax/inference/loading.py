@@ -104,6 +104,7 @@ def find_checkpoint(path: str | os.PathLike, step: int | str | None = None) -> S
         step = store.latest_valid(report=lambda line: print(line, file=sys.stderr))
     if step is None:
         _refuse_foreign(path)
+        _refuse_bare_hub_name(name)
         read_config(path)  # which says if it is not a workdir at all
         raise UserError(f"{store.directory} holds no valid checkpoint; train first")
     saved = Saved(step, store.metadata(step))
@@ -196,6 +197,15 @@ def _refuse_foreign(path: epath.Path) -> None:
             f"{path} holds weights of another project without an {hub.SETTINGS} next to them; if "
             "it is OpenCLIP's CoCa, convert them and give the folder that this makes: coca convert "
             f"--from open_clip --variant open_clip_vit_b_32 {shlex.quote(str(path))} FOLDER"
+        )
+
+
+def _refuse_bare_hub_name(name: str | os.PathLike) -> None:
+    """Raises a UserError if this is ORG/NAME, and there is no folder ORG."""
+    text = os.fspath(name)
+    if hub.is_repository(text) and not os.path.lexists(text.partition("/")[0]):
+        raise UserError(
+            f"{text} does not exist; for a model on the Hugging Face hub write {hub.PREFIX}{text}"
         )
 
 

@@ -46,6 +46,11 @@ def is_hub_name(path: str | os.PathLike) -> bool:
     return isinstance(text, str) and text.startswith(PREFIX) and not os.path.lexists(text)
 
 
+def is_repository(text: str) -> bool:
+    """Whether a text has the form ORG/NAME or ORG/NAME@REVISION."""
+    return _NAME.fullmatch(text) is not None
+
+
 def parse(text: str) -> HubName:
     """The repository and revision of `hf-hub:ORG/NAME[@REVISION]`; the prefix may be absent.
 

@@ -94,6 +94,8 @@ def test_a_file_that_was_removed_comes_back(tmp_path):
 def test_a_folder_that_is_no_workdir_is_said_to_be_none(tmp_path):
     with pytest.raises(UserError, match=r"holds no config.json; is it the workdir"):
         stored_config(tmp_path, None, {})
+    with pytest.raises(UserError, match=r"nowhere does not exist$"):
+        stored_config(tmp_path / "nowhere", None, {})
 
 
 def test_what_is_written_is_read_again(tmp_path):

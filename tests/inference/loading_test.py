@@ -28,6 +28,8 @@ def test_weights_of_others_are_to_be_converted(files, given, command, tmp_path):
 
 def test_other_files_are_no_weights(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    for path in (tmp_path, tmp_path / "notes.txt", tmp_path / "absent.bin"):
+    for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(UserError, match=r"holds no config\.json"):
             find_checkpoint(path)
+    with pytest.raises(UserError, match=r"absent\.bin does not exist$"):
+        find_checkpoint(tmp_path / "absent.bin")
