@@ -97,7 +97,10 @@ def tokenizer_file(data: Any) -> str:
     if tokenizer.kind == "sentencepiece" and train.format == "tfds" and not data.sources:
         from coca_jax.data.sources.tfds import tokenizer_path
 
-        return str(tokenizer_path(train.name, data.dir, train.path))
+        try:
+            return str(tokenizer_path(train.name, data.dir, train.path))
+        except UserError as error:
+            raise UserError(f"config.data.train: {error}") from error
     raise UserError(
         f"config.data.tokenizer.path is empty: tokenizer {tokenizer.kind!r} needs a file "
         "(`coca data train-tokenizer` makes one); or set config.data.tokenizer.kind=byte"
@@ -105,9 +108,17 @@ def tokenizer_file(data: Any) -> str:
 
 
 def make_tokenizer_from(data: Any) -> Tokenizer:
-    """The tokenizer that `config.data`, as options or as it stands, describes."""
+    """The tokenizer that `config.data`, as options or as it stands, describes.
+
+    Raises:
+      UserError: it has no file, or one that cannot be read.
+    """
     data = data_config(data)
-    return make_tokenizer(data.tokenizer.kind, tokenizer_file(data))
+    file = tokenizer_file(data)
+    try:
+        return make_tokenizer(data.tokenizer.kind, file)
+    except UserError as error:
+        raise UserError(f"config.data.tokenizer: {error}") from error
 
 
 def caption_texts(data: Any, most: int) -> tuple[Iterator[str], int]:

@@ -129,6 +129,9 @@ def test_a_list_that_is_missing_is_named(data):
 
 def test_a_tokenizer_needs_a_file_unless_one_lies_beside_the_data(data, prepared):
     assert tokenizer_file(data).startswith(prepared)
+    data.train.name = "emoji"
+    with pytest.raises(UserError, match=r"^config\.data\.train: data set 'emoji' is not prepared"):
+        tokenizer_file(data)
     data.train.format = "webdataset"
     with pytest.raises(UserError, match=r"data\.tokenizer\.path is empty.*train-tokenizer"):
         tokenizer_file(data)
@@ -137,6 +140,8 @@ def test_a_tokenizer_needs_a_file_unless_one_lies_beside_the_data(data, prepared
         tokenizer_file(data)
     data.tokenizer.path = "mine.model"
     assert tokenizer_file(data) == "mine.model"
+    with pytest.raises(UserError, match=r"^config\.data\.tokenizer: .* mine\.model"):
+        make_tokenizer_from(data)
     data.tokenizer.update({"kind": "byte", "path": ""})
     assert tokenizer_file(data) == "" and make_tokenizer_from(data).vocab_size == 259
 

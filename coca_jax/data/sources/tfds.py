@@ -1,6 +1,7 @@
 """TFDS data sets: by name in a data folder, or by the folder that one of them is in."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from coca_jax.data.sources.array_record import ArrayRecordSource
 from coca_jax.data.sources.base import what_reads
 from coca_jax.data.sources.tf_example import IMAGE_KEYS
 from coca_jax.errors import UserError
+from coca_jax.fields import near
 from coca_jax.io.paths import normalize
 
 
@@ -88,7 +90,9 @@ def _builder(name: str, data_dir: str | None, path: str | None = None) -> Any:
         return read_only_builder.builder_from_files(name, data_dir=data_dir or None)
     except registered.DatasetNotFoundError as error:
         where = f" in {data_dir}" if data_dir else ""
-        raise UserError(f"data set {name!r} is not prepared{where}; {_how(name)}") from error
+        raise UserError(
+            f"data set {name!r} is not prepared{where}; {_how(name, data_dir)}"
+        ) from error
     except ValueError as error:  # no name of a data set, or one found in several places
         raise UserError(f"data set {name!r} cannot be opened: {error}") from error
 
@@ -107,16 +111,21 @@ def _builder_of_folder(path: str) -> Any:
         raise UserError(f"{path}/dataset_info.json is damaged: {error}") from error
 
 
-def _how(name: str) -> str:
-    """A sentence on how to prepare a data set."""
+def _how(name: str, data_dir: str | None) -> str:
+    """A sentence on how to prepare a data set where it is looked for."""
     from coca_jax.datasets import BUILDERS
 
     plain = re.split("[/:]", name)[0]
     if plain not in BUILDERS:
+        there = f"data_dir={data_dir!r}, " if data_dir else ""
         return (
             "prepare it with TFDS: "
-            f"tfds.builder({name!r}, file_format='array_record').download_and_prepare()"
+            f"tfds.builder({name!r}, {there}file_format='array_record').download_and_prepare()"
+            f"{near(plain, BUILDERS)}"
         )
+    command = f"coca data prepare {plain}"
+    if data_dir:
+        command += f" --data-dir {shlex.quote(data_dir)}"
     if plain == name:
-        return f"run `coca data prepare {plain}`"
-    return f"`coca data prepare {plain}` prepares {plain}:{BUILDERS[plain].VERSION}"
+        return f"run `{command}`"
+    return f"`{command}` prepares {plain}:{BUILDERS[plain].VERSION}"

@@ -127,12 +127,15 @@ def test_nested_features(folder):
 
 
 def test_errors_are_named(prepared, folder, tmp_path):
-    with pytest.raises(UserError, match=r"'shapes' is not prepared.*`coca data prepare shapes`"):
-        tfds_source("shapes", "train", str(tmp_path))
+    command = rf"`coca data prepare shapes --data-dir '{tmp_path}/a b'`"
+    with pytest.raises(UserError, match=rf"'shapes' is not prepared in .*; run {command}$"):
+        tfds_source("shapes", "train", f"{tmp_path}/a b")
     with pytest.raises(UserError, match=r"'shapes:9.0.0' is not prepared.*prepares shapes:1.1.0"):
         tfds_source("shapes:9.0.0", "train", prepared)
-    with pytest.raises(UserError, match=r"'cifar10' is not prepared.*download_and_prepare"):
+    with pytest.raises(UserError, match=r"'cifar10' is not prepared.*download_and_prepare\(\)$"):
         tfds_source("cifar10", "train", str(tmp_path))
+    with pytest.raises(UserError, match=rf"data_dir='{tmp_path}', .*; did you mean emoji\?$"):
+        tfds_source("emoij", "train", str(tmp_path))
     with pytest.raises(UserError, match="'no name' cannot be opened"):
         tfds_source("no name", "train", prepared)
     for split in ("trian", "train["):
