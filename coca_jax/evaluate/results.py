@@ -5,17 +5,27 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
+from coca_jax.config import differences
 from coca_jax.evaluate.metrics.undefined import Undefined, reasons
 from coca_jax.io.files import read_bytes, write_whole
 from coca_jax.io.folders import children
 from coca_jax.io.locks import locked
 from coca_jax.io.paths import as_path
-from coca_jax.io.stored import EVAL_OPTIONS, Damaged, are_metrics, fits, left_out, read_json
+from coca_jax.io.stored import (
+    EVAL_OPTIONS,
+    Damaged,
+    are_metrics,
+    fits,
+    is_number,
+    left_out,
+    read_json,
+)
 
 LOCK_TIMEOUT_S = 60.0  # seconds for another process that evaluates the same step
 
@@ -68,11 +78,12 @@ def write_results(
     The evaluations' options, `config.eval`, are kept in `eval/<step>/options.json`: of two steps
     the values can be compared if they are equal.
 
-    What other evaluations have left there of this step stays. A number that is not finite becomes
-    null; the evaluation's `notes` say why a metric is undefined, by the metric's name. A
-    bytes value in the artifacts is a JPEG file: it is written next to the JSON, named after its
-    content, and replaced by that name. Each of an evaluation's `files` is one of its own,
-    `<evaluation>.<name>.json`.
+    What other evaluations have left there of this step stays. Results of the same name are
+    replaced, with a line on standard error if they were measured with other options. A number that
+    is not finite becomes null; the evaluation's `notes` say why a metric is undefined, by the
+    metric's name. A bytes value in the artifacts is a JPEG file: it is written next to the JSON,
+    named after its content, and replaced by that name. Each of an evaluation's `files` is one of
+    its own, `<evaluation>.<name>.json`.
 
     Returns:
       The path of `eval/<step>.json`.
@@ -81,8 +92,31 @@ def write_results(
     with locked(folder, "written", LOCK_TIMEOUT_S):
         used = {name: section for name, section in (options or {}).items() if name in metrics}
         if used:
-            write_json(_read(folder / EVAL_OPTIONS, dict) | used, folder / EVAL_OPTIONS)
+            stored = _read(folder / EVAL_OPTIONS, dict)
+            _warn_of_replaced(workdir, step, stored, used)
+            write_json(stored | used, folder / EVAL_OPTIONS)
         return _write(folder, metrics, artifacts)
+
+
+def _warn_of_replaced(
+    workdir: str | os.PathLike, step: int, stored: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
+    """Says on standard error which results are replaced by those of other options."""
+    changed = {
+        name: lines
+        for name in stored.keys() & options.keys()
+        if (lines := differences(stored[name], options[name], ()))
+    }
+    results = read_step(workdir, step) if changed else {}
+    for name in sorted(changed.keys() & results.keys()):
+        metric, value = next(iter(results[name].items()))
+        shown = f" {format_value(value)}" if is_number(value) else ""
+        keys = "; ".join(line.removeprefix("config.") for line in changed[name])
+        print(
+            f"warning: eval.{name} replaces {name}/{metric}{shown}, which was measured with other "
+            f"options: {keys}",
+            file=sys.stderr,
+        )
 
 
 def _write(
@@ -116,6 +150,21 @@ def read_step(workdir: str | os.PathLike, step: int) -> dict[str, dict[str, Any]
     Nothing if it is not there. What is damaged in it is left out, and named on standard error.
     """
     return _read(as_path(workdir) / f"eval/{step}.json", are_metrics)
+
+
+def measured(workdir: str | os.PathLike, step: int, options: Mapping[str, Any]) -> set[str]:
+    """Returns the evaluations that have results of a step, measured with these options.
+
+    Results whose options are not known, which older versions wrote, count.
+
+    Args:
+      workdir: the folder of the run.
+      step: the one that was evaluated.
+      options: `config.eval` as JSON.
+    """
+    stored = _read(as_path(workdir) / "eval" / str(step) / EVAL_OPTIONS, dict)
+    done = read_step(workdir, step)
+    return {name for name in done if stored.get(name) in (None, options.get(name))}
 
 
 def read_newest(workdir: str | os.PathLike) -> dict[str, dict[str, Any]]:

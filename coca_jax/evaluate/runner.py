@@ -79,7 +79,7 @@ def missing_evals(config: ConfigDict, model: CoCaConfig, done: Container[str]) -
     Args:
       config: the whole configuration.
       model: the model's.
-      done: names of the evaluations that have results.
+      done: names of the evaluations that have results of their options.
     """
     runnable = runnable_evals(config, model)
     return ConfigDict({name: e for name, e in runnable.items() if name not in done})

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from coca_jax.config import to_json
 from coca_jax.evaluate.metrics.undefined import defined
-from coca_jax.evaluate.results import format_table, read_step, write_results
+from coca_jax.evaluate.results import format_table, measured, write_results
 from coca_jax.evaluate.runner import evaluate, missing_evals
 from coca_jax.inference import LoadedModel
 from coca_jax.observe.recorder import Recorder
@@ -27,9 +27,10 @@ class Evaluator:
         self._model = LoadedModel(program.model, None, experiment.tokenizer, program.partitioner)
 
     def missing(self, step: int) -> ConfigDict:
-        """The evaluations that the model can do and that have no results of this step."""
+        """The evaluations that the model can do and that this step has no results of."""
         config, model = self._experiment.config, self._experiment.program.model.config
-        return missing_evals(config, model, read_step(self._experiment.workdir, step))
+        done = measured(self._experiment.workdir, step, to_json(config.eval))
+        return missing_evals(config, model, done)
 
     def run(
         self,

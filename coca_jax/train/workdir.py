@@ -11,7 +11,7 @@ from coca_jax.config.record import NAME, parse_record, resumable, stored_config
 from coca_jax.data.fingerprint import parse
 from coca_jax.data.tokenizers import tokenizers
 from coca_jax.errors import UserError
-from coca_jax.evaluate.results import read_step
+from coca_jax.evaluate.results import measured
 from coca_jax.evaluate.runner import missing_evals
 from coca_jax.io import files, folders
 from coca_jax.io.stored import Damaged, read_json
@@ -131,5 +131,6 @@ def is_finished(workdir: epath.Path, config: ConfigDict) -> bool:
         return False
     if differences(stored, to_json(config), resumable(data_known=False)):
         return False
-    left = missing_evals(config, model_config(config), read_step(workdir, steps))
+    done = measured(workdir, steps, to_json(config.eval))
+    left = missing_evals(config, model_config(config), done)
     return not left and (workdir / f"checkpoints/{steps}/manifest.json").exists()

@@ -1,6 +1,8 @@
 import json
 import math
 
+import pytest
+
 from coca_jax.evaluate import results
 from coca_jax.evaluate.metrics.undefined import Undefined
 
@@ -65,6 +67,35 @@ def test_an_evaluation_is_replaced_and_others_of_its_step_stay(tmp_path):
     assert names == ["ab.results.json", "c.results.json"]
     assert not list(folder.glob("*.n_best.json"))  # of an evaluation that has none any more
     assert [p.read_bytes() for p in folder.glob("*.jpg")] == [b"new"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "shapes", "templates": ["a {}"]}, ""),
+        (
+            {"name": "others", "templates": ["a {}"], "limit": 100},
+            "warning: eval.a replaces a/top1 0.9941, which was measured with other options: "
+            "limit: '(absent)' there, 100 now; name: 'shapes' there, 'others' now\n",
+        ),
+    ],
+)
+def test_results_of_other_options_are_not_replaced_silently(tmp_path, capsys, options, said):
+    first = {"a": {"name": "shapes", "templates": ["a {}"]}, "b": {"limit": 1}}
+    metrics = {"a": {"top1": 0.9941, "count": 8}, "b": {"r1": 0.5}}
+    results.write_results(tmp_path, 3, metrics, {}, first)
+    now = {"a": options, "b": {"limit": 2}}
+    assert results.measured(tmp_path, 3, now) == (set() if said else {"a"})
+    results.write_results(tmp_path, 3, {"a": {"top1": 0.1}}, {}, now)
+    assert capsys.readouterr().err == said
+    assert results.measured(tmp_path, 3, now) == {"a"}
+
+
+def test_results_without_options_count_and_are_replaced(tmp_path, capsys):
+    results.write_results(tmp_path, 3, {"a": {"top1": 0.9}}, {})
+    assert results.measured(tmp_path, 3, {"a": {"limit": 1}}) == {"a"}
+    results.write_results(tmp_path, 3, {"a": {"top1": 0.1}}, {}, {"a": {"limit": 1}})
+    assert capsys.readouterr().err == ""
 
 
 def test_an_evaluation_named_as_the_file_of_artifacts(tmp_path):

@@ -263,6 +263,9 @@ def test_a_run_leaves_out_evaluations_of_what_it_does_not_train(
     config.checkpoint.keep_best = ""
     metrics = evaluator.run(3, built.program.factory.abstract, silent)
     assert metrics == {"eval/zero_shot/top1": 0.5}
+    assert list(evaluator.missing(3)) == []
+    config.eval.zero_shot.limit = 1
+    assert list(evaluator.missing(3)) == ["zero_shot"]  # the results are of other options
     assert "eval.captioning is left out" in capsys.readouterr().err
     assert json.loads((tmp_path / "eval/3.json").read_text()).keys() == {"zero_shot"}
 

@@ -8,6 +8,7 @@ from etils import epath
 from coca_jax.checkpoints.metadata import Saved, sha256
 from coca_jax.config import default_config, read_config, to_json
 from coca_jax.errors import UserError
+from coca_jax.evaluate.results import write_results
 from coca_jax.train.workdir import init_or_check_workdir, is_finished
 
 
@@ -142,3 +143,17 @@ def test_a_tokenizer_that_was_swapped_is_named(workdir, config, tokenizer, tmp_p
     with pytest.raises(UserError, match=r"given.model is not the tokenizer that step 5"):
         init_or_check_workdir(workdir, config, tokenizer, saved_of(config))
     assert not (workdir / "tokenizer.model").exists()
+
+
+def test_a_run_is_finished_when_its_results_are_of_its_options(workdir, config, tokenizer):
+    config.eval = {"loss": {"kind": "loss", "name": "shapes", "split": "test", "limit": 8}}
+    steps = config.train.steps = 5
+    config.optimizer.warmup_steps = 1
+    init_or_check_workdir(workdir, config, tokenizer, saved_of(config))
+    (workdir / f"checkpoints/{steps}").mkdir(parents=True)
+    (workdir / f"checkpoints/{steps}/manifest.json").write_text("{}")
+    assert not is_finished(workdir, config)
+    write_results(workdir, steps, {"loss": {"total": 1.0}}, {}, to_json(config.eval))
+    assert is_finished(workdir, config)
+    config.eval.loss.limit = 9
+    assert not is_finished(workdir, config)
