@@ -30,7 +30,7 @@ weight. Without data sets here, `data.train` is the only one.
 EVALUATIONS = """## eval
 
 Evaluations: name -> a section with `kind`, the data and the options of that kind. It may change
-when a run is resumed: what is new is evaluated then.
+when a run is resumed: what is new, or has other options, is evaluated then.
 """
 SWEEP = """## Sweeps
 
