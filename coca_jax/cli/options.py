@@ -10,15 +10,18 @@ from coca_jax.errors import UserError
 from coca_jax.io.paths import as_path, normalize
 
 BEAM_OPTIONS = {
-    "beams": (int, "search with this number of beams"),
-    "n_best": (int, "print this number of captions of beam search (others)"),
-    "length_penalty": (float, "favor long captions if above 0 (1: mean log-probability)"),
+    "beams": (int, "search with this number of beams; default: 6"),
+    "n_best": (int, "print this number of captions of beam search (others); default: 1"),
+    "length_penalty": (
+        float,
+        "favor long captions if above 0 (default: 1.0, mean log-probability)",
+    ),
 }
 SAMPLING_OPTIONS = {
-    "samples": (int, "print this number of sampled captions (others)"),
-    "temperature": (float, "divide logits by this before sampling"),
-    "top_k": (int, "sample among this number of the likeliest tokens"),
-    "top_p": (float, "sample among the fewest tokens with this total probability"),
+    "samples": (int, "print this number of sampled captions (others); default: 1"),
+    "temperature": (float, "divide logits by this before sampling; default: 1.0"),
+    "top_k": (int, "sample among this number of the likeliest tokens; default: 0, all of them"),
+    "top_p": (float, "sample among the fewest tokens with this total probability; default: 1.0"),
     "seed": (int, "seed the sampling"),
 }
 CAPTION_OPTIONS = {
@@ -212,6 +215,17 @@ def path(text: str) -> str:
         return normalize(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def folder(text: str) -> str:
+    """A path as of `path`, which is not that of a file.
+
+    Raises:
+      ArgumentTypeError: it is empty, or a local file.
+    """
+    if os.path.isfile(name := path(text)):
+        raise argparse.ArgumentTypeError(f"{text} is a file, not a folder")
+    return name
 
 
 def shard(text: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from coca_jax.cli.options import (
     Once,
     Version,
     count,
+    folder,
     path,
     shard,
     share,
@@ -113,7 +114,7 @@ def _add(groups: Any, name: str, run: Callable, *needs: str) -> argparse.Argumen
         )
     if "workdir" in needs:
         command.add_argument(
-            "--workdir", required=True, type=path, help="folder of the run, or of the sweep"
+            "--workdir", required=True, type=folder, help="folder of the run, or of the sweep"
         )
     return command
 
@@ -128,7 +129,7 @@ def _add_runs(add: Add) -> None:
         "the newest",
     )
     command = add("checkpoints", checkpoints.checkpoints)
-    command.add_argument("folder", type=path, metavar="WORKDIR", help="folder of the run")
+    command.add_argument("folder", type=folder, metavar="WORKDIR", help="folder of the run")
     command.add_argument("--json", type=path, metavar="FILE", help="write the result as JSON, too")
     command.add_argument(
         "--sizes-only",

@@ -91,11 +91,12 @@ def write_results(
     folder = as_path(workdir) / "eval" / str(step)
     with locked(folder, "written", LOCK_TIMEOUT_S):
         used = {name: section for name, section in (options or {}).items() if name in metrics}
-        if used:
-            stored = _read(folder / EVAL_OPTIONS, dict)
-            _warn_of_replaced(workdir, step, stored, used)
+        stored = _read(folder / EVAL_OPTIONS, dict) if used else {}
+        _warn_of_replaced(workdir, step, stored, used)
+        path = _write(folder, metrics, artifacts)
+        if used:  # last: what stops in between is measured again, as its options are the old ones
             write_json(stored | used, folder / EVAL_OPTIONS)
-        return _write(folder, metrics, artifacts)
+        return path
 
 
 def _warn_of_replaced(

@@ -5,7 +5,9 @@ import pytest
 
 from coca_jax import cli
 from coca_jax.cli import model_parser, parser
+from coca_jax.cli.options import BEAM_OPTIONS, SAMPLING_OPTIONS
 from coca_jax.cli.parser import make_parser
+from coca_jax.generate import Beams, Sampling
 
 
 def test_help_needs_no_docstrings(monkeypatch, capsys):
@@ -40,3 +42,21 @@ def test_help_states_defaults_once(command, defaults, capsys):
     stated = re.findall(r"\(default: ([^)]*)\)", words)
     assert sorted(stated) == sorted(defaults)
     assert "None" not in words and "default)" not in words
+
+
+def test_the_stated_defaults_of_captions_are_those_of_the_methods():
+    stated = {
+        name: re.search(r"default: ([\d.]+)", meaning)[1]
+        for name, (_, meaning) in (BEAM_OPTIONS | SAMPLING_OPTIONS).items()
+        if name != "seed"
+    }
+    defaults = vars(Beams()) | vars(Sampling())
+    assert stated == {name: str(defaults[name]) for name in stated}
+
+
+@pytest.mark.parametrize("words", [["report", "--workdir"], ["checkpoints"]])
+def test_a_file_is_no_workdir(words, tmp_path, capsys):
+    (tmp_path / "a.png").touch()
+    with pytest.raises(SystemExit):
+        make_parser().parse_args([*words, str(tmp_path / "a.png")])
+    assert "a.png is a file, not a folder" in capsys.readouterr().err

@@ -91,6 +91,15 @@ def test_results_of_other_options_are_not_replaced_silently(tmp_path, capsys, op
     assert results.measured(tmp_path, 3, now) == {"a"}
 
 
+def test_results_that_were_not_written_do_not_get_new_options(tmp_path, monkeypatch):
+    before, now = {"a": {"limit": 1}}, {"a": {"limit": 2}}
+    results.write_results(tmp_path, 3, {"a": {"top1": 0.9}}, {}, before)
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(results, "_with_files", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        results.write_results(tmp_path, 3, {"a": {"top1": 0.1}}, {}, now)
+    assert results.measured(tmp_path, 3, now) == set()
+
+
 def test_results_without_options_count_and_are_replaced(tmp_path, capsys):
     results.write_results(tmp_path, 3, {"a": {"top1": 0.9}}, {})
     assert results.measured(tmp_path, 3, {"a": {"limit": 1}}) == {"a"}
