@@ -10,7 +10,7 @@ from coca_jax.errors import UserError
 from coca_jax.io.paths import as_path, normalize
 
 BEAM_OPTIONS = {
-    "beams": (int, "search with this number of beams; default: 6"),
+    "beams": (int, "search with this number of beams; of beam search, default: 6"),
     "n_best": (int, "print this number of captions of beam search (others); default: 1"),
     "length_penalty": (
         float,
@@ -18,10 +18,16 @@ BEAM_OPTIONS = {
     ),
 }
 SAMPLING_OPTIONS = {
-    "samples": (int, "print this number of sampled captions (others); default: 1"),
-    "temperature": (float, "divide logits by this before sampling; default: 1.0"),
-    "top_k": (int, "sample among this number of the likeliest tokens; default: 0, all of them"),
-    "top_p": (float, "sample among the fewest tokens with this total probability; default: 1.0"),
+    "samples": (int, "print this number of sampled captions (others); of sampling, default: 1"),
+    "temperature": (float, "divide logits by this before sampling; of sampling, default: 1.0"),
+    "top_k": (
+        int,
+        "sample among this number of the likeliest tokens; of sampling, default: 0, all",
+    ),
+    "top_p": (
+        float,
+        "sample among the fewest tokens with this total probability; of sampling, default: 1.0",
+    ),
     "seed": (int, "seed the sampling"),
 }
 CAPTION_OPTIONS = {

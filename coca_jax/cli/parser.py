@@ -59,6 +59,7 @@ HELP = {
     "score": "Score a file of captions or answers as the COCO and VQA servers do.",
     "report": "Write report.html of a run or a sweep.",
 }
+WORKDIRS = {"compare": "sweep", "report": "run or of the sweep"}  # of other commands: run
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -114,7 +115,10 @@ def _add(groups: Any, name: str, run: Callable, *needs: str) -> argparse.Argumen
         )
     if "workdir" in needs:
         command.add_argument(
-            "--workdir", required=True, type=folder, help="folder of the run, or of the sweep"
+            "--workdir",
+            required=True,
+            type=folder,
+            help=f"folder of the {WORKDIRS.get(name, 'run')}",
         )
     return command
 

@@ -33,7 +33,8 @@ def run_file(spec: str) -> ConfigDict:
     """
     name, argument, find = _locate(spec)
     try:
-        with _neighbors(name) if find is _from_file else contextlib.nullcontext():
+        has_neighbors = find is _from_file and pathlib.Path(name) not in packaged.names().values()
+        with _neighbors(name) if has_neighbors else contextlib.nullcontext():
             config = _call(find(name), argument)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
@@ -131,7 +132,7 @@ def _from_file(path: str) -> Callable:
 
 @contextlib.contextmanager
 def _neighbors(path: str) -> Iterator[None]:
-    """A file that runs may import those next to it, as one that `python FILE` runs.
+    """While a file runs, it can import its neighbors, as with `python FILE`.
 
     Afterwards their folder is searched last, for worker processes and for later imports.
     """

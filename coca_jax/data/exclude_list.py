@@ -67,7 +67,7 @@ def read_list(path: str | os.PathLike, size: int) -> Int64[np.ndarray, " m"]:
     numbers = []
     for number, line in enumerate(lines[1:], 2):
         record = line.split("\t")[0]
-        if not line.strip() or (number == 2 and record == COLUMNS[0]):
+        if not line.strip() or (not numbers and record == COLUMNS[0]):
             continue
         if not (record.isdecimal() and int(record) < size):
             wanted = f"should begin with a record number below {size}"

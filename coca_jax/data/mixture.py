@@ -24,8 +24,9 @@ from coca_jax.errors import UserError
 PERIOD = 1000  # consecutive indices among which every data set has exactly its share
 # Prime to PERIOD, and near its golden section: multiples of it modulo PERIOD hit every residue once
 # a period, and are spread evenly over every few neighbors and every residue class of indices, so
-# that each host's rows of the batches have about the same mixture. They have not if the batch size
-# shares a large factor with PERIOD and the host has few rows: it gets the same residues each time.
+# that each host's rows of the batches have about the same mixture. That does not hold if the batch
+# size shares a large factor with PERIOD and the host has few rows: it gets the same residues each
+# time.
 STRIDE = 617
 
 

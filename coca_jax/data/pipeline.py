@@ -173,7 +173,7 @@ def evaluation_batches(
       "label" int64 [b]; "bad_image", a count; and lists: "captions", "labels", "fields", "index"
       (numbers of the records), "digest" (hashes of the image files' bytes), "stored_captions" (with
       an empty text in the place of one that is missing) and what else records have, such as "key";
-      None where one lacks it.
+      None for a record without it.
 
     Raises:
       UserError: no image could be read.

@@ -98,8 +98,8 @@ def require_open_clip(config: CoCaConfig) -> None:
         lines = "\n  ".join(problems)
         raise UserError(
             f"OpenCLIP has no such CoCa:\n  {lines}\n"
-            "train one that it has from the preset open_clip_vit_b_32 or open_clip_vit_l_14, as "
-            "webdataset_example does"
+            "to write OpenCLIP's weights, train from the preset open_clip_vit_b_32 or "
+            "open_clip_vit_l_14, as webdataset_example does"
         )
 
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 from ml_collections import FrozenConfigDict
 
-from coca_jax.config import load_config
+from coca_jax.config import load_config, packaged
 from coca_jax.config.python_file import run_file
 from coca_jax.errors import UserError
 
@@ -219,3 +219,9 @@ def test_frozen_and_locked_configurations_take_overrides(tmp_path):
         config = load_config(str(path), ["--config.train.steps=5"])
         assert config.train.steps == 5 and not isinstance(config, FrozenConfigDict)
         config.eval.new = {"kind": "retrieval"}
+
+
+def test_packaged_configurations_are_no_modules_of_others(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    run_file("shapes:smoke")
+    assert str(packaged.names()["shapes"].parent) not in sys.path

@@ -20,8 +20,9 @@ def files_of_split(
 ) -> tuple[list[str], list[Note]]:
     """Lists the files of a split in a local folder; files and patterns are taken as they are.
 
-    The split's files are in a folder of its name, or begin with it, as in `test-00000.tar`. Where
-    neither folders nor files are named by splits, all files are read.
+    The split's files are in a folder of its name, or have it in their names as a word, as in
+    `test-00000.tar` and `mine-test-0.tar`. Where neither folders nor files are named by splits, all
+    files are read.
 
     Args:
       path: a local folder, or files as of `files.expand`.
@@ -36,41 +37,47 @@ def files_of_split(
     """
     if not isinstance(path, str) or not os.path.isdir(path):
         return files.expand(path), []
-    folder = os.path.join(path, split)
-    folder = folder if split and os.path.isdir(folder) else path
-    listed = sorted(name for name in os.listdir(folder) if not is_hidden(name))
-    names = [name for name in listed if fnmatch.fnmatchcase(name.lower(), pattern)]
-    if not names:
-        if folder == path and os.path.isdir(hub := os.path.join(path, HUB_FOLDER)):
-            return files_of_split(hub, split, pattern)
-        raise _no_files(folder, listed, pattern, "" if folder != path else split)
+    named = [os.path.join(folder, split) for folder in (path, os.path.join(path, HUB_FOLDER))]
+    for folder in (*named * bool(split), path, os.path.join(path, HUB_FOLDER)):
+        names = _matching(folder, pattern) if os.path.isdir(folder) else []
+        if names:
+            break
+    else:
+        raise _no_files(path, pattern, split)
     notes: list[Note] = []
-    if split and folder == path:
+    if split and folder not in named:
         names, notes = _of_split(folder, names, split)
     return [os.path.join(folder, name) for name in names], notes
 
 
+def _matching(folder: str, pattern: str) -> list[str]:
+    names = [name for name in os.listdir(folder) if not is_hidden(name)]
+    return sorted(name for name in names if fnmatch.fnmatchcase(name.lower(), pattern))
+
+
 def _of_split(folder: str, names: list[str], split: str) -> tuple[list[str], list[Note]]:
-    """The files whose names begin with a split, or all if no name begins with that of a split."""
-    chosen = [name for name in names if _begins_with(name, split)]
-    others = sorted(s for s in SPLITS if any(_begins_with(n, s) for n in names if n not in chosen))
+    """The files that have a split in their names, or all if no name has that of a split."""
+    chosen = [name for name in names if _has_word(name, split)]
+    others = sorted(s for s in SPLITS if any(_has_word(n, s) for n in names if n not in chosen))
     if not chosen and others:
         raise UserError(
-            f"{folder} holds files of the splits {', '.join(others)}, and split={split!r} is none "
-            "of them; set `split` to one, or give the files as the path"
+            f"{folder} has files of {', '.join(others)}, by their names, and none of "
+            f"split={split!r}; set `split` to what there is, or give the files as the path"
         )
     if not chosen or len(chosen) == len(names):
         return names, []
-    unread = counted(len(names) - len(chosen), "files are not read")
-    text = f"{folder}: the files {split}* are read, as split={split!r}; {unread}"
+    unread = counted(len(names) - len(chosen), "others are not")
+    text = f"{folder}: the files with {split!r} in their names are read, and {unread}"
     return chosen, [Note("split", len(names) - len(chosen), text)]
 
 
-def _begins_with(name: str, split: str) -> bool:
-    return re.match(rf"{re.escape(split)}[-_.]", name, re.IGNORECASE) is not None
+def _has_word(name: str, split: str) -> bool:
+    """Whether a split is a word of a file's name, maybe with a number: a-test-0.tar, test0.tar."""
+    return re.search(rf"(^|[-_.]){re.escape(split)}\d*([-_.]|$)", name, re.IGNORECASE) is not None
 
 
-def _no_files(folder: str, listed: Sequence[str], pattern: str, split: str) -> UserError:
+def _no_files(folder: str, pattern: str, split: str) -> UserError:
+    listed = sorted(name for name in os.listdir(folder) if not is_hidden(name))
     wanted = f"no {pattern.strip('*')} files" + f", and no folder {split!r} of them" * bool(split)
     content = f"it holds {', '.join(listed[:5])}" + ", ..." * (len(listed) > 5)
     content = content if listed else "it is empty"

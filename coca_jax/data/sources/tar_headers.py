@@ -474,8 +474,8 @@ def stated_name(blocks: bytes) -> bytes:
         except ValueError:
             return b""
         name, is_whole = extended.get(b"path", name), is_whole or b"path" in extended
-    elif b"?" in name:  # Python's tarfile writes it for other characters, if a pax header has them
-        return b""
+    elif b"?" in name and block[257:263] == USTAR:
+        return b""  # Python's tarfile writes it for characters that it has in a pax header
     return name if is_whole else b""
 
 

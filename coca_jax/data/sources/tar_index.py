@@ -36,6 +36,7 @@ from coca_jax.data.sources.base import base_name
 from coca_jax.data.sources.tar_headers import Notes, Options, Samples
 from coca_jax.errors import UserError
 from coca_jax.io import files, http
+from coca_jax.io.cores import available_cores
 from coca_jax.io.messages import cause
 
 SUFFIX = ".coca_index"  # after the name of the tar
@@ -288,7 +289,7 @@ class _Maker:
                         indices[tar] = self._keep(tar, stamp, samples)
                         bar.update()
 
-        count = min(max(os.cpu_count() or 1, MIN_PROCESSES), len(tars) // TARS_PER_PROCESS)
+        count = min(max(available_cores(), MIN_PROCESSES), len(tars) // TARS_PER_PROCESS)
         if count > 1:
             with ThreadPoolExecutor(count) as pool:
                 list(pool.map(work, range(count)))

@@ -139,7 +139,8 @@ def webdataset_source(
         source.class_names = files.read_lines(names)
     if not len(source):
         keys = ", ".join(f".{key}" for key in image_keys or IMAGE_KEYS)
-        message = f"no sample of {', '.join(map(http.shown, tars[:3]))} has an image ({keys})"
+        shown = ", ".join(map(http.shown, tars[:3])) + ", ..." * (len(tars) > 3)
+        message = f"no sample of {shown} has an image ({keys})"
         raise UserError("\n".join([message, *(note.text for note in source.notes)]))
     return source
 

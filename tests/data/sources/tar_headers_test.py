@@ -157,6 +157,7 @@ def test_a_video_stands_in_for_an_image_that_is_not_there(tmp_path, order):
 def test_a_name_in_the_blocks_before_a_body():
     info = tarfile.TarInfo("a?.jpg")
     assert stated_name(info.tobuf(tarfile.USTAR_FORMAT)) == b""  # perhaps another character
+    assert stated_name(info.tobuf(tarfile.GNU_FORMAT)) == b"a?.jpg"
     info.mtime = 0.5
     pax = info.tobuf(tarfile.PAX_FORMAT)  # which states a time, and no other name
     assert stated_name(pax) == b"a?.jpg"
