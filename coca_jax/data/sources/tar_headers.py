@@ -114,7 +114,7 @@ def members(
             body = (
                 data[offset - begin : offset - begin + length] if inside else read(offset, length)
             )
-            values = _extended(kind, body)
+            values = extended_values(kind, body)
             for_next = values | for_next if kind == PAX_GLOBAL else for_next | values
             for_all |= values if kind == PAX_GLOBAL else {}
             continue
@@ -148,7 +148,7 @@ def _member(
     Returns:
       Its name, offset, and size (LINK or SPECIAL; None: it is ignored), and the end of its body.
     """
-    kind, name = block[156:157], extended.get(b"path", _name(block))
+    kind, name = block[156:157], extended.get(b"path", header_name(block))
     length = int(extended.get(b"size", length))
     is_old_folder = kind == NUL and name.endswith(b"/")
     if kind == SPARSE and block[482]:  # its list of holes goes on in blocks of its own
@@ -452,34 +452,13 @@ def number(field: bytes) -> int:
     return value
 
 
-def _name(block: bytes) -> bytes:
+def header_name(block: bytes) -> bytes:
     """The name in a header; ustar splits a long one, and GNU keeps times in the second part."""
     prefix = block[345:500].partition(NUL)[0] if block[257:263] == USTAR else b""
     return (prefix + b"/" if prefix else b"") + block[:100].partition(NUL)[0]
 
 
-def stated_name(blocks: bytes) -> bytes:
-    """The name of a member by the blocks before its body; empty: it is not in them.
-
-    Args:
-      blocks: its header, and up to two blocks before that, which hold an extended header if the
-        member has one of the usual size.
-    """
-    block, before = blocks[-BLOCK:], blocks[-3 * BLOCK : -2 * BLOCK]
-    name, kind = _name(block), before[156:157]
-    is_whole = NUL in block[:100]  # the rest of a long name is in an extended header
-    if kind in (PAX, LONG_NAME) and is_header(before):
-        try:
-            extended = _extended(kind, blocks[-2 * BLOCK : -BLOCK][: number(before[124:136])])
-        except ValueError:
-            return b""
-        name, is_whole = extended.get(b"path", name), is_whole or b"path" in extended
-    elif b"?" in name and block[257:263] == USTAR:
-        return b""  # Python's tarfile writes it for characters that it has in a pax header
-    return name if is_whole else b""
-
-
-def _extended(kind: bytes, body: bytes) -> dict[bytes, bytes]:
+def extended_values(kind: bytes, body: bytes) -> dict[bytes, bytes]:
     """The path and the size, if any, that an extended header states for what follows."""
     if kind == LONG_NAME:
         return {b"path": body.partition(NUL)[0]}

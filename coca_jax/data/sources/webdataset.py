@@ -19,7 +19,17 @@ from coca_jax.data.sources.base import (
     to_text,
 )
 from coca_jax.data.sources.split_files import files_of_split
-from coca_jax.data.sources.tar_headers import BLOCK, stated_name
+from coca_jax.data.sources.tar_headers import (
+    BLOCK,
+    LONG_NAME,
+    NUL,
+    PAX,
+    USTAR,
+    extended_values,
+    header_name,
+    is_header,
+    number,
+)
 from coca_jax.data.sources.tar_index import IMAGE_KEYS, Index, make_options, open_indices
 from coca_jax.data.sources.tar_notes import merged, sentences
 from coca_jax.data.texts import is_missing, to_captions
@@ -174,6 +184,27 @@ def _key(headers: bytes) -> dict[str, str]:
     """The sample's key as WebDataset has it, an entry of a record; none if it is not seen."""
     folder, slash, base = stated_name(headers).decode(errors="replace").rpartition("/")
     return {"key": folder + slash + base.partition(".")[0]} if base else {}
+
+
+def stated_name(blocks: bytes) -> bytes:
+    """The name of a member by the blocks before its body; empty: it is not in them.
+
+    Args:
+      blocks: its header, and up to two blocks before that, which hold an extended header if the
+        member has one of the usual size.
+    """
+    block, before = blocks[-BLOCK:], blocks[-3 * BLOCK : -2 * BLOCK]
+    name, kind = header_name(block), before[156:157]
+    is_whole = NUL in block[:100]  # the rest of a long name is in an extended header
+    if kind in (PAX, LONG_NAME) and is_header(before):
+        try:
+            extended = extended_values(kind, blocks[-2 * BLOCK : -BLOCK][: number(before[124:136])])
+        except ValueError:
+            return b""
+        name, is_whole = extended.get(b"path", name), is_whole or b"path" in extended
+    elif b"?" in name and block[257:263] == USTAR:
+        return b""  # Python's tarfile writes it for characters that it has in a pax header
+    return name if is_whole else b""
 
 
 def _fields(data: bytes | None) -> dict[str, Any]:

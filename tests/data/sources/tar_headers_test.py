@@ -9,7 +9,7 @@ import tarfile
 import pytest
 
 from coca_jax.data.sources import tar_headers
-from coca_jax.data.sources.tar_headers import members, number, samples_of_file, stated_name
+from coca_jax.data.sources.tar_headers import members, number, samples_of_file
 from coca_jax.data.sources.tar_index import make_options
 
 NAMES = [
@@ -152,18 +152,6 @@ def test_a_video_stands_in_for_an_image_that_is_not_there(tmp_path, order):
         data[at : at + size] for at, size in zip(found.rows[::8], found.rows[1::8], strict=True)
     ]
     assert images == [b"jpgjpg", b"a video"]
-
-
-def test_a_name_in_the_blocks_before_a_body():
-    info = tarfile.TarInfo("a?.jpg")
-    assert stated_name(info.tobuf(tarfile.USTAR_FORMAT)) == b""  # perhaps another character
-    assert stated_name(info.tobuf(tarfile.GNU_FORMAT)) == b"a?.jpg"
-    info.mtime = 0.5
-    pax = info.tobuf(tarfile.PAX_FORMAT)  # which states a time, and no other name
-    assert stated_name(pax) == b"a?.jpg"
-    assert stated_name(pax[:512] + b"x" * 512 + pax[1024:]) == b""
-    info.name = "a.jpg"
-    assert stated_name(info.tobuf()) == stated_name(bytes(1024) + info.tobuf()) == b"a.jpg"
 
 
 def test_ctrl_c_is_left_to_the_parent(tmp_path):

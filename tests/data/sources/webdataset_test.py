@@ -8,7 +8,7 @@ import pytest
 
 from coca_jax.data.errors import BadExample
 from coca_jax.data.sources import Source, SourceConfig, open_source, tar_index
-from coca_jax.data.sources.webdataset import webdataset_source
+from coca_jax.data.sources.webdataset import stated_name, webdataset_source
 from coca_jax.errors import UserError
 from coca_jax.io import files
 
@@ -348,6 +348,18 @@ def test_keys_are_of_names_in_any_format(tmp_path, form):
     odd = ["?.jpg", "é" * 300 + ".jpg"]
     source = webdataset_source(pack(tmp_path / "b.tar", *odd, format=form))
     assert ["key" in record for record in source] == [form == tarfile.GNU_FORMAT, False]
+
+
+def test_a_name_in_the_blocks_before_a_body():
+    info = tarfile.TarInfo("a?.jpg")
+    assert stated_name(info.tobuf(tarfile.USTAR_FORMAT)) == b""  # perhaps another character
+    assert stated_name(info.tobuf(tarfile.GNU_FORMAT)) == b"a?.jpg"
+    info.mtime = 0.5
+    pax = info.tobuf(tarfile.PAX_FORMAT)  # which states a time, and no other name
+    assert stated_name(pax) == b"a?.jpg"
+    assert stated_name(pax[:512] + b"x" * 512 + pax[1024:]) == b""
+    info.name = "a.jpg"
+    assert stated_name(info.tobuf()) == stated_name(bytes(1024) + info.tobuf()) == b"a.jpg"
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
